@@ -1,5 +1,7 @@
 //! Reason codes of MQTT 5 (2.4), which are the only ones inside; return codes of 3.x are made from them at the wire.
 
+use crate::{PacketType, Role};
+
 macro_rules! reason_codes {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
         /// A reason code [MQTT 5, 2.4]. Values shared by several packets have the name of their most general use:
@@ -125,5 +127,61 @@ impl ReasonCode {
             Self::NotAuthorized | Self::Banned => 5,
             _ => 3,
         }
+    }
+
+    /// The reason code that says what a return code of CONNACK in MQTT 3.1 and 3.1.1 says; there are 0 to 5.
+    #[must_use]
+    pub const fn from_connect_return_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::Success,
+            1 => Self::UnsupportedProtocolVersion,
+            2 => Self::ClientIdentifierNotValid,
+            3 => Self::ServerUnavailable,
+            4 => Self::BadUserNameOrPassword,
+            5 => Self::NotAuthorized,
+            _ => return None,
+        })
+    }
+
+    /// Whether a packet of this type can carry the code when `sender` sends it [MQTT 5, 2.4, and the table of each
+    /// packet].
+    #[must_use]
+    pub const fn is_allowed_in(self, packet: PacketType, sender: Role) -> bool {
+        match packet {
+            PacketType::ConnAck => matches!(
+                self as u8,
+                0x00 | 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F
+            ),
+            PacketType::PubAck | PacketType::PubRec => {
+                matches!(self as u8, 0x00 | 0x10 | 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
+            }
+            PacketType::PubRel | PacketType::PubComp => matches!(self as u8, 0x00 | 0x92),
+            PacketType::SubAck => {
+                matches!(self as u8, 0x00..=0x02 | 0x80 | 0x83 | 0x87 | 0x8F | 0x91 | 0x97 | 0x9E | 0xA1 | 0xA2)
+            }
+            PacketType::UnsubAck => {
+                matches!(self as u8, 0x00 | 0x11 | 0x80 | 0x83 | 0x87 | 0x8F | 0x91)
+            }
+            PacketType::Disconnect => match sender {
+                Role::Client => {
+                    matches!(self as u8, 0x00 | 0x04 | 0x80..=0x83 | 0x90 | 0x93..=0x99)
+                }
+                Role::Server => matches!(
+                    self as u8,
+                    0x00 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B | 0x8D..=0x90 | 0x93..=0xA2
+                ),
+            },
+            PacketType::Auth => match sender {
+                Role::Client => matches!(self as u8, 0x18 | 0x19),
+                Role::Server => matches!(self as u8, 0x00 | 0x18),
+            },
+            _ => false,
+        }
+    }
+}
+
+impl From<ReasonCode> for u8 {
+    fn from(reason: ReasonCode) -> Self {
+        reason as Self
     }
 }

@@ -1,1 +1,36 @@
-//! session
+//! One MQTT client's session as a state machine without I/O: it is told the time and what happened, and answers with
+//! what to do. It knows control packets, not bytes; log sequences, not NATS.
+//!
+//! # Layout
+//!
+//! - [`negotiate`]: from a CONNECT to what both sides agreed on, and its CONNACK
+//! - [`Session`]: the connected session; [`Session::handle`] takes one [`Input`] and appends [`Output`]s, which the
+//!   caller carries out, in order, before the next input
+//! - `inbound`: what the client publishes, until it is acknowledged
+//! - `outbound`: what the client is sent at QoS 1 and 2, until it acknowledges
+//! - [`Feed`]: where the session reads in the log: live, behind, or catching up
+//!
+//! Deliberately absent: sockets, clocks, subscription matching, permissions, storage.
+
+mod feed;
+mod inbound;
+mod negotiate;
+mod outbound;
+mod session;
+
+pub use feed::{Feed, FeedState, Offer};
+pub use inbound::Token;
+pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
+pub use session::{Close, Input, Output, Publication, Session, SubscribeRequest, UnsubscribeRequest};
+
+/// Milliseconds since any fixed point. The caller's clock; never read inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// This time and `ms` milliseconds.
+    #[must_use]
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}

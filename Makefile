@@ -1,0 +1,74 @@
+# The single door to the project. `make run` and `make test` need Rust, Python 3 with pip, and root or sudo once
+# (for mosquitto-clients, tests only); everything else they fetch themselves, into .tools/.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# Cargo's own variable: compiler processes at the same time. Two keep a small machine usable.
+export CARGO_BUILD_JOBS ?= 2
+
+# release: the first build takes some minutes, and then it is the program whose speed is worth judging. PROFILE=dev
+# shares its build with `make test`.
+PROFILE ?= release
+# Options for nats-mqtt: make run ARGS="--listen 127.0.0.1:1884 --log-level debug"
+ARGS ?=
+# Options for every cargo command, such as --locked.
+CARGO_FLAGS ?=
+# Options for the tests: make test TEST_ARGS="-p proto-map"
+TEST_ARGS ?= --workspace
+
+TOOLS := .tools
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/nats-mqtt
+
+# What the program and the tests find the tools by.
+export NATS_SERVER ?= $(CURDIR)/$(TOOLS)/bin/nats-server
+export PYTHONPATH := $(CURDIR)/$(TOOLS)/python$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(TOOLS)/server.stamp ## Build, then serve MQTT on 1883 and 8083 with a nats-server of its own (data in ./data)
+	cargo build $(CARGO_FLAGS) --profile $(PROFILE) --bin nats-mqtt
+	@exec $(BINARY) --embedded $(ARGS)
+
+.PHONY: test
+test: tools ## Run every test: unit, property, and integration against a real nats-server
+	cargo test $(CARGO_FLAGS) $(TEST_ARGS)
+
+.PHONY: ci
+ci: ## What has to pass before a change lands: format, lints, docs, tests
+	.ci/run
+
+.PHONY: bench
+bench: $(TOOLS)/server.stamp ## Compare with nats-server's own MQTT listener, side by side
+	bench/run.sh
+
+.PHONY: tools
+tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp ## Fetch what running and testing needs
+	@scripts/tools.sh mosquitto
+
+# A stamp is older than the script that says what to fetch: fetch again.
+$(TOOLS)/server.stamp: scripts/tools.sh
+	@scripts/tools.sh server
+	@touch $@
+
+$(TOOLS)/python.stamp: scripts/tools.sh
+	@scripts/tools.sh python
+	@touch $@
+
+.PHONY: conformance
+conformance: ## Bring docs/conformance.toml in step with the clauses that the code cites
+	scripts/conformance.py --write
+
+.PHONY: licences
+licences: ## Check the licences of all dependencies against deny.toml
+	scripts/licences.py
+
+.PHONY: clean
+clean: ## Remove what was built and fetched; ./data stays
+	cargo clean
+	rm -rf $(TOOLS)

@@ -1,0 +1,260 @@
+//! Bytes to packets, incrementally: the fixed header, the limits that it is checked against before anything is
+//! buffered, and the order of packets that the wire itself demands. What follows the fixed header is in the file of
+//! each packet.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::{
+    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, SubAck, Subscribe, Unsubscribe, Version,
+    Violation,
+    reader::{Reader, Rules},
+};
+
+/// Limit in bytes for the first packet of a client, of whom nothing is known yet. A password and a will of 65,535
+/// bytes each fit, with room for the rest.
+pub const CONNECT_SIZE_MAX: u32 = 256 * 1024;
+
+/// A side of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The server.
+    Server,
+    /// The client.
+    Client,
+}
+
+/// How a [`Decoder`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecoderOptions {
+    /// Which side we are: a server reads what clients send.
+    pub role: Role,
+    /// The version, where it is known. A server that leaves it out takes it from the CONNECT, which then has to be
+    /// the first packet. A client that leaves it out reads MQTT 5.
+    pub version: Option<Version>,
+    /// Largest packet in bytes, the fixed header included [MQTT 5, 3.1.2.11.4].
+    pub max_packet_size: u32,
+    /// Refuse what the specification forbids or discourages but real clients do: DUP with QoS 0, bytes after the end
+    /// of CONNECT and DISCONNECT in 3.x, stray flags in 3.1, control characters in text.
+    pub strict: bool,
+    /// Most levels of a topic. Deeper topic names are a violation, deeper filters are treated as not valid.
+    pub max_topic_levels: u16,
+}
+
+impl Default for DecoderOptions {
+    fn default() -> Self {
+        Self { role: Role::Server, version: None, max_packet_size: 1024 * 1024, strict: false, max_topic_levels: 128 }
+    }
+}
+
+/// Reads the packets of one connection.
+///
+/// After a [`Violation`] the place in the stream is lost and the connection has to be closed.
+#[derive(Debug)]
+pub struct Decoder {
+    options: DecoderOptions,
+    version: Option<Version>,
+    /// The first packet has still to come, and it has to be CONNECT.
+    awaits_connect: bool,
+}
+
+/// A fixed header whose packet is within the limits.
+struct FixedHeader {
+    packet_type: PacketType,
+    flags: u8,
+    len: usize,
+    /// Length of the whole packet.
+    size: usize,
+}
+
+impl Decoder {
+    /// A decoder for a connection that begins.
+    #[must_use]
+    pub fn new(options: DecoderOptions) -> Self {
+        let awaits_connect = options.role == Role::Server && options.version.is_none();
+        let version = match options.role {
+            Role::Server => options.version,
+            Role::Client => Some(options.version.unwrap_or(Version::V5)),
+        };
+        Self { options, version, awaits_connect }
+    }
+
+    /// The version of the connection. Known after the CONNECT, also after one that was a violation past its protocol
+    /// level, so that the refusal has the right shape.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// Changes the limit for the packets to come, in bytes.
+    pub fn set_max_packet_size(&mut self, max_packet_size: u32) {
+        self.options.max_packet_size = max_packet_size;
+    }
+
+    /// The next packet at the beginning of `buf`, which is taken out of it; `None` when it is not complete yet.
+    ///
+    /// Nothing is copied out of a PUBLISH: topic and payload are ranges of the allocation of `buf` and keep it alive.
+    /// CONNECT, SUBSCRIBE and UNSUBSCRIBE, whose texts live as long as the session, get an allocation of their own, so
+    /// that a client identifier does not hold a read buffer.
+    ///
+    /// # Errors
+    /// What the peer did wrong.
+    #[inline]
+    pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, Violation> {
+        let Some(header) = self.fixed_header(buf)? else {
+            return Ok(None);
+        };
+        if buf.len() < header.size {
+            return Ok(None);
+        }
+        match header.packet_type {
+            PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe => {
+                let packet = Bytes::copy_from_slice(buf.get(..header.size).unwrap_or_default());
+                buf.advance(header.size);
+                self.packet(&header, packet).map(Some)
+            }
+            _ => {
+                let packet = buf.split_to(header.size).freeze();
+                self.packet(&header, packet).map(Some)
+            }
+        }
+    }
+
+    /// Reads the fixed header and refuses what can be refused already. `None` when it is not complete.
+    #[inline]
+    fn fixed_header(&self, buf: &[u8]) -> Result<Option<FixedHeader>, Violation> {
+        let Some(&first) = buf.first() else {
+            return Ok(None);
+        };
+        if self.awaits_connect && first != (PacketType::Connect as u8) << 4 {
+            return not_connect(first, buf);
+        }
+        let packet_type = PacketType::from_first_byte(first).ok_or(Violation::ReservedPacketType(0))?;
+        let flags = first & 0x0F;
+        self.check_type(packet_type, flags)?;
+        let Some((len, len_bytes)) = remaining_length(buf)? else {
+            return Ok(None);
+        };
+        let size = 1 + len_bytes + len;
+        let limit = if self.awaits_connect {
+            self.options.max_packet_size.min(CONNECT_SIZE_MAX)
+        } else {
+            self.options.max_packet_size
+        };
+        if size > limit {
+            return Err(Violation::PacketTooLarge { size, limit });
+        }
+        Ok(Some(FixedHeader { packet_type, flags, len: len as usize, size: size as usize }))
+    }
+
+    #[inline]
+    fn check_type(&self, packet_type: PacketType, flags: u8) -> Result<(), Violation> {
+        let from = match packet_type {
+            // The most frequent one has flags that mean something, and both sides send it.
+            PacketType::Publish if flags & 0b0110 == 0b0110 => return Err(Violation::PublishQoS),
+            PacketType::Publish => return Ok(()),
+            // [MQTT-3.1.0-2]
+            PacketType::Connect if self.options.role == Role::Server && !self.awaits_connect => {
+                return Err(Violation::SecondConnect);
+            }
+            PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe | PacketType::PingReq => {
+                Some(Role::Client)
+            }
+            PacketType::ConnAck | PacketType::SubAck | PacketType::UnsubAck | PacketType::PingResp => {
+                Some(Role::Server)
+            }
+            PacketType::Auth if self.version.is_some_and(|version| !version.is_v5()) => {
+                return Err(Violation::ReservedPacketType(15));
+            }
+            // MQTT 3.x servers close without a word.
+            PacketType::Disconnect if self.version.is_some_and(|version| !version.is_v5()) => Some(Role::Client),
+            PacketType::PubAck
+            | PacketType::PubRec
+            | PacketType::PubRel
+            | PacketType::PubComp
+            | PacketType::Disconnect
+            | PacketType::Auth => None,
+        };
+        if from == Some(self.options.role) {
+            return Err(Violation::WrongDirection(packet_type));
+        }
+        if !packet_type.has_valid_flags(flags, self.version, self.options.strict) {
+            return Err(Violation::ReservedFlags { packet: packet_type, flags });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn packet(&mut self, header: &FixedHeader, packet: Bytes) -> Result<Packet, Violation> {
+        let rules = Rules {
+            role: self.options.role,
+            // A CONNECT says its own version.
+            version: self.version.unwrap_or(Version::V5),
+            is_strict: self.options.strict,
+            max_topic_levels: self.options.max_topic_levels,
+        };
+        let mut reader = Reader::new(header.packet_type, packet, header.size - header.len, rules);
+        match header.packet_type {
+            PacketType::Publish => Publish::read(header.flags, reader).map(Packet::Publish),
+            PacketType::PubAck => Ack::read(&mut reader).map(Packet::PubAck),
+            PacketType::PubRec => Ack::read(&mut reader).map(Packet::PubRec),
+            PacketType::PubRel => Ack::read(&mut reader).map(Packet::PubRel),
+            PacketType::PubComp => Ack::read(&mut reader).map(Packet::PubComp),
+            PacketType::PingReq => reader.finish().map(|()| Packet::PingReq),
+            PacketType::PingResp => reader.finish().map(|()| Packet::PingResp),
+            PacketType::Connect => self.connect(&mut reader),
+            PacketType::ConnAck => ConnAck::read(&mut reader).map(|packet| Packet::ConnAck(Box::new(packet))),
+            PacketType::Subscribe => Subscribe::read(&mut reader).map(Packet::Subscribe),
+            PacketType::SubAck => SubAck::read(&mut reader).map(Packet::SubAck),
+            PacketType::Unsubscribe => Unsubscribe::read(&mut reader).map(Packet::Unsubscribe),
+            PacketType::UnsubAck => SubAck::read(&mut reader).map(Packet::UnsubAck),
+            PacketType::Disconnect => Disconnect::read(&mut reader).map(Packet::Disconnect),
+            PacketType::Auth => Auth::read(&mut reader).map(Packet::Auth),
+        }
+    }
+
+    fn connect(&mut self, reader: &mut Reader) -> Result<Packet, Violation> {
+        let (version, is_bridge) = Connect::read_version(reader)?;
+        self.version = Some(version);
+        self.awaits_connect = false;
+        reader.rules.version = version;
+        Connect::read(reader, is_bridge).map(|packet| Packet::Connect(Box::new(packet)))
+    }
+}
+
+/// Remaining Length and how many bytes it has: four at most, and no more than it needs [MQTT-1.5.5-1]. `None` when it
+/// is not complete.
+#[inline]
+fn remaining_length(buf: &[u8]) -> Result<Option<(u32, u32)>, Violation> {
+    let mut len = 0;
+    for at in 0..4_u32 {
+        let Some(&byte) = buf.get(1 + at as usize) else {
+            return Ok(None);
+        };
+        len |= u32::from(byte & 0x7F) << (7 * at);
+        if byte & 0x80 == 0 {
+            let is_overlong = byte == 0 && at > 0;
+            return if is_overlong { Err(Violation::VariableByteInteger) } else { Ok(Some((len, at + 1))) };
+        }
+    }
+    Err(Violation::VariableByteInteger)
+}
+
+/// The first bytes of a connection that begins with something else than CONNECT: says what it is, as soon as that can
+/// be told.
+#[cold]
+fn not_connect(first: u8, buf: &[u8]) -> Result<Option<FixedHeader>, Violation> {
+    const HTTP: [&[u8]; 7] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"DELETE ", b"PRI * HTTP/2"];
+    /// A handshake record of any version of TLS.
+    const TLS: &[u8] = &[0x16, 0x03];
+
+    if buf.starts_with(TLS) {
+        return Err(Violation::TlsClientHello);
+    }
+    if HTTP.iter().any(|method| buf.starts_with(method)) {
+        return Err(Violation::HttpRequest);
+    }
+    if TLS.starts_with(buf) || HTTP.iter().any(|method| method.starts_with(buf)) {
+        return Ok(None);
+    }
+    Err(Violation::FirstPacketNotConnect(first))
+}

@@ -1,0 +1,375 @@
+//! The name of every stream, bucket, subject, key and consumer that we make, and back from those that we read. What
+//! the streams are configured with is in `spec`.
+
+use bytestring::ByteString;
+use sha2::{Digest, Sha256};
+
+use crate::MapError;
+use crate::key::{client_key, client_of_key, retained_key, subject_of_retained_key};
+use crate::subject::{FilterSubjects, Subject, SubjectFilter};
+
+/// Prefix of streams and buckets, unless configured.
+pub const DEFAULT_PREFIX: &str = "MQTT";
+/// First token of our subjects, unless configured.
+pub const DEFAULT_SUBJECT_PREFIX: &str = "$NMQ";
+
+/// Longest consumer name that nats-server takes, in bytes.
+const CONSUMER_NAME_MAX: usize = 255;
+/// Longest prefix; the longest name made with it stays far from every limit.
+const PREFIX_LEN_MAX: usize = 64;
+
+/// All names of one deployment. Two deployments in one account have different prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+    subject_prefix: String,
+    log_root: String,
+    backlog_root: String,
+    retained_root: String,
+    sessions_root: String,
+    nodes_root: String,
+}
+
+/// What a subject of the sessions bucket holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionSubject {
+    /// The session record of a client.
+    Record {
+        /// Client identifier.
+        client_id: String,
+    },
+    /// The progress of a client.
+    Progress {
+        /// Client identifier.
+        client_id: String,
+    },
+    /// The marker of a QoS 2 message received from a client and not yet released.
+    Received {
+        /// Client identifier.
+        client_id: String,
+        /// Packet identifier of the message.
+        packet_id: u16,
+    },
+}
+
+impl Names {
+    /// Names with `prefix` for streams and buckets (`MQTT`) and `subject_prefix` (`$NMQ`) for subjects.
+    ///
+    /// # Errors
+    /// [`MapError::InvalidName`] unless they are one to 64 letters, digits, `-` or `_`; the subject prefix can have
+    /// `$` too, and cannot be the name of something internal to NATS.
+    pub fn new(prefix: &str, subject_prefix: &str) -> Result<Self, MapError> {
+        let is_name = |text: &str, dollar: bool| {
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || dollar && byte == b'$';
+            (1..=PREFIX_LEN_MAX).contains(&text.len()) && text.bytes().all(is_allowed)
+        };
+        let is_internal = crate::ClosedTrees::new("", &[]).is_closed_subject(subject_prefix);
+        if !is_name(prefix, false) || !is_name(subject_prefix, true) || is_internal {
+            return Err(MapError::InvalidName);
+        }
+        Ok(Self::made_of(prefix, subject_prefix))
+    }
+
+    fn made_of(prefix: &str, subject_prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            subject_prefix: subject_prefix.to_owned(),
+            log_root: format!("{subject_prefix}.log."),
+            backlog_root: format!("{subject_prefix}.backlog."),
+            retained_root: format!("$KV.{prefix}_retained."),
+            sessions_root: format!("$KV.{prefix}_sessions."),
+            nodes_root: format!("$KV.{prefix}_nodes."),
+        }
+    }
+
+    /// The prefix of our subjects, one token.
+    #[must_use]
+    pub fn subject_prefix(&self) -> &str {
+        &self.subject_prefix
+    }
+
+    // Streams and buckets.
+
+    /// The stream of the log: `MQTT_log`.
+    #[must_use]
+    pub fn log_stream(&self) -> String {
+        format!("{}_log", self.prefix)
+    }
+
+    /// The stream of the backlogs: `MQTT_backlog`.
+    #[must_use]
+    pub fn backlog_stream(&self) -> String {
+        format!("{}_backlog", self.prefix)
+    }
+
+    /// The bucket of retained messages: `MQTT_retained`.
+    #[must_use]
+    pub fn retained_bucket(&self) -> String {
+        format!("{}_retained", self.prefix)
+    }
+
+    /// The stream of the bucket of retained messages: `KV_MQTT_retained`.
+    #[must_use]
+    pub fn retained_stream(&self) -> String {
+        format!("KV_{}_retained", self.prefix)
+    }
+
+    /// The bucket of sessions: `MQTT_sessions`.
+    #[must_use]
+    pub fn sessions_bucket(&self) -> String {
+        format!("{}_sessions", self.prefix)
+    }
+
+    /// The stream of the bucket of sessions: `KV_MQTT_sessions`.
+    #[must_use]
+    pub fn sessions_stream(&self) -> String {
+        format!("KV_{}_sessions", self.prefix)
+    }
+
+    /// The bucket of leases: `MQTT_nodes`.
+    #[must_use]
+    pub fn nodes_bucket(&self) -> String {
+        format!("{}_nodes", self.prefix)
+    }
+
+    /// The stream of the bucket of leases: `KV_MQTT_nodes`.
+    #[must_use]
+    pub fn nodes_stream(&self) -> String {
+        format!("KV_{}_nodes", self.prefix)
+    }
+
+    // The log.
+
+    /// Where a message on `subject` is in the log: `$NMQ.log.<subject>`.
+    #[must_use]
+    pub fn log_subject(&self, subject: &Subject) -> ByteString {
+        joined(&self.log_root, subject.as_str())
+    }
+
+    /// The filter of the log for a filter of natural subjects.
+    #[must_use]
+    pub fn log_filter(&self, filter: &SubjectFilter) -> ByteString {
+        joined(&self.log_root, filter.as_str())
+    }
+
+    /// The natural subject of a subject of the log; `None` when it is not of the log.
+    #[must_use]
+    pub fn strip_log<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        subject.strip_prefix(self.log_root.as_str())
+    }
+
+    /// All of the log: `$NMQ.log.>`.
+    #[must_use]
+    pub fn log_subjects(&self) -> String {
+        format!("{}>", self.log_root)
+    }
+
+    // Retained messages.
+
+    /// Where the retained message of `subject` is: `$KV.MQTT_retained.<key>`. The key is the subject itself when
+    /// client tools take it as a key, and escaped with `=XX` otherwise.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn retained_subject(&self, subject: &Subject) -> Result<ByteString, MapError> {
+        retained_key(&self.retained_root, subject.as_str())
+    }
+
+    /// The filter of the bucket of retained messages for a filter of natural subjects.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn retained_filter(&self, filter: &SubjectFilter) -> Result<ByteString, MapError> {
+        retained_key(&self.retained_root, filter.as_str())
+    }
+
+    /// The natural subject of a subject of that bucket; `None` when it is not of the bucket, or its key is one that
+    /// no subject has.
+    #[must_use]
+    pub fn strip_retained(&self, subject: &str) -> Option<Subject> {
+        subject_of_retained_key(subject.strip_prefix(self.retained_root.as_str())?)
+    }
+
+    /// All of that bucket: `$KV.MQTT_retained.>`.
+    #[must_use]
+    pub fn retained_subjects(&self) -> String {
+        format!("{}>", self.retained_root)
+    }
+
+    // Sessions.
+
+    /// The session record of a client: `$KV.MQTT_sessions.<client>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`], for which CONNACK has 0x85.
+    pub fn session_record(&self, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, "")
+    }
+
+    /// The progress of a client: `$KV.MQTT_sessions.<client>.progress`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn session_progress(&self, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, ".progress")
+    }
+
+    /// The marker of a QoS 2 message received from a client: `$KV.MQTT_sessions.<client>.qos2.<packet id>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn session_received(&self, client_id: &str, packet_id: u16) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, &format!(".qos2.{packet_id}"))
+    }
+
+    /// The filter of all that belongs to a client except its record: `$KV.MQTT_sessions.<client>.>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn session_parts(&self, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, ".>")
+    }
+
+    /// What a subject of the bucket of sessions holds; `None` when it is not of the bucket or not ours.
+    #[must_use]
+    pub fn strip_session(&self, subject: &str) -> Option<SessionSubject> {
+        let mut tokens = subject.strip_prefix(self.sessions_root.as_str())?.split('.');
+        let client_id = client_of_key(tokens.next()?)?;
+        match (tokens.next(), tokens.next(), tokens.next()) {
+            (None, ..) => Some(SessionSubject::Record { client_id }),
+            (Some("progress"), None, _) => Some(SessionSubject::Progress { client_id }),
+            (Some("qos2"), Some(digits), None) => {
+                let packet_id = digits.parse().ok().filter(|id: &u16| id.to_string() == digits)?;
+                Some(SessionSubject::Received { client_id, packet_id })
+            }
+            _ => None,
+        }
+    }
+
+    /// All of the bucket of sessions: `$KV.MQTT_sessions.>`.
+    #[must_use]
+    pub fn sessions_subjects(&self) -> String {
+        format!("{}>", self.sessions_root)
+    }
+
+    // Backlogs.
+
+    /// The backlog of a client: `$NMQ.backlog.<client>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn backlog_subject(&self, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&self.backlog_root, client_id, "")
+    }
+
+    /// The client of a subject of the backlog.
+    #[must_use]
+    pub fn strip_backlog(&self, subject: &str) -> Option<String> {
+        client_of_key(subject.strip_prefix(self.backlog_root.as_str())?)
+    }
+
+    /// All backlogs: `$NMQ.backlog.*`.
+    #[must_use]
+    pub fn backlog_subjects(&self) -> String {
+        format!("{}*", self.backlog_root)
+    }
+
+    // Nodes.
+
+    /// The lease of a sidecar: `$KV.MQTT_nodes.<node>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn node_lease(&self, node: &str) -> Result<ByteString, MapError> {
+        client_key(&self.nodes_root, node, "")
+    }
+
+    /// The sidecar of a lease.
+    #[must_use]
+    pub fn strip_node_lease(&self, subject: &str) -> Option<String> {
+        client_of_key(subject.strip_prefix(self.nodes_root.as_str())?)
+    }
+
+    /// All leases: `$KV.MQTT_nodes.>`.
+    #[must_use]
+    pub fn nodes_subjects(&self) -> String {
+        format!("{}>", self.nodes_root)
+    }
+
+    /// What other sidecars ask of one: `$NMQ.node.<node>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn node_subject(&self, node: &str) -> Result<ByteString, MapError> {
+        client_key(&format!("{}.node.", self.subject_prefix), node, "")
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::made_of(DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX)
+    }
+}
+
+fn joined(root: &str, subject: &str) -> ByteString {
+    let mut out = String::with_capacity(root.len() + subject.len());
+    out.push_str(root);
+    out.push_str(subject);
+    out.into()
+}
+
+/// The durable consumer of a shared subscription's group: one for each group and filter, readable, such as
+/// `workers@jobs,+,new` for `$share/workers/jobs/+/new`. One that would be longer than the server's limit ends in a
+/// SHA-256 of the whole, after `!`, which no readable name has.
+#[must_use]
+pub fn share_consumer(group: &str, filter: &FilterSubjects) -> ByteString {
+    let mut out = String::with_capacity(group.len() + filter.subject.as_str().len() + 1);
+    push_consumer_part(&mut out, group);
+    out.push('@');
+    for (index, token) in filter.subject.as_str().split('.').enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        match token {
+            "*" => out.push('+'),
+            ">" => out.push('#'),
+            literal => push_consumer_part(&mut out, literal),
+        }
+    }
+    if out.len() > CONSUMER_NAME_MAX {
+        // What is written is ASCII, so every byte is a boundary.
+        let digest = Sha256::digest(out.as_bytes());
+        out.truncate(CONSUMER_NAME_MAX - 1 - 2 * digest.len());
+        out.push('!');
+        digest.iter().for_each(|byte| crate::key::push_hex(&mut out, *byte));
+    }
+    out.into()
+}
+
+/// What neither the server nor a file system takes in a name, and what has a meaning in ours, becomes `=XX`.
+fn push_consumer_part(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_$%".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('=');
+            crate::key::push_hex(out, byte);
+        }
+    }
+}
+
+/// The queue group of a shared subscription at QoS 0: the share name, so that NATS subscribers can join it. White
+/// space and control characters, which no queue group can have, become `%XX`, and `%` becomes `%25`.
+#[must_use]
+pub fn queue_group(group: &str) -> ByteString {
+    let mut out = String::with_capacity(group.len());
+    for character in group.chars() {
+        if character == '%' || character == ' ' || character.is_ascii_control() {
+            out.push('%');
+            crate::key::push_hex(&mut out, character as u8);
+        } else {
+            out.push(character);
+        }
+    }
+    out.into()
+}

@@ -1,0 +1,9 @@
+//! Tests of the mapping from outside: one binary, a module for each part.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod closed;
+mod headers;
+mod names;
+mod spec;
+mod table;
+mod topics;

@@ -1,0 +1,222 @@
+//! Names are readable where they can be, come back exactly, and never collide.
+
+use std::collections::HashMap;
+
+use mqtt_codec::{TopicFilter, TopicName};
+use proptest::prelude::*;
+use proto_map::{MapError, Names, SessionSubject, Subject, queue_group, share_consumer, subject_of, subjects_of};
+
+fn retained_key(topic: &str) -> String {
+    let subject = subject_of(&TopicName::new(topic).unwrap()).unwrap();
+    let full = Names::default().retained_subject(&subject).unwrap();
+    full.strip_prefix("$KV.MQTT_retained.").unwrap().to_owned()
+}
+
+/// The rule by which client tools judge keys.
+fn is_tool_key(key: &str) -> bool {
+    !key.starts_with('.')
+        && !key.ends_with('.')
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/_=.".contains(&byte))
+}
+
+#[test]
+fn default_names_are_those_of_the_design() {
+    let names = Names::default();
+    assert_eq!(names, Names::new("MQTT", "$NMQ").unwrap());
+    let subject = Subject::new("plant.line1.temp").unwrap();
+    for (name, expected) in [
+        (names.log_stream(), "MQTT_log"),
+        (names.backlog_stream(), "MQTT_backlog"),
+        (names.retained_bucket(), "MQTT_retained"),
+        (names.retained_stream(), "KV_MQTT_retained"),
+        (names.sessions_stream(), "KV_MQTT_sessions"),
+        (names.nodes_stream(), "KV_MQTT_nodes"),
+        (names.log_subjects(), "$NMQ.log.>"),
+        (names.backlog_subjects(), "$NMQ.backlog.*"),
+        (names.log_subject(&subject).to_string(), "$NMQ.log.plant.line1.temp"),
+        (names.session_record("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1"),
+        (names.session_progress("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.progress"),
+        (names.session_received("sensor-1", 7).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.qos2.7"),
+        (names.session_parts("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.>"),
+        (names.backlog_subject("esp.kitchen.1").unwrap().to_string(), "$NMQ.backlog.esp=2Ekitchen=2E1"),
+        (names.backlog_subject("Shelly Plug").unwrap().to_string(), "$NMQ.backlog.Shelly=20Plug"),
+        (names.node_lease("node-a").unwrap().to_string(), "$KV.MQTT_nodes.node-a"),
+        (names.node_subject("node-a").unwrap().to_string(), "$NMQ.node.node-a"),
+    ] {
+        assert_eq!(name, expected);
+    }
+    assert_eq!(names.strip_log("$NMQ.log.plant.line1.temp"), Some("plant.line1.temp"));
+    assert_eq!(names.strip_log("$NMQ.logs.plant"), None);
+}
+
+#[test]
+fn prefixes_that_make_no_name_are_refused() {
+    for (prefix, subject_prefix) in [
+        ("", "$NMQ"),
+        ("a.b", "$NMQ"),
+        ("$MQTT", "$NMQ"),
+        ("a b", "$NMQ"),
+        ("MQTT", ""),
+        ("MQTT", "a.b"),
+        ("MQTT", "$JS"),
+        ("MQTT", "_INBOX"),
+        ("MQTT", "*"),
+        ("MQTT", ">"),
+        ("ü", "$NMQ"),
+    ] {
+        assert_eq!(Names::new(prefix, subject_prefix), Err(MapError::InvalidName), "{prefix} {subject_prefix}");
+    }
+    assert!(Names::new("site_2", "nmq-2").is_ok());
+}
+
+#[test]
+fn retained_keys_are_readable_and_taken_by_client_tools() {
+    for (topic, key) in [
+        ("plant/line1/temp", "plant.line1.temp"),
+        ("foo.bar", "foo//bar"),
+        ("/foo/", "/.foo./"),
+        ("zigbee2mqtt/Living Room", "zigbee2mqtt.Living=2520Room"),
+        ("$aws/x", "=24aws.x"),
+        ("a=b", "a=b"),
+        ("a=41", "a=41"),
+        ("a=20", "a=20"),
+        ("a=24", "a=3D24"),
+        ("a=3D24", "a=3D3D24"),
+        ("ä", "=C3=A4"),
+        ("*", "=252A"),
+    ] {
+        assert_eq!(retained_key(topic), key);
+        assert!(is_tool_key(key));
+    }
+}
+
+#[test]
+fn what_a_nats_client_puts_under_a_plain_key_is_retained_under_that_topic() {
+    let names = Names::default();
+    for key in ["plant.line1.temp", "a=b", "a=", "=", "a-b_c/d", "a=41.b=zz"] {
+        let subject = names.strip_retained(&format!("$KV.MQTT_retained.{key}")).unwrap();
+        assert_eq!(subject.as_str(), key);
+        assert_eq!(*names.retained_subject(&subject).unwrap(), *format!("$KV.MQTT_retained.{key}"));
+    }
+    for key in ["", "a..b", "=C3", "=2A", "=3E.x", "a%20b", "$x", "*", "a.>"] {
+        assert_eq!(names.strip_retained(&format!("$KV.MQTT_retained.{key}")), None, "{key}");
+    }
+    assert_eq!(names.strip_retained("$KV.MQTT_sessions.a"), None);
+}
+
+#[test]
+fn filters_of_retained_keys_keep_their_wildcards() {
+    let names = Names::default();
+    let subjects = subjects_of(&TopicFilter::new("$aws/+/Living Room/#").unwrap()).unwrap();
+    let filter = names.retained_filter(&subjects.subject).unwrap();
+    assert_eq!(&*filter, "$KV.MQTT_retained.=24aws.*.Living=2520Room.>");
+    assert_eq!(&*names.log_filter(&subjects.subject), "$NMQ.log.$aws.*.Living%20Room.>");
+}
+
+#[test]
+fn session_subjects_say_what_they_hold() {
+    let names = Names::default();
+    for client_id in ["sensor-1", "esp.kitchen.1", "Shelly Plug", "ü/+#*>", "", "=", "=2E", "qos2", "a.progress"] {
+        let client_id = client_id.to_owned();
+        let record = names.session_record(&client_id).unwrap();
+        let progress = names.session_progress(&client_id).unwrap();
+        let received = names.session_received(&client_id, 65_535).unwrap();
+        assert_eq!(names.strip_session(&record), Some(SessionSubject::Record { client_id: client_id.clone() }));
+        assert_eq!(names.strip_session(&progress), Some(SessionSubject::Progress { client_id: client_id.clone() }));
+        let expected = SessionSubject::Received { client_id: client_id.clone(), packet_id: 65_535 };
+        assert_eq!(names.strip_session(&received), Some(expected));
+        assert!(
+            [&record, &progress, &received].iter().all(|subject| is_tool_key(&subject["$KV.MQTT_sessions.".len()..]))
+        );
+        assert_eq!(names.strip_backlog(&names.backlog_subject(&client_id).unwrap()), Some(client_id));
+    }
+    for key in [
+        "a.other",
+        "a.qos2",
+        "a.qos2.x",
+        "a.qos2.+1",
+        "a.qos2.70000",
+        "a.qos2.1.2",
+        "a.progress.x",
+        "a=41",
+        "a=4",
+        "=GG",
+        "a b",
+        "=FF",
+    ] {
+        assert_eq!(names.strip_session(&format!("$KV.MQTT_sessions.{key}")), None, "{key}");
+    }
+}
+
+#[test]
+fn a_client_id_is_never_truncated() {
+    let names = Names::default();
+    assert!(names.session_record(&"a".repeat(3900)).is_ok());
+    assert!(matches!(names.session_record(&"ü".repeat(1000)), Err(MapError::TooLong { .. })));
+}
+
+#[test]
+fn share_groups_have_readable_consumers() {
+    for (group, filter, expected) in [
+        ("workers", "jobs/+/new", "workers@jobs,+,new"),
+        ("workers", "jobs/#", "workers@jobs,#"),
+        ("my team", "a.b/c,d", "my=20team@a=2F=2Fb,c=2Cd"),
+        ("$queue", "x", "$queue@x"),
+    ] {
+        let subjects = subjects_of(&TopicFilter::new(filter).unwrap()).unwrap();
+        assert_eq!(&*share_consumer(group, &subjects), expected);
+    }
+    assert_eq!(&*queue_group("workers"), "workers");
+    assert_eq!(&*queue_group("my team\r\n100%"), "my%20team%0D%0A100%25");
+}
+
+#[test]
+fn consumers_of_long_groups_fit_and_differ() {
+    let mut seen = HashMap::new();
+    for group in ["g".repeat(300), "g".repeat(301), "ü".repeat(200)] {
+        for filter in ["a/#", "a/+", "a"] {
+            let name = share_consumer(&group, &subjects_of(&TopicFilter::new(filter).unwrap()).unwrap());
+            assert!(name.len() <= 255 && name.is_ascii(), "{name}");
+            assert_eq!(seen.insert(name, (group.clone(), filter)), None);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn retained_keys_come_back(text in "[ -~ä=/.]{1,12}") {
+        if let Ok(topic) = TopicName::new(text) {
+            let names = Names::default();
+            let subject = subject_of(&topic).unwrap();
+            let full = names.retained_subject(&subject).unwrap();
+            prop_assert!(is_tool_key(&full["$KV.MQTT_retained.".len()..]));
+            prop_assert_eq!(names.strip_retained(&full), Some(subject));
+        }
+    }
+
+    #[test]
+    fn keys_of_others_come_back_or_are_none(key in "[a=.234ADEC0/]{1,8}") {
+        let names = Names::default();
+        let full = format!("$KV.MQTT_retained.{key}");
+        if let Some(subject) = names.strip_retained(&full) {
+            prop_assert_eq!(&*names.retained_subject(&subject).unwrap(), full.as_str());
+        }
+    }
+
+    #[test]
+    fn client_keys_come_back(id in any::<String>()) {
+        let names = Names::default();
+        let subject = names.session_record(&id).unwrap();
+        prop_assert_eq!(names.strip_session(&subject), Some(SessionSubject::Record { client_id: id }));
+    }
+
+    #[test]
+    fn different_groups_and_filters_have_different_consumers(
+        one in "[a@,.+*%= ]{1,4}", other in "[a@,.+*%= ]{1,4}", left in "[a@,.*%= /]{1,4}", right in "[a@,.*%= /]{1,4}",
+    ) {
+        let name = |group: &str, filter: &str| {
+            share_consumer(group, &subjects_of(&TopicFilter::new(filter).unwrap()).unwrap())
+        };
+        prop_assert_eq!((&one, &left) == (&other, &right), name(&one, &left) == name(&other, &right));
+    }
+}

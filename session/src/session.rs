@@ -1,0 +1,311 @@
+//! The connected session: one function per packet the client may send. What only a server sends, and what violates
+//! the protocol, ends the connection with the reason code of the specification.
+
+use std::collections::HashMap;
+use std::num::{NonZeroU16, NonZeroU32};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use mqtt_codec::{
+    Auth, Delivery, Disconnect, MessageProperties, Packet, PacketId, Publish, PublishTopic, QoS, ReasonCode, SubAck,
+    Subscribe, SubscribeEntry, TopicFilter, TopicName, Unsubscribe,
+};
+
+use crate::inbound::{Arrival, Inbound, Released, Token};
+use crate::outbound::Outbound;
+use crate::{Parameters, Time};
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input<M> {
+    /// The client sent a packet.
+    Packet(Packet),
+    /// A [`Publication`] with this token was stored (`Ok` with the reason code to acknowledge with), or was not.
+    Stored(Token, Result<ReasonCode, ReasonCode>),
+    /// A [`SubscribeRequest`] was carried out: a reason code an entry, in order.
+    Subscribed(PacketId, Vec<ReasonCode>),
+    /// An [`UnsubscribeRequest`] was carried out.
+    Unsubscribed(PacketId, Vec<ReasonCode>),
+    /// A QoS 1 or 2 message is to be delivered. Only while [`Session::window_room`] is above zero.
+    Deliver(QoS, M),
+    /// Time went by; see [`Session::deadline`].
+    Time,
+}
+
+/// Something to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output<M> {
+    /// Send this packet.
+    Send(Packet),
+    /// Publish for the client.
+    Publish(Publication),
+    /// Send the message in a PUBLISH with this QoS and packet id.
+    Transmit(QoS, PacketId, M),
+    /// Subscribe, then tell [`Input::Subscribed`].
+    Subscribe(SubscribeRequest),
+    /// Unsubscribe, then tell [`Input::Unsubscribed`].
+    Unsubscribe(UnsubscribeRequest),
+    /// End the connection. Nothing follows.
+    Close(Close),
+}
+
+/// A message of the client on its way to its subscribers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Names it for [`Input::Stored`]; `None` at QoS 0, where nobody waits.
+    pub token: Option<Token>,
+    /// Topic name, aliases resolved.
+    pub topic: TopicName,
+    /// Quality of service.
+    pub qos: QoS,
+    /// RETAIN flag.
+    pub retain: bool,
+    /// Payload.
+    pub payload: Bytes,
+    /// Message properties.
+    pub properties: Option<Box<MessageProperties>>,
+}
+
+/// A SUBSCRIBE to carry out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribeRequest {
+    /// Answer with this packet id.
+    pub packet_id: PacketId,
+    /// Subscription Identifier of all entries.
+    pub subscription_id: Option<NonZeroU32>,
+    /// The entries, in order.
+    pub entries: Vec<SubscribeEntry>,
+}
+
+/// An UNSUBSCRIBE to carry out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnsubscribeRequest {
+    /// Answer with this packet id.
+    pub packet_id: PacketId,
+    /// The filters, in order; `Err` is text that is no filter.
+    pub filters: Vec<Result<TopicFilter, ByteString>>,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client said DISCONNECT. `with_will`: publish the will all the same (reason 0x04).
+    ByClient {
+        /// Whether the will is published.
+        with_will: bool,
+    },
+    /// We end it: DISCONNECT with this reason in MQTT 5, a closed connection in 3.x. The will is published.
+    ByServer(ReasonCode),
+}
+
+/// One connected client.
+#[derive(Debug)]
+pub struct Session {
+    parameters: Parameters,
+    inbound: Inbound,
+    outbound: Outbound,
+    aliases: HashMap<NonZeroU16, TopicName>,
+    last_heard: Time,
+    is_closed: bool,
+}
+
+impl Session {
+    /// A session whose CONNECT was accepted at `now`.
+    #[must_use]
+    pub fn new(now: Time, parameters: Parameters) -> Self {
+        let outbound = Outbound::new(parameters.window);
+        Self {
+            parameters,
+            inbound: Inbound::default(),
+            outbound,
+            aliases: HashMap::new(),
+            last_heard: now,
+            is_closed: false,
+        }
+    }
+
+    /// What was agreed at CONNECT.
+    #[must_use]
+    pub const fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Whether another packet of the client may be read now: false while as many of its publishes wait to be stored as
+    /// it may have unacknowledged.
+    #[must_use]
+    pub fn takes_packets(&self) -> bool {
+        self.inbound.storing() < usize::from(self.parameters.receive_maximum)
+    }
+
+    /// How many QoS 1 and 2 messages the client takes now.
+    #[must_use]
+    pub fn window_room(&self) -> usize {
+        self.outbound.room()
+    }
+
+    /// How many acknowledgements named a packet id that was not in flight.
+    #[must_use]
+    pub const fn unknown_acks(&self) -> u64 {
+        self.outbound.unknown_acks
+    }
+
+    /// When to call with [`Input::Time`] at the latest: one and a half times the keep alive after the last packet
+    /// [MQTT-3.1.2-22].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        match self.parameters.keep_alive_s {
+            0 => None,
+            s => Some(self.last_heard.plus_ms(u64::from(s) * 1500)),
+        }
+    }
+
+    /// Takes one input and appends what is to be done. After [`Output::Close`] everything is ignored.
+    pub fn handle<M>(&mut self, now: Time, input: Input<M>, out: &mut Vec<Output<M>>) {
+        if self.is_closed {
+            return;
+        }
+        match input {
+            Input::Packet(packet) => {
+                self.last_heard = now;
+                self.packet(packet, out);
+            }
+            Input::Stored(token, result) => {
+                self.inbound.stored(token, result);
+                self.release(out);
+            }
+            Input::Subscribed(packet_id, reasons) => {
+                out.push(Output::Send(Packet::SubAck(SubAck { packet_id, reasons, properties: None })));
+            }
+            Input::Unsubscribed(packet_id, reasons) => {
+                out.push(Output::Send(Packet::UnsubAck(SubAck { packet_id, reasons, properties: None })));
+            }
+            Input::Deliver(qos, message) => {
+                if let Some(id) = self.outbound.send(qos) {
+                    out.push(Output::Transmit(qos, id, message));
+                }
+            }
+            Input::Time => {
+                if self.deadline().is_some_and(|deadline| deadline <= now) {
+                    self.close(ReasonCode::KeepAliveTimeout, out);
+                }
+            }
+        }
+    }
+
+    fn packet<M>(&mut self, packet: Packet, out: &mut Vec<Output<M>>) {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish, out),
+            Packet::PubAck(a) => self.outbound.puback(a.packet_id),
+            Packet::PubRec(a) => {
+                let answer = self.outbound.pubrec(a.packet_id, a.reason, self.parameters.version);
+                out.extend(answer.map(Output::Send));
+            }
+            Packet::PubRel(a) => out.push(Output::Send(self.inbound.pubrel(a.packet_id))),
+            Packet::PubComp(a) => self.outbound.pubcomp(a.packet_id),
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe, out),
+            Packet::Unsubscribe(Unsubscribe { packet_id, filters, .. }) => {
+                out.push(Output::Unsubscribe(UnsubscribeRequest { packet_id, filters }));
+            }
+            Packet::PingReq => out.push(Output::Send(Packet::PingResp)),
+            Packet::Disconnect(disconnect) => self.disconnect(&disconnect, out),
+            Packet::Auth(auth) => self.auth(&auth, out),
+            // [MQTT-3.1.0-2] and packets that only a server sends.
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp => self.close(ReasonCode::ProtocolError, out),
+        }
+    }
+
+    fn publish<M>(&mut self, publish: Publish, out: &mut Vec<Output<M>>) {
+        let topic = match self.resolve(publish.topic) {
+            Ok(topic) => topic,
+            Err(reason) => return self.close(reason, out),
+        };
+        let (qos, token) = match publish.delivery {
+            Delivery::AtMostOnce => (QoS::AtMostOnce, None),
+            delivery @ (Delivery::AtLeastOnce(_) | Delivery::ExactlyOnce(_)) => {
+                let limit = self.parameters.strict.then_some(usize::from(self.parameters.receive_maximum));
+                match self.inbound.arrive(delivery, limit) {
+                    Arrival::Store(token) => (delivery.qos(), Some(token)),
+                    Arrival::Wait => return,
+                    Arrival::Again(packet) => return out.push(Output::Send(packet)),
+                    // [MQTT-3.3.4-9]
+                    Arrival::TooMany => return self.close(ReasonCode::ReceiveMaximumExceeded, out),
+                }
+            }
+        };
+        out.push(Output::Publish(Publication {
+            token,
+            topic,
+            qos,
+            retain: publish.retain,
+            payload: publish.payload,
+            properties: publish.properties,
+        }));
+    }
+
+    /// The topic name that a PUBLISH means [MQTT 5, 3.3.2.3.4].
+    fn resolve(&mut self, topic: PublishTopic) -> Result<TopicName, ReasonCode> {
+        match topic {
+            PublishTopic::Name(name) => Ok(name),
+            // [MQTT-3.3.2-9]
+            PublishTopic::Define(_, alias) | PublishTopic::Alias(alias)
+                if alias.get() > self.parameters.topic_alias_maximum =>
+            {
+                Err(ReasonCode::TopicAliasInvalid)
+            }
+            PublishTopic::Define(name, alias) => {
+                self.aliases.insert(alias, name.clone());
+                Ok(name)
+            }
+            PublishTopic::Alias(alias) => self.aliases.get(&alias).cloned().ok_or(ReasonCode::TopicAliasInvalid),
+        }
+    }
+
+    fn subscribe<M>(&mut self, subscribe: Subscribe, out: &mut Vec<Output<M>>) {
+        let mut entries = subscribe.entries;
+        if self.parameters.bridge {
+            for entry in &mut entries {
+                entry.options.no_local = true;
+                entry.options.retain_as_published = true;
+            }
+        }
+        out.push(Output::Subscribe(SubscribeRequest {
+            packet_id: subscribe.packet_id,
+            subscription_id: subscribe.subscription_id,
+            entries,
+        }));
+    }
+
+    fn disconnect<M>(&mut self, disconnect: &Disconnect, out: &mut Vec<Output<M>>) {
+        // [MQTT-3.14.2-2]: a session that was to end with its connection cannot be given an expiry now.
+        if self.parameters.asked_session_expiry_s == 0 && disconnect.session_expiry_interval_s.is_some_and(|s| s > 0) {
+            return self.close(ReasonCode::ProtocolError, out);
+        }
+        self.is_closed = true;
+        let with_will = disconnect.reason != ReasonCode::Success;
+        out.push(Output::Close(Close::ByClient { with_will }));
+    }
+
+    /// No authentication method was agreed on, so no AUTH may come [MQTT-4.12.0-7].
+    fn auth<M>(&mut self, _auth: &Auth, out: &mut Vec<Output<M>>) {
+        self.close(ReasonCode::ProtocolError, out);
+    }
+
+    /// Sends every acknowledgement whose turn it is.
+    fn release<M>(&mut self, out: &mut Vec<Output<M>>) {
+        while let Some(released) = self.inbound.release(self.parameters.version) {
+            match released {
+                Released::Ack(packet) => out.push(Output::Send(packet)),
+                Released::Unsayable(reason) => return self.close(reason, out),
+            }
+        }
+    }
+
+    fn close<M>(&mut self, reason: ReasonCode, out: &mut Vec<Output<M>>) {
+        self.is_closed = true;
+        out.push(Output::Close(Close::ByServer(reason)));
+    }
+}

@@ -1,0 +1,185 @@
+//! From a configuration to a running sidecar and back down: the order in which things start and end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto_map::ClosedTrees;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::admin::{self, AdminError};
+use crate::announce;
+use crate::broker::{Broker, CoreInlet};
+use crate::config::Config;
+use crate::connection;
+use crate::listener::{self, ListenerError, Peer, Serve};
+use crate::metrics::Metrics;
+use crate::readiness::{Latch, Readiness};
+use crate::shutdown::ShutdownSignal;
+use crate::store::CoreSink;
+use crate::store::{OpenError, Store, Unavailable};
+
+mod options;
+
+/// How long connections may take to finish what is in flight.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// How often gauges that nobody pushes are read.
+const GAUGES: Duration = Duration::from_secs(5);
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long `check` waits for a NATS server.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Room that a packet leaves in `max_payload` for what we add to its message: headers, mostly.
+const HEADER_ROOM: usize = 8 * 1024;
+
+/// The process cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A listener cannot be opened.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    /// The admin listener cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// NATS cannot be used.
+    #[error(transparent)]
+    Nats(#[from] OpenError),
+    /// A name in the configuration cannot be used in NATS.
+    #[error("jetstream.prefix or jetstream.subject_prefix cannot be used: {0}")]
+    Names(#[from] proto_map::MapError),
+    /// NATS was there and then did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl AppError {
+    /// Whether only a change of the configuration, here or on nats-server, can help: exit code 78.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Nats(error) => error.is_configuration(),
+            Self::Names(_) => true,
+            Self::Listener(_) | Self::Admin(_) | Self::Unavailable(_) => false,
+        }
+    }
+}
+
+/// Runs until shutdown is triggered and everything has drained.
+///
+/// # Errors
+/// A listener cannot be opened, or NATS cannot be used as it is.
+pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
+    let (metrics, readiness) = (Metrics::new(), Readiness::new());
+    let [nats, retained, listeners] = ["nats", "retained", "listeners"].map(|name| readiness.latch(name));
+    let admin = match &config.admin.bind {
+        Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
+        None => None,
+    };
+    let Some(broker) = until(&shutdown, start(&mut config, &metrics)).await.transpose()? else { return Ok(()) };
+    tokio::spawn(watch_nats(broker.store().connected(), nats, Arc::clone(&metrics)));
+    tokio::spawn(warm_retained(Arc::clone(&broker), retained, Arc::clone(&metrics)));
+    let served = listener::spawn(&config, metrics, Mqtt(Arc::clone(&broker)), shutdown.clone()).await?;
+    listeners.open();
+    announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
+    shutdown.wait().await;
+    readiness.drain();
+    let drained = tokio::time::timeout(DRAIN, async {
+        broker.drain().await;
+        served.drained().await;
+    });
+    if drained.await.is_err() {
+        tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
+    }
+    Ok(())
+}
+
+/// Opens the store and starts the broker on it. What the server decides is put into the configuration.
+async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker>, AppError> {
+    let inlet = Arc::new(CoreInlet::default());
+    let store_options = options::store(config, None)?;
+    let names = store_options.assets.names.clone();
+    let store = Store::open(store_options, Arc::clone(&inlet) as Arc<dyn CoreSink>).await?;
+    if config.mqtt.max_packet_size.as_usize() == 0 {
+        let size = store.server_max_payload().saturating_sub(HEADER_ROOM).max(1024);
+        config.mqtt.max_packet_size = crate::config::ByteSize(size as u64);
+    }
+    let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
+    let closed = ClosedTrees::new(names.subject_prefix(), &opened);
+    Ok(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics)).await?)
+}
+
+/// The result of `work`, or `None` when shutdown comes first.
+async fn until<T>(shutdown: &ShutdownSignal, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        result = work => Some(result),
+        () = shutdown.wait() => None,
+    }
+}
+
+async fn watch_nats(mut connected: tokio::sync::watch::Receiver<bool>, latch: Latch, metrics: Arc<Metrics>) {
+    loop {
+        let is_connected = *connected.borrow_and_update();
+        latch.set(is_connected);
+        metrics.nats_connected(is_connected);
+        if connected.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Ready is when the index of retained messages is complete for the first time; from then on each SUBSCRIBE sees to it.
+async fn warm_retained(broker: Arc<Broker>, latch: Latch, metrics: Arc<Metrics>) {
+    while let Err(error) = broker.store().retained().bring_up_to_date().await {
+        tracing::warn!(%error, "the retained messages cannot be read yet");
+        tokio::time::sleep(RETRY).await;
+    }
+    latch.open();
+    loop {
+        metrics.retained(broker.store().retained().index().len() as u64);
+        tokio::time::sleep(GAUGES).await;
+    }
+}
+
+/// Serves MQTT on whatever the listeners accept.
+#[derive(Clone)]
+struct Mqtt(Arc<Broker>);
+
+impl Serve for Mqtt {
+    async fn serve<S>(&self, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        connection::serve(stream, peer, Arc::clone(&self.0)).await;
+    }
+}
+
+/// What `nats-mqtt check` found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// One finding a line.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+/// Looks whether NATS can be used with this configuration. Streams that are missing are created, as at every start.
+///
+/// # Errors
+/// It cannot.
+pub async fn check(config: &Config) -> Result<Report, AppError> {
+    let store = Store::open(options::store(config, Some(CHECK_TIMEOUT))?, Arc::new(CoreInlet::default())).await?;
+    let urls = config.nats.urls.join(", ");
+    let lines = vec![
+        format!("nats: ok ({urls}, messages up to {} bytes)", store.server_max_payload()),
+        format!("jetstream: ok ({} and its buckets)", store.log().stream()),
+    ];
+    Ok(Report { lines })
+}

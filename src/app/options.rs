@@ -1,0 +1,97 @@
+//! What each part is told, from the configuration.
+
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use mqtt_session::Limits;
+use proto_map::{Names, SpecOptions};
+
+use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits};
+use crate::config::{Config, NatsAuth, OnDeniedPublish};
+use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, StoreOptions, TlsOptions};
+
+/// QoS 1 and 2 messages that wait in memory for one client, behind its window.
+const FEED_MESSAGES: usize = 1000;
+
+/// Bytes of them.
+const FEED_BYTES: usize = 1024 * 1024;
+
+/// What the store is told. `connect_timeout`: give up when no server answers for this long.
+pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Result<StoreOptions, proto_map::MapError> {
+    let names = Names::new(&config.jetstream.prefix, &config.jetstream.subject_prefix)?;
+    let replicas = (config.jetstream.replicas > 0).then_some(config.jetstream.replicas);
+    let specs = SpecOptions {
+        log_max_age_s: config.jetstream.log.max_age.get().as_secs(),
+        log_max_bytes: config.jetstream.log.max_bytes.0,
+        ..SpecOptions::default()
+    };
+    Ok(StoreOptions {
+        assets: AssetOptions { names, specs, replicas },
+        nats: nats(config),
+        publisher: PublisherLimits {
+            in_flight_max: config.jetstream.publish_inflight as usize,
+            ..PublisherLimits::default()
+        },
+        core: CoreLimits::default(),
+        connect_timeout,
+    })
+}
+
+fn nats(config: &Config) -> NatsOptions {
+    let nats = &config.nats;
+    NatsOptions {
+        urls: nats.urls.clone(),
+        credentials: match nats.auth() {
+            NatsAuth::Anonymous => Credentials::None,
+            NatsAuth::Creds(file) => Credentials::CredsFile(file),
+            NatsAuth::Password { user, password } => {
+                Credentials::UserPassword { user, password: password.expose().to_owned() }
+            }
+            NatsAuth::Token(token) => Credentials::Token(token.expose().to_owned()),
+            // The file, and not what was in it: it is read again at every connect.
+            NatsAuth::NKey(_) => nats.nkey_seed_file.clone().map_or(Credentials::None, Credentials::NkeyFile),
+        },
+        tls: TlsOptions {
+            required: nats.tls.required,
+            ca: nats.tls.ca_file.clone(),
+            cert: nats.tls.cert_file.clone(),
+            key: nats.tls.key_file.clone(),
+            ..TlsOptions::default()
+        },
+        name: nats.name.clone(),
+        ..NatsOptions::default()
+    }
+}
+
+/// How the broker treats its clients. The largest packet is settled by now.
+pub(super) fn broker(config: &Config) -> BrokerOptions {
+    let mqtt = &config.mqtt;
+    BrokerOptions {
+        limits: Limits {
+            receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
+            window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),
+            topic_alias_maximum: mqtt.topic_alias_maximum,
+            max_packet_size: u32::try_from(mqtt.max_packet_size.as_usize())
+                .ok()
+                .and_then(NonZeroU32::new)
+                .unwrap_or(NonZeroU32::MAX),
+            // Sessions end with their connection.
+            max_session_expiry_s: 0,
+            max_keep_alive_s: mqtt.max_keep_alive.map_or(0, |d| u16::try_from(d.get().as_secs()).unwrap_or(u16::MAX)),
+            shared_subscriptions: false,
+            strict: mqtt.strict,
+        },
+        mailbox: MailboxLimits {
+            qos0_bytes: mqtt.qos0_buffer.as_usize(),
+            feed_messages: FEED_MESSAGES,
+            feed_bytes: FEED_BYTES,
+        },
+        max_topic_levels: mqtt.max_topic_levels,
+        connect_timeout: mqtt.connect_timeout.get(),
+        denied_publish: match mqtt.on_denied_publish {
+            OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
+            OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
+        },
+        client_id_header: false,
+    }
+}

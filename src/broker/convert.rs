@@ -1,0 +1,123 @@
+//! Between messages and what NATS holds of them: subject, headers, payload. The mapping itself is `proto_map`'s.
+
+use bytestring::ByteString;
+use mqtt_codec::QoS;
+use mqtt_session::Publication;
+use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, ReadOptions, Subject, name};
+
+use super::message::Message;
+use crate::store::CoreMessage;
+use crate::store::LogEntry;
+use crate::store::{RetainedEntry, RetainedMessage};
+
+/// Log and bucket have times to live per message.
+const STORED: Carrier = Carrier::StreamWithTtl;
+
+fn envelope(publication: &Publication) -> Envelope {
+    Envelope { qos: publication.qos, properties: publication.properties.clone(), ..Envelope::default() }
+}
+
+/// Headers in the log. `retained_at`: sequence in the bucket, when it is retained. `message_id` de-duplicates.
+pub(crate) fn log_headers(
+    publication: &Publication,
+    retained_at: Option<u64>,
+    publisher: Option<ByteString>,
+    message_id: Option<ByteString>,
+) -> Result<Headers, HeaderError> {
+    let envelope = Envelope { retained_seq: retained_at, publisher, ..envelope(publication) };
+    let mut headers = proto_map::to_headers(&envelope, STORED)?;
+    if let Some(id) = message_id {
+        headers.push((ByteString::from_static(name::NATS_MSG_ID), id));
+    }
+    Ok(headers)
+}
+
+/// Headers in the retained bucket.
+pub(crate) fn retained_headers(publication: &Publication) -> Result<Headers, HeaderError> {
+    proto_map::to_headers(&envelope(publication), STORED)
+}
+
+/// Headers of a QoS 0 message on core NATS: none, for a plain one.
+pub(crate) fn live_headers(
+    publication: &Publication,
+    retained_at: Option<u64>,
+    is_escaped: bool,
+) -> Result<Headers, HeaderError> {
+    // Whoever reads this on NATS sees the topic as the device wrote it.
+    let original_topic = is_escaped.then(|| publication.topic.clone());
+    proto_map::to_headers(&Envelope { retained_seq: retained_at, original_topic, ..envelope(publication) }, Carrier::Core)
+}
+
+/// Headers of the copy that a stored message has on its natural subject: the marker, for a plain one.
+pub(crate) fn natural_headers(
+    publication: &Publication,
+    subject: &Subject,
+    log_sequence: u64,
+    is_escaped: bool,
+) -> Result<Headers, HeaderError> {
+    let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
+    let original_topic = is_escaped.then(|| publication.topic.clone());
+    proto_map::to_headers(&Envelope { log_marker, original_topic, ..envelope(publication) }, Carrier::Core)
+}
+
+/// Whether a message on core NATS is the copy of one that the log brings.
+pub(crate) fn is_stored_copy(message: &CoreMessage) -> bool {
+    message.headers.iter().flatten().any(|(header, value)| {
+        **header == *name::LOG && proto_map::is_log_copy(value, &message.subject)
+    })
+}
+
+fn read(headers: Option<&Headers>, carrier: Carrier) -> Envelope {
+    let headers = headers.into_iter().flatten().map(|(name, value)| (&**name, &**value));
+    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers: false })
+}
+
+fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelope, since_ms: u64) -> Message {
+    let mut message = Message::new(topic, payload, envelope.properties);
+    message.qos = envelope.qos;
+    message.retain = envelope.retained_seq.is_some();
+    message.retained_at = envelope.retained_seq;
+    message.publisher = envelope.publisher;
+    message.since_ms = since_ms;
+    message
+}
+
+/// The message that a log entry is.
+pub(crate) fn from_log(entry: &LogEntry) -> Result<Message, MapError> {
+    let topic = proto_map::topic_of(entry.subject())?;
+    let envelope = read(entry.headers.as_ref(), STORED);
+    Ok(message(topic, entry.payload.clone(), envelope, entry.stored_at_ms))
+}
+
+/// The message that came over core NATS. It is QoS 0 whatever it says: nothing has stored it.
+pub(crate) fn from_core(core: &CoreMessage, now_ms: u64) -> Result<Message, MapError> {
+    let topic = proto_map::topic_of(&core.subject)?;
+    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core) };
+    Ok(message(topic, core.payload.clone(), envelope, now_ms))
+}
+
+/// The message that a retained entry is.
+pub(crate) fn from_retained(entry: &RetainedEntry) -> Message {
+    let envelope = read(entry.message.headers.as_ref(), STORED);
+    let stored = &entry.message;
+    let mut message = message(entry.topic.clone(), stored.payload.clone(), envelope, stored.stored_at_ms);
+    message.retain = true;
+    message.retained_at = Some(entry.sequence);
+    message
+}
+
+/// What the index keeps of a retained message that came live; `None` when it deletes.
+pub(crate) fn retained_of(message: &Message) -> Option<RetainedMessage> {
+    if message.payload.is_empty() {
+        return None;
+    }
+    let envelope = Envelope { qos: message.qos, properties: message.properties.clone(), ..Envelope::default() };
+    let headers = proto_map::to_headers(&envelope, Carrier::Stream).ok()?;
+    let lives_ms = message.properties.as_ref().and_then(|p| p.message_expiry_interval_s).map(|s| u64::from(s) * 1000);
+    Some(RetainedMessage {
+        headers: (!headers.is_empty()).then_some(headers),
+        payload: message.payload.clone(),
+        stored_at_ms: message.since_ms,
+        expires_at_ms: lives_ms.map(|ms| message.since_ms + ms),
+    })
+}

@@ -1,0 +1,344 @@
+//! Where the rest of the sidecar leaves things for one connection: QoS 0 packets ready to be written, QoS 1 and 2
+//! messages with their position in the log, completions of its publishes, retained messages that it is owed, and the
+//! order to end. Every lane has a limit. The connection is woken once a batch, not once a message.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytestring::ByteString;
+use mqtt_codec::{QoS, ReasonCode, Version};
+use mqtt_session::{Feed, FeedState, Offer};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::message::Message;
+use super::retained::RetainedCursor;
+use super::segments::Segments;
+use crate::store::{PutError, Stored, StoredSink};
+
+/// Names one connected session of this sidecar; never used again.
+pub(crate) type SessionId = u64;
+
+/// Limits of the lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct MailboxLimits {
+    /// Bytes of QoS 0 packets that wait; above, they are dropped.
+    pub qos0_bytes: usize,
+    /// QoS 1 and 2 messages that wait; above, the session falls behind and reads from the log.
+    pub feed_messages: usize,
+    /// Bytes of QoS 1 and 2 messages that wait; above, the session falls behind.
+    pub feed_bytes: usize,
+}
+
+/// A QoS 1 or 2 message and how this session gets it.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    /// The message.
+    pub(crate) message: Arc<Message>,
+    /// RETAIN flag to send.
+    pub(crate) retain: bool,
+    /// QoS to send it at.
+    pub(crate) qos: QoS,
+    /// Identifiers of the subscriptions that it matches.
+    pub(crate) subscription_ids: Box<[NonZeroU32]>,
+}
+
+/// Why the connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// End now, with this reason.
+    Close(ReasonCode),
+    /// Finish what is in flight, then end with Server shutting down.
+    Drain,
+}
+
+/// What a connection takes out at once.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    /// Completions of publishes.
+    pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// The order to end.
+    pub(crate) order: Option<Order>,
+}
+
+#[derive(Debug)]
+struct Lanes {
+    qos0: Segments,
+    feed: Feed<Outgoing>,
+    stored: Vec<(u64, Result<Stored, PutError>)>,
+    retained: Vec<RetainedCursor>,
+    order: Option<Order>,
+    is_woken: bool,
+    is_closed: bool,
+}
+
+/// The mailbox of one connection.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// Names the session.
+    pub(crate) id: SessionId,
+    /// Its client id.
+    pub(crate) client_id: ByteString,
+    /// The version it speaks.
+    pub(crate) version: Version,
+    /// The largest packet it takes, in bytes.
+    pub(crate) client_max_packet_size: u32,
+    limits: MailboxLimits,
+    lanes: Mutex<Lanes>,
+    /// Set while a scan reads for this session, so that the scan need not take the lock of those it does not serve.
+    is_scanning: AtomicBool,
+    wake: Notify,
+    room: Notify,
+    has_ended: watch::Sender<bool>,
+}
+
+/// Mailboxes that got something in this batch and are to be woken at its end.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(Vec<Arc<Mailbox>>);
+
+impl Wakes {
+    /// Wakes all and forgets them.
+    pub(crate) fn wake_all(&mut self) {
+        for mailbox in self.0.drain(..) {
+            mailbox.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.wake_all();
+    }
+}
+
+impl Mailbox {
+    /// The mailbox of a session that reads the log after `after`.
+    pub(crate) fn new(
+        id: SessionId,
+        client_id: ByteString,
+        version: Version,
+        client_max_packet_size: u32,
+        limits: MailboxLimits,
+    ) -> Self {
+        Self {
+            id,
+            client_id,
+            version,
+            client_max_packet_size,
+            limits,
+            lanes: Mutex::new(Lanes {
+                qos0: Segments::default(),
+                // The gates of its subscriptions say where each begins.
+                feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
+                stored: Vec::new(),
+                retained: Vec::new(),
+                order: None,
+                is_woken: false,
+                is_closed: false,
+            }),
+            is_scanning: AtomicBool::new(false),
+            wake: Notify::new(),
+            room: Notify::new(),
+            has_ended: watch::Sender::new(false),
+        }
+    }
+
+    /// Waits until something is in the mailbox.
+    pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        self.wake.notified()
+    }
+
+    /// Waits until the connection took messages out of the feed.
+    pub(crate) fn room(&self) -> tokio::sync::futures::Notified<'_> {
+        self.room.notified()
+    }
+
+    /// Whether a scan reads for this session. A hint: only the lanes know for sure.
+    pub(crate) fn is_scanning(&self) -> bool {
+        self.is_scanning.load(Ordering::Relaxed)
+    }
+
+    /// Leaves a QoS 0 copy. Returns false when it was dropped because the lane is full.
+    pub(crate) fn offer_qos0(
+        self: &Arc<Self>,
+        message: &Message,
+        retain: bool,
+        subscription_ids: &[NonZeroU32],
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) -> bool {
+        let Ok(expiry_s) = message.expiry(now_ms) else { return true };
+        let Some(frame) = message.frame(self.version, false) else { return true };
+        if frame.len_with_subscription_ids(subscription_ids) > self.client_max_packet_size as usize {
+            return true;
+        }
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return true;
+        }
+        if lanes.qos0.len() + frame.len() > self.limits.qos0_bytes && !lanes.qos0.is_empty() {
+            return false;
+        }
+        let tail = lanes.qos0.tail();
+        let (dup, qos, packet_id) = (false, QoS::AtMostOnce, None);
+        if frame.write_with_subscription_ids(dup, qos, retain, packet_id, expiry_s, subscription_ids, tail).is_err() {
+            return true;
+        }
+        if let Some(payload) = frame.tail() {
+            lanes.qos0.push(payload.clone());
+        }
+        self.mark(&mut lanes, wakes);
+        true
+    }
+
+    /// The tail of the log leaves a QoS 1 or 2 message.
+    pub(crate) fn offer_live(
+        self: &Arc<Self>,
+        sequence: u64,
+        weight: usize,
+        outgoing: impl FnOnce() -> Outgoing,
+        wakes: &mut Wakes,
+    ) {
+        let mut lanes = self.lanes.lock();
+        if !lanes.is_closed && lanes.feed.offer_live(sequence, weight, outgoing) != Offer::Skipped {
+            self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
+            self.mark(&mut lanes, wakes);
+        }
+    }
+
+    /// A scan leaves a QoS 1 or 2 message.
+    pub(crate) fn offer_scanned(
+        self: &Arc<Self>,
+        sequence: u64,
+        weight: usize,
+        outgoing: impl FnOnce() -> Outgoing,
+        wakes: &mut Wakes,
+    ) -> Offer {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return Offer::Skipped;
+        }
+        let offer = lanes.feed.offer_scanned(sequence, weight, outgoing);
+        self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
+        if offer != Offer::Skipped {
+            self.mark(&mut lanes, wakes);
+        }
+        offer
+    }
+
+    /// Changes the position in the log, for scans.
+    pub(crate) fn with_feed<R>(&self, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
+        let mut lanes = self.lanes.lock();
+        let result = change(&mut lanes.feed);
+        self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
+        result
+    }
+
+    /// Owes the session retained messages.
+    pub(crate) fn owe_retained(&self, cursors: impl IntoIterator<Item = RetainedCursor>) {
+        let mut lanes = self.lanes.lock();
+        lanes.retained.extend(cursors);
+        drop(lanes);
+        self.wake.notify_one();
+    }
+
+    /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
+    pub(crate) fn order(&self, order: Order) {
+        let mut lanes = self.lanes.lock();
+        if lanes.order.is_none_or(|old| old == Order::Drain) {
+            lanes.order = Some(order);
+        }
+        drop(lanes);
+        self.wake.notify_one();
+    }
+
+    /// Wakes the connection to look again.
+    pub(crate) fn nudge(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Takes nothing more; what is queued is given up. Completions still come through.
+    pub(crate) fn close(&self) {
+        let mut lanes = self.lanes.lock();
+        lanes.is_closed = true;
+        lanes.qos0 = Segments::default();
+        lanes.feed = Feed::new(u64::MAX, 0, 0);
+        lanes.retained = Vec::new();
+        drop(lanes);
+        self.is_scanning.store(false, Ordering::Relaxed);
+        self.room.notify_waiters();
+    }
+
+    /// The connection is over, and everything it published is settled.
+    pub(crate) fn end(&self) {
+        self.has_ended.send_replace(true);
+    }
+
+    /// Waits for [`Mailbox::end`].
+    pub(crate) async fn ended(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.has_ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Whether the connection takes nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lanes.lock().is_closed
+    }
+
+    /// Takes completions and orders. From now on the next thing left here wakes the connection again.
+    pub(crate) fn take(&self, mail: &mut Mail) {
+        let mut lanes = self.lanes.lock();
+        lanes.is_woken = false;
+        std::mem::swap(&mut mail.stored, &mut lanes.stored);
+        mail.order = lanes.order;
+    }
+
+    /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feed into `messages`. Returns where
+    /// the session stands, so that one that is behind and has read its queue can ask for a scan.
+    pub(crate) fn take_messages(&self, out: &mut Segments, count: usize, messages: &mut Vec<Outgoing>) -> FeedState {
+        let mut lanes = self.lanes.lock();
+        if !lanes.qos0.is_empty() {
+            out.append(&mut lanes.qos0);
+        }
+        lanes.qos0.shrink();
+        let before = messages.len();
+        while messages.len() - before < count {
+            let Some((_, outgoing)) = lanes.feed.pop() else { break };
+            messages.push(outgoing);
+        }
+        let state = lanes.feed.state();
+        let is_drained = lanes.feed.len() * 2 <= self.limits.feed_messages;
+        drop(lanes);
+        if messages.len() > before && is_drained && is_scanning(state) {
+            self.room.notify_one();
+        }
+        state
+    }
+
+    /// Takes the retained cursors that were left.
+    pub(crate) fn take_retained(&self, cursors: &mut std::collections::VecDeque<RetainedCursor>) {
+        cursors.extend(self.lanes.lock().retained.drain(..));
+    }
+
+    fn mark(self: &Arc<Self>, lanes: &mut Lanes, wakes: &mut Wakes) {
+        if !lanes.is_woken {
+            lanes.is_woken = true;
+            wakes.0.push(Arc::clone(self));
+        }
+    }
+}
+
+const fn is_scanning(state: FeedState) -> bool {
+    matches!(state, FeedState::Scanning { .. } | FeedState::Joining { .. })
+}
+
+impl StoredSink for Mailbox {
+    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
+        self.lanes.lock().stored.push((token, result));
+    }
+
+    fn flush(&self) {
+        self.wake.notify_one();
+    }
+}

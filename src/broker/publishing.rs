@@ -1,0 +1,401 @@
+//! What one connection publishes, from the packet to its subscribers and to JetStream.
+//!
+//! ```text
+//! QoS 0            -> subscribers here, core NATS
+//! QoS 1, 2         -> log -> (stored) acknowledge, core NATS        (subscribers: from the log)
+//! QoS 0, retain    -> retained bucket -> (stored or not) subscribers here, core NATS
+//! QoS 1, 2, retain -> retained bucket -> (stored) log -> (stored) acknowledge, core NATS
+//! ```
+//!
+//! The bucket comes first, so that whoever subscribes gets a retained message from it or live, and never neither.
+//! While a topic waits for the bucket, what the client publishes there later waits behind it: order within a topic is
+//! that of the client [MQTT-4.6.0-6]. Acknowledgements are the session's: it is told what was stored.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use foldhash::{HashMap, HashMapExt};
+use mqtt_codec::{QoS, ReasonCode, TopicName};
+use mqtt_session::{Publication, Token};
+use proto_map::{HeaderError, Headers, Subject};
+
+use super::Broker;
+use super::clock::now_ms;
+use super::convert;
+use super::mailbox::{Mailbox, Wakes};
+use super::message::Message;
+use crate::store::Dropped;
+use crate::metrics::DropReason;
+use crate::store::{Permit, Put, PutError, PutTarget, Stored, StoredSink};
+
+/// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
+const MAX_JOBS: usize = 1024;
+
+/// A publish whose topic was mapped.
+#[derive(Debug)]
+struct Job {
+    publication: Publication,
+    route: Route,
+    /// Sequence in the retained bucket, once it is stored there.
+    retained_at: Option<u64>,
+    since_ms: u64,
+    stage: Stage,
+}
+
+/// Where a topic leads.
+#[derive(Clone, Debug)]
+struct Route {
+    subject: Subject,
+    /// The subject is not the topic as nats-server maps it.
+    is_escaped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Bucket,
+    Log,
+}
+
+/// The answer to a publish: what the session is told.
+pub(crate) type Answer = (Token, Result<ReasonCode, ReasonCode>);
+
+/// A message that cannot be handed to the store.
+#[derive(Debug, thiserror::Error)]
+enum Unstorable {
+    /// Its properties are larger than headers may be.
+    #[error(transparent)]
+    Headers(#[from] HeaderError),
+    /// Its topic is longer than the key of a bucket may be.
+    #[error(transparent)]
+    Key(#[from] proto_map::MapError),
+}
+
+/// What has to come before more can be published.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// The account has as many messages in flight as it may: a permit for this many bytes, for [`Publishing::resume`].
+    Permit(usize),
+    /// The connection to NATS took nothing: this is to be sent.
+    Core(CoreCopy),
+}
+
+/// A message for core NATS.
+#[derive(Debug)]
+pub(crate) struct CoreCopy {
+    /// Its subject.
+    pub(crate) subject: Subject,
+    /// Its headers.
+    pub(crate) headers: Headers,
+    /// Its payload.
+    pub(crate) payload: bytes::Bytes,
+}
+
+/// A client may not publish this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The topic leads into a tree that is closed to devices.
+    Closed,
+    /// The topic has no subject.
+    Unmappable(ReasonCode),
+}
+
+/// The publishes of one connection.
+pub(crate) struct Publishing {
+    broker: Arc<Broker>,
+    mailbox: Arc<Mailbox>,
+    /// With the store, named by their place; `None` is done.
+    stored: VecDeque<Option<Job>>,
+    first: u64,
+    /// Ready for the store, in order; the first waits for a permit.
+    parked: VecDeque<Job>,
+    /// Behind a retained message of the same topic that is not in the log yet.
+    behind: HashMap<TopicName, VecDeque<Job>>,
+    /// Core NATS took no more: to be sent before anything else goes there.
+    unsent: VecDeque<CoreCopy>,
+    last_topic: Option<(TopicName, Route)>,
+    /// Set while the client has a No Local subscription: its messages say whose they are.
+    pub(crate) tells_publisher: bool,
+}
+
+impl Publishing {
+    pub(crate) fn new(broker: Arc<Broker>, mailbox: Arc<Mailbox>) -> Self {
+        Self {
+            broker,
+            mailbox,
+            stored: VecDeque::new(),
+            first: 0,
+            parked: VecDeque::new(),
+            behind: HashMap::new(),
+            unsent: VecDeque::new(),
+            last_topic: None,
+            tells_publisher: false,
+        }
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.stored.is_empty() && self.parked.is_empty() && self.behind.is_empty() && self.unsent.is_empty()
+    }
+
+    /// Whether more may be published.
+    pub(crate) fn has_room(&self) -> bool {
+        self.parked.is_empty()
+            && self.unsent.is_empty()
+            && self.stored.len() < MAX_JOBS
+            && (self.behind.is_empty() || self.behind.values().map(VecDeque::len).sum::<usize>() < MAX_JOBS)
+    }
+
+    /// Publishes. `Err` is for the caller to answer; nothing was published.
+    pub(crate) fn publish(
+        &mut self,
+        publication: Publication,
+        wakes: &mut Wakes,
+    ) -> Result<(), (Publication, Refused)> {
+        let route = match self.route_of(&publication.topic) {
+            Ok(route) => route,
+            Err(refused) => return Err((publication, refused)),
+        };
+        self.begin(Job { publication, route, retained_at: None, since_ms: now_ms(), stage: Stage::Log }, wakes);
+        Ok(())
+    }
+
+    fn route_of(&mut self, topic: &TopicName) -> Result<Route, Refused> {
+        if let Some((last, route)) = &self.last_topic
+            && last == topic
+        {
+            return Ok(route.clone());
+        }
+        if self.broker.router.closed().is_closed_topic(topic) {
+            return Err(Refused::Closed);
+        }
+        let mapped = proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN)
+            .map_err(|_| Refused::Unmappable(ReasonCode::TopicNameInvalid))?;
+        let route = Route { subject: mapped.subject, is_escaped: mapped.escaped };
+        // A copy: the topic of a packet keeps the whole read buffer alive.
+        self.last_topic = Some((topic.to_owned_copy(), route.clone()));
+        Ok(route)
+    }
+
+    fn begin(&mut self, mut job: Job, wakes: &mut Wakes) {
+        if let Some(waiting) = self.behind.get_mut(&job.publication.topic) {
+            waiting.push_back(job);
+            return;
+        }
+        if job.publication.retain {
+            job.stage = Stage::Bucket;
+            self.behind.insert(job.publication.topic.to_owned_copy(), VecDeque::new());
+        } else if job.publication.qos == QoS::AtMostOnce {
+            return self.route_live(job, wakes);
+        }
+        self.parked.push_back(job);
+        self.submit_parked();
+    }
+
+    /// Hands what is parked to the store, as far as permits go.
+    fn submit_parked(&mut self) {
+        while let Some(job) = self.parked.front() {
+            let Some(permit) = self.broker.store.publisher().try_permit(weight(job)) else { return };
+            self.submit_first(permit);
+        }
+    }
+
+    /// What is to be waited for, if anything. A [`Wanted::Core`] is handed over.
+    pub(crate) fn wanted(&mut self) -> Option<Wanted> {
+        match self.unsent.pop_front() {
+            Some(copy) => Some(Wanted::Core(copy)),
+            None => self.parked.front().map(|job| Wanted::Permit(weight(job))),
+        }
+    }
+
+    /// A permit came for the first that is parked.
+    pub(crate) fn resume(&mut self, permit: Permit) {
+        self.submit_first(permit);
+        self.submit_parked();
+    }
+
+    fn submit_first(&mut self, permit: Permit) {
+        let Some(job) = self.parked.pop_front() else { return };
+        let token = self.first + self.stored.len() as u64;
+        match self.put(&job, token) {
+            Ok(put) => {
+                self.stored.push_back(Some(job));
+                self.broker.store.publisher().submit(permit, put);
+            }
+            Err(error) => {
+                tracing::info!(topic = job.publication.topic.as_str(), %error, "a publish was refused");
+                // Its place is kept, so that it is answered in turn like what the store refuses.
+                self.stored.push_back(Some(job));
+                self.mailbox.stored(token, Err(PutError::TooLarge));
+                self.mailbox.flush();
+            }
+        }
+    }
+
+    fn put(&self, job: &Job, token: u64) -> Result<Put, Unstorable> {
+        let publication = &job.publication;
+        let subject = &job.route.subject;
+        let is_delete = job.stage == Stage::Bucket && publication.payload.is_empty();
+        let (target, headers) = match job.stage {
+            Stage::Log => {
+                let id = self.message_id(token, publication);
+                let headers = convert::log_headers(publication, job.retained_at, self.publisher(), id)?;
+                (PutTarget::Log(self.broker.names.log_subject(subject)), headers)
+            }
+            Stage::Bucket => {
+                let headers = if is_delete { Headers::new() } else { convert::retained_headers(publication)? };
+                (PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete }, headers)
+            }
+        };
+        let expiry = publication.properties.as_ref().and_then(|p| p.message_expiry_interval_s);
+        Ok(Put {
+            target,
+            headers,
+            payload: publication.payload.clone(),
+            // JetStream knows no time to live below a second; what expires at once is not kept for long.
+            ttl_s: expiry.filter(|_| !is_delete).map(|s| s.max(1)),
+            expected_last: None,
+            sink: Arc::clone(&self.mailbox) as Arc<dyn StoredSink>,
+            token,
+        })
+    }
+
+    /// QoS 2 messages are stored once even if the connection to NATS breaks between the message and its
+    /// acknowledgement.
+    fn message_id(&self, token: u64, publication: &Publication) -> Option<ByteString> {
+        (publication.qos == QoS::ExactlyOnce)
+            .then(|| ByteString::from(format!("{}.{}.{token}", self.broker.node, self.mailbox.id)))
+    }
+
+    fn publisher(&self) -> Option<ByteString> {
+        (self.tells_publisher || self.broker.options.client_id_header).then(|| self.mailbox.client_id.clone())
+    }
+
+    /// The store has dealt with one. Answers are appended for the session.
+    pub(crate) fn stored(
+        &mut self,
+        token: u64,
+        result: Result<Stored, PutError>,
+        answers: &mut Vec<Answer>,
+        wakes: &mut Wakes,
+    ) {
+        let index = token.checked_sub(self.first).and_then(|i| usize::try_from(i).ok());
+        let Some(job) = index.and_then(|i| self.stored.get_mut(i)).and_then(Option::take) else { return };
+        while let Some(None) = self.stored.front() {
+            self.stored.pop_front();
+            self.first += 1;
+        }
+        match job.stage {
+            Stage::Log => self.logged(job, result, answers),
+            Stage::Bucket => self.in_bucket(job, result, answers, wakes),
+        }
+    }
+
+    /// The bucket has dealt with one: it goes on to the log or, at QoS 0, to its subscribers, which get it even when it
+    /// could not be stored.
+    fn in_bucket(
+        &mut self,
+        mut job: Job,
+        result: Result<Stored, PutError>,
+        answers: &mut Vec<Answer>,
+        wakes: &mut Wakes,
+    ) {
+        let topic = job.publication.topic.clone();
+        let is_qos0 = job.publication.qos == QoS::AtMostOnce;
+        match result {
+            Ok(stored) => job.retained_at = Some(stored.sequence),
+            Err(error) => {
+                tracing::warn!(topic = topic.as_str(), %error, "a retained message was not stored");
+                self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+                if !is_qos0 {
+                    answer(&job, Err(reason_of(&error)), answers);
+                }
+            }
+        }
+        if is_qos0 {
+            self.route_live(job, wakes);
+        } else if job.retained_at.is_some() {
+            job.stage = Stage::Log;
+            self.parked.push_back(job);
+            self.submit_parked();
+        }
+        self.release(&topic, wakes);
+    }
+
+    /// What waited behind a retained message goes on, up to and with the next retained one.
+    fn release(&mut self, topic: &TopicName, wakes: &mut Wakes) {
+        let mut waiting = self.behind.remove(topic).unwrap_or_default();
+        while let Some(job) = waiting.pop_front() {
+            self.begin(job, wakes);
+            if let Some(behind) = self.behind.get_mut(topic) {
+                behind.append(&mut waiting);
+            }
+        }
+    }
+
+    /// The log has dealt with one: its copy for core NATS leaves, and the session is told.
+    fn logged(&mut self, job: Job, result: Result<Stored, PutError>, answers: &mut Vec<Answer>) {
+        match result {
+            Ok(stored) => {
+                answer(&job, Ok(ReasonCode::Success), answers);
+                let Job { publication, route, .. } = job;
+                let headers =
+                    convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped);
+                self.send(route.subject, headers, publication.payload);
+            }
+            Err(error) => {
+                tracing::warn!(subject = job.route.subject.as_str(), %error, "a message was not stored");
+                answer(&job, Err(reason_of(&error)), answers);
+            }
+        }
+    }
+
+    /// QoS 0: to the subscribers here and to core NATS, from one publish.
+    fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
+        let Job { publication, route, retained_at, since_ms, .. } = job;
+        let headers = convert::live_headers(&publication, retained_at, route.is_escaped);
+        let payload = publication.payload.clone();
+        let mut message = Message::new(publication.topic, publication.payload, publication.properties);
+        message.retain = publication.retain;
+        message.retained_at = retained_at;
+        message.since_ms = since_ms;
+        self.broker.router.route_local(&message, self.mailbox.id, wakes);
+        self.send(route.subject, headers, payload);
+    }
+
+    fn send(&mut self, subject: Subject, headers: Result<Headers, HeaderError>, payload: bytes::Bytes) {
+        let Ok(headers) = headers else {
+            // Only user properties of some 64 KB come here; the marker made it too much.
+            return self.broker.metrics.dropped(DropReason::TooLarge, 1);
+        };
+        let copy = CoreCopy { subject, headers, payload };
+        if !self.unsent.is_empty() {
+            return self.unsent.push_back(copy);
+        }
+        match self.broker.store.core().publish(copy.subject.as_text(), None, &copy.headers, copy.payload.clone()) {
+            Ok(()) => {}
+            Err(Dropped::Full) => self.unsent.push_back(copy),
+            Err(_) => self.broker.metrics.dropped(DropReason::NatsUnavailable, 1),
+        }
+    }
+}
+
+fn weight(job: &Job) -> usize {
+    job.publication.payload.len() + job.route.subject.as_str().len() + 128
+}
+
+fn answer(job: &Job, result: Result<ReasonCode, ReasonCode>, answers: &mut Vec<Answer>) {
+    if let Some(token) = job.publication.token {
+        answers.push((token, result));
+    }
+}
+
+/// What a publisher is told when its message was not stored: one of the codes that PUBACK and PUBREC can carry
+/// [MQTT 5, 3.4.2.1].
+fn reason_of(error: &PutError) -> ReasonCode {
+    match error {
+        PutError::NoStream | PutError::Rejected { .. } | PutError::Invalid { .. } => ReasonCode::ImplementationSpecificError,
+        PutError::Full { .. } | PutError::TooLarge => ReasonCode::QuotaExceeded,
+        PutError::Unavailable => ReasonCode::UnspecifiedError,
+    }
+}

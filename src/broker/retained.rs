@@ -1,0 +1,59 @@
+//! Retained messages on their way to one session: pages of the index, taken when the session has room, so that a
+//! subscriber to a million of them costs a cursor and not a queue.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
+
+use super::clock::now_ms;
+use super::convert;
+use super::mailbox::Outgoing;
+use crate::store::RetainedIndex;
+
+/// Messages that are taken from the index at once.
+const PAGE: usize = 128;
+
+/// What one subscription is still owed.
+#[derive(Debug)]
+pub(crate) struct RetainedCursor {
+    /// Its filter.
+    pub(crate) filter: TopicFilter,
+    /// Its options.
+    pub(crate) options: SubscriptionOptions,
+    /// Its Subscription Identifier.
+    pub(crate) subscription_id: Option<NonZeroU32>,
+    /// What came into the index later comes live.
+    pub(crate) version: u64,
+    /// The last topic that was taken.
+    pub(crate) after: Option<TopicName>,
+}
+
+impl RetainedCursor {
+    /// Appends the next messages, in the order of their topics. Returns whether more may follow.
+    pub(crate) fn page(
+        &mut self,
+        index: &RetainedIndex,
+        is_hidden: impl Fn(&TopicName) -> bool,
+        out: &mut Vec<Outgoing>,
+    ) -> bool {
+        let page = index.page(&self.filter, self.after.as_ref(), self.version, PAGE, now_ms());
+        let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
+        for entry in &page {
+            if leads_with_wildcard && is_hidden(&entry.topic) {
+                continue;
+            }
+            let message = convert::from_retained(entry);
+            out.push(Outgoing {
+                retain: true,
+                qos: message.qos.min(self.options.qos),
+                message: Arc::new(message),
+                subscription_ids: self.subscription_id.as_slice().into(),
+            });
+        }
+        if let Some(last) = page.last() {
+            self.after = Some(last.topic.clone());
+        }
+        page.len() == PAGE
+    }
+}

@@ -1,0 +1,191 @@
+//! SUBSCRIBE and UNSUBSCRIBE. A subscription is made in three steps, so that a retained message that is published
+//! meanwhile comes exactly once, on whichever sidecar:
+//!
+//! 1. its NATS subscription stands at the server;
+//! 2. the last sequence of the log is read, and the retained index is brought up to its bucket;
+//! 3. at one instant, with the tail held, it enters the subscriptions: what the index holds then comes as retained,
+//!    what it does not hold comes live.
+//!
+//! Packets that came in one burst share the steps. Without JetStream the second step is skipped: QoS 0 goes on.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_codec::{PacketId, QoS, ReasonCode, RetainHandling, TopicFilter};
+use mqtt_session::SubscribeRequest;
+
+use super::mailbox::Mailbox;
+use super::retained::RetainedCursor;
+use super::router::NewSubscription;
+use super::Broker;
+
+/// How long a SUBSCRIBE waits for NATS and JetStream before it goes on without them.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// SUBSCRIBE packets whose filters were checked and whose NATS subscriptions are on their way.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    packets: Vec<(PacketId, Vec<Result<NewSubscription, ReasonCode>>)>,
+}
+
+/// What came of SUBSCRIBE packets.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    /// The reason codes of each packet.
+    pub(crate) reasons: Vec<(PacketId, Vec<ReasonCode>)>,
+    /// The retained messages that the client is owed.
+    pub(crate) retained: Vec<RetainedCursor>,
+}
+
+impl Planned {
+    fn granted(&self) -> impl Iterator<Item = &NewSubscription> {
+        self.packets.iter().flat_map(|(_, entries)| entries).filter_map(|entry| entry.as_ref().ok())
+    }
+
+    /// Whether the client has a No Local subscription from now on.
+    pub(crate) fn has_no_local(&self) -> bool {
+        self.granted().any(|s| s.options.no_local)
+    }
+}
+
+impl Broker {
+    /// Checks the filters of SUBSCRIBE packets and subscribes to them on NATS. `filters`: those of the client.
+    pub(crate) fn plan_subscribes(
+        &self,
+        filters: &mut HashSet<TopicFilter>,
+        requests: Vec<SubscribeRequest>,
+    ) -> Planned {
+        let mut packets = Vec::with_capacity(requests.len());
+        for request in requests {
+            let mut entries = Vec::with_capacity(request.entries.len());
+            for entry in request.entries {
+                entries.push(self.check_filter(entry.filter).and_then(|filter| {
+                    let is_new = !filters.contains(&filter);
+                    let order = self.order_of(filters, &filter)?;
+                    Ok(NewSubscription {
+                        is_owed_retained: match entry.options.retain_handling {
+                            RetainHandling::Send => true,
+                            RetainHandling::SendIfNew => is_new,
+                            RetainHandling::DoNotSend => false,
+                        },
+                        filter,
+                        options: entry.options,
+                        subscription_id: request.subscription_id,
+                        order,
+                    })
+                }));
+            }
+            packets.push((request.packet_id, entries));
+        }
+        Planned { packets }
+    }
+
+    fn check_filter(&self, filter: Result<TopicFilter, ByteString>) -> Result<TopicFilter, ReasonCode> {
+        let filter = filter.map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        if filter.is_shared() {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if self.router.closed().filter_is_closed(&filter) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        // A copy: the filter of a packet keeps the whole read buffer alive.
+        Ok(filter.to_owned_copy())
+    }
+
+    fn order_of(&self, filters: &mut HashSet<TopicFilter>, filter: &TopicFilter) -> Result<u64, ReasonCode> {
+        if filters.contains(filter)
+            && let Some(order) = self.interest.order_of(filter)
+        {
+            return Ok(order);
+        }
+        let order = self.interest.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        filters.insert(filter.clone());
+        Ok(order)
+    }
+
+    /// Makes the subscriptions; see the top of this file.
+    pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
+        let new: Vec<NewSubscription> = planned.granted().cloned().collect();
+        let mut retained = Vec::new();
+        if !new.is_empty() {
+            let log_sequence = self.settle().await;
+            let version = self.router.subscribe(mailbox, log_sequence, &new);
+            retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
+                filter: s.filter,
+                options: s.options,
+                subscription_id: s.subscription_id,
+                version,
+                after: None,
+            }));
+        }
+        let reason = |entry: Result<NewSubscription, ReasonCode>| match entry {
+            Ok(granted) => granted_reason(granted.options.qos),
+            Err(reason) => reason,
+        };
+        let reasons = planned.packets.into_iter().map(|(id, entries)| (id, entries.into_iter().map(reason).collect()));
+        Subscribed { reasons: reasons.collect(), retained }
+    }
+
+    /// The first two steps. Returns the last sequence of the log, or 0 when it cannot be known.
+    async fn settle(&self) -> u64 {
+        if !*self.store.connected().borrow() {
+            return 0;
+        }
+        let steps = async {
+            if let Err(error) = self.store.core().flush().await {
+                tracing::warn!(%error, "a subscription is not confirmed by NATS");
+            }
+            if !*self.store.jetstream_available().borrow() {
+                return 0;
+            }
+            let (retained, last) =
+                tokio::join!(self.store.retained().bring_up_to_date(), self.store.log().last_sequence());
+            if let Err(error) = retained {
+                tracing::warn!(%error, "retained messages may not be the newest");
+            }
+            last.unwrap_or(0)
+        };
+        tokio::time::timeout(PATIENCE, steps).await.unwrap_or_else(|_| {
+            tracing::warn!("JetStream does not answer; a subscription goes on without it");
+            0
+        })
+    }
+
+    /// Ends subscriptions. Returns a reason code for each.
+    pub(crate) fn unsubscribe(
+        &self,
+        mailbox: &Mailbox,
+        filters: &mut HashSet<TopicFilter>,
+        unwanted: &[Result<TopicFilter, ByteString>],
+    ) -> Vec<ReasonCode> {
+        let end = |filter: &Result<TopicFilter, ByteString>| match filter {
+            Err(_) => ReasonCode::TopicFilterInvalid,
+            Ok(filter) if !filters.remove(filter) => ReasonCode::NoSubscriptionExisted,
+            Ok(filter) => {
+                self.router.unsubscribe(filter, mailbox.id);
+                self.interest.release(filter);
+                ReasonCode::Success
+            }
+        };
+        unwanted.iter().map(end).collect()
+    }
+
+    /// Ends what a connection that is over was subscribed to. It gets nothing from now on.
+    pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
+        mailbox.close();
+        for filter in filters {
+            self.router.unsubscribe(&filter, mailbox.id);
+            self.interest.release(&filter);
+        }
+    }
+}
+
+const fn granted_reason(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}

@@ -1,0 +1,294 @@
+//! The subscriptions of this sidecar: which sessions a topic goes to. Filters without wildcards are found by one look
+//! into a map; the others lie in a trie of levels. One entry a filter, however many sessions have it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use foldhash::HashMap;
+use mqtt_codec::{SubscriptionOptions, TopicFilter};
+
+use super::mailbox::{Mailbox, SessionId};
+
+/// One session's subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscriber {
+    /// Where the session is reached.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Options of the subscription.
+    pub(crate) options: SubscriptionOptions,
+    /// Subscription Identifier.
+    pub(crate) subscription_id: Option<NonZeroU32>,
+    /// Log messages up to this sequence were there before the subscription.
+    pub(crate) after: u64,
+    /// Retained messages up to this sequence of the bucket came with the SUBSCRIBE, so they do not come live again.
+    pub(crate) retained_after: u64,
+}
+
+/// A filter that at least one session has.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The filter.
+    pub(crate) filter: TopicFilter,
+    /// Ascends with every entry that is made: of the entries that match a message, the oldest one's NATS subscription
+    /// is the one whose copy counts.
+    pub(crate) order: u64,
+    /// The sessions.
+    pub(crate) subscribers: Vec<Subscriber>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<ByteString, Node>,
+    plus: Option<Box<Node>>,
+    /// The filter that ends here.
+    here: Option<Box<Entry>>,
+    /// The filter that ends here with `/#`.
+    below: Option<Box<Entry>>,
+}
+
+/// All subscriptions of an account on this sidecar.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    exact: HashMap<ByteString, Entry>,
+    root: Node,
+    wildcards: usize,
+}
+
+impl Subscriptions {
+    /// Adds a subscription, or replaces the one that the session has on this filter [MQTT-3.8.4-3]. A replaced one
+    /// keeps its place in the log, so that nothing is lost. `order` is for a new entry.
+    pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
+        let entry = self.entry(filter, order);
+        match entry.subscribers.iter_mut().find(|s| s.mailbox.id == subscriber.mailbox.id) {
+            Some(old) => {
+                let after = old.after.min(subscriber.after);
+                *old = Subscriber { after, ..subscriber };
+            }
+            None => entry.subscribers.push(subscriber),
+        }
+    }
+
+    /// Removes the session's subscription. Returns the order of the entry when it was the last one.
+    pub(crate) fn remove(&mut self, filter: &TopicFilter, session: SessionId) -> Removed {
+        if !filter.has_wildcards() {
+            let Some(entry) = self.exact.get_mut(filter.as_str()) else { return Removed::NotFound };
+            let removed = remove_from(entry, session);
+            if matches!(removed, Removed::Last { .. }) {
+                self.exact.remove(filter.as_str());
+            }
+            return removed;
+        }
+        let levels: Vec<&str> = filter.levels().collect();
+        let removed = remove_at(&mut self.root, &levels, session);
+        if matches!(removed, Removed::Last { .. }) {
+            self.wildcards -= 1;
+        }
+        removed
+    }
+
+    /// Calls `visit` for every entry that matches. `is_hidden`: the topic is not matched by a wildcard at its first
+    /// level [MQTT-4.7.2-1].
+    pub(crate) fn matching<'a>(&'a self, topic: &str, is_hidden: bool, visit: &mut impl FnMut(&'a Entry)) {
+        if let Some(entry) = self.exact.get(topic) {
+            visit(entry);
+        }
+        if self.wildcards > 0 {
+            walk(&self.root, Some(topic), is_hidden, visit);
+        }
+    }
+
+    /// How many filters there are.
+    pub(crate) fn len(&self) -> usize {
+        self.exact.len() + self.wildcards
+    }
+
+    fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry {
+        let new = || Entry { filter: filter.clone(), order, subscribers: Vec::new() };
+        if !filter.has_wildcards() {
+            return self.exact.entry(ByteString::from(filter.as_str())).or_insert_with(new);
+        }
+        let wildcards = &mut self.wildcards;
+        let new_wildcard = || {
+            *wildcards += 1;
+            Box::new(new())
+        };
+        let mut node = &mut self.root;
+        for level in filter.levels() {
+            node = match level {
+                "#" => return node.below.get_or_insert_with(new_wildcard),
+                "+" => node.plus.get_or_insert_with(Box::default),
+                level => node.children.entry(ByteString::from(level)).or_default(),
+            };
+        }
+        node.here.get_or_insert_with(new_wildcard)
+    }
+}
+
+/// What [`Subscriptions::remove`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// The session had no such subscription.
+    NotFound,
+    /// Others still have the filter.
+    Shared,
+    /// It was the last one of the entry with this order, which is gone.
+    Last {
+        /// The order of the entry.
+        order: u64,
+    },
+}
+
+fn remove_from(entry: &mut Entry, session: SessionId) -> Removed {
+    let Some(index) = entry.subscribers.iter().position(|s| s.mailbox.id == session) else {
+        return Removed::NotFound;
+    };
+    entry.subscribers.swap_remove(index);
+    if entry.subscribers.is_empty() { Removed::Last { order: entry.order } } else { Removed::Shared }
+}
+
+fn remove_at(node: &mut Node, levels: &[&str], session: SessionId) -> Removed {
+    let in_slot = |slot: &mut Option<Box<Entry>>| {
+        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, session));
+        if matches!(removed, Removed::Last { .. }) {
+            *slot = None;
+        }
+        removed
+    };
+    let Some((level, rest)) = levels.split_first() else { return in_slot(&mut node.here) };
+    match *level {
+        "#" => in_slot(&mut node.below),
+        "+" => {
+            let Some(next) = node.plus.as_mut() else { return Removed::NotFound };
+            let removed = remove_at(next, rest, session);
+            if next.is_empty() {
+                node.plus = None;
+            }
+            removed
+        }
+        level => {
+            let Some(next) = node.children.get_mut(level) else { return Removed::NotFound };
+            let removed = remove_at(next, rest, session);
+            if next.is_empty() {
+                node.children.remove(level);
+            }
+            removed
+        }
+    }
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        self.here.is_none() && self.below.is_none() && self.plus.is_none() && self.children.is_empty()
+    }
+}
+
+/// `rest`: the levels that are left, `None` after the last. `is_hidden` holds for the first level only.
+fn walk<'a>(node: &'a Node, rest: Option<&str>, is_hidden: bool, visit: &mut impl FnMut(&'a Entry)) {
+    if !is_hidden && let Some(entry) = &node.below {
+        visit(entry);
+    }
+    let Some(rest) = rest else {
+        if let Some(entry) = &node.here {
+            visit(entry);
+        }
+        return;
+    };
+    let (level, rest) = match rest.split_once('/') {
+        Some((level, rest)) => (level, Some(rest)),
+        None => (rest, None),
+    };
+    if !node.children.is_empty()
+        && let Some(next) = node.children.get(level)
+    {
+        walk(next, rest, false, visit);
+    }
+    if !is_hidden && let Some(next) = &node.plus {
+        walk(next, rest, false, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::mailbox::MailboxLimits;
+    use mqtt_codec::{TopicName, Version};
+
+    fn mailbox(id: SessionId) -> Arc<Mailbox> {
+        let limits = MailboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
+        Arc::new(Mailbox::new(id, ByteString::from_static("c"), Version::V5, u32::MAX, limits))
+    }
+
+    fn subscriber(mailbox: &Arc<Mailbox>, after: u64) -> Subscriber {
+        Subscriber {
+            mailbox: Arc::clone(mailbox),
+            options: SubscriptionOptions::default(),
+            subscription_id: None,
+            after,
+            retained_after: 0,
+        }
+    }
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    fn matched(subscriptions: &Subscriptions, topic: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        subscriptions.matching(topic, topic.starts_with('$'), &mut |e| found.push(e.filter.as_str().to_owned()));
+        found.sort();
+        found
+    }
+
+    /// Every filter and every topic over a small alphabet, against the matching rule of the codec.
+    #[test]
+    fn the_trie_matches_what_the_filter_matches() {
+        let words = |alphabet: &[&str], max: usize| {
+            let mut all: Vec<String> = vec![String::new()];
+            let mut last = all.clone();
+            for _ in 0..max {
+                last = last.iter().flat_map(|w| alphabet.iter().map(move |a| format!("{w}{a}"))).collect();
+                all.extend(last.clone());
+            }
+            all
+        };
+        let filters: Vec<TopicFilter> = words(&["a", "$", "/", "+", "#"], 4)
+            .into_iter()
+            .filter_map(|w| TopicFilter::new(w).ok())
+            .collect();
+        let mut subscriptions = Subscriptions::default();
+        let mailbox = mailbox(1);
+        for (order, f) in (0..).zip(&filters) {
+            subscriptions.insert(f, subscriber(&mailbox, 0), order);
+        }
+        assert_eq!(subscriptions.len(), filters.len());
+        for topic in words(&["a", "$", "/"], 4).into_iter().filter_map(|w| TopicName::new(w).ok()) {
+            let mut expected: Vec<String> =
+                filters.iter().filter(|f| f.matches(&topic)).map(|f| f.as_str().to_owned()).collect();
+            expected.sort();
+            assert_eq!(matched(&subscriptions, topic.as_str()), expected, "{topic:?}");
+        }
+        for f in &filters {
+            assert!(matches!(subscriptions.remove(f, 1), Removed::Last { .. }));
+        }
+        assert_eq!(subscriptions.len(), 0);
+        assert!(subscriptions.root.is_empty());
+    }
+
+    #[test]
+    fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
+        let mut subscriptions = Subscriptions::default();
+        let (one, two) = (mailbox(1), mailbox(2));
+        let f = filter("a/+");
+        subscriptions.insert(&f, subscriber(&one, 5), 0);
+        subscriptions.insert(&f, subscriber(&one, 9), 1);
+        subscriptions.insert(&f, subscriber(&two, 9), 2);
+        subscriptions.matching("a/b", false, &mut |e| {
+            assert_eq!(e.order, 0);
+            assert_eq!(e.subscribers.iter().map(|s| s.after).collect::<Vec<_>>(), [5, 9]);
+        });
+        assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
+        assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);
+        assert_eq!(subscriptions.remove(&f, 2), Removed::Last { order: 0 });
+    }
+}

@@ -1,0 +1,14 @@
+//! `nats-mqtt check`: the configuration is right when this is reached; what is left is whether NATS can be used.
+
+use super::{Failure, say};
+use crate::{app, config::Config};
+
+pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure> {
+    say("configuration: ok");
+    if offline {
+        return Ok(());
+    }
+    let report = app::check(config).await?;
+    say(&report.to_string());
+    Ok(())
+}

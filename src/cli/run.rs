@@ -1,0 +1,53 @@
+//! `nats-mqtt run`: logging, signals, the embedded nats-server around the app.
+
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::{FAILED, Failure};
+use crate::{
+    app,
+    config::Config,
+    embedded::{Embedded, Launcher},
+    logging,
+    shutdown::ShutdownSignal,
+};
+
+/// How long the app may drain when its nats-server is gone.
+const DRAIN_WITHOUT_NATS: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
+    logging::init(&config.log);
+    info!(version = env!("CARGO_PKG_VERSION"), "nats-mqtt starts");
+    let shutdown = ShutdownSignal::new();
+    shutdown.trigger_on_signals();
+    if !config.embedded.enabled {
+        return app::run(config, shutdown).await.map_err(Failure::from);
+    }
+    let start = Embedded::start(&config.embedded, Launcher::default());
+    let embedded = tokio::select! {
+        started = start => started.map_err(|error| Failure::new(FAILED, error))?,
+        () = shutdown.wait() => return Ok(()),
+    };
+    config.nats.urls = vec![embedded.url()];
+    let result = with_server(config, shutdown, &embedded).await;
+    embedded.stop().await;
+    result
+}
+
+/// Runs the app while its nats-server runs.
+async fn with_server(config: Config, shutdown: ShutdownSignal, embedded: &Embedded) -> Result<(), Failure> {
+    let app = app::run(config, shutdown.clone());
+    tokio::pin!(app);
+    let status = tokio::select! {
+        result = &mut app => return result.map_err(Failure::from),
+        status = embedded.ended() => status,
+    };
+    let how = status.map_or_else(|| "nobody knows how".to_owned(), |status| status.to_string());
+    error!("nats-server ended ({how}): ending too");
+    shutdown.trigger();
+    if tokio::time::timeout(DRAIN_WITHOUT_NATS, app).await.is_err() {
+        error!("the drain does not end without nats-server");
+    }
+    Err(Failure::new(FAILED, format!("the embedded nats-server ended ({how})")))
+}

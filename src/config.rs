@@ -1,0 +1,205 @@
+//! The configuration: one struct of structs, one per table of the file, every key with a default. Precedence is
+//! flag, then environment, then file, then default.
+//!
+//! # Layout
+//! - `nats`, `listeners`, `mqtt`, `jetstream`: the larger tables; the small ones are below.
+//! - `units`: sizes, durations, addresses, secrets.
+//! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
+//! - `load`: puts the sources over each other, reads secrets from their files, checks what one key cannot check alone.
+//!
+//! Nothing here connects or listens. Values that follow from the server (0 = automatic) are settled by the app.
+
+mod de;
+mod jetstream;
+mod listeners;
+mod load;
+mod mqtt;
+mod nats;
+mod tree;
+mod units;
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use jetstream::{JetStreamConfig, LogLimits};
+pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
+pub use load::Overrides;
+pub use mqtt::{Discard, MqttConfig, OnDeniedPublish};
+pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
+pub use units::{BindAddr, ByteSize, Duration, Secret};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// `[nats]`: which nats-server, and as whom.
+    pub nats: NatsConfig,
+    /// `[listeners]`: where devices connect.
+    pub listeners: ListenersConfig,
+    /// `[admin]`: health and metrics.
+    pub admin: AdminConfig,
+    /// `[auth]`: who a device is.
+    pub auth: AuthConfig,
+    /// `[mqtt]`: limits and habits of the protocol.
+    pub mqtt: MqttConfig,
+    /// `[jetstream]`: names and limits of what is stored.
+    pub jetstream: JetStreamConfig,
+    /// `[log]`: what is written to stderr.
+    pub log: LogConfig,
+    /// `[embedded]`: a nats-server of our own as a child process.
+    pub embedded: EmbeddedConfig,
+    /// Trees of NATS subjects that are closed to devices and are opened by this list, by their first token:
+    /// `["$SRV"]`. Empty by default.
+    pub open_trees: Vec<String>,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct AdminConfig {
+    /// Where `/livez`, `/readyz` and `/metrics` are served; `""` turns them off. Default `127.0.0.1:8228`.
+    #[serde(deserialize_with = "units::bind_or_off")]
+    pub bind: Option<BindAddr>,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { bind: Some(BindAddr::new("127.0.0.1", 8228)) }
+    }
+}
+
+/// `[auth]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AuthConfig {
+    /// How devices are identified. Default `none`.
+    pub mode: AuthMode,
+}
+
+/// How devices are identified.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthMode {
+    /// `none`: any device may connect; all share the account of our own NATS connection and its permissions.
+    #[default]
+    None,
+}
+
+impl<'de> Deserialize<'de> for AuthMode {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "none" => Ok(Self::None),
+            other => Err(serde::de::Error::custom(format!(
+                "{other:?} is not available in this version: the only mode is \"none\", which lets every device in"
+            ))),
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// Text for people or JSON for machines. Default `text`.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, also per module: `info,nats_mqtt::store=debug`. The variable
+    /// `RUST_LOG` wins over it. Default `info`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[embedded]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct EmbeddedConfig {
+    /// Start a nats-server and use it in place of `nats.urls`. Default `false`.
+    pub enabled: bool,
+    /// Where it keeps its streams. Default `./data/nats`.
+    pub data_dir: PathBuf,
+    /// Port on 127.0.0.1; 0 lets the system choose. Default 4222.
+    pub port: u16,
+    /// The program. Default: `$NATS_SERVER`, then `nats-server` in `$PATH`, then `./.tools/bin/nats-server`.
+    pub server: Option<PathBuf>,
+    /// How long it may take until it accepts connections, recovery of its streams included. Default 60 s.
+    pub start_timeout: Duration,
+    /// How long it may take to stop before it is killed. Default 10 s.
+    pub stop_timeout: Duration,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            data_dir: PathBuf::from("./data/nats"),
+            port: 4222,
+            server: None,
+            start_timeout: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The configuration cannot be used. The message is one line and says where and what to do; the process ends with
+/// exit code 78.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: {source}: check the path given with -c")]
+    Read {
+        /// Path as given.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{file}:{line}: {message}")]
+    Syntax {
+        /// Path as given.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// A key has a value that it cannot have, or the key does not exist.
+    #[error("{location}: {key}: {message}")]
+    Invalid {
+        /// `FILE:LINE`, `environment variable NAME` or `option --NAME`.
+        location: String,
+        /// The key, as `listeners.tcp.bind`.
+        key: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+}
+
+impl ConfigError {
+    /// The value at fault was on the command line: exit code 2, not 78.
+    #[must_use]
+    pub fn is_of_the_command_line(&self) -> bool {
+        matches!(self, Self::Invalid { location, .. } if location.starts_with("option "))
+    }
+
+    fn invalid(origin: &tree::Origin, key: &str, message: impl Into<String>) -> Self {
+        Self::Invalid { location: origin.to_string(), key: key.to_owned(), message: message.into().replace('\n', " ") }
+    }
+}
+
+#[cfg(test)]
+mod tests;

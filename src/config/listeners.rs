@@ -1,0 +1,135 @@
+//! `[listeners]`: where devices connect. Each kind is one table, several named tables, or an array of tables; here
+//! they all become a list.
+
+use serde::Deserialize;
+
+use super::{
+    BindAddr,
+    tree::{Node, Value},
+    units,
+};
+
+/// The kinds of listeners, by their key.
+pub(super) const KINDS: [&str; 2] = ["tcp", "ws"];
+
+/// `[listeners]`. When the file has this table, a kind that is absent from it is off; without the table (default)
+/// there is one of each kind.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct ListenersConfig {
+    /// `[listeners.tcp]`: plain MQTT.
+    pub tcp: Vec<TcpListenerConfig>,
+    /// `[listeners.ws]`: MQTT over WebSocket.
+    pub ws: Vec<WsListenerConfig>,
+    /// Connections of all listeners together; the next one is closed at once. 0 (default): what the limit of open
+    /// files leaves.
+    pub max_connections: u32,
+    /// Connections of all listeners together that have not completed CONNECT; further ones wait to be accepted.
+    /// Default 2,048.
+    pub max_handshakes: u32,
+}
+
+/// `[listeners.tcp]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct TcpListenerConfig {
+    /// Name in logs and metrics: `tcp`, the name of its table, or `tcp-1`, `tcp-2`.
+    pub name: String,
+    /// Where to listen; `""` turns it off. Default `0.0.0.0:1883`.
+    #[serde(deserialize_with = "units::bind_or_off")]
+    pub bind: Option<BindAddr>,
+}
+
+/// `[listeners.ws]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct WsListenerConfig {
+    /// Name in logs and metrics.
+    pub name: String,
+    /// Where to listen; `""` turns it off. Default `0.0.0.0:8083`.
+    #[serde(deserialize_with = "units::bind_or_off")]
+    pub bind: Option<BindAddr>,
+    /// Paths that are MQTT; others are answered 404. Default `/mqtt` and `/`.
+    pub paths: Vec<String>,
+}
+
+impl Default for ListenersConfig {
+    fn default() -> Self {
+        Self {
+            tcp: vec![TcpListenerConfig::default()],
+            ws: vec![WsListenerConfig::default()],
+            max_connections: 0,
+            max_handshakes: 2_048,
+        }
+    }
+}
+
+impl Default for TcpListenerConfig {
+    fn default() -> Self {
+        Self { name: "tcp".to_owned(), bind: Some(BindAddr::new("0.0.0.0", 1883)) }
+    }
+}
+
+impl Default for WsListenerConfig {
+    fn default() -> Self {
+        Self {
+            name: "ws".to_owned(),
+            bind: Some(BindAddr::new("0.0.0.0", 8083)),
+            paths: vec!["/mqtt".to_owned(), "/".to_owned()],
+        }
+    }
+}
+
+/// Makes the `listeners` table and what precedence says about it: when nobody wrote it, one of each kind.
+pub(super) fn complete(root: &mut Node) {
+    let written = root.get("listeners").is_some();
+    if !written {
+        root.insert("listeners", Node::table("listeners", root.origin.clone()));
+    }
+    let Some(listeners) = root.get_mut("listeners") else { return };
+    for kind in KINDS {
+        if listeners.get(kind).is_none() {
+            let path = listeners.path_of(kind);
+            let mut node = Node::table(&path, listeners.origin.clone());
+            if written {
+                node.value = Value::List(Vec::new());
+            }
+            listeners.insert(kind, node);
+        }
+    }
+}
+
+/// Turns every way of writing the listeners of one kind into a list of tables that have names.
+pub(super) fn normalise(root: &mut Node) {
+    for kind in KINDS {
+        let Some(node) = root.get_mut("listeners").and_then(|listeners| listeners.get_mut(kind)) else {
+            continue;
+        };
+        let origin = node.origin.clone();
+        let value = std::mem::replace(&mut node.value, Value::List(Vec::new()));
+        let named = match value {
+            Value::List(elements) => elements
+                .into_iter()
+                .enumerate()
+                .map(|(index, element)| (format!("{kind}-{}", index + 1), element))
+                .collect(),
+            Value::Table(entries) if is_named_set(&entries) => entries.into_iter().collect(),
+            single => vec![(kind.to_owned(), Node { value: single, origin, path: node.path.clone() })],
+        };
+        node.value = Value::List(named.into_iter().map(with_name).collect());
+    }
+}
+
+/// Tables only: `[listeners.tcp.lan]`, `[listeners.tcp.wan]`.
+fn is_named_set(entries: &std::collections::BTreeMap<String, Node>) -> bool {
+    !entries.is_empty() && entries.values().all(|entry| matches!(entry.value, Value::Table(_)))
+}
+
+fn with_name((name, mut node): (String, Node)) -> Node {
+    if matches!(node.value, Value::Table(_)) && node.get("name").is_none() {
+        let path = node.path_of("name");
+        let name = Node::text(&path, node.origin.clone(), &name);
+        node.insert("name", name);
+    }
+    node
+}

@@ -1,0 +1,273 @@
+//! Loading: the sources over each other, secrets from their files, and the checks that need more than one key.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{
+    Config, ConfigError, Secret, listeners,
+    tree::{self, Node, Origin, Value},
+};
+
+/// Variables that begin with this set keys: `NATS_MQTT__LISTENERS__TCP__BIND`.
+const ENV_PREFIX: &str = "NATS_MQTT__";
+
+/// What the command line sets. Empty fields leave the configuration as it is.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--nats`: replaces `nats.urls`.
+    pub nats: Vec<String>,
+    /// `--creds`: replaces `nats.creds`.
+    pub creds: Option<String>,
+    /// `--listen`: replaces the TCP listeners, and turns the others off.
+    pub listen: Option<String>,
+    /// `--listen-ws`: replaces the WebSocket listeners, and turns the others off.
+    pub listen_ws: Option<String>,
+    /// `--admin`: replaces `admin.bind`.
+    pub admin: Option<String>,
+    /// `--log-level`: replaces `log.level`.
+    pub log_level: Option<String>,
+    /// `--embedded`: `embedded.enabled`.
+    pub embedded: bool,
+    /// `--embedded-data`: replaces `embedded.data_dir`.
+    pub embedded_data: Option<String>,
+    /// `--embedded-port`: replaces `embedded.port`.
+    pub embedded_port: Option<u16>,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and lays the process environment and the command line over it.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood, a key is unknown or has a value that it cannot have, a secret's file
+    /// cannot be read, or keys contradict each other.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = match file {
+            Some(path) => {
+                let file = path.display().to_string();
+                match std::fs::read_to_string(path) {
+                    Ok(text) => Some((file, text)),
+                    Err(source) => return Err(ConfigError::Read { file, source }),
+                }
+            }
+            None => None,
+        };
+        let environment: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self::assemble(text.as_ref().map(|(file, text)| (file.as_str(), text.as_str())), &environment, overrides)
+    }
+
+    /// The same from values in memory: `file` is a name and a text.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn assemble(
+        file: Option<(&str, &str)>,
+        environment: &[(String, String)],
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let variables =
+            |wanted: &str| environment.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let mut root = match file {
+            Some((name, text)) => tree::parse(name, text, &variables)?,
+            None => Node::table("", Origin::Default),
+        };
+        listeners::complete(&mut root);
+        apply_environment(&mut root, environment)?;
+        apply_overrides(&mut root, overrides)?;
+        listeners::normalise(&mut root);
+        apply_listen(&mut root, overrides);
+        let mut config = Self::deserialize(&root)?;
+        read_secrets(&mut config, &root)?;
+        config.check().map_err(|(key, message)| {
+            let origin = root.origin_of(key).unwrap_or(&Origin::Default);
+            ConfigError::invalid(origin, key, message)
+        })?;
+        Ok(config)
+    }
+
+    /// What no key can check alone. Answers the key and what is wrong with it.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        self.check_nats()?;
+        self.check_jetstream()?;
+        if self.mqtt.receive_maximum == 0 {
+            return Err(("mqtt.receive_maximum", "0 would accept no message: write 1 or more".into()));
+        }
+        if self.mqtt.window == 0 {
+            return Err(("mqtt.window", "0 would deliver no message: write 1 or more".into()));
+        }
+        if self.mqtt.connect_timeout.get().is_zero() {
+            return Err((
+                "mqtt.connect_timeout",
+                "0 would refuse every device: write a duration such as \"10s\"".into(),
+            ));
+        }
+        if self.mqtt.max_topic_levels == 0 {
+            return Err(("mqtt.max_topic_levels", "0 would refuse every topic: write 1 or more".into()));
+        }
+        if self.mqtt.max_packet_size.bytes() > 268_435_460 {
+            return Err(("mqtt.max_packet_size", "MQTT has no packet larger than 268,435,460 bytes".into()));
+        }
+        if self.listeners.max_handshakes == 0 {
+            return Err(("listeners.max_handshakes", "0 would accept nobody: write 1 or more".into()));
+        }
+        if let Some(path) = self.listeners.ws.iter().flat_map(|ws| &ws.paths).find(|path| !path.starts_with('/')) {
+            return Err(("listeners.ws.paths", format!("{path:?} is not a path: it begins with \"/\"")));
+        }
+        if crate::logging::parse_level(&self.log.level).is_none() {
+            let message = format!("{:?} is not a level: write error, warn, info, debug or trace", self.log.level);
+            return Err(("log.level", message));
+        }
+        Ok(())
+    }
+
+    fn check_nats(&self) -> Result<(), (&'static str, String)> {
+        let nats = &self.nats;
+        if nats.urls.is_empty() {
+            return Err((
+                "nats.urls",
+                "no server is named: write at least one, as in \"nats://127.0.0.1:4222\"".into(),
+            ));
+        }
+        if let Some(url) = nats.urls.iter().find(|url| !is_server_url(url)) {
+            return Err(("nats.urls", format!("{url:?} is not the address of a server: write nats://HOST:PORT")));
+        }
+        let ways = [
+            ("creds", nats.creds.is_some()),
+            ("user", nats.user.is_some()),
+            ("token", nats.token.is_some()),
+            ("nkey_seed_file", nats.nkey_seed.is_some()),
+        ];
+        let named: Vec<&str> = ways.iter().filter(|(_, named)| *named).map(|(name, _)| *name).collect();
+        if named.len() > 1 {
+            return Err(("nats", format!("{} are given, and only one of them can be used", named.join(" and "))));
+        }
+        if nats.user.is_some() != nats.password.is_some() {
+            return Err(("nats.user", "user and password go together: give both or neither".into()));
+        }
+        if let Some(creds) = nats.creds.as_ref().filter(|creds| !creds.is_file()) {
+            return Err(("nats.creds", format!("there is no file {}", creds.display())));
+        }
+        let tls = &nats.tls;
+        if tls.cert_file.is_some() != tls.key_file.is_some() {
+            return Err(("nats.tls", "cert_file and key_file go together: give both or neither".into()));
+        }
+        for (key, file) in [
+            ("nats.tls.ca_file", &tls.ca_file),
+            ("nats.tls.cert_file", &tls.cert_file),
+            ("nats.tls.key_file", &tls.key_file),
+        ] {
+            if let Some(file) = file.as_ref().filter(|file| !file.is_file()) {
+                return Err((key, format!("there is no file {}", file.display())));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_jetstream(&self) -> Result<(), (&'static str, String)> {
+        let jetstream = &self.jetstream;
+        let is_name =
+            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if !is_name(&jetstream.prefix) {
+            return Err(("jetstream.prefix", "names of streams are made of A-Z, a-z, 0-9, \"-\" and \"_\"".into()));
+        }
+        if !is_name(jetstream.subject_prefix.strip_prefix('$').unwrap_or(&jetstream.subject_prefix)) {
+            return Err(("jetstream.subject_prefix", "write one token, as in \"$NMQ\"".into()));
+        }
+        if jetstream.replicas > 5 {
+            return Err(("jetstream.replicas", "JetStream keeps 5 replicas at most; 0 chooses".into()));
+        }
+        if jetstream.publish_inflight == 0 {
+            return Err(("jetstream.publish_inflight", "0 would publish nothing: write 1 or more".into()));
+        }
+        Ok(())
+    }
+}
+
+fn apply_environment(root: &mut Node, environment: &[(String, String)]) -> Result<(), ConfigError> {
+    for (name, value) in environment {
+        let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
+        let key = key.to_ascii_lowercase();
+        let keys: Vec<&str> = key.split("__").collect();
+        root.set(&keys, &Origin::Env(name.clone()), value)?;
+    }
+    Ok(())
+}
+
+fn apply_overrides(root: &mut Node, overrides: &Overrides) -> Result<(), ConfigError> {
+    let port = overrides.embedded_port.map(|port| port.to_string());
+    let embedded = (overrides.embedded).then(|| "true".to_owned());
+    for (keys, flag, value) in [
+        (["nats", "creds"], "--creds", &overrides.creds),
+        (["admin", "bind"], "--admin", &overrides.admin),
+        (["log", "level"], "--log-level", &overrides.log_level),
+        (["embedded", "enabled"], "--embedded", &embedded),
+        (["embedded", "data_dir"], "--embedded-data", &overrides.embedded_data),
+        (["embedded", "port"], "--embedded-port", &port),
+    ] {
+        if let Some(value) = value {
+            root.set(&keys, &Origin::Flag(flag), value)?;
+        }
+    }
+    if !overrides.nats.is_empty() {
+        root.set(&["nats", "urls"], &Origin::Flag("--nats"), "")?;
+        if let Some(node) = root.get_mut("nats").and_then(|nats| nats.get_mut("urls")) {
+            let urls = overrides.nats.iter().flat_map(|urls| urls.split(',')).map(str::trim);
+            let element = |url| Node::text(&node.path, node.origin.clone(), url);
+            node.value = Value::List(urls.map(element).collect());
+        }
+    }
+    Ok(())
+}
+
+/// `--listen` and `--listen-ws`: what they name listens, and nothing else does. Other keys of the first configured
+/// listener of that kind stay.
+fn apply_listen(root: &mut Node, overrides: &Overrides) {
+    if overrides.listen.is_none() && overrides.listen_ws.is_none() {
+        return;
+    }
+    for (kind, flag, address) in [("tcp", "--listen", &overrides.listen), ("ws", "--listen-ws", &overrides.listen_ws)] {
+        let Some(node) = root.get_mut("listeners").and_then(|listeners| listeners.get_mut(kind)) else { continue };
+        let Value::List(elements) = &mut node.value else { continue };
+        elements.truncate(usize::from(address.is_some()));
+        let Some(address) = address else { continue };
+        let origin = Origin::Flag(flag);
+        if elements.is_empty() {
+            elements.push(Node::table(&node.path, origin.clone()));
+        }
+        for element in elements {
+            let path = element.path_of("bind");
+            element.insert("bind", Node::text(&path, origin.clone(), address));
+        }
+    }
+}
+
+fn read_secrets(config: &mut Config, root: &Node) -> Result<(), ConfigError> {
+    let nats = &mut config.nats;
+    for (key, file, secret) in [
+        ("nats.password_file", &nats.password_file, &mut nats.password),
+        ("nats.token_file", &nats.token_file, &mut nats.token),
+        ("nats.nkey_seed_file", &nats.nkey_seed_file, &mut nats.nkey_seed),
+    ] {
+        let Some(file) = file else { continue };
+        let invalid = |message| ConfigError::invalid(root.origin_of(key).unwrap_or(&Origin::Default), key, message);
+        if secret.is_some() {
+            return Err(invalid("the secret is given as text too: leave one of the two out".to_owned()));
+        }
+        let text = std::fs::read_to_string(file).map_err(|error| invalid(format!("{}: {error}", file.display())))?;
+        match text.lines().map(str::trim).find(|line| !line.is_empty()) {
+            Some(line) => *secret = Some(Secret::new(line.to_owned())),
+            None => return Err(invalid(format!("{} is empty", file.display()))),
+        }
+    }
+    Ok(())
+}
+
+/// A first look, so that a typo meets its line; the NATS client parses the address.
+fn is_server_url(url: &str) -> bool {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    let may_have_path = matches!(scheme, "ws" | "wss");
+    let is_host = !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || (c == '/' && !may_have_path));
+    (may_have_path || matches!(scheme, "nats" | "tls")) && is_host
+}

@@ -1,0 +1,83 @@
+//! `[mqtt]`: limits and habits of the protocol.
+
+use serde::Deserialize;
+
+use super::{ByteSize, Duration};
+
+/// `[mqtt]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct MqttConfig {
+    /// Largest control packet, both ways; told to MQTT 5 clients. 0 (default): what the server's `max_payload` leaves.
+    pub max_packet_size: ByteSize,
+    /// QoS 1 and 2 messages a client may have sent that we have not acknowledged. Default 128, at least 1.
+    pub receive_maximum: u16,
+    /// QoS 1 and 2 messages we may have sent that the client has not acknowledged. An MQTT 5 client can ask for
+    /// another number. Default 128, at least 1.
+    pub window: u16,
+    /// Longest Session Expiry Interval that is granted; absent (default): what the client asks for.
+    pub max_session_expiry: Option<Duration>,
+    /// How long a session of MQTT 3.x with clean session 0 outlives its connection. Default 7 days.
+    pub session_expiry_v3: Duration,
+    /// Longest keep alive; MQTT 5 clients that ask for more, or for none, are told this one. Absent (default): none.
+    pub max_keep_alive: Option<Duration>,
+    /// From accepting a connection until its CONNECT is complete. Default 10 s.
+    pub connect_timeout: Duration,
+    /// Levels of a topic name or filter. Default 128.
+    pub max_topic_levels: u16,
+    /// Topic aliases, each way. Default 32; 0 turns them off.
+    pub topic_alias_maximum: u16,
+    /// End connections that break a rule which many clients break. Default `false`.
+    pub strict: bool,
+    /// What an MQTT 3.x client meets that publishes where it may not. Default `acknowledge`.
+    pub on_denied_publish: OnDeniedPublish,
+    /// QoS 0 bytes that wait for a slow reader before more are dropped. Default 1 MiB.
+    pub qos0_buffer: ByteSize,
+    /// Messages that wait for an offline session. Default 1,000.
+    pub session_queue: u32,
+    /// Which message makes room when `session_queue` is full. Default `oldest`.
+    pub discard: Discard,
+}
+
+/// What an MQTT 3.x client meets that publishes where it may not; it cannot be told a reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeniedPublish {
+    /// The message is acknowledged and dropped.
+    #[default]
+    Acknowledge,
+    /// The connection ends.
+    Disconnect,
+}
+
+/// Which message a full queue gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// The one that waits longest.
+    #[default]
+    Oldest,
+    /// The one that comes.
+    Newest,
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            max_packet_size: ByteSize(0),
+            receive_maximum: 128,
+            window: 128,
+            max_session_expiry: None,
+            session_expiry_v3: Duration::from_secs(7 * 24 * 3600),
+            max_keep_alive: None,
+            connect_timeout: Duration::from_secs(10),
+            max_topic_levels: 128,
+            topic_alias_maximum: 32,
+            strict: false,
+            on_denied_publish: OnDeniedPublish::default(),
+            qos0_buffer: ByteSize(1 << 20),
+            session_queue: 1_000,
+            discard: Discard::default(),
+        }
+    }
+}

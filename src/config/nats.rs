@@ -1,0 +1,109 @@
+//! `[nats]`: which nats-server we connect to, and as whom.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::Secret;
+
+/// `[nats]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct NatsConfig {
+    /// One or more servers of one cluster: `nats://host:4222`, `tls://host:4222`. Default `nats://127.0.0.1:4222`.
+    pub urls: Vec<String>,
+    /// A `.creds` file: JWT and seed of a user.
+    pub creds: Option<PathBuf>,
+    /// User name; needs a password.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Option<Secret>,
+    /// File whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// Token.
+    pub token: Option<Secret>,
+    /// File whose first line is the token.
+    pub token_file: Option<PathBuf>,
+    /// File with the seed of a user NKey (`SU…`).
+    pub nkey_seed_file: Option<PathBuf>,
+    /// What was in `nkey_seed_file`.
+    #[serde(skip)]
+    pub nkey_seed: Option<Secret>,
+    /// `[nats.tls]`.
+    pub tls: NatsTlsConfig,
+    /// Name of our connections, as `nats server report connections` shows it. Default `nats-mqtt`.
+    pub name: String,
+    /// JetStream domain, when it is not that of the server we connect to.
+    pub jetstream_domain: Option<String>,
+}
+
+/// `[nats.tls]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NatsTlsConfig {
+    /// Refuse to go on without TLS, whatever the URL says. Default `false`.
+    pub required: bool,
+    /// PEM file of the authorities that may have signed the server's certificate; the system's when absent.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// How we identify ourselves to nats-server: exactly one way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatsAuth {
+    /// Not at all.
+    Anonymous,
+    /// By a `.creds` file.
+    Creds(PathBuf),
+    /// By user and password.
+    Password {
+        /// User name.
+        user: String,
+        /// Password.
+        password: Secret,
+    },
+    /// By token.
+    Token(Secret),
+    /// By the seed of a user NKey.
+    NKey(Secret),
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            creds: None,
+            user: None,
+            password: None,
+            password_file: None,
+            token: None,
+            token_file: None,
+            nkey_seed_file: None,
+            nkey_seed: None,
+            tls: NatsTlsConfig::default(),
+            name: "nats-mqtt".to_owned(),
+            jetstream_domain: None,
+        }
+    }
+}
+
+impl NatsConfig {
+    /// How we identify ourselves. A loaded configuration names one way at most.
+    #[must_use]
+    pub fn auth(&self) -> NatsAuth {
+        if let Some(creds) = &self.creds {
+            NatsAuth::Creds(creds.clone())
+        } else if let Some(seed) = &self.nkey_seed {
+            NatsAuth::NKey(seed.clone())
+        } else if let Some(token) = &self.token {
+            NatsAuth::Token(token.clone())
+        } else if let (Some(user), Some(password)) = (&self.user, &self.password) {
+            NatsAuth::Password { user: user.clone(), password: password.clone() }
+        } else {
+            NatsAuth::Anonymous
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What a user writes, and what comes of it.
+
+use super::*;
+
+fn load(text: &str, environment: &[(&str, &str)], overrides: &Overrides) -> Result<Config, String> {
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::assemble(Some(("c.toml", text)), &environment, overrides).map_err(|error| error.to_string())
+}
+
+fn from_text(text: &str) -> Result<Config, String> {
+    load(text, &[], &Overrides::default())
+}
+
+fn binds(config: &Config) -> Vec<String> {
+    let tcp = config.listeners.tcp.iter().map(|tcp| (&tcp.name, &tcp.bind));
+    let ws = config.listeners.ws.iter().map(|ws| (&ws.name, &ws.bind));
+    tcp.chain(ws)
+        .map(|(name, bind)| format!("{name}={}", bind.as_ref().map_or("off".into(), BindAddr::to_string)))
+        .collect()
+}
+
+#[test]
+fn nothing_written_gives_the_defaults() {
+    for config in [Config::assemble(None, &[], &Overrides::default()).unwrap(), from_text("").unwrap()] {
+        assert_eq!(binds(&config), ["tcp=0.0.0.0:1883", "ws=0.0.0.0:8083"]);
+        assert_eq!(config.listeners.ws[0].paths, ["/mqtt", "/"]);
+        assert_eq!(config.admin.bind.unwrap().to_string(), "127.0.0.1:8228");
+        assert_eq!(config.nats.urls, ["nats://127.0.0.1:4222"]);
+        assert_eq!(config.nats.auth(), NatsAuth::Anonymous);
+        assert_eq!(config.mqtt.receive_maximum, 128);
+        assert_eq!(config.mqtt.qos0_buffer, ByteSize(1 << 20));
+        assert_eq!(config.jetstream.log.max_bytes, ByteSize(4 << 30));
+        assert_eq!(config.jetstream.log.max_age, Duration::from_secs(86_400));
+        assert_eq!(config.jetstream.subject_prefix, "$NMQ");
+        assert!(config.open_trees.is_empty());
+    }
+}
+
+#[test]
+fn every_table_of_the_file_is_read() {
+    let config = from_text(
+        r#"
+        open_trees = ["$SRV"]
+        [nats]
+        urls = ["nats://a:4222", "tls://b:4222"]
+        user = "u"
+        password = "p"
+        jetstream_domain = "hub"
+        [mqtt]
+        max_packet_size = "256KiB"
+        connect_timeout = "1m 30s"
+        max_session_expiry = "30d"
+        on_denied_publish = "disconnect"
+        discard = "newest"
+        strict = true
+        [jetstream]
+        prefix = "EDGE"
+        replicas = 3
+        log = { max_age = "1h", max_bytes = "1GB" }
+        [log]
+        format = "json"
+        level = "info,nats_mqtt=debug"
+        [embedded]
+        port = 0
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.open_trees, ["$SRV"]);
+    assert_eq!(config.nats.auth(), NatsAuth::Password { user: "u".into(), password: Secret::new("p".into()) });
+    assert_eq!(config.mqtt.max_packet_size, ByteSize(256 * 1024));
+    assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(90));
+    assert_eq!(config.mqtt.max_session_expiry, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(config.mqtt.on_denied_publish, OnDeniedPublish::Disconnect);
+    assert_eq!(config.mqtt.discard, Discard::Newest);
+    assert_eq!(config.jetstream.log.max_bytes, ByteSize(1_000_000_000));
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.embedded.port, 0);
+}
+
+#[test]
+fn errors_name_the_line_the_key_and_the_way_out() {
+    for (text, error) in [
+        ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),
+        ("[listner]", "c.toml:1: listner: unknown key: did you mean \"listeners\"?"),
+        ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind is possible"),
+        ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
+        (
+            "[listeners.tcp.lan]\nport = 1",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind is possible",
+        ),
+        ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
+        (
+            "[log]\nlevel = \"loud\"",
+            "c.toml:2: log.level: \"loud\" is not a level: write error, warn, info, debug or trace",
+        ),
+        (
+            "[auth]\nmode = \"jwt\"",
+            "c.toml:2: auth.mode: \"jwt\" is not available in this version: the only mode is \"none\", which lets every device in",
+        ),
+        (
+            "\n[mqtt]\nconnect_timeout = 30",
+            "c.toml:3: mqtt.connect_timeout: 30 has no unit: write \"30s\" if seconds are meant",
+        ),
+        ("[mqtt]\nwindow = 70000", "c.toml:2: mqtt.window: invalid value: integer `70000`, expected u16"),
+        ("[mqtt]\nreceive_maximum = 0", "c.toml:2: mqtt.receive_maximum: 0 would accept no message: write 1 or more"),
+        ("mqtt = 1", "c.toml:1: mqtt: this is a table of keys, not a value"),
+        ("[nats]\nuser = \"u\"", "c.toml:2: nats.user: user and password go together: give both or neither"),
+        (
+            "[nats]\ntoken = \"t\"\nuser = \"u\"\npassword = \"p\"",
+            "c.toml:1: nats: user and token are given, and only one of them can be used",
+        ),
+        ("[nats]\ncreds = \"/nowhere/x.creds\"", "c.toml:2: nats.creds: there is no file /nowhere/x.creds"),
+        (
+            "[nats]\nurls = []",
+            "c.toml:2: nats.urls: no server is named: write at least one, as in \"nats://127.0.0.1:4222\"",
+        ),
+        (
+            "[nats]\nurls = \"http://x\"",
+            "c.toml:2: nats.urls: \"http://x\" is not the address of a server: write nats://HOST:PORT",
+        ),
+        (
+            "[jetstream]\nprefix = \"A.B\"",
+            "c.toml:2: jetstream.prefix: names of streams are made of A-Z, a-z, 0-9, \"-\" and \"_\"",
+        ),
+        (
+            "[listeners.tcp]\nbind = \"1883\"",
+            "c.toml:2: listeners.tcp.bind: \"1883\" is not an address to listen on: write HOST:PORT, as in \"0.0.0.0:1883\"",
+        ),
+    ] {
+        assert_eq!(from_text(text).unwrap_err(), error);
+    }
+}
+
+#[test]
+fn listeners_are_written_as_one_table_as_named_tables_or_as_an_array() {
+    for (text, expected) in [
+        ("[listeners.tcp]\nbind = \":1\"", vec!["tcp=0.0.0.0:1"]),
+        ("[listeners.tcp]", vec!["tcp=0.0.0.0:1883"]),
+        ("[listeners.tcp]\nbind = \"\"\n[listeners.ws]\nbind = \":2\"", vec!["tcp=off", "ws=0.0.0.0:2"]),
+        (
+            "[listeners.tcp.lan]\nbind = \":1\"\n[listeners.tcp.wan]\nbind = \":2\"",
+            vec!["lan=0.0.0.0:1", "wan=0.0.0.0:2"],
+        ),
+        (
+            "[[listeners.tcp]]\nbind = \":1\"\n[[listeners.tcp]]\nbind = \":2\"\nname = \"b\"",
+            vec!["tcp-1=0.0.0.0:1", "b=0.0.0.0:2"],
+        ),
+        ("[listeners]\nmax_handshakes = 9", vec![]),
+    ] {
+        assert_eq!(binds(&from_text(text).unwrap()), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_flags_win_over_both() {
+    let file = "[listeners.tcp]\nbind = \":1\"\n[mqtt]\nwindow = 1\nstrict = true";
+    let environment = [
+        ("NATS_MQTT__LISTENERS__TCP__BIND", ":2"),
+        ("NATS_MQTT__MQTT__WINDOW", "2"),
+        ("NATS_MQTT__MQTT__STRICT", "false"),
+        ("NATS_MQTT__NATS__URLS", "nats://a:1, nats://b:2"),
+        ("NATS_MQTT__JETSTREAM__LOG__MAX_AGE", "5m"),
+        ("NATS_MQTT_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let config = load(file, &environment, &Overrides::default()).unwrap();
+    assert_eq!(binds(&config), ["tcp=0.0.0.0:2"]);
+    assert_eq!((config.mqtt.window, config.mqtt.strict), (2, false));
+    assert_eq!(config.nats.urls, ["nats://a:1", "nats://b:2"]);
+    assert_eq!(config.jetstream.log.max_age, Duration::from_secs(300));
+
+    let overrides = Overrides {
+        listen: Some(":3".into()),
+        nats: vec!["nats://c:3".into()],
+        embedded: true,
+        embedded_port: Some(0),
+        ..Overrides::default()
+    };
+    let config = load(file, &environment, &overrides).unwrap();
+    assert_eq!(binds(&config), ["tcp=0.0.0.0:3"]);
+    assert_eq!(config.nats.urls, ["nats://c:3"]);
+    assert!(config.embedded.enabled);
+    assert_eq!(config.embedded.port, 0);
+}
+
+#[test]
+fn listeners_can_be_reached_from_the_environment_however_they_are_written() {
+    let config = load("", &[("NATS_MQTT__LISTENERS__TCP__BIND", ":2")], &Overrides::default()).unwrap();
+    assert_eq!(binds(&config), ["tcp=0.0.0.0:2", "ws=0.0.0.0:8083"]);
+    let named = "[listeners.tcp.lan]\nbind = \":1\"";
+    let config = load(named, &[("NATS_MQTT__LISTENERS__TCP__LAN__BIND", ":2")], &Overrides::default()).unwrap();
+    assert_eq!(binds(&config), ["lan=0.0.0.0:2"]);
+    let array = "[[listeners.tcp]]\nbind = \":1\"";
+    let config = load(array, &[("NATS_MQTT__LISTENERS__TCP__0__BIND", ":2")], &Overrides::default()).unwrap();
+    assert_eq!(binds(&config), ["tcp-1=0.0.0.0:2"]);
+    let config = load("", &[("NATS_MQTT__LISTENERS__WS__PATHS", "/a,/b")], &Overrides::default()).unwrap();
+    assert_eq!(config.listeners.ws[0].paths, ["/a", "/b"]);
+}
+
+#[test]
+fn errors_from_the_environment_and_from_flags_name_their_source() {
+    let error = load("", &[("NATS_MQTT__MQTT__WINDWO", "1")], &Overrides::default()).unwrap_err();
+    assert_eq!(
+        error,
+        "environment variable NATS_MQTT__MQTT__WINDWO: mqtt.windwo: unknown key: did you mean \"window\"?"
+    );
+    let error = load("", &[("NATS_MQTT__MQTT__WINDOW", "many")], &Overrides::default()).unwrap_err();
+    assert!(error.starts_with("environment variable NATS_MQTT__MQTT__WINDOW: mqtt.window: invalid type"), "{error}");
+    let error = load("", &[], &Overrides { listen: Some("nope".into()), ..Overrides::default() }).unwrap_err();
+    assert!(error.starts_with("option --listen: listeners.tcp.bind: \"nope\" is not an address"), "{error}");
+}
+
+#[test]
+fn listen_flags_turn_the_other_listeners_off_and_keep_the_paths() {
+    let file = "[listeners.tcp]\n[listeners.ws]\npaths = [\"/x\"]";
+    let listen = |tcp: Option<&str>, ws: Option<&str>| Overrides {
+        listen: tcp.map(str::to_owned),
+        listen_ws: ws.map(str::to_owned),
+        ..Overrides::default()
+    };
+    assert_eq!(binds(&load(file, &[], &listen(Some(":1"), None)).unwrap()), ["tcp=0.0.0.0:1"]);
+    assert_eq!(binds(&load(file, &[], &listen(None, Some(":2"))).unwrap()), ["ws=0.0.0.0:2"]);
+    let both = load(file, &[], &listen(Some(":1"), Some(":2"))).unwrap();
+    assert_eq!(binds(&both), ["tcp=0.0.0.0:1", "ws=0.0.0.0:2"]);
+    assert_eq!(both.listeners.ws[0].paths, ["/x"]);
+    assert_eq!(binds(&load("[listeners]", &[], &listen(Some(":1"), None)).unwrap()), ["tcp=0.0.0.0:1"]);
+}
+
+#[test]
+fn secrets_come_from_files_and_only_from_one_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "s3cret\n").unwrap();
+    let config = from_text(&format!("[nats]\ntoken_file = {path:?}")).unwrap();
+    assert_eq!(config.nats.auth(), NatsAuth::Token(Secret::new("s3cret".into())));
+    let error = from_text(&format!("[nats]\ntoken = \"x\"\ntoken_file = {path:?}")).unwrap_err();
+    assert!(error.starts_with("c.toml:3: nats.token_file: the secret is given as text too"), "{error}");
+    let error = from_text("[nats]\nnkey_seed_file = \"/nowhere\"").unwrap_err();
+    assert!(error.starts_with("c.toml:2: nats.nkey_seed_file: /nowhere: "), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error =
+        Config::load(Some(std::path::Path::new("/nowhere/x.toml")), &Overrides::default()).unwrap_err().to_string();
+    assert!(error.starts_with("/nowhere/x.toml: "), "{error}");
+}

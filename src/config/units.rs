@@ -1,0 +1,268 @@
+//! The small types that configuration values are parsed into: sizes, durations, addresses, secrets. What is valid
+//! here is valid for good; nothing downstream parses text again.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use serde::{Deserialize, Deserializer, de};
+
+/// A number of bytes: `65536`, `64KiB`, `1MB`, `4GiB`. `KB`, `MB`, `GB` are powers of 1,000; `KiB`, `MiB`, `GiB` of 1,024.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// The number of bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// The number of bytes for sizes of things in memory; saturates where `usize` is smaller.
+    #[must_use]
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", bytesize::ByteSize(self.0).display().iec())
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.trim()
+            .parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.0))
+            .map_err(|_| format!("{text:?} is not a size: write a number and a unit, as in \"1MB\" or \"4GiB\""))
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = ByteSize;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as \"1MB\" or \"4GiB\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<ByteSize, E> {
+                u64::try_from(value).map(ByteSize).map_err(|_| E::custom("a size cannot be negative"))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A span of time: `500ms`, `30s`, `1h 30m`, `7d`. A bare `0` is accepted, any other bare number is not, because its
+/// unit would be a guess.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Duration(pub std::time::Duration);
+
+impl Duration {
+    /// A span of whole seconds.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(std::time::Duration::from_secs(secs))
+    }
+
+    /// The span as the standard library's type.
+    #[must_use]
+    pub const fn get(self) -> std::time::Duration {
+        self.0
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", humantime::format_duration(self.0))
+    }
+}
+
+impl FromStr for Duration {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim() == "0" {
+            return Ok(Self::default());
+        }
+        humantime::parse_duration(text.trim())
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not a duration: write a number and a unit, as in \"30s\" or \"1h 30m\""))
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration such as \"30s\" or \"1h 30m\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Duration, E> {
+                if value == 0 {
+                    return Ok(Duration::default());
+                }
+                Err(E::custom(format!("{value} has no unit: write \"{value}s\" if seconds are meant")))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Where to listen: `0.0.0.0:1883`, `[::]:1883`, `localhost:1883`, or `:1883` for every IPv4 interface. Port 0 lets
+/// the system choose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindAddr {
+    /// Host name or IP address, IPv6 without its brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl BindAddr {
+    /// An address from its two parts.
+    #[must_use]
+    pub fn new(host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port }
+    }
+}
+
+impl fmt::Display for BindAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl From<SocketAddr> for BindAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self { host: addr.ip().to_string(), port: addr.port() }
+    }
+}
+
+impl FromStr for BindAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return Ok(addr.into());
+        }
+        let wrong = || format!("{text:?} is not an address to listen on: write HOST:PORT, as in \"0.0.0.0:1883\"");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        if host.chars().any(|c| c.is_whitespace() || matches!(c, ':' | '/' | '[' | ']')) {
+            return Err(wrong());
+        }
+        let host = if host.is_empty() { "0.0.0.0" } else { host };
+        Ok(Self::new(host, port))
+    }
+}
+
+impl<'de> Deserialize<'de> for BindAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// For fields where `""` turns the thing off.
+pub(super) fn bind_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BindAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(de::Error::custom)
+}
+
+/// A password, token or seed. Shows itself to nobody: `Debug` prints dots.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself, for the one place that sends it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"…\"")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        for (text, bytes) in
+            [("0", 0), ("65536", 65_536), ("1MB", 1_000_000), ("1MiB", 1 << 20), ("4GiB", 4 << 30), ("64 KiB", 65_536)]
+        {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        assert!("many".parse::<ByteSize>().is_err());
+        assert!("-1".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        for (text, secs) in [("30s", 30), ("1h 30m", 5_400), ("7d", 604_800), ("0", 0), ("0s", 0)] {
+            assert_eq!(text.parse(), Ok(Duration::from_secs(secs)), "{text}");
+        }
+        assert!("30".parse::<Duration>().is_err());
+        assert!("-1s".parse::<Duration>().is_err());
+    }
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        for (text, shown) in [
+            ("0.0.0.0:1883", "0.0.0.0:1883"),
+            ("[::1]:1883", "[::1]:1883"),
+            (":1883", "0.0.0.0:1883"),
+            ("localhost:0", "localhost:0"),
+        ] {
+            assert_eq!(text.parse::<BindAddr>().map(|a| a.to_string()), Ok(shown.to_owned()));
+        }
+        for text in ["1883", "host", "host:99999", "http://host:80", "::1:1883", ""] {
+            assert!(text.parse::<BindAddr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() {
+        assert!(!format!("{:?}", Secret::new("hunter2".into())).contains("hunter2"));
+    }
+}

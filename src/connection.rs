@@ -1,0 +1,447 @@
+//! The one loop where a socket and a session meet. Each turn: decode and handle what came, take what the mailbox has,
+//! write, wait. The session decides; this file only carries out.
+
+mod deliver;
+mod ending;
+mod handshake;
+mod io;
+
+use std::collections::{HashSet, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use mqtt_codec::{Connect, Decoder, Packet, PacketType, QoS, ReasonCode, TopicFilter, Version};
+use mqtt_session::{Close, Input, Output, Publication, Session, SubscribeRequest, Time};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::broker::{
+    Answer, Broker, DeniedPublish, Mail, Mailbox, Order, Outgoing, Publishing, Refused, RetainedCursor, Subscribed, Wakes, Wanted,
+};
+use crate::listener::Peer;
+use crate::metrics::{Direction, DropReason};
+use crate::store::Dropped;
+use crate::store::Permit;
+use io::Io;
+
+/// While more than this many bytes wait to be written, no message is taken out of the mailbox.
+const OUTPUT_LOW: usize = 64 * 1024;
+
+/// While more than this many bytes wait to be written, no packet of the client is handled: a client that does not read
+/// its acknowledgements cannot make us queue them without end.
+const OUTPUT_HIGH: usize = 512 * 1024;
+
+/// SUBSCRIBE packets that are carried out together when they come in a burst.
+const SUBSCRIBE_BATCH: usize = 512;
+
+/// How long a connection without a keep alive sleeps at most between looks at the clock.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client said so.
+    ByClient { with_will: bool },
+    /// We said so, or would have in a version that can.
+    ByServer(ReasonCode),
+    /// The socket broke, or was closed without DISCONNECT.
+    Lost,
+}
+
+/// What publishing waited for.
+enum Done {
+    Permit(Permit),
+    Core(Result<(), Dropped>),
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What ended a wait.
+enum Event {
+    Read(std::io::Result<usize>),
+    Wrote(std::io::Result<()>),
+    Mail,
+    Done(Done),
+    Subscribed(Subscribed),
+    Time,
+}
+
+/// One accepted connection.
+struct Connection<S> {
+    io: Io<S>,
+    decoder: Decoder,
+    session: Session,
+    broker: Arc<Broker>,
+    mailbox: Arc<Mailbox>,
+    publishing: Publishing,
+    filters: HashSet<TopicFilter>,
+    version: Version,
+    started: Instant,
+    /// SUBSCRIBE packets that are not carried out yet.
+    subscribes: Vec<SubscribeRequest>,
+    /// SUBSCRIBE packets that are being carried out. Nothing of the client is handled meanwhile.
+    subscribing: Option<Pin<Box<dyn Future<Output = Subscribed> + Send>>>,
+    /// What publishing waits for. Nothing of the client is handled meanwhile.
+    waiting: Option<Waiting>,
+    retained: VecDeque<RetainedCursor>,
+    retained_page: VecDeque<Outgoing>,
+    outputs: Vec<Output<Outgoing>>,
+    wakes: Wakes,
+    mail: Mail,
+    answers: Vec<Answer>,
+    messages: Vec<Outgoing>,
+    counts: Counts,
+    is_draining: bool,
+    end: Option<End>,
+}
+
+/// What is counted in one turn and added to the metrics at its end.
+#[derive(Debug, Default)]
+struct Counts {
+    published: [u64; 3],
+    delivered: [u64; 3],
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn serve<S>(stream: S, mut peer: Peer, broker: Arc<Broker>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut io = Io::new(stream);
+    let Some(greeted) = handshake::greet(&mut io, &broker, &peer).await else {
+        ending::close_socket(io).await;
+        return;
+    };
+    peer.handshake.complete();
+    let mut connection = Connection::begin(io, broker, greeted.decoder, &greeted.connect, greeted.negotiated).await;
+    let end = connection.run().await;
+    connection.finish(end, greeted.connect.will, &peer).await;
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Takes the client id over from whoever had it, and sends CONNACK.
+    async fn begin(
+        mut io: Io<S>,
+        broker: Arc<Broker>,
+        decoder: Decoder,
+        connect: &Connect,
+        negotiated: mqtt_session::Negotiated,
+    ) -> Self {
+        let started = Instant::now();
+        let mailbox = broker.attach(&negotiated).await;
+        let connack = Packet::ConnAck(Box::new(negotiated.connack));
+        // A CONNACK of ours is small and has no text of the client but its assigned id.
+        let _ = mqtt_codec::encode(&connack, connect.version, io.output.tail());
+        broker.metrics.connect(ReasonCode::Success);
+        broker.metrics.packets(Direction::In, PacketType::Connect, 1);
+        broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
+        Self {
+            io,
+            decoder,
+            version: connect.version,
+            session: Session::new(Time::default(), negotiated.parameters),
+            publishing: Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox)),
+            broker,
+            mailbox,
+            filters: HashSet::new(),
+            started,
+            subscribes: Vec::new(),
+            subscribing: None,
+            waiting: None,
+            retained: VecDeque::new(),
+            retained_page: VecDeque::new(),
+            outputs: Vec::new(),
+            wakes: Wakes::default(),
+            mail: Mail::default(),
+            answers: Vec::new(),
+            messages: Vec::new(),
+            counts: Counts::default(),
+            is_draining: false,
+            end: None,
+        }
+    }
+
+    async fn run(&mut self) -> End {
+        let mailbox = Arc::clone(&self.mailbox);
+        let mut notified = std::pin::pin!(mailbox.notified());
+        let mut alarm = std::pin::pin!(tokio::time::sleep(self.until_deadline()));
+        loop {
+            self.take_mail();
+            self.handle_input();
+            self.wakes.wake_all();
+            self.fill_output();
+            self.wait_for_wanted();
+            self.count();
+            if let Some(end) = self.end.or_else(|| self.drained()) {
+                return end;
+            }
+            let event = poll_fn(|cx| {
+                if !self.io.output.is_empty()
+                    && let Poll::Ready(result) = self.io.poll_write(cx)
+                {
+                    return Poll::Ready(Event::Wrote(result));
+                }
+                if let Some(waiting) = &mut self.waiting
+                    && let Poll::Ready(done) = waiting.as_mut().poll(cx)
+                {
+                    return Poll::Ready(Event::Done(done));
+                }
+                if let Some(subscribing) = &mut self.subscribing
+                    && let Poll::Ready(subscribed) = subscribing.as_mut().poll(cx)
+                {
+                    return Poll::Ready(Event::Subscribed(subscribed));
+                }
+                if self.takes_input()
+                    && let Poll::Ready(result) = self.io.poll_read(cx)
+                {
+                    return Poll::Ready(Event::Read(result));
+                }
+                if notified.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Mail);
+                }
+                alarm.as_mut().poll(cx).map(|()| Event::Time)
+            })
+            .await;
+            match event {
+                Event::Mail => notified.set(mailbox.notified()),
+                Event::Time => {
+                    self.tell(Input::Time);
+                    alarm.set(tokio::time::sleep(self.until_deadline()));
+                }
+                Event::Done(done) => self.done(done),
+                Event::Subscribed(subscribed) => self.subscribed(subscribed),
+                Event::Wrote(Ok(())) => self.io.output.shrink(),
+                Event::Read(Ok(count)) if count > 0 => {}
+                Event::Wrote(Err(_)) | Event::Read(_) => return End::Lost,
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let left = |deadline: Time| Duration::from_millis(deadline.0.saturating_sub(self.now().0).max(1));
+        self.session.deadline().map_or(IDLE, left)
+    }
+
+    /// Whether packets of the client are handled now.
+    fn takes_packets(&self) -> bool {
+        self.waiting.is_none()
+            && self.subscribing.is_none()
+            && self.end.is_none()
+            && !self.is_draining
+            && self.io.output.len() < OUTPUT_HIGH
+            && self.session.takes_packets()
+            && self.publishing.has_room()
+    }
+
+    /// Whether the socket is read now. While a wait is on, one read's worth is buffered, so that a lost connection is
+    /// seen, and no more.
+    fn takes_input(&self) -> bool {
+        self.takes_packets() || (self.io.input.is_empty() && !self.is_draining)
+    }
+
+    /// Handles the packets that are there.
+    fn handle_input(&mut self) {
+        while self.takes_packets() && !self.io.input.is_empty() {
+            if !self.subscribes.is_empty() && !self.continues_subscribes() {
+                break;
+            }
+            match self.decoder.decode(&mut self.io.input) {
+                Ok(Some(packet)) => {
+                    self.broker.metrics.packets(Direction::In, packet.packet_type(), 1);
+                    self.tell(Input::Packet(packet));
+                }
+                Ok(None) => break,
+                Err(violation) => {
+                    tracing::info!(client_id = &*self.mailbox.client_id, clause = violation.clause(), "{violation}");
+                    self.end = Some(End::ByServer(violation.reason_code()));
+                }
+            }
+        }
+        self.start_subscribes();
+        self.tell_answers();
+    }
+
+    /// Whether the next packet is another SUBSCRIBE of a burst.
+    fn continues_subscribes(&self) -> bool {
+        const SUBSCRIBE: u8 = 8;
+        self.subscribes.len() < SUBSCRIBE_BATCH && self.io.input.first().is_some_and(|b| b >> 4 == SUBSCRIBE)
+    }
+
+    fn start_subscribes(&mut self) {
+        if self.subscribes.is_empty() || self.subscribing.is_some() {
+            return;
+        }
+        let requests = std::mem::take(&mut self.subscribes);
+        let planned = self.broker.plan_subscribes(&mut self.filters, requests);
+        self.publishing.tells_publisher |= planned.has_no_local();
+        let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
+        self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
+    }
+
+    /// Tells the session, and carries out what it says.
+    fn tell(&mut self, input: Input<Outgoing>) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.session.handle(self.now_for(&input), input, &mut outputs);
+        for output in outputs.drain(..) {
+            self.carry_out(output);
+        }
+        self.outputs = outputs;
+    }
+
+    /// Only packets of the client and the alarm need to know the time.
+    fn now_for(&self, input: &Input<Outgoing>) -> Time {
+        match input {
+            Input::Packet(_) | Input::Time => self.now(),
+            _ => Time::default(),
+        }
+    }
+
+    fn carry_out(&mut self, output: Output<Outgoing>) {
+        match output {
+            Output::Send(packet) => self.send(&packet),
+            Output::Transmit(qos, packet_id, outgoing) => self.transmit(qos, packet_id, &outgoing),
+            Output::Publish(publication) => self.publish(publication),
+            Output::Subscribe(request) => self.subscribes.push(request),
+            Output::Unsubscribe(request) => {
+                let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
+                let packet = mqtt_codec::SubAck { packet_id: request.packet_id, reasons, properties: None };
+                self.send(&Packet::UnsubAck(packet));
+            }
+            Output::Close(Close::ByClient { with_will }) => self.end = Some(End::ByClient { with_will }),
+            Output::Close(Close::ByServer(reason)) => self.end = Some(End::ByServer(reason)),
+        }
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        let max = self.session.parameters().client_max_packet_size;
+        match mqtt_codec::encode_limited(packet, self.version, max, self.io.output.tail()) {
+            Ok(()) => self.broker.metrics.packets(Direction::Out, packet.packet_type(), 1),
+            Err(error) => tracing::warn!(client_id = &*self.mailbox.client_id, %error, "a packet was not sent"),
+        }
+    }
+
+    fn publish(&mut self, publication: Publication) {
+        self.counts.published[publication.qos as usize] += 1;
+        let Err((publication, refused)) = self.publishing.publish(publication, &mut self.wakes) else { return };
+        tracing::info!(
+            client_id = &*self.mailbox.client_id,
+            topic = publication.topic.as_str().escape_debug().to_string(),
+            ?refused,
+            "a publish was refused"
+        );
+        let reason = match refused {
+            Refused::Closed => ReasonCode::NotAuthorized,
+            Refused::Unmappable(reason) => reason,
+        };
+        self.broker.metrics.dropped(DropReason::NotAuthorized, 1);
+        let is_denied = refused == Refused::Closed;
+        let answer = match publication.token {
+            Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
+            Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {
+                Some((token, Ok(ReasonCode::Success)))
+            }
+            None if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => None,
+            // No packet of this version or QoS can say it.
+            Some(_) | None => {
+                self.end = Some(End::ByServer(reason));
+                None
+            }
+        };
+        if let Some((token, result)) = answer {
+            // Told after the outputs at hand: acknowledgements leave in the order of arrival.
+            self.answers.push((token, result));
+        }
+    }
+
+    /// Takes completions and orders out of the mailbox.
+    fn take_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.take(&mut mail);
+        for (token, result) in mail.stored.drain(..) {
+            self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
+        }
+        match mail.order.take() {
+            Some(Order::Close(reason)) => self.end = Some(End::ByServer(reason)),
+            Some(Order::Drain) => self.is_draining = true,
+            None => {}
+        }
+        self.mail = mail;
+        self.tell_answers();
+    }
+
+    fn tell_answers(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        for (token, result) in answers.drain(..) {
+            self.tell(Input::Stored(token, result));
+        }
+        answers.append(&mut self.answers);
+        self.answers = answers;
+    }
+
+    /// Starts to wait for what publishing needs.
+    fn wait_for_wanted(&mut self) {
+        if self.waiting.is_none() {
+            self.waiting = wait_for(&self.broker, self.publishing.wanted());
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        self.waiting = None;
+        match done {
+            Done::Permit(permit) => self.publishing.resume(permit),
+            Done::Core(Ok(())) => {}
+            Done::Core(Err(_)) => self.broker.metrics.dropped(DropReason::NatsUnavailable, 1),
+        }
+    }
+
+    fn subscribed(&mut self, subscribed: Subscribed) {
+        self.subscribing = None;
+        self.mailbox.owe_retained(subscribed.retained);
+        for (packet_id, reasons) in subscribed.reasons {
+            self.tell(Input::Subscribed(packet_id, reasons));
+        }
+    }
+
+    /// A draining connection ends when nothing of it is on its way.
+    fn drained(&self) -> Option<End> {
+        let is_drained = self.is_draining && self.publishing.is_idle() && self.io.output.is_empty();
+        is_drained.then_some(End::ByServer(ReasonCode::ServerShuttingDown))
+    }
+
+    fn count(&mut self) {
+        for (qos, index) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
+            for (direction, counts) in
+                [(Direction::In, &mut self.counts.published), (Direction::Out, &mut self.counts.delivered)]
+            {
+                if counts[index] > 0 {
+                    self.broker.metrics.messages(direction, qos, std::mem::take(&mut counts[index]));
+                }
+            }
+        }
+    }
+}
+
+/// Waits for what publishing wants.
+fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waiting> {
+    match wanted? {
+        Wanted::Permit(bytes) => {
+            let publisher = broker.store.publisher().clone();
+            Some(Box::pin(async move { Done::Permit(publisher.permit(bytes).await) }))
+        }
+        Wanted::Core(copy) => {
+            let core = broker.store.core().clone();
+            Some(Box::pin(async move {
+                Done::Core(core.publish_wait(copy.subject.as_text(), None, &copy.headers, copy.payload).await)
+            }))
+        }
+    }
+}

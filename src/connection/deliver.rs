@@ -1,0 +1,114 @@
+//! Messages from the mailbox to the socket: as many as the window and the output take.
+
+use std::sync::Arc;
+
+use mqtt_codec::{PacketId, QoS};
+use mqtt_session::{FeedState, Input};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Connection, OUTPUT_LOW};
+use crate::broker::{Outgoing, now_ms};
+use crate::metrics::DropReason;
+
+/// Messages that are taken out of the mailbox at once.
+const BATCH: usize = 128;
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Moves messages from the mailbox to the output, until one of them has no more.
+    pub(super) fn fill_output(&mut self) {
+        while self.end.is_none() && self.io.output.len() < OUTPUT_LOW {
+            self.fill_retained();
+            let room = self.session.window_room().min(BATCH);
+            let mut messages = std::mem::take(&mut self.messages);
+            let feed = self.mailbox.take_messages(&mut self.io.output, room, &mut messages);
+            let count = messages.len();
+            for outgoing in messages.drain(..) {
+                self.deliver(outgoing);
+            }
+            self.messages = messages;
+            if matches!(feed, FeedState::Behind { .. }) && self.session.window_room() > 0 {
+                self.broker.catch_up.ask(&self.mailbox);
+            }
+            if count == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Retained messages come first: they are older than anything live.
+    fn fill_retained(&mut self) {
+        self.mailbox.take_retained(&mut self.retained);
+        while self.io.output.len() < OUTPUT_LOW {
+            if let Some(next) = self.retained_page.front() {
+                if next.qos != QoS::AtMostOnce && self.session.window_room() == 0 {
+                    return;
+                }
+                if let Some(outgoing) = self.retained_page.pop_front() {
+                    self.deliver(outgoing);
+                }
+                continue;
+            }
+            let Some(cursor) = self.retained.front_mut() else { return };
+            let has_more = self.broker.retained_page(cursor, &mut self.messages);
+            self.retained_page.extend(self.messages.drain(..));
+            if !has_more {
+                self.retained.pop_front();
+            }
+        }
+    }
+
+    fn deliver(&mut self, outgoing: Outgoing) {
+        match outgoing.qos {
+            QoS::AtMostOnce => self.write(QoS::AtMostOnce, None, &outgoing),
+            qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, outgoing)),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {}
+        }
+    }
+
+    /// A message that has expired, or that the client cannot take, is passed over before it gets a packet id
+    /// [MQTT-3.1.2-25], [MQTT-3.3.2-5].
+    fn is_deliverable(&self, outgoing: &Outgoing) -> bool {
+        if outgoing.message.expiry(now_ms()).is_err() {
+            self.broker.metrics.dropped(DropReason::Expired, 1);
+            return false;
+        }
+        let max = self.session.parameters().client_max_packet_size as usize;
+        let size = outgoing
+            .message
+            .frame(self.version, true)
+            .map_or(usize::MAX, |frame| frame.len_with_subscription_ids(&outgoing.subscription_ids));
+        if size > max {
+            self.broker.metrics.dropped(DropReason::TooLarge, 1);
+        }
+        size <= max
+    }
+
+    /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
+    pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
+        self.write(qos, Some(packet_id), outgoing);
+    }
+
+    fn write(&mut self, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
+        let message = Arc::clone(&outgoing.message);
+        let Some(frame) = message.frame(self.version, packet_id.is_some()) else { return };
+        let Ok(expiry_s) = message.expiry(now_ms()) else { return };
+        let max = self.session.parameters().client_max_packet_size as usize;
+        let ids = &outgoing.subscription_ids;
+        if packet_id.is_none() && frame.len_with_subscription_ids(ids) > max {
+            return self.broker.metrics.dropped(DropReason::TooLarge, 1);
+        }
+        let tail = self.io.output.tail();
+        let written = frame.write_with_subscription_ids(false, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
+        if let Err(error) = written {
+            tracing::warn!(client_id = &*self.mailbox.client_id, %error, "a message was not sent");
+            return;
+        }
+        if let Some(payload) = frame.tail() {
+            self.io.output.push(payload.clone());
+        }
+        self.counts.delivered[qos as usize] += 1;
+    }
+}

@@ -1,0 +1,127 @@
+//! From a new byte stream to an accepted CONNECT. Whoever does not get there costs a bounded time and a bounded buffer.
+
+use std::future::poll_fn;
+
+use bytestring::ByteString;
+use mqtt_codec::{
+    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Packet, ReasonCode, Role, Version, Violation,
+};
+use mqtt_session::{Negotiated, negotiate};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::io::Io;
+use crate::broker::Broker;
+use crate::listener::{Foreign, Peer};
+
+/// A connection whose CONNECT was accepted.
+pub(crate) struct Greeted {
+    pub(crate) decoder: Decoder,
+    pub(crate) connect: Box<Connect>,
+    pub(crate) negotiated: Negotiated,
+}
+
+/// Why a connection did not get to its CONNECT.
+enum Failed {
+    /// It closed without a word, as health checks do.
+    Silent,
+    /// It closed in the middle of a packet, or did not send one in time.
+    Lost(&'static str),
+    /// What it sent is not MQTT.
+    Violation(Violation),
+    /// It was refused with this.
+    Refused(Version, Box<ConnAck>),
+}
+
+/// Waits for CONNECT and decides what it gets. What fails is answered, logged and counted here.
+pub(crate) async fn greet<S>(io: &mut Io<S>, broker: &Broker, peer: &Peer) -> Option<Greeted>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut decoder = Decoder::new(DecoderOptions {
+        role: Role::Server,
+        version: None,
+        max_packet_size: broker.options.limits.max_packet_size.get(),
+        strict: broker.options.limits.strict,
+        max_topic_levels: broker.options.max_topic_levels,
+    });
+    let failed = match tokio::time::timeout(broker.options.connect_timeout, first_packet(io, &mut decoder)).await {
+        Err(_) => Failed::Lost("no CONNECT in time"),
+        Ok(Err(failed)) => failed,
+        Ok(Ok(connect)) => match negotiate(&connect, &broker.options.limits, || assigned_id(broker)) {
+            Ok(negotiated) => return Some(Greeted { decoder, connect, negotiated }),
+            Err(connack) => Failed::Refused(connect.version, connack),
+        },
+    };
+    answer(io, broker, peer, failed);
+    None
+}
+
+async fn first_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<Box<Connect>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match decoder.decode(&mut io.input) {
+            Ok(Some(Packet::Connect(connect))) => return Ok(connect),
+            // The decoder lets no other packet be the first one [MQTT-3.1.0-1].
+            Ok(Some(_)) => return Err(Failed::Lost("the first packet was not CONNECT")),
+            Ok(None) => {}
+            Err(violation) => return Err(Failed::Violation(violation)),
+        }
+        match poll_fn(|cx| io.poll_read(cx)).await {
+            Ok(0) | Err(_) if io.input.is_empty() => return Err(Failed::Silent),
+            Ok(0) | Err(_) => return Err(Failed::Lost("closed before its CONNECT was complete")),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// An identifier for a client that has none: unique among all sidecars.
+fn assigned_id(broker: &Broker) -> ByteString {
+    ByteString::from(format!("auto-{}-{}", broker.node, broker.next_session_id()))
+}
+
+/// Leaves the answer in the output and tells the operator.
+fn answer<S>(io: &mut Io<S>, broker: &Broker, peer: &Peer, failed: Failed)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let remote = peer.addr;
+    let listener = &*peer.listener;
+    match failed {
+        Failed::Silent => tracing::debug!(%remote, listener, "closed without a packet"),
+        Failed::Lost(why) => {
+            broker.metrics.connect(ReasonCode::UnspecifiedError);
+            tracing::info!(%remote, listener, "{why}");
+        }
+        Failed::Violation(violation) => {
+            broker.metrics.connect(violation.reason_code());
+            tracing::info!(%remote, listener, clause = violation.clause(), "refused: {violation}");
+            let foreign = match violation {
+                Violation::HttpRequest => Some(Foreign::Http),
+                Violation::TlsClientHello => Some(Foreign::Tls),
+                _ => None,
+            };
+            if let Some(foreign) = foreign {
+                io.output.tail().extend_from_slice(foreign.answer());
+            } else if let Some(version) = violation.connack_version() {
+                send_refusal(io, version, violation.reason_code());
+            }
+        }
+        Failed::Refused(version, connack) => {
+            broker.metrics.connect(connack.reason);
+            tracing::info!(%remote, listener, reason_code = ?connack.reason, "refused");
+            // A CONNACK without properties always fits.
+            let _ = mqtt_codec::encode(&Packet::ConnAck(connack), version, io.output.tail());
+        }
+    }
+}
+
+fn send_refusal<S>(io: &mut Io<S>, version: Version, reason: ReasonCode)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connack = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
+    // A CONNACK without properties always fits.
+    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
+}

@@ -1,0 +1,232 @@
+//! Where devices connect. Every kind of listener ends in the same two things, a byte stream and who is at its end,
+//! which are given to one [`Serve`]. MQTT itself is not known here.
+//!
+//! # Layout
+//! - `socket`: binding, and the options of sockets.
+//! - `accept`: the loop that takes connections, and its limits.
+//! - `upgrade`: the HTTP side of WebSocket; `ws_stream`: its frames as a byte stream.
+//! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
+
+mod accept;
+mod foreign;
+mod socket;
+mod upgrade;
+mod ws_stream;
+
+use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+pub use foreign::Foreign;
+pub use ws_stream::WsStream;
+
+use crate::{
+    config::{BindAddr, Config, WsListenerConfig},
+    metrics::Metrics,
+    shutdown::ShutdownSignal,
+};
+use accept::{Acceptor, Limits};
+pub(crate) use socket::listen;
+use upgrade::Upgrade;
+
+/// What is done with a connection. One value serves all listeners; it is cloned for each connection.
+pub trait Serve: Clone + Send + Sync + 'static {
+    /// Serves the connection until it ends. The future owns the stream: returning closes it. Written bytes may stay
+    /// in the stream until it is flushed, so flush before waiting; end with `shutdown` where the peer shall know that
+    /// this was on purpose (WebSocket sends its Close frame then).
+    fn serve<S>(&self, stream: S, peer: Peer) -> impl Future<Output = ()> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub struct Peer {
+    /// Address of the peer, for the log field `remote`.
+    pub addr: SocketAddr,
+    /// Name of the listener, for the log field `listener`.
+    pub listener: Arc<str>,
+    /// What the listener speaks, for the log field `protocol`.
+    pub protocol: Protocol,
+    /// This connection's place among those that have not completed CONNECT.
+    pub handshake: Handshake,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// MQTT on the stream itself.
+    Mqtt,
+    /// MQTT in WebSocket frames.
+    Ws,
+}
+
+impl Protocol {
+    /// `mqtt` or `ws`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Ws => "ws",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A place among the connections that have not completed CONNECT, of which there is a limited number. Given back by
+/// [`Handshake::complete`], or when it is dropped.
+#[derive(Debug, Default)]
+pub struct Handshake(Option<OwnedSemaphorePermit>);
+
+impl Handshake {
+    /// The client is known: makes room for the next one.
+    pub fn complete(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// A listener that is bound.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it is bound; the port is the real one, also when the configuration says 0.
+    pub addr: SocketAddr,
+}
+
+/// The listeners that run, and the connections they took.
+#[derive(Debug)]
+pub struct Listening {
+    /// In the order of the configuration, TCP first.
+    pub bound: Vec<Bound>,
+    connections: TaskTracker,
+}
+
+impl Listening {
+    /// Connections that are being served, WebSocket handshakes included.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Resolves when shutdown was triggered, nothing is accepted any more and every connection has ended. Ending them
+    /// is up to [`Serve`].
+    pub async fn drained(&self) {
+        self.connections.wait().await;
+    }
+}
+
+/// A listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// The address cannot be resolved or bound.
+    #[error("listener {name}: cannot listen on {bind}: {source}")]
+    Bind {
+        /// Name of the listener.
+        name: String,
+        /// What was configured.
+        bind: BindAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Nothing is configured to listen.
+    #[error("no listener is configured: give --listen, or a [listeners.tcp] or [listeners.ws] table")]
+    None,
+}
+
+/// WebSocket messages are this much larger than the largest packet, so that a client can put several in one.
+const WS_MESSAGE_SLACK: usize = 64 * 1024;
+
+/// The largest packet that is assumed while `mqtt.max_packet_size` is 0: nats-server's default `max_payload`.
+const MAX_PACKET_SIZE_ASSUMED: usize = 1024 * 1024;
+
+/// Opens every configured listener and serves what connects, until shutdown. `config.mqtt.max_packet_size` must be
+/// settled by then (not 0), because it bounds WebSocket messages; 1 MiB is assumed otherwise.
+///
+/// # Errors
+/// An address cannot be bound; those bound before are closed again.
+pub async fn spawn<H: Serve>(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    serve: H,
+    shutdown: ShutdownSignal,
+) -> Result<Listening, ListenerError> {
+    let limits = Limits::new(&config.listeners, socket::raise_open_files_limit());
+    let connections = TaskTracker::new();
+    let mut acceptors = Vec::new();
+    for tcp in &config.listeners.tcp {
+        if let Some(bind) = &tcp.bind {
+            acceptors.push((Acceptor::bind(&tcp.name, Protocol::Mqtt, bind).await?, None));
+        }
+    }
+    for ws in &config.listeners.ws {
+        if let Some(bind) = &ws.bind {
+            acceptors.push((Acceptor::bind(&ws.name, Protocol::Ws, bind).await?, Some(upgrade_of(config, ws))));
+        }
+    }
+    if acceptors.is_empty() {
+        return Err(ListenerError::None);
+    }
+    let bound = acceptors.iter().map(|(acceptor, _)| acceptor.bound.clone()).collect();
+    for (acceptor, upgrade) in acceptors {
+        let dispatch = Dispatch { serve: serve.clone(), upgrade };
+        let run = acceptor.run(dispatch, limits.clone(), metrics.clone(), connections.clone(), shutdown.clone());
+        connections.spawn(run);
+    }
+    connections.close();
+    Ok(Listening { bound, connections })
+}
+
+fn upgrade_of(config: &Config, ws: &WsListenerConfig) -> Arc<Upgrade> {
+    let max_packet_size = match config.mqtt.max_packet_size.as_usize() {
+        0 => MAX_PACKET_SIZE_ASSUMED,
+        size => size,
+    };
+    Arc::new(Upgrade {
+        paths: ws.paths.clone(),
+        strict: config.mqtt.strict,
+        timeout: config.mqtt.connect_timeout.get(),
+        max_message: max_packet_size + WS_MESSAGE_SLACK,
+    })
+}
+
+/// From an accepted socket to [`Serve`].
+#[derive(Clone)]
+struct Dispatch<H> {
+    serve: H,
+    /// For WebSocket listeners.
+    upgrade: Option<Arc<Upgrade>>,
+}
+
+impl<H: Serve> Dispatch<H> {
+    async fn run(self, stream: TcpStream, peer: Peer) {
+        let Some(upgrade) = self.upgrade else {
+            return self.serve.serve(stream, peer).await;
+        };
+        match upgrade.accept(stream).await {
+            Ok(stream) => self.serve.serve(stream, peer).await,
+            Err(error) => debug!(remote = %peer.addr, listener = &*peer.listener, %error, "no WebSocket connection"),
+        }
+    }
+}
+
+/// As many as `tokio` can count, when there is no limit worth naming.
+fn semaphore(permits: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! The loop that takes connections. At the limit of handshakes it stops accepting and lets the connections wait, one here and
+//! the others in the kernel's backlog;
+//! at the limit of connections it accepts and closes, so that devices try elsewhere. What the system refuses (no more
+//! files, no more memory) is tried again later.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::{Bound, Dispatch, Handshake, ListenerError, Peer, Protocol, Serve, semaphore, socket};
+use crate::{
+    config::{BindAddr, ListenersConfig},
+    metrics::Metrics,
+    shutdown::ShutdownSignal,
+};
+
+/// Files that are kept for NATS connections, the admin listener and the rest of the process.
+const FILES_RESERVED: u64 = 128;
+
+/// Connections when neither the configuration nor the system sets a limit.
+const CONNECTIONS_MAX: u64 = 1_000_000;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// The same warning comes at most once in this time.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Limits of all listeners together.
+#[derive(Clone, Debug)]
+pub(super) struct Limits {
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Limits {
+    pub(super) fn new(config: &ListenersConfig, open_files: Option<u64>) -> Self {
+        let connections = match config.max_connections {
+            0 => open_files
+                .map_or(CONNECTIONS_MAX, |files| files.saturating_sub(FILES_RESERVED).clamp(1, CONNECTIONS_MAX)),
+            limit => u64::from(limit),
+        };
+        Self {
+            connections: semaphore(usize::try_from(connections).unwrap_or(usize::MAX)),
+            handshakes: semaphore(usize::try_from(config.max_handshakes).unwrap_or(usize::MAX)),
+        }
+    }
+}
+
+/// A bound listener before it runs.
+pub(super) struct Acceptor {
+    pub(super) bound: Bound,
+    listener: TcpListener,
+}
+
+impl Acceptor {
+    pub(super) async fn bind(name: &str, protocol: Protocol, bind: &BindAddr) -> Result<Self, ListenerError> {
+        let opened = async {
+            let listener = socket::listen(bind).await?;
+            let addr = listener.local_addr()?;
+            Ok((listener, addr))
+        };
+        match opened.await {
+            Ok((listener, addr)) => Ok(Self { bound: Bound { name: name.into(), protocol, addr }, listener }),
+            Err(source) => Err(ListenerError::Bind { name: name.to_owned(), bind: bind.clone(), source }),
+        }
+    }
+
+    /// Accepts until shutdown; connections run as tasks of `connections`.
+    pub(super) async fn run<H: Serve>(
+        self,
+        dispatch: Dispatch<H>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        connections: TaskTracker,
+        shutdown: ShutdownSignal,
+    ) {
+        let mut refused = Seldom::default();
+        let mut failed = Seldom::default();
+        let mut backoff = BACKOFF_MIN;
+        while let Some(accepted) = tokio::select! {
+            biased;
+            () = shutdown.wait() => None,
+            accepted = self.accept(&limits) => Some(accepted),
+        } {
+            let (stream, addr, handshake) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if is_of_the_connection(&error) => continue,
+                Err(error) => {
+                    if let Some(suppressed) = failed.due() {
+                        warn!(listener = &*self.bound.name, %error, suppressed, "cannot accept; trying again");
+                    }
+                    tokio::select! {
+                        () = shutdown.wait() => break,
+                        () = tokio::time::sleep(backoff) => {}
+                    }
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    continue;
+                }
+            };
+            backoff = BACKOFF_MIN;
+            let Ok(place) = limits.connections.clone().try_acquire_owned() else {
+                metrics.connect_over_limit();
+                if let Some(suppressed) = refused.due() {
+                    warn!(listener = &*self.bound.name, remote = %addr, suppressed, "closed: listeners.max_connections reached");
+                }
+                continue;
+            };
+            socket::prepare(&stream);
+            let peer = Peer { addr, listener: self.bound.name.clone(), protocol: self.bound.protocol, handshake };
+            let run = dispatch.clone().run(stream, peer);
+            connections.spawn(async move {
+                run.await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn accept(&self, limits: &Limits) -> io::Result<(TcpStream, SocketAddr, Handshake)> {
+        // In this order, because a listener that waits for a connection must not hold a place that another could use.
+        let (stream, addr) = self.listener.accept().await?;
+        let permit = limits.handshakes.clone().acquire_owned().await.map_err(io::Error::other)?;
+        Ok((stream, addr, Handshake(Some(permit))))
+    }
+}
+
+/// The error is about the one connection that would have been accepted; the next one may be fine.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, TimedOut};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | TimedOut)
+}
+
+/// Keeps a warning from filling the log.
+#[derive(Debug, Default)]
+struct Seldom {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl Seldom {
+    /// How many were left out since the last one, when it is time for one.
+    fn due(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now.duration_since(last) < WARN_EVERY) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}

@@ -1,0 +1,88 @@
+//! Log lines on stderr, as text or JSON, times in UTC. Fields have the same names everywhere: `client_id`, `account`,
+//! `user`, `remote`, `listener`, `protocol`, `reason_code`. Text that a device chose is given as a plain value
+//! (`client_id = id.as_str()`), never with `%`: a plain value is quoted and escaped, so that a device cannot write
+//! lines or colours into the log. Payloads and passwords are never logged.
+
+use std::io::IsTerminal;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Reads `info` or `info,nats_mqtt::store=debug`; `None` when it is neither.
+#[must_use]
+pub fn parse_level(text: &str) -> Option<Targets> {
+    // A bare word that is no level would be read as the name of a module with every level on.
+    let words = || text.split(',').map(str::trim);
+    let known = words().all(|word| word.contains('=') || (!word.is_empty() && word.parse::<LevelFilter>().is_ok()));
+    if known { words().collect::<Vec<_>>().join(",").parse().ok() } else { None }
+}
+
+/// Installs the subscriber for the whole process. `RUST_LOG` wins over the configured level; what it says is ignored
+/// when it cannot be read. A second call changes nothing.
+pub fn init(config: &LogConfig) {
+    let from_environment = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let filter = from_environment
+        .and_then(|text| parse_level(&text))
+        .or_else(|| parse_level(&config.level))
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let installed = match config.format {
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            registry().with(filter).with(lines.with_ansi(colours).with_target(false)).try_init()
+        }
+        LogFormat::Json => registry().with(filter).with(lines.json().flatten_event(true)).try_init(),
+    };
+    if installed.is_err() {
+        tracing::debug!("logging was set up before");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn levels_are_words_also_per_module() {
+        for text in ["info", "debug", "INFO", "off", "warn,nats_mqtt::store=debug", "info, nats_mqtt=trace"] {
+            assert!(parse_level(text).is_some(), "{text}");
+        }
+        for text in ["loud", "", "info,loud", "a=loud"] {
+            assert!(parse_level(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_client_id_cannot_write_lines_or_colours_into_the_log() {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = registry().with(fmt::layer().with_ansi(false).with_writer(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(client_id = "a\nb\u{1b}[31m", "connected");
+        });
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+}

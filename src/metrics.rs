@@ -1,0 +1,292 @@
+//! What is counted, as relaxed atomics in arrays: counting is one addition, without a lock and without a look-up.
+//! `render` writes the OpenMetrics text when somebody asks. Labels are never made of what a device sends.
+
+mod process;
+mod render;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use mqtt_codec::{PacketType, QoS, ReasonCode};
+use parking_lot::Mutex;
+
+/// Which way a packet or a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    In = 0,
+    /// To the client.
+    Out = 1,
+}
+
+/// Packet types by their number on the wire; 0 is reserved.
+const PACKET_TYPES: usize = 16;
+
+/// Makes an enum whose variants are the values of one label.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            const TEXTS: &[&str] = &[$($text,)*];
+        }
+    };
+}
+
+labels! {
+    /// How a session is fed.
+    SessionState {
+        /// From the tail of the log.
+        Live = "live",
+        /// From its cursor.
+        CatchingUp = "catching_up",
+        /// Not at all: its client is away.
+        Offline = "offline",
+    }
+}
+
+labels! {
+    /// Why a message did not reach a subscriber.
+    DropReason {
+        /// The subscriber reads too slowly and its QoS 0 buffer is full.
+        SlowReader = "slow_reader",
+        /// The queue of the offline session is full.
+        QueueFull = "queue_full",
+        /// Its expiry passed.
+        Expired = "expired",
+        /// It is larger than the client accepts.
+        TooLarge = "too_large",
+        /// The publisher or the subscriber may not use its topic.
+        NotAuthorized = "not_authorized",
+        /// The log discarded it before the session read it.
+        LogDiscarded = "log_discarded",
+        /// JetStream or NATS could not take it.
+        NatsUnavailable = "nats_unavailable",
+        /// Its subject has no topic or its topic no subject.
+        NoTopic = "no_topic",
+    }
+}
+
+labels! {
+    /// Why a will was published.
+    WillCause {
+        /// The connection was lost.
+        ConnectionLost = "connection_lost",
+        /// Nothing came within 1.5 × keep alive.
+        KeepAlive = "keep_alive",
+        /// DISCONNECT with reason 0x04.
+        Requested = "requested",
+        /// Another connection took the session over.
+        TakenOver = "taken_over",
+        /// We closed the connection because of an error.
+        ServerClosed = "server_closed",
+        /// The sidecar that had the connection is gone.
+        NodeLost = "node_lost",
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisconnectReason {
+    /// The client sent DISCONNECT.
+    Client,
+    /// The connection broke, or ended without DISCONNECT.
+    ConnectionLost,
+    /// We ended it, for this reason (also where MQTT 3.x cannot be told).
+    Server(ReasonCode),
+}
+
+/// Upper bounds of the buckets of the acknowledgement histogram, in microseconds.
+const ACK_BUCKETS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 125_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    10_000_000,
+];
+
+#[derive(Debug, Default)]
+struct AckHistogram {
+    /// One per bound and one for what is slower.
+    buckets: [AtomicU64; ACK_BUCKETS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+/// Distinct JetStream error codes that are counted under their own label; the rest counts as code 0.
+const JS_ERROR_CODES_MAX: usize = 256;
+
+/// Values of a reason code, each its own counter.
+const REASON_CODES: usize = 256;
+
+/// All counters of the process. One per process, shared by `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    connections: AtomicI64,
+    sessions: [AtomicI64; SessionState::TEXTS.len()],
+    packets: [[AtomicU64; PACKET_TYPES]; 2],
+    messages: [[AtomicU64; 3]; 2],
+    dropped: [AtomicU64; DropReason::TEXTS.len()],
+    ack: [AckHistogram; 2],
+    connects: [AtomicU64; REASON_CODES],
+    connects_over_limit: AtomicU64,
+    disconnects: [AtomicU64; REASON_CODES],
+    disconnects_by_client: AtomicU64,
+    disconnects_lost: AtomicU64,
+    retained: AtomicI64,
+    wills: [AtomicU64; WillCause::TEXTS.len()],
+    nats_connected: AtomicI64,
+    js_errors: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            connections: AtomicI64::new(0),
+            sessions: Default::default(),
+            packets: Default::default(),
+            messages: Default::default(),
+            dropped: Default::default(),
+            ack: Default::default(),
+            connects: [const { AtomicU64::new(0) }; REASON_CODES],
+            connects_over_limit: AtomicU64::new(0),
+            disconnects: [const { AtomicU64::new(0) }; REASON_CODES],
+            disconnects_by_client: AtomicU64::new(0),
+            disconnects_lost: AtomicU64::new(0),
+            retained: AtomicI64::new(0),
+            wills: Default::default(),
+            nats_connected: AtomicI64::new(0),
+            js_errors: Mutex::default(),
+        }
+    }
+}
+
+fn add(counters: &[AtomicU64], index: usize, n: u64) {
+    // Every caller's index comes from an enum or a byte that fits the array, so nothing is ever lost here.
+    if let Some(counter) = counters.get(index) {
+        counter.fetch_add(n, Relaxed);
+    }
+}
+
+impl Metrics {
+    /// Counters at zero.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        // The first call remembers the time.
+        process::start_time_seconds();
+        Arc::default()
+    }
+
+    /// Counts `n` packets. Callers on the hot path count a batch at once.
+    pub fn packets(&self, direction: Direction, packet: PacketType, n: u64) {
+        let [incoming, outgoing] = &self.packets;
+        let counters = if direction == Direction::In { incoming } else { outgoing };
+        add(counters, packet as usize, n);
+    }
+
+    /// Counts `n` application messages.
+    pub fn messages(&self, direction: Direction, qos: QoS, n: u64) {
+        let [incoming, outgoing] = &self.messages;
+        let counters = if direction == Direction::In { incoming } else { outgoing };
+        add(counters, qos as usize, n);
+    }
+
+    /// Counts `n` messages that did not reach a subscriber.
+    pub fn dropped(&self, reason: DropReason, n: u64) {
+        add(&self.dropped, reason as usize, n);
+    }
+
+    /// Counts the time from a QoS 1 or 2 PUBLISH to its PUBACK or PUBREC. QoS 0 has none and is not counted.
+    pub fn publish_acknowledged(&self, qos: QoS, after: Duration) {
+        let [qos1, qos2] = &self.ack;
+        let histogram = match qos {
+            QoS::AtMostOnce => return,
+            QoS::AtLeastOnce => qos1,
+            QoS::ExactlyOnce => qos2,
+        };
+        let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        add(&histogram.buckets, ACK_BUCKETS_US.partition_point(|bound| *bound < us), 1);
+        histogram.sum_us.fetch_add(us, Relaxed);
+    }
+
+    /// Counts a CONNECT by what was answered.
+    pub fn connect(&self, result: ReasonCode) {
+        add(&self.connects, usize::from(result as u8), 1);
+    }
+
+    /// Counts a connection that was closed when it was accepted, because there are too many.
+    pub fn connect_over_limit(&self) {
+        self.connects_over_limit.fetch_add(1, Relaxed);
+    }
+
+    /// Counts the end of a connection that had been accepted with CONNACK.
+    pub fn disconnect(&self, reason: DisconnectReason) {
+        match reason {
+            DisconnectReason::Client => {
+                self.disconnects_by_client.fetch_add(1, Relaxed);
+            }
+            DisconnectReason::ConnectionLost => {
+                self.disconnects_lost.fetch_add(1, Relaxed);
+            }
+            DisconnectReason::Server(code) => add(&self.disconnects, usize::from(code as u8), 1),
+        }
+    }
+
+    /// Adds a connection until the guard is dropped.
+    #[must_use]
+    pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
+        self.connections.fetch_add(1, Relaxed);
+        ConnectionGuard(self.clone())
+    }
+
+    /// Moves a session from one state to another; `None` is not having one.
+    pub fn session(&self, from: Option<SessionState>, to: Option<SessionState>) {
+        for (state, n) in [(from, -1), (to, 1)] {
+            if let Some(gauge) = state.and_then(|state| self.sessions.get(state as usize)) {
+                gauge.fetch_add(n, Relaxed);
+            }
+        }
+    }
+
+    /// Sets the number of retained messages.
+    pub fn retained(&self, count: u64) {
+        self.retained.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+    }
+
+    /// Counts a will that was published.
+    pub fn will(&self, cause: WillCause) {
+        add(&self.wills, cause as usize, 1);
+    }
+
+    /// Sets whether the connection to NATS is there.
+    pub fn nats_connected(&self, connected: bool) {
+        self.nats_connected.store(i64::from(connected), Relaxed);
+    }
+
+    /// Counts an answer of the JetStream API that was an error, by its `err_code`.
+    pub fn js_api_error(&self, code: u64) {
+        let mut errors = self.js_errors.lock();
+        let code = if errors.len() < JS_ERROR_CODES_MAX || errors.contains_key(&code) { code } else { 0 };
+        *errors.entry(code).or_default() += 1;
+    }
+
+    /// All metrics as OpenMetrics text.
+    #[must_use]
+    pub fn render(self: &Arc<Self>) -> String {
+        render::render(self)
+    }
+}
+
+/// One connection in `mqtt_connections`, for as long as it lives.
+#[derive(Debug)]
+pub struct ConnectionGuard(Arc<Metrics>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,305 @@
+//! The OpenMetrics text. `prometheus-client` writes the format; the numbers are read from our atomics at that moment.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use mqtt_codec::ReasonCode;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, text},
+    metrics::{MetricType, exemplar::Exemplar},
+    registry::Registry,
+};
+
+use super::{ACK_BUCKETS_US, DropReason, Metrics, SessionState, WillCause, process::Process};
+
+/// Labels of the packet types; the first is not a type.
+const PACKETS: [&str; super::PACKET_TYPES] = [
+    "reserved",
+    "connect",
+    "connack",
+    "publish",
+    "puback",
+    "pubrec",
+    "pubrel",
+    "pubcomp",
+    "subscribe",
+    "suback",
+    "unsubscribe",
+    "unsuback",
+    "pingreq",
+    "pingresp",
+    "disconnect",
+    "auth",
+];
+const DIRECTIONS: [&str; 2] = ["in", "out"];
+const QOS: [&str; 3] = ["0", "1", "2"];
+
+/// No exemplars are recorded.
+type NoExemplar<'a> = Option<&'a Exemplar<[(&'static str, &'static str); 0], u64>>;
+
+pub(super) fn render(metrics: &Arc<Metrics>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot(metrics.clone())));
+    let mut out = String::with_capacity(8 * 1024);
+    if let Err(error) = text::encode(&mut out, &registry) {
+        tracing::error!(%error, "metrics cannot be written");
+    }
+    out
+}
+
+#[derive(Debug)]
+struct Snapshot(Arc<Metrics>);
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut out = Families(encoder);
+        mqtt(&self.0, &mut out)?;
+        acknowledgements(&self.0, &mut out)?;
+        connects(&self.0, &mut out)?;
+        nats(&self.0, &mut out)?;
+        process(&Process::read(), &mut out)
+    }
+}
+
+fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    out.gauge("mqtt_connections", "Connected clients", metrics.connections.load(Relaxed))?;
+    let sessions = SessionState::TEXTS.iter().zip(&metrics.sessions);
+    out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions.map(|(state, n)| ([("state", *state)], n)))?;
+    let packets = DIRECTIONS.iter().zip(&metrics.packets).flat_map(|(direction, counters)| {
+        PACKETS.iter().zip(counters).skip(1).map(move |(kind, n)| ([("direction", *direction), ("type", *kind)], n))
+    });
+    out.counters("mqtt_packets", "Control packets", packets)?;
+    let messages = DIRECTIONS.iter().zip(&metrics.messages).flat_map(|(direction, counters)| {
+        QOS.iter().zip(counters).map(move |(qos, n)| ([("direction", *direction), ("qos", *qos)], n))
+    });
+    out.counters("mqtt_messages", "Application messages", messages)?;
+    let dropped = DropReason::TEXTS.iter().zip(&metrics.dropped);
+    out.counters(
+        "mqtt_messages_dropped",
+        "Messages that did not reach a subscriber",
+        dropped.map(|(reason, n)| ([("reason", *reason)], n)),
+    )?;
+    out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
+    let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
+    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))
+}
+
+fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    let mut family = out.0.encode_descriptor(
+        "mqtt_publish_ack_duration_seconds",
+        "From a QoS 1 or 2 PUBLISH to its PUBACK or PUBREC",
+        None,
+        MetricType::Histogram,
+    )?;
+    for (qos, histogram) in ["1", "2"].iter().zip(&metrics.ack) {
+        let bounds = ACK_BUCKETS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(histogram.buckets.iter().map(|n| n.load(Relaxed))).collect();
+        let count = buckets.iter().map(|(_, n)| n).sum();
+        let sum = histogram.sum_us.load(Relaxed) as f64 / 1e6;
+        family.encode_family(&[("qos", *qos)])?.encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
+    }
+    Ok(())
+}
+
+fn connects(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    let results = by_reason(&metrics.connects);
+    let over_limit = ("over_limit".to_owned(), metrics.connects_over_limit.load(Relaxed));
+    out.owned("mqtt_connect", "CONNECTs by what was answered", "result", results.chain([over_limit]))?;
+    let ends = [
+        ("client".to_owned(), metrics.disconnects_by_client.load(Relaxed)),
+        ("connection_lost".to_owned(), metrics.disconnects_lost.load(Relaxed)),
+    ];
+    out.owned("mqtt_disconnect", "Ended connections", "reason", ends.into_iter().chain(by_reason(&metrics.disconnects)))
+}
+
+/// The reason codes that occurred, and success, which is worth seeing at zero.
+fn by_reason(counters: &[AtomicU64]) -> impl Iterator<Item = (String, u64)> {
+    (0..=u8::MAX).zip(counters).filter_map(|(code, n)| {
+        let n = n.load(Relaxed);
+        let name = ReasonCode::from_u8(code).filter(|code| n > 0 || *code == ReasonCode::Success)?;
+        Some((snake_case(&format!("{name:?}")), n))
+    })
+}
+
+/// `NotAuthorized` becomes `not_authorized`.
+fn snake_case(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 4);
+    let mut before_is_lower = false;
+    for c in name.replace("QoS", "Qos").chars() {
+        if c.is_ascii_uppercase() && before_is_lower {
+            out.push('_');
+        }
+        before_is_lower = c.is_ascii_lowercase();
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+fn nats(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    out.gauge("nats_connected", "1 while the connection to NATS is there", metrics.nats_connected.load(Relaxed))?;
+    let errors: Vec<(String, u64)> = metrics.js_errors.lock().iter().map(|(code, n)| (code.to_string(), *n)).collect();
+    out.owned("nats_js_api_errors", "Errors answered by the JetStream API", "code", errors.into_iter())
+}
+
+fn process(process: &Process, out: &mut Families<'_>) -> fmt::Result {
+    if let Some(seconds) = process.cpu_seconds {
+        let mut family =
+            out.0.encode_descriptor("process_cpu_seconds", "Processor time used", None, MetricType::Counter)?;
+        family.encode_counter(&seconds, None as NoExemplar<'_>)?;
+    }
+    for (name, help, value) in [
+        ("process_resident_memory_bytes", "Memory in use", process.resident_bytes),
+        ("process_open_fds", "Open files", process.open_fds),
+        ("process_max_fds", "Open files allowed", process.max_fds),
+    ] {
+        if let Some(value) = value {
+            out.gauge(name, help, i64::try_from(value).unwrap_or(i64::MAX))?;
+        }
+    }
+    out.0
+        .encode_descriptor("process_start_time_seconds", "Start, in seconds of Unix time", None, MetricType::Gauge)?
+        .encode_gauge(&process.start_time_seconds)?;
+    out.0
+        .encode_descriptor("build", "What is running", None, MetricType::Info)?
+        .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+}
+
+/// The encoder, with one line for what takes three.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: i64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn gauges<'v, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = ([(&'static str, &'static str); N], &'v AtomicI64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            family.encode_family(&labels)?.encode_gauge(&value.load(Relaxed))?;
+        }
+        Ok(())
+    }
+
+    fn counters<'v, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = ([(&'static str, &'static str); N], &'v AtomicU64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            family.encode_family(&labels)?.encode_counter(&value.load(Relaxed), None as NoExemplar<'_>)?;
+        }
+        Ok(())
+    }
+
+    /// Counters whose label values are made when they are rendered.
+    fn owned(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        values: impl Iterator<Item = (String, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (text, value) in values {
+            family.encode_family(&[(label, text)])?.encode_counter(&value, None as NoExemplar<'_>)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mqtt_codec::{PacketType, QoS};
+
+    use super::*;
+    use crate::metrics::{Direction, DisconnectReason};
+
+    #[test]
+    fn what_was_counted_is_in_the_text() {
+        let metrics = Metrics::new();
+        metrics.packets(Direction::In, PacketType::Publish, 3);
+        metrics.packets(Direction::Out, PacketType::Auth, 1);
+        metrics.messages(Direction::Out, QoS::ExactlyOnce, 7);
+        metrics.dropped(DropReason::SlowReader, 2);
+        metrics.publish_acknowledged(QoS::AtLeastOnce, Duration::from_micros(900));
+        metrics.publish_acknowledged(QoS::AtLeastOnce, Duration::from_secs(60));
+        metrics.publish_acknowledged(QoS::AtMostOnce, Duration::from_secs(60));
+        metrics.connect(ReasonCode::NotAuthorized);
+        metrics.connect_over_limit();
+        metrics.disconnect(DisconnectReason::Client);
+        metrics.disconnect(DisconnectReason::Server(ReasonCode::SessionTakenOver));
+        metrics.session(None, Some(SessionState::CatchingUp));
+        metrics.session(Some(SessionState::CatchingUp), Some(SessionState::Live));
+        metrics.retained(12);
+        metrics.will(WillCause::KeepAlive);
+        metrics.nats_connected(true);
+        metrics.js_api_error(10_164);
+        let first = metrics.connection();
+        drop(metrics.connection());
+        let text = metrics.render();
+        drop(first);
+        for line in [
+            "mqtt_packets_total{direction=\"in\",type=\"publish\"} 3",
+            "mqtt_packets_total{direction=\"out\",type=\"auth\"} 1",
+            "mqtt_messages_total{direction=\"out\",qos=\"2\"} 7",
+            "mqtt_messages_dropped_total{reason=\"slow_reader\"} 2",
+            "mqtt_publish_ack_duration_seconds_bucket{le=\"0.0005\",qos=\"1\"} 0",
+            "mqtt_publish_ack_duration_seconds_bucket{le=\"0.001\",qos=\"1\"} 1",
+            "mqtt_publish_ack_duration_seconds_bucket{le=\"+Inf\",qos=\"1\"} 2",
+            "mqtt_publish_ack_duration_seconds_count{qos=\"1\"} 2",
+            "mqtt_publish_ack_duration_seconds_sum{qos=\"1\"} 60.0009",
+            "mqtt_connect_total{result=\"success\"} 0",
+            "mqtt_connect_total{result=\"not_authorized\"} 1",
+            "mqtt_connect_total{result=\"over_limit\"} 1",
+            "mqtt_disconnect_total{reason=\"client\"} 1",
+            "mqtt_disconnect_total{reason=\"session_taken_over\"} 1",
+            "mqtt_sessions{state=\"live\"} 1",
+            "mqtt_sessions{state=\"catching_up\"} 0",
+            "mqtt_retained_messages 12",
+            "mqtt_wills_total{cause=\"keep_alive\"} 1",
+            "nats_connected 1",
+            "nats_js_api_errors_total{code=\"10164\"} 1",
+            "mqtt_connections 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no line {line}\n{text}");
+        }
+        for prefix in
+            ["process_cpu_seconds_total ", "process_resident_memory_bytes ", "process_open_fds ", "build_info{version="]
+        {
+            assert!(text.lines().any(|have| have.starts_with(prefix)), "no line {prefix}\n{text}");
+        }
+        assert!(metrics.render().contains("\nmqtt_connections 0\n"));
+    }
+
+    #[test]
+    fn error_codes_cannot_make_labels_without_end() {
+        let metrics = Metrics::new();
+        for code in 1..10_000 {
+            metrics.js_api_error(code);
+        }
+        assert!(metrics.js_errors.lock().len() <= super::super::JS_ERROR_CODES_MAX + 1);
+        assert_eq!(metrics.js_errors.lock().values().sum::<u64>(), 9_999);
+    }
+
+    #[test]
+    fn names_of_reason_codes_become_labels() {
+        assert_eq!(snake_case("NotAuthorized"), "not_authorized");
+        assert_eq!(snake_case("QoSNotSupported"), "qos_not_supported");
+    }
+}

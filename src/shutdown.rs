@@ -1,0 +1,88 @@
+//! The one signal that says "drain and end", and what triggers it: SIGTERM, SIGINT, or a part that cannot go on.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Tells every part of the process to drain and end. Cheap to clone; once triggered it stays triggered.
+#[derive(Clone, Debug, Default)]
+pub struct ShutdownSignal(CancellationToken);
+
+impl ShutdownSignal {
+    /// A signal that nobody has triggered.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks everybody who holds a clone to drain and end.
+    pub fn trigger(&self) {
+        self.0.cancel();
+    }
+
+    /// Whether it was triggered.
+    #[must_use]
+    pub fn is_triggered(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Resolves when it is triggered, at once when it was before. Safe to drop and to call again.
+    pub async fn wait(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// A signal that follows this one and can be triggered alone.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self(self.0.child_token())
+    }
+
+    /// Triggers on SIGTERM or SIGINT. A second one ends the process at once with exit code 1: whoever sends it does
+    /// not want to wait for the drain.
+    pub fn trigger_on_signals(&self) {
+        let shutdown = self.clone();
+        tokio::spawn(async move {
+            let (mut terminate, mut interrupt) = match (
+                signal(SignalKind::terminate()),
+                signal(SignalKind::interrupt()),
+            ) {
+                (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+                (Err(error), _) | (_, Err(error)) => {
+                    error!(%error, "cannot watch for SIGTERM and SIGINT: they will end the process without a drain");
+                    return;
+                }
+            };
+            for first in [true, false] {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                if first {
+                    info!("{name}: draining; a second signal ends at once");
+                    shutdown.trigger();
+                } else {
+                    warn!("{name} again: ending at once");
+                    std::process::exit(1);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_triggered_signal_stays_triggered_and_reaches_children_only() {
+        let parent = ShutdownSignal::new();
+        let child = parent.child();
+        child.trigger();
+        assert!(child.is_triggered() && !parent.is_triggered());
+        let other = parent.child();
+        parent.trigger();
+        other.wait().await;
+        other.wait().await;
+        assert!(other.is_triggered());
+    }
+}

@@ -1,0 +1,106 @@
+//! The two replies of JetStream that are read for every message: where a message came from, and that one was stored.
+//!
+//! Nothing here allocates, except the text of an error.
+
+use serde::Deserialize;
+
+/// What the reply subject of a delivered message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// Sequence in the stream.
+    pub(crate) stream_sequence: u64,
+    /// Sequence in the consumer: 1, 2, 3 without gaps.
+    pub(crate) consumer_sequence: u64,
+    /// When it was stored, nanoseconds since the epoch.
+    pub(crate) stored_at_ns: u64,
+    /// Messages behind it.
+    pub(crate) pending: u64,
+}
+
+/// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<time>.<pending>` and the form with
+/// `<domain>.<account>` before the stream and perhaps more tokens behind.
+pub(crate) fn parse_delivery(reply: &str) -> Option<Delivery> {
+    let rest = reply.strip_prefix("$JS.ACK.")?;
+    let tokens = rest.bytes().filter(|byte| *byte == b'.').count() + 1;
+    let skip = match tokens {
+        7 => 3,
+        9.. => 5,
+        _ => return None,
+    };
+    let mut numbers = rest.split('.').skip(skip).map(|token| token.parse::<u64>().ok());
+    Some(Delivery {
+        stream_sequence: numbers.next()??,
+        consumer_sequence: numbers.next()??,
+        stored_at_ns: numbers.next()??,
+        pending: numbers.next()??,
+    })
+}
+
+/// JetStream's answer to a publish.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PubAck<'a> {
+    #[serde(borrow, default)]
+    pub(crate) stream: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default)]
+    pub(crate) seq: u64,
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+    #[serde(default)]
+    pub(crate) error: Option<ApiError>,
+}
+
+/// An error of the JetStream API.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    /// As in HTTP.
+    #[serde(default)]
+    pub(crate) code: u32,
+    /// JetStream's own number.
+    #[serde(default)]
+    pub(crate) err_code: u32,
+    /// Text.
+    #[serde(default)]
+    pub(crate) description: String,
+}
+
+/// Reads an answer; `None` when it is something else: a service that listens on the subject may answer as well.
+pub(crate) fn parse_pub_ack(payload: &[u8]) -> Option<PubAck<'_>> {
+    let ack: PubAck<'_> = serde_json::from_slice(payload).ok()?;
+    (ack.error.is_some() || (ack.stream.is_some() && ack.seq > 0)).then_some(ack)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_reply_subject_are_read() {
+        let want = Delivery { stream_sequence: 11, consumer_sequence: 12, stored_at_ns: 13, pending: 14 };
+        assert_eq!(parse_delivery("$JS.ACK.S.C.1.11.12.13.14"), Some(want));
+        assert_eq!(parse_delivery("$JS.ACK._.szMpdrwD.S.C.1.11.12.13.14"), Some(want));
+        assert_eq!(parse_delivery("$JS.ACK.hub.szMpdrwD.S.C.1.11.12.13.14.rnd"), Some(want));
+        for bad in [
+            "",
+            "$JS.ACK.",
+            "$JS.ACK.S.C.1.11.12.13",
+            "$JS.ACK.S.C.1.x.12.13.14",
+            "_INBOX.a",
+            "$JS.ACK._.h.S.C.1.11.12.13",
+        ] {
+            assert_eq!(parse_delivery(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_is_told_from_other_answers() {
+        let ack = parse_pub_ack(br#"{"stream":"MQTT_log", "seq":7}"#).unwrap();
+        assert_eq!((ack.stream.as_deref(), ack.seq, ack.duplicate), (Some("MQTT_log"), 7, false));
+        let ack = parse_pub_ack(br#"{"stream":"S","domain":"hub","seq":7,"duplicate":true}"#).unwrap();
+        assert!(ack.duplicate);
+        let ack = parse_pub_ack(br#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}"#);
+        assert_eq!(ack.unwrap().error.unwrap().err_code, 10077);
+        for other in [&b""[..], b"ok", b"{}", b"{\"temperature\":3}", b"[1]", b"{\"seq\":3}", b"{\"stream\":\"S\"}"] {
+            assert!(parse_pub_ack(other).is_none(), "{other:?}");
+        }
+    }
+}

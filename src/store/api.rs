@@ -1,0 +1,257 @@
+//! Requests to the JetStream API, as JSON over the api connection.
+//!
+//! Only what is needed is sent and read. Consumers are made and pulled from here; what they deliver is `reader`'s.
+
+use std::time::Duration;
+
+use async_nats::{RequestErrorKind, client::Request};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::ack::ApiError;
+use super::connection::Link;
+use super::error::Unavailable;
+
+/// How long an answer may take.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// JetStream error: no such stream.
+pub(crate) const STREAM_NOT_FOUND: u32 = 10059;
+/// JetStream error: JetStream is not enabled for the account.
+pub(crate) const NOT_ENABLED_FOR_ACCOUNT: u32 = 10039;
+/// JetStream error: JetStream is not enabled.
+pub(crate) const NOT_ENABLED: u32 = 10076;
+/// JetStream error: the stream name is taken with another configuration.
+pub(crate) const STREAM_NAME_IN_USE: u32 = 10058;
+/// JetStream error: another stream has these subjects.
+pub(crate) const SUBJECTS_OVERLAP: u32 = 10065;
+
+/// A request that did not do what it should.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ApiFailure {
+    /// JetStream says no.
+    #[error("{} (error {})", .0.description, .0.err_code)]
+    Error(ApiError),
+    /// Nobody listens to the JetStream API.
+    #[error("no responders on the JetStream API")]
+    NoResponders,
+    /// No answer in time.
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    TimedOut,
+    /// The connection cannot send it, or the answer is not what we know.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ApiFailure {
+    /// JetStream's own error number, 0 without one.
+    pub(crate) fn code(&self) -> u32 {
+        match self {
+            Self::Error(error) => error.err_code,
+            Self::NoResponders | Self::TimedOut | Self::Other(_) => 0,
+        }
+    }
+}
+
+impl From<ApiFailure> for Unavailable {
+    fn from(failure: ApiFailure) -> Self {
+        Unavailable::new(failure)
+    }
+}
+
+/// The JetStream API of one account.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) link: Link,
+}
+
+/// Part of an answer to STREAM.INFO and STREAM.CREATE.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct StreamInfo {
+    /// As it is, for the comparison with what it should be.
+    pub(crate) config: serde_json::Value,
+    /// When it was created: tells a stream from its successor of the same name.
+    #[serde(default)]
+    pub(crate) created: String,
+    pub(crate) state: StreamState,
+}
+
+/// How far a stream is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    #[serde(default)]
+    pub(crate) messages: u64,
+    #[serde(default)]
+    pub(crate) first_seq: u64,
+    #[serde(default)]
+    pub(crate) last_seq: u64,
+}
+
+/// Part of an answer about a consumer.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) struct ConsumerInfo {
+    pub(crate) delivered: Delivered,
+    #[serde(default)]
+    pub(crate) num_pending: u64,
+}
+
+/// What a consumer has sent.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(crate) struct Delivered {
+    #[serde(default)]
+    pub(crate) consumer_seq: u64,
+    #[serde(default)]
+    pub(crate) stream_seq: u64,
+}
+
+/// Where a consumer starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deliver {
+    /// At this sequence.
+    From(u64),
+    /// With the last message of every subject.
+    LastPerSubject,
+}
+
+#[derive(Serialize)]
+struct ConsumerCreate<'a> {
+    stream_name: &'a str,
+    action: &'static str,
+    config: ConsumerConfig<'a>,
+}
+
+#[derive(Serialize)]
+struct ConsumerConfig<'a> {
+    name: &'a str,
+    description: &'static str,
+    deliver_policy: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opt_start_seq: Option<u64>,
+    ack_policy: &'static str,
+    replay_policy: &'static str,
+    inactive_threshold: u64,
+    mem_storage: bool,
+    num_replicas: u8,
+    max_waiting: u32,
+}
+
+#[derive(Deserialize)]
+struct StoredMessage {
+    message: StoredMessageBody,
+}
+
+/// A message as STREAM.MSG.GET gives it; `hdrs` and `data` are base64.
+#[derive(Deserialize)]
+pub(crate) struct StoredMessageBody {
+    pub(crate) subject: String,
+    pub(crate) seq: u64,
+    #[serde(default)]
+    pub(crate) hdrs: Option<String>,
+    #[serde(default)]
+    pub(crate) data: Option<String>,
+    pub(crate) time: String,
+}
+
+impl Api {
+    /// Sends a request and reads the answer.
+    pub(crate) async fn call<T: DeserializeOwned>(&self, verb: &str, body: impl Into<Bytes>) -> Result<T, ApiFailure> {
+        if !self.link.is_connected() {
+            // Otherwise the request would wait in async-nats and go out after the reconnect, when nobody wants it.
+            return Err(ApiFailure::Other("not connected".to_owned()));
+        }
+        let subject = format!("$JS.API.{verb}");
+        let request = Request::new().payload(body.into()).timeout(Some(REQUEST_TIMEOUT));
+        let answer = self.link.client.send_request(subject, request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ApiFailure::NoResponders,
+            RequestErrorKind::TimedOut => ApiFailure::TimedOut,
+            _ => ApiFailure::Other(error.to_string()),
+        })?;
+        let failed: Failed = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
+        if let Some(error) = failed.error {
+            return Err(ApiFailure::Error(error));
+        }
+        serde_json::from_slice(&answer.payload).map_err(unreadable)
+    }
+
+    /// State and configuration of a stream, from its leader.
+    pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiFailure> {
+        self.call(&format!("STREAM.INFO.{stream}"), Bytes::new()).await
+    }
+
+    /// State of a stream, from its leader.
+    pub(crate) async fn stream_state(&self, stream: &str) -> Result<StreamState, ApiFailure> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: StreamState,
+        }
+        let info: Info = self.call(&format!("STREAM.INFO.{stream}"), Bytes::new()).await?;
+        Ok(info.state)
+    }
+
+    /// Creates a consumer that goes away by itself: pull, no acknowledgements, one replica in memory.
+    pub(crate) async fn create_reader(
+        &self,
+        stream: &str,
+        name: &str,
+        deliver: Deliver,
+        inactive: Duration,
+    ) -> Result<ConsumerInfo, ApiFailure> {
+        let (deliver_policy, opt_start_seq) = match deliver {
+            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1))),
+            Deliver::LastPerSubject => ("last_per_subject", None),
+        };
+        let config = ConsumerConfig {
+            name,
+            description: "nats-mqtt reader",
+            deliver_policy,
+            opt_start_seq,
+            ack_policy: "none",
+            replay_policy: "instant",
+            inactive_threshold: u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX),
+            mem_storage: true,
+            num_replicas: 1,
+            max_waiting: 64,
+        };
+        let body = serde_json::to_vec(&ConsumerCreate { stream_name: stream, action: "create", config })
+            .map_err(|error| ApiFailure::Other(error.to_string()))?;
+        self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), body).await
+    }
+
+    /// How far a consumer is.
+    pub(crate) async fn consumer_info(&self, stream: &str, name: &str) -> Result<ConsumerInfo, ApiFailure> {
+        self.call(&format!("CONSUMER.INFO.{stream}.{name}"), Bytes::new()).await
+    }
+
+    /// Lets a consumer go. Without an answer it goes by itself when it is inactive, so nobody waits for one.
+    pub(crate) async fn forget_reader(&self, stream: &str, name: &str) {
+        if self.link.is_connected() {
+            let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
+            let inbox = self.link.client.new_inbox();
+            let _ = self.link.client.publish_with_reply(subject, inbox, Bytes::new()).await;
+        }
+    }
+
+    /// The first message at or after a sequence, from the leader; `None` when there is none.
+    pub(crate) async fn message_from(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessageBody>, ApiFailure> {
+        let body = format!(r#"{{"seq":{sequence},"next_by_subj":">"}}"#);
+        match self.call::<StoredMessage>(&format!("STREAM.MSG.GET.{stream}"), body).await {
+            Ok(stored) => Ok(Some(stored.message)),
+            Err(ApiFailure::Error(error)) if error.code == 404 && error.err_code != STREAM_NOT_FOUND => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    #[serde(default)]
+    error: Option<ApiError>,
+}
+
+fn unreadable(error: serde_json::Error) -> ApiFailure {
+    ApiFailure::Other(format!("an answer of JetStream cannot be read: {error}"))
+}

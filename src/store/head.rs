@@ -1,0 +1,52 @@
+//! How far a stream is, read at its leader, one request for everybody who waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Mutex;
+
+use super::api::{Api, StreamState};
+use super::error::Unavailable;
+
+/// Reads a stream's last sequence. Callers that come while a request is under way share the next one: what they get was
+/// read after they asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    api: Api,
+    stream: Arc<str>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    // Requests begun so far.
+    begun: AtomicU64,
+    latest: Mutex<Latest>,
+}
+
+#[derive(Debug)]
+struct Latest {
+    // Which request this is the answer of.
+    request: u64,
+    answer: Result<StreamState, Unavailable>,
+}
+
+impl Head {
+    pub(crate) fn new(api: Api, stream: Arc<str>) -> Self {
+        let latest = Latest { request: 0, answer: Err(Unavailable::new("not yet read")) };
+        Self { api, stream, shared: Arc::new(Shared { begun: AtomicU64::new(0), latest: Mutex::new(latest) }) }
+    }
+
+    /// The state of the stream at some moment after the call.
+    pub(crate) async fn read(&self) -> Result<StreamState, Unavailable> {
+        let before = self.shared.begun.load(Ordering::Acquire);
+        let mut latest = self.shared.latest.lock().await;
+        if latest.request > before {
+            return latest.answer.clone();
+        }
+        let request = self.shared.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let answer = self.api.stream_state(&self.stream).await.map_err(Unavailable::from);
+        *latest = Latest { request, answer: answer.clone() };
+        answer
+    }
+}

@@ -1,0 +1,210 @@
+//! The message log: followed by one tail, read again by scans.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto_map::StreamSpec;
+use tokio::task::JoinHandle;
+
+use super::api::Api;
+use super::assets::Assets;
+use super::connection::Link;
+use super::entry::LogEntry;
+use super::error::Unavailable;
+use super::head::Head;
+use super::reader::{Pace, Progress, Reader, Source};
+
+/// Entries that a sink gets at once.
+const TAIL_BATCH_MAX: usize = 512;
+/// Pause before a stream that is gone is looked for again.
+const MISSING_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where a tail begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogPosition {
+    /// With what is stored from now on.
+    New,
+    /// With this sequence.
+    Sequence(u64),
+}
+
+/// Gets what a tail reads.
+pub trait LogSink: Send + Sync {
+    /// Entries in ascending order, each sequence once. Called synchronously from the tail's task: while it runs, nothing more
+    /// is asked for. What is left in `batch` is dropped.
+    fn entries(&self, batch: &mut Vec<LogEntry>);
+
+    /// The stream was made anew or was cut, so that sequences go on from `next`, which may be one that was there before.
+    fn restarted(&self, next: u64) {
+        let _ = next;
+    }
+}
+
+/// One log of an account.
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    api: Api,
+    tail: Link,
+    stream: Arc<str>,
+    prefix: Arc<str>,
+    head: Head,
+    /// Largest message of the server, bytes.
+    payload_max: usize,
+    /// How to make the stream again, if it is ours.
+    ours: Option<(Assets, StreamSpec)>,
+}
+
+impl Log {
+    pub(super) fn new(
+        api: Api,
+        tail: Link,
+        stream: &str,
+        prefix: &str,
+        payload_max: usize,
+        ours: Option<(Assets, StreamSpec)>,
+    ) -> Self {
+        let stream: Arc<str> = Arc::from(stream);
+        let head = Head::new(api.clone(), Arc::clone(&stream));
+        Self { shared: Arc::new(Shared { api, tail, stream, prefix: Arc::from(prefix), head, payload_max, ours }) }
+    }
+
+    /// The stream's name.
+    pub fn stream(&self) -> &str {
+        &self.shared.stream
+    }
+
+    /// The last sequence of the stream at some moment after the call, read at the leader. Callers that wait at the same time
+    /// share a request.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn last_sequence(&self) -> Result<u64, Unavailable> {
+        Ok(self.shared.head.read().await?.last_seq)
+    }
+
+    /// Starts to follow the log. When this returns, everything that is stored from then on will be delivered.
+    ///
+    /// # Errors
+    /// When the position cannot be asked for.
+    pub async fn tail(&self, from: LogPosition, sink: Arc<dyn LogSink>) -> Result<Tail, Unavailable> {
+        let start = match from {
+            LogPosition::Sequence(sequence) => sequence.max(1),
+            LogPosition::New => self.last_sequence().await? + 1,
+        };
+        let source = self.source("tail", Pace { batch: 2_048, bytes: self.pull_bytes(8), overlap: true });
+        let reader = Reader::new(self.shared.api.clone(), self.shared.tail.clone(), source, start);
+        let task = tokio::spawn(follow(Arc::clone(&self.shared), reader, sink));
+        Ok(Tail { start, task })
+    }
+
+    /// Reads the log from a sequence on, at the caller's pace.
+    pub fn scan(&self, from: u64) -> Scan {
+        let source = self.source("scan", Pace { batch: 1_024, bytes: self.pull_bytes(4), overlap: true });
+        // On the api connection: a scan in full flight does not hold up the tail.
+        let reader = Reader::new(self.shared.api.clone(), self.shared.api.link.clone(), source, from);
+        Scan { reader }
+    }
+
+    fn source(&self, purpose: &'static str, pace: Pace) -> Source {
+        let Shared { stream, prefix, .. } = &*self.shared;
+        Source { stream: Arc::clone(stream), prefix: Arc::clone(prefix), purpose, last_per_subject: false, pace }
+    }
+
+    /// Bytes of a pull: some MiB, and always enough for the largest message and its subjects.
+    fn pull_bytes(&self, mib: usize) -> usize {
+        (mib * 1024 * 1024).max(self.shared.payload_max + 64 * 1024)
+    }
+}
+
+/// A log being followed. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Tail {
+    start: u64,
+    task: JoinHandle<()>,
+}
+
+impl Tail {
+    /// The first sequence that the sink can get.
+    pub fn start_position(&self) -> u64 {
+        self.start
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow(shared: Arc<Shared>, mut reader: Reader, sink: Arc<dyn LogSink>) {
+    let mut batch = Vec::with_capacity(TAIL_BATCH_MAX);
+    loop {
+        match reader.next(&mut batch, TAIL_BATCH_MAX).await {
+            Ok(Progress::Read) => {
+                if !batch.is_empty() {
+                    sink.entries(&mut batch);
+                    batch.clear();
+                }
+            }
+            Ok(Progress::Restarted { next }) => {
+                tracing::error!(stream = %shared.stream, next, "the stream was recreated or cut while it was being read");
+                sink.restarted(next);
+            }
+            Ok(Progress::StreamMissing) => shared.make_again().await,
+            // The reader has paused already.
+            Ok(Progress::SnapshotBegins { .. }) | Err(_) => {}
+        }
+    }
+}
+
+impl Shared {
+    /// The stream is gone: somebody deleted it. Ours is made again; for another one we wait.
+    async fn make_again(&self) {
+        tracing::error!(stream = %self.stream, "the stream is gone");
+        if let Some((assets, spec)) = &self.ours
+            && let Err(error) = assets.ensure(spec).await
+        {
+            tracing::error!(%error, "cannot make it again");
+        }
+        tokio::time::sleep(MISSING_PAUSE).await;
+    }
+}
+
+/// A log being read again.
+pub struct Scan {
+    reader: Reader,
+}
+
+impl Scan {
+    /// The next entries, ascending; empty when nothing is behind the position at the moment. Never ends: after that it waits
+    /// for more, and comes back empty every few seconds.
+    ///
+    /// # Errors
+    /// When JetStream does not answer or the stream is gone; the next call tries again. Cancelling loses nothing only before
+    /// entries have arrived, so do not race it against something that recurs.
+    pub async fn next(&mut self) -> Result<Vec<LogEntry>, Unavailable> {
+        let mut batch = Vec::with_capacity(256);
+        loop {
+            match self.reader.next(&mut batch, TAIL_BATCH_MAX).await? {
+                Progress::Read => return Ok(batch),
+                Progress::StreamMissing => return Err(Unavailable::new("the stream is gone")),
+                Progress::Restarted { .. } | Progress::SnapshotBegins { .. } => {}
+            }
+        }
+    }
+
+    /// The next sequence.
+    pub fn position(&self) -> u64 {
+        self.reader.position()
+    }
+
+    /// Whether nothing was behind the last entry when the server sent it.
+    pub fn is_caught_up(&self) -> bool {
+        self.reader.is_caught_up()
+    }
+}

@@ -1,0 +1,150 @@
+//! JetStream and NATS for one account: everything durable, and the QoS 0 path beside it.
+//!
+//! # Layout
+//! - `connection`, `credentials`, `options`: four connections and who we are on them
+//! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
+//! - `publisher`: pipelined puts with one subscription for their acknowledgements
+//! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
+//! - `core`: plain NATS
+//!
+//! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
+
+mod ack;
+mod api;
+mod assets;
+mod connection;
+mod core;
+mod credentials;
+mod entry;
+mod error;
+mod head;
+mod headers;
+mod log;
+mod options;
+mod publisher;
+mod reader;
+mod retained;
+mod time;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use self::api::Api;
+use self::assets::Assets;
+use self::connection::{Connector, Link, Role};
+pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped};
+pub use self::entry::LogEntry;
+pub use self::error::{OpenError, PutError, Unavailable};
+pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
+pub use self::options::{
+    AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
+    TlsOptions,
+};
+pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
+pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
+
+/// Commands between us and a socket that carries no flood of them.
+const QUEUE: usize = 4_096;
+/// Messages of one reader between the socket and us: several pulls, so that none is ever dropped.
+const READER_QUEUE: usize = 16_384;
+
+/// NATS and JetStream of one account.
+pub struct Store {
+    core_link: Link,
+    publisher: Publisher,
+    log: Log,
+    retained: Retained,
+    core: CoreNats,
+    connected: watch::Receiver<bool>,
+}
+
+impl Store {
+    /// Connects, checks that everything we need is allowed and there, creates what is missing. Messages of core
+    /// subscriptions will go to `core_sink`.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; without `connect_timeout` it waits for a server for ever.
+    pub async fn open(options: StoreOptions, core_sink: Arc<dyn CoreSink>) -> Result<Self, OpenError> {
+        let StoreOptions { nats, assets: AssetOptions { names, specs, replicas }, publisher, core, connect_timeout } =
+            options;
+        let connector = Connector::new(nats)?;
+        let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
+        let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
+        let core_link = connector.link(core_role, connect_timeout).await?;
+        let api = Api { link: connector.link(role("api", false, QUEUE, READER_QUEUE), connect_timeout).await? };
+        let tail = connector.link(role("tail", false, QUEUE, READER_QUEUE), connect_timeout).await?;
+
+        let subjects = format!("{}.> and {}", names.subject_prefix(), names.retained_subjects());
+        let assets = Assets::check(api.clone(), subjects, replicas).await?;
+        let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
+        assets.ensure(&log_spec).await?;
+        assets.ensure(&retained_spec).await?;
+
+        let payload_max = core_link.client.max_payload();
+        let publisher = Publisher::start(connector, &names, publisher);
+        let log_subjects = names.log_subjects();
+        let log_prefix = log_subjects.trim_end_matches('>');
+        let log_stream = names.log_stream();
+        let ours = Some((assets.clone(), log_spec));
+        let log = Log::new(api.clone(), tail.clone(), &log_stream, log_prefix, payload_max, ours);
+        // Reading retained messages again is a burst; it goes where it does not hold up the tail.
+        let retained =
+            Retained::start(api.clone(), api.link.clone(), names.clone(), assets, retained_spec, payload_max);
+        let nowhere = format!("{}.nowhere", names.subject_prefix());
+        let core = CoreNats::start(core_link.clone(), &nowhere, core_sink);
+        let connected = connected(&core_link);
+        Ok(Self { core_link, publisher, log, retained, core, connected })
+    }
+
+    /// Stores messages.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Retained messages.
+    pub fn retained(&self) -> &Retained {
+        &self.retained
+    }
+
+    /// Plain NATS.
+    pub fn core(&self) -> &CoreNats {
+        &self.core
+    }
+
+    /// Largest message that the server takes, headers included, in bytes.
+    pub fn server_max_payload(&self) -> usize {
+        self.core_link.client.max_payload()
+    }
+
+    /// Whether the core connection is up.
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.clone()
+    }
+
+    /// Whether JetStream stores what is sent to it.
+    pub fn jetstream_available(&self) -> watch::Receiver<bool> {
+        self.publisher.available()
+    }
+}
+
+/// The state of a link as one bit.
+fn connected(link: &Link) -> watch::Receiver<bool> {
+    let mut state = link.state.clone();
+    let (tx, rx) = watch::channel(state.borrow_and_update().connected);
+    tokio::spawn(async move {
+        while state.changed().await.is_ok() {
+            let connected = state.borrow_and_update().connected;
+            if tx.is_closed() {
+                return;
+            }
+            tx.send_replace(connected);
+        }
+    });
+    rx
+}

@@ -1,0 +1,337 @@
+//! The publisher's task: connections, acknowledgements, time.
+//!
+//! A connection is used until it is lost and never again: its successor gets everything that is unacknowledged, in order,
+//! before anything newer ([`super::super::connection::Epoch`]).
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, Subscriber};
+use futures_util::Stream;
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use super::lane::GaveUp;
+use super::{Completion, Shared, Stored, StoredSink};
+use crate::store::ack::{ApiError, parse_pub_ack};
+use crate::store::connection::{Connector, Epoch, Role};
+use crate::store::error::PutError;
+
+/// Acknowledgements that are handled before the sinks are flushed.
+const BATCH_MAX: usize = 512;
+/// How often silence is looked for, and how soon a lane that pauses goes on.
+const TICK: Duration = Duration::from_millis(20);
+/// Pause between two attempts to connect.
+const CONNECT_PAUSE: Duration = Duration::from_millis(100);
+const CONNECT_LOG_EVERY: Duration = Duration::from_secs(5);
+/// So many probes in a row without an answer: the connection is dead although nobody said so.
+const SILENT_PROBES_MAX: u32 = 2;
+
+/// What an acknowledgement says.
+enum Answer {
+    Stored(Stored),
+    /// Nobody has the subject now; worth another try.
+    Refused,
+    Failed(PutError),
+}
+
+enum Ended {
+    /// No publisher is left.
+    Closed,
+    /// The connection is lost.
+    Lost,
+}
+
+pub(super) async fn run(shared: Arc<Shared>, connector: Connector, mut ended: oneshot::Receiver<()>) {
+    let role = Role {
+        name: "publish",
+        no_echo: false,
+        // Whatever is under way fits, so `submit` need not wait.
+        queue: shared.limits.in_flight_max * 2 + 64,
+        subscription_queue: shared.limits.in_flight_max * 2 + 64,
+    };
+    let mut worker = Worker { shared, batch: Vec::with_capacity(BATCH_MAX), touched: Vec::new() };
+    loop {
+        let epoch = tokio::select! {
+            epoch = worker.connect(&connector, role) => epoch,
+            _ = &mut ended => return,
+        };
+        let outcome = worker.serve(epoch, &mut ended).await;
+        worker.detach();
+        match outcome {
+            Ended::Closed => return,
+            Ended::Lost => {}
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    batch: Vec<Message>,
+    touched: Vec<Arc<dyn StoredSink>>,
+}
+
+impl Worker {
+    /// Connects; meanwhile, messages that wait too long fail.
+    async fn connect(&mut self, connector: &Connector, role: Role) -> Epoch {
+        let mut logged = None::<Instant>;
+        let mut tick = tokio::time::interval(TICK * 5);
+        loop {
+            let attempt = connector.epoch(role);
+            tokio::pin!(attempt);
+            let result = loop {
+                tokio::select! {
+                    result = &mut attempt => break result,
+                    _ = tick.tick() => self.settle(),
+                }
+            };
+            match result {
+                Ok(epoch) => return epoch,
+                Err(error) => {
+                    if logged.is_none_or(|at| at.elapsed() >= CONNECT_LOG_EVERY) {
+                        tracing::warn!(%error, "no NATS connection to publish on, trying again");
+                        logged = Some(Instant::now());
+                    }
+                }
+            }
+            self.settle();
+            tokio::time::sleep(CONNECT_PAUSE).await;
+        }
+    }
+
+    /// Uses a connection until it is lost.
+    async fn serve(&mut self, mut epoch: Epoch, ended: &mut oneshot::Receiver<()>) -> Ended {
+        let Ok(mut acks) = epoch.client.subscribe(format!("{}.>", self.shared.inbox)).await else {
+            return Ended::Lost;
+        };
+        self.attach(&epoch);
+        self.settle();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                alive = receive(&mut acks, &mut self.batch) => {
+                    self.take_answers();
+                    self.settle();
+                    if !alive {
+                        return Ended::Lost;
+                    }
+                }
+                () = self.shared.attention.notified() => self.settle(),
+                _ = tick.tick() => {
+                    if self.check_silence() {
+                        tracing::warn!("JetStream does not answer on this connection, making another one");
+                        return Ended::Lost;
+                    }
+                    self.settle();
+                }
+                _ = epoch.lost.changed() => {
+                    // Acknowledgements that have arrived count.
+                    while receive_now(&mut acks, &mut self.batch) {
+                        self.take_answers();
+                    }
+                    self.settle();
+                    return Ended::Lost;
+                }
+                _ = &mut *ended => return Ended::Closed,
+            }
+        }
+    }
+
+    fn attach(&self, epoch: &Epoch) {
+        let now = Instant::now();
+        let mut state = self.shared.state.lock();
+        state.client = Some(epoch.client.clone());
+        for lane in &mut state.lanes {
+            lane.lane.restart(now);
+        }
+    }
+
+    fn detach(&self) {
+        self.shared.state.lock().client = None;
+        self.shared.available.send_replace(false);
+    }
+
+    /// Looks for messages that met silence; returns whether the connection must be given up.
+    fn check_silence(&self) -> bool {
+        let now = Instant::now();
+        let mut state = self.shared.state.lock();
+        let limit = self.shared.limits.ack_timeout;
+        let mut silent = 0;
+        for lane in &mut state.lanes {
+            silent = silent.max(lane.lane.check_silence(now, limit));
+        }
+        silent >= SILENT_PROBES_MAX
+    }
+
+    /// Reads the acknowledgements of a batch.
+    fn take_answers(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let prefix = self.shared.inbox.len() + 1;
+        let mut state = self.shared.state.lock();
+        let state = &mut *state;
+        for message in &self.batch {
+            let Some((lane_number, number)) = parse_token(message.subject.get(prefix..)) else { continue };
+            let Some(lane) = state.lanes.get_mut(lane_number) else { continue };
+            let result = match answer(message, &lane.stream) {
+                None => continue,
+                Some(Answer::Refused) => {
+                    lane.lane.refuse(number, now);
+                    continue;
+                }
+                Some(Answer::Stored(stored)) => Ok(stored),
+                Some(Answer::Failed(error)) => Err(error),
+            };
+            if let Some(pending) = lane.lane.resolve(number) {
+                state.completions.push_back(Completion { sink: pending.sink, token: pending.token, result });
+            }
+        }
+        self.batch.clear();
+    }
+
+    /// Sends what may be sent, fails what waited too long, tells the sinks.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        let limits = &self.shared.limits;
+        let mut given_up = Vec::new();
+        let (completions, open) = {
+            let mut state = self.shared.state.lock();
+            let mut open = state.client.is_some();
+            for lane in 0..state.lanes.len() {
+                state.lanes[lane].lane.give_up(now, limits.put_timeout, &mut given_up);
+                // What could not be sent stays in the lane; the next tick tries again.
+                self.shared.pump(&mut state, lane, now, None);
+                let lane = &state.lanes[lane].lane;
+                open &= lane.is_open() || lane.is_empty();
+            }
+            (std::mem::take(&mut state.completions), open)
+        };
+        for Completion { sink, token, result } in completions {
+            sink.stored(token, result);
+            self.touch(sink);
+        }
+        for (pending, why) in given_up {
+            let error = match why {
+                GaveUp::NoStream => PutError::NoStream,
+                GaveUp::Silence => PutError::Unavailable,
+            };
+            pending.sink.stored(pending.token, Err(error));
+            self.touch(pending.sink);
+        }
+        self.flush();
+        self.shared.available.send_if_modified(|available| std::mem::replace(available, open) != open);
+    }
+
+    /// Remembers a sink that is to be flushed.
+    fn touch(&mut self, sink: Arc<dyn StoredSink>) {
+        if !self.touched.last().is_some_and(|last| Arc::ptr_eq(last, &sink)) {
+            self.touched.push(sink);
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.touched.len() > 1 {
+            self.touched.sort_unstable_by_key(|sink| Arc::as_ptr(sink).cast::<()>().addr());
+            self.touched.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        }
+        for sink in self.touched.drain(..) {
+            sink.flush();
+        }
+    }
+}
+
+/// Waits for acknowledgements and takes as many as there are; `false` when the connection has ended.
+async fn receive(acks: &mut Subscriber, batch: &mut Vec<Message>) -> bool {
+    poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut *acks).poll_next(cx) {
+                Poll::Ready(Some(message)) => {
+                    batch.push(message);
+                    if batch.len() >= BATCH_MAX {
+                        return Poll::Ready(true);
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(false),
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(true),
+            }
+        }
+    })
+    .await
+}
+
+/// Takes acknowledgements that are there already; `false` when there are none.
+fn receive_now(acks: &mut Subscriber, batch: &mut Vec<Message>) -> bool {
+    use futures_util::FutureExt;
+    tokio::task::unconstrained(receive(acks, batch)).now_or_never().is_some() && !batch.is_empty()
+}
+
+/// `<lane>.<number>`
+fn parse_token(token: Option<&str>) -> Option<(usize, u64)> {
+    let (lane, number) = token?.split_once('.')?;
+    Some((lane.parse().ok()?, number.parse().ok()?))
+}
+
+/// What a message on our inbox says about a put to `stream`; `None` if nothing: a subscriber of the subject may have answered.
+fn answer(message: &Message, stream: &str) -> Option<Answer> {
+    if let Some(status) = crate::store::headers::status(message) {
+        return (status == 503).then_some(Answer::Refused);
+    }
+    let ack = parse_pub_ack(&message.payload)?;
+    if ack.stream.as_deref().is_some_and(|acknowledged| acknowledged != stream) {
+        return None;
+    }
+    Some(match ack.error {
+        None => Answer::Stored(Stored { sequence: ack.seq, duplicate: ack.duplicate }),
+        Some(error) => classify(error),
+    })
+}
+
+/// JetStream's errors for a publish; the numbers are its own.
+fn classify(error: ApiError) -> Answer {
+    let ApiError { code, err_code, description: text } = error;
+    match err_code {
+        // JetStream is starting, has no leader, or the stream is offline.
+        10008 | 10009 | 10118 | 10194 => Answer::Refused,
+        // The server is shutting down.
+        10077 if text.contains("closed") => Answer::Refused,
+        // A message that is larger than the stream or the header block may be.
+        10054 | 10097 => Answer::Failed(PutError::TooLarge),
+        // Limits of stream, account and server, and 429.
+        10002 | 10023 | 10028 | 10047 | 10077 | 10120 | 10167 => {
+            Answer::Failed(PutError::Full { code: err_code, text })
+        }
+        _ if code == 429 => Answer::Failed(PutError::Full { code: err_code, text }),
+        _ => Answer::Failed(PutError::Rejected { code: err_code, text }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_of_a_reply_is_read() {
+        assert_eq!(parse_token(Some("0.17")), Some((0, 17)));
+        assert_eq!(parse_token(Some("12.18446744073709551615")), Some((12, u64::MAX)));
+        for bad in [None, Some(""), Some("1"), Some("1.x"), Some("1.2.3")] {
+            assert_eq!(parse_token(bad), None);
+        }
+    }
+
+    #[test]
+    fn errors_of_jetstream_become_ours() {
+        let of = |code, err_code| classify(ApiError { code, err_code, description: String::new() });
+        assert!(matches!(of(503, 10008), Answer::Refused));
+        assert!(matches!(of(400, 10054), Answer::Failed(PutError::TooLarge)));
+        assert!(matches!(of(503, 10077), Answer::Failed(PutError::Full { .. })));
+        assert!(matches!(of(429, 10167), Answer::Failed(PutError::Full { .. })));
+        assert!(matches!(of(400, 10071), Answer::Failed(PutError::Rejected { code: 10071, .. })));
+    }
+}

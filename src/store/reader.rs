@@ -1,0 +1,418 @@
+//! The one way in which streams are read: an ephemeral pull consumer without acknowledgements, checked for gaps and made
+//! anew whenever it cannot be trusted.
+//!
+//! `tail`, `scan` and `retained` are its users. It never runs by itself: whoever calls [`Reader::next`] paces it, and what
+//! is under way between the server and us is bounded by [`Pace`]. It works on raw requests, because async-nats does not read
+//! the second form of `$JS.ACK` subjects.
+//!
+//! **Invariant:** what [`Reader::next`] gives is ascending, and each sequence is given at most once. A sequence that is left
+//! out was not in the stream any more.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use futures_util::Stream;
+use tokio::time::Instant;
+
+use super::ack::parse_delivery;
+use super::api::{Api, ApiFailure, Deliver, STREAM_NOT_FOUND};
+use super::connection::{Link, LinkState};
+use super::entry::LogEntry;
+use super::error::Unavailable;
+use super::headers;
+
+/// The server says so often that a pull is alive, and it is taken for dead after so long without a word.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A pull ends by itself after this.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// A consumer that nobody pulls from goes away after this.
+const INACTIVE: Duration = Duration::from_secs(60);
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// After so many lost connections at the same sequence the message there is fetched by itself: async-nats drops the
+/// connection on a header that is not UTF-8, and would for ever.
+const LOST_AT_SAME_MAX: u32 = 2;
+
+/// How much may be under way between the server and us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Messages asked for in one pull.
+    pub(crate) batch: usize,
+    /// Bytes asked for in one pull; at least the largest message.
+    pub(crate) bytes: usize,
+    /// Ask for more before what was asked for has come.
+    pub(crate) overlap: bool,
+}
+
+/// What is read, and where it starts.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) stream: Arc<str>,
+    /// Cut off the subjects.
+    pub(crate) prefix: Arc<str>,
+    /// In the consumer's name.
+    pub(crate) purpose: &'static str,
+    /// Follow a snapshot of the last message of every subject; otherwise start at the position.
+    pub(crate) last_per_subject: bool,
+    pub(crate) pace: Pace,
+}
+
+/// What [`Reader::next`] came back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Entries were appended, or nothing is behind what was read.
+    Read,
+    /// A new consumer starts with a snapshot; what was known before may be stale. Not for positions.
+    SnapshotBegins {
+        /// Last sequence of the stream before.
+        last_sequence: u64,
+    },
+    /// The stream is another one, or was cut: sequences go on from here.
+    Restarted {
+        /// The next sequence.
+        next: u64,
+    },
+    /// There is no such stream.
+    StreamMissing,
+}
+
+/// A consumer and what is known of it.
+struct Consumer {
+    name: String,
+    inbox: String,
+    subscriber: Subscriber,
+    /// Of the connection that it was made on.
+    epoch: u64,
+    /// Last consumer sequence seen.
+    sequence: u64,
+    /// Messages asked for and not yet come.
+    outstanding: usize,
+    pulls: u64,
+    /// Messages behind the last one seen.
+    pending: u64,
+    heard: Instant,
+}
+
+/// Reads a stream.
+pub(crate) struct Reader {
+    api: Api,
+    link: Link,
+    source: Source,
+    state: tokio::sync::watch::Receiver<LinkState>,
+    consumer: Option<Consumer>,
+    /// Next sequence to be given.
+    position: u64,
+    /// `created` of the stream.
+    created: Option<String>,
+    retry: Duration,
+    lost_at: (u64, u32),
+    messages: Vec<Message>,
+}
+
+enum Step {
+    Continue,
+    /// The consumer cannot be trusted any more.
+    Renew(&'static str),
+}
+
+impl Reader {
+    /// Reads from `position` on (1 is the first). Nothing is sent before [`Reader::next`].
+    pub(crate) fn new(api: Api, link: Link, source: Source, position: u64) -> Self {
+        let state = link.state.clone();
+        Self {
+            api,
+            link,
+            source,
+            state,
+            consumer: None,
+            position: position.max(1),
+            created: None,
+            retry: RETRY_MIN,
+            lost_at: (0, 0),
+            messages: Vec::new(),
+        }
+    }
+
+    /// The next sequence.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether the last that was read had nothing behind it.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.consumer.as_ref().is_some_and(|consumer| consumer.pending == 0)
+    }
+
+    /// The consumer's name and how many messages it has given us.
+    pub(crate) fn consumer(&self) -> Option<(&str, u64)> {
+        self.consumer.as_ref().map(|consumer| (consumer.name.as_str(), consumer.sequence))
+    }
+
+    /// Waits for entries, appends at most `max` of them to `out`, and says what else happened.
+    ///
+    /// # Errors
+    /// Only when JetStream cannot be asked; the next call tries again, after a pause. Cancelling loses nothing.
+    pub(crate) async fn next(&mut self, out: &mut Vec<LogEntry>, max: usize) -> Result<Progress, Unavailable> {
+        loop {
+            if self.consumer.is_none()
+                && let Some(progress) = self.open(out).await?
+            {
+                return Ok(progress);
+            }
+            self.pull().await;
+            if self.messages.is_empty() {
+                self.receive(max).await;
+            }
+            let before = out.len();
+            let mut step = Step::Continue;
+            let mut caught_up = false;
+            let mut messages = std::mem::take(&mut self.messages);
+            for message in messages.drain(..) {
+                step = self.take(message, out);
+                caught_up |= self.is_caught_up();
+                if matches!(step, Step::Renew(_)) {
+                    break;
+                }
+            }
+            self.messages = messages;
+            if let Step::Renew(why) = step {
+                self.renew(why).await;
+            }
+            if out.len() > before || caught_up {
+                return Ok(Progress::Read);
+            }
+        }
+    }
+
+    /// Makes a consumer. `Some` when the caller must know something first.
+    async fn open(&mut self, out: &mut Vec<LogEntry>) -> Result<Option<Progress>, Unavailable> {
+        let opened = self.try_open(out).await;
+        match opened {
+            Ok(progress) => {
+                self.retry = RETRY_MIN;
+                Ok(progress)
+            }
+            Err(failure) if failure.code() == STREAM_NOT_FOUND => Ok(Some(Progress::StreamMissing)),
+            Err(failure) => {
+                tracing::debug!(stream = %self.source.stream, %failure, "cannot read the stream now");
+                tokio::time::sleep(self.retry).await;
+                self.retry = (self.retry * 2).min(RETRY_MAX);
+                Err(failure.into())
+            }
+        }
+    }
+
+    async fn try_open(&mut self, out: &mut Vec<LogEntry>) -> Result<Option<Progress>, ApiFailure> {
+        let stream = Arc::clone(&self.source.stream);
+        let info = self.api.stream_info(&stream).await?;
+        if self.lost_at.1 >= LOST_AT_SAME_MAX && !self.source.last_per_subject {
+            self.lost_at = (0, 0);
+            self.fetch_one(out).await?;
+            return Ok((!out.is_empty()).then_some(Progress::Read));
+        }
+        let restarted = self.restarted(&info.created, info.state.last_seq);
+        self.created = Some(info.created);
+        if let Some(next) = restarted {
+            self.position = next;
+            return Ok(Some(Progress::Restarted { next }));
+        }
+        let deliver = if self.source.last_per_subject { Deliver::LastPerSubject } else { Deliver::From(self.position) };
+        let name = format!("nmq-{}-{:016x}", self.source.purpose, rand::random::<u64>());
+        let inbox = self.link.client.new_inbox();
+        let epoch = self.state.borrow_and_update().epoch;
+        let subscriber = self
+            .link
+            .client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|error| ApiFailure::Other(error.to_string()))?;
+        let consumer = self.api.create_reader(&stream, &name, deliver, INACTIVE).await?;
+        self.consumer = Some(Consumer {
+            name,
+            inbox,
+            subscriber,
+            epoch,
+            sequence: 0,
+            outstanding: 0,
+            pulls: 0,
+            pending: consumer.num_pending,
+            heard: Instant::now(),
+        });
+        if self.source.last_per_subject {
+            self.position = 1;
+            return Ok(Some(Progress::SnapshotBegins { last_sequence: info.state.last_seq }));
+        }
+        // Nothing is behind the position: say so at once, for those who wait for the end.
+        Ok((consumer.num_pending == 0).then_some(Progress::Read))
+    }
+
+    /// Where to go on when the stream is not the one that we have read, or has lost its end.
+    fn restarted(&self, created: &str, last_sequence: u64) -> Option<u64> {
+        let known = self.created.as_deref()?;
+        if known != created {
+            return Some(1);
+        }
+        (!self.source.last_per_subject && last_sequence + 1 < self.position).then_some(last_sequence + 1)
+    }
+
+    /// Asks for more when too little is under way.
+    async fn pull(&mut self) {
+        let Some(consumer) = &mut self.consumer else { return };
+        let Pace { batch, bytes, overlap } = self.source.pace;
+        let low = if overlap { batch / 2 } else { 0 };
+        if consumer.outstanding > low {
+            return;
+        }
+        consumer.pulls += 1;
+        let body = format!(
+            r#"{{"batch":{batch},"max_bytes":{bytes},"expires":{},"idle_heartbeat":{}}}"#,
+            PULL_EXPIRES.as_nanos(),
+            HEARTBEAT.as_nanos()
+        );
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.source.stream, consumer.name);
+        let reply = format!("{}.{}", consumer.inbox, consumer.pulls);
+        if consumer.outstanding == 0 {
+            // Time that the caller took is not the server's.
+            consumer.heard = Instant::now();
+        }
+        if self.link.client.publish_with_reply(subject, reply, body.into()).await.is_ok() {
+            consumer.outstanding += batch;
+        }
+    }
+
+    /// Waits for messages, or for a reason to distrust the consumer.
+    async fn receive(&mut self, max: usize) {
+        let Some(consumer) = &mut self.consumer else { return };
+        // Heard is what has arrived, also while the caller was busy.
+        let deadline = consumer.heard.max(Instant::now() - SILENCE_MAX / 2) + SILENCE_MAX;
+        let epoch = consumer.epoch;
+        let lost = self.state.wait_for(|state| !state.connected || state.epoch != epoch);
+        let why = tokio::select! {
+            biased;
+            alive = receive(&mut consumer.subscriber, &mut self.messages, max) => {
+                consumer.heard = Instant::now();
+                if alive { return } else { "the connection is closed" }
+            }
+            _ = lost => "the connection was lost",
+            () = tokio::time::sleep_until(deadline) => "the server is silent",
+        };
+        if why == "the connection was lost" {
+            let position = self.position;
+            self.lost_at = if self.lost_at.0 == position { (position, self.lost_at.1 + 1) } else { (position, 1) };
+        }
+        self.renew(why).await;
+    }
+
+    /// Gives the consumer up; the next round makes another one at the position.
+    async fn renew(&mut self, why: &'static str) {
+        if let Some(consumer) = self.consumer.take() {
+            tracing::info!(stream = %self.source.stream, next = self.position, why, "reading with a new consumer");
+            self.messages.clear();
+            self.api.forget_reader(&self.source.stream, &consumer.name).await;
+            // Not in a tight loop when it fails for a reason that stays.
+            tokio::time::sleep(RETRY_MIN).await;
+        }
+    }
+
+    fn take(&mut self, message: Message, out: &mut Vec<LogEntry>) -> Step {
+        let Some(consumer) = &mut self.consumer else { return Step::Continue };
+        if let Some(status) = headers::status(&message) {
+            return consumer.take_status(status, &message);
+        }
+        let Some(delivery) = message.reply.as_deref().and_then(parse_delivery) else { return Step::Continue };
+        if delivery.consumer_sequence != consumer.sequence + 1 {
+            return Step::Renew("a message is missing");
+        }
+        consumer.sequence = delivery.consumer_sequence;
+        consumer.outstanding = consumer.outstanding.saturating_sub(1);
+        consumer.pending = delivery.pending;
+        if delivery.stream_sequence < self.position {
+            return Step::Continue;
+        }
+        self.position = delivery.stream_sequence + 1;
+        out.push(LogEntry::of_message(message, &self.source.prefix, delivery));
+        Step::Continue
+    }
+
+    /// Reads the message at the position through the API, which gives any bytes.
+    async fn fetch_one(&mut self, out: &mut Vec<LogEntry>) -> Result<(), ApiFailure> {
+        let stored = self.api.message_from(&self.source.stream, self.position).await?;
+        let Some(entry) = stored.and_then(|stored| LogEntry::of_stored(stored, &self.source.prefix)) else {
+            return Ok(());
+        };
+        tracing::warn!(stream = %self.source.stream, sequence = entry.sequence, "message read by itself, its headers may be malformed");
+        self.position = entry.sequence + 1;
+        out.push(entry);
+        Ok(())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // The server would keep the consumer until it is inactive for long enough.
+        if let Some(consumer) = self.consumer.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (api, stream) = (self.api.clone(), Arc::clone(&self.source.stream));
+            runtime.spawn(async move { api.forget_reader(&stream, &consumer.name).await });
+        }
+    }
+}
+
+impl Consumer {
+    /// A message that the server made: a heartbeat, or the end of a pull.
+    fn take_status(&mut self, status: u16, message: &Message) -> Step {
+        let number = |name| headers::number(message.headers.as_ref(), name);
+        match status {
+            100 => {
+                // What the server has sent before it must have arrived before it.
+                let is_behind = number("Nats-Last-Consumer").is_some_and(|sent| sent > self.sequence);
+                if is_behind { Step::Renew("messages are missing before a heartbeat") } else { Step::Continue }
+            }
+            // The pull has expired, or its bytes are used up.
+            408 => self.end_pull(number("Nats-Pending-Messages")),
+            409 => {
+                let text = message.description.as_deref().unwrap_or_default().to_ascii_lowercase();
+                if text.contains("consumer deleted") || text.contains("leadership change") || text.contains("shutdown")
+                {
+                    return Step::Renew("the server has closed the consumer");
+                }
+                self.end_pull(number("Nats-Pending-Messages"))
+            }
+            404 => self.end_pull(number("Nats-Pending-Messages")),
+            503 => Step::Renew("the consumer is gone"),
+            _ => Step::Continue,
+        }
+    }
+
+    fn end_pull(&mut self, unfilled: Option<u64>) -> Step {
+        let unfilled = unfilled.and_then(|count| usize::try_from(count).ok()).unwrap_or(self.outstanding);
+        self.outstanding = self.outstanding.saturating_sub(unfilled);
+        Step::Continue
+    }
+}
+
+/// Waits for messages and takes as many as there are, up to `max`; `false` when there can be no more.
+async fn receive(subscriber: &mut Subscriber, messages: &mut Vec<Message>, max: usize) -> bool {
+    poll_fn(|cx| {
+        loop {
+            match Pin::new(&mut *subscriber).poll_next(cx) {
+                Poll::Ready(Some(message)) => {
+                    messages.push(message);
+                    if messages.len() >= max {
+                        return Poll::Ready(true);
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(!messages.is_empty()),
+                Poll::Pending if messages.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(true),
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,296 @@
+//! Retained messages in memory: by topic, in an order that filters can be paged through. Pure: no I/O, told the time.
+//!
+//! Two writers: the reader of the bucket, in order of its sequences ([`RetainedIndex::apply`]), and whoever has seen a retained
+//! message before the reader brings it ([`RetainedIndex::apply_live`]). The higher sequence wins, whoever brings it.
+//!
+//! Conversion of an entry to an MQTT message is the broker's.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mqtt_codec::{TopicFilter, TopicName};
+use parking_lot::RwLock;
+use proto_map::Headers;
+
+use super::order::{Key, Ordered, Place, Verdict, first_place, judge};
+
+/// The content of a retained message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetainedMessage {
+    /// Headers as they are stored.
+    pub headers: Option<Headers>,
+    /// Payload, not empty.
+    pub payload: Bytes,
+    /// When it was stored, milliseconds since the epoch.
+    pub stored_at_ms: u64,
+    /// When it ends, milliseconds since the epoch.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// A retained message in the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedEntry {
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its content.
+    pub message: RetainedMessage,
+    /// Its sequence in the bucket.
+    pub sequence: u64,
+    /// Version of the index that it came with.
+    pub version: u64,
+}
+
+/// How far the index is; both numbers of the same moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexState {
+    /// Everything in the bucket up to this sequence is in the index.
+    pub applied: u64,
+    /// Raised by every change.
+    pub version: u64,
+}
+
+/// The index. Cheap to share; readers do not block each other.
+#[derive(Debug, Default)]
+pub struct RetainedIndex {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    topics: BTreeMap<Key, Node>,
+    state: IndexState,
+    /// Entries, without the marks of deleted topics.
+    live: usize,
+    /// By time and sequence, what expires.
+    expiries: BTreeMap<(u64, u64), TopicName>,
+    /// Deletions that were seen before the reader brought them; needed until it has passed them.
+    deleted_early: BTreeMap<u64, TopicName>,
+    /// Which snapshot is being read.
+    snapshot: u32,
+}
+
+#[derive(Debug)]
+struct Node {
+    sequence: u64,
+    /// `None`: deleted, to be kept until the reader has passed the deletion.
+    entry: Option<Arc<RetainedEntry>>,
+    /// The last snapshot that had it.
+    snapshot: u32,
+}
+
+impl RetainedIndex {
+    /// An empty index.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Entries that match `filter`, in the order of the index, at most `max`: those after the topic `after`, of versions up to
+    /// `max_version`, and not expired at `now_ms`. The next page begins after the last topic of this one.
+    pub fn page(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&TopicName>,
+        max_version: u64,
+        max: usize,
+        now_ms: u64,
+    ) -> Vec<Arc<RetainedEntry>> {
+        let filter = filter.matching_part();
+        let inner = self.inner.read();
+        let mut page = Vec::new();
+        let is_due = |entry: &RetainedEntry| {
+            entry.version <= max_version && entry.message.expires_at_ms.is_none_or(|end| end > now_ms)
+        };
+        let mut place = first_place(filter).to_owned();
+        let mut excluded = false;
+        if let Some(after) = after
+            && (&Place(after.as_str()) as &dyn Ordered) >= (&Place(&place) as &dyn Ordered)
+        {
+            place = after.as_str().to_owned();
+            excluded = true;
+        }
+        'seek: while page.len() < max {
+            let from: &dyn Ordered = &Place(&place);
+            let from = if excluded { Bound::Excluded(from) } else { Bound::Included(from) };
+            for (key, node) in inner.topics.range::<dyn Ordered + '_, _>((from, Bound::Unbounded)) {
+                match judge(filter, &key.0) {
+                    Verdict::Match => {
+                        if let Some(entry) = node.entry.as_ref().filter(|entry| is_due(entry)) {
+                            page.push(Arc::clone(entry));
+                            if page.len() == max {
+                                return page;
+                            }
+                        }
+                    }
+                    Verdict::SeekTo(next) => {
+                        place = next;
+                        excluded = false;
+                        continue 'seek;
+                    }
+                    Verdict::End => return page,
+                }
+            }
+            return page;
+        }
+        page
+    }
+
+    /// The entry of one topic.
+    pub fn get(&self, topic: &TopicName) -> Option<Arc<RetainedEntry>> {
+        let inner = self.inner.read();
+        inner.topics.get::<dyn Ordered>(&Place(topic.as_str()))?.entry.clone()
+    }
+
+    /// How far the index is.
+    pub fn state(&self) -> IndexState {
+        self.inner.read().state
+    }
+
+    /// Retained messages, expired ones included until they are removed.
+    pub fn len(&self) -> usize {
+        self.inner.read().live
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A retained message, or with `None` a deletion, that was seen before the reader of the bucket brings it. Ignored when the
+    /// index has that sequence or a later one for the topic.
+    pub fn apply_live(&self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) {
+        let mut inner = self.inner.write();
+        if sequence <= inner.state.applied {
+            return;
+        }
+        inner.set(sequence, topic, message);
+    }
+
+    /// What the reader of the bucket brings, in ascending order within a snapshot and after it.
+    pub(crate) fn apply(&self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) {
+        self.inner.write().set(sequence, topic, message);
+    }
+
+    /// The reader has brought everything up to this sequence.
+    pub(crate) fn applied(&self, sequence: u64) {
+        let mut inner = self.inner.write();
+        inner.state.applied = inner.state.applied.max(sequence);
+        inner.forget_deletions();
+    }
+
+    /// The reader begins anew with a snapshot of the bucket.
+    pub(crate) fn begin_snapshot(&self) {
+        let mut inner = self.inner.write();
+        inner.snapshot = inner.snapshot.wrapping_add(1);
+    }
+
+    /// The snapshot, begun when `last_sequence` was the last of the bucket, is complete: what it did not have is gone.
+    pub(crate) fn end_snapshot(&self, last_sequence: u64) {
+        let mut inner = self.inner.write();
+        let snapshot = inner.snapshot;
+        let stale = |node: &Node| node.snapshot != snapshot && node.sequence <= last_sequence && node.entry.is_some();
+        let gone: Vec<Key> = inner.topics.iter().filter(|(_, node)| stale(node)).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            inner.remove(&key);
+        }
+        inner.state.applied = inner.state.applied.max(last_sequence);
+        inner.forget_deletions();
+    }
+
+    /// The bucket is another one: sequences begin again.
+    pub(crate) fn reset(&self) {
+        let mut inner = self.inner.write();
+        let version = inner.state.version + 1;
+        *inner = Inner { state: IndexState { applied: 0, version }, ..Inner::default() };
+    }
+
+    /// Removes what has expired.
+    pub(crate) fn expire(&self, now_ms: u64) {
+        let mut inner = self.inner.write();
+        while let Some(entry) = inner.expiries.first_entry().filter(|entry| entry.key().0 <= now_ms) {
+            let topic = entry.remove();
+            inner.remove(&Key(topic.as_byte_string().clone()));
+        }
+    }
+
+    /// Removes what the bucket cannot have any more because it begins at `first_sequence`: it was purged.
+    pub(crate) fn drop_before(&self, first_sequence: u64) {
+        let is_gone = |node: &Node| node.sequence < first_sequence && node.entry.is_some();
+        let gone: Vec<Key> = {
+            let inner = self.inner.read();
+            inner.topics.iter().filter(|(_, node)| is_gone(node)).map(|(key, _)| key.clone()).collect()
+        };
+        if gone.is_empty() {
+            return;
+        }
+        let mut inner = self.inner.write();
+        for key in gone {
+            if inner.topics.get(&key).is_some_and(is_gone) {
+                inner.remove(&key);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn set(&mut self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) {
+        let snapshot = self.snapshot;
+        let place: &dyn Ordered = &Place(topic.as_str());
+        let known = self.topics.get_mut::<dyn Ordered>(place);
+        if let Some(node) = known
+            && node.sequence >= sequence
+        {
+            // The same one again, from a snapshot, or an older one.
+            if node.sequence == sequence {
+                node.snapshot = snapshot;
+            }
+            return;
+        }
+        let key = Key(topic.as_byte_string().clone());
+        self.remove(&key);
+        self.state.version += 1;
+        let version = self.state.version;
+        let entry = match message {
+            Some(message) => {
+                if let Some(end) = message.expires_at_ms {
+                    self.expiries.insert((end, sequence), topic.clone());
+                }
+                self.live += 1;
+                Some(Arc::new(RetainedEntry { topic: topic.clone(), message, sequence, version }))
+            }
+            None if sequence > self.state.applied => {
+                self.deleted_early.insert(sequence, topic.clone());
+                None
+            }
+            None => return,
+        };
+        self.topics.insert(key, Node { sequence, entry, snapshot });
+    }
+
+    /// Takes a topic out, with all that refers to it.
+    fn remove(&mut self, key: &Key) {
+        let Some(node) = self.topics.remove(key) else { return };
+        self.state.version += 1;
+        if let Some(entry) = node.entry {
+            self.live -= 1;
+            if let Some(end) = entry.message.expires_at_ms {
+                self.expiries.remove(&(end, entry.sequence));
+            }
+        } else {
+            self.deleted_early.remove(&node.sequence);
+        }
+    }
+
+    /// Deletions that the reader has passed need no mark: nothing older can come any more.
+    fn forget_deletions(&mut self) {
+        while let Some(entry) = self.deleted_early.first_entry().filter(|entry| *entry.key() <= self.state.applied) {
+            let key = Key(entry.get().as_byte_string().clone());
+            self.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

@@ -1,0 +1,38 @@
+//! Wall-clock time as the store needs it: milliseconds since the epoch.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Now, milliseconds since the epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `2026-01-02T03:04:05.678Z`, as nats-server writes it, to milliseconds since the epoch.
+pub(crate) fn rfc3339_ms(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut time = time.splitn(3, ':').map(|part| part.parse::<i64>().ok());
+    let seconds = time.next()?? * 3600 + time.next()?? * 60 + time.next()??;
+    let milliseconds = format!("{fraction:0<3}").get(..3)?.parse::<i64>().ok()?;
+    // Days since 1970 in the proleptic Gregorian calendar, years beginning in March.
+    let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468;
+    u64::try_from((days * 86_400 + seconds) * 1000 + milliseconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rfc3339_ms;
+
+    #[test]
+    fn times_of_the_server_are_read() {
+        assert_eq!(rfc3339_ms("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(rfc3339_ms("2000-02-29T12:00:00.5Z"), Some(951_825_600_500));
+        assert_eq!(rfc3339_ms("2026-09-17T23:59:59.123456789Z"), Some(1_789_689_599_123));
+        assert_eq!(rfc3339_ms("2026-09-17T23:59:59+02:00"), None);
+        assert_eq!(rfc3339_ms("yesterday"), None);
+    }
+}

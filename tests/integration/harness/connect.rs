@@ -1,0 +1,69 @@
+//! How the raw client connects.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use mqtt_codec::{Connect, ConnectProperties, Version, Will};
+
+use super::Message;
+
+/// A CONNECT, and how our side of the socket is.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) connect: Connect,
+    /// Bytes that the kernel keeps for us unread, when not its default.
+    pub(crate) receive_buffer: Option<u32>,
+}
+
+impl Options {
+    /// A clean session without keep alive and will.
+    pub(crate) fn new(version: Version, id: &str) -> Self {
+        let connect = Connect {
+            version,
+            bridge: false,
+            clean_start: true,
+            keep_alive_s: 0,
+            client_id: id.into(),
+            will: None,
+            username: None,
+            password: None,
+            properties: ConnectProperties::default(),
+        };
+        Self { connect, receive_buffer: None }
+    }
+
+    pub(crate) fn v5(id: &str) -> Self {
+        Self::new(Version::V5, id)
+    }
+
+    pub(crate) fn v311(id: &str) -> Self {
+        Self::new(Version::V311, id)
+    }
+
+    pub(crate) fn keep_alive(mut self, seconds: u16) -> Self {
+        self.connect.keep_alive_s = seconds;
+        self
+    }
+
+    /// Sends `message` as the will.
+    pub(crate) fn will(mut self, message: Message) -> Self {
+        let Message { topic, payload, qos, retain, properties } = message;
+        self.connect.will = Some(Box::new(Will { topic, payload, qos, retain, delay_interval_s: 0, properties }));
+        self
+    }
+
+    pub(crate) fn receive_maximum(mut self, maximum: u16) -> Self {
+        self.connect.properties.receive_maximum = NonZeroU16::new(maximum);
+        self
+    }
+
+    pub(crate) fn maximum_packet_size(mut self, bytes: u32) -> Self {
+        self.connect.properties.maximum_packet_size = NonZeroU32::new(bytes);
+        self
+    }
+
+    /// The kernel keeps little for us, so that not reading is felt soon at the other end.
+    pub(crate) fn receive_buffer(mut self, bytes: u32) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+}

@@ -1,0 +1,146 @@
+//! A nats-server with JetStream in a directory of its own, and what tests ask of it as a NATS client.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use async_nats::{Client, Message, Subscriber};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::ports::free_port;
+use super::process::Process;
+use super::{LOOK_AGAIN, PATIENCE};
+
+/// A nats-server. It can be killed and started again, on the same port and data.
+#[derive(Debug)]
+pub(crate) struct NatsServer {
+    dir: TempDir,
+    port: u16,
+    process: Option<Process>,
+}
+
+/// The program: `$NATS_SERVER`, then `$PATH`, then `.tools/bin` of the workspace.
+pub(crate) fn nats_server_program() -> PathBuf {
+    if let Some(path) = std::env::var_os("NATS_SERVER") {
+        return path.into();
+    }
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin");
+    std::env::split_paths(&paths).chain([local]).map(|dir| dir.join("nats-server")).find(|file| file.is_file()).expect(
+        "nats-server is needed for the integration tests: put it into $PATH or .tools/bin, or set NATS_SERVER to it",
+    )
+}
+
+impl NatsServer {
+    /// Starts one with JetStream and no authentication.
+    pub(crate) async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with more lines in its configuration.
+    pub(crate) async fn start_with(more: &str) -> Self {
+        let store = r#"jetstream { store_dir: "data", max_file_store: 64GB, max_memory_store: 1GB }"#;
+        Self::start_configured(&format!("{store}\n{more}")).await
+    }
+
+    /// Starts one with a configuration that has only the address.
+    pub(crate) async fn start_configured(config: &str) -> Self {
+        let mut server = Self::prepared(config);
+        server.restart().await;
+        server
+    }
+
+    /// One that is not started yet.
+    pub(crate) fn prepared(config: &str) -> Self {
+        let dir = TempDir::with_prefix("nats-mqtt-nats-").expect("a temporary directory");
+        let port = free_port();
+        let text = format!("listen: \"127.0.0.1:{port}\"\nserver_name: test\n{config}\n");
+        std::fs::write(dir.path().join("nats.conf"), text).expect("write the configuration");
+        Self { dir, port, process: None }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// SIGKILL: nothing is flushed, nobody is told.
+    pub(crate) fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it, again or for the first time, and waits until it says that it is ready.
+    pub(crate) async fn restart(&mut self) {
+        self.process = None;
+        let log = self.dir.path().join("nats.log");
+        // What an earlier run wrote says nothing about this one.
+        let _ = std::fs::rename(&log, self.dir.path().join("nats.log.before"));
+        let mut command = Command::new(nats_server_program());
+        command.current_dir(self.dir.path()).args(["-c", "nats.conf"]);
+        let mut process = Process::spawn("nats-server", &mut command, &log);
+        let ready = tokio::time::timeout(PATIENCE, async {
+            while !process.log().contains("Server is ready") {
+                assert!(process.status().is_none(), "nats-server ended: {}", process.log());
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        });
+        assert!(ready.await.is_ok(), "nats-server is not ready: {}", process.log());
+        self.process = Some(process);
+    }
+
+    /// A client without credentials.
+    pub(crate) async fn client(&self) -> Client {
+        async_nats::connect(self.url()).await.expect("connect to nats-server")
+    }
+
+    pub(crate) fn show_log(&self) {
+        super::process::show_log("nats-server", &self.dir.path().join("nats.log"));
+    }
+}
+
+/// A core NATS subscription that the server has for sure.
+#[derive(Debug)]
+pub(crate) struct Watch(Subscriber);
+
+impl Watch {
+    pub(crate) async fn new(client: &Client, subject: &str) -> Self {
+        let subscriber = client.subscribe(subject.to_owned()).await.expect("subscribe");
+        client.flush().await.expect("flush");
+        Self(subscriber)
+    }
+
+    /// The next message.
+    pub(crate) async fn next(&mut self) -> Message {
+        let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
+        next.expect("a message on core NATS in time").expect("the subscription goes on")
+    }
+}
+
+/// A request to the JetStream API; the answer as it is, errors included.
+pub(crate) async fn js_api(client: &Client, what: &str, body: &Value) -> Value {
+    let subject = format!("$JS.API.{what}");
+    let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let answer = client.request(subject, payload.into()).await.expect("JetStream answers");
+    serde_json::from_slice(&answer.payload).expect("JetStream answers JSON")
+}
+
+/// `$JS.API.STREAM.INFO`.
+pub(crate) async fn stream_info(client: &Client, stream: &str) -> Value {
+    js_api(client, &format!("STREAM.INFO.{stream}"), &Value::Null).await
+}
+
+/// How many messages a stream holds, with what is below `filter` when that is not empty.
+pub(crate) async fn stored(client: &Client, stream: &str, filter: &str) -> u64 {
+    let request = if filter.is_empty() { Value::Null } else { json!({ "subjects_filter": filter }) };
+    let info = js_api(client, &format!("STREAM.INFO.{stream}"), &request).await;
+    assert!(info["error"].is_null(), "{stream}: {info}");
+    if filter.is_empty() {
+        return info["state"]["messages"].as_u64().expect("a number of messages");
+    }
+    let subjects = info["state"]["subjects"].as_object();
+    subjects.map_or(0, |subjects| subjects.values().filter_map(Value::as_u64).sum())
+}

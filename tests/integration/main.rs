@@ -1,0 +1,22 @@
+//! All integration tests in one binary, so that it is linked once: the program as users run it, against a real
+//! nats-server, with foreign MQTT clients beside our own. Each module says what it proves.
+//!
+//! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, and python3 with paho-mqtt
+//! (`.tools/python` is looked at too).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+
+mod harness;
+
+mod both_worlds;
+mod durable;
+mod operations;
+mod outage;
+mod protocol;
+mod retained;
+mod retained_race;
+mod slow_reader;
+mod topics;
+mod websocket;
+mod wills;
+mod wire;
