@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::readiness::{Latch, Readiness};
 use crate::shutdown::ShutdownSignal;
 use crate::store::CoreSink;
-use crate::store::{OpenError, Store, Unavailable};
+use crate::store::{OpenError, Store, StoreOptions, Unavailable};
 
 mod options;
 
@@ -102,7 +102,7 @@ async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker
     let inlet = Arc::new(CoreInlet::default());
     let store_options = options::store(config, None)?;
     let names = store_options.assets.names.clone();
-    let store = Store::open(store_options, Arc::clone(&inlet) as Arc<dyn CoreSink>).await?;
+    let store = open(store_options, &inlet).await?;
     if config.mqtt.max_packet_size.as_usize() == 0 {
         let size = store.server_max_payload().saturating_sub(HEADER_ROOM).max(1024);
         config.mqtt.max_packet_size = crate::config::ByteSize(size as u64);
@@ -110,6 +110,19 @@ async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker
     let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
     let closed = ClosedTrees::new(names.subject_prefix(), &opened);
     Ok(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics)).await?)
+}
+
+/// Opens the store; what only time can mend is tried again.
+async fn open(options: StoreOptions, inlet: &Arc<CoreInlet>) -> Result<Store, OpenError> {
+    loop {
+        match Store::open(options.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>).await {
+            Err(error) if !error.is_configuration() => {
+                tracing::warn!(%error, "waiting");
+                tokio::time::sleep(RETRY).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// The result of `work`, or `None` when shutdown comes first.

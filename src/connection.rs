@@ -115,6 +115,7 @@ where
         return;
     };
     peer.handshake.complete();
+    let _counted = broker.metrics.connection();
     let mut connection = Connection::begin(io, broker, greeted.decoder, &greeted.connect, greeted.negotiated).await;
     let end = connection.run().await;
     connection.finish(end, greeted.connect.will, &peer).await;

@@ -1,8 +1,14 @@
 //! The one signal that says "drain and end", and what triggers it: SIGTERM, SIGINT, or a part that cannot go on.
 
+use std::time::{Duration, Instant};
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+/// A signal that comes again within this is the same one: `make` and shells send it to the whole process group, and
+/// `make` sends it once more to what it started.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Tells every part of the process to drain and end. Cheap to clone; once triggered it stays triggered.
 #[derive(Clone, Debug, Default)]
@@ -52,17 +58,23 @@ impl ShutdownSignal {
                     return;
                 }
             };
-            for first in [true, false] {
+            let mut drains_since: Option<Instant> = None;
+            loop {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                 };
-                if first {
-                    info!("{name}: draining; a second signal ends at once");
-                    shutdown.trigger();
-                } else {
-                    warn!("{name} again: ending at once");
-                    std::process::exit(1);
+                match drains_since {
+                    None => {
+                        info!("{name}: draining; a second signal ends at once");
+                        drains_since = Some(Instant::now());
+                        shutdown.trigger();
+                    }
+                    Some(since) if since.elapsed() < SAME_SIGNAL => {}
+                    Some(_) => {
+                        warn!("{name} again: ending at once");
+                        std::process::exit(1);
+                    }
                 }
             }
         });

@@ -231,7 +231,7 @@ impl Session {
                     Arrival::Store(token) => (delivery.qos(), Some(token)),
                     Arrival::Wait => return,
                     Arrival::Again(packet) => return out.push(Output::Send(packet)),
-                    // [MQTT-3.3.4-9]
+                    // [MQTT-3.3.4-7]
                     Arrival::TooMany => return self.close(ReasonCode::ReceiveMaximumExceeded, out),
                 }
             }
@@ -280,7 +280,7 @@ impl Session {
     }
 
     fn disconnect<M>(&mut self, disconnect: &Disconnect, out: &mut Vec<Output<M>>) {
-        // [MQTT-3.14.2-2]: a session that was to end with its connection cannot be given an expiry now.
+        // A session that was to end with its connection cannot be given an expiry now [MQTT 5, 3.14.2.2.2].
         if self.parameters.asked_session_expiry_s == 0 && disconnect.session_expiry_interval_s.is_some_and(|s| s > 0) {
             return self.close(ReasonCode::ProtocolError, out);
         }

@@ -80,13 +80,19 @@ impl Group {
     }
 
     async fn run(&mut self, mut scan: Scan, router: &Router) {
+        let mut empty_reads = 0;
         loop {
             match scan.next().await {
                 Ok(batch) => {
+                    empty_reads = if batch.is_empty() { empty_reads + 1 } else { 0 };
                     if self.route(&batch, router).await == Progress::Done {
                         break;
                     }
                     self.join_tail(&scan, router);
+                    if empty_reads > 1 {
+                        self.pass_the_end(router);
+                        empty_reads = 0;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the log cannot be read; slow subscribers wait");
@@ -135,6 +141,20 @@ impl Group {
     fn pass(&self, sequence: u64) {
         for mailbox in &self.readers {
             mailbox.with_feed(|feed| feed.scan_passed(sequence));
+            mailbox.nudge();
+        }
+    }
+
+    /// The scan waited and nothing came, so nothing is left up to where the tail stood before it waited: what the tail
+    /// routed there has expired since. Those who wait for it need not.
+    fn pass_the_end(&self, router: &Router) {
+        let tail = router.hold_tail();
+        for mailbox in &self.readers {
+            mailbox.with_feed(|feed| {
+                if let FeedState::Joining { until, .. } = feed.state() {
+                    feed.scan_passed(until.min(tail.sequence()));
+                }
+            });
             mailbox.nudge();
         }
     }

@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
@@ -40,6 +41,7 @@ struct Job {
     /// Sequence in the retained bucket, once it is stored there.
     retained_at: Option<u64>,
     since_ms: u64,
+    began: Instant,
     stage: Stage,
 }
 
@@ -156,7 +158,7 @@ impl Publishing {
             Ok(route) => route,
             Err(refused) => return Err((publication, refused)),
         };
-        self.begin(Job { publication, route, retained_at: None, since_ms: now_ms(), stage: Stage::Log }, wakes);
+        self.begin(Job { publication, route, retained_at: None, since_ms: now_ms(), began: Instant::now(), stage: Stage::Log }, wakes);
         Ok(())
     }
 
@@ -338,6 +340,7 @@ impl Publishing {
         match result {
             Ok(stored) => {
                 answer(&job, Ok(ReasonCode::Success), answers);
+                self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
                 let Job { publication, route, .. } = job;
                 let headers =
                     convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped);

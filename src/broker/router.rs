@@ -137,20 +137,19 @@ impl Router {
 
     /// A client of this sidecar published at QoS 0.
     pub(crate) fn route_local(&self, message: &Message, publisher: SessionId, wakes: &mut Wakes) {
-        let _held = message.retain.then(|| self.hold_and_index(message));
+        let _held = message.retain.then(|| self.tail.lock());
+        self.index(message);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, message);
         self.deliver_qos0(&entries, message, Source::Local { publisher }, wakes);
     }
 
-    /// Retained messages go into the index in the same instant as to the subscribers, so that who subscribes meanwhile
-    /// gets them one way or the other, and not both.
-    fn hold_and_index(&self, message: &Message) -> MutexGuard<'_, TailPosition> {
-        let held = self.tail.lock();
+    /// Retained messages go into the index in the same instant as to the subscribers, with the tail held, so that who
+    /// subscribes meanwhile gets them one way or the other, and not both.
+    fn index(&self, message: &Message) {
         if let Some(sequence) = message.retained_at {
             self.index.apply_live(sequence, &message.topic, convert::retained_of(message));
         }
-        held
     }
 
     fn matching<'a>(&self, subscriptions: &'a Subscriptions, message: &Message) -> Matched<'a> {
@@ -242,9 +241,7 @@ impl LogSink for Router {
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
             let Some(message) = self.message_of(&entry) else { continue };
-            if let Some(sequence) = message.retained_at {
-                self.index.apply_live(sequence, &message.topic, convert::retained_of(&message));
-            }
+            self.index(&message);
             self.deliver_logged(&subscriptions, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
     }
@@ -262,10 +259,11 @@ impl CoreSink for Router {
             return;
         }
         let Ok(message) = convert::from_core(&message, now_ms()) else { return };
-        let _held = message.retain.then(|| self.hold_and_index(&message));
+        let _held = message.retain.then(|| self.tail.lock());
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
         if entries.oldest() == Some(subscription_id / super::interest::SUBJECTS_PER_FILTER) {
+            self.index(&message);
             self.deliver_qos0(&entries, &message, Source::Core, &mut self.core_wakes.lock());
         }
     }

@@ -100,17 +100,15 @@ pub(crate) struct ConsumerInfo {
 pub(crate) struct Delivered {
     #[serde(default)]
     pub(crate) consumer_seq: u64,
-    #[serde(default)]
-    pub(crate) stream_seq: u64,
 }
 
 /// Where a consumer starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deliver {
+pub(crate) enum Deliver<'a> {
     /// At this sequence.
     From(u64),
-    /// With the last message of every subject.
-    LastPerSubject,
+    /// With the last message of every subject below this prefix.
+    LastPerSubject(&'a str),
 }
 
 #[derive(Serialize)]
@@ -127,6 +125,8 @@ struct ConsumerConfig<'a> {
     deliver_policy: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     opt_start_seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter_subject: Option<String>,
     ack_policy: &'static str,
     replay_policy: &'static str,
     inactive_threshold: u64,
@@ -193,18 +193,20 @@ impl Api {
         &self,
         stream: &str,
         name: &str,
-        deliver: Deliver,
+        deliver: Deliver<'_>,
         inactive: Duration,
     ) -> Result<ConsumerInfo, ApiFailure> {
-        let (deliver_policy, opt_start_seq) = match deliver {
-            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1))),
-            Deliver::LastPerSubject => ("last_per_subject", None),
+        let (deliver_policy, opt_start_seq, filter_subject) = match deliver {
+            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1)), None),
+            // This policy insists on a filter; one that is all of the stream costs nothing.
+            Deliver::LastPerSubject(prefix) => ("last_per_subject", None, Some(format!("{prefix}>"))),
         };
         let config = ConsumerConfig {
             name,
             description: "nats-mqtt reader",
             deliver_policy,
             opt_start_seq,
+            filter_subject,
             ack_policy: "none",
             replay_policy: "instant",
             inactive_threshold: u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX),

@@ -6,12 +6,12 @@
 //! it never reconnects, and its successor starts with what is unacknowledged. See `publisher`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::credentials::Authenticator;
 use super::error::OpenError;
@@ -20,6 +20,8 @@ use super::options::NatsOptions;
 /// How often a connect that does not succeed is tried, and how often that is logged.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
 const CONNECT_LOG_EVERY: Duration = Duration::from_secs(5);
+/// Refused publishes that wait to be looked at; what is beyond fails later, by silence.
+const DENIED_MAX: usize = 256;
 
 /// Whether a connection is up. `epoch` counts the connects, so that a reconnect that was faster than its observer is seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +49,18 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) state: watch::Receiver<LinkState>,
     violation: Arc<Mutex<Option<String>>>,
+    overflows: Arc<AtomicU64>,
 }
 
 impl Link {
+    /// Asked of async-nats itself: its events come later and may be dropped in a flood.
     pub(crate) fn is_connected(&self) -> bool {
-        self.state.borrow().connected
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Messages that async-nats has dropped because the queue of their subscription was full; at least so many.
+    pub(crate) fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
     }
 
     /// The last permission violation that the server reported on this connection, once.
@@ -65,14 +74,8 @@ impl Link {
 pub(crate) struct Epoch {
     pub(crate) client: Client,
     pub(crate) lost: watch::Receiver<bool>,
-    // From the moment that the connection stands, nobody may authenticate in its name again.
-    sealed: Arc<AtomicBool>,
-}
-
-impl Drop for Epoch {
-    fn drop(&mut self) {
-        self.sealed.store(true, Ordering::Release);
-    }
+    /// Subjects that the server did not let us publish on.
+    pub(crate) denied: mpsc::Receiver<String>,
 }
 
 /// Opens connections.
@@ -134,6 +137,7 @@ impl Connector {
         .subscription_capacity(role.subscription_queue)
         .read_buffer_capacity(u16::MAX)
         .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(reconnect_delay)
         .require_tls(tls.required);
         if role.no_echo {
             options = options.no_echo();
@@ -161,16 +165,22 @@ impl Connector {
         loop {
             let (state_tx, state) = watch::channel(LinkState::default());
             let violation = Arc::new(Mutex::new(None));
-            let seen = Arc::clone(&violation);
+            let overflows = Arc::new(AtomicU64::new(0));
+            let (seen, dropped) = (Arc::clone(&violation), Arc::clone(&overflows));
             let name = role.name;
             let options = self.connect_options(role, Arc::new(AtomicBool::new(false))).event_callback(move |event| {
-                note_event(name, &event, &seen);
+                if let Some(text) = note_event(name, &event) {
+                    *seen.lock() = Some(text);
+                }
                 match event {
                     Event::Connected => state_tx.send_modify(|state| {
                         state.connected = true;
                         state.epoch += 1;
                     }),
                     Event::Disconnected | Event::Closed => state_tx.send_modify(|state| state.connected = false),
+                    Event::SlowConsumer(_) => {
+                        dropped.fetch_add(1, Ordering::Relaxed);
+                    }
                     _ => {}
                 }
                 std::future::ready(())
@@ -180,7 +190,7 @@ impl Connector {
                     let mut wait = state.clone();
                     // The event travels through a task of its own; nobody may see a link that is not yet up.
                     let _ = tokio::time::timeout(Duration::from_secs(5), wait.wait_for(|s| s.connected)).await;
-                    return Ok(Link { client, state, violation });
+                    return Ok(Link { client, state, violation, overflows });
                 }
                 Err(error) => error,
             };
@@ -202,16 +212,21 @@ impl Connector {
 
     /// One attempt at an epoch; the caller decides when to try again.
     pub(crate) async fn epoch(&self, role: Role) -> Result<Epoch, async_nats::ConnectError> {
+        // From the moment that the connection stands, nobody may authenticate in its name again.
         let sealed = Arc::new(AtomicBool::new(false));
         let (lost_tx, lost) = watch::channel(false);
-        let seen = Arc::new(Mutex::new(None));
+        let (denied_tx, denied) = mpsc::channel(DENIED_MAX);
         let name = role.name;
         let options = self
             .connect_options(role, Arc::clone(&sealed))
             // Every attempt after the loss fails, by refusal if not by the network; this bounds how many there are.
             .max_reconnects(self.addresses.len())
             .event_callback(move |event| {
-                note_event(name, &event, &seen);
+                if let Some(text) = note_event(name, &event)
+                    && let Some(subject) = denied_publish(&text)
+                {
+                    let _ = denied_tx.try_send(subject.to_owned());
+                }
                 if matches!(event, Event::Disconnected | Event::Closed) {
                     lost_tx.send_replace(true);
                 }
@@ -219,7 +234,7 @@ impl Connector {
             });
         let client = options.connect(self.addresses.as_slice()).await?;
         sealed.store(true, Ordering::Release);
-        Ok(Epoch { client, lost, sealed })
+        Ok(Epoch { client, lost, denied })
     }
 
     /// Whether an error at the first connect is one that waiting does not heal.
@@ -243,14 +258,15 @@ impl Connector {
     }
 }
 
-fn note_event(name: &'static str, event: &Event, violation: &Mutex<Option<String>>) {
+/// Logs an event; returns the text of a permission violation.
+fn note_event(name: &'static str, event: &Event) -> Option<String> {
     match event {
         Event::Connected => tracing::debug!(connection = name, "connected to NATS"),
         Event::Disconnected => tracing::warn!(connection = name, "disconnected from NATS"),
         Event::ServerError(ServerError::Other(text)) => {
             tracing::error!(connection = name, error = %text, "NATS reports an error");
             if text.to_ascii_lowercase().starts_with("permissions violation") {
-                *violation.lock() = Some(text.clone());
+                return Some(text.clone());
             }
         }
         Event::ServerError(error) => tracing::error!(connection = name, %error, "NATS reports an error"),
@@ -259,6 +275,23 @@ fn note_event(name: &'static str, event: &Event, violation: &Mutex<Option<String
         Event::SlowConsumer(_) => tracing::debug!(connection = name, "messages dropped, a subscription is full"),
         Event::LameDuckMode => tracing::info!(connection = name, "nats-server is going to shut down"),
         Event::Draining | Event::Closed => {}
+    }
+    None
+}
+
+/// The subject in `Permissions Violation for Publish to "subject"`.
+fn denied_publish(text: &str) -> Option<&str> {
+    let (what, rest) = text.split_once('"')?;
+    let (subject, _) = rest.rsplit_once('"')?;
+    what.to_ascii_lowercase().contains("publish to").then_some(subject)
+}
+
+/// At once, then with growing pauses up to a second.
+fn reconnect_delay(attempts: usize) -> Duration {
+    match attempts {
+        0 | 1 => Duration::ZERO,
+        2..=10 => Duration::from_millis(1 << attempts),
+        _ => Duration::from_secs(1),
     }
 }
 
@@ -275,7 +308,14 @@ fn without_password(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::without_password;
+    use super::{denied_publish, without_password};
+
+    #[test]
+    fn the_subject_of_a_refused_publish_is_found() {
+        assert_eq!(denied_publish("Permissions Violation for Publish to \"a.b\""), Some("a.b"));
+        assert_eq!(denied_publish("Permissions Violation for Subscription to \"a.b\""), None);
+        assert_eq!(denied_publish("Authorization Violation"), None);
+    }
 
     #[test]
     fn a_url_in_a_message_has_no_password() {

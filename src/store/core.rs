@@ -153,6 +153,11 @@ impl CoreNats {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Messages for us that were dropped because a subscription had too many waiting; at least so many.
+    pub fn overflows(&self) -> u64 {
+        self.link.overflows()
+    }
+
     fn outbound(
         &self,
         subject: &ByteString,

@@ -34,6 +34,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const INACTIVE: Duration = Duration::from_secs(60);
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Why a stream cannot be read is said so often.
+const WARN_EVERY: Duration = Duration::from_secs(5);
 /// After so many lost connections at the same sequence the message there is fetched by itself: async-nats drops the
 /// connection on a header that is not UTF-8, and would for ever.
 const LOST_AT_SAME_MAX: u32 = 2;
@@ -110,6 +112,7 @@ pub(crate) struct Reader {
     /// `created` of the stream.
     created: Option<String>,
     retry: Duration,
+    warned: Option<Instant>,
     lost_at: (u64, u32),
     messages: Vec<Message>,
 }
@@ -133,6 +136,7 @@ impl Reader {
             position: position.max(1),
             created: None,
             retry: RETRY_MIN,
+            warned: None,
             lost_at: (0, 0),
             messages: Vec::new(),
         }
@@ -199,7 +203,10 @@ impl Reader {
             }
             Err(failure) if failure.code() == STREAM_NOT_FOUND => Ok(Some(Progress::StreamMissing)),
             Err(failure) => {
-                tracing::debug!(stream = %self.source.stream, %failure, "cannot read the stream now");
+                if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    self.warned = Some(Instant::now());
+                    tracing::warn!(stream = %self.source.stream, %failure, "cannot read the stream now");
+                }
                 tokio::time::sleep(self.retry).await;
                 self.retry = (self.retry * 2).min(RETRY_MAX);
                 Err(failure.into())
@@ -221,7 +228,10 @@ impl Reader {
             self.position = next;
             return Ok(Some(Progress::Restarted { next }));
         }
-        let deliver = if self.source.last_per_subject { Deliver::LastPerSubject } else { Deliver::From(self.position) };
+        let deliver = match self.source.last_per_subject {
+            true => Deliver::LastPerSubject(&self.source.prefix),
+            false => Deliver::From(self.position),
+        };
         let name = format!("nmq-{}-{:016x}", self.source.purpose, rand::random::<u64>());
         let inbox = self.link.client.new_inbox();
         let epoch = self.state.borrow_and_update().epoch;
@@ -306,6 +316,11 @@ impl Reader {
             self.lost_at = if self.lost_at.0 == position { (position, self.lost_at.1 + 1) } else { (position, 1) };
         }
         self.renew(why).await;
+    }
+
+    /// Forgets the consumer, so that the next one starts with a snapshot.
+    pub(crate) async fn begin_again(&mut self) {
+        self.renew("it was asked for").await;
     }
 
     /// Gives the consumer up; the next round makes another one at the position.

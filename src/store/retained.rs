@@ -10,12 +10,13 @@ mod order;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proto_map::{Names, StreamSpec, topic_of};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 
 pub use self::index::{IndexState, RetainedEntry, RetainedIndex, RetainedMessage};
-use super::api::Api;
+use super::api::{Api, StreamState};
 use super::assets::Assets;
 use super::connection::Link;
 use super::entry::LogEntry;
@@ -51,6 +52,8 @@ struct Shared {
     reading: watch::Receiver<Reading>,
     /// One question about the consumer at a time; those who wait for it look at the index first.
     asking: Mutex<()>,
+    /// The index knows what is not in the bucket.
+    read_again: Notify,
 }
 
 /// How far the reader is.
@@ -82,7 +85,7 @@ impl Retained {
         let stream: Arc<str> = Arc::from(spec.name.as_str());
         let source = Source {
             stream: Arc::clone(&stream),
-            prefix: Arc::from(""),
+            prefix: Arc::from(names.retained_subjects().trim_end_matches('>')),
             purpose: "retained",
             last_per_subject: true,
             pace: Pace { batch: 2_048, bytes: (8 << 20).max(payload_max + (64 << 10)), overlap: true },
@@ -98,6 +101,7 @@ impl Retained {
             index,
             reading,
             asking: Mutex::new(()),
+            read_again: Notify::new(),
         });
         let follower = Follower { shared: Arc::clone(&shared), assets, spec, tx, snapshot: None };
         let task = tokio::spawn(follower.run(reader));
@@ -129,7 +133,7 @@ impl Retained {
 impl Shared {
     async fn bring_up_to_date(&self) -> Result<(), Unavailable> {
         let head = self.head.read().await?;
-        self.index.drop_before(head.first_seq);
+        self.check_for_purge(head);
         let target = head.last_seq;
         if self.is_applied(target) {
             return Ok(());
@@ -146,6 +150,20 @@ impl Shared {
             if self.is_applied(target) || self.nothing_is_to_come(target).await {
                 return Ok(());
             }
+        }
+    }
+
+    /// A purge leaves no trace but a stream with fewer messages than we know.
+    fn check_for_purge(&self, head: StreamState) {
+        let known = || u64::try_from(self.index.len()).unwrap_or(u64::MAX);
+        if known() <= head.messages {
+            return;
+        }
+        self.index.expire(now_ms());
+        self.index.drop_before(head.first_seq);
+        if self.index.state().applied == head.last_seq && known() > head.messages {
+            tracing::warn!(stream = %self.stream, "retained messages were purged, reading all of them again");
+            self.read_again.notify_one();
         }
     }
 
@@ -196,6 +214,10 @@ impl Follower {
                 progress = reader.next(&mut batch, BATCH_MAX) => progress,
                 _ = expire.tick() => {
                     self.shared.index.expire(now_ms());
+                    continue;
+                }
+                () = self.shared.read_again.notified() => {
+                    reader.begin_again().await;
                     continue;
                 }
             };
@@ -263,7 +285,8 @@ fn retained(entry: LogEntry) -> Option<RetainedMessage> {
     Some(RetainedMessage {
         expires_at_ms: ttl_ms.map(|ttl_ms| entry.stored_at_ms.saturating_add(ttl_ms)),
         headers: entry.headers,
-        payload: entry.payload,
+        // A copy: what arrived is part of a read buffer, which would live as long as the last entry of it.
+        payload: Bytes::copy_from_slice(&entry.payload),
         stored_at_ms: entry.stored_at_ms,
     })
 }

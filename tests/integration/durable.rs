@@ -57,11 +57,12 @@ async fn thousands_arrive_once_and_in_order_through_two_sidecars_and_are_stored_
     let mut raw1 = world.a.v5("raw1").await;
     let mut raw2 = world.b.v311("raw2").await;
     let lines: String = (0..MOSQUITTO).map(|number| format!("{number}\n")).collect();
-    let paho = PAHO.to_string();
+    let paho = [a.as_str(), "5", "2", "d/paho", &PAHO.to_string()].map(str::to_owned);
+    let paho: Vec<&str> = paho.iter().map(String::as_str).collect();
     let ((), (), _, finished) = tokio::join!(
         raw1.publish_all(numbered("d/raw1", RAW_QOS_1, 1), WINDOW, |_| {}),
         raw2.publish_all(numbered("d/raw2", RAW_QOS_2, 2), WINDOW, |_| {}),
-        python("publish.py", &[&a, "5", "2", "d/paho", &paho]),
+        python("publish.py", &paho),
         mosquitto_pub(b, &["-V", "mqttv311", "-q", "1", "-t", "d/mosquitto", "-l"], lines),
     );
     assert_eq!(finished.code, 0, "{}", finished.stderr);

@@ -11,7 +11,7 @@ mod connect;
 mod foreign;
 mod message;
 mod mqtt;
-mod nats;
+pub(crate) mod nats;
 mod ports;
 mod process;
 mod sidecar;

@@ -35,13 +35,13 @@ async fn is_refused(args: &[&str], words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_jetstream_it_ends_with_78() {
-    let nats = NatsServer::start_configured("").await;
+    let nats = NatsServer::start_with(false, "");
     is_refused(&["--nats", &nats.url()], &["jetstream"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_stream_of_the_logs_name_ends_it_with_78() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::start();
     let client = nats.client().await;
     let config = json!({ "name": "MQTT_log", "subjects": ["orders.>"], "storage": "file" });
     let created = js_api(&client, "STREAM.CREATE.MQTT_log", &config).await;
@@ -65,7 +65,7 @@ async fn a_user_without_the_jetstream_api_ends_it_with_78() {
     let users = r#"authorization { users: [
         { user: poor, password: pw, permissions: { publish: ["devices.>"], subscribe: ["devices.>", "_INBOX.>"] } }
     ] }"#;
-    let nats = NatsServer::start_with(users).await;
+    let nats = NatsServer::start_with(true, users);
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("nats-mqtt.toml");
     let config = format!("[nats]\nurls = [\"{}\"]\nuser = \"poor\"\npassword = \"pw\"\n", nats.url());
@@ -152,11 +152,11 @@ async fn health_and_metrics_tell_what_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_waits_for_a_nats_server_that_comes_later() {
-    let mut nats = NatsServer::prepared("jetstream { store_dir: data, max_file_store: 64GB }");
+    let mut nats = NatsServer::prepared(true, "");
     let mut sidecar = SidecarBuilder::of(&nats, "sidecar").launch();
     eventually("it lives", async || sidecar.answers("/livez", 200).await).await;
     eventually("it is not ready", async || sidecar.answers("/readyz", 503).await).await;
-    nats.restart().await;
+    nats.restart();
     sidecar.ready().await;
     let mut client = sidecar.v5("client").await;
     assert_eq!(client.publish(msg("x", "y").qos(1)).await, ReasonCode::Success);
@@ -164,7 +164,7 @@ async fn it_waits_for_a_nats_server_that_comes_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_while_it_waits_for_nats_ends_it_with_0() {
-    let nats = NatsServer::prepared("");
+    let nats = NatsServer::prepared(true, "");
     let mut sidecar = SidecarBuilder::of(&nats, "sidecar").launch();
     eventually("it lives", async || sidecar.answers("/livez", 200).await).await;
     assert_eq!(sidecar.stop().await.code(), Some(0));
@@ -172,7 +172,7 @@ async fn sigterm_while_it_waits_for_nats_ends_it_with_0() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_acknowledges_what_is_in_flight_and_says_goodbye() {
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::start();
     let mut sidecar = Sidecar::start(&nats, "sidecar").await;
     let mut idle = sidecar.v5("idle").await;
     let mut old = sidecar.v311("old").await;

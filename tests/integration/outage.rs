@@ -69,7 +69,7 @@ async fn no_acknowledged_message_is_missing_when_nats_server_is_killed_under_loa
         let wanted = TOPICS.len() * COUNT * share / 3;
         eventually("a part is acknowledged", async || acked.load(Ordering::Relaxed) >= wanted).await;
         world.nats.kill();
-        world.nats.restart().await;
+        world.nats.restart();
     }
     for publisher in publishers {
         publisher.await.unwrap();
@@ -106,7 +106,7 @@ async fn qos_0_flows_and_connect_is_answered_while_nats_server_is_away() {
     publisher.flush().await;
     publisher.publish(msg("away/0", "behind it")).await;
     assert_eq!(subscriber.receive_shown().await, "away/0 behind it qos0");
-    world.nats.restart().await;
+    world.nats.restart();
     let wanted = |packet: &mqtt_codec::Packet| matches!(packet, mqtt_codec::Packet::PubAck(ack) if Some(ack.packet_id) == waiting);
     publisher.other(wanted).await;
     assert_eq!(subscriber.receive_shown().await, "away/1 meanwhile qos1");
@@ -125,7 +125,7 @@ async fn qos_0_between_sidecars_is_back_after_nats_server() {
     publisher.publish(msg("back/x", "before")).await;
     assert_eq!(subscriber.receive_shown().await, "back/x before qos0");
     world.nats.kill();
-    world.nats.restart().await;
+    world.nats.restart();
     world.a.ready().await;
     world.b.ready().await;
     // Ready can be said before subscriptions are; QoS 0 may be lost until they are.

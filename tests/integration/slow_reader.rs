@@ -26,7 +26,7 @@ fn number_of(payload: &[u8]) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stops_costs_little_and_gets_its_qos_1_messages_when_it_reads_again() {
     let _turn = heavy().await;
-    let nats = NatsServer::start().await;
+    let nats = NatsServer::start();
     let sidecar = Sidecar::start(&nats, "sidecar").await;
     let mut slow = sidecar.connect(Options::v311("slow").receive_buffer(4096)).await;
     let mut fast = sidecar.v311("fast").await;

@@ -105,7 +105,8 @@ async fn wildcards_at_the_first_level_show_nothing_internal_while_jetstream_is_b
     let world = World::shared().await;
     let t = unique("visible");
     let mut watchers = Vec::new();
-    for (sidecar, filter, qos) in [(&world.a, "#", 1), (&world.b, "#", 0), (&world.a, "+/#", 0), (&world.b, "+/+/#", 1)] {
+    for (sidecar, filter, qos) in [(&world.a, "#", 1), (&world.b, "#", 0), (&world.a, "+/#", 0), (&world.b, "+/+/#", 1)]
+    {
         let mut watcher = sidecar.v311(&unique("watcher")).await;
         watcher.subscribe(filter, qos).await;
         watchers.push(watcher);
@@ -187,9 +188,19 @@ async fn subscribing_to_nats_is_refused() {
     let world = World::shared().await;
     let mut v5 = world.a.v5(&unique("v5")).await;
     let mut v311 = world.a.v311(&unique("v311")).await;
-    for filter in
-        ["$JS/#", "$JS/API/INFO", "_INBOX/#", "_INBOX/+/x", "$NMQ/#", "$NMQ", "$KV/#", "$SRV/#", "$MQTT/+", "_R_/#", "$O/#"]
-    {
+    for filter in [
+        "$JS/#",
+        "$JS/API/INFO",
+        "_INBOX/#",
+        "_INBOX/+/x",
+        "$NMQ/#",
+        "$NMQ",
+        "$KV/#",
+        "$SRV/#",
+        "$MQTT/+",
+        "_R_/#",
+        "$O/#",
+    ] {
         assert_eq!(v5.asks_for(filter, 1).await, ReasonCode::NotAuthorized, "{filter}");
         assert_eq!(v311.asks_for(filter, 1).await, ReasonCode::UnspecifiedError, "{filter}");
     }

@@ -10,8 +10,7 @@ async fn paho_speaks_mqtt_over_websocket_on_both_paths() {
     {
         let topic = format!("{}/x", unique("ws"));
         let port = world.a.ws_port.to_string();
-        let got =
-            python("websocket.py", &[&port, path, version, &qos.to_string(), &topic, &size.to_string()]).await;
+        let got = python("websocket.py", &[&port, path, version, &qos.to_string(), &topic, &size.to_string()]).await;
         assert_eq!(got.trim(), format!("{topic} qos{qos} same {size}"), "{path} {version}");
     }
 }

@@ -29,7 +29,12 @@ const OK: &str = "20 02 00 00";
 const CONNECTS: &[Case] = &[
     ("3.1", "<c31>", OK, Open),
     ("3.1.1", "<c311>", OK, Open),
-    ("3.1 with an id of 30 characters", "10 2C 0006 'MQIsdp' 03 02 0000 001E '123456789012345678901234567890'", OK, Open),
+    (
+        "3.1 with an id of 30 characters",
+        "10 2C 0006 'MQIsdp' 03 02 0000 001E '123456789012345678901234567890'",
+        OK,
+        Open,
+    ),
     ("a bridge of 3.1.1", "10 0E 0004 'MQTT' 84 02 0000 0002 'w1'", OK, Open),
     ("a bridge of 3.1", "10 10 0006 'MQIsdp' 83 02 0000 0002 'w1'", OK, Open),
     ("an empty id with clean session", "10 0C 0004 'MQTT' 04 02 0000 0000", OK, Open),
@@ -72,7 +77,12 @@ const PUBLISHES: &[Case] = &[
     ("alias 0", "<c5> 30 07 0001 'w' 03 23 0000", "", Says("E0 01 94")),
     ("an alias above the maximum", "<c5> 30 07 0001 'w' 03 23 7FFF", "", Says("E0 01 94")),
     ("an alias that was not set", "<c5> 30 06 0000 03 23 0001", "", Says("E0 01 82")),
-    ("an alias that was set", "<c5> 32 0A 0001 'w' 0001 03 23 0001 'x' 32 09 0000 0002 03 23 0001 'x'", "40 02 0001 40 02 0002", Open),
+    (
+        "an alias that was set",
+        "<c5> 32 0A 0001 'w' 0001 03 23 0001 'x' 32 09 0000 0002 03 23 0001 'x'",
+        "40 02 0001 40 02 0002",
+        Open,
+    ),
     ("more than the largest packet", "<c5> 30 FF FF FF 7F", "", Says("E0 01 95")),
     ("PUBREL of an unknown id", "<c311> 62 02 0009", "20 02 00 00  70 02 0009", Open),
     ("PUBREL of an unknown id in MQTT 5", "<c5> 62 02 0009", "70 03 0009 92", Open),
@@ -84,7 +94,12 @@ const PUBLISHES: &[Case] = &[
 ];
 
 const SUBSCRIBES: &[Case] = &[
-    ("several at once", "<c311> 82 0E 0001 0001 'f' 00 0001 'g' 01 0001 'h' 02", "20 02 00 00  90 05 0001 000102", Open),
+    (
+        "several at once",
+        "<c311> 82 0E 0001 0001 'f' 00 0001 'g' 01 0001 'h' 02",
+        "20 02 00 00  90 05 0001 000102",
+        Open,
+    ),
     ("an invalid filter", "<c311> 82 0D 0001 0003 'a#b' 00 0002 'ok' 01", "20 02 00 00  90 04 0001 8001", Open),
     ("an invalid filter in 3.1", "<c31> 82 08 0001 0003 'a#b' 00", "20 02 00 00  90 03 0001 80", Open),
     ("an invalid filter in MQTT 5", "<c5> 82 0E 0001 00 0003 'a#b' 00 0002 'ok' 01", "90 05 0001 00 8F01", Open),

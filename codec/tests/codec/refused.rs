@@ -329,6 +329,8 @@ fn disconnects_and_auths() {
         V5,
         &[
             ("E0 01 8E", wrong(Disconnect, 0x8E)),
+            ("E0 01 9A", wrong(Disconnect, 0x9A)),
+            ("E0 01 92", wrong(Disconnect, 0x92)),
             ("E0 01 05", wrong(Disconnect, 0x05)),
             ("E0 {00 {} 00}", Violation::TrailingBytes(Disconnect)),
             ("E0 {00 {11 00000001 11 00000001}}", duplicate(Property::SessionExpiryInterval)),
@@ -345,6 +347,8 @@ fn disconnects_and_auths() {
         V5,
         &[
             ("E0 01 04", wrong(Disconnect, 0x04)),
+            ("E0 01 8C", wrong(Disconnect, 0x8C)),
+            ("E0 01 92", wrong(Disconnect, 0x92)),
             ("E0 {8E {11 00000001}}", Violation::SessionExpiryFromServer),
             ("F0 {19 {15 s'M'}}", wrong(Auth, 0x19)),
         ],

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::{
     arbitrary::{cases, connect, packet, sender, version},
-    bytes_text::options,
+    bytes_text::{bytes_of, options},
 };
 
 fn receiver(sender: Role) -> Role {
@@ -89,4 +89,23 @@ fn topic_and_payload_of_a_publish_are_ranges_of_the_received_bytes() {
     assert_eq!(publish.payload, Bytes::from_static(b"hello"));
     assert!(range.contains(&publish.payload.as_ptr()));
     assert!(range.contains(&publish.topic_name().unwrap().as_bytes().as_ptr()));
+}
+
+#[test]
+fn what_lives_as_long_as_the_session_does_not_hold_the_read_buffer() {
+    for (options, text) in [
+        (DecoderOptions::default(), "10 {s'MQTT' 04 02 003C s'client'}"),
+        (options(Role::Server, Version::V311), "82 {0001 s'a/#' 00}"),
+        (options(Role::Server, Version::V311), "A2 {0001 s'a/#'}"),
+    ] {
+        let mut buf = BytesMut::from(&bytes_of(text)[..]);
+        let range = buf.as_ptr_range();
+        let kept = match Decoder::new(options).decode(&mut buf) {
+            Ok(Some(Packet::Connect(connect))) => connect.client_id.as_ptr(),
+            Ok(Some(Packet::Subscribe(subscribe))) => subscribe.entries[0].filter.as_ref().unwrap().as_ptr(),
+            Ok(Some(Packet::Unsubscribe(unsubscribe))) => unsubscribe.filters[0].as_ref().unwrap().as_ptr(),
+            other => panic!("{other:?}"),
+        };
+        assert!(!range.contains(&kept), "{text}");
+    }
 }

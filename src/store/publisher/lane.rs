@@ -142,6 +142,14 @@ impl<T> Lane<T> {
         Some(item)
     }
 
+    /// Takes out every item that was sent and of which this is true.
+    pub(super) fn resolve_where(&mut self, is_it: impl Fn(&T) -> bool, out: &mut Vec<T>) {
+        let sent = |slot: &Slot<T>| slot.sent_at.is_some() && slot.item.as_ref().is_some_and(&is_it);
+        let found: Vec<u64> =
+            (self.first..).zip(&self.slots).filter(|(_, slot)| sent(slot)).map(|(number, _)| number).collect();
+        out.extend(found.into_iter().filter_map(|number| self.resolve(number)));
+    }
+
     /// No stream was there for an item: it has to be sent again, and nothing before it.
     pub(super) fn refuse(&mut self, number: u64, now: Instant) {
         let Some(slot) = self.slot(number) else { return };

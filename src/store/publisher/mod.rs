@@ -175,6 +175,11 @@ impl Publisher {
         self.shared.permits.in_flight()
     }
 
+    /// Waits until every message so far is acknowledged or has failed, before a shutdown for instance.
+    pub async fn drain(&self) {
+        self.shared.permits.idle().await;
+    }
+
     /// Whether the last message that was sent found its stream.
     pub fn available(&self) -> watch::Receiver<bool> {
         self.shared.available.subscribe()

@@ -22,7 +22,7 @@ pub struct Permit {
 
 impl Permits {
     pub(super) fn new(messages_max: usize, bytes_max: usize) -> Arc<Self> {
-        let messages_max = messages_max.clamp(1, Semaphore::MAX_PERMITS);
+        let messages_max = messages_max.clamp(1, u32::MAX as usize >> 1);
         let bytes_max = bytes_max.clamp(1, u32::MAX as usize >> 1);
         Arc::new(Self {
             messages: Semaphore::new(messages_max),
@@ -57,6 +57,13 @@ impl Permits {
         message.forget();
         room.forget();
         Some(Permit { permits: Arc::clone(self), bytes })
+    }
+
+    /// Waits until nothing is under way; who asks for a permit meanwhile waits behind this.
+    pub(super) async fn idle(&self) {
+        let all = u32::try_from(self.messages_max).unwrap_or(u32::MAX);
+        // Dropped at once, so everybody goes on.
+        let _ = self.messages.acquire_many(all).await;
     }
 
     pub(super) fn in_flight(&self) -> usize {

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::lane::GaveUp;
-use super::{Completion, Shared, Stored, StoredSink};
+use super::{Completion, Pending, Shared, Stored, StoredSink};
 use crate::store::ack::{ApiError, parse_pub_ack};
 use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
@@ -53,7 +53,8 @@ pub(super) async fn run(shared: Arc<Shared>, connector: Connector, mut ended: on
         queue: shared.limits.in_flight_max * 2 + 64,
         subscription_queue: shared.limits.in_flight_max * 2 + 64,
     };
-    let mut worker = Worker { shared, batch: Vec::with_capacity(BATCH_MAX), touched: Vec::new() };
+    let mut worker =
+        Worker { shared, batch: Vec::with_capacity(BATCH_MAX), touched: Vec::new(), answered_at: Instant::now() };
     loop {
         let epoch = tokio::select! {
             epoch = worker.connect(&connector, role) => epoch,
@@ -72,6 +73,7 @@ struct Worker {
     shared: Arc<Shared>,
     batch: Vec<Message>,
     touched: Vec<Arc<dyn StoredSink>>,
+    answered_at: Instant,
 }
 
 impl Worker {
@@ -121,6 +123,10 @@ impl Worker {
                     }
                 }
                 () = self.shared.attention.notified() => self.settle(),
+                Some(subject) = epoch.denied.recv() => {
+                    self.fail_denied(&subject);
+                    self.settle();
+                }
                 _ = tick.tick() => {
                     if self.check_silence() {
                         tracing::warn!("JetStream does not answer on this connection, making another one");
@@ -164,7 +170,25 @@ impl Worker {
         for lane in &mut state.lanes {
             silent = silent.max(lane.lane.check_silence(now, limit));
         }
-        silent >= SILENT_PROBES_MAX
+        // One stream may be without a leader while others answer: the connection is not to blame.
+        silent >= SILENT_PROBES_MAX && now.saturating_duration_since(self.answered_at) >= limit
+    }
+
+    /// The server did not let us publish on this subject, and that is all it will say.
+    fn fail_denied(&self, subject: &str) {
+        let mut denied = Vec::new();
+        let mut state = self.shared.state.lock();
+        let state = &mut *state;
+        for lane in &mut state.lanes {
+            lane.lane.resolve_where(|pending| pending.subject.as_str() == subject, &mut denied);
+        }
+        let result = || Err(PutError::Rejected { code: 403, text: format!("not allowed to publish to {subject}") });
+        let completions = denied.into_iter();
+        state.completions.extend(completions.map(|Pending { sink, token, .. }| Completion {
+            sink,
+            token,
+            result: result(),
+        }));
     }
 
     /// Reads the acknowledgements of a batch.
@@ -179,7 +203,11 @@ impl Worker {
         for message in &self.batch {
             let Some((lane_number, number)) = parse_token(message.subject.get(prefix..)) else { continue };
             let Some(lane) = state.lanes.get_mut(lane_number) else { continue };
-            let result = match answer(message, &lane.stream) {
+            let answer = answer(message, &lane.stream);
+            if answer.is_some() {
+                self.answered_at = now;
+            }
+            let result = match answer {
                 None => continue,
                 Some(Answer::Refused) => {
                     lane.lane.refuse(number, now);

@@ -18,9 +18,9 @@ pub(crate) struct MosquittoSub {
 impl MosquittoSub {
     /// Starts `mosquitto_sub -v` with these arguments besides the address.
     pub(crate) async fn start(port: u16, args: &[&str]) -> Self {
-        // -d tells when it is subscribed.
-        let mut child = tokio::process::Command::new("mosquitto_sub")
-            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-d", "-v"])
+        // -d tells when it is subscribed; stdbuf, because it keeps that back when it writes into a pipe.
+        let mut child = tokio::process::Command::new("stdbuf")
+            .args(["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &port.to_string(), "-d", "-v"])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -106,7 +106,8 @@ impl Client {
 
     /// One step of the socket: writes what there is, reads what there is. `false` when the server closed.
     async fn step(&mut self) -> io::Result<bool> {
-        let interest = if self.output.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let interest =
+            if self.output.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         let ready = self.stream.ready(interest).await?;
         if ready.is_writable() && !self.output.is_empty() {
             match self.stream.try_write(&self.output) {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use async_nats::{Client, Message, Subscriber};
 use futures_util::StreamExt;
@@ -15,9 +16,10 @@ use super::{LOOK_AGAIN, PATIENCE};
 /// A nats-server. It can be killed and started again, on the same port and data.
 #[derive(Debug)]
 pub(crate) struct NatsServer {
-    dir: TempDir,
     port: u16,
     process: Option<Process>,
+    /// Goes last, with the log that a failing test shows.
+    dir: TempDir,
 }
 
 /// The program: `$NATS_SERVER`, then `$PATH`, then `.tools/bin` of the workspace.
@@ -33,29 +35,26 @@ pub(crate) fn nats_server_program() -> PathBuf {
 }
 
 impl NatsServer {
-    /// Starts one with JetStream and no authentication.
-    pub(crate) async fn start() -> Self {
-        Self::start_with("").await
+    /// Starts one with JetStream.
+    pub(crate) fn start() -> Self {
+        Self::start_with(true, "")
     }
 
-    /// The same with more lines in its configuration.
-    pub(crate) async fn start_with(more: &str) -> Self {
-        let store = r#"jetstream { store_dir: "data", max_file_store: 64GB, max_memory_store: 1GB }"#;
-        Self::start_configured(&format!("{store}\n{more}")).await
-    }
-
-    /// Starts one with a configuration that has only the address.
-    pub(crate) async fn start_configured(config: &str) -> Self {
-        let mut server = Self::prepared(config);
-        server.restart().await;
+    /// Starts one, with more lines in its configuration.
+    pub(crate) fn start_with(jetstream: bool, more: &str) -> Self {
+        let mut server = Self::prepared(jetstream, more);
+        server.restart();
         server
     }
 
     /// One that is not started yet.
-    pub(crate) fn prepared(config: &str) -> Self {
+    pub(crate) fn prepared(jetstream: bool, more: &str) -> Self {
         let dir = TempDir::with_prefix("nats-mqtt-nats-").expect("a temporary directory");
         let port = free_port();
-        let text = format!("listen: \"127.0.0.1:{port}\"\nserver_name: test\n{config}\n");
+        // The log reserves 4 GiB, which is not written.
+        let store = "jetstream { store_dir: data, max_file_store: 64GB, max_memory_store: 1GB }";
+        let store = if jetstream { store } else { "" };
+        let text = format!("listen: \"127.0.0.1:{port}\"\nserver_name: test\n{store}\n{more}\n");
         std::fs::write(dir.path().join("nats.conf"), text).expect("write the configuration");
         Self { dir, port, process: None }
     }
@@ -64,17 +63,13 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     /// SIGKILL: nothing is flushed, nobody is told.
     pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 
     /// Starts it, again or for the first time, and waits until it says that it is ready.
-    pub(crate) async fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.process = None;
         let log = self.dir.path().join("nats.log");
         // What an earlier run wrote says nothing about this one.
@@ -82,13 +77,12 @@ impl NatsServer {
         let mut command = Command::new(nats_server_program());
         command.current_dir(self.dir.path()).args(["-c", "nats.conf"]);
         let mut process = Process::spawn("nats-server", &mut command, &log);
-        let ready = tokio::time::timeout(PATIENCE, async {
-            while !process.log().contains("Server is ready") {
-                assert!(process.status().is_none(), "nats-server ended: {}", process.log());
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        });
-        assert!(ready.await.is_ok(), "nats-server is not ready: {}", process.log());
+        let since = Instant::now();
+        while !process.log().contains("Server is ready") {
+            assert!(process.status().is_none(), "nats-server ended: {}", process.log());
+            assert!(since.elapsed() < PATIENCE, "nats-server is not ready: {}", process.log());
+            std::thread::sleep(LOOK_AGAIN);
+        }
         self.process = Some(process);
     }
 

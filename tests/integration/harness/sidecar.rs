@@ -26,11 +26,12 @@ pub(crate) struct SidecarBuilder {
 #[derive(Debug)]
 pub(crate) struct Sidecar {
     builder: SidecarBuilder,
-    dir: TempDir,
     pub(crate) mqtt_port: u16,
     pub(crate) ws_port: u16,
     pub(crate) admin_port: u16,
     process: Option<Process>,
+    /// Goes last, with the log that a failing test shows.
+    dir: TempDir,
 }
 
 impl SidecarBuilder {
@@ -172,7 +173,9 @@ impl Sidecar {
 
     /// GET of the admin listener: status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        self.try_get(path).await.unwrap_or_else(|| panic!("{} does not answer {path}\n{}", self.builder.name, self.log()))
+        self.try_get(path)
+            .await
+            .unwrap_or_else(|| panic!("{} does not answer {path}\n{}", self.builder.name, self.log()))
     }
 
     /// Whether the admin listener answers a GET with this status.

@@ -1,7 +1,5 @@
 //! A socket for bytes that no client would send.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -61,17 +59,5 @@ impl Socket {
         let read = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await;
         assert!(read.is_ok(), "the connection stays open; it got {bytes:02x?}");
         bytes
-    }
-
-    /// Whether nothing comes and nothing closes for a moment. For proving that something did not end a connection
-    /// prefer an answer to PINGREQ.
-    pub(crate) async fn is_quiet(&mut self, moment: Duration) -> bool {
-        let mut byte = [0];
-        tokio::time::timeout(moment, self.0.peek(&mut byte)).await.is_err()
-    }
-
-    /// Cuts the connection with a reset.
-    pub(crate) fn reset(self) {
-        let _ = self.0.set_zero_linger();
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Shared(Arc<World>);
 impl World {
     /// One for a test that kills and restarts.
     pub(crate) async fn own() -> Self {
-        let nats = NatsServer::start().await;
+        let nats = NatsServer::start();
         let a = Sidecar::start(&nats, "sidecar a").await;
         let b = Sidecar::start(&nats, "sidecar b").await;
         Self { a, b, nats }
