@@ -1,25 +1,39 @@
 //! What the client publishes, from its PUBLISH to the last acknowledgement.
 //!
-//! Acknowledgements leave in the order in which the publishes came [MQTT-4.6.0-2, -3], each made in [`release`] from a
-//! completion and nowhere else. A QoS 2 packet id is remembered from PUBLISH to PUBREL [MQTT-4.3.3-10]:
+//! Acknowledgements leave in the order in which the publishes came [MQTT-4.6.0-2, -3], each made in [`Inbound::release`]
+//! from a completion and nowhere else. A QoS 2 packet id is remembered from before its message is stored until PUBREL
+//! [MQTT-4.3.3-10], durably in a session that is durable:
 //!
 //! ```text
 //! PUBLISH -> Storing -> (stored) PUBREC -> Received -> PUBREL/PUBCOMP -> forgotten
-//!                    -> (failed) PUBREC with an error -> forgotten
+//!               ^    -> (failed) PUBREC with an error -> forgotten
+//!               |
+//! resumed: Recorded (stored or not, nobody knows) -> PUBREL/PUBCOMP -> forgotten
 //! ```
 
 use std::collections::{HashMap, VecDeque};
 
 use mqtt_codec::{Ack, Delivery, Packet, PacketId, ReasonCode, Version};
 
+use crate::progress::{Durability, MessageId, ReceivedState};
+
 /// Names one QoS 1 or 2 publish of one connection towards the caller; ascending in the order of arrival.
 pub type Token = u64;
+
+/// How a QoS 2 message is kept from being stored twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    /// Names the message.
+    pub message: MessageId,
+    /// `Some`: it may be in the log already, above this sequence; look before storing it.
+    pub maybe_above: Option<u64>,
+}
 
 /// What to do with a publish that came in.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// It is new: have it stored under this token.
-    Store(Token),
+    Store(Token, Option<Once>),
     /// It is a repetition of one that is being stored: its acknowledgement will come.
     Wait,
     /// It is a repetition of one that is stored: acknowledge again.
@@ -38,9 +52,17 @@ pub(crate) enum Released {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Qos2 {
+enum Stage {
+    Recorded,
     Storing,
     Received,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Qos2 {
+    stage: Stage,
+    message: MessageId,
+    after: u64,
 }
 
 #[derive(Debug)]
@@ -49,40 +71,86 @@ struct Pending {
     result: Option<Result<ReasonCode, ReasonCode>>,
 }
 
-/// The publishes of one connection that are not acknowledged in full.
-#[derive(Debug, Default)]
+/// The publishes of one session that are not acknowledged in full.
+#[derive(Debug)]
 pub(crate) struct Inbound {
+    epoch: u64,
+    next_number: u64,
     /// Token of the first entry of `pending`.
     base: Token,
     pending: VecDeque<Pending>,
     qos2: HashMap<PacketId, Qos2>,
+    received: usize,
 }
 
 impl Inbound {
+    /// What was in flight from the client when its last connection ended.
+    pub(crate) fn resume(epoch: u64, received: &[ReceivedState]) -> Self {
+        let recorded = |r: &ReceivedState| (r.packet_id, Qos2 { stage: Stage::Recorded, message: r.message, after: r.after });
+        Self {
+            epoch,
+            next_number: 0,
+            base: 0,
+            pending: VecDeque::new(),
+            qos2: received.iter().map(recorded).collect(),
+            received: received.len(),
+        }
+    }
+
+    /// What must not be forgotten.
+    pub(crate) fn states(&self) -> Vec<ReceivedState> {
+        let state = |(id, q): (&PacketId, &Qos2)| ReceivedState { packet_id: *id, message: q.message, after: q.after };
+        let mut states: Vec<ReceivedState> = self.qos2.iter().map(state).collect();
+        states.sort_unstable_by_key(|s| (s.message.epoch, s.message.number));
+        states
+    }
+
     /// How many publishes wait to be stored.
     pub(crate) fn storing(&self) -> usize {
         self.pending.len()
     }
 
-    /// A QoS 1 or 2 PUBLISH came. `limit`: refuse more unacknowledged ones than this (strict only).
-    pub(crate) fn arrive(&mut self, delivery: Delivery, limit: Option<usize>) -> Arrival {
-        if let Delivery::ExactlyOnce(id) = delivery {
-            match self.qos2.get(&id) {
-                Some(Qos2::Storing) => return Arrival::Wait,
-                Some(Qos2::Received) => return Arrival::Again(Packet::PubRec(ack(id, ReasonCode::Success))),
-                None => {}
+    /// A QoS 1 or 2 PUBLISH came, while the log stood at `log_sequence`. `limit`: refuse more unacknowledged ones than
+    /// this (strict only).
+    pub(crate) fn arrive(
+        &mut self,
+        delivery: Delivery,
+        log_sequence: u64,
+        limit: Option<usize>,
+        durability: &mut Durability,
+    ) -> Arrival {
+        let known = match delivery {
+            Delivery::ExactlyOnce(id) => self.qos2.get(&id).copied(),
+            Delivery::AtMostOnce | Delivery::AtLeastOnce(_) => None,
+        };
+        match (delivery, known.map(|q| q.stage)) {
+            (_, Some(Stage::Storing)) => return Arrival::Wait,
+            (Delivery::ExactlyOnce(id), Some(Stage::Received)) => {
+                return Arrival::Again(Packet::PubRec(ack(id, ReasonCode::Success)));
             }
+            _ => {}
         }
-        let received = self.qos2.values().filter(|q| **q == Qos2::Received);
-        if limit.is_some_and(|limit| self.pending.len() + received.count() >= limit) {
+        if known.is_none() && limit.is_some_and(|limit| self.pending.len() + self.received >= limit) {
             return Arrival::TooMany;
         }
-        if let Delivery::ExactlyOnce(id) = delivery {
-            self.qos2.insert(id, Qos2::Storing);
-        }
+        let once = match (delivery, known) {
+            (Delivery::ExactlyOnce(id), Some(recorded)) => {
+                self.qos2.insert(id, Qos2 { stage: Stage::Storing, ..recorded });
+                self.received -= 1;
+                Some(Once { message: recorded.message, maybe_above: Some(recorded.after) })
+            }
+            (Delivery::ExactlyOnce(id), None) => {
+                let message = MessageId { epoch: self.epoch, number: self.next_number };
+                self.next_number += 1;
+                self.qos2.insert(id, Qos2 { stage: Stage::Storing, message, after: log_sequence });
+                durability.change();
+                Some(Once { message, maybe_above: None })
+            }
+            (Delivery::AtMostOnce | Delivery::AtLeastOnce(_), _) => None,
+        };
         let token = self.base + self.pending.len() as Token;
         self.pending.push_back(Pending { delivery, result: None });
-        Arrival::Store(token)
+        Arrival::Store(token, once)
     }
 
     /// The publish `token` was stored, or was not. An unknown token is ignored.
@@ -94,7 +162,7 @@ impl Inbound {
     }
 
     /// The next acknowledgement that may leave, if any.
-    pub(crate) fn release(&mut self, version: Version) -> Option<Released> {
+    pub(crate) fn release(&mut self, version: Version, durability: &mut Durability) -> Option<Released> {
         let result = self.pending.front()?.result?;
         let pending = self.pending.pop_front()?;
         self.base += 1;
@@ -102,10 +170,15 @@ impl Inbound {
             Ok(reason) | Err(reason) => reason,
         };
         if let Delivery::ExactlyOnce(id) = pending.delivery {
-            match result {
-                Ok(_) => self.qos2.insert(id, Qos2::Received),
-                Err(_) => self.qos2.remove(&id),
-            };
+            if result.is_ok()
+                && let Some(qos2) = self.qos2.get_mut(&id)
+            {
+                qos2.stage = Stage::Received;
+                self.received += 1;
+            } else {
+                self.qos2.remove(&id);
+                durability.change();
+            }
         }
         if result.is_err() && version != Version::V5 {
             return Some(Released::Unsayable(reason));
@@ -119,19 +192,21 @@ impl Inbound {
 
     /// A PUBREL came: the answer. An unknown id is answered as well, so that a client that lost our PUBCOMP can go on
     /// [MQTT 5, 3.7.2.1].
-    pub(crate) fn pubrel(&mut self, id: PacketId) -> Packet {
-        let reason = match self.qos2.get(&id) {
-            Some(Qos2::Received) => {
+    pub(crate) fn pubrel(&mut self, id: PacketId, durability: &mut Durability) -> Packet {
+        let reason = match self.qos2.get(&id).map(|q| q.stage) {
+            Some(Stage::Received | Stage::Recorded) => {
                 self.qos2.remove(&id);
+                self.received -= 1;
+                durability.change();
                 ReasonCode::Success
             }
-            Some(Qos2::Storing) | None => ReasonCode::PacketIdentifierNotFound,
+            Some(Stage::Storing) | None => ReasonCode::PacketIdentifierNotFound,
         };
         Packet::PubComp(ack(id, reason))
     }
 }
 
 /// An acknowledgement without properties.
-pub(crate) fn ack(packet_id: PacketId, reason: ReasonCode) -> Ack {
+pub(crate) const fn ack(packet_id: PacketId, reason: ReasonCode) -> Ack {
     Ack { packet_id, reason, properties: None }
 }

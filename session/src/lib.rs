@@ -7,6 +7,7 @@
 //! - [`Session`]: the connected session; [`Session::handle`] takes one [`Input`] and appends [`Output`]s, which the
 //!   caller carries out, in order, before the next input
 //! - `inbound`: what the client publishes, until it is acknowledged
+//! - [`Progress`]: what a session that outlives its connection must not forget, and must have saved before it goes on
 //! - `outbound`: what the client is sent at QoS 1 and 2, until it acknowledges
 //! - [`Feed`]: where the session reads in the log: live, behind, or catching up
 //!
@@ -16,11 +17,14 @@ mod feed;
 mod inbound;
 mod negotiate;
 mod outbound;
+mod progress;
 mod session;
 
 pub use feed::{Feed, FeedState, Offer};
-pub use inbound::Token;
+pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
+pub use outbound::Resend;
+pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
 pub use session::{Close, Input, Output, Publication, Session, SubscribeRequest, UnsubscribeRequest};
 
 /// Milliseconds since any fixed point. The caller's clock; never read inside.

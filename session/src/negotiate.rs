@@ -18,6 +18,8 @@ pub struct Limits {
     pub max_packet_size: NonZeroU32,
     /// Longest session expiry, in seconds; `u32::MAX` is "never".
     pub max_session_expiry_s: u32,
+    /// How long a session of MQTT 3.x without clean session outlives its connection, in seconds.
+    pub session_expiry_v3_s: u32,
     /// Longest keep alive in seconds for MQTT 5, 0 for no cap. 3.x has no way to be told, so it is never capped there.
     pub max_keep_alive_s: u16,
     /// Shared subscriptions are served.
@@ -88,7 +90,7 @@ pub fn negotiate(
         cap if v5 && cap > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > cap) => cap,
         _ => connect.keep_alive_s,
     };
-    let asked = asked_session_expiry(connect);
+    let asked = asked_session_expiry(connect, limits);
     let session_expiry_s = asked.min(limits.max_session_expiry_s);
     let parameters = Parameters {
         version: connect.version,
@@ -126,12 +128,12 @@ fn refusal(reason: ReasonCode) -> ConnAck {
     ConnAck { session_present: false, reason, properties: ConnAckProperties::default() }
 }
 
-/// Session expiry in seconds as asked: a clean session of 3.x ends with its connection, another one never does.
-fn asked_session_expiry(connect: &Connect) -> u32 {
+/// Session expiry in seconds as asked: a clean session of 3.x ends with its connection, another one when we say.
+fn asked_session_expiry(connect: &Connect, limits: &Limits) -> u32 {
     match connect.version {
         Version::V5 => connect.properties.session_expiry_interval_s.unwrap_or(0),
         Version::V31 | Version::V311 if connect.clean_start => 0,
-        Version::V31 | Version::V311 => u32::MAX,
+        Version::V31 | Version::V311 => limits.session_expiry_v3_s,
     }
 }
 
@@ -147,6 +149,7 @@ mod tests {
             topic_alias_maximum: 32,
             max_packet_size: NonZeroU32::new(1_000_000).unwrap(),
             max_session_expiry_s: 3600,
+            session_expiry_v3_s: 7 * 24 * 3600,
             max_keep_alive_s: 600,
             shared_subscriptions: false,
             strict: false,

@@ -1,110 +1,188 @@
 //! What the client is sent at QoS 1 and 2, from PUBLISH to its last acknowledgement. Nothing is sent twice while a
-//! connection lives [MQTT-4.4.0-1].
+//! connection lives [MQTT-4.4.0-1]; on the next connection of the session it is sent again, in its order.
 //!
 //! ```text
 //! QoS 1: PUBLISH -> Sent -> PUBACK -> done
-//! QoS 2: PUBLISH -> Sent -> PUBREC/PUBREL -> Released -> PUBCOMP -> done
+//! QoS 2: (saved) PUBLISH -> Sent -> PUBREC, (saved) PUBREL -> Released -> PUBCOMP -> done
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU16;
 
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
+use crate::progress::{Durability, InFlightState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Sent,
-    Released,
+    /// Its PUBREL depends on this version being saved.
+    Released(u64),
 }
 
 #[derive(Debug)]
 struct InFlight {
     qos: QoS,
+    sequence: u64,
+    /// Ascends in the order of sending.
+    order: u64,
     state: State,
+    /// It was sent on this connection, so it takes a place in the window.
+    is_active: bool,
 }
 
-/// The deliveries of one connection that are not acknowledged in full.
+/// What of the last connection is repeated on this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// PUBLISH with DUP: the message with this sequence of the log.
+    Publish(QoS, PacketId, u64),
+    /// PUBREL.
+    PubRel(PacketId),
+}
+
+/// The deliveries of one session that are not acknowledged in full.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     window: usize,
-    next: PacketId,
+    next_id: PacketId,
+    next_order: u64,
     in_flight: HashMap<PacketId, InFlight>,
-    /// Acknowledgements for packet ids that were not in flight: ignored [BEHAVIOUR: clients that acknowledge what
-    /// nobody sent must not lose their connection], but counted.
+    active: usize,
+    /// In the order of sending; to be repeated before anything new is sent.
+    resends: VecDeque<PacketId>,
+    pub(crate) cursor: u64,
+    /// Acknowledgements for packet ids that were not in flight. They are ignored, but counted: clients that
+    /// acknowledge what nobody sent must not lose their connection.
     pub(crate) unknown_acks: u64,
 }
 
 impl Outbound {
-    pub(crate) fn new(window: u16) -> Self {
+    pub(crate) fn resume(window: u16, cursor: u64, states: &[InFlightState]) -> Self {
+        let mut in_flight = HashMap::new();
+        let mut next_id = PacketId(NonZeroU16::MIN);
+        for (order, s) in (0..).zip(states) {
+            let state = if s.is_released { State::Released(0) } else { State::Sent };
+            in_flight.insert(s.packet_id, InFlight { qos: s.qos, sequence: s.sequence, order, state, is_active: false });
+            next_id = successor(s.packet_id);
+        }
         Self {
             window: usize::from(window),
-            next: PacketId(NonZeroU16::MIN),
-            in_flight: HashMap::new(),
+            next_id,
+            next_order: states.len() as u64,
+            in_flight,
+            active: 0,
+            resends: states.iter().map(|s| s.packet_id).collect(),
+            cursor,
             unknown_acks: 0,
         }
     }
 
-    /// How many more messages the client takes now.
-    pub(crate) fn room(&self) -> usize {
-        self.window.saturating_sub(self.in_flight.len())
+    /// What must not be forgotten.
+    pub(crate) fn states(&self) -> Vec<InFlightState> {
+        let mut all: Vec<(u64, InFlightState)> = self
+            .in_flight
+            .iter()
+            .map(|(id, m)| {
+                let is_released = matches!(m.state, State::Released(_));
+                (m.order, InFlightState { packet_id: *id, sequence: m.sequence, qos: m.qos, is_released })
+            })
+            .collect();
+        all.sort_unstable_by_key(|(order, _)| *order);
+        all.into_iter().map(|(_, state)| state).collect()
     }
 
-    /// Takes a packet id for a message of this QoS, or `None` when the window is full.
-    pub(crate) fn send(&mut self, qos: QoS) -> Option<PacketId> {
+    /// How many more messages the client takes now: none while something is to be repeated.
+    pub(crate) fn room(&self) -> usize {
+        if self.resends.is_empty() { self.window.saturating_sub(self.active) } else { 0 }
+    }
+
+    /// The next thing to repeat, as far as the window goes.
+    pub(crate) fn next_resend(&mut self) -> Option<Resend> {
+        while self.active < self.window {
+            let id = self.resends.pop_front()?;
+            // It may have been acknowledged meanwhile, by a client that remembers more than we expect.
+            let Some(m) = self.in_flight.get_mut(&id) else { continue };
+            m.is_active = true;
+            self.active += 1;
+            return Some(match m.state {
+                State::Sent => Resend::Publish(m.qos, id, m.sequence),
+                State::Released(_) => Resend::PubRel(id),
+            });
+        }
+        None
+    }
+
+    /// Takes a packet id for a message of this QoS and sequence, or `None` when the window is full.
+    pub(crate) fn send(&mut self, qos: QoS, sequence: u64) -> Option<PacketId> {
         if self.room() == 0 {
             return None;
         }
         // The window is below 65,535, so a free id exists.
-        while self.in_flight.contains_key(&self.next) {
-            self.next = successor(self.next);
+        while self.in_flight.contains_key(&self.next_id) {
+            self.next_id = successor(self.next_id);
         }
-        let id = self.next;
-        self.next = successor(id);
-        self.in_flight.insert(id, InFlight { qos, state: State::Sent });
+        let id = self.next_id;
+        self.next_id = successor(id);
+        let order = self.next_order;
+        self.next_order += 1;
+        self.in_flight.insert(id, InFlight { qos, sequence, order, state: State::Sent, is_active: true });
+        self.active += 1;
+        self.cursor = self.cursor.max(sequence);
         Some(id)
     }
 
+    /// The message cannot be sent again: the log has lost it.
+    pub(crate) fn forget(&mut self, id: PacketId, durability: &mut Durability) {
+        if let Some(m) = self.in_flight.remove(&id) {
+            self.active -= usize::from(m.is_active);
+            durability.change();
+        }
+    }
+
     /// PUBACK: ends QoS 1.
-    pub(crate) fn puback(&mut self, id: PacketId) {
+    pub(crate) fn puback(&mut self, id: PacketId, durability: &mut Durability) {
         match self.in_flight.get(&id) {
-            Some(InFlight { qos: QoS::AtLeastOnce, .. }) => {
-                self.in_flight.remove(&id);
-            }
+            Some(m) if m.qos == QoS::AtLeastOnce => self.forget(id, durability),
             _ => self.unknown_acks += 1,
         }
     }
 
-    /// PUBREC: answered by PUBREL, unless it carries an error, which ends the delivery [MQTT-4.3.3-4].
-    pub(crate) fn pubrec(&mut self, id: PacketId, reason: ReasonCode, version: Version) -> Option<Packet> {
+    /// PUBREC: answered by PUBREL, unless it carries an error, which ends the delivery [MQTT-4.3.3-4]. With the answer
+    /// comes the version that has to be saved before.
+    pub(crate) fn pubrec(
+        &mut self,
+        id: PacketId,
+        reason: ReasonCode,
+        version: Version,
+        durability: &mut Durability,
+    ) -> Option<(u64, Packet)> {
         match self.in_flight.get_mut(&id) {
-            Some(entry) if entry.qos == QoS::ExactlyOnce => {
+            Some(m) if m.qos == QoS::ExactlyOnce => {
                 if reason.is_error() {
-                    self.in_flight.remove(&id);
+                    self.forget(id, durability);
                     return None;
                 }
-                entry.state = State::Released;
-                Some(Packet::PubRel(ack(id, ReasonCode::Success)))
+                let needs = match m.state {
+                    State::Sent => durability.change(),
+                    State::Released(needs) => needs,
+                };
+                m.state = State::Released(needs);
+                Some((needs, Packet::PubRel(ack(id, ReasonCode::Success))))
             }
             _ => {
                 self.unknown_acks += 1;
-                let known = if version == Version::V5 {
-                    ReasonCode::PacketIdentifierNotFound
-                } else {
-                    ReasonCode::Success
-                };
-                (!reason.is_error()).then(|| Packet::PubRel(ack(id, known)))
+                let is_v5 = version == Version::V5;
+                let answer = if is_v5 { ReasonCode::PacketIdentifierNotFound } else { ReasonCode::Success };
+                (!reason.is_error()).then(|| (0, Packet::PubRel(ack(id, answer))))
             }
         }
     }
 
     /// PUBCOMP: ends QoS 2.
-    pub(crate) fn pubcomp(&mut self, id: PacketId) {
+    pub(crate) fn pubcomp(&mut self, id: PacketId, durability: &mut Durability) {
         match self.in_flight.get(&id) {
-            Some(InFlight { qos: QoS::ExactlyOnce, state: State::Released }) => {
-                self.in_flight.remove(&id);
-            }
+            Some(InFlight { qos: QoS::ExactlyOnce, state: State::Released(_), .. }) => self.forget(id, durability),
             _ => self.unknown_acks += 1,
         }
     }

@@ -1,7 +1,7 @@
 //! The connected session: one function per packet the client may send. What only a server sends, and what violates
 //! the protocol, ends the connection with the reason code of the specification.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use mqtt_codec::{
     Subscribe, SubscribeEntry, TopicFilter, TopicName, Unsubscribe,
 };
 
-use crate::inbound::{Arrival, Inbound, Released, Token};
-use crate::outbound::Outbound;
+use crate::inbound::{Arrival, Inbound, Once, Released, Token};
+use crate::outbound::{Outbound, Resend};
+use crate::progress::{Durability, Progress, Save};
 use crate::{Parameters, Time};
 
 /// Something that happened.
@@ -26,8 +27,11 @@ pub enum Input<M> {
     Subscribed(PacketId, Vec<ReasonCode>),
     /// An [`UnsubscribeRequest`] was carried out.
     Unsubscribed(PacketId, Vec<ReasonCode>),
-    /// A QoS 1 or 2 message is to be delivered. Only while [`Session::window_room`] is above zero.
-    Deliver(QoS, M),
+    /// A QoS 1 or 2 message, with its log sequence, is to be delivered. Only while [`Session::window_room`] is above
+    /// zero.
+    Deliver(QoS, u64, M),
+    /// The progress was saved up to and with this version; see [`Session::progress`].
+    Saved(u64),
     /// Time went by; see [`Session::deadline`].
     Time,
 }
@@ -54,6 +58,8 @@ pub enum Output<M> {
 pub struct Publication {
     /// Names it for [`Input::Stored`]; `None` at QoS 0, where nobody waits.
     pub token: Option<Token>,
+    /// At QoS 2: how it is kept from being stored twice.
+    pub once: Option<Once>,
     /// Topic name, aliases resolved.
     pub topic: TopicName,
     /// Quality of service.
@@ -98,26 +104,39 @@ pub enum Close {
     ByServer(ReasonCode),
 }
 
+/// An output that waits until the progress it depends on is saved.
+#[derive(Debug)]
+struct Held<M> {
+    needs: u64,
+    output: Output<M>,
+}
+
 /// One connected client.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<M> {
     parameters: Parameters,
+    durability: Durability,
     inbound: Inbound,
     outbound: Outbound,
+    held: VecDeque<Held<M>>,
+    log_sequence: u64,
     aliases: HashMap<NonZeroU16, TopicName>,
     last_heard: Time,
     is_closed: bool,
 }
 
-impl Session {
-    /// A session whose CONNECT was accepted at `now`.
+impl<M> Session<M> {
+    /// A session whose CONNECT was accepted at `now`, and which goes on from `progress`. `epoch` is higher than that of
+    /// any connection before.
     #[must_use]
-    pub fn new(now: Time, parameters: Parameters) -> Self {
-        let outbound = Outbound::new(parameters.window);
+    pub fn new(now: Time, parameters: Parameters, epoch: u64, progress: &Progress) -> Self {
         Self {
+            durability: Durability::new(parameters.session_expiry_s > 0),
+            inbound: Inbound::resume(epoch, &progress.received),
+            outbound: Outbound::resume(parameters.window, progress.cursor, &progress.in_flight),
             parameters,
-            inbound: Inbound::default(),
-            outbound,
+            held: VecDeque::new(),
+            log_sequence: 0,
             aliases: HashMap::new(),
             last_heard: now,
             is_closed: false,
@@ -143,6 +162,62 @@ impl Session {
         self.outbound.room()
     }
 
+    /// What of the last connection is to be repeated next, as far as the window goes; before that nothing new is
+    /// delivered. PUBLISH is repeated with DUP [MQTT-3.3.1-1] and its old packet id [MQTT-4.4.0-1].
+    pub fn next_resend(&mut self) -> Option<Resend> {
+        self.outbound.next_resend()
+    }
+
+    /// The message of a [`Resend::Publish`] is lost: the session forgets it.
+    pub fn forget(&mut self, packet_id: PacketId) {
+        self.outbound.forget(packet_id, &mut self.durability);
+    }
+
+    /// The log stands at this sequence: what is published from now on is above.
+    pub fn log_stands_at(&mut self, sequence: u64) {
+        self.log_sequence = self.log_sequence.max(sequence);
+    }
+
+    /// Nothing up to this log sequence is owed beyond what was delivered.
+    pub fn has_read_up_to(&mut self, sequence: u64) {
+        self.outbound.cursor = self.outbound.cursor.max(sequence);
+    }
+
+    /// The progress to save, and its version for [`Input::Saved`].
+    #[must_use]
+    pub fn progress(&self) -> (u64, Progress) {
+        let progress = Progress {
+            cursor: self.outbound.cursor,
+            in_flight: self.outbound.states(),
+            received: self.inbound.states(),
+        };
+        (self.durability.version(), progress)
+    }
+
+    /// How soon the progress has to be saved.
+    #[must_use]
+    pub fn save(&self) -> Save {
+        if !self.held.is_empty() {
+            Save::Now
+        } else if self.durability.unsaved() > 0 {
+            Save::Lazily
+        } else {
+            Save::No
+        }
+    }
+
+    /// Changes of the progress that are not saved.
+    #[must_use]
+    pub const fn unsaved(&self) -> u64 {
+        self.durability.unsaved()
+    }
+
+    /// Whether the session outlives its connection.
+    #[must_use]
+    pub const fn is_durable(&self) -> bool {
+        self.durability.is_durable()
+    }
+
     /// How many acknowledgements named a packet id that was not in flight.
     #[must_use]
     pub const fn unknown_acks(&self) -> u64 {
@@ -160,7 +235,7 @@ impl Session {
     }
 
     /// Takes one input and appends what is to be done. After [`Output::Close`] everything is ignored.
-    pub fn handle<M>(&mut self, now: Time, input: Input<M>, out: &mut Vec<Output<M>>) {
+    pub fn handle(&mut self, now: Time, input: Input<M>, out: &mut Vec<Output<M>>) {
         if self.is_closed {
             return;
         }
@@ -179,10 +254,10 @@ impl Session {
             Input::Unsubscribed(packet_id, reasons) => {
                 out.push(Output::Send(Packet::UnsubAck(SubAck { packet_id, reasons, properties: None })));
             }
-            Input::Deliver(qos, message) => {
-                if let Some(id) = self.outbound.send(qos) {
-                    out.push(Output::Transmit(qos, id, message));
-                }
+            Input::Deliver(qos, sequence, message) => self.deliver(qos, sequence, message, out),
+            Input::Saved(version) => {
+                self.durability.save(version);
+                self.let_go(out);
             }
             Input::Time => {
                 if self.deadline().is_some_and(|deadline| deadline <= now) {
@@ -192,16 +267,23 @@ impl Session {
         }
     }
 
-    fn packet<M>(&mut self, packet: Packet, out: &mut Vec<Output<M>>) {
+    fn packet(&mut self, packet: Packet, out: &mut Vec<Output<M>>) {
         match packet {
             Packet::Publish(publish) => self.publish(publish, out),
-            Packet::PubAck(a) => self.outbound.puback(a.packet_id),
+            Packet::PubAck(a) => self.outbound.puback(a.packet_id, &mut self.durability),
             Packet::PubRec(a) => {
-                let answer = self.outbound.pubrec(a.packet_id, a.reason, self.parameters.version);
-                out.extend(answer.map(Output::Send));
+                let version = self.parameters.version;
+                if let Some((needs, packet)) = self.outbound.pubrec(a.packet_id, a.reason, version, &mut self.durability) {
+                    self.hold(needs, Output::Send(packet), out);
+                }
             }
-            Packet::PubRel(a) => out.push(Output::Send(self.inbound.pubrel(a.packet_id))),
-            Packet::PubComp(a) => self.outbound.pubcomp(a.packet_id),
+            Packet::PubRel(a) => {
+                let before = self.durability.version();
+                let packet = self.inbound.pubrel(a.packet_id, &mut self.durability);
+                let after = self.durability.version();
+                self.hold(if after > before { after } else { 0 }, Output::Send(packet), out);
+            }
+            Packet::PubComp(a) => self.outbound.pubcomp(a.packet_id, &mut self.durability),
             Packet::Subscribe(subscribe) => self.subscribe(subscribe, out),
             Packet::Unsubscribe(Unsubscribe { packet_id, filters, .. }) => {
                 out.push(Output::Unsubscribe(UnsubscribeRequest { packet_id, filters }));
@@ -218,17 +300,18 @@ impl Session {
         }
     }
 
-    fn publish<M>(&mut self, publish: Publish, out: &mut Vec<Output<M>>) {
+    fn publish(&mut self, publish: Publish, out: &mut Vec<Output<M>>) {
         let topic = match self.resolve(publish.topic) {
             Ok(topic) => topic,
             Err(reason) => return self.close(reason, out),
         };
-        let (qos, token) = match publish.delivery {
-            Delivery::AtMostOnce => (QoS::AtMostOnce, None),
+        let before = self.durability.version();
+        let (qos, token, once) = match publish.delivery {
+            Delivery::AtMostOnce => (QoS::AtMostOnce, None, None),
             delivery @ (Delivery::AtLeastOnce(_) | Delivery::ExactlyOnce(_)) => {
                 let limit = self.parameters.strict.then_some(usize::from(self.parameters.receive_maximum));
-                match self.inbound.arrive(delivery, limit) {
-                    Arrival::Store(token) => (delivery.qos(), Some(token)),
+                match self.inbound.arrive(delivery, self.log_sequence, limit, &mut self.durability) {
+                    Arrival::Store(token, once) => (delivery.qos(), Some(token), once),
                     Arrival::Wait => return,
                     Arrival::Again(packet) => return out.push(Output::Send(packet)),
                     // [MQTT-3.3.4-7]
@@ -236,14 +319,42 @@ impl Session {
                 }
             }
         };
-        out.push(Output::Publish(Publication {
+        let publication = Publication {
             token,
+            once,
             topic,
             qos,
             retain: publish.retain,
             payload: publish.payload,
             properties: publish.properties,
-        }));
+        };
+        let after = self.durability.version();
+        // That it was received is saved before it is stored, so that it is never stored twice.
+        self.hold(if after > before { after } else { 0 }, Output::Publish(publication), out);
+    }
+
+    fn deliver(&mut self, qos: QoS, sequence: u64, message: M, out: &mut Vec<Output<M>>) {
+        let Some(id) = self.outbound.send(qos, sequence) else { return };
+        let version = self.durability.change();
+        // A QoS 2 packet id is saved before the client sees it: whatever happens, the message keeps it.
+        let needs = if qos == QoS::ExactlyOnce { version } else { 0 };
+        self.hold(needs, Output::Transmit(qos, id, message), out);
+    }
+
+    /// Lets an output happen once `needs` is saved; 0 is now.
+    fn hold(&mut self, needs: u64, output: Output<M>, out: &mut Vec<Output<M>>) {
+        if self.durability.permits(needs) {
+            out.push(output);
+        } else {
+            self.held.push_back(Held { needs, output });
+        }
+    }
+
+    /// Lets happen what waited for what is saved now.
+    fn let_go(&mut self, out: &mut Vec<Output<M>>) {
+        while let Some(held) = self.held.pop_front_if(|held| self.durability.permits(held.needs)) {
+            out.push(held.output);
+        }
     }
 
     /// The topic name that a PUBLISH means [MQTT 5, 3.3.2.3.4].
@@ -264,7 +375,7 @@ impl Session {
         }
     }
 
-    fn subscribe<M>(&mut self, subscribe: Subscribe, out: &mut Vec<Output<M>>) {
+    fn subscribe(&mut self, subscribe: Subscribe, out: &mut Vec<Output<M>>) {
         let mut entries = subscribe.entries;
         if self.parameters.bridge {
             for entry in &mut entries {
@@ -279,7 +390,7 @@ impl Session {
         }));
     }
 
-    fn disconnect<M>(&mut self, disconnect: &Disconnect, out: &mut Vec<Output<M>>) {
+    fn disconnect(&mut self, disconnect: &Disconnect, out: &mut Vec<Output<M>>) {
         // A session that was to end with its connection cannot be given an expiry now [MQTT 5, 3.14.2.2.2].
         if self.parameters.asked_session_expiry_s == 0 && disconnect.session_expiry_interval_s.is_some_and(|s| s > 0) {
             return self.close(ReasonCode::ProtocolError, out);
@@ -290,13 +401,13 @@ impl Session {
     }
 
     /// No authentication method was agreed on, so no AUTH may come [MQTT-4.12.0-7].
-    fn auth<M>(&mut self, _auth: &Auth, out: &mut Vec<Output<M>>) {
+    fn auth(&mut self, _auth: &Auth, out: &mut Vec<Output<M>>) {
         self.close(ReasonCode::ProtocolError, out);
     }
 
     /// Sends every acknowledgement whose turn it is.
-    fn release<M>(&mut self, out: &mut Vec<Output<M>>) {
-        while let Some(released) = self.inbound.release(self.parameters.version) {
+    fn release(&mut self, out: &mut Vec<Output<M>>) {
+        while let Some(released) = self.inbound.release(self.parameters.version, &mut self.durability) {
             match released {
                 Released::Ack(packet) => out.push(Output::Send(packet)),
                 Released::Unsayable(reason) => return self.close(reason, out),
@@ -304,7 +415,7 @@ impl Session {
         }
     }
 
-    fn close<M>(&mut self, reason: ReasonCode, out: &mut Vec<Output<M>>) {
+    fn close(&mut self, reason: ReasonCode, out: &mut Vec<Output<M>>) {
         self.is_closed = true;
         out.push(Output::Close(Close::ByServer(reason)));
     }

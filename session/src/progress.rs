@@ -1,0 +1,103 @@
+//! What a session that outlives its connection must not forget of its messages. Who stores it, and where, is not here.
+
+use mqtt_codec::{PacketId, QoS};
+
+/// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MessageId {
+    /// Epoch of the session.
+    pub epoch: u64,
+    /// Number of the message within it.
+    pub number: u64,
+}
+
+/// A message that was sent and is not acknowledged in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlightState {
+    /// Its packet id.
+    pub packet_id: PacketId,
+    /// Its sequence in the log.
+    pub sequence: u64,
+    /// The QoS at which it was sent.
+    pub qos: QoS,
+    /// PUBREC came: PUBREL is what is repeated.
+    pub is_released: bool,
+}
+
+/// A QoS 2 PUBLISH whose PUBREL has not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceivedState {
+    /// Its packet id.
+    pub packet_id: PacketId,
+    /// Names the message.
+    pub message: MessageId,
+    /// Log sequence before it was stored, if it was: it is above.
+    pub after: u64,
+}
+
+/// The progress of a session. Everything in the log up to `cursor` is acknowledged or in flight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Log sequence up to which the session has read.
+    pub cursor: u64,
+    /// What is in flight to the client, in the order in which it was sent.
+    pub in_flight: Vec<InFlightState>,
+    /// What is in flight from the client at QoS 2, in the order in which it came.
+    pub received: Vec<ReceivedState>,
+}
+
+/// How soon the progress of a session has to be saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// It is saved.
+    No,
+    /// When there is time: what is lost may be sent again.
+    Lazily,
+    /// Something waits for it.
+    Now,
+}
+
+/// Counts the changes of a progress, and how far they are saved. A session that ends with its connection saves nothing
+/// and waits for nothing.
+#[derive(Debug)]
+pub(crate) struct Durability {
+    is_durable: bool,
+    changed: u64,
+    saved: u64,
+}
+
+impl Durability {
+    pub(crate) const fn new(is_durable: bool) -> Self {
+        Self { is_durable, changed: 0, saved: 0 }
+    }
+
+    pub(crate) const fn is_durable(&self) -> bool {
+        self.is_durable
+    }
+
+    /// A change; returns its version.
+    pub(crate) const fn change(&mut self) -> u64 {
+        self.changed += 1;
+        self.changed
+    }
+
+    /// The version of the last change.
+    pub(crate) const fn version(&self) -> u64 {
+        self.changed
+    }
+
+    /// Everything up to this version is saved.
+    pub(crate) fn save(&mut self, version: u64) {
+        self.saved = self.saved.max(version);
+    }
+
+    /// Whether what depends on this version may happen.
+    pub(crate) const fn permits(&self, version: u64) -> bool {
+        !self.is_durable || self.saved >= version
+    }
+
+    /// Changes that are not saved.
+    pub(crate) const fn unsaved(&self) -> u64 {
+        if self.is_durable { self.changed - self.saved } else { 0 }
+    }
+}
