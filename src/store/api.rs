@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_nats::{RequestErrorKind, client::Request};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::ack::ApiError;
 use super::connection::Link;
@@ -194,12 +196,16 @@ impl Api {
         stream: &str,
         name: &str,
         deliver: Deliver<'_>,
+        filter: Option<&str>,
         inactive: Duration,
     ) -> Result<ConsumerInfo, ApiFailure> {
+        let filter = filter.map(str::to_owned);
         let (deliver_policy, opt_start_seq, filter_subject) = match deliver {
-            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1)), None),
+            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1)), filter),
             // This policy insists on a filter; one that is all of the stream costs nothing.
-            Deliver::LastPerSubject(prefix) => ("last_per_subject", None, Some(format!("{prefix}>"))),
+            Deliver::LastPerSubject(prefix) => {
+                ("last_per_subject", None, Some(filter.unwrap_or_else(|| format!("{prefix}>"))))
+            }
         };
         let config = ConsumerConfig {
             name,
@@ -239,8 +245,49 @@ impl Api {
         stream: &str,
         sequence: u64,
     ) -> Result<Option<StoredMessageBody>, ApiFailure> {
-        let body = format!(r#"{{"seq":{sequence},"next_by_subj":">"}}"#);
-        match self.call::<StoredMessage>(&format!("STREAM.MSG.GET.{stream}"), body).await {
+        self.next_message(stream, sequence, ">").await
+    }
+
+    /// The first message of a subject at or after a sequence, from the leader; `None` when there is none.
+    pub(crate) async fn next_message(
+        &self,
+        stream: &str,
+        sequence: u64,
+        subject: &str,
+    ) -> Result<Option<StoredMessageBody>, ApiFailure> {
+        self.message(stream, &json!({ "seq": sequence, "next_by_subj": subject })).await
+    }
+
+    /// The last message of a subject, from the leader; `None` when there is none.
+    pub(crate) async fn last_message(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessageBody>, ApiFailure> {
+        self.message(stream, &json!({ "last_by_subj": subject })).await
+    }
+
+    /// The message with a sequence, from the leader; `None` when it is not there.
+    pub(crate) async fn message_at(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StoredMessageBody>, ApiFailure> {
+        self.message(stream, &json!({ "seq": sequence })).await
+    }
+
+    /// Removes the messages of a subject up to and including a sequence.
+    pub(crate) async fn purge(&self, stream: &str, subject: &str, through: u64) -> Result<(), ApiFailure> {
+        let body = json!({ "filter": subject, "seq": through.saturating_add(1) }).to_string();
+        self.call::<IgnoredAny>(&format!("STREAM.PURGE.{stream}"), body).await.map(|_| ())
+    }
+
+    async fn message(
+        &self,
+        stream: &str,
+        request: &serde_json::Value,
+    ) -> Result<Option<StoredMessageBody>, ApiFailure> {
+        match self.call::<StoredMessage>(&format!("STREAM.MSG.GET.{stream}"), request.to_string()).await {
             Ok(stored) => Ok(Some(stored.message)),
             Err(ApiFailure::Error(error)) if error.code == 404 && error.err_code != STREAM_NOT_FOUND => Ok(None),
             Err(failure) => Err(failure),

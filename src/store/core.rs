@@ -1,7 +1,9 @@
 //! The QoS 0 path: plain NATS messages out and in, on a connection that does not hear itself.
 //!
 //! A subscription costs no task: one task polls those that have something (`subscriptions`). Everything arrives at one sink.
+//! What sidecars ask of each other (`requests`) goes over another connection.
 
+mod requests;
 mod subscriptions;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use futures_util::FutureExt;
 use proto_map::Headers;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::requests::{RequestError, Served};
 use self::subscriptions::Command;
 use super::connection::Link;
 use super::error::Unavailable;
@@ -69,6 +72,7 @@ pub enum Dropped {
 #[derive(Clone)]
 pub struct CoreNats {
     link: Link,
+    requests: Link,
     commands: mpsc::UnboundedSender<Command>,
     dropped: Arc<AtomicU64>,
     // A subject that nobody listens to.
@@ -76,10 +80,10 @@ pub struct CoreNats {
 }
 
 impl CoreNats {
-    pub(super) fn start(link: Link, nowhere: &str, sink: Arc<dyn CoreSink>) -> Self {
+    pub(super) fn start(link: Link, requests: Link, nowhere: &str, sink: Arc<dyn CoreSink>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         tokio::spawn(subscriptions::run(link.client.clone(), inbox, sink));
-        Self { link, commands, dropped: Arc::new(AtomicU64::new(0)), nowhere: nowhere.to_owned() }
+        Self { link, requests, commands, dropped: Arc::new(AtomicU64::new(0)), nowhere: nowhere.to_owned() }
     }
 
     /// Publishes, or drops and counts. Never waits.

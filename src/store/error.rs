@@ -137,6 +137,23 @@ impl Unavailable {
     }
 }
 
+/// Why a state was not written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else has written since: what the writer knows is out of date, and it is not the owner any more.
+    #[error("somebody else has written since")]
+    Fenced,
+    /// Larger than NATS takes.
+    #[error("larger than NATS takes")]
+    TooLarge,
+    /// JetStream did not take it in time, or refuses it. It may be stored all the same, even a while later.
+    #[error("NATS is not available: {reason}")]
+    Unavailable {
+        /// What happened last.
+        reason: String,
+    },
+}
+
 /// Why a message was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {

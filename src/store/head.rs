@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
-use super::api::{Api, StreamState};
+use super::api::{Api, ApiFailure, StreamState};
 use super::error::Unavailable;
 
 /// Reads a stream's last sequence. Callers that come while a request is under way share the next one: what they get was
@@ -28,24 +28,29 @@ struct Shared {
 struct Latest {
     // Which request this is the answer of.
     request: u64,
-    answer: Result<StreamState, Unavailable>,
+    answer: Result<StreamState, ApiFailure>,
 }
 
 impl Head {
     pub(crate) fn new(api: Api, stream: Arc<str>) -> Self {
-        let latest = Latest { request: 0, answer: Err(Unavailable::new("not yet read")) };
+        let latest = Latest { request: 0, answer: Err(ApiFailure::Other("not yet read".to_owned())) };
         Self { api, stream, shared: Arc::new(Shared { begun: AtomicU64::new(0), latest: Mutex::new(latest) }) }
     }
 
     /// The state of the stream at some moment after the call.
     pub(crate) async fn read(&self) -> Result<StreamState, Unavailable> {
+        Ok(self.try_read().await?)
+    }
+
+    /// The same, with what went wrong.
+    pub(crate) async fn try_read(&self) -> Result<StreamState, ApiFailure> {
         let before = self.shared.begun.load(Ordering::Acquire);
         let mut latest = self.shared.latest.lock().await;
         if latest.request > before {
             return latest.answer.clone();
         }
         let request = self.shared.begun.fetch_add(1, Ordering::AcqRel) + 1;
-        let answer = self.api.stream_state(&self.stream).await.map_err(Unavailable::from);
+        let answer = self.api.stream_state(&self.stream).await;
         *latest = Latest { request, answer: answer.clone() };
         answer
     }

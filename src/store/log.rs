@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use proto_map::StreamSpec;
 use tokio::task::JoinHandle;
 
@@ -12,10 +13,15 @@ use super::connection::Link;
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::head::Head;
+use super::headers;
 use super::reader::{Pace, Progress, Reader, Source};
 
 /// Entries that a sink gets at once.
 const TAIL_BATCH_MAX: usize = 512;
+/// Messages that one caller reads by sequence at the same time.
+const GETS_MAX: usize = 128;
+/// Messages of a subject that are looked at one by one before they are read in bulk.
+const FIND_ONE_BY_ONE_MAX: usize = 32;
 /// Pause before a stream that is gone is looked for again.
 const MISSING_PAUSE: Duration = Duration::from_millis(500);
 
@@ -85,6 +91,73 @@ impl Log {
     /// When JetStream does not answer.
     pub async fn last_sequence(&self) -> Result<u64, Unavailable> {
         Ok(self.shared.head.read().await?.last_seq)
+    }
+
+    /// The message with a sequence, from the leader; `None` when the log does not have it any more.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn get(&self, sequence: u64) -> Result<Option<LogEntry>, Unavailable> {
+        let Shared { api, stream, prefix, .. } = &*self.shared;
+        let Some(stored) = api.message_at(stream, sequence).await? else { return Ok(None) };
+        match LogEntry::of_stored(stored, prefix) {
+            Some(entry) => Ok(Some(entry)),
+            None => Err(Unavailable::new("an answer of JetStream cannot be read")),
+        }
+    }
+
+    /// The messages with these sequences, in the order given; those that the log does not have any more are left out.
+    ///
+    /// # Errors
+    /// When JetStream does not answer for one of them.
+    pub async fn get_many(&self, sequences: &[u64]) -> Result<Vec<LogEntry>, Unavailable> {
+        let mut entries = Vec::with_capacity(sequences.len());
+        let mut answers = stream::iter(sequences).map(|sequence| self.get(*sequence)).buffered(GETS_MAX);
+        while let Some(answer) = answers.next().await {
+            entries.extend(answer?);
+        }
+        Ok(entries)
+    }
+
+    /// The sequence, above `after`, of the message on a subject of the stream whose `Nats-Msg-Id` is `message_id`; `None`
+    /// when it is not there, as the leader says.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn find(&self, subject: &str, after: u64, message_id: &str) -> Result<Option<u64>, Unavailable> {
+        let Shared { api, stream, prefix, .. } = &*self.shared;
+        let is_it = |entry: &LogEntry| {
+            let id = entry.headers.as_ref().and_then(|headers| headers::first(headers, "Nats-Msg-Id"));
+            id == Some(message_id)
+        };
+        let mut position = after + 1;
+        loop {
+            // Only the leader can say that there is nothing more.
+            for _ in 0..FIND_ONE_BY_ONE_MAX {
+                let Some(stored) = api.next_message(stream, position, subject).await? else { return Ok(None) };
+                position = stored.seq + 1;
+                if let Some(entry) = LogEntry::of_stored(stored, prefix).filter(&is_it) {
+                    return Ok(Some(entry.sequence));
+                }
+            }
+            // A busy subject: through what is there by the thousand, perhaps as a replica knows it.
+            let source = self.source("find", Pace { batch: 1_024, bytes: self.pull_bytes(4), overlap: true });
+            let mut reader = Reader::new(api.clone(), api.link.clone(), source, position).only(subject.to_owned());
+            let mut batch = Vec::with_capacity(TAIL_BATCH_MAX);
+            loop {
+                if reader.next(&mut batch, TAIL_BATCH_MAX).await? == Progress::StreamMissing {
+                    return Err(Unavailable::new("the stream is gone"));
+                }
+                if let Some(entry) = batch.iter().find(|entry| is_it(entry)) {
+                    return Ok(Some(entry.sequence));
+                }
+                batch.clear();
+                if reader.is_caught_up() {
+                    break;
+                }
+            }
+            position = reader.position();
+        }
     }
 
     /// Starts to follow the log. When this returns, everything that is stored from then on will be delivered.

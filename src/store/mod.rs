@@ -1,10 +1,11 @@
 //! JetStream and NATS for one account: everything durable, and the QoS 0 path beside it.
 //!
 //! # Layout
-//! - `connection`, `credentials`, `options`: four connections and who we are on them
+//! - `connection`, `credentials`, `options`: five connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
+//! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -12,6 +13,7 @@
 mod ack;
 mod api;
 mod assets;
+mod bucket;
 mod connection;
 mod core;
 mod credentials;
@@ -20,10 +22,12 @@ mod error;
 mod head;
 mod headers;
 mod log;
+mod nodes;
 mod options;
 mod publisher;
 mod reader;
 mod retained;
+mod sessions;
 mod time;
 
 use std::sync::Arc;
@@ -32,17 +36,23 @@ use tokio::sync::watch;
 
 use self::api::Api;
 use self::assets::Assets;
+use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
-pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped};
+pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
-pub use self::error::{OpenError, PutError, Unavailable};
+pub use self::error::{OpenError, PutError, Unavailable, WriteError};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
+pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
     TlsOptions,
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
+pub use self::sessions::{
+    FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, Loaded, NEVER, ProgressRecord, RECORD_VERSION,
+    ReceivedRecord, SessionRecord, Sessions, SessionsSink, StoredSubscription, StoredWill, WillState,
+};
 
 /// Commands between us and a socket that carries no flood of them.
 const QUEUE: usize = 4_096;
@@ -55,6 +65,8 @@ pub struct Store {
     publisher: Publisher,
     log: Log,
     retained: Retained,
+    sessions: Sessions,
+    nodes: Nodes,
     core: CoreNats,
     connected: watch::Receiver<bool>,
 }
@@ -75,11 +87,22 @@ impl Store {
         let api = Api { link: connector.link(role("api", false, QUEUE, READER_QUEUE), connect_timeout).await? };
         let tail = connector.link(role("tail", false, QUEUE, READER_QUEUE), connect_timeout).await?;
 
-        let subjects = format!("{}.> and {}", names.subject_prefix(), names.retained_subjects());
+        let state = Api { link: connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await? };
+
+        let subjects = format!(
+            "{}.>, {}, {} and {}",
+            names.subject_prefix(),
+            names.retained_subjects(),
+            names.sessions_subjects(),
+            names.nodes_subjects()
+        );
         let assets = Assets::check(api.clone(), subjects, replicas).await?;
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
         assets.ensure(&log_spec).await?;
         assets.ensure(&retained_spec).await?;
+        let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
+        assets.ensure(&sessions_spec).await?;
+        assets.ensure(&nodes_spec).await?;
 
         let payload_max = core_link.client.max_payload();
         let publisher = Publisher::start(connector, &names, publisher);
@@ -90,11 +113,14 @@ impl Store {
         let log = Log::new(api.clone(), tail.clone(), &log_stream, log_prefix, payload_max, ours);
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
-            Retained::start(api.clone(), api.link.clone(), names.clone(), assets, retained_spec, payload_max);
+            Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
+        let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
+        let sessions = Sessions::new(bucket(sessions_spec), api.clone(), names.clone(), payload_max);
+        let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let nowhere = format!("{}.nowhere", names.subject_prefix());
-        let core = CoreNats::start(core_link.clone(), &nowhere, core_sink);
+        let core = CoreNats::start(core_link.clone(), state.link.clone(), &nowhere, core_sink);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, core, connected })
+        Ok(Self { core_link, publisher, log, retained, sessions, nodes, core, connected })
     }
 
     /// Stores messages.
@@ -110,6 +136,16 @@ impl Store {
     /// Retained messages.
     pub fn retained(&self) -> &Retained {
         &self.retained
+    }
+
+    /// Persistent sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Leases of sidecars, and elections among them.
+    pub fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     /// Plain NATS.

@@ -105,6 +105,8 @@ pub(crate) struct Reader {
     api: Api,
     link: Link,
     source: Source,
+    /// Only messages of this subject, which can have wildcards. Cheap where few of them are behind the position.
+    filter: Option<String>,
     state: tokio::sync::watch::Receiver<LinkState>,
     consumer: Option<Consumer>,
     /// Next sequence to be given.
@@ -131,6 +133,7 @@ impl Reader {
             api,
             link,
             source,
+            filter: None,
             state,
             consumer: None,
             position: position.max(1),
@@ -140,6 +143,12 @@ impl Reader {
             lost_at: (0, 0),
             messages: Vec::new(),
         }
+    }
+
+    /// Reads only messages of a subject, which can have wildcards.
+    pub(crate) fn only(mut self, subject: String) -> Self {
+        self.filter = Some(subject);
+        self
     }
 
     /// The next sequence.
@@ -241,7 +250,7 @@ impl Reader {
             .subscribe(format!("{inbox}.*"))
             .await
             .map_err(|error| ApiFailure::Other(error.to_string()))?;
-        let consumer = self.api.create_reader(&stream, &name, deliver, INACTIVE).await?;
+        let consumer = self.api.create_reader(&stream, &name, deliver, self.filter.as_deref(), INACTIVE).await?;
         self.consumer = Some(Consumer {
             name,
             inbox,

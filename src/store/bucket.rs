@@ -1,0 +1,369 @@
+//! A bucket whose keys are written by compare-and-swap: requests beside each other over one connection, bounded, and what
+//! is ambiguous resolved by reading back at the leader. What is in the values is not here.
+//!
+//! Every write carries an id of its own in a header. A write whose acknowledgement was lost is simply sent again: if it had
+//! arrived, the second one is refused for its sequence, and the id of what stands there tells that it is ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::Request;
+use async_nats::{HeaderMap, RequestErrorKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use bytestring::ByteString;
+use proto_map::StreamSpec;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
+
+use super::ack::{ApiError, parse_pub_ack};
+use super::api::{Api, STREAM_NOT_FOUND, StoredMessageBody};
+use super::assets::Assets;
+use super::error::{PutError, Unavailable, WriteError};
+use super::headers;
+
+/// Requests of one bucket that are under way; whoever comes then waits.
+pub(crate) const REQUESTS_MAX: usize = 1_024;
+/// How long a write is tried, and how long each attempt may take.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(4);
+/// How long a read is tried.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+const PAUSE_MIN: Duration = Duration::from_millis(4);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// What headers and the protocol add to a payload, generously.
+const OVERHEAD: usize = 4_096;
+
+/// Names a write.
+const WRITE_ID: &str = "Mqtt-Write";
+/// On a marker: nothing is left of what the key stood for.
+const CLEANED: &str = "Mqtt-Cleaned";
+
+/// JetStream error: another last sequence than the one that was expected.
+const WRONG_LAST_SEQUENCE: u32 = 10071;
+/// JetStream error: larger than the stream takes.
+const MESSAGE_TOO_LARGE: u32 = 10054;
+/// JetStream errors that are over in a moment: no leader yet, another write of the subject is being agreed on, too many
+/// requests.
+const PASSING: [u32; 5] = [10008, 10009, 10163, 10164, 10167];
+
+/// What a write waits for.
+#[derive(Clone, Debug)]
+pub(crate) enum Fence<'a> {
+    /// The last message of the key itself has this sequence; 0: there is none.
+    Own(u64),
+    /// The last message of another key has this sequence.
+    Of(&'a ByteString, u64),
+}
+
+/// What is put under a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// A value.
+    Put(Bytes),
+    /// A marker that there is none any more.
+    Deleted,
+    /// A marker that nothing is left of what the key stood for.
+    Cleaned,
+}
+
+/// One write.
+#[derive(Clone, Debug)]
+pub(crate) struct Write<'a> {
+    pub(crate) subject: &'a ByteString,
+    pub(crate) value: Value,
+    pub(crate) fence: Fence<'a>,
+    /// Lifetime, seconds.
+    pub(crate) ttl_s: Option<u32>,
+}
+
+/// The last message of a key, at the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub(crate) sequence: u64,
+    pub(crate) content: Content,
+    /// The write that put it there.
+    pub(crate) write_id: Option<String>,
+}
+
+/// What a message of the bucket means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A value.
+    Value(Bytes),
+    /// The value has reached its end of life, or somebody deleted it by hand.
+    Expired,
+    /// A sidecar deleted it.
+    Deleted,
+    /// Nothing is left of what it stood for.
+    Cleaned,
+}
+
+/// How one attempt to write ended.
+enum Attempt {
+    Stored(u64),
+    WrongSequence,
+    /// Refused for a reason that passes.
+    Passing(String),
+    /// It may have been stored.
+    Unknown(String),
+    /// Refused for a reason that stays.
+    Refused(WriteError),
+}
+
+/// One bucket of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    pub(crate) api: Api,
+    pub(crate) stream: Arc<str>,
+    requests: Arc<Semaphore>,
+    assets: Assets,
+    spec: Arc<StreamSpec>,
+    remaking: Arc<Mutex<()>>,
+}
+
+impl Bucket {
+    pub(crate) fn new(api: Api, assets: Assets, spec: StreamSpec) -> Self {
+        Self {
+            api,
+            stream: Arc::from(spec.name.as_str()),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            assets,
+            spec: Arc::new(spec),
+            remaking: Arc::default(),
+        }
+    }
+
+    /// The last message of a key, from the leader.
+    pub(crate) async fn last(&self, subject: &ByteString) -> Result<Option<Last>, Unavailable> {
+        let deadline = Instant::now() + READ_WITHIN;
+        let mut pause = Pause::new();
+        loop {
+            let read = async {
+                let _permit = self.requests.acquire().await;
+                self.api.last_message(&self.stream, subject).await
+            };
+            let failure = match tokio::time::timeout_at(deadline, read).await {
+                Ok(Ok(stored)) => return stored.map(Last::of_stored).transpose(),
+                Ok(Err(failure)) => failure,
+                Err(_) => return Err(Unavailable::new("no answer in time")),
+            };
+            if failure.code() == STREAM_NOT_FOUND {
+                self.make_again_if_gone();
+            }
+            if Instant::now() >= deadline {
+                return Err(failure.into());
+            }
+            self.wait(&mut pause, deadline).await;
+        }
+    }
+
+    /// Writes; tries again while that can help. Returns the sequence of the write.
+    pub(crate) async fn write(&self, write: &Write<'_>) -> Result<u64, WriteError> {
+        self.write_as(write, &new_write_id(), Instant::now() + WRITE_WITHIN).await
+    }
+
+    /// As [`Self::write`], with a name for the write, which no other write may have, until a deadline.
+    pub(crate) async fn write_as(&self, write: &Write<'_>, id: &str, deadline: Instant) -> Result<u64, WriteError> {
+        if let Value::Put(payload) = &write.value
+            && payload.len() + OVERHEAD > self.api.link.client.max_payload()
+        {
+            return Err(WriteError::TooLarge);
+        }
+        let map = write.headers(id).map_err(|error| WriteError::Unavailable { reason: error.to_string() })?;
+        let mut pause = Pause::new();
+        loop {
+            let reason = match self.attempt(write, map.clone(), deadline).await {
+                Attempt::Stored(sequence) => return Ok(sequence),
+                Attempt::WrongSequence => match write.fence {
+                    Fence::Of(..) => return Err(WriteError::Fenced),
+                    // Perhaps it is ours that stands there, and its acknowledgement was lost.
+                    Fence::Own(_) => match self.last(write.subject).await {
+                        Ok(Some(last)) if last.write_id.as_deref() == Some(id) => return Ok(last.sequence),
+                        Ok(_) => return Err(WriteError::Fenced),
+                        Err(Unavailable { reason }) => reason,
+                    },
+                },
+                Attempt::Refused(error) => return Err(error),
+                Attempt::Passing(reason) | Attempt::Unknown(reason) => reason,
+            };
+            if Instant::now() >= deadline {
+                return Err(WriteError::Unavailable { reason });
+            }
+            self.wait(&mut pause, deadline).await;
+        }
+    }
+
+    async fn attempt(&self, write: &Write<'_>, map: HeaderMap, deadline: Instant) -> Attempt {
+        let Ok(Ok(_permit)) = tokio::time::timeout_at(deadline, self.requests.acquire()).await else {
+            return Attempt::Passing("too many requests are waiting".to_owned());
+        };
+        let link = &self.api.link;
+        let mut state = link.state.clone();
+        let epoch = state.borrow_and_update().epoch;
+        if !link.is_connected() {
+            // It would wait in async-nats and go out after the reconnect, when nobody wants it any more.
+            return Attempt::Passing("not connected".to_owned());
+        }
+        let within = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT_WITHIN);
+        let request = Request::new().payload(write.payload()).headers(map).timeout(Some(within));
+        let answer = tokio::select! {
+            biased;
+            answer = link.client.send_request(headers::subject(write.subject.clone()), request) => answer,
+            _ = state.wait_for(|state| !state.connected || state.epoch != epoch) => {
+                return Attempt::Unknown("the connection was lost".to_owned());
+            }
+        };
+        let message = match answer {
+            Ok(message) => message,
+            Err(error) => {
+                return match error.kind() {
+                    RequestErrorKind::NoResponders => {
+                        self.make_again_if_gone();
+                        Attempt::Passing("no stream takes it".to_owned())
+                    }
+                    RequestErrorKind::MaxPayloadExceeded => Attempt::Refused(WriteError::TooLarge),
+                    _ => Attempt::Unknown(error.to_string()),
+                };
+            }
+        };
+        match parse_pub_ack(&message.payload) {
+            Some(ack) => match ack.error {
+                None => Attempt::Stored(ack.seq),
+                Some(error) => refused(&error),
+            },
+            None => Attempt::Unknown("an answer of JetStream cannot be read".to_owned()),
+        }
+    }
+
+    /// Pauses before the next attempt, until there is a connection.
+    async fn wait(&self, pause: &mut Pause, deadline: Instant) {
+        tokio::time::sleep_until(deadline.min(Instant::now() + pause.next())).await;
+        let mut state = self.api.link.state.clone();
+        let _ = tokio::time::timeout_at(deadline, state.wait_for(|state| state.connected)).await;
+    }
+
+    /// Somebody may have deleted the stream; then it is made again, by one of those who notice.
+    fn make_again_if_gone(&self) {
+        let Ok(guard) = Arc::clone(&self.remaking).try_lock_owned() else { return };
+        let (bucket, guard) = (self.clone(), guard);
+        tokio::spawn(async move {
+            let _guard = guard;
+            if let Err(failure) = bucket.api.stream_state(&bucket.stream).await
+                && failure.code() == STREAM_NOT_FOUND
+            {
+                bucket.make_again().await;
+            }
+        });
+    }
+
+    /// Makes the stream again.
+    pub(crate) async fn make_again(&self) {
+        tracing::error!(stream = %self.stream, "the stream is gone");
+        if let Err(error) = self.assets.ensure(&self.spec).await {
+            tracing::error!(stream = %self.stream, %error, "cannot make it again");
+        }
+    }
+}
+
+/// A name that no other write has.
+pub(crate) fn new_write_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+fn refused(error: &ApiError) -> Attempt {
+    let reason = || format!("{} (error {})", error.description, error.err_code);
+    match error.err_code {
+        WRONG_LAST_SEQUENCE => Attempt::WrongSequence,
+        MESSAGE_TOO_LARGE => Attempt::Refused(WriteError::TooLarge),
+        code if PASSING.contains(&code) => Attempt::Passing(reason()),
+        _ => Attempt::Refused(WriteError::Unavailable { reason: reason() }),
+    }
+}
+
+impl Write<'_> {
+    fn payload(&self) -> Bytes {
+        match &self.value {
+            Value::Put(payload) => payload.clone(),
+            Value::Deleted | Value::Cleaned => Bytes::new(),
+        }
+    }
+
+    fn headers(&self, id: &str) -> Result<HeaderMap, PutError> {
+        let mut map = HeaderMap::new();
+        headers::push(&mut map, WRITE_ID, id)?;
+        let sequence = match self.fence {
+            Fence::Own(sequence) => sequence,
+            Fence::Of(subject, sequence) => {
+                headers::push(&mut map, "Nats-Expected-Last-Subject-Sequence-Subject", subject)?;
+                sequence
+            }
+        };
+        headers::push(&mut map, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string())?;
+        if !matches!(self.value, Value::Put(_)) {
+            // A purge and not a delete: the server would put a marker of its own in the place of a delete that expires.
+            headers::push(&mut map, "KV-Operation", "PURGE")?;
+            headers::push(&mut map, "Nats-Rollup", "sub")?;
+        }
+        if matches!(self.value, Value::Cleaned) {
+            headers::push(&mut map, CLEANED, "1")?;
+        }
+        if let Some(ttl_s) = self.ttl_s {
+            headers::push(&mut map, "Nats-TTL", &ttl_s.max(1).to_string())?;
+        }
+        Ok(map)
+    }
+}
+
+impl Last {
+    fn of_stored(stored: StoredMessageBody) -> Result<Self, Unavailable> {
+        let decode = |text: Option<String>| {
+            let decoded = BASE64.decode(text.unwrap_or_default());
+            decoded.map_err(|_| Unavailable::new("an answer of JetStream cannot be read"))
+        };
+        let headers = headers::from_block(&decode(stored.hdrs)?);
+        Ok(Self {
+            sequence: stored.seq,
+            content: Content::of(&headers, decode(stored.data)?.into()),
+            write_id: headers::first(&headers, WRITE_ID).map(str::to_owned),
+        })
+    }
+
+    /// The value, if it is there.
+    pub(crate) fn value(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Value(value) => Some(value),
+            Content::Expired | Content::Deleted | Content::Cleaned => None,
+        }
+    }
+}
+
+impl Content {
+    /// What a message of a bucket means.
+    pub(crate) fn of(headers: &proto_map::Headers, payload: Bytes) -> Self {
+        let has = |name| headers::first(headers, name).is_some();
+        match headers::first(headers, "KV-Operation") {
+            _ if has("Nats-Marker-Reason") => Self::Expired,
+            None | Some("PUT") => Self::Value(payload),
+            Some(_) if has(CLEANED) => Self::Cleaned,
+            Some(_) if has(WRITE_ID) => Self::Deleted,
+            Some(_) => Self::Expired,
+        }
+    }
+}
+
+/// Growing pauses of random length.
+pub(crate) struct Pause(Duration);
+
+impl Pause {
+    pub(crate) const fn new() -> Self {
+        Self(PAUSE_MIN)
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.0.mul_f64(0.5 + rand::random::<f64>());
+        self.0 = (self.0 * 2).min(PAUSE_MAX);
+        pause
+    }
+}

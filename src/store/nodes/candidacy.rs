@@ -1,0 +1,92 @@
+//! An election: whoever holds the key leads.
+//!
+//! A term is named by the sequence at which the lead was taken, so that later terms have higher numbers. Like every lease
+//! it is a promise, not a proof: what a leader writes has to be fenced besides.
+
+use std::sync::Arc;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::lease::Keeper;
+use crate::store::bucket::new_write_id;
+
+/// A candidacy for the lead in something. It goes on until this is dropped: who has lost the lead stands again.
+#[derive(Debug)]
+pub struct Candidacy {
+    term: watch::Receiver<Option<u64>>,
+    resign: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Candidacy {
+    pub(super) fn start(shared: Arc<Shared>, name: &str) -> Self {
+        let subject = shared.lead_subject(name);
+        let (tx, term) = watch::channel(None);
+        let (resign, resigned) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // For whoever looks at the bucket; nobody reads it.
+            let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(crate::store::time::now_ms()));
+            let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id());
+            run(keeper, shared, tx, resigned).await;
+        });
+        Self { term, resign: Some(resign), task }
+    }
+
+    /// The term in which we lead, if we do.
+    pub fn term(&self) -> watch::Receiver<Option<u64>> {
+        self.term.clone()
+    }
+
+    /// Gives up the lead or the candidacy, so that the others need not wait.
+    pub async fn resign(mut self) {
+        if let Some(resign) = self.resign.take() {
+            let _ = resign.send(());
+        }
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Candidacy {
+    fn drop(&mut self) {
+        // Nobody is told: without a runtime at hand nothing can be sent, and the lease ends by itself.
+        self.task.abort();
+    }
+}
+
+async fn run(
+    keeper: Keeper,
+    shared: Arc<Shared>,
+    term: watch::Sender<Option<u64>>,
+    mut resigned: oneshot::Receiver<()>,
+) {
+    loop {
+        let taken = tokio::select! {
+            taken = keeper.take(false) => taken,
+            _ = &mut resigned => return,
+        };
+        if let Ok(Some(grip)) = taken
+            && keeper.is_held(&grip)
+        {
+            let (tx, held) = watch::channel(grip);
+            term.send_replace(Some(grip.sequence));
+            let is_over = tokio::select! {
+                () = keeper.keep(tx) => false,
+                _ = &mut resigned => true,
+            };
+            term.send_replace(None);
+            if is_over {
+                let grip = *held.borrow();
+                keeper.release(grip).await;
+                return;
+            }
+        }
+        // Not all candidates at once, and often enough to take over soon after the lease ends.
+        let pause = shared.times.refresh_every.mul_f64(0.25 + 0.25 * rand::random::<f64>());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = &mut resigned => return,
+        }
+    }
+}

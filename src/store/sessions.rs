@@ -1,0 +1,253 @@
+//! Persistent sessions: a record and a progress for each client, under two keys of one bucket.
+//!
+//! **Invariant:** only the owner of a session writes it. Its record is replaced by compare-and-swap on the record's own
+//! sequence, and its progress is taken only while the record has the sequence that the writer knows. Whoever takes a session
+//! over writes the record, and the old owner's next write of either is refused: [`WriteError::Fenced`].
+//!
+//! ```text
+//!   record ──time to live──▶ marker of the server ─┐
+//!      │                                           ├─ progress and backlog removed ─▶ cleaned marker ─minute─▶ nothing
+//!      └────────end────────▶ deleted marker ───────┘
+//! ```
+//!
+//! Not here: who owns a session and when it ends, which is the broker's.
+
+mod follower;
+mod record;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use proto_map::Names;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use self::follower::{FollowFrom, Following, Gone, SessionsSink};
+pub(crate) use self::record::instant;
+pub use self::record::{
+    InFlightRecord, InFlightRecordState, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord, SessionRecord,
+    StoredSubscription, StoredWill, WillState,
+};
+use super::api::{Api, STREAM_NOT_FOUND};
+use super::bucket::{Bucket, Content, Fence, Last, Value, Write};
+use super::error::{Unavailable, WriteError};
+use super::head::Head;
+
+/// How long the marker of a session that was ended stays when whoever ended it could not clean up, seconds: long enough
+/// for another one to see it and to do so.
+const DELETED_TTL_S: u32 = 3_600;
+/// How long the marker of a session of which nothing is left stays, seconds: followers that are a little behind see it.
+const CLEANED_TTL_S: u32 = 60;
+
+/// The sessions of an account.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bucket: Bucket,
+    names: Names,
+    backlog: Head,
+    /// For reading all of them: a burst that does not hold up writes.
+    readers: Api,
+    payload_max: usize,
+}
+
+/// What is known of a client at the leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Its session, if there is one.
+    pub record: Option<SessionRecord>,
+    /// What the next write has to expect: the sequence of the record, of a marker in its place, or 0.
+    pub sequence: u64,
+}
+
+impl Sessions {
+    pub(super) fn new(bucket: Bucket, readers: Api, names: Names, payload_max: usize) -> Self {
+        let backlog = Head::new(bucket.api.clone(), Arc::from(names.backlog_stream()));
+        Self { shared: Arc::new(Shared { bucket, names, backlog, readers, payload_max }) }
+    }
+
+    /// The session of a client, from the leader.
+    ///
+    /// # Errors
+    /// When JetStream does not answer within some seconds, or the client id makes a key that is too long.
+    pub async fn load(&self, client_id: &str) -> Result<Loaded, Unavailable> {
+        let Some(last) = self.shared.last_record(client_id).await? else { return Ok(Loaded::default()) };
+        let record = last.value().and_then(|value| parsed(client_id, value));
+        Ok(Loaded { record, sequence: last.sequence })
+    }
+
+    /// The progress of a client, from the leader.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn load_progress(&self, client_id: &str) -> Result<Option<ProgressRecord>, Unavailable> {
+        let subject = self.shared.names.session_progress(client_id).map_err(Unavailable::new)?;
+        let last = self.shared.bucket.last(&subject).await?;
+        Ok(last.as_ref().and_then(Last::value).and_then(|value| parsed(client_id, value)))
+    }
+
+    /// Writes a record if what is there has the sequence `expected`, with a lifetime of `ttl_s` seconds; [`NEVER`] is none.
+    /// Returns the record's sequence. A lost acknowledgement is looked into; what was written is never taken for somebody
+    /// else's.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. After `Unavailable` the record may be written, even a while later: load it before going on.
+    pub async fn put_record(
+        &self,
+        record: &SessionRecord,
+        expected: u64,
+        ttl_s: Option<u32>,
+    ) -> Result<u64, WriteError> {
+        let subject = self.shared.names.session_record(&record.client_id).map_err(|_| WriteError::TooLarge)?;
+        let value = Value::Put(written(record)?);
+        let fence = Fence::Own(expected);
+        self.shared.bucket.write(&Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) }).await
+    }
+
+    /// Writes the progress of a client if its record has the sequence `fence`.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn put_progress(
+        &self,
+        client_id: &str,
+        progress: &ProgressRecord,
+        fence: u64,
+        ttl_s: Option<u32>,
+    ) -> Result<(), WriteError> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        let subject = names.session_progress(client_id).map_err(|_| WriteError::TooLarge)?;
+        let record = names.session_record(client_id).map_err(|_| WriteError::TooLarge)?;
+        let value = Value::Put(written(progress)?);
+        let fence = Fence::Of(&record, fence);
+        bucket.write(&Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) }).await.map(|_| ())
+    }
+
+    /// Ends a session whose record has the sequence `fence`, with everything that belongs to it. It is over when this
+    /// returns `Ok`; if then something could not be removed, its marker says so to whoever follows.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn end(&self, client_id: &str, fence: u64) -> Result<(), WriteError> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        let subject = names.session_record(client_id).map_err(|_| WriteError::TooLarge)?;
+        let (value, fence) = (Value::Deleted, Fence::Own(fence));
+        let write = Write { subject: &subject, value, fence, ttl_s: Some(DELETED_TTL_S) };
+        let marker = bucket.write(&write).await?;
+        if let Err(error) = self.shared.remove_rest(client_id, &subject, marker).await {
+            tracing::warn!(client_id, %error, "a session was ended, but not all of it could be removed");
+        }
+        Ok(())
+    }
+
+    /// Removes what a session has left that is over. Does nothing while there is a session, so that anybody may call it at
+    /// any time.
+    ///
+    /// # Errors
+    /// When JetStream does not answer; then it is to be called again.
+    pub async fn clean_up(&self, client_id: &str) -> Result<(), Unavailable> {
+        let subject = self.shared.names.session_record(client_id).map_err(Unavailable::new)?;
+        let sequence = match self.shared.bucket.last(&subject).await? {
+            Some(Last { content: Content::Value(_) | Content::Cleaned, .. }) => return Ok(()),
+            Some(last) => last.sequence,
+            None => 0,
+        };
+        self.shared.remove_rest(client_id, &subject, sequence).await
+    }
+
+    /// Every session with the sequence of its record, as they were at some moment after the call or later.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn all(&self) -> Result<Vec<(u64, SessionRecord)>, Unavailable> {
+        follower::all(&self.shared).await
+    }
+
+    /// Follows the records, until what this returns is dropped.
+    pub fn follow(&self, from: FollowFrom, sink: Arc<dyn SessionsSink>) -> Following {
+        Following::start(tokio::spawn(follower::run(Arc::clone(&self.shared), from, sink)))
+    }
+}
+
+impl Shared {
+    async fn last_record(&self, client_id: &str) -> Result<Option<Last>, Unavailable> {
+        let subject = self.names.session_record(client_id).map_err(Unavailable::new)?;
+        self.bucket.last(&subject).await
+    }
+
+    /// Removes progress and backlog, as long as `marker` is the last message of the record's key.
+    async fn remove_rest(&self, client_id: &str, record: &ByteString, marker: u64) -> Result<(), Unavailable> {
+        let progress = self.names.session_progress(client_id).map_err(Unavailable::new)?;
+        // What is in the backlog now belongs to the session that is over, if no other one has begun; the next write tells.
+        let backlog_end = self.backlog_end().await?;
+        let fence = Fence::Of(record, marker);
+        let write = Write { subject: &progress, value: Value::Deleted, fence, ttl_s: Some(CLEANED_TTL_S) };
+        if !self.is_still_over(self.bucket.write(&write).await)? {
+            return Ok(());
+        }
+        if backlog_end > 0 {
+            self.purge_backlog(client_id, backlog_end).await?;
+        }
+        if marker > 0 {
+            let fence = Fence::Own(marker);
+            let write = Write { subject: record, value: Value::Cleaned, fence, ttl_s: Some(CLEANED_TTL_S) };
+            self.is_still_over(self.bucket.write(&write).await)?;
+        }
+        Ok(())
+    }
+
+    /// Whether no new session has begun, or somebody else has cleaned up already.
+    fn is_still_over(&self, result: Result<u64, WriteError>) -> Result<bool, Unavailable> {
+        match result {
+            Ok(_) => Ok(true),
+            Err(WriteError::Fenced) => Ok(false),
+            Err(error) => Err(Unavailable::new(error)),
+        }
+    }
+
+    /// The last sequence of the backlogs; 0 when there is nothing in them.
+    async fn backlog_end(&self) -> Result<u64, Unavailable> {
+        match self.backlog.try_read().await {
+            Ok(state) if state.messages == 0 => Ok(0),
+            Ok(state) => Ok(state.last_seq),
+            Err(failure) if failure.code() == STREAM_NOT_FOUND => Ok(0),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn purge_backlog(&self, client_id: &str, through: u64) -> Result<(), Unavailable> {
+        let subject = self.names.backlog_subject(client_id).map_err(Unavailable::new)?;
+        let stream = self.names.backlog_stream();
+        // A purge costs more than a look, and most sessions have no backlog.
+        if self.bucket.api.last_message(&stream, &subject).await?.is_some() {
+            self.bucket.api.purge(&stream, &subject, through).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A value as it is stored.
+fn written<T: Serialize>(value: &T) -> Result<Bytes, WriteError> {
+    let json = serde_json::to_vec(value).map_err(|error| WriteError::Unavailable { reason: error.to_string() })?;
+    Ok(json.into())
+}
+
+/// A value as it was stored; one that cannot be read is as good as none, and the next write replaces it.
+fn parsed<T: DeserializeOwned>(client_id: &str, json: &[u8]) -> Option<T> {
+    match serde_json::from_slice(json) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::error!(client_id, %error, "what is stored of the session cannot be read and is ignored");
+            None
+        }
+    }
+}
+
+fn lifetime(ttl_s: Option<u32>) -> Option<u32> {
+    ttl_s.filter(|ttl_s| *ttl_s != NEVER)
+}

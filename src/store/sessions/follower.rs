@@ -1,0 +1,188 @@
+//! Reading the records of all sessions: once, or for as long as somebody follows them.
+//!
+//! Progress is under keys of its own, which the server leaves out: it changes often, and nobody but the owner reads it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto_map::SessionSubject;
+use tokio::task::JoinHandle;
+
+use super::{SessionRecord, Shared, parsed};
+use crate::store::bucket::Content;
+use crate::store::entry::LogEntry;
+use crate::store::error::Unavailable;
+use crate::store::reader::{Pace, Progress, Reader, Source};
+
+const BATCH_MAX: usize = 512;
+const MISSING_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where following begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowFrom {
+    /// With what is there, markers included, and then whatever comes.
+    Everything,
+    /// With what is written from some moment after the call on.
+    Now,
+}
+
+/// Why a session is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It has expired, or somebody deleted it by hand: somebody has to clean up, any number may.
+    Expired,
+    /// A sidecar has ended it and is cleaning up. A marker that still says so when it is seen before
+    /// [`SessionsSink::caught_up`] is one whose sidecar may have died over it: clean up then.
+    Deleted,
+    /// Nothing is left of it.
+    Cleaned,
+}
+
+/// Is told what becomes of sessions. Called synchronously from the follower's task, must not block. In ascending order of
+/// sequence for each client; the same may come again.
+pub trait SessionsSink: Send + Sync {
+    /// A record was written.
+    fn record(&self, sequence: u64, record: SessionRecord);
+
+    /// The record is gone; the marker in its place has this sequence.
+    fn gone(&self, client_id: &str, sequence: u64, why: Gone);
+
+    /// What was there when following began has been given.
+    fn caught_up(&self) {}
+}
+
+/// Something that is being followed. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Following {
+    task: JoinHandle<()>,
+}
+
+impl Following {
+    pub(crate) fn start(task: JoinHandle<()>) -> Self {
+        Self { task }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What an entry of the bucket says.
+enum Event {
+    Record(SessionRecord),
+    Gone(String, Gone),
+}
+
+impl Shared {
+    fn reader(&self, last_per_subject: bool, position: u64) -> Reader {
+        let subjects = self.names.sessions_subjects();
+        let root = subjects.trim_end_matches('>');
+        let source = Source {
+            stream: Arc::clone(&self.bucket.stream),
+            prefix: Arc::from(root),
+            purpose: "sessions",
+            last_per_subject,
+            pace: Pace { batch: 2_048, bytes: (4 << 20).max(self.payload_max + (64 << 10)), overlap: true },
+        };
+        let link = self.readers.link.clone();
+        Reader::new(self.readers.clone(), link, source, position).only(format!("{root}*"))
+    }
+
+    fn event(&self, entry: LogEntry) -> Option<Event> {
+        let Some(SessionSubject::Record { client_id }) = self.names.strip_session(entry.stream_subject()) else {
+            return None;
+        };
+        let headers = entry.headers.unwrap_or_default();
+        Some(match Content::of(&headers, entry.payload) {
+            Content::Value(value) => Event::Record(parsed(&client_id, &value)?),
+            Content::Expired => Event::Gone(client_id, Gone::Expired),
+            Content::Deleted => Event::Gone(client_id, Gone::Deleted),
+            Content::Cleaned => Event::Gone(client_id, Gone::Cleaned),
+        })
+    }
+
+    /// Gives the last message of every record's key, until nothing is behind. Returns the sequence from which on the rest
+    /// follows.
+    async fn snapshot(&self, mut give: impl FnMut(u64, Event)) -> Result<u64, Unavailable> {
+        let mut reader = self.reader(true, 1);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut rest = 1;
+        loop {
+            match reader.next(&mut batch, BATCH_MAX).await? {
+                Progress::StreamMissing => return Err(Unavailable::new("the stream is gone")),
+                Progress::SnapshotBegins { last_sequence } => rest = last_sequence + 1,
+                Progress::Restarted { .. } | Progress::Read => {}
+            }
+            for entry in batch.drain(..) {
+                let sequence = entry.sequence;
+                if let Some(event) = self.event(entry) {
+                    give(sequence, event);
+                }
+            }
+            if reader.is_caught_up() {
+                return Ok(rest);
+            }
+        }
+    }
+}
+
+pub(super) async fn all(shared: &Shared) -> Result<Vec<(u64, SessionRecord)>, Unavailable> {
+    let mut records = HashMap::new();
+    shared
+        .snapshot(|sequence, event| match event {
+            Event::Record(record) => {
+                records.insert(record.client_id.clone(), (sequence, record));
+            }
+            Event::Gone(client_id, _) => {
+                records.remove(&client_id);
+            }
+        })
+        .await?;
+    Ok(records.into_values().collect())
+}
+
+pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn super::SessionsSink>) {
+    let give = |sequence, event| match event {
+        Event::Record(record) => sink.record(sequence, record),
+        Event::Gone(client_id, why) => sink.gone(&client_id, sequence, why),
+    };
+    let position = loop {
+        let begin = match from {
+            FollowFrom::Everything => shared.snapshot(give).await,
+            FollowFrom::Now => {
+                let state = shared.readers.stream_state(&shared.bucket.stream).await;
+                state.map(|state| state.last_seq + 1).map_err(Unavailable::from)
+            }
+        };
+        match begin {
+            Ok(position) => break position,
+            Err(_) => tokio::time::sleep(MISSING_PAUSE).await,
+        }
+    };
+    sink.caught_up();
+    let mut reader = shared.reader(false, position);
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    loop {
+        match reader.next(&mut batch, BATCH_MAX).await {
+            Ok(Progress::StreamMissing) => {
+                shared.bucket.make_again().await;
+                tokio::time::sleep(MISSING_PAUSE).await;
+            }
+            Ok(Progress::Restarted { next }) => {
+                tracing::error!(stream = %shared.bucket.stream, next, "the bucket of sessions was recreated or cut");
+            }
+            Ok(Progress::Read | Progress::SnapshotBegins { .. }) => {}
+            // The reader has paused already.
+            Err(_) => continue,
+        }
+        for entry in batch.drain(..) {
+            let sequence = entry.sequence;
+            if let Some(event) = shared.event(entry) {
+                give(sequence, event);
+            }
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! What is stored of a session, as JSON that a person can read. Fields that a newer version adds are not an error here.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Version of what is written here.
+pub const RECORD_VERSION: u32 = 1;
+/// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
+pub const NEVER: u32 = u32::MAX;
+
+/// A session: who has it, and what it is subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SessionRecord {
+    /// [`RECORD_VERSION`] of whoever wrote it.
+    pub version: u32,
+    /// Client identifier.
+    pub client_id: String,
+    /// Grows with every connect.
+    pub epoch: u64,
+    /// The node that the client is, or was last, connected to.
+    pub owner: Option<String>,
+    /// Whether the client is connected.
+    pub connected: bool,
+    /// When this connection began, or the last one; milliseconds since the epoch.
+    #[serde(rename = "since", with = "instant")]
+    pub since_ms: u64,
+    /// Protocol version, such as `5.0`.
+    pub protocol: String,
+    /// Address of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// Session Expiry Interval, seconds; [`NEVER`].
+    pub expiry_s: u32,
+    /// When the client left; milliseconds since the epoch.
+    #[serde(rename = "disconnected_at", with = "maybe_instant", skip_serializing_if = "Option::is_none")]
+    pub disconnected_at_ms: Option<u64>,
+    /// Subscriptions.
+    pub subscriptions: Vec<StoredSubscription>,
+    /// The will that is still to be published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will: Option<StoredWill>,
+}
+
+impl Default for SessionRecord {
+    fn default() -> Self {
+        Self {
+            version: RECORD_VERSION,
+            client_id: String::new(),
+            epoch: 0,
+            owner: None,
+            connected: false,
+            since_ms: 0,
+            protocol: String::new(),
+            remote: None,
+            expiry_s: 0,
+            disconnected_at_ms: None,
+            subscriptions: Vec::new(),
+            will: None,
+        }
+    }
+}
+
+/// One subscription of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoredSubscription {
+    /// Topic filter.
+    pub filter: String,
+    /// Maximum QoS.
+    pub qos: u8,
+    /// No Local.
+    pub no_local: bool,
+    /// Retain As Published.
+    pub retain_as_published: bool,
+    /// Retain Handling.
+    pub retain_handling: u8,
+    /// Subscription Identifier.
+    pub id: Option<u32>,
+    /// Last sequence of the log before it: it gets what comes after.
+    pub since: u64,
+}
+
+/// A will with all its properties.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoredWill {
+    /// Topic.
+    pub topic: String,
+    /// Payload.
+    #[serde(with = "base64_bytes")]
+    pub payload: Bytes,
+    /// QoS.
+    pub qos: u8,
+    /// Retain.
+    pub retain: bool,
+    /// Will Delay Interval, seconds.
+    pub delay_s: u32,
+    /// Payload Format Indicator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_is_utf8: Option<bool>,
+    /// Message Expiry Interval, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_expiry_s: Option<u32>,
+    /// Content Type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Response Topic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_topic: Option<String>,
+    /// Correlation Data.
+    #[serde(with = "maybe_base64_bytes", skip_serializing_if = "Option::is_none")]
+    pub correlation_data: Option<Bytes>,
+    /// User properties, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub user_properties: Vec<(String, String)>,
+    /// How far its publication is.
+    pub state: WillState,
+    /// When it is due, if the client does not come back; milliseconds since the epoch.
+    #[serde(rename = "due_at", with = "maybe_instant", skip_serializing_if = "Option::is_none")]
+    pub due_at_ms: Option<u64>,
+}
+
+/// How far the publication of a will is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WillState {
+    /// Nobody publishes it.
+    #[default]
+    Armed,
+    /// Somebody is about to publish it.
+    Firing {
+        /// Message id, by which it is found in the log.
+        id: String,
+        /// Last sequence of the log before it.
+        after: u64,
+    },
+}
+
+/// How far a session is in the log, and what is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProgressRecord {
+    /// [`RECORD_VERSION`] of whoever wrote it.
+    pub version: u32,
+    /// Epoch of the session that wrote it.
+    pub epoch: u64,
+    /// Everything in the log up to here is acknowledged or in flight.
+    pub cursor: u64,
+    /// Sent and not acknowledged in full, in the order in which it was sent.
+    pub in_flight: Vec<InFlightRecord>,
+    /// QoS 2 messages from the client that are not released, in the order in which they came.
+    pub received: Vec<ReceivedRecord>,
+}
+
+impl Default for ProgressRecord {
+    fn default() -> Self {
+        Self { version: RECORD_VERSION, epoch: 0, cursor: 0, in_flight: Vec::new(), received: Vec::new() }
+    }
+}
+
+/// A message that was sent and is not acknowledged in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlightRecord {
+    /// Packet identifier.
+    pub packet_id: u16,
+    /// Sequence in the log.
+    pub sequence: u64,
+    /// QoS at which it was sent.
+    pub qos: u8,
+    /// What is repeated.
+    #[serde(default)]
+    pub state: InFlightRecordState,
+}
+
+/// What of a message in flight is repeated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InFlightRecordState {
+    /// The PUBLISH.
+    #[default]
+    Sent,
+    /// The PUBREL.
+    Released,
+}
+
+/// A QoS 2 message from the client that is not released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceivedRecord {
+    /// Packet identifier.
+    pub packet_id: u16,
+    /// Epoch of the session that received it.
+    pub epoch: u64,
+    /// Its number within the epoch.
+    pub number: u64,
+    /// Last sequence of the log before it was stored.
+    pub after: u64,
+}
+
+/// Milliseconds since the epoch as RFC 3339.
+pub(crate) mod instant {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::store::time::{rfc3339, rfc3339_ms};
+
+    pub(crate) fn serialize<S: Serializer>(ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&rfc3339(*ms))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        rfc3339_ms(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no time")))
+    }
+}
+
+/// The same, if there is one.
+mod maybe_instant {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::instant;
+
+    pub(super) fn serialize<S: Serializer>(ms: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match ms {
+            Some(ms) => instant::serialize(ms, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        #[derive(Deserialize)]
+        struct Instant(#[serde(with = "instant")] u64);
+        Ok(Option::<Instant>::deserialize(deserializer)?.map(|instant| instant.0))
+    }
+}
+
+/// Bytes as base64.
+mod base64_bytes {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        BASE64.decode(String::deserialize(deserializer)?).map(Bytes::from).map_err(D::Error::custom)
+    }
+}
+
+/// The same, if there are any.
+mod maybe_base64_bytes {
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::base64_bytes;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => base64_bytes::serialize(bytes, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+        #[derive(Deserialize)]
+        struct Binary(#[serde(with = "base64_bytes")] Bytes);
+        Ok(Option::<Binary>::deserialize(deserializer)?.map(|binary| binary.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> SessionRecord {
+        SessionRecord {
+            client_id: "pump/7 é".to_owned(),
+            epoch: 7,
+            owner: Some("node-a".to_owned()),
+            connected: true,
+            since_ms: 1_767_323_045_678,
+            protocol: "5.0".to_owned(),
+            remote: Some("10.0.0.7:50112".to_owned()),
+            expiry_s: NEVER,
+            disconnected_at_ms: Some(951_782_400_000),
+            subscriptions: vec![StoredSubscription {
+                filter: "a/#".to_owned(),
+                qos: 2,
+                id: Some(268_435_455),
+                since: u64::MAX,
+                ..StoredSubscription::default()
+            }],
+            will: Some(StoredWill {
+                topic: "gone".to_owned(),
+                payload: Bytes::from_static(&[0, 255, 1]),
+                delay_s: 5,
+                payload_is_utf8: Some(false),
+                correlation_data: Some(Bytes::from_static(&[254])),
+                user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())],
+                state: WillState::Firing { id: "x.7".to_owned(), after: 41 },
+                due_at_ms: Some(1_767_323_050_000),
+                ..StoredWill::default()
+            }),
+            ..SessionRecord::default()
+        }
+    }
+
+    #[test]
+    fn a_record_survives_and_a_person_can_read_it() {
+        let json = serde_json::to_value(full()).unwrap();
+        assert_eq!(json["since"], "2026-01-02T03:04:05.678Z");
+        assert_eq!(json["disconnected_at"], "2000-02-29T00:00:00.000Z");
+        assert_eq!(json["will"]["payload"], "AP8B");
+        assert_eq!(json["will"]["state"]["firing"]["after"], 41);
+        assert_eq!(serde_json::from_value::<SessionRecord>(json).unwrap(), full());
+    }
+
+    #[test]
+    fn what_a_newer_version_adds_and_an_older_one_lacks_is_tolerated() {
+        let mut json = serde_json::to_value(full()).unwrap();
+        json["colour"] = "blue".into();
+        json["will"]["mood"] = 3.into();
+        json["version"] = 9.into();
+        assert_eq!(serde_json::from_value::<SessionRecord>(json).unwrap().version, 9);
+        let sparse: SessionRecord =
+            serde_json::from_str(r#"{"client_id":"c","epoch":3,"disconnected_at":null}"#).unwrap();
+        assert_eq!((sparse.epoch, sparse.disconnected_at_ms, sparse.will), (3, None, None));
+        let progress: ProgressRecord = serde_json::from_str(
+            r#"{"cursor":5,"in_flight":[{"packet_id":5,"sequence":2,"qos":2,"state":"released"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(progress.in_flight[0].state, InFlightRecordState::Released);
+    }
+}
