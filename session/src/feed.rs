@@ -120,6 +120,11 @@ impl<M> Feed<M> {
         Some((queued.sequence, queued.message))
     }
 
+    /// A live session with an empty queue goes on from another place: it is owed everything from `next` on.
+    pub const fn fall_behind(&mut self, next: u64) {
+        self.state = FeedState::Behind { next };
+    }
+
     /// The tail brings a message that matches. `bytes` counts towards the limit; `message` is made only if it is taken.
     pub fn offer_live(&mut self, sequence: u64, bytes: usize, message: impl FnOnce() -> M) -> Offer {
         match self.state {

@@ -23,7 +23,7 @@ mod session;
 pub use feed::{Feed, FeedState, Offer};
 pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
-pub use outbound::Resend;
+pub use outbound::{RETAINED, Resend};
 pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
 pub use session::{Close, Input, Output, Publication, Session, SubscribeRequest, UnsubscribeRequest};
 

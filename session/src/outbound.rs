@@ -14,6 +14,9 @@ use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 use crate::inbound::ack;
 use crate::progress::{Durability, InFlightState};
 
+/// Sequences from here on are not of the log: less this, they are of the bucket of retained messages.
+pub const RETAINED: u64 = 1 << 63;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Sent,
@@ -128,7 +131,9 @@ impl Outbound {
         self.next_order += 1;
         self.in_flight.insert(id, InFlight { qos, sequence, order, state: State::Sent, is_active: true });
         self.active += 1;
-        self.cursor = self.cursor.max(sequence);
+        if sequence < RETAINED {
+            self.cursor = self.cursor.max(sequence);
+        }
         Some(id)
     }
 

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::message::Message;
 use super::retained::RetainedCursor;
 use super::segments::Segments;
-use crate::store::{PutError, Stored, StoredSink};
+use crate::store::{ProgressRecord, PutError, Stored, StoredSink};
 
 /// Names one connected session of this sidecar; never used again.
 pub(crate) type SessionId = u64;
@@ -91,6 +91,10 @@ pub(crate) struct Mailbox {
     wake: Notify,
     room: Notify,
     has_ended: watch::Sender<bool>,
+    /// Epoch of the connection in its session's record; 0 without one.
+    epoch: AtomicU64,
+    /// What the connection leaves to the one that takes its session over.
+    handed_over: watch::Sender<Option<Option<ProgressRecord>>>,
 }
 
 /// Mailboxes that got something in this batch and are to be woken at its end.
@@ -113,7 +117,7 @@ impl Drop for Wakes {
 }
 
 impl Mailbox {
-    /// The mailbox of a session that reads the log after `after`.
+    /// The mailbox of a session that is live.
     pub(crate) fn new(
         id: SessionId,
         client_id: ByteString,
@@ -141,6 +145,8 @@ impl Mailbox {
             wake: Notify::new(),
             room: Notify::new(),
             has_ended: watch::Sender::new(false),
+            epoch: AtomicU64::new(0),
+            handed_over: watch::Sender::new(None),
         }
     }
 
@@ -270,6 +276,28 @@ impl Mailbox {
         self.room.notify_waiters();
     }
 
+    /// Epoch of the connection in its session's record; 0 without one.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// The session has a record, with this epoch.
+    pub(crate) fn set_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The connection has ended and leaves this to the one that takes its session over.
+    pub(crate) fn hand_over(&self, progress: Option<ProgressRecord>) {
+        self.handed_over.send_replace(Some(progress));
+    }
+
+    /// Waits for [`Mailbox::hand_over`].
+    pub(crate) async fn handed_over(&self) -> Option<ProgressRecord> {
+        // The sender is ours, so the wait cannot fail.
+        let mut receiver = self.handed_over.subscribe();
+        receiver.wait_for(Option::is_some).await.ok().and_then(|left| left.clone().flatten())
+    }
+
     /// The connection is over, and everything it published is settled.
     pub(crate) fn end(&self) {
         self.has_ended.send_replace(true);
@@ -296,7 +324,7 @@ impl Mailbox {
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feed into `messages`. Returns where
     /// the session stands, so that one that is behind and has read its queue can ask for a scan.
-    pub(crate) fn take_messages(&self, out: &mut Segments, count: usize, messages: &mut Vec<Outgoing>) -> FeedState {
+    pub(crate) fn take_messages(&self, out: &mut Segments, count: usize, messages: &mut Vec<(u64, Outgoing)>) -> FeedState {
         let mut lanes = self.lanes.lock();
         if !lanes.qos0.is_empty() {
             out.append(&mut lanes.qos0);
@@ -304,8 +332,8 @@ impl Mailbox {
         lanes.qos0.shrink();
         let before = messages.len();
         while messages.len() - before < count {
-            let Some((_, outgoing)) = lanes.feed.pop() else { break };
-            messages.push(outgoing);
+            let Some(next) = lanes.feed.pop() else { break };
+            messages.push(next);
         }
         let state = lanes.feed.state();
         let is_drained = lanes.feed.len() * 2 <= self.limits.feed_messages;

@@ -3,6 +3,8 @@
 //! # Layout
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
+//! - `lifecycle`, `records`: a session and its record in JetStream; `adoption`: leases, and the sessions of sidecars
+//!   that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `publishing`: from a connection to JetStream and core NATS
@@ -12,37 +14,48 @@
 //! Deliberately absent: packets and the socket (`connection`), the state machine of a session (crate `mqtt-session`),
 //! and how JetStream is spoken to (`store`).
 
+mod adoption;
 mod catch_up;
 mod clock;
 mod convert;
 mod interest;
+mod lifecycle;
 mod mailbox;
 mod message;
 mod publishing;
+mod records;
 mod registry;
 mod retained;
 mod router;
 mod segments;
+mod settling;
 mod subscribing;
 mod subscriptions;
+mod wills;
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mqtt_codec::ReasonCode;
-use mqtt_session::{Limits, Negotiated};
+use bytestring::ByteString;
+use mqtt_session::{FeedState, Limits, RETAINED, Resend};
+use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names};
 
 pub(crate) use clock::now_ms;
+pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
-pub(crate) use publishing::{Answer, Publishing, Refused, Wanted};
+pub(crate) use publishing::{Answer, Publishing, Refused};
+pub(crate) use wills::{Due, due};
 pub(crate) use retained::RetainedCursor;
+pub(crate) use records::progress_record;
 pub(crate) use segments::Segments;
+pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use subscribing::Subscribed;
 
-use crate::metrics::{Metrics, SessionState};
+use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
 use crate::store::{LogPosition, LogSink, Tail};
 use crate::store::{Store, Unavailable};
@@ -53,6 +66,9 @@ use router::Router;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What a client of MQTT 3.x, which cannot be told, gets for a publish that is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +104,10 @@ pub struct Broker {
     pub(crate) catch_up: CatchUp,
     /// Names of what we keep in NATS.
     pub(crate) names: Names,
-    /// Names this process among all sidecars, also before and after it.
-    pub(crate) node: String,
+    /// Names this process in message ids of sessions that end with their connection.
+    pub(crate) process: String,
+    /// The node that our lease is for.
+    lease: RwLock<Option<Arc<str>>>,
     router: Arc<Router>,
     interest: Interest,
     registry: Registry,
@@ -141,7 +159,8 @@ impl Broker {
             metrics,
             catch_up: CatchUp::default(),
             names,
-            node: format!("{:08x}", rand::random::<u32>()),
+            process: format!("{:08x}", rand::random::<u32>()),
+            lease: RwLock::default(),
             router,
             registry: Registry::default(),
             next_session: AtomicU64::new(1),
@@ -163,37 +182,61 @@ impl Broker {
         self.next_session.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Gives a client its mailbox. Whoever had its client id is ended first: the newcomer wins [MQTT-3.1.4-3].
-    pub(crate) async fn attach(&self, negotiated: &Negotiated) -> Arc<Mailbox> {
-        let parameters = &negotiated.parameters;
-        let mailbox = Arc::new(Mailbox::new(
-            self.next_session_id(),
-            negotiated.client_id.clone(),
-            parameters.version,
-            parameters.client_max_packet_size,
-            self.options.mailbox,
-        ));
-        self.metrics.session(None, Some(SessionState::Live));
-        if let Some(old) = self.registry.enter(&mailbox) {
-            tracing::info!(client_id = &*old.client_id.escape_debug().to_string(), "taken over by a new connection");
-            old.order(Order::Close(ReasonCode::SessionTakenOver));
-            // Its will leaves before anything of the newcomer does.
-            if tokio::time::timeout(TAKEOVER_PATIENCE, old.ended()).await.is_err() {
-                tracing::warn!(client_id = &*old.client_id, "the old connection takes long to end; going on without it");
-            }
-        }
-        mailbox
+    /// The node that our sessions have as their owner; `None` while we hold no lease, and can own nothing.
+    pub(crate) fn node(&self) -> Option<Arc<str>> {
+        self.lease.read().clone()
     }
 
-    /// The connection is over, and everything it published is settled.
-    pub(crate) fn detach(&self, mailbox: &Arc<Mailbox>) {
-        self.registry.leave(mailbox);
-        mailbox.end();
-        self.metrics.session(Some(SessionState::Live), None);
+    /// A client id as a part of subjects. `None` when it is too long for one.
+    pub(crate) fn client_key(&self, client_id: &ByteString) -> Option<ByteString> {
+        self.names.client_key(client_id).ok()
+    }
+
+    /// How far a live session with nothing queued has read; `None` for others.
+    pub(crate) fn read_up_to(&self, mailbox: &Mailbox) -> Option<u64> {
+        let tail = self.router.hold_tail();
+        let is_through = mailbox.with_feed(|feed| feed.len() == 0 && matches!(feed.state(), FeedState::Live { .. }));
+        is_through.then(|| tail.sequence())
+    }
+
+    /// Where the log stands, or a little before.
+    pub(crate) fn tail_sequence(&self) -> u64 {
+        self.router.tail_sequence()
+    }
+
+    /// Fetches the messages that a session repeats. Those that are gone come without.
+    pub(crate) async fn fetch_resends(&self, resends: Vec<Resend>) -> Vec<(Resend, Option<Outgoing>)> {
+        let sequences: Vec<u64> = resends
+            .iter()
+            .filter_map(|resend| match resend {
+                Resend::Publish(_, _, sequence) if *sequence < RETAINED => Some(*sequence),
+                Resend::Publish(..) | Resend::PubRel(_) => None,
+            })
+            .collect();
+        let entries = loop {
+            match self.store.log().get_many(&sequences).await {
+                Ok(entries) => break entries,
+                Err(error) => tracing::warn!(%error, "messages in flight cannot be read yet"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        let mut found: HashMap<u64, Outgoing> = entries
+            .iter()
+            .filter_map(|entry| {
+                let message = convert::from_log(entry).ok()?;
+                let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
+                Some((entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids }))
+            })
+            .collect();
+        let with_message = |resend: Resend| match resend {
+            Resend::Publish(_, _, sequence) => (resend, found.remove(&sequence)),
+            Resend::PubRel(_) => (resend, None),
+        };
+        resends.into_iter().map(with_message).collect()
     }
 
     /// The next retained messages of a cursor; returns whether more may follow.
-    pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut Vec<Outgoing>) -> bool {
+    pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
         cursor.page(self.store.retained().index(), |topic| closed.hides_topic_from_wildcard(topic), out)
     }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
-use mqtt_session::{Publication, Token};
+use mqtt_session::{MessageId, Once, Publication, Token};
 use proto_map::{HeaderError, Headers, Subject};
 
 use super::Broker;
@@ -43,6 +43,8 @@ struct Job {
     since_ms: u64,
     began: Instant,
     stage: Stage,
+    /// It may be in the log already, above this sequence.
+    maybe_above: Option<u64>,
 }
 
 /// Where a topic leads.
@@ -76,6 +78,16 @@ enum Unstorable {
 /// What has to come before more can be published.
 #[derive(Debug)]
 pub(crate) enum Wanted {
+    /// The message may be in the log already, above this sequence: it is to be looked for there by its subject and its
+    /// id, for [`Publishing::found`].
+    Look {
+        /// Subject in the log.
+        subject: ByteString,
+        /// Its sequence, if it is there, is above.
+        above: u64,
+        /// Its `Nats-Msg-Id`.
+        message_id: ByteString,
+    },
     /// The account has as many messages in flight as it may: a permit for this many bytes, for [`Publishing::resume`].
     Permit(usize),
     /// The connection to NATS took nothing: this is to be sent.
@@ -116,15 +128,20 @@ pub(crate) struct Publishing {
     /// Core NATS took no more: to be sent before anything else goes there.
     unsent: VecDeque<CoreCopy>,
     last_topic: Option<(TopicName, Route)>,
+    /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
+    /// that outlive this process.
+    client_key: Option<ByteString>,
     /// Set while the client has a No Local subscription: its messages say whose they are.
     pub(crate) tells_publisher: bool,
 }
 
 impl Publishing {
-    pub(crate) fn new(broker: Arc<Broker>, mailbox: Arc<Mailbox>) -> Self {
+    /// `client_key`: see [`Publishing::client_key`].
+    pub(crate) fn new(broker: Arc<Broker>, mailbox: Arc<Mailbox>, client_key: Option<ByteString>) -> Self {
         Self {
             broker,
             mailbox,
+            client_key,
             stored: VecDeque::new(),
             first: 0,
             parked: VecDeque::new(),
@@ -158,7 +175,10 @@ impl Publishing {
             Ok(route) => route,
             Err(refused) => return Err((publication, refused)),
         };
-        self.begin(Job { publication, route, retained_at: None, since_ms: now_ms(), began: Instant::now(), stage: Stage::Log }, wakes);
+        let maybe_above = publication.once.and_then(|once| once.maybe_above);
+        let (since_ms, began) = (now_ms(), Instant::now());
+        let job = Job { publication, route, retained_at: None, since_ms, began, stage: Stage::Log, maybe_above };
+        self.begin(job, wakes);
         Ok(())
     }
 
@@ -196,7 +216,7 @@ impl Publishing {
 
     /// Hands what is parked to the store, as far as permits go.
     fn submit_parked(&mut self) {
-        while let Some(job) = self.parked.front() {
+        while let Some(job) = self.parked.front().filter(|job| job.maybe_above.is_none()) {
             let Some(permit) = self.broker.store.publisher().try_permit(weight(job)) else { return };
             self.submit_first(permit);
         }
@@ -206,8 +226,33 @@ impl Publishing {
     pub(crate) fn wanted(&mut self) -> Option<Wanted> {
         match self.unsent.pop_front() {
             Some(copy) => Some(Wanted::Core(copy)),
-            None => self.parked.front().map(|job| Wanted::Permit(weight(job))),
+            None => self.parked.front().map(|job| match job.maybe_above {
+                None => Wanted::Permit(weight(job)),
+                Some(above) => Wanted::Look {
+                    subject: self.broker.names.log_subject(&job.route.subject),
+                    above,
+                    message_id: self.message_id(0, &job.publication).unwrap_or_default(),
+                },
+            }),
         }
+    }
+
+    /// The first that is parked was looked for: it is in the log at this sequence, or it is not there.
+    pub(crate) fn found(&mut self, sequence: Option<u64>, wakes: &mut Wakes) {
+        let Some(job) = self.parked.front_mut() else { return };
+        job.maybe_above = None;
+        let Some(sequence) = sequence else { return self.submit_parked() };
+        let token = self.first + self.stored.len() as u64;
+        // It was retained and stored before; what is left is to say so.
+        job.stage = Stage::Log;
+        let retained = job.publication.retain.then(|| job.publication.topic.clone());
+        self.stored.extend(self.parked.pop_front().map(Some));
+        self.mailbox.stored(token, Ok(Stored { sequence, duplicate: true }));
+        self.mailbox.flush();
+        if let Some(topic) = retained {
+            self.release(&topic, wakes);
+        }
+        self.submit_parked();
     }
 
     /// A permit came for the first that is parked.
@@ -265,8 +310,13 @@ impl Publishing {
     /// QoS 2 messages are stored once even if the connection to NATS breaks between the message and its
     /// acknowledgement.
     fn message_id(&self, token: u64, publication: &Publication) -> Option<ByteString> {
-        (publication.qos == QoS::ExactlyOnce)
-            .then(|| ByteString::from(format!("{}.{}.{token}", self.broker.node, self.mailbox.id)))
+        match (publication.once, &self.client_key) {
+            (Some(Once { message: MessageId { epoch, number }, .. }), Some(client)) => {
+                Some(ByteString::from(format!("{client}.{epoch}.{number}")))
+            }
+            _ => (publication.qos == QoS::ExactlyOnce)
+                .then(|| ByteString::from(format!("{}.{}.{token}", self.broker.process, self.mailbox.id))),
+        }
     }
 
     fn publisher(&self) -> Option<ByteString> {

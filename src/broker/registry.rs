@@ -28,6 +28,11 @@ impl Registry {
         old
     }
 
+    /// The connection that has a client id.
+    pub(crate) fn find(&self, client_id: &str) -> Option<Arc<Mailbox>> {
+        self.clients.lock().get(client_id).cloned()
+    }
+
     /// A connection has ended.
     pub(crate) fn leave(&self, mailbox: &Arc<Mailbox>) {
         let mut clients = self.clients.lock();

@@ -1,6 +1,7 @@
 //! Retained messages on their way to one session: pages of the index, taken when the session has room, so that a
 //! subscriber to a million of them costs a cursor and not a queue.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl RetainedCursor {
         &mut self,
         index: &RetainedIndex,
         is_hidden: impl Fn(&TopicName) -> bool,
-        out: &mut Vec<Outgoing>,
+        out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.page(&self.filter, self.after.as_ref(), self.version, PAGE, now_ms());
         let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
@@ -44,7 +45,7 @@ impl RetainedCursor {
                 continue;
             }
             let message = convert::from_retained(entry);
-            out.push(Outgoing {
+            out.push_back(Outgoing {
                 retain: true,
                 qos: message.qos.min(self.options.qos),
                 message: Arc::new(message),

@@ -8,6 +8,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use mqtt_session::Offer;
@@ -53,6 +54,8 @@ pub(crate) struct Router {
     subscriptions: RwLock<Subscriptions>,
     /// Locked before `subscriptions`, by whoever needs the tail to stand still.
     tail: Mutex<TailPosition>,
+    /// The same position, for those who need a lower bound only.
+    tail_sequence: AtomicU64,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
     metrics: Arc<Metrics>,
@@ -75,12 +78,22 @@ pub(crate) struct NewSubscription {
     pub(crate) is_owed_retained: bool,
 }
 
+/// Subscriptions that were made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    /// Version of the retained index that holds what they are owed.
+    pub(crate) version: u64,
+    /// Messages above this log sequence are for them.
+    pub(crate) after: u64,
+}
+
 impl Router {
     /// A router without subscriptions.
     pub(crate) fn new(index: Arc<RetainedIndex>, closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
         Self {
             subscriptions: RwLock::default(),
             tail: Mutex::new(TailPosition(0)),
+            tail_sequence: AtomicU64::new(0),
             index,
             closed,
             metrics,
@@ -94,14 +107,13 @@ impl Router {
     }
 
     /// Makes subscriptions at one instant: messages above `log_sequence` and above what the tail has routed are for
-    /// them, and of the retained messages those that the index does not hold yet. Returns the index version that holds
-    /// them all.
+    /// them, and of the retained messages those that the index does not hold yet. Returns which they are.
     pub(crate) fn subscribe(
         &self,
         mailbox: &Arc<Mailbox>,
         log_sequence: u64,
         new: &[NewSubscription],
-    ) -> u64 {
+    ) -> Made {
         let tail = self.tail.lock();
         let mut subscriptions = self.subscriptions.write();
         let state = self.index.state();
@@ -116,7 +128,19 @@ impl Router {
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
         }
-        state.version
+        Made { version: state.version, after }
+    }
+
+    /// Makes a subscription again that was made when the log stood at `since`.
+    pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, since: u64, s: &NewSubscription) {
+        let (mailbox, options, subscription_id) = (Arc::clone(mailbox), s.options, s.subscription_id);
+        let subscriber = Subscriber { mailbox, options, subscription_id, after: since, retained_after: 0 };
+        self.subscriptions.write().insert(&s.filter, subscriber, s.order);
+    }
+
+    /// A log sequence that the tail has routed; it may have routed more.
+    pub(crate) fn tail_sequence(&self) -> u64 {
+        self.tail_sequence.load(Ordering::Acquire)
     }
 
     /// Ends a session's subscription.
@@ -128,6 +152,7 @@ impl Router {
     pub(crate) fn starts_at(&self, first: u64) {
         let mut tail = self.tail.lock();
         tail.0 = tail.0.max(first.saturating_sub(1));
+        self.tail_sequence.store(tail.0, Ordering::Release);
     }
 
     /// Stops the tail while the guard lives.
@@ -244,11 +269,14 @@ impl LogSink for Router {
             self.index(&message);
             self.deliver_logged(&subscriptions, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
+        self.tail_sequence.store(tail.0, Ordering::Release);
     }
 
     fn restarted(&self, next: u64) {
         // Sequences start again: whoever waits for a higher one would wait for long.
-        self.tail.lock().0 = next.saturating_sub(1);
+        let mut tail = self.tail.lock();
+        tail.0 = next.saturating_sub(1);
+        self.tail_sequence.store(tail.0, Ordering::Release);
     }
 }
 

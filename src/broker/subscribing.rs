@@ -18,8 +18,9 @@ use mqtt_session::SubscribeRequest;
 
 use super::mailbox::Mailbox;
 use super::retained::RetainedCursor;
-use super::router::NewSubscription;
-use super::Broker;
+use super::router::{Made, NewSubscription};
+use super::{Broker, records};
+use crate::store::StoredSubscription;
 
 /// How long a SUBSCRIBE waits for NATS and JetStream before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -37,6 +38,8 @@ pub(crate) struct Subscribed {
     pub(crate) reasons: Vec<(PacketId, Vec<ReasonCode>)>,
     /// The retained messages that the client is owed.
     pub(crate) retained: Vec<RetainedCursor>,
+    /// The subscriptions that were made, as they are stored.
+    pub(crate) made: Vec<(TopicFilter, StoredSubscription)>,
 }
 
 impl Planned {
@@ -108,10 +111,11 @@ impl Broker {
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
         let new: Vec<NewSubscription> = planned.granted().cloned().collect();
-        let mut retained = Vec::new();
+        let (mut retained, mut made) = (Vec::new(), Vec::new());
         if !new.is_empty() {
             let log_sequence = self.settle().await;
-            let version = self.router.subscribe(mailbox, log_sequence, &new);
+            let Made { version, after } = self.router.subscribe(mailbox, log_sequence, &new);
+            made.extend(new.iter().map(|s| (s.filter.clone(), records::stored_subscription(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
                 filter: s.filter,
                 options: s.options,
@@ -125,7 +129,7 @@ impl Broker {
             Err(reason) => reason,
         };
         let reasons = planned.packets.into_iter().map(|(id, entries)| (id, entries.into_iter().map(reason).collect()));
-        Subscribed { reasons: reasons.collect(), retained }
+        Subscribed { reasons: reasons.collect(), retained, made }
     }
 
     /// The first two steps. Returns the last sequence of the log, or 0 when it cannot be known.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::{PacketId, QoS};
-use mqtt_session::{FeedState, Input};
+use mqtt_session::{FeedState, Input, RETAINED};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_LOW};
@@ -20,16 +20,20 @@ where
     /// Moves messages from the mailbox to the output, until one of them has no more.
     pub(super) fn fill_output(&mut self) {
         while self.end.is_none() && self.io.output.len() < OUTPUT_LOW {
-            self.fill_retained();
-            let room = self.session.window_room().min(BATCH);
+            // What is repeated comes before anything new.
+            let is_repeating = self.resending.is_some();
+            if !is_repeating {
+                self.fill_retained();
+            }
+            let room = if is_repeating { 0 } else { self.session.window_room().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
             let feed = self.mailbox.take_messages(&mut self.io.output, room, &mut messages);
             let count = messages.len();
-            for outgoing in messages.drain(..) {
-                self.deliver(outgoing);
+            for (sequence, outgoing) in messages.drain(..) {
+                self.deliver(sequence, outgoing);
             }
             self.messages = messages;
-            if matches!(feed, FeedState::Behind { .. }) && self.session.window_room() > 0 {
+            if matches!(feed, FeedState::Behind { .. }) && room > 0 {
                 self.broker.catch_up.ask(&self.mailbox);
             }
             if count == 0 {
@@ -47,23 +51,23 @@ where
                     return;
                 }
                 if let Some(outgoing) = self.retained_page.pop_front() {
-                    self.deliver(outgoing);
+                    let sequence = RETAINED + outgoing.message.retained_at.unwrap_or(0);
+                    self.deliver(sequence, outgoing);
                 }
                 continue;
             }
             let Some(cursor) = self.retained.front_mut() else { return };
-            let has_more = self.broker.retained_page(cursor, &mut self.messages);
-            self.retained_page.extend(self.messages.drain(..));
+            let has_more = self.broker.retained_page(cursor, &mut self.retained_page);
             if !has_more {
                 self.retained.pop_front();
             }
         }
     }
 
-    fn deliver(&mut self, outgoing: Outgoing) {
+    fn deliver(&mut self, sequence: u64, outgoing: Outgoing) {
         match outgoing.qos {
-            QoS::AtMostOnce => self.write(QoS::AtMostOnce, None, &outgoing),
-            qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, outgoing)),
+            QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
+            qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, sequence, outgoing)),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {}
         }
     }
@@ -88,10 +92,15 @@ where
 
     /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
     pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
-        self.write(qos, Some(packet_id), outgoing);
+        self.write(false, qos, Some(packet_id), outgoing);
     }
 
-    fn write(&mut self, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
+    /// Sends a message again, with DUP and its old packet id [MQTT-3.3.1-1].
+    pub(super) fn repeat(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
+        self.write(true, qos, Some(packet_id), outgoing);
+    }
+
+    fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
         let Some(frame) = message.frame(self.version, packet_id.is_some()) else { return };
         let Ok(expiry_s) = message.expiry(now_ms()) else { return };
@@ -101,7 +110,7 @@ where
             return self.broker.metrics.dropped(DropReason::TooLarge, 1);
         }
         let tail = self.io.output.tail();
-        let written = frame.write_with_subscription_ids(false, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
+        let written = frame.write_with_subscription_ids(dup, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
         if let Err(error) = written {
             tracing::warn!(client_id = &*self.mailbox.client_id, %error, "a message was not sent");
             return;

@@ -78,7 +78,7 @@ where
 
 /// An identifier for a client that has none: unique among all sidecars.
 fn assigned_id(broker: &Broker) -> ByteString {
-    ByteString::from(format!("auto-{}-{}", broker.node, broker.next_session_id()))
+    ByteString::from(format!("auto-{}-{}", broker.process, broker.next_session_id()))
 }
 
 /// Leaves the answer in the output and tells the operator.

@@ -1,0 +1,138 @@
+//! What the client is sent: the window, packet ids, QoS 2 from the sender's side, repetition on the next connection.
+
+use crate::script::{V5, V311, check};
+
+#[test]
+fn qos_1_ends_with_puback_and_qos_2_with_pubcomp() {
+    check(V5.window(2), "deliver q1 10; < send q1 1 #10; = room 1; > PUBACK 1; = room 2; = in_flight; = cursor 10");
+    check(
+        V311.window(2),
+        "deliver q2 10; < send q2 1 #10; = room 1; > PUBREC 1; < PUBREL 1; = room 1; = in_flight 1:q2:#10:released;
+         > PUBCOMP 1; = room 2; = in_flight",
+    );
+}
+
+#[test]
+fn the_window_is_as_wide_as_agreed() {
+    check(
+        V5.window(3),
+        "= room 3; deliver q1 1; < send q1 1 #1; deliver q1 2; < send q1 2 #2; deliver q2 3; < send q2 3 #3; = room 0;
+         deliver q1 4; < nothing; > PUBACK 2; = room 1; deliver q1 4; < send q1 4 #4; = room 0",
+    );
+}
+
+#[test]
+fn a_puback_with_an_error_ends_qos_1_all_the_same() {
+    check(V5, "deliver q1 1; < send q1 1 #1; > PUBACK 1 0x97; = in_flight; = unknown 0");
+}
+
+#[test]
+fn mqtt_4_3_3_4_a_pubrec_with_an_error_ends_the_delivery() {
+    check(V5, "deliver q2 1; < send q2 1 #1; > PUBREC 1 0x97; < nothing; = in_flight; = room 100; > PUBCOMP 1; = unknown 1");
+}
+
+#[test]
+fn a_repeated_pubrec_is_answered_by_another_pubrel() {
+    check(V5, "deliver q2 1; < send q2 1 #1; > PUBREC 1; < PUBREL 1; > PUBREC 1; < PUBREL 1; > PUBCOMP 1; = in_flight");
+}
+
+#[test]
+fn acknowledgements_of_what_is_not_in_flight_are_counted_and_do_no_harm() {
+    check(V5, "> PUBACK 1; > PUBCOMP 2; > PUBREC 3; < PUBREL 3 0x92; > PUBREC 4 0x97; = unknown 4; = room 100");
+    check(V311, "> PUBREC 3; < PUBREL 3; > PUBCOMP 3; = unknown 2");
+    // Nor are those of the other QoS, or those that come too early.
+    check(
+        V5,
+        "deliver q1 1; < send q1 1 #1; deliver q2 2; < send q2 2 #2; > PUBREC 1; < PUBREL 1 0x92; > PUBCOMP 1; > PUBACK 2;
+         > PUBCOMP 2; = unknown 4; = in_flight 1:q1:#1:sent 2:q2:#2:sent; > PUBREC 2; < PUBREL 2; > PUBACK 2; = unknown 5; > PUBCOMP 2;
+         > PUBACK 1; = in_flight; = room 100",
+    );
+}
+
+/// Takes packet ids up to and with `last`, acknowledging each but those in `kept`.
+fn take_ids(from: u16, last: u16, kept: &[u16]) -> String {
+    let one = |id: u16| {
+        let sent = format!("deliver q1 {id}; < send q1 {id} #{id};");
+        if kept.contains(&id) { sent } else { format!("{sent} > PUBACK {id};") }
+    };
+    (from..=last).map(one).collect()
+}
+
+#[test]
+fn packet_ids_wrap_and_skip_those_in_flight() {
+    let round = take_ids(1, 65535, &[1, 2, 4, 65534]);
+    check(
+        V5,
+        &format!(
+            "{round} deliver q1 70000; < send q1 3 #70000; deliver q1 70001; < send q1 5 #70001; > PUBACK 4;
+             deliver q1 70002; < send q1 6 #70002;
+             = in_flight 1:q1:#1:sent 2:q1:#2:sent 65534:q1:#65534:sent 3:q1:#70000:sent 5:q1:#70001:sent 6:q1:#70002:sent"
+        ),
+    );
+}
+
+#[test]
+fn a_window_of_all_packet_ids_uses_all_of_them() {
+    let all: String = (1..=65535).map(|id| format!("deliver q1 {id}; < send q1 {id} #{id};")).collect();
+    check(V5.window(65535), &format!("{all} = room 0; deliver q1 1; < nothing; > PUBACK 77; = room 1; deliver q1 2; < send q1 77 #2"));
+}
+
+#[test]
+fn mqtt_4_4_0_1_the_next_connection_repeats_in_order_before_anything_new() {
+    check(
+        V5.durable(),
+        "deliver q1 10; < send q1 1 #10; deliver q2 11; saved; < send q2 2 #11; deliver q1 12; < send q1 3 #12;
+         deliver q2 13; saved; < send q2 4 #13; > PUBREC 2; saved; < PUBREL 2; > PUBACK 1; reconnect;
+         = room 0; deliver q1 14; < nothing; resend; < PUBREL 2; < DUP q1 3 #12; < DUP q2 4 #13; = room 97;
+         resend; < nothing; deliver q1 14; < send q1 5 #14; = cursor 14",
+    );
+}
+
+#[test]
+fn what_is_in_flight_may_be_more_than_the_window_of_the_next_connection() {
+    let sent = "deliver q1 1; < send q1 1 #1; deliver q1 2; < send q1 2 #2; deliver q1 3; < send q1 3 #3; deliver q1 4; < send q1 4 #4;";
+    check(V5.durable().window(4), &format!("{sent} = room 0; reconnect; resend; < DUP q1 1 #1; < DUP q1 2 #2; < DUP q1 3 #3; < DUP q1 4 #4; = room 0"));
+}
+
+#[test]
+fn an_acknowledgement_makes_room_for_the_next_repetition() {
+    crate::script::check_windows(
+        V5.durable(),
+        &[3, 1],
+        "deliver q1 1; < send q1 1 #1; deliver q2 2; saved; < send q2 2 #2; deliver q1 3; < send q1 3 #3; = room 0; reconnect;
+         = room 0; resend; < DUP q1 1 #1; resend; < nothing; > PUBACK 1; = room 0; resend; < DUP q2 2 #2; > PUBREC 2; saved; < PUBREL 2;
+         resend; < nothing; > PUBCOMP 2; = room 0; resend; < DUP q1 3 #3; = room 0; > PUBACK 3; = room 1;
+         deliver q1 4; < send q1 4 #4; = room 0",
+    );
+}
+
+#[test]
+fn what_is_acknowledged_before_it_is_repeated_is_not_repeated() {
+    check(
+        V5.durable(),
+        "deliver q1 1; < send q1 1 #1; deliver q1 2; < send q1 2 #2; reconnect; > PUBACK 1; = in_flight 2:q1:#2:sent;
+         resend; < DUP q1 2 #2; = room 99",
+    );
+}
+
+#[test]
+fn a_lost_qos_1_message_is_forgotten() {
+    check(
+        V5.durable().window(1),
+        "deliver q1 1; < send q1 1 #1; reconnect; resend; < DUP q1 1 #1; forget 1; = in_flight; = room 1; forget 1; = room 1",
+    );
+}
+
+#[test]
+fn packet_ids_go_on_after_those_of_the_last_connection() {
+    check(
+        V5.durable(),
+        "deliver q1 1; < send q1 1 #1; > PUBACK 1; deliver q1 2; < send q1 2 #2; reconnect; resend; < DUP q1 2 #2;
+         deliver q1 3; < send q1 3 #3; > PUBACK 2; > PUBACK 3; reconnect; deliver q1 4; < send q1 1 #4",
+    );
+}
+
+#[test]
+fn the_cursor_is_what_was_read_and_never_goes_back() {
+    check(V5, "read 7; = cursor 7; read 5; = cursor 7; deliver q1 9; < send q1 1 #9; = cursor 9; read 8; = cursor 9");
+}

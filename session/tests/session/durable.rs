@@ -1,0 +1,116 @@
+//! What a session that outlives its connection saves, and what waits until it is saved.
+
+use crate::script::{V5, V311, check};
+
+#[test]
+fn a_session_that_ends_with_its_connection_waits_for_nothing() {
+    check(
+        V5,
+        "> PUBLISH q2 id1; < store 0 q2 t 7.0; stored 0 ok; < PUBREC 1; > PUBREL 1; < PUBCOMP 1;
+         deliver q2 5; < send q2 1 #5; > PUBREC 1; < PUBREL 1; > PUBCOMP 1; deliver q1 6; < send q1 2 #6; = save no; = unsaved 0",
+    );
+}
+
+#[test]
+fn that_it_was_received_is_saved_before_it_is_stored() {
+    for given in [V5.durable(), V311.durable()] {
+        check(
+            given,
+            "> PUBLISH q2 id1; < nothing; = save now; = received 1:7.0>0; save; < nothing; saved; < store 0 q2 t 7.0; = save no;
+             stored 0 ok; < PUBREC 1; = save no; > PUBREL 1; < nothing; = save now; = received; saved; < PUBCOMP 1; = save no",
+        );
+    }
+}
+
+#[test]
+fn qos_1_publishes_wait_for_nothing() {
+    check(V5.durable(), "> PUBLISH q2 id1; > PUBLISH q1 id2; < store 1 q1; stored 1 ok; < nothing; saved; < store 0; stored 0 ok; < PUBREC 1; < PUBACK 2");
+}
+
+#[test]
+fn a_save_covers_what_there_was_when_it_began() {
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; save; > PUBLISH q2 id2; < nothing; saved; < store 0 q2 t 7.0; = save now; = unsaved 1;
+         saved; < store 1 q2 t 7.1; = save no",
+    );
+}
+
+#[test]
+fn a_qos_2_packet_id_is_saved_before_the_client_sees_it() {
+    check(
+        V5.durable(),
+        "deliver q2 5; < nothing; = save now; = in_flight 1:q2:#5:sent; saved; < send q2 1 #5; = save no;
+         > PUBREC 1; < nothing; = save now; = in_flight 1:q2:#5:released; saved; < PUBREL 1; = save no;
+         > PUBCOMP 1; = save lazily; = in_flight; saved; = save no",
+    );
+}
+
+#[test]
+fn qos_1_is_saved_when_there_is_time() {
+    check(
+        V5.durable(),
+        "deliver q1 5; < send q1 1 #5; = save lazily; = unsaved 1; > PUBACK 1; = unsaved 2; saved; = unsaved 0; = save no",
+    );
+}
+
+#[test]
+fn what_is_saved_is_let_go_in_order() {
+    check(
+        V5.durable(),
+        "deliver q2 5; > PUBLISH q2 id1; deliver q2 6; deliver q1 7; < send q1 3 #7; = save now;
+         saved; < send q2 1 #5; < store 0; < send q2 2 #6",
+    );
+}
+
+#[test]
+fn a_pubrec_that_is_repeated_while_its_pubrel_waits_lets_nothing_out_early() {
+    check(V5.durable(), "deliver q2 5; saved; < send q2 1 #5; > PUBREC 1; > PUBREC 1; < nothing; saved; < PUBREL 1; < PUBREL 1; > PUBREC 1; < PUBREL 1");
+}
+
+#[test]
+fn after_a_crash_a_qos_2_message_keeps_its_packet_id() {
+    check(
+        V5.durable(),
+        "deliver q2 5; saved; < send q2 1 #5; > PUBREC 1; < nothing; crash; resend; < DUP q2 1 #5; > PUBREC 1; saved; < PUBREL 1;
+         crash; resend; < PUBREL 1; > PUBCOMP 1; = in_flight; crash; resend; < PUBREL 1; > PUBCOMP 1; saved; crash; resend; < nothing",
+    );
+}
+
+#[test]
+fn after_a_crash_what_was_not_saved_is_read_again() {
+    check(
+        V5.durable(),
+        "deliver q1 5; < send q1 1 #5; saved; deliver q1 6; < send q1 2 #6; = cursor 6; crash; = cursor 5; resend; < DUP q1 1 #5;
+         deliver q1 6; < send q1 2 #6",
+    );
+}
+
+#[test]
+fn a_crash_before_a_publish_was_recorded_leaves_nothing_of_it() {
+    check(V5.durable(), "> PUBLISH q2 id1; < nothing; crash; = received; > PUBLISH q2 id1 dup; saved; < store 0 q2 t 8.0");
+}
+
+#[test]
+fn a_crash_before_a_release_was_saved_leaves_the_publish_received() {
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; saved; < store 0; stored 0 ok; < PUBREC 1; > PUBREL 1; < nothing; crash; > PUBREL 1; saved; < PUBCOMP 1",
+    );
+}
+
+#[test]
+fn progress_keeps_the_order_of_sending_and_of_arrival() {
+    check(
+        V5.durable(),
+        "log 3; > PUBLISH q2 id9; log 4; > PUBLISH q2 id2; deliver q2 5; deliver q2 6; = received 9:7.0>3 2:7.1>4;
+         = in_flight 1:q2:#5:sent 2:q2:#6:sent; saved; < store 0; < store 1; < send q2 1 #5; < send q2 2 #6;
+         > PUBREC 2; > PUBREC 1; = in_flight 1:q2:#5:released 2:q2:#6:released; saved; < PUBREL 2; < PUBREL 1;
+         reconnect; resend; < PUBREL 1; < PUBREL 2; = received 9:7.0>3 2:7.1>4",
+    );
+}
+
+#[test]
+fn nothing_that_waits_leaves_after_the_end() {
+    check(V5.durable(), "> PUBLISH q2 id1; deliver q2 5; > DISCONNECT; < close client; saved; < nothing; = received 1:7.0>0; = in_flight 1:q2:#5:sent");
+}

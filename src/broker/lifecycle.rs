@@ -1,0 +1,331 @@
+//! From CONNECT to the end of a session, as JetStream sees it. Every connected client has a record, and the order of its
+//! versions is the order of its owners:
+//!
+//! 1. the record is read at the leader, and the next epoch is written with ourselves as the owner, compared with what
+//!    was read;
+//! 2. the old owner, if it is alive, ends its connection and hands over what it had in memory;
+//! 3. the will of the old connection, if it is due, is published;
+//! 4. at the end of the connection the record is written without an owner, or ends with the session.
+//!
+//! Without JetStream a session that ends with its connection goes on without a record; others are refused.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use mqtt_codec::{Connect, ReasonCode, TopicFilter};
+use mqtt_session::{Negotiated, Progress};
+use serde::{Deserialize, Serialize};
+
+use super::clock::now_ms;
+use super::mailbox::{Mailbox, Order};
+use super::wills::{Due, due};
+use super::{Broker, TAKEOVER_PATIENCE, records};
+use crate::listener::Peer;
+use crate::metrics::{SessionState, WillCause};
+use crate::store::{
+    LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
+};
+
+/// How long a CONNECT may wait for JetStream.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a CONNECT tries to become the owner against others that want the same client id.
+const CLAIMS: usize = 50;
+
+/// How long the old owner may take to hand over.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is asked.
+const HANDOVER_REQUESTS: usize = 2;
+
+/// What a connection holds of its session in JetStream.
+#[derive(Clone, Debug)]
+pub(crate) struct Owned {
+    /// The record as it was written last, but for its subscriptions.
+    pub(crate) record: SessionRecord,
+    /// Its sequence: the fence of every write.
+    pub(crate) sequence: u64,
+    /// The subscriptions, of a session that outlives its connection.
+    pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
+}
+
+impl Owned {
+    /// The record as it is to be written.
+    pub(crate) fn record(&self) -> SessionRecord {
+        let mut record = self.record.clone();
+        record.subscriptions = self.subscriptions.values().cloned().collect();
+        record.subscriptions.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
+        record
+    }
+}
+
+/// A client that may send its first packet.
+pub(crate) struct Attached {
+    /// Where it is reached.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// The session was there before.
+    pub(crate) is_present: bool,
+    /// Epoch of the connection.
+    pub(crate) epoch: u64,
+    /// Where it goes on.
+    pub(crate) progress: Progress,
+    /// Filters that it is subscribed to.
+    pub(crate) filters: HashSet<TopicFilter>,
+    /// What it holds in JetStream; `None` without JetStream.
+    pub(crate) owned: Option<Owned>,
+}
+
+/// A record that was written with ourselves as the owner.
+struct Claim {
+    owned: Owned,
+    is_present: bool,
+    progress: Progress,
+}
+
+/// Asks the old owner of a session for it.
+#[derive(Debug, Serialize, Deserialize)]
+struct HandoverRequest {
+    client_id: String,
+    epoch: u64,
+}
+
+impl Broker {
+    /// Makes a client the owner of its session. The newcomer wins, always [MQTT-3.1.4-3].
+    ///
+    /// # Errors
+    /// The reason code of the CONNACK that refuses it.
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        negotiated: &Negotiated,
+        connect: &Connect,
+        peer: &Peer,
+    ) -> Result<Attached, ReasonCode> {
+        let parameters = &negotiated.parameters;
+        if self.client_key(&negotiated.client_id).is_none() {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        let mailbox = Arc::new(Mailbox::new(
+            self.next_session_id(),
+            negotiated.client_id.clone(),
+            parameters.version,
+            parameters.client_max_packet_size,
+            self.options.mailbox,
+        ));
+        self.metrics.session(None, Some(SessionState::Live));
+        self.end_local_owner(&mailbox).await;
+        let claimed = match self.node() {
+            Some(node) => tokio::time::timeout(PATIENCE, self.claim(&node, negotiated, connect, peer))
+                .await
+                .unwrap_or_else(|_| Err(Unavailable { reason: "no answer in time".to_owned() })),
+            None => Err(Unavailable { reason: "JetStream is away".to_owned() }),
+        };
+        match claimed {
+            Ok(claim) => Ok(self.enter(mailbox, claim)),
+            Err(error) if parameters.session_expiry_s > 0 => {
+                tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
+                self.detach(&mailbox);
+                Err(ReasonCode::ServerUnavailable)
+            }
+            Err(_) => {
+                let (is_present, epoch, progress) = (false, now_ms(), Progress::default());
+                Ok(Attached { mailbox, is_present, epoch, progress, filters: HashSet::new(), owned: None })
+            }
+        }
+    }
+
+    /// Whoever has the client id on this sidecar ends first, and leaves its will and its progress in order.
+    async fn end_local_owner(&self, mailbox: &Arc<Mailbox>) {
+        let Some(old) = self.registry.enter(mailbox) else { return };
+        tracing::info!(client_id = &*old.client_id, "taken over by a new connection");
+        old.order(Order::Close(ReasonCode::SessionTakenOver));
+        if tokio::time::timeout(TAKEOVER_PATIENCE, old.ended()).await.is_err() {
+            tracing::warn!(client_id = &*old.client_id, "the old connection takes long to end; going on without it");
+        }
+    }
+
+    async fn claim(
+        self: &Arc<Self>,
+        node: &str,
+        negotiated: &Negotiated,
+        connect: &Connect,
+        peer: &Peer,
+    ) -> Result<Claim, Unavailable> {
+        let sessions = self.store.sessions();
+        for _ in 0..CLAIMS {
+            let loaded = sessions.load(&negotiated.client_id).await?;
+            let old = loaded.record;
+            let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0);
+            let record = self.new_record(node, negotiated, connect, peer, old.as_ref(), resumed.is_some());
+            match sessions.put_record(&record, loaded.sequence, None).await {
+                Ok(sequence) => return self.claimed(record, sequence, old).await,
+                Err(WriteError::Fenced) => {}
+                Err(WriteError::TooLarge) => return Err(Unavailable { reason: "the record is too large".to_owned() }),
+                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
+            }
+        }
+        Err(Unavailable { reason: "too many connections want this client id".to_owned() })
+    }
+
+    fn new_record(
+        &self,
+        node: &str,
+        negotiated: &Negotiated,
+        connect: &Connect,
+        peer: &Peer,
+        old: Option<&SessionRecord>,
+        is_resumed: bool,
+    ) -> SessionRecord {
+        // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten.
+        let epoch = old.map_or_else(now_ms, |old| old.epoch + 1);
+        let resumed = old.filter(|_| is_resumed);
+        SessionRecord {
+            client_id: negotiated.client_id.to_string(),
+            epoch,
+            first_epoch: resumed.map_or(epoch, |old| old.first_epoch),
+            owner: Some(node.to_owned()),
+            connected: true,
+            since_ms: now_ms(),
+            protocol: records::protocol(connect.version).to_owned(),
+            remote: Some(peer.addr.to_string()),
+            expiry_s: negotiated.parameters.session_expiry_s,
+            disconnected_at_ms: None,
+            subscriptions: resumed.map(|old| old.subscriptions.clone()).unwrap_or_default(),
+            will: records::stored_will(connect),
+            last_wills: old.map(|old| self.last_wills(old, is_resumed)).unwrap_or_default(),
+            ..SessionRecord::default()
+        }
+    }
+
+    /// The wills of connections before, marked as being published: those whose publication was not finished, and that
+    /// of the last one when the new connection makes it due. That is a will without delay, of a client that did not say
+    /// goodbye, or any of a session that ends now; others are cancelled [MQTT-3.1.3-9].
+    fn last_wills(&self, old: &SessionRecord, is_resumed: bool) -> Vec<LastWill> {
+        let mut wills = old.last_wills.clone();
+        let Some(mut will) = old.will.clone() else { return wills };
+        let is_due = !is_resumed || (old.connected && due(&will, old.expiry_s) == Due::Now);
+        if will.state == WillState::Armed {
+            if !is_due {
+                return wills;
+            }
+            let key = self.client_key(&ByteString::from(old.client_id.as_str())).unwrap_or_default();
+            self.mark_firing(&mut will, &key, old.epoch);
+        }
+        wills.push(LastWill { epoch: old.epoch, will });
+        wills
+    }
+
+    /// The record is ours: the old owner hands over, the old will is published, and the progress is read.
+    async fn claimed(
+        self: &Arc<Self>,
+        mut record: SessionRecord,
+        mut sequence: u64,
+        old: Option<SessionRecord>,
+    ) -> Result<Claim, Unavailable> {
+        let is_present = old.is_some() && record.first_epoch < record.epoch;
+        let handed_over = match &old {
+            Some(old) if old.connected && old.owner != record.owner => self.ask_old_owner(old, record.epoch).await,
+            _ => None,
+        };
+        let last_wills = std::mem::take(&mut record.last_wills);
+        for last in &last_wills {
+            self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await;
+        }
+        if !last_wills.is_empty() {
+            match self.store.sessions().put_record(&record, sequence, None).await {
+                Ok(written) => sequence = written,
+                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
+                // Whoever took the session over meanwhile goes on with it; our connection ends at its first write.
+                Err(WriteError::Fenced | WriteError::TooLarge) => {}
+            }
+        }
+        let mut subscriptions = HashMap::new();
+        for stored in std::mem::take(&mut record.subscriptions) {
+            if let Ok(filter) = TopicFilter::new(stored.filter.as_str()) {
+                subscriptions.insert(filter, stored);
+            }
+        }
+        let progress = if is_present {
+            let stored = match handed_over {
+                Some(progress) => Some(progress),
+                None => self.store.sessions().load_progress(&record.client_id).await?,
+            };
+            self.progress_of(&record, stored, &subscriptions)
+        } else {
+            Progress { cursor: self.router.tail_sequence(), ..Progress::default() }
+        };
+        Ok(Claim { owned: Owned { record, sequence, subscriptions }, is_present, progress })
+    }
+
+    /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
+    fn progress_of(
+        &self,
+        record: &SessionRecord,
+        stored: Option<ProgressRecord>,
+        subscriptions: &HashMap<TopicFilter, StoredSubscription>,
+    ) -> Progress {
+        match stored.filter(|progress| progress.epoch >= record.first_epoch) {
+            Some(stored) => records::progress(&stored),
+            None => {
+                let first = subscriptions.values().map(|s| s.since).min();
+                Progress { cursor: first.unwrap_or_else(|| self.router.tail_sequence()), ..Progress::default() }
+            }
+        }
+    }
+
+    /// Has the old owner end its connection. Returns the progress that it had in memory, if it answers.
+    async fn ask_old_owner(&self, old: &SessionRecord, epoch: u64) -> Option<ProgressRecord> {
+        let subject = self.names.node_subject(old.owner.as_deref()?).ok()?;
+        let request = HandoverRequest { client_id: old.client_id.clone(), epoch };
+        let request = Bytes::from(serde_json::to_vec(&request).ok()?);
+        for _ in 0..HANDOVER_REQUESTS {
+            match self.store.core().request(&subject, request.clone(), HANDOVER_PATIENCE).await {
+                Ok(answer) => return serde_json::from_slice(&answer).ok(),
+                Err(RequestError::Nobody) => return None,
+                Err(RequestError::TimedOut | RequestError::Unavailable(_)) => {}
+            }
+        }
+        None
+    }
+
+    /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
+    pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
+        let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;
+        let Some(mailbox) = self.registry.find(&client_id).filter(|mailbox| mailbox.epoch() < epoch) else {
+            return Some(Bytes::from_static(b"null"));
+        };
+        tracing::info!(client_id, "taken over by a connection elsewhere");
+        mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
+        // Its progress is there before everything that it published is settled.
+        let progress = tokio::time::timeout(HANDOVER_PATIENCE, mailbox.handed_over()).await.ok()?;
+        Some(Bytes::from(serde_json::to_vec(&progress).ok()?))
+    }
+
+    /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
+    fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
+        let Claim { owned, is_present, progress } = claim;
+        mailbox.set_epoch(owned.record.epoch);
+        let mut filters = HashSet::new();
+        if is_present {
+            mailbox.with_feed(|feed| feed.fall_behind(progress.cursor + 1));
+            for (filter, stored) in &owned.subscriptions {
+                let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
+                if let Some(restored) = records::subscription(stored, order) {
+                    self.router.restore(&mailbox, stored.since, &restored);
+                    filters.insert(filter.clone());
+                }
+            }
+        }
+        let epoch = owned.record.epoch;
+        Attached { mailbox, is_present, epoch, progress, filters, owned: Some(owned) }
+    }
+
+    /// The connection is over, and everything it published is settled.
+    pub(crate) fn detach(&self, mailbox: &Arc<Mailbox>) {
+        self.registry.leave(mailbox);
+        mailbox.end();
+        self.metrics.session(Some(SessionState::Live), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Between what the session engine and the codec know, and what of it is written into a session's record.
+
+use mqtt_codec::{
+    Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version, Will,
+};
+use mqtt_session::{InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
+
+use super::router::NewSubscription;
+use crate::store::{
+    InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, StoredSubscription, StoredWill, WillState,
+};
+
+/// The number of a will among the QoS 2 messages of its epoch: above all of them.
+pub(crate) const WILL_NUMBER: u64 = u64::MAX;
+
+/// How a version is written into a record.
+pub(crate) const fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::V31 => "3.1",
+        Version::V311 => "3.1.1",
+        Version::V5 => "5.0",
+    }
+}
+
+/// The progress of a session as it is stored.
+pub(crate) fn progress_record(epoch: u64, progress: &Progress) -> ProgressRecord {
+    let in_flight = progress.in_flight.iter().map(|m| InFlightRecord {
+        packet_id: m.packet_id.get(),
+        sequence: m.sequence,
+        qos: m.qos as u8,
+        state: if m.is_released { InFlightRecordState::Released } else { InFlightRecordState::Sent },
+    });
+    let received = progress.received.iter().map(|r| ReceivedRecord {
+        packet_id: r.packet_id.get(),
+        epoch: r.message.epoch,
+        number: r.message.number,
+        after: r.after,
+    });
+    ProgressRecord {
+        epoch,
+        cursor: progress.cursor,
+        in_flight: in_flight.collect(),
+        received: received.collect(),
+        ..ProgressRecord::default()
+    }
+}
+
+/// The stored progress of a session. What no session of ours can have written is left out.
+pub(crate) fn progress(record: &ProgressRecord) -> Progress {
+    let in_flight = record.in_flight.iter().filter_map(|m| {
+        Some(InFlightState {
+            packet_id: PacketId::new(m.packet_id)?,
+            sequence: m.sequence,
+            qos: QoS::try_from(m.qos).ok()?,
+            is_released: m.state == InFlightRecordState::Released,
+        })
+    });
+    let received = record.received.iter().filter_map(|r| {
+        Some(ReceivedState {
+            packet_id: PacketId::new(r.packet_id)?,
+            message: MessageId { epoch: r.epoch, number: r.number },
+            after: r.after,
+        })
+    });
+    Progress { cursor: record.cursor, in_flight: in_flight.collect(), received: received.collect() }
+}
+
+/// A subscription as it is stored. `since`: the log sequence that it begins after.
+pub(crate) fn stored_subscription(s: &NewSubscription, since: u64) -> StoredSubscription {
+    StoredSubscription {
+        filter: s.filter.as_str().to_owned(),
+        qos: s.options.qos as u8,
+        no_local: s.options.no_local,
+        retain_as_published: s.options.retain_as_published,
+        retain_handling: s.options.retain_handling as u8,
+        id: s.subscription_id.map(std::num::NonZeroU32::get),
+        since,
+    }
+}
+
+/// A stored subscription, without the retained messages that came with it. `None` when it is none.
+pub(crate) fn subscription(stored: &StoredSubscription, order: impl FnOnce(&TopicFilter) -> Option<u64>) -> Option<NewSubscription> {
+    let filter = TopicFilter::new(stored.filter.as_str()).ok()?;
+    Some(NewSubscription {
+        order: order(&filter)?,
+        filter,
+        options: SubscriptionOptions {
+            qos: QoS::try_from(stored.qos).ok()?,
+            no_local: stored.no_local,
+            retain_as_published: stored.retain_as_published,
+            retain_handling: RetainHandling::try_from(stored.retain_handling).ok()?,
+        },
+        subscription_id: stored.id.and_then(std::num::NonZeroU32::new),
+        is_owed_retained: false,
+    })
+}
+
+/// The will of a CONNECT as it is stored, not yet due.
+pub(crate) fn stored_will(connect: &Connect) -> Option<StoredWill> {
+    let Will { topic, payload, qos, retain, delay_interval_s, properties } = connect.will.as_deref()?;
+    let MessageProperties {
+        payload_is_utf8,
+        message_expiry_interval_s,
+        content_type,
+        response_topic,
+        correlation_data,
+        user_properties,
+    } = properties.as_deref().cloned().unwrap_or_default();
+    Some(StoredWill {
+        topic: topic.as_str().to_owned(),
+        payload: payload.clone(),
+        qos: *qos as u8,
+        retain: *retain,
+        delay_s: *delay_interval_s,
+        payload_is_utf8,
+        message_expiry_s: message_expiry_interval_s,
+        content_type: content_type.map(|text| text.to_string()),
+        response_topic: response_topic.map(|topic| topic.as_str().to_owned()),
+        correlation_data,
+        user_properties: user_properties.into_iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
+        state: WillState::Armed,
+        due_at_ms: None,
+    })
+}
+
+/// The publish that a will is. `None` when it has no topic, which no will of ours lacks.
+pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publication> {
+    let properties = MessageProperties {
+        payload_is_utf8: will.payload_is_utf8,
+        message_expiry_interval_s: will.message_expiry_s,
+        content_type: will.content_type.as_deref().map(Into::into),
+        response_topic: will.response_topic.as_deref().and_then(|t| TopicName::new(t).ok()),
+        correlation_data: will.correlation_data.clone(),
+        user_properties: will.user_properties.iter().map(|(n, v)| (n.as_str().into(), v.as_str().into())).collect(),
+    };
+    let maybe_above = match &will.state {
+        WillState::Armed => None,
+        WillState::Firing { after, .. } => Some(*after),
+    };
+    let qos = QoS::try_from(will.qos).unwrap_or_default();
+    Some(Publication {
+        token: None,
+        once: (qos != QoS::AtMostOnce).then_some(Once { message: MessageId { epoch, number: WILL_NUMBER }, maybe_above }),
+        topic: TopicName::new(will.topic.as_str()).ok()?,
+        qos,
+        retain: will.retain,
+        payload: will.payload.clone(),
+        properties: (properties != MessageProperties::default()).then(|| Box::new(properties)),
+    })
+}

@@ -1,0 +1,99 @@
+//! Publishes are followed until they are settled, with or without a connection that waits for them.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::mailbox::{Mail, Mailbox, Wakes};
+use super::publishing::{Publishing, Wanted};
+use super::Broker;
+use crate::metrics::DropReason;
+use crate::store::{Dropped, Permit};
+
+/// How long publishes are followed when nobody waits for them. The store gives up on each before that.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long to wait before the log is looked into again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What publishing waited for.
+pub(crate) enum Done {
+    /// A permit.
+    Permit(Permit),
+    /// Core NATS took a message, or will not.
+    Core(Result<(), Dropped>),
+    /// The log was looked into: the message is there at this sequence, or not.
+    Looked(Option<u64>),
+}
+
+/// Something that publishing waits for.
+pub(crate) type Waiting = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// Waits for what publishing wants.
+pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waiting> {
+    match wanted? {
+        Wanted::Permit(bytes) => {
+            let publisher = broker.store.publisher().clone();
+            Some(Box::pin(async move { Done::Permit(publisher.permit(bytes).await) }))
+        }
+        Wanted::Core(copy) => {
+            let core = broker.store.core().clone();
+            Some(Box::pin(async move {
+                Done::Core(core.publish_wait(copy.subject.as_text(), None, &copy.headers, copy.payload).await)
+            }))
+        }
+        Wanted::Look { subject, above, message_id } => {
+            let log = broker.store.log().clone();
+            Some(Box::pin(async move {
+                loop {
+                    match log.find(&subject, above, &message_id).await {
+                        Ok(found) => return Done::Looked(found),
+                        Err(error) => tracing::warn!(%error, "the log cannot be looked into"),
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }))
+        }
+    }
+}
+
+impl Publishing {
+    /// What was waited for is there.
+    pub(crate) fn take(&mut self, done: Done, broker: &Broker, wakes: &mut Wakes) {
+        match done {
+            Done::Permit(permit) => self.resume(permit),
+            Done::Core(Ok(())) => {}
+            Done::Core(Err(_)) => broker.metrics.dropped(DropReason::NatsUnavailable, 1),
+            Done::Looked(found) => self.found(found, wakes),
+        }
+    }
+
+    /// Follows what was published until all of it is settled. False when that takes too long; it is given up then.
+    pub(crate) async fn settle(&mut self, broker: &Broker, mailbox: &Mailbox, waiting: Option<Waiting>) -> bool {
+        tokio::time::timeout(PATIENCE, self.follow(broker, mailbox, waiting)).await.is_ok()
+    }
+
+    async fn follow(&mut self, broker: &Broker, mailbox: &Mailbox, mut waiting: Option<Waiting>) {
+        let mut mail = Mail::default();
+        let mut answers = Vec::new();
+        let mut wakes = Wakes::default();
+        loop {
+            mailbox.take(&mut mail);
+            for (token, result) in mail.stored.drain(..) {
+                self.stored(token, result, &mut answers, &mut wakes);
+            }
+            wakes.wake_all();
+            if let Some(wait) = waiting.take() {
+                let done = wait.await;
+                self.take(done, broker, &mut wakes);
+                continue;
+            }
+            waiting = wait_for(broker, self.wanted());
+            if waiting.is_none() {
+                if self.is_idle() {
+                    return;
+                }
+                mailbox.notified().await;
+            }
+        }
+    }
+}

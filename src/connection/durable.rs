@@ -1,0 +1,183 @@
+//! What of a connection is written to JetStream: the record of its session at SUBSCRIBE and UNSUBSCRIBE, its progress
+//! whenever something waits for it and otherwise lazily. One write at a time, each fenced: whoever lost the session
+//! to another connection writes nothing more.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mqtt_codec::{PacketId, ReasonCode};
+use mqtt_session::{Input, Resend, Save};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Connection, End};
+use crate::broker::{Outgoing, Owned};
+use crate::store::WriteError;
+
+/// Changes that are saved without anybody waiting for them.
+const LAZY_CHANGES: u64 = 128;
+
+/// How old changes get before they are saved without anybody waiting for them.
+pub(super) const LAZY_AGE: Duration = Duration::from_secs(1);
+
+/// How long to wait after a write that JetStream did not take.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// An answer that waits until the record of the session is written.
+pub(super) enum Answered {
+    /// SUBACK.
+    Subscribed(PacketId, Vec<ReasonCode>),
+    /// UNSUBACK.
+    Unsubscribed(PacketId, Vec<ReasonCode>),
+}
+
+/// A write that ended.
+pub(super) enum Written {
+    /// The record, now with this sequence, and with how many answers waiting for it.
+    Record(Result<u64, WriteError>, usize),
+    /// The progress, up to this version.
+    Progress(Result<u64, WriteError>),
+}
+
+/// A message that is repeated, or is lost.
+pub(super) struct Resent {
+    pub(super) resend: Resend,
+    pub(super) outgoing: Option<Outgoing>,
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Starts the next write, when one is due and none is under way.
+    pub(super) fn start_write(&mut self) {
+        if self.writing.is_some() {
+            return;
+        }
+        let Some(owned) = &self.owned else { return };
+        let sessions = self.broker.store.sessions().clone();
+        if self.is_record_dirty {
+            self.is_record_dirty = false;
+            let answers = self.answers_after_record.len();
+            let Owned { record, sequence } = owned.clone();
+            self.writing = Some(Box::pin(async move {
+                Written::Record(retry(|| sessions.put_record(&record, sequence, None)).await, answers)
+            }));
+        } else if self.is_save_due() {
+            self.pass_what_is_read();
+            let (version, progress) = self.session.progress();
+            let (epoch, fence, client_id) = (owned.record.epoch, owned.sequence, self.mailbox.client_id.clone());
+            self.unsaved_since = None;
+            let progress = crate::broker::progress_record(epoch, &progress);
+            self.writing = Some(Box::pin(async move {
+                let saved = retry(|| sessions.put_progress(&client_id, &progress, fence, None)).await;
+                Written::Progress(saved.map(|()| version))
+            }));
+        }
+    }
+
+    fn is_save_due(&mut self) -> bool {
+        match self.session.save() {
+            Save::No => false,
+            Save::Now => true,
+            Save::Lazily => {
+                let since = *self.unsaved_since.get_or_insert_with(Instant::now);
+                self.session.unsaved() >= LAZY_CHANGES || since.elapsed() >= LAZY_AGE
+            }
+        }
+    }
+
+    /// A live session with nothing queued has read as far as the tail: what did not match need not be read again.
+    pub(super) fn pass_what_is_read(&mut self) {
+        if let Some(sequence) = self.broker.read_up_to(&self.mailbox) {
+            self.session.has_read_up_to(sequence);
+        }
+    }
+
+    pub(super) fn written(&mut self, written: Written) {
+        self.writing = None;
+        match written {
+            Written::Record(Ok(sequence), answers) => {
+                if let Some(owned) = &mut self.owned {
+                    owned.sequence = sequence;
+                }
+                for answer in self.answers_after_record.drain(..answers).collect::<Vec<_>>() {
+                    self.tell(match answer {
+                        Answered::Subscribed(id, reasons) => Input::Subscribed(id, reasons),
+                        Answered::Unsubscribed(id, reasons) => Input::Unsubscribed(id, reasons),
+                    });
+                }
+            }
+            Written::Progress(Ok(version)) => self.tell(Input::Saved(version)),
+            Written::Record(Err(error), _) | Written::Progress(Err(error)) => self.end = Some(unwritable(&error)),
+        }
+    }
+
+    /// Answers now, or once the record is written in a session that has one to write.
+    pub(super) fn answer_after_record(&mut self, answer: Answered) {
+        if self.session.is_durable() && self.owned.is_some() {
+            self.is_record_dirty = true;
+            self.answers_after_record.push_back(answer);
+        } else {
+            self.tell(match answer {
+                Answered::Subscribed(id, reasons) => Input::Subscribed(id, reasons),
+                Answered::Unsubscribed(id, reasons) => Input::Unsubscribed(id, reasons),
+            });
+        }
+    }
+
+    /// Starts to fetch what of the last connection is to be repeated, as far as the window goes.
+    pub(super) fn start_resends(&mut self) {
+        if self.resending.is_some() {
+            return;
+        }
+        let resends: Vec<Resend> = std::iter::from_fn(|| self.session.next_resend()).collect();
+        if resends.is_empty() {
+            return;
+        }
+        let broker = Arc::clone(&self.broker);
+        self.resending = Some(Box::pin(async move { broker.fetch_resends(resends).await }));
+    }
+
+    /// Repeats: PUBLISH with DUP and PUBREL, in their old order.
+    pub(super) fn resent(&mut self, resent: Vec<Resent>) {
+        self.resending = None;
+        for Resent { resend, outgoing } in resent {
+            match (resend, outgoing) {
+                (Resend::PubRel(packet_id), _) => {
+                    let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);
+                    self.send(&mqtt_codec::Packet::PubRel(ack));
+                }
+                (Resend::Publish(qos, packet_id, _), Some(outgoing)) => self.repeat(qos, packet_id, &outgoing),
+                (Resend::Publish(_, packet_id, sequence), None) => {
+                    tracing::warn!(client_id = &*self.mailbox.client_id, sequence, "the log has lost a message in flight");
+                    self.broker.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
+                    self.session.forget(packet_id);
+                }
+            }
+        }
+    }
+}
+
+/// Tries again what JetStream could not do for a while.
+async fn retry<T, F>(mut write: impl FnMut() -> F) -> Result<T, WriteError>
+where
+    F: Future<Output = Result<T, WriteError>>,
+{
+    const TRIES: usize = 20;
+    for _ in 1..TRIES {
+        match write().await {
+            Err(WriteError::Unavailable { .. }) => tokio::time::sleep(RETRY).await,
+            result => return result,
+        }
+    }
+    write().await
+}
+
+/// How a connection ends whose session cannot be written.
+fn unwritable(error: &WriteError) -> End {
+    match error {
+        WriteError::Fenced => End::ByServer(ReasonCode::SessionTakenOver),
+        WriteError::TooLarge => End::ByServer(ReasonCode::QuotaExceeded),
+        WriteError::Unavailable { .. } => End::ByServer(ReasonCode::ServerUnavailable),
+    }
+}
