@@ -146,9 +146,14 @@ async fn follow(shared: Arc<Shared>, mut reader: Reader, sink: Arc<dyn LogSink>)
     loop {
         match reader.next(&mut batch, TAIL_BATCH_MAX).await {
             Ok(Progress::Read) => {
+                let is_full = batch.len() >= TAIL_BATCH_MAX;
                 if !batch.is_empty() {
                     sink.entries(&mut batch);
                     batch.clear();
+                }
+                if is_full {
+                    // More is there already; others on this thread have waited.
+                    tokio::task::yield_now().await;
                 }
             }
             Ok(Progress::Restarted { next }) => {
