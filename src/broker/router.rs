@@ -20,9 +20,7 @@ use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
 use super::subscriptions::{Entry, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
-use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogEntry, LogSink};
-use crate::store::RetainedIndex;
+use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
 
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug)]
@@ -94,14 +92,14 @@ impl Router {
     }
 
     /// Makes subscriptions at one instant: messages above `log_sequence` and above what the tail has routed are for
-    /// them, and of the retained messages those that the index does not hold yet. Returns the index version that holds
-    /// them all.
+    /// them, and of the retained messages those that the index does not hold yet. Returns the state of the
+    /// index that holds them all.
     pub(crate) fn subscribe(
         &self,
         mailbox: &Arc<Mailbox>,
         log_sequence: u64,
         new: &[NewSubscription],
-    ) -> u64 {
+    ) -> IndexState {
         let tail = self.tail.lock();
         let mut subscriptions = self.subscriptions.write();
         let state = self.index.state();
@@ -116,7 +114,7 @@ impl Router {
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
         }
-        state.version
+        state
     }
 
     /// Ends a session's subscription.

@@ -111,12 +111,12 @@ impl Broker {
         let mut retained = Vec::new();
         if !new.is_empty() {
             let log_sequence = self.settle().await;
-            let version = self.router.subscribe(mailbox, log_sequence, &new);
+            let seen = self.router.subscribe(mailbox, log_sequence, &new);
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
                 filter: s.filter,
                 options: s.options,
                 subscription_id: s.subscription_id,
-                version,
+                seen,
                 after: None,
             }));
         }
