@@ -24,6 +24,9 @@ mod options;
 /// How long connections may take to finish what is in flight.
 const DRAIN: Duration = Duration::from_secs(15);
 
+/// How long to wait for the first lease before serving without.
+const LEASE: Duration = Duration::from_secs(5);
+
 /// How often gauges that nobody pushes are read.
 const GAUGES: Duration = Duration::from_secs(5);
 
@@ -81,6 +84,10 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     };
     let Some(broker) = until(&shutdown, start(&mut config, &metrics)).await.transpose()? else { return Ok(()) };
     tokio::spawn(watch_nats(broker.store().connected(), nats, Arc::clone(&metrics)));
+    tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
+    let mut has_lease = broker.has_lease();
+    // Who connects now would be told that persistent sessions are not to be had.
+    let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
     tokio::spawn(warm_retained(Arc::clone(&broker), retained, Arc::clone(&metrics)));
     let served = listener::spawn(&config, metrics, Mqtt(Arc::clone(&broker)), shutdown.clone()).await?;
     listeners.open();
@@ -94,6 +101,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     if drained.await.is_err() {
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
+    broker.release_lease().await;
     Ok(())
 }
 

@@ -25,7 +25,7 @@ use serde::Deserialize;
 pub use jetstream::{JetStreamConfig, LogLimits};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
-pub use mqtt::{Discard, MqttConfig, OnDeniedPublish};
+pub use mqtt::{MqttConfig, OnDeniedPublish};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
 pub use units::{BindAddr, ByteSize, Duration, Secret};
 

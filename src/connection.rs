@@ -2,6 +2,7 @@
 //! write, wait. The session decides; this file only carries out.
 
 mod deliver;
+mod durable;
 mod ending;
 mod handshake;
 mod io;
@@ -13,17 +14,18 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use mqtt_codec::{Connect, Decoder, Packet, PacketType, QoS, ReasonCode, TopicFilter, Version};
-use mqtt_session::{Close, Input, Output, Publication, Session, SubscribeRequest, Time};
+use mqtt_codec::{ConnAck, Decoder, Packet, PacketType, QoS, ReasonCode, TopicFilter, Version};
+use mqtt_session::{Close, Input, Output, Publication, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker::{
-    Answer, Broker, DeniedPublish, Mail, Mailbox, Order, Outgoing, Publishing, Refused, RetainedCursor, Subscribed, Wakes, Wanted,
+    Answer, Attached, Broker, DeniedPublish, Done, Mail, Mailbox, Order, Outgoing, Owned, Publishing, Refused,
+    RetainedCursor, Subscribed, Waiting, Wakes, wait_for,
 };
 use crate::listener::Peer;
 use crate::metrics::{Direction, DropReason};
-use crate::store::Dropped;
-use crate::store::Permit;
+use crate::store::StoredSubscription;
+use durable::{Answered, LAZY_AGE, Written};
 use io::Io;
 
 /// While more than this many bytes wait to be written, no message is taken out of the mailbox.
@@ -50,14 +52,6 @@ enum End {
     Lost,
 }
 
-/// What publishing waited for.
-enum Done {
-    Permit(Permit),
-    Core(Result<(), Dropped>),
-}
-
-type Waiting = Pin<Box<dyn Future<Output = Done> + Send>>;
-
 /// What ended a wait.
 enum Event {
     Read(std::io::Result<usize>),
@@ -65,6 +59,8 @@ enum Event {
     Mail,
     Done(Done),
     Subscribed(Subscribed),
+    Written(Written),
+    Fetched(Vec<(Resend, Option<Outgoing>)>),
     Time,
 }
 
@@ -72,7 +68,7 @@ enum Event {
 struct Connection<S> {
     io: Io<S>,
     decoder: Decoder,
-    session: Session,
+    session: Session<Outgoing>,
     broker: Arc<Broker>,
     mailbox: Arc<Mailbox>,
     publishing: Publishing,
@@ -85,13 +81,23 @@ struct Connection<S> {
     subscribing: Option<Pin<Box<dyn Future<Output = Subscribed> + Send>>>,
     /// What publishing waits for. Nothing of the client is handled meanwhile.
     waiting: Option<Waiting>,
+    /// What the session holds in JetStream.
+    owned: Option<Owned>,
+    /// A write of the record or the progress that is under way.
+    writing: Option<Pin<Box<dyn Future<Output = Written> + Send>>>,
+    is_record_dirty: bool,
+    answers_after_record: VecDeque<Answered>,
+    /// When the oldest change was made that nobody waits for.
+    unsaved_since: Option<Instant>,
+    /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
+    resending: Option<Pin<Box<dyn Future<Output = Vec<(Resend, Option<Outgoing>)>> + Send>>>,
     retained: VecDeque<RetainedCursor>,
     retained_page: VecDeque<Outgoing>,
     outputs: Vec<Output<Outgoing>>,
     wakes: Wakes,
     mail: Mail,
     answers: Vec<Answer>,
-    messages: Vec<Outgoing>,
+    messages: Vec<(u64, Outgoing)>,
     counts: Counts,
     is_draining: bool,
     end: Option<End>,
@@ -116,7 +122,15 @@ where
     };
     peer.handshake.complete();
     let _counted = broker.metrics.connection();
-    let mut connection = Connection::begin(io, broker, greeted.decoder, &greeted.connect, greeted.negotiated).await;
+    let attached = match broker.attach(&greeted.negotiated, &greeted.connect, &peer).await {
+        Ok(attached) => attached,
+        Err(reason) => {
+            handshake::refuse(&mut io, &broker, greeted.connect.version, reason);
+            ending::close_socket(io).await;
+            return;
+        }
+    };
+    let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
     let end = connection.run().await;
     connection.finish(end, greeted.connect.will, &peer).await;
 }
@@ -125,35 +139,42 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Takes the client id over from whoever had it, and sends CONNACK.
-    async fn begin(
+    /// Sends CONNACK.
+    fn begin(
         mut io: Io<S>,
         broker: Arc<Broker>,
         decoder: Decoder,
-        connect: &Connect,
         negotiated: mqtt_session::Negotiated,
+        attached: Attached,
     ) -> Self {
-        let started = Instant::now();
-        let mailbox = broker.attach(&negotiated).await;
-        let connack = Packet::ConnAck(Box::new(negotiated.connack));
+        let Attached { mailbox, is_present, epoch, progress, filters, owned } = attached;
+        let version = negotiated.parameters.version;
+        let connack = ConnAck { session_present: is_present, ..negotiated.connack };
         // A CONNACK of ours is small and has no text of the client but its assigned id.
-        let _ = mqtt_codec::encode(&connack, connect.version, io.output.tail());
+        let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
         broker.metrics.connect(ReasonCode::Success);
         broker.metrics.packets(Direction::In, PacketType::Connect, 1);
         broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
+        let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
         Self {
             io,
             decoder,
-            version: connect.version,
-            session: Session::new(Time::default(), negotiated.parameters),
-            publishing: Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox)),
+            version,
+            session: Session::new(Time::default(), negotiated.parameters, epoch, &progress),
+            publishing: Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key),
             broker,
             mailbox,
-            filters: HashSet::new(),
-            started,
+            filters,
+            started: Instant::now(),
             subscribes: Vec::new(),
             subscribing: None,
             waiting: None,
+            owned,
+            writing: None,
+            is_record_dirty: false,
+            answers_after_record: VecDeque::new(),
+            unsaved_since: None,
+            resending: None,
             retained: VecDeque::new(),
             retained_page: VecDeque::new(),
             outputs: Vec::new(),
@@ -175,11 +196,17 @@ where
             self.take_mail();
             self.handle_input();
             self.wakes.wake_all();
+            self.start_resends();
             self.fill_output();
             self.wait_for_wanted();
+            self.start_write();
             self.count();
             if let Some(end) = self.end.or_else(|| self.drained()) {
                 return end;
+            }
+            let wake_at = self.wake_at();
+            if wake_at < alarm.deadline() {
+                alarm.as_mut().reset(wake_at);
             }
             let event = poll_fn(|cx| {
                 if !self.io.output.is_empty()
@@ -197,6 +224,16 @@ where
                 {
                     return Poll::Ready(Event::Subscribed(subscribed));
                 }
+                if let Some(writing) = &mut self.writing
+                    && let Poll::Ready(written) = writing.as_mut().poll(cx)
+                {
+                    return Poll::Ready(Event::Written(written));
+                }
+                if let Some(resending) = &mut self.resending
+                    && let Poll::Ready(fetched) = resending.as_mut().poll(cx)
+                {
+                    return Poll::Ready(Event::Fetched(fetched));
+                }
                 if self.takes_input()
                     && let Poll::Ready(result) = self.io.poll_read(cx)
                 {
@@ -212,10 +249,12 @@ where
                 Event::Mail => notified.set(mailbox.notified()),
                 Event::Time => {
                     self.tell(Input::Time);
-                    alarm.set(tokio::time::sleep(self.until_deadline()));
+                    alarm.as_mut().reset(tokio::time::Instant::now() + self.until_deadline());
                 }
                 Event::Done(done) => self.done(done),
                 Event::Subscribed(subscribed) => self.subscribed(subscribed),
+                Event::Written(written) => self.written(written),
+                Event::Fetched(fetched) => self.fetched(fetched),
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {}
                 Event::Wrote(Err(_)) | Event::Read(_) => return End::Lost,
@@ -230,6 +269,12 @@ where
     fn until_deadline(&self) -> Duration {
         let left = |deadline: Time| Duration::from_millis(deadline.0.saturating_sub(self.now().0).max(1));
         self.session.deadline().map_or(IDLE, left)
+    }
+
+    /// When the next lazy write is due, or the next look at the clock.
+    fn wake_at(&self) -> tokio::time::Instant {
+        let lazily = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + LAZY_AGE);
+        lazily.map_or_else(|| tokio::time::Instant::now() + IDLE, tokio::time::Instant::from_std)
     }
 
     /// Whether packets of the client are handled now.
@@ -251,6 +296,9 @@ where
 
     /// Handles the packets that are there.
     fn handle_input(&mut self) {
+        if self.session.is_durable() {
+            self.session.log_stands_at(self.broker.tail_sequence());
+        }
         while self.takes_packets() && !self.io.input.is_empty() {
             if !self.subscribes.is_empty() && !self.continues_subscribes() {
                 break;
@@ -314,8 +362,12 @@ where
             Output::Subscribe(request) => self.subscribes.push(request),
             Output::Unsubscribe(request) => {
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
-                let packet = mqtt_codec::SubAck { packet_id: request.packet_id, reasons, properties: None };
-                self.send(&Packet::UnsubAck(packet));
+                if let Some(owned) = &mut self.owned {
+                    for filter in request.filters.iter().flatten() {
+                        owned.subscriptions.remove(filter);
+                    }
+                }
+                self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
             }
             Output::Close(Close::ByClient { with_will }) => self.end = Some(End::ByClient { with_will }),
             Output::Close(Close::ByServer(reason)) => self.end = Some(End::ByServer(reason)),
@@ -397,18 +449,20 @@ where
 
     fn done(&mut self, done: Done) {
         self.waiting = None;
-        match done {
-            Done::Permit(permit) => self.publishing.resume(permit),
-            Done::Core(Ok(())) => {}
-            Done::Core(Err(_)) => self.broker.metrics.dropped(DropReason::NatsUnavailable, 1),
-        }
+        self.publishing.take(done, &self.broker, &mut self.wakes);
     }
 
     fn subscribed(&mut self, subscribed: Subscribed) {
         self.subscribing = None;
         self.mailbox.owe_retained(subscribed.retained);
+        if let Some(owned) = self.owned.as_mut().filter(|_| self.session.is_durable()) {
+            for (filter, stored) in subscribed.made {
+                let since = owned.subscriptions.get(&filter).map_or(stored.since, |old| old.since.min(stored.since));
+                owned.subscriptions.insert(filter, StoredSubscription { since, ..stored });
+            }
+        }
         for (packet_id, reasons) in subscribed.reasons {
-            self.tell(Input::Subscribed(packet_id, reasons));
+            self.answer_after_record(Answered::Subscribed(packet_id, reasons));
         }
     }
 
@@ -427,22 +481,6 @@ where
                     self.broker.metrics.messages(direction, qos, std::mem::take(&mut counts[index]));
                 }
             }
-        }
-    }
-}
-
-/// Waits for what publishing wants.
-fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waiting> {
-    match wanted? {
-        Wanted::Permit(bytes) => {
-            let publisher = broker.store.publisher().clone();
-            Some(Box::pin(async move { Done::Permit(publisher.permit(bytes).await) }))
-        }
-        Wanted::Core(copy) => {
-            let core = broker.store.core().clone();
-            Some(Box::pin(async move {
-                Done::Core(core.publish_wait(copy.subject.as_text(), None, &copy.headers, copy.payload).await)
-            }))
         }
     }
 }

@@ -198,6 +198,16 @@ impl Names {
 
     // Sessions.
 
+    /// A client identifier as a token of a subject.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`], for which CONNACK has 0x85.
+    pub fn client_key(&self, client_id: &str) -> Result<ByteString, MapError> {
+        // As long as the longest that is made of it, so that none of those is too long.
+        let subject = client_key(&self.sessions_root, client_id, ".progress")?;
+        Ok(ByteString::from(subject.trim_start_matches(self.sessions_root.as_str()).trim_end_matches(".progress")))
+    }
+
     /// The session record of a client: `$KV.MQTT_sessions.<client>`.
     ///
     /// # Errors

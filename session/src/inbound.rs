@@ -7,13 +7,14 @@
 //! ```text
 //! PUBLISH -> Storing -> (stored) PUBREC -> Received -> PUBREL/PUBCOMP -> forgotten
 //!               ^    -> (failed) PUBREC with an error -> forgotten
+//!               |    -> (nobody knows) the connection ends, Recorded
 //!               |
 //! resumed: Recorded (stored or not, nobody knows) -> PUBREL/PUBCOMP -> forgotten
 //! ```
 
 use std::collections::{HashMap, VecDeque};
 
-use mqtt_codec::{Ack, Delivery, Packet, PacketId, ReasonCode, Version};
+use mqtt_codec::{Ack, Delivery, Packet, PacketId, PacketType, ReasonCode, Role, Version};
 
 use crate::progress::{Durability, MessageId, ReceivedState};
 
@@ -47,7 +48,7 @@ pub(crate) enum Arrival {
 pub(crate) enum Released {
     /// Send this.
     Ack(Packet),
-    /// MQTT 3.x cannot say that it failed: the connection ends, so that the client publishes again.
+    /// No acknowledgement can say what happened: the connection ends, so that the client publishes again.
     Unsayable(ReasonCode),
 }
 
@@ -80,6 +81,8 @@ pub(crate) struct Inbound {
     base: Token,
     pending: VecDeque<Pending>,
     qos2: HashMap<PacketId, Qos2>,
+    /// How many came on this connection and are in [`Stage::Received`]. The receive maximum begins anew with every
+    /// connection [MQTT 5, 4.9], so what is recorded of older ones does not count.
     received: usize,
 }
 
@@ -93,7 +96,7 @@ impl Inbound {
             base: 0,
             pending: VecDeque::new(),
             qos2: received.iter().map(recorded).collect(),
-            received: received.len(),
+            received: 0,
         }
     }
 
@@ -136,7 +139,6 @@ impl Inbound {
         let once = match (delivery, known) {
             (Delivery::ExactlyOnce(id), Some(recorded)) => {
                 self.qos2.insert(id, Qos2 { stage: Stage::Storing, ..recorded });
-                self.received -= 1;
                 Some(Once { message: recorded.message, maybe_above: Some(recorded.after) })
             }
             (Delivery::ExactlyOnce(id), None) => {
@@ -167,7 +169,10 @@ impl Inbound {
         let pending = self.pending.pop_front()?;
         self.base += 1;
         let reason = match result {
-            Ok(reason) | Err(reason) => reason,
+            Ok(reason) => reason,
+            Err(reason) if is_sayable(reason, version) => reason,
+            // A QoS 2 publish stays recorded, so that it is looked for when the client repeats it.
+            Err(reason) => return Some(Released::Unsayable(reason)),
         };
         if let Delivery::ExactlyOnce(id) = pending.delivery {
             if result.is_ok()
@@ -180,9 +185,6 @@ impl Inbound {
                 durability.change();
             }
         }
-        if result.is_err() && version != Version::V5 {
-            return Some(Released::Unsayable(reason));
-        }
         match pending.delivery {
             Delivery::AtMostOnce => None,
             Delivery::AtLeastOnce(id) => Some(Released::Ack(Packet::PubAck(ack(id, reason)))),
@@ -194,9 +196,9 @@ impl Inbound {
     /// [MQTT 5, 3.7.2.1].
     pub(crate) fn pubrel(&mut self, id: PacketId, durability: &mut Durability) -> Packet {
         let reason = match self.qos2.get(&id).map(|q| q.stage) {
-            Some(Stage::Received | Stage::Recorded) => {
+            Some(stage @ (Stage::Received | Stage::Recorded)) => {
                 self.qos2.remove(&id);
-                self.received -= 1;
+                self.received -= usize::from(stage == Stage::Received);
                 durability.change();
                 ReasonCode::Success
             }
@@ -204,6 +206,12 @@ impl Inbound {
         };
         Packet::PubComp(ack(id, reason))
     }
+}
+
+/// Whether an acknowledgement can carry this error: none can in 3.x, and not every code has a place in PUBACK and PUBREC
+/// [MQTT 5, 3.4.2.1, 3.5.2.1].
+const fn is_sayable(reason: ReasonCode, version: Version) -> bool {
+    version.is_v5() && reason.is_allowed_in(PacketType::PubAck, Role::Server)
 }
 
 /// An acknowledgement without properties.

@@ -137,8 +137,20 @@ impl Outbound {
         Some(id)
     }
 
-    /// The message cannot be sent again: the log has lost it.
-    pub(crate) fn forget(&mut self, id: PacketId, durability: &mut Durability) {
+    /// The message cannot be sent again: the log has lost it. At QoS 2 the client may have got it, and would take the next
+    /// message with this packet id for a repetition [MQTT-4.3.3-10]; so PUBREL is what is repeated.
+    pub(crate) fn lost(&mut self, id: PacketId, durability: &mut Durability) {
+        match self.in_flight.get_mut(&id) {
+            Some(m) if m.qos == QoS::ExactlyOnce && m.state == State::Sent => {
+                m.state = State::Released(durability.change());
+                self.active -= usize::from(std::mem::take(&mut m.is_active));
+                self.resends.push_front(id);
+            }
+            _ => self.forget(id, durability),
+        }
+    }
+
+    fn forget(&mut self, id: PacketId, durability: &mut Durability) {
         if let Some(m) = self.in_flight.remove(&id) {
             self.active -= usize::from(m.is_active);
             durability.change();

@@ -21,7 +21,9 @@ use crate::{Parameters, Time};
 pub enum Input<M> {
     /// The client sent a packet.
     Packet(Packet),
-    /// A [`Publication`] with this token was stored (`Ok` with the reason code to acknowledge with), or was not.
+    /// A [`Publication`] with this token was stored (`Ok` with the reason code to acknowledge with), or was not and never
+    /// will be (`Err`). Where nobody knows, an `Err` whose reason PUBACK cannot carry ends the connection, so that the
+    /// client publishes again and a QoS 2 message is looked for.
     Stored(Token, Result<ReasonCode, ReasonCode>),
     /// A [`SubscribeRequest`] was carried out: a reason code an entry, in order.
     Subscribed(PacketId, Vec<ReasonCode>),
@@ -168,9 +170,10 @@ impl<M> Session<M> {
         self.outbound.next_resend()
     }
 
-    /// The message of a [`Resend::Publish`] is lost: the session forgets it.
+    /// The message of a [`Resend::Publish`] is lost: the session forgets it. At QoS 2 its packet id has to be released
+    /// all the same, which [`Session::next_resend`] asks for next.
     pub fn forget(&mut self, packet_id: PacketId) {
-        self.outbound.forget(packet_id, &mut self.durability);
+        self.outbound.lost(packet_id, &mut self.durability);
     }
 
     /// The log stands at this sequence: what is published from now on is above.

@@ -63,6 +63,11 @@ fn nats(config: &Config) -> NatsOptions {
     }
 }
 
+/// As many as the protocol can say; the highest is "never".
+fn seconds(duration: crate::config::Duration) -> u32 {
+    u32::try_from(duration.get().as_secs()).unwrap_or(u32::MAX)
+}
+
 /// How the broker treats its clients. The largest packet is settled by now.
 pub(super) fn broker(config: &Config) -> BrokerOptions {
     let mqtt = &config.mqtt;
@@ -75,8 +80,8 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
                 .ok()
                 .and_then(NonZeroU32::new)
                 .unwrap_or(NonZeroU32::MAX),
-            // Sessions end with their connection.
-            max_session_expiry_s: 0,
+            max_session_expiry_s: mqtt.max_session_expiry.map_or(u32::MAX, seconds),
+            session_expiry_v3_s: seconds(mqtt.session_expiry_v3),
             max_keep_alive_s: mqtt.max_keep_alive.map_or(0, |d| u16::try_from(d.get().as_secs()).unwrap_or(u16::MAX)),
             shared_subscriptions: false,
             strict: mqtt.strict,

@@ -55,6 +55,8 @@ pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use subscribing::Subscribed;
 
+use tokio::sync::watch;
+
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
 use crate::store::{LogPosition, LogSink, Tail};
@@ -66,6 +68,9 @@ use router::Router;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long giving back the lease may take.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -108,6 +113,8 @@ pub struct Broker {
     pub(crate) process: String,
     /// The node that our lease is for.
     lease: RwLock<Option<Arc<str>>>,
+    has_lease: watch::Sender<bool>,
+    is_closing: watch::Sender<bool>,
     router: Arc<Router>,
     interest: Interest,
     registry: Registry,
@@ -161,6 +168,8 @@ impl Broker {
             names,
             process: format!("{:08x}", rand::random::<u32>()),
             lease: RwLock::default(),
+            has_lease: watch::Sender::new(false),
+            is_closing: watch::Sender::new(false),
             router,
             registry: Registry::default(),
             next_session: AtomicU64::new(1),
@@ -248,6 +257,20 @@ impl Broker {
             mailbox.order(Order::Drain);
         }
         self.registry.empty().await;
+    }
+
+    /// Whether we hold a lease, so that sessions can be ours.
+    pub(crate) fn has_lease(&self) -> watch::Receiver<bool> {
+        self.has_lease.subscribe()
+    }
+
+    /// Gives the lease back; after the last connection.
+    pub(crate) async fn release_lease(&self) {
+        if self.is_closing.send_replace(true) || !*self.has_lease.borrow() {
+            return;
+        }
+        let mut has_lease = self.has_lease.subscribe();
+        let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
     }
 
     /// Connected clients.

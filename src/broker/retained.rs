@@ -10,7 +10,7 @@ use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 use super::clock::now_ms;
 use super::convert;
 use super::mailbox::Outgoing;
-use crate::store::RetainedIndex;
+use crate::store::{IndexState, RetainedIndex};
 
 /// Messages that are taken from the index at once.
 const PAGE: usize = 128;
@@ -24,8 +24,8 @@ pub(crate) struct RetainedCursor {
     pub(crate) options: SubscriptionOptions,
     /// Its Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
-    /// What came into the index later comes live.
-    pub(crate) version: u64,
+    /// The state of the index at the SUBSCRIBE: what came into it later comes live.
+    pub(crate) seen: IndexState,
     /// The last topic that was taken.
     pub(crate) after: Option<TopicName>,
 }
@@ -38,7 +38,7 @@ impl RetainedCursor {
         is_hidden: impl Fn(&TopicName) -> bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
-        let page = index.page(&self.filter, self.after.as_ref(), self.version, PAGE, now_ms());
+        let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms());
         let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
         for entry in &page {
             if leads_with_wildcard && is_hidden(&entry.topic) {

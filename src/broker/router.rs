@@ -21,9 +21,7 @@ use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
 use super::subscriptions::{Entry, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
-use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogEntry, LogSink};
-use crate::store::RetainedIndex;
+use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
 
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug)]
@@ -81,8 +79,8 @@ pub(crate) struct NewSubscription {
 /// Subscriptions that were made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Made {
-    /// Version of the retained index that holds what they are owed.
-    pub(crate) version: u64,
+    /// State of the retained index that holds what they are owed.
+    pub(crate) seen: IndexState,
     /// Messages above this log sequence are for them.
     pub(crate) after: u64,
 }
@@ -128,7 +126,7 @@ impl Router {
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
         }
-        Made { version: state.version, after }
+        Made { seen: state, after }
     }
 
     /// Makes a subscription again that was made when the log stood at `since`.

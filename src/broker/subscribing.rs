@@ -114,13 +114,13 @@ impl Broker {
         let (mut retained, mut made) = (Vec::new(), Vec::new());
         if !new.is_empty() {
             let log_sequence = self.settle().await;
-            let Made { version, after } = self.router.subscribe(mailbox, log_sequence, &new);
+            let Made { seen, after } = self.router.subscribe(mailbox, log_sequence, &new);
             made.extend(new.iter().map(|s| (s.filter.clone(), records::stored_subscription(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
                 filter: s.filter,
                 options: s.options,
                 subscription_id: s.subscription_id,
-                version,
+                seen,
                 after: None,
             }));
         }

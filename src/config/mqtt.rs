@@ -33,10 +33,6 @@ pub struct MqttConfig {
     pub on_denied_publish: OnDeniedPublish,
     /// QoS 0 bytes that wait for a slow reader before more are dropped. Default 1 MiB.
     pub qos0_buffer: ByteSize,
-    /// Messages that wait for an offline session. Default 1,000.
-    pub session_queue: u32,
-    /// Which message makes room when `session_queue` is full. Default `oldest`.
-    pub discard: Discard,
 }
 
 /// What an MQTT 3.x client meets that publishes where it may not; it cannot be told a reason.
@@ -48,17 +44,6 @@ pub enum OnDeniedPublish {
     Acknowledge,
     /// The connection ends.
     Disconnect,
-}
-
-/// Which message a full queue gives up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Discard {
-    /// The one that waits longest.
-    #[default]
-    Oldest,
-    /// The one that comes.
-    Newest,
 }
 
 impl Default for MqttConfig {
@@ -76,8 +61,6 @@ impl Default for MqttConfig {
             strict: false,
             on_denied_publish: OnDeniedPublish::default(),
             qos0_buffer: ByteSize(1 << 20),
-            session_queue: 1_000,
-            discard: Discard::default(),
         }
     }
 }

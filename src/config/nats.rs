@@ -33,8 +33,6 @@ pub struct NatsConfig {
     pub tls: NatsTlsConfig,
     /// Name of our connections, as `nats server report connections` shows it. Default `nats-mqtt`.
     pub name: String,
-    /// JetStream domain, when it is not that of the server we connect to.
-    pub jetstream_domain: Option<String>,
 }
 
 /// `[nats.tls]`.
@@ -85,7 +83,6 @@ impl Default for NatsConfig {
             nkey_seed: None,
             tls: NatsTlsConfig::default(),
             name: "nats-mqtt".to_owned(),
-            jetstream_domain: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! whenever something waits for it and otherwise lazily. One write at a time, each fenced: whoever lost the session
 //! to another connection writes nothing more.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use mqtt_session::{Input, Resend, Save};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, End};
-use crate::broker::{Outgoing, Owned};
-use crate::store::WriteError;
+use crate::broker::Outgoing;
+use crate::store::{StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
 const LAZY_CHANGES: u64 = 128;
@@ -38,12 +39,6 @@ pub(super) enum Written {
     Progress(Result<u64, WriteError>),
 }
 
-/// A message that is repeated, or is lost.
-pub(super) struct Resent {
-    pub(super) resend: Resend,
-    pub(super) outgoing: Option<Outgoing>,
-}
-
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -53,21 +48,22 @@ where
         if self.writing.is_some() {
             return;
         }
-        let Some(owned) = &self.owned else { return };
         let sessions = self.broker.store.sessions().clone();
         if self.is_record_dirty {
-            self.is_record_dirty = false;
+            let Some(owned) = &self.owned else { return };
             let answers = self.answers_after_record.len();
-            let Owned { record, sequence } = owned.clone();
+            let (record, sequence) = (owned.record(), owned.sequence);
+            self.is_record_dirty = false;
             self.writing = Some(Box::pin(async move {
                 Written::Record(retry(|| sessions.put_record(&record, sequence, None)).await, answers)
             }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
+            let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
-            let (epoch, fence, client_id) = (owned.record.epoch, owned.sequence, self.mailbox.client_id.clone());
+            let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
+            let progress = crate::broker::progress_record(owned.record.epoch, &progress);
             self.unsaved_since = None;
-            let progress = crate::broker::progress_record(epoch, &progress);
             self.writing = Some(Box::pin(async move {
                 let saved = retry(|| sessions.put_progress(&client_id, &progress, fence, None)).await;
                 Written::Progress(saved.map(|()| version))
@@ -139,15 +135,18 @@ where
     }
 
     /// Repeats: PUBLISH with DUP and PUBREL, in their old order.
-    pub(super) fn resent(&mut self, resent: Vec<Resent>) {
+    pub(super) fn fetched(&mut self, fetched: Vec<(Resend, Option<Outgoing>)>) {
         self.resending = None;
-        for Resent { resend, outgoing } in resent {
+        for (resend, outgoing) in fetched {
             match (resend, outgoing) {
                 (Resend::PubRel(packet_id), _) => {
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);
                     self.send(&mqtt_codec::Packet::PubRel(ack));
                 }
-                (Resend::Publish(qos, packet_id, _), Some(outgoing)) => self.repeat(qos, packet_id, &outgoing),
+                (Resend::Publish(qos, packet_id, _), Some(outgoing)) => {
+                    let outgoing = self.as_subscribed(outgoing);
+                    self.repeat(qos, packet_id, &outgoing);
+                }
                 (Resend::Publish(_, packet_id, sequence), None) => {
                     tracing::warn!(client_id = &*self.mailbox.client_id, sequence, "the log has lost a message in flight");
                     self.broker.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
@@ -155,6 +154,18 @@ where
                 }
             }
         }
+    }
+}
+
+impl<S> Connection<S> {
+    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches.
+    fn as_subscribed(&self, mut outgoing: Outgoing) -> Outgoing {
+        let topic = &outgoing.message.topic;
+        let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
+        let matching: Vec<&StoredSubscription> = all.filter(|(filter, _)| filter.matches(topic)).map(|(_, s)| s).collect();
+        outgoing.retain = outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
+        outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
+        outgoing
     }
 }
 

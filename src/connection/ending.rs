@@ -1,23 +1,29 @@
 //! The end of a connection: the last packet, the will, and what is still on its way to JetStream, which is not given up
 //! because the client left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_codec::{Disconnect, Packet, ReasonCode, Version, Will};
 use mqtt_session::Publication;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::durable::Written;
 use super::io::Io;
-use super::{Connection, Done, End};
-use crate::broker::Mail;
+use super::{Connection, End};
+use crate::broker::{Broker, Due, Owned, due, now_ms, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, WillCause};
+use crate::store::{ProgressRecord, WriteError};
 
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How long publishes of a client that left are followed. The store gives up on each before that.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long to wait before a write is tried again that JetStream did not take.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the last write of a session is tried.
+const TRIES: usize = 60;
 
 /// Writes what is left, and closes.
 pub(super) async fn close_socket<S>(io: Io<S>)
@@ -32,7 +38,7 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Ends the session: nothing of it is left when this returns.
+    /// Ends the connection: when this returns, what it published is settled, and its session is in JetStream or over.
     pub(super) async fn finish(mut self, end: End, will: Option<Box<Will>>, peer: &Peer) {
         self.log_end(end, peer);
         if let End::ByServer(reason) = end
@@ -41,40 +47,35 @@ where
             let (session_expiry_interval_s, server_reference, properties) = (None, None, None);
             self.send(&Packet::Disconnect(Disconnect { reason, session_expiry_interval_s, server_reference, properties }));
         }
+        self.pass_what_is_read();
+        let (_, progress) = self.session.progress();
+        let last_progress = self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress));
+        self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
-        if let (Some(will), Some(cause)) = (will, will_cause(end)) {
+        if self.owned.is_none()
+            && let (Some(will), Some(cause)) = (will, will_cause(end))
+        {
             self.publish_will(*will, cause);
         }
         self.wakes.wake_all();
-        let Connection { io, broker, mailbox, mut publishing, mut waiting, .. } = self;
-        let follow = async {
-            let mut mail = Mail::default();
-            let mut answers = Vec::new();
-            let mut wakes = crate::broker::Wakes::default();
-            loop {
-                mailbox.take(&mut mail);
-                for (token, result) in mail.stored.drain(..) {
-                    publishing.stored(token, result, &mut answers, &mut wakes);
-                }
-                wakes.wake_all();
-                if let Some(wait) = waiting.take() {
-                    if let Done::Permit(permit) = wait.await {
-                        publishing.resume(permit);
-                    }
-                    continue;
-                }
-                waiting = super::wait_for(&broker, publishing.wanted());
-                if waiting.is_none() {
-                    if publishing.is_idle() {
-                        return;
-                    }
-                    mailbox.notified().await;
-                }
+        let Connection { io, broker, mailbox, mut publishing, waiting, writing, mut owned, session, .. } = self;
+        let settle = async {
+            // One write at a time: what is under way goes first.
+            if let Some(writing) = writing
+                && let (Written::Record(Ok(sequence), _), Some(owned)) = (writing.await, &mut owned)
+            {
+                owned.sequence = sequence;
             }
+            publishing.settle(&broker, &mailbox, waiting).await
         };
-        let (_, followed) = tokio::join!(close_socket(io), tokio::time::timeout(LINGER, follow));
-        if followed.is_err() {
+        let (_, is_settled) = tokio::join!(close_socket(io), settle);
+        if !is_settled {
             tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
+        }
+        if let (Some(owned), Some(progress)) = (owned, last_progress) {
+            let expiry_s = session.parameters().session_expiry_s;
+            let last = LastWrite { broker: &broker, end, expiry_s, progress };
+            last.write(owned).await;
         }
         broker.detach(&mailbox);
     }
@@ -96,6 +97,7 @@ where
         self.broker.metrics.will(cause);
         let publication = Publication {
             token: None,
+            once: None,
             topic: will.topic,
             qos: will.qos,
             retain: will.retain,
@@ -107,6 +109,71 @@ where
             let topic = publication.topic.as_str().escape_debug().to_string();
             tracing::info!(client_id, topic, ?refused, "a will was refused");
         }
+    }
+}
+
+/// The last writes of a connection: its progress, its will, and its record without an owner, or the end of the session.
+struct LastWrite<'a> {
+    broker: &'a Arc<Broker>,
+    end: End,
+    expiry_s: u32,
+    progress: ProgressRecord,
+}
+
+impl LastWrite<'_> {
+    /// Writes until it is done, or somebody else owns the session.
+    async fn write(&self, mut owned: Owned) {
+        let client_id = owned.record.client_id.clone();
+        for _ in 0..TRIES {
+            match self.try_write(&mut owned).await {
+                // Somebody else owns the session, and takes care of the rest.
+                Ok(()) | Err(WriteError::Fenced) => return,
+                Err(WriteError::TooLarge) => return tracing::error!(client_id, "a session is too large to be kept"),
+                Err(WriteError::Unavailable { reason }) => {
+                    tracing::debug!(client_id, reason, "the end of a connection waits for JetStream");
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        tracing::error!(client_id, "the end of a connection could not be written; its session looks connected");
+    }
+
+    async fn try_write(&self, owned: &mut Owned) -> Result<(), WriteError> {
+        let sessions = self.broker.store().sessions();
+        let client_id = owned.record.client_id.clone();
+        owned.record.expiry_s = self.expiry_s;
+        if self.expiry_s > 0 {
+            sessions.put_progress(&client_id, &self.progress, owned.sequence, None).await?;
+        }
+        let mut record = owned.record();
+        record.connected = false;
+        record.disconnected_at_ms = Some(now_ms());
+        let cause = will_cause(self.end);
+        let wait = record.will.as_ref().filter(|_| cause.is_some()).map(|will| due(will, self.expiry_s));
+        match (wait, cause) {
+            (Some(Due::Now), Some(cause)) => {
+                (owned.record, owned.sequence) = self.broker.fire(record, owned.sequence, cause).await?;
+            }
+            (Some(Due::InMs(ms)), _) => {
+                if let Some(will) = &mut record.will {
+                    will.due_at_ms = Some(now_ms() + ms);
+                }
+                // Whose timer it is: when we are gone, somebody else's.
+                owned.sequence = sessions.put_record(&record, owned.sequence, Broker::ttl(&record)).await?;
+                self.broker.schedule_will(client_id, record.epoch, ms);
+                return Ok(());
+            }
+            _ if self.expiry_s > 0 => {
+                record.will = None;
+                record.owner = None;
+                owned.sequence = sessions.put_record(&record, owned.sequence, Broker::ttl(&record)).await?;
+            }
+            _ => {}
+        }
+        if self.expiry_s == 0 {
+            sessions.end(&client_id, owned.sequence).await?;
+        }
+        Ok(())
     }
 }
 

@@ -76,6 +76,15 @@ where
     }
 }
 
+/// Refuses a CONNECT that was accepted as far as it goes.
+pub(super) fn refuse<S>(io: &mut Io<S>, broker: &Broker, version: Version, reason: ReasonCode)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    broker.metrics.connect(reason);
+    send_refusal(io, version, reason);
+}
+
 /// An identifier for a client that has none: unique among all sidecars.
 fn assigned_id(broker: &Broker) -> ByteString {
     ByteString::from(format!("auto-{}-{}", broker.process, broker.next_session_id()))

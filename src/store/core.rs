@@ -82,7 +82,8 @@ pub struct CoreNats {
 impl CoreNats {
     pub(super) fn start(link: Link, requests: Link, nowhere: &str, sink: Arc<dyn CoreSink>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(subscriptions::run(link.client.clone(), inbox, sink));
+        // Without the runtime's budget, which would end a turn after 128 messages; the task yields by itself.
+        tokio::spawn(tokio::task::unconstrained(subscriptions::run(link.client.clone(), inbox, sink)));
         Self { link, requests, commands, dropped: Arc::new(AtomicU64::new(0)), nowhere: nowhere.to_owned() }
     }
 

@@ -16,7 +16,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A credentials, seed or certificate file cannot be used.
-    #[error("the NATS credentials cannot be used: {reason}; check nats.creds, nats.nkey or nats.tls")]
+    #[error("the NATS credentials cannot be used: {reason}; check nats.creds, nats.nkey_seed_file or nats.tls")]
     Credentials {
         /// Which file and why.
         reason: String,
@@ -30,7 +30,7 @@ pub enum OpenError {
         urls: String,
     },
     /// TLS could not be agreed on.
-    #[error("no TLS connection to NATS at {urls}: {reason}; check nats.tls.ca and the server's certificate")]
+    #[error("no TLS connection to NATS at {urls}: {reason}; check nats.tls.ca_file and the server's certificate")]
     Tls {
         /// Where we tried.
         urls: String,
@@ -78,7 +78,7 @@ pub enum OpenError {
     },
     /// The account's limits do not allow what we must create.
     #[error(
-        "JetStream refuses to create {stream}: {reason} (error {code}); raise the account's JetStream limits or lower log.max_bytes and replicas"
+        "JetStream refuses to create {stream}: {reason} (error {code}); raise the account's JetStream limits or lower jetstream.log.max_bytes and jetstream.replicas"
     )]
     Refused {
         /// The stream.
@@ -89,7 +89,7 @@ pub enum OpenError {
         reason: String,
     },
     /// A stream of our name exists, and it is not ours.
-    #[error("stream {stream} exists with another configuration: {}; change it, delete it, or choose another prefix", differences.join(", "))]
+    #[error("stream {stream} exists with another configuration: {}; change it, delete it, or choose another jetstream.prefix", differences.join(", "))]
     ForeignStream {
         /// The stream.
         stream: String,

@@ -112,7 +112,7 @@ impl Log {
     /// When JetStream does not answer for one of them.
     pub async fn get_many(&self, sequences: &[u64]) -> Result<Vec<LogEntry>, Unavailable> {
         let mut entries = Vec::with_capacity(sequences.len());
-        let mut answers = stream::iter(sequences).map(|sequence| self.get(*sequence)).buffered(GETS_MAX);
+        let mut answers = stream::iter(sequences.to_vec()).map(|sequence| self.get(sequence)).buffered(GETS_MAX);
         while let Some(answer) = answers.next().await {
             entries.extend(answer?);
         }
@@ -219,9 +219,14 @@ async fn follow(shared: Arc<Shared>, mut reader: Reader, sink: Arc<dyn LogSink>)
     loop {
         match reader.next(&mut batch, TAIL_BATCH_MAX).await {
             Ok(Progress::Read) => {
+                let is_full = batch.len() >= TAIL_BATCH_MAX;
                 if !batch.is_empty() {
                     sink.entries(&mut batch);
                     batch.clear();
+                }
+                if is_full {
+                    // More is there already; others on this thread have waited.
+                    tokio::task::yield_now().await;
                 }
             }
             Ok(Progress::Restarted { next }) => {

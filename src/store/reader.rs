@@ -313,7 +313,8 @@ impl Reader {
         let lost = self.state.wait_for(|state| !state.connected || state.epoch != epoch);
         let why = tokio::select! {
             biased;
-            alive = receive(&mut consumer.subscriber, &mut self.messages, max) => {
+            // Without the runtime's budget, which would end every batch at 128.
+            alive = tokio::task::unconstrained(receive(&mut consumer.subscriber, &mut self.messages, max)) => {
                 consumer.heard = Instant::now();
                 if alive { return } else { "the connection is closed" }
             }

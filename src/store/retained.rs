@@ -248,22 +248,19 @@ impl Follower {
 
     fn apply(&mut self, batch: &mut Vec<LogEntry>, reader: &Reader) {
         let index = &self.shared.index;
-        for entry in batch.drain(..) {
-            let sequence = entry.sequence;
-            let topic = self.shared.names.strip_retained(entry.stream_subject());
+        let names = &self.shared.names;
+        let changes = batch.drain(..).filter_map(|entry| {
             // A key that no topic has was put there by somebody else, and no filter can ask for it.
-            if let Some(topic) = topic.and_then(|subject| topic_of(subject.as_str()).ok()) {
-                index.apply(sequence, &topic, retained(entry));
-            }
-        }
+            let subject = names.strip_retained(entry.stream_subject())?;
+            Some((entry.sequence, topic_of(subject.as_str()).ok()?, retained(entry)))
+        });
+        // Before its end a snapshot has gaps: topics that have changed since it began come later.
+        index.apply_all(changes, self.snapshot.is_none().then(|| reader.position() - 1));
         if let Some(last_sequence) = self.snapshot
             && reader.is_caught_up()
         {
             index.end_snapshot(last_sequence);
             self.snapshot = None;
-        }
-        // Before its end a snapshot has gaps: topics that have changed since it began come later.
-        if self.snapshot.is_none() {
             index.applied(reader.position() - 1);
         }
         let applied = index.state().applied;

@@ -16,6 +16,7 @@ mod protocol;
 mod retained;
 mod retained_race;
 mod slow_reader;
+mod store;
 mod topics;
 mod websocket;
 mod wills;

@@ -124,6 +124,16 @@ fn a_lost_qos_1_message_is_forgotten() {
 }
 
 #[test]
+fn a_lost_qos_2_message_gives_its_packet_id_back() {
+    // The client may have got it: without PUBREL it would take the next message with this packet id for a repetition.
+    check(
+        V5.durable().window(1),
+        "deliver q2 1; saved; < send q2 1 #1; reconnect; resend; < DUP q2 1 #1; forget 1; = room 0; = in_flight 1:q2:#1:released;
+         resend; < PUBREL 1; = room 0; resend; < nothing; > PUBCOMP 1; = in_flight; = room 1; = unknown 0",
+    );
+}
+
+#[test]
 fn packet_ids_go_on_after_those_of_the_last_connection() {
     check(
         V5.durable(),

@@ -13,3 +13,4 @@ mod delivering;
 mod durable;
 mod publishing;
 mod script;
+mod simulation;

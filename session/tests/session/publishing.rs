@@ -155,3 +155,26 @@ fn a_strict_session_counts_repetitions_of_an_older_connection_once() {
          > PUBLISH q1 id2; < close 0x93",
     );
 }
+
+#[test]
+fn what_an_older_connection_left_does_not_count_towards_the_receive_maximum() {
+    check(
+        V5.durable().receive_maximum(1).strict(),
+        "> PUBLISH q2 id1; saved; < store 0; stored 0 ok; < PUBREC 1; reconnect; > PUBLISH q1 id2; < store 0 q1; stored 0 ok; < PUBACK 2;
+         > PUBREL 1; saved; < PUBCOMP 1; > PUBLISH q2 id3; saved; < store 1; > PUBLISH q1 id2; < close 0x93",
+    );
+}
+
+#[test]
+fn when_nobody_knows_whether_it_is_stored_the_connection_ends_and_the_repetition_is_looked_for() {
+    for (given, reason) in [(V5.durable(), "0x89"), (V311.durable(), "0x97")] {
+        check(
+            given,
+            &format!(
+                "log 5; > PUBLISH q2 id1; saved; < store 0 q2 t 7.0; stored 0 {reason}; < close {reason}; = received 1:7.0>5;
+                 reconnect; > PUBLISH q2 id1 dup; < store 0 q2 t 7.0>5; stored 0 ok; < PUBREC 1"
+            ),
+        );
+    }
+    check(V5, "> PUBLISH q1 id1; < store 0; stored 0 0x89; < close 0x89");
+}

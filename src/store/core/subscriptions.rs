@@ -18,7 +18,7 @@ use super::{CoreMessage, CoreSink};
 use crate::store::headers;
 
 /// Messages of one subscription in one turn.
-const SHARE: usize = 256;
+const SHARE: usize = 1_024;
 
 pub(super) enum Command {
     Subscribe { subject: String, queue: Option<String>, id: u64 },

@@ -115,11 +115,16 @@ impl Worker {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                alive = receive(&mut acks, &mut self.batch) => {
+                alive = tokio::task::unconstrained(receive(&mut acks, &mut self.batch)) => {
+                    let is_full = self.batch.len() >= BATCH_MAX;
                     self.take_answers();
                     self.settle();
                     if !alive {
                         return Ended::Lost;
+                    }
+                    if is_full {
+                        // More are there already; others on this thread have waited.
+                        tokio::task::yield_now().await;
                     }
                 }
                 () = self.shared.attention.notified() => self.settle(),
@@ -274,7 +279,7 @@ impl Worker {
     }
 }
 
-/// Waits for acknowledgements and takes as many as there are; `false` when the connection has ended.
+/// Waits for acknowledgements and takes as many as there are, up to a batch; `false` when the connection has ended.
 async fn receive(acks: &mut Subscriber, batch: &mut Vec<Message>) -> bool {
     poll_fn(|cx| {
         loop {

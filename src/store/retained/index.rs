@@ -78,6 +78,8 @@ struct Node {
     entry: Option<Arc<RetainedEntry>>,
     /// The last snapshot that had it.
     snapshot: u32,
+    /// Version at which it was seen live, before or after the reader brought it.
+    live_at: Option<u64>,
 }
 
 impl RetainedIndex {
@@ -86,21 +88,26 @@ impl RetainedIndex {
         Self::default()
     }
 
-    /// Entries that match `filter`, in the order of the index, at most `max`: those after the topic `after`, of versions up to
-    /// `max_version`, and not expired at `now_ms`. The next page begins after the last topic of this one.
+    /// Entries that match `filter`, in the order of the index, at most `max`: those after the topic `after`, that were
+    /// in the index at the state `seen`, and are not expired at `now_ms`. The next page begins after the last topic of this one.
     pub fn page(
         &self,
         filter: &TopicFilter,
         after: Option<&TopicName>,
-        max_version: u64,
+        seen: IndexState,
         max: usize,
         now_ms: u64,
     ) -> Vec<Arc<RetainedEntry>> {
         let filter = filter.matching_part();
         let inner = self.inner.read();
         let mut page = Vec::new();
-        let is_due = |entry: &RetainedEntry| {
-            entry.version <= max_version && entry.message.expires_at_ms.is_none_or(|end| end > now_ms)
+        // One that the reader brought out of turn, within a snapshot, comes live to those who have seen this state.
+        let was_there = |node: &Node, entry: &RetainedEntry| {
+            entry.version <= seen.version
+                && (entry.sequence <= seen.applied || node.live_at.is_some_and(|version| version <= seen.version))
+        };
+        let is_due = |node: &Node, entry: &RetainedEntry| {
+            was_there(node, entry) && entry.message.expires_at_ms.is_none_or(|end| end > now_ms)
         };
         let mut place = first_place(filter).to_owned();
         let mut excluded = false;
@@ -116,7 +123,7 @@ impl RetainedIndex {
             for (key, node) in inner.topics.range::<dyn Ordered + '_, _>((from, Bound::Unbounded)) {
                 match judge(filter, &key.0) {
                     Verdict::Match => {
-                        if let Some(entry) = node.entry.as_ref().filter(|entry| is_due(entry)) {
+                        if let Some(entry) = node.entry.as_ref().filter(|entry| is_due(node, entry)) {
                             page.push(Arc::clone(entry));
                             if page.len() == max {
                                 return page;
@@ -165,11 +172,30 @@ impl RetainedIndex {
             return;
         }
         inner.set(sequence, topic, message);
+        inner.mark_live(sequence, topic);
     }
 
-    /// What the reader of the bucket brings, in ascending order within a snapshot and after it.
+    /// One thing that the reader of the bucket brings.
+    #[cfg(test)]
     pub(crate) fn apply(&self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) {
-        self.inner.write().set(sequence, topic, message);
+        self.apply_all([(sequence, topic.clone(), message)], None);
+    }
+
+    /// What the reader of the bucket brings, in ascending order within a snapshot and after it; with the sequence that it
+    /// has reached, when that is known. Nobody sees a part of it.
+    pub(crate) fn apply_all(
+        &self,
+        changes: impl IntoIterator<Item = (u64, TopicName, Option<RetainedMessage>)>,
+        applied: Option<u64>,
+    ) {
+        let mut inner = self.inner.write();
+        for (sequence, topic, message) in changes {
+            inner.set(sequence, &topic, message);
+        }
+        if let Some(applied) = applied {
+            inner.state.applied = inner.state.applied.max(applied);
+            inner.forget_deletions();
+        }
     }
 
     /// The reader has brought everything up to this sequence.
@@ -265,7 +291,19 @@ impl Inner {
             }
             None => return,
         };
-        self.topics.insert(key, Node { sequence, entry, snapshot });
+        self.topics.insert(key, Node { sequence, entry, snapshot, live_at: None });
+    }
+
+    /// The message with this sequence was seen live. From the version that this makes on it is there for those who ask.
+    fn mark_live(&mut self, sequence: u64, topic: &TopicName) {
+        let version = self.state.version + 1;
+        let place: &dyn Ordered = &Place(topic.as_str());
+        if let Some(node) = self.topics.get_mut::<dyn Ordered>(place).filter(|node| node.sequence == sequence)
+            && node.live_at.is_none()
+        {
+            node.live_at = Some(version);
+            self.state.version = version;
+        }
     }
 
     /// Takes a topic out, with all that refers to it.

@@ -4,6 +4,14 @@ use std::collections::HashMap;
 
 use super::*;
 
+/// Everything that the index has.
+const ALL: IndexState = IndexState { applied: u64::MAX, version: u64::MAX };
+
+/// Everything that it had at a version.
+const fn seen(version: u64) -> IndexState {
+    IndexState { applied: u64::MAX, version }
+}
+
 fn topic(text: &str) -> TopicName {
     TopicName::new(text.to_owned()).unwrap()
 }
@@ -25,7 +33,7 @@ fn filled(topics: &[&str]) -> RetainedIndex {
 }
 
 fn matching(index: &RetainedIndex, text: &str) -> Vec<String> {
-    let page = index.page(&filter(text), None, u64::MAX, usize::MAX, 0);
+    let page = index.page(&filter(text), None, ALL, usize::MAX, 0);
     page.iter().map(|entry| entry.topic.as_str().to_owned()).collect()
 }
 
@@ -52,13 +60,13 @@ fn a_page_goes_on_where_the_last_one_ended_and_shows_no_later_version() {
     let version = index.state().version;
     index.apply(5, &topic("t/2"), message("new"));
     index.apply(6, &topic("t/25"), message("new"));
-    let first = index.page(&filter("t/#"), None, version, 2, 0);
+    let first = index.page(&filter("t/#"), None, seen(version), 2, 0);
     assert_eq!(first.iter().map(|e| e.topic.as_str()).collect::<Vec<_>>(), ["t/1", "t/3"]);
-    let rest = index.page(&filter("t/#"), Some(&first[1].topic), version, 2, 0);
+    let rest = index.page(&filter("t/#"), Some(&first[1].topic), seen(version), 2, 0);
     assert_eq!(rest.iter().map(|e| e.topic.as_str()).collect::<Vec<_>>(), ["t/4"]);
-    assert!(index.page(&filter("t/#"), Some(&topic("t/4")), version, 2, 0).is_empty());
-    assert_eq!(index.page(&filter("t/#"), Some(&topic("a")), version, 9, 0).len(), 3);
-    assert!(index.page(&filter("t/#"), Some(&topic("u")), version, 9, 0).is_empty());
+    assert!(index.page(&filter("t/#"), Some(&topic("t/4")), seen(version), 2, 0).is_empty());
+    assert_eq!(index.page(&filter("t/#"), Some(&topic("a")), seen(version), 9, 0).len(), 3);
+    assert!(index.page(&filter("t/#"), Some(&topic("u")), seen(version), 9, 0).is_empty());
 }
 
 #[test]
@@ -88,8 +96,8 @@ fn what_expires_is_not_shown_and_then_removed() {
     let mut ends = message("x").unwrap();
     ends.expires_at_ms = Some(1_000);
     index.apply(1, &topic("t"), Some(ends));
-    assert_eq!(index.page(&filter("t"), None, u64::MAX, 9, 999).len(), 1);
-    assert_eq!(index.page(&filter("t"), None, u64::MAX, 9, 1_000).len(), 0);
+    assert_eq!(index.page(&filter("t"), None, ALL, 9, 999).len(), 1);
+    assert_eq!(index.page(&filter("t"), None, ALL, 9, 1_000).len(), 0);
     index.expire(999);
     assert_eq!(index.len(), 1);
     index.expire(1_000);
@@ -149,7 +157,7 @@ fn random_operations_agree_with_a_naive_model() {
             let mut found = Vec::new();
             let mut after: Option<TopicName> = None;
             loop {
-                let page = index.page(&filter, after.as_ref(), u64::MAX, 3, 0);
+                let page = index.page(&filter, after.as_ref(), ALL, 3, 0);
                 let Some(last) = page.last() else { break };
                 after = Some(last.topic.clone());
                 found.extend(page);
@@ -175,4 +183,18 @@ impl Random {
     fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len() as u64) as usize]
     }
+}
+
+#[test]
+fn who_subscribes_within_a_snapshot_gets_what_comes_out_of_turn_live_and_not_as_retained_as_well() {
+    let index = RetainedIndex::new();
+    index.applied(3);
+    index.begin_snapshot();
+    index.apply(9, &topic("t"), message("new"));
+    let early = index.state();
+    assert!(index.page(&filter("t"), None, early, 9, 0).is_empty(), "it is above 3, so it comes live");
+    // The tail brings it: from now on it will not come live to anybody who subscribes.
+    index.apply_live(9, &topic("t"), message("new"));
+    assert_eq!(index.page(&filter("t"), None, index.state(), 9, 0).len(), 1);
+    assert!(index.page(&filter("t"), None, early, 9, 0).is_empty());
 }

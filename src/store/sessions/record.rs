@@ -18,6 +18,9 @@ pub struct SessionRecord {
     pub client_id: String,
     /// Grows with every connect.
     pub epoch: u64,
+    /// The epoch in which the session began: progress of an older one is not its own.
+    #[serde(default)]
+    pub first_epoch: u64,
     /// The node that the client is, or was last, connected to.
     pub owner: Option<String>,
     /// Whether the client is connected.
@@ -40,6 +43,18 @@ pub struct SessionRecord {
     /// The will that is still to be published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub will: Option<StoredWill>,
+    /// Wills of connections before that are being published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_wills: Vec<LastWill>,
+}
+
+/// The will of a connection that was taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastWill {
+    /// Epoch of the connection.
+    pub epoch: u64,
+    /// The will, being published.
+    pub will: StoredWill,
 }
 
 impl Default for SessionRecord {
@@ -48,6 +63,7 @@ impl Default for SessionRecord {
             version: RECORD_VERSION,
             client_id: String::new(),
             epoch: 0,
+            first_epoch: 0,
             owner: None,
             connected: false,
             since_ms: 0,
@@ -57,6 +73,7 @@ impl Default for SessionRecord {
             disconnected_at_ms: None,
             subscriptions: Vec::new(),
             will: None,
+            last_wills: Vec::new(),
         }
     }
 }

@@ -1,0 +1,159 @@
+//! One connection as a sidecar serves it: a session, its feed, and what is on its way to the client and to JetStream. It
+//! does what the session says and nothing else, as `connection.rs` of the sidecar does.
+
+use std::collections::VecDeque;
+
+use mqtt_codec::{Ack, Packet, QoS, ReasonCode};
+use mqtt_session::{Close, Feed, FeedState, Input, Output, Resend, Session, Time, Token};
+
+use super::client::{delivery, letter};
+use super::log::{Letter, Log, Name};
+use super::witness::Witness;
+
+/// Packets that wait for a client that does not read; above it nothing new is taken for it.
+const OUTPUT_LOW: usize = 3;
+
+/// A publish on its way to the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Put {
+    pub(crate) token: Token,
+    pub(crate) letter: Letter,
+    pub(crate) name: Option<Name>,
+    /// To be looked for above this sequence first.
+    pub(crate) look_above: Option<u64>,
+}
+
+/// A completion on its way back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub(crate) put: Put,
+    pub(crate) result: Result<ReasonCode, ReasonCode>,
+    pub(crate) since: u64,
+    /// It was in the log already, so it is never sent again.
+    pub(crate) was_found: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: usize,
+    pub(crate) node: usize,
+    pub(crate) epoch: u64,
+    pub(crate) session: Session<u64>,
+    pub(crate) feed: Feed<u64>,
+    pub(crate) to_client: VecDeque<Packet>,
+    pub(crate) from_client: VecDeque<Packet>,
+    pub(crate) puts: VecDeque<Put>,
+    pub(crate) completions: Vec<Completion>,
+    /// When the client went away, which the sidecar sees later.
+    pub(crate) left_at: Option<u64>,
+    /// Nothing happens any more but the last save.
+    pub(crate) is_over: bool,
+    pub(crate) is_saving: bool,
+    pub(crate) close: Option<Close>,
+    /// In flight at most: the window, or what the last connection left.
+    pub(crate) in_flight_max: usize,
+}
+
+impl Connection {
+    pub(crate) fn tell(&mut self, input: Input<u64>) {
+        let mut outputs = Vec::new();
+        self.session.handle(Time(0), input, &mut outputs);
+        for output in outputs {
+            assert_eq!(self.close, None, "something follows the end: {output:?}");
+            match output {
+                Output::Send(packet) => self.to_client.push_back(packet),
+                Output::Transmit(qos, id, sequence) => self.to_client.push_back(delivery(qos, id, sequence, false)),
+                Output::Publish(publication) => self.puts.push_back(Put {
+                    token: publication.token.unwrap(),
+                    letter: letter(&publication),
+                    name: publication.once.map(|once| (self.client, once.message)),
+                    look_above: publication.once.and_then(|once| once.maybe_above),
+                }),
+                Output::Close(close) => {
+                    self.close = Some(close);
+                    self.is_over = true;
+                }
+                Output::Subscribe(_) | Output::Unsubscribe(_) => panic!("nobody subscribed"),
+            }
+        }
+        self.check_limits();
+    }
+
+    fn check_limits(&self) {
+        let waiting = self.puts.len() + self.completions.len();
+        assert!(waiting <= usize::from(self.session.parameters().receive_maximum), "{waiting} publishes wait");
+        let in_flight = self.session.progress().1.in_flight.len();
+        assert!(in_flight <= self.in_flight_max, "{in_flight} in flight, {} allowed", self.in_flight_max);
+    }
+
+    /// Handles the next packet of the client, if the session takes one.
+    pub(crate) fn read(&mut self) {
+        if self.session.takes_packets()
+            && let Some(packet) = self.from_client.pop_front()
+        {
+            self.tell(Input::Packet(packet));
+        }
+    }
+
+    /// Sends what may be sent: first what is to be repeated, then what the feed has.
+    pub(crate) fn fill(&mut self, log: &Log, qos_of: impl Fn(&Letter) -> QoS, witness: &mut Witness) {
+        while self.to_client.len() < OUTPUT_LOW && !self.is_over {
+            if let Some(resend) = self.session.next_resend() {
+                self.resend(resend, log, witness);
+            } else if self.session.window_room() > 0
+                && let Some((sequence, message)) = self.feed.pop()
+            {
+                assert_eq!(sequence, message);
+                witness.sends(self.client, self.epoch, sequence);
+                let qos = qos_of(&log.ever(sequence).unwrap().letter);
+                self.tell(Input::Deliver(qos, sequence, message));
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn resend(&mut self, resend: Resend, log: &Log, witness: &mut Witness) {
+        match resend {
+            Resend::PubRel(id) => self.to_client.push_back(Packet::PubRel(Ack::new(id, ReasonCode::Success))),
+            Resend::Publish(qos, id, sequence) if log.get(sequence).is_some() => {
+                witness.sends(self.client, self.epoch, sequence);
+                self.to_client.push_back(delivery(qos, id, sequence, true));
+            }
+            Resend::Publish(_, id, _) => self.session.forget(id),
+        }
+    }
+
+    /// A live session with nothing queued has read as far as the tail.
+    pub(crate) fn pass_what_is_read(&mut self, tail: u64) {
+        if let FeedState::Live { after } = self.feed.state()
+            && self.feed.is_empty()
+        {
+            self.session.has_read_up_to(after.max(tail));
+        }
+    }
+
+    /// Whether a scan should begin for it.
+    pub(crate) fn wants_scan(&self) -> bool {
+        !self.is_over && matches!(self.feed.state(), FeedState::Behind { .. }) && self.session.window_room() > 0
+    }
+
+    pub(crate) fn is_scanned(&self) -> bool {
+        matches!(self.feed.state(), FeedState::Scanning { .. } | FeedState::Joining { .. })
+    }
+
+    /// Whether nothing is left to do.
+    pub(crate) fn is_idle(&self, last: u64) -> bool {
+        let progress = self.session.progress().1;
+        self.to_client.is_empty()
+            && self.from_client.is_empty()
+            && self.puts.is_empty()
+            && self.completions.is_empty()
+            && self.session.unsaved() == 0
+            && progress.in_flight.is_empty()
+            && progress.received.is_empty()
+            && !self.is_saving
+            && self.feed.is_empty()
+            && matches!(self.feed.state(), FeedState::Live { after } if after <= last)
+    }
+}
