@@ -155,13 +155,16 @@ where
         broker.metrics.connect(ReasonCode::Success);
         broker.metrics.packets(Direction::In, PacketType::Connect, 1);
         broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
+        let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
         let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
+        let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
+        publishing.tells_publisher = tells_publisher;
         Self {
             io,
             decoder,
             version,
             session: Session::new(Time::default(), negotiated.parameters, epoch, &progress),
-            publishing: Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key),
+            publishing,
             broker,
             mailbox,
             filters,

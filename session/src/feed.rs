@@ -325,13 +325,12 @@ mod tests {
         let mut scan: Option<u64> = None;
         let mut f = feed(max);
         let mut got = Vec::new();
-        let matches = |s: u64| s % 3 != 0;
+        let matches = |s: u64| !s.is_multiple_of(3);
         let steps = 2000;
         for step in 0.. {
-            if step > steps && tail == head && scan.is_none() && f.is_empty() {
-                if let FeedState::Live { .. } = f.state() {
-                    break;
-                }
+            let is_live = matches!(f.state(), FeedState::Live { .. });
+            if step > steps && tail == head && scan.is_none() && f.is_empty() && is_live {
+                break;
             }
             assert!(step < 200 * steps, "seed {seed}: it does not end: {:?}", f.state());
             match random(rng) % 8 {

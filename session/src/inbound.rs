@@ -89,7 +89,8 @@ pub(crate) struct Inbound {
 impl Inbound {
     /// What was in flight from the client when its last connection ended.
     pub(crate) fn resume(epoch: u64, received: &[ReceivedState]) -> Self {
-        let recorded = |r: &ReceivedState| (r.packet_id, Qos2 { stage: Stage::Recorded, message: r.message, after: r.after });
+        let recorded =
+            |r: &ReceivedState| (r.packet_id, Qos2 { stage: Stage::Recorded, message: r.message, after: r.after });
         Self {
             epoch,
             next_number: 0,

@@ -45,8 +45,10 @@ pub struct Parameters {
     pub client_max_packet_size: u32,
     /// The session expiry that the client asked for, in seconds.
     pub asked_session_expiry_s: u32,
-    /// How long the session outlives the connection, in seconds.
+    /// How long the session outlives the connection, in seconds. DISCONNECT can change it.
     pub session_expiry_s: u32,
+    /// The longest that DISCONNECT can change it to.
+    pub max_session_expiry_s: u32,
     /// The client said Request Problem Information 0: no reason strings or user properties but in PUBLISH, CONNACK and
     /// DISCONNECT [MQTT-3.1.2-29].
     pub omit_problem_information: bool,
@@ -96,11 +98,16 @@ pub fn negotiate(
         version: connect.version,
         keep_alive_s,
         receive_maximum: limits.receive_maximum.get(),
-        window: connect.properties.receive_maximum.map_or(limits.window.get(), NonZeroU16::get).min(limits.window.get()),
+        window: connect
+            .properties
+            .receive_maximum
+            .map_or(limits.window.get(), NonZeroU16::get)
+            .min(limits.window.get()),
         topic_alias_maximum: if v5 { limits.topic_alias_maximum } else { 0 },
         client_max_packet_size: connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
         asked_session_expiry_s: asked,
         session_expiry_s,
+        max_session_expiry_s: limits.max_session_expiry_s,
         omit_problem_information: connect.properties.request_problem_information == Some(false),
         bridge: connect.bridge,
         strict: limits.strict,

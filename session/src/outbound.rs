@@ -66,7 +66,8 @@ impl Outbound {
         let mut next_id = PacketId(NonZeroU16::MIN);
         for (order, s) in (0..).zip(states) {
             let state = if s.is_released { State::Released(0) } else { State::Sent };
-            in_flight.insert(s.packet_id, InFlight { qos: s.qos, sequence: s.sequence, order, state, is_active: false });
+            in_flight
+                .insert(s.packet_id, InFlight { qos: s.qos, sequence: s.sequence, order, state, is_active: false });
             next_id = successor(s.packet_id);
         }
         Self {

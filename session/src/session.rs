@@ -276,15 +276,17 @@ impl<M> Session<M> {
             Packet::PubAck(a) => self.outbound.puback(a.packet_id, &mut self.durability),
             Packet::PubRec(a) => {
                 let version = self.parameters.version;
-                if let Some((needs, packet)) = self.outbound.pubrec(a.packet_id, a.reason, version, &mut self.durability) {
+                if let Some((needs, packet)) =
+                    self.outbound.pubrec(a.packet_id, a.reason, version, &mut self.durability)
+                {
                     self.hold(needs, Output::Send(packet), out);
                 }
             }
             Packet::PubRel(a) => {
-                let before = self.durability.version();
                 let packet = self.inbound.pubrel(a.packet_id, &mut self.durability);
-                let after = self.durability.version();
-                self.hold(if after > before { after } else { 0 }, Output::Send(packet), out);
+                // PUBCOMP lets the client use the packet id again, so that it was released is saved before; also when it
+                // is not this PUBREL that released it, but one before it that is not saved yet.
+                self.hold(self.durability.version(), Output::Send(packet), out);
             }
             Packet::PubComp(a) => self.outbound.pubcomp(a.packet_id, &mut self.durability),
             Packet::Subscribe(subscribe) => self.subscribe(subscribe, out),
@@ -295,11 +297,9 @@ impl<M> Session<M> {
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect, out),
             Packet::Auth(auth) => self.auth(&auth, out),
             // [MQTT-3.1.0-2] and packets that only a server sends.
-            Packet::Connect(_)
-            | Packet::ConnAck(_)
-            | Packet::SubAck(_)
-            | Packet::UnsubAck(_)
-            | Packet::PingResp => self.close(ReasonCode::ProtocolError, out),
+            Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.close(ReasonCode::ProtocolError, out)
+            }
         }
     }
 
@@ -355,8 +355,8 @@ impl<M> Session<M> {
 
     /// Lets happen what waited for what is saved now.
     fn let_go(&mut self, out: &mut Vec<Output<M>>) {
-        while let Some(held) = self.held.pop_front_if(|held| self.durability.permits(held.needs)) {
-            out.push(held.output);
+        while self.held.front().is_some_and(|held| self.durability.permits(held.needs)) {
+            out.extend(self.held.pop_front().map(|held| held.output));
         }
     }
 
@@ -397,6 +397,9 @@ impl<M> Session<M> {
         // A session that was to end with its connection cannot be given an expiry now [MQTT 5, 3.14.2.2.2].
         if self.parameters.asked_session_expiry_s == 0 && disconnect.session_expiry_interval_s.is_some_and(|s| s > 0) {
             return self.close(ReasonCode::ProtocolError, out);
+        }
+        if let Some(s) = disconnect.session_expiry_interval_s {
+            self.parameters.session_expiry_s = s.min(self.parameters.max_session_expiry_s);
         }
         self.is_closed = true;
         let with_will = disconnect.reason != ReasonCode::Success;

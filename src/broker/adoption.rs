@@ -118,7 +118,8 @@ impl Broker {
         Ok(adopted)
     }
 
-    async fn adopt(self: &Arc<Self>, mut record: SessionRecord, mut sequence: u64) -> Result<(), WriteError> {
+    /// Puts one session in order whose connection is gone.
+    pub(super) async fn adopt(self: &Arc<Self>, mut record: SessionRecord, mut sequence: u64) -> Result<(), WriteError> {
         let sessions = self.store.sessions();
         if std::mem::take(&mut record.connected) {
             record.disconnected_at_ms = Some(now_ms());
@@ -129,6 +130,11 @@ impl Broker {
         }
         record.owner = self.node().filter(|_| record.will.is_some() || !record.last_wills.is_empty()).map(|n| n.to_string());
         sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
+        if record.expiry_s > 0
+            && let Ok(Some(progress)) = sessions.load_progress(&record.client_id).await
+        {
+            sessions.put_progress(&record.client_id, &progress, sequence, Self::progress_ttl(&record)).await?;
+        }
         for last in std::mem::take(&mut record.last_wills) {
             self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::NodeLost).await;
         }

@@ -29,14 +29,20 @@ use crate::store::{
     LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
 };
 
-/// How long a CONNECT may wait for JetStream.
+/// How long the CONNECT of a session that outlives its connection may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same of one that can do without.
+const PATIENCE_CLEAN: Duration = Duration::from_secs(2);
 
 /// How often a CONNECT tries to become the owner against others that want the same client id.
 const CLAIMS: usize = 50;
 
 /// How long the old owner may take to hand over.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long after a CONNECT that was given up its session is looked at.
+const ABANDON_AFTER: Duration = Duration::from_secs(15);
 
 /// How often it is asked.
 const HANDOVER_REQUESTS: usize = 2;
@@ -116,10 +122,15 @@ impl Broker {
         ));
         self.metrics.session(None, Some(SessionState::Live));
         self.end_local_owner(&mailbox).await;
-        let claimed = match self.node() {
-            Some(node) => tokio::time::timeout(PATIENCE, self.claim(&node, negotiated, connect, peer))
-                .await
-                .unwrap_or_else(|_| Err(Unavailable { reason: "no answer in time".to_owned() })),
+        let patience = if parameters.session_expiry_s > 0 { PATIENCE } else { PATIENCE_CLEAN };
+        let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
+            Some(node) => {
+                let claimed = tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer)).await;
+                if !matches!(claimed, Ok(Ok(_))) {
+                    self.abandon(node, mailbox.client_id.clone());
+                }
+                claimed.unwrap_or_else(|_| Err(Unavailable { reason: "no answer in time".to_owned() }))
+            }
             None => Err(Unavailable { reason: "JetStream is away".to_owned() }),
         };
         match claimed {
@@ -134,6 +145,27 @@ impl Broker {
                 Ok(Attached { mailbox, is_present, epoch, progress, filters: HashSet::new(), owned: None })
             }
         }
+    }
+
+    /// A CONNECT was given up that may have made us the owner: should it have, the session is left as it was found.
+    fn abandon(self: &Arc<Self>, node: Arc<str>, client_id: ByteString) {
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ABANDON_AFTER).await;
+                if broker.registry.find(&client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
+                    return;
+                }
+                let Ok(loaded) = broker.store.sessions().load(&client_id).await else { continue };
+                let Some(record) = loaded.record.filter(|r| r.connected && r.owner.as_deref() == Some(&*node)) else {
+                    return;
+                };
+                match broker.adopt(record, loaded.sequence).await {
+                    Err(WriteError::Unavailable { .. }) => {}
+                    _ => return,
+                }
+            }
+        });
     }
 
     /// Whoever has the client id on this sidecar ends first, and leaves its will and its progress in order.

@@ -119,6 +119,12 @@ impl Broker {
         Ok((record, sequence))
     }
 
+    /// How long the progress of a session that is not connected stays, in seconds: longer than its record.
+    pub(crate) fn progress_ttl(record: &SessionRecord) -> Option<u32> {
+        const LONGER_S: u32 = 60;
+        Self::ttl(record).map(|s| s.saturating_add(LONGER_S))
+    }
+
     /// How long the record of a session that is not connected stays, in seconds.
     pub(crate) fn ttl(record: &SessionRecord) -> Option<u32> {
         if record.connected {

@@ -142,12 +142,13 @@ impl LastWrite<'_> {
         let sessions = self.broker.store().sessions();
         let client_id = owned.record.client_id.clone();
         owned.record.expiry_s = self.expiry_s;
-        if self.expiry_s > 0 {
-            sessions.put_progress(&client_id, &self.progress, owned.sequence, None).await?;
-        }
         let mut record = owned.record();
         record.connected = false;
         record.disconnected_at_ms = Some(now_ms());
+        if self.expiry_s > 0 {
+            let ttl_s = Broker::progress_ttl(&record);
+            sessions.put_progress(&client_id, &self.progress, owned.sequence, ttl_s).await?;
+        }
         let cause = will_cause(self.end);
         let wait = record.will.as_ref().filter(|_| cause.is_some()).map(|will| due(will, self.expiry_s));
         match (wait, cause) {

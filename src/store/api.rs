@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use async_nats::{RequestErrorKind, client::Request};
+use async_nats::client::Request;
+use async_nats::{Message, RequestErrorKind, Subject};
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ pub(crate) enum ApiFailure {
     #[error("no responders on the JetStream API")]
     NoResponders,
     /// No answer in time.
-    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    #[error("no answer in time")]
     TimedOut,
     /// The connection cannot send it, or the answer is not what we know.
     #[error("{0}")]
@@ -157,22 +158,42 @@ pub(crate) struct StoredMessageBody {
 impl Api {
     /// Sends a request and reads the answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, verb: &str, body: impl Into<Bytes>) -> Result<T, ApiFailure> {
-        if !self.link.is_connected() {
-            // Otherwise the request would wait in async-nats and go out after the reconnect, when nobody wants it.
-            return Err(ApiFailure::Other("not connected".to_owned()));
-        }
-        let subject = format!("$JS.API.{verb}");
         let request = Request::new().payload(body.into()).timeout(Some(REQUEST_TIMEOUT));
-        let answer = self.link.client.send_request(subject, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => ApiFailure::NoResponders,
-            RequestErrorKind::TimedOut => ApiFailure::TimedOut,
-            _ => ApiFailure::Other(error.to_string()),
-        })?;
+        let answer = self.request(format!("$JS.API.{verb}").into(), request).await?;
         let failed: Failed = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
         if let Some(error) = failed.error {
             return Err(ApiFailure::Error(error));
         }
         serde_json::from_slice(&answer.payload).map_err(unreadable)
+    }
+
+    /// Sends any request.
+    pub(crate) async fn request(&self, subject: Subject, request: Request) -> Result<Message, ApiFailure> {
+        if !self.link.is_connected() {
+            // Otherwise the request would wait in async-nats and go out after the reconnect, when nobody wants it.
+            return Err(ApiFailure::Other("not connected".to_owned()));
+        }
+        self.link.client.send_request(subject, request).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => ApiFailure::NoResponders,
+            RequestErrorKind::TimedOut => ApiFailure::TimedOut,
+            _ => ApiFailure::Other(error.to_string()),
+        })
+    }
+
+    /// A request, given up when the connection is lost before its answer: async-nats would let it wait until it times out.
+    pub(crate) async fn unless_lost<T>(
+        &self,
+        request: impl Future<Output = Result<T, ApiFailure>>,
+    ) -> Result<T, ApiFailure> {
+        let mut state = self.link.state.clone();
+        let epoch = state.borrow_and_update().epoch;
+        tokio::select! {
+            biased;
+            answer = request => answer,
+            _ = state.wait_for(|state| !state.connected || state.epoch != epoch) => {
+                Err(ApiFailure::Other("the connection was lost".to_owned()))
+            }
+        }
     }
 
     /// State and configuration of a stream, from its leader.

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::client::Request;
-use async_nats::{HeaderMap, RequestErrorKind};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::ack::{ApiError, parse_pub_ack};
-use super::api::{Api, STREAM_NOT_FOUND, StoredMessageBody};
+use super::api::{Api, ApiFailure, STREAM_NOT_FOUND, StoredMessageBody};
 use super::assets::Assets;
 use super::error::{PutError, Unavailable, WriteError};
 use super::headers;
@@ -33,7 +34,7 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// What headers and the protocol add to a payload, generously.
-const OVERHEAD: usize = 4_096;
+const OVERHEAD: usize = 16_384;
 
 /// Names a write.
 const WRITE_ID: &str = "Mqtt-Write";
@@ -104,10 +105,8 @@ pub(crate) enum Content {
 enum Attempt {
     Stored(u64),
     WrongSequence,
-    /// Refused for a reason that passes.
-    Passing(String),
-    /// It may have been stored.
-    Unknown(String),
+    /// There is no answer, and it may have been stored, or it was refused for a reason that passes.
+    Again(String),
     /// Refused for a reason that stays.
     Refused(WriteError),
 }
@@ -142,7 +141,7 @@ impl Bucket {
         loop {
             let read = async {
                 let _permit = self.requests.acquire().await;
-                self.api.last_message(&self.stream, subject).await
+                self.api.unless_lost(self.api.last_message(&self.stream, subject)).await
             };
             let failure = match tokio::time::timeout_at(deadline, read).await {
                 Ok(Ok(stored)) => return stored.map(Last::of_stored).transpose(),
@@ -186,7 +185,7 @@ impl Bucket {
                     },
                 },
                 Attempt::Refused(error) => return Err(error),
-                Attempt::Passing(reason) | Attempt::Unknown(reason) => reason,
+                Attempt::Again(reason) => reason,
             };
             if Instant::now() >= deadline {
                 return Err(WriteError::Unavailable { reason });
@@ -197,35 +196,18 @@ impl Bucket {
 
     async fn attempt(&self, write: &Write<'_>, map: HeaderMap, deadline: Instant) -> Attempt {
         let Ok(Ok(_permit)) = tokio::time::timeout_at(deadline, self.requests.acquire()).await else {
-            return Attempt::Passing("too many requests are waiting".to_owned());
+            return Attempt::Again("too many requests are waiting".to_owned());
         };
-        let link = &self.api.link;
-        let mut state = link.state.clone();
-        let epoch = state.borrow_and_update().epoch;
-        if !link.is_connected() {
-            // It would wait in async-nats and go out after the reconnect, when nobody wants it any more.
-            return Attempt::Passing("not connected".to_owned());
-        }
         let within = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT_WITHIN);
         let request = Request::new().payload(write.payload()).headers(map).timeout(Some(within));
-        let answer = tokio::select! {
-            biased;
-            answer = link.client.send_request(headers::subject(write.subject.clone()), request) => answer,
-            _ = state.wait_for(|state| !state.connected || state.epoch != epoch) => {
-                return Attempt::Unknown("the connection was lost".to_owned());
-            }
-        };
-        let message = match answer {
+        let subject = headers::subject(write.subject.clone());
+        let message = match self.api.unless_lost(self.api.request(subject, request)).await {
             Ok(message) => message,
-            Err(error) => {
-                return match error.kind() {
-                    RequestErrorKind::NoResponders => {
-                        self.make_again_if_gone();
-                        Attempt::Passing("no stream takes it".to_owned())
-                    }
-                    RequestErrorKind::MaxPayloadExceeded => Attempt::Refused(WriteError::TooLarge),
-                    _ => Attempt::Unknown(error.to_string()),
-                };
+            Err(failure) => {
+                if matches!(failure, ApiFailure::NoResponders) {
+                    self.make_again_if_gone();
+                }
+                return Attempt::Again(failure.to_string());
             }
         };
         match parse_pub_ack(&message.payload) {
@@ -233,7 +215,7 @@ impl Bucket {
                 None => Attempt::Stored(ack.seq),
                 Some(error) => refused(&error),
             },
-            None => Attempt::Unknown("an answer of JetStream cannot be read".to_owned()),
+            None => Attempt::Again("an answer of JetStream cannot be read".to_owned()),
         }
     }
 
@@ -277,7 +259,7 @@ fn refused(error: &ApiError) -> Attempt {
     match error.err_code {
         WRONG_LAST_SEQUENCE => Attempt::WrongSequence,
         MESSAGE_TOO_LARGE => Attempt::Refused(WriteError::TooLarge),
-        code if PASSING.contains(&code) => Attempt::Passing(reason()),
+        code if PASSING.contains(&code) => Attempt::Again(reason()),
         _ => Attempt::Refused(WriteError::Unavailable { reason: reason() }),
     }
 }

@@ -99,7 +99,7 @@ impl Log {
     /// When JetStream does not answer.
     pub async fn get(&self, sequence: u64) -> Result<Option<LogEntry>, Unavailable> {
         let Shared { api, stream, prefix, .. } = &*self.shared;
-        let Some(stored) = api.message_at(stream, sequence).await? else { return Ok(None) };
+        let Some(stored) = api.unless_lost(api.message_at(stream, sequence)).await? else { return Ok(None) };
         match LogEntry::of_stored(stored, prefix) {
             Some(entry) => Ok(Some(entry)),
             None => Err(Unavailable::new("an answer of JetStream cannot be read")),
@@ -134,7 +134,8 @@ impl Log {
         loop {
             // Only the leader can say that there is nothing more.
             for _ in 0..FIND_ONE_BY_ONE_MAX {
-                let Some(stored) = api.next_message(stream, position, subject).await? else { return Ok(None) };
+                let next = api.unless_lost(api.next_message(stream, position, subject)).await?;
+                let Some(stored) = next else { return Ok(None) };
                 position = stored.seq + 1;
                 if let Some(entry) = LogEntry::of_stored(stored, prefix).filter(&is_it) {
                     return Ok(Some(entry.sequence));

@@ -109,10 +109,12 @@ impl Sessions {
         self.shared.bucket.write(&Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) }).await
     }
 
-    /// Writes the progress of a client if its record has the sequence `fence`.
+    /// Writes the progress of a client if its record has the sequence `fence`. Writes of one client have to wait for each
+    /// other.
     ///
     /// # Errors
-    /// See [`WriteError`].
+    /// See [`WriteError`]. After `Unavailable` an attempt may still be on its way and arrive after a later write of this
+    /// owner; a new record, whose sequence is the next fence, shuts it out.
     pub async fn put_progress(
         &self,
         client_id: &str,

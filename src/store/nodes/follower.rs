@@ -21,7 +21,7 @@ const MISSING_PAUSE: Duration = Duration::from_millis(500);
 
 /// Is told which nodes come and go. Called synchronously from the follower's task, must not block.
 pub trait NodesSink: Send + Sync {
-    /// A node has taken its lease; again when it has taken it anew (another `boot`).
+    /// A node has taken its lease. When it was alive before with another `boot`, that one is gone.
     fn alive(&self, node: &NodeInfo);
     /// The lease of a node has ended: it expired or was released. Also for nodes whose marker is found at the start.
     fn gone(&self, node: &str);
