@@ -50,8 +50,8 @@ pub use self::options::{
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
-    FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, Loaded, NEVER, ProgressRecord, RECORD_VERSION,
-    LastWill, ReceivedRecord, SessionRecord, Sessions, SessionsSink, StoredSubscription, StoredWill, WillState,
+    FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
+    RECORD_VERSION, ReceivedRecord, SessionRecord, Sessions, SessionsSink, StoredSubscription, StoredWill, WillState,
 };
 
 /// Commands between us and a socket that carries no flood of them.

@@ -26,8 +26,8 @@ use serde::de::DeserializeOwned;
 pub use self::follower::{FollowFrom, Following, Gone, SessionsSink};
 pub(crate) use self::record::instant;
 pub use self::record::{
-    InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord, SessionRecord,
-    StoredSubscription, StoredWill, WillState,
+    InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord,
+    SessionRecord, StoredSubscription, StoredWill, WillState,
 };
 use super::api::{Api, STREAM_NOT_FOUND};
 use super::bucket::{Bucket, Content, Fence, Last, Value, Write};

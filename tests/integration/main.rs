@@ -17,6 +17,7 @@ mod retained;
 mod retained_race;
 mod slow_reader;
 mod store;
+mod store_sessions;
 mod topics;
 mod websocket;
 mod wills;

@@ -1,0 +1,510 @@
+//! What is stored of sessions and nodes, without MQTT: only the owner writes, whoever ends leaves an event, and what is
+//! ambiguous ends right.
+
+mod cluster;
+mod relay;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use futures_util::future::join_all;
+use nats_mqtt::store::{
+    AssetOptions, CoreLimits, CoreMessage, CoreSink, FollowFrom, Gone, InFlightRecord, InFlightRecordState, LeaseState,
+    LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, ProgressRecord, PublisherLimits, PutTarget, RequestError,
+    SessionRecord, SessionsSink, Store, StoreOptions, StoredSubscription, WriteError,
+};
+use proto_map::{Names, SpecOptions, Subject};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use self::relay::Relay;
+use crate::harness::{NatsServer, PATIENCE, eventually, heavy, js_api, stored};
+
+/// Nobody subscribes here.
+struct Deaf;
+
+impl CoreSink for Deaf {
+    fn message(&self, _subscription_id: u64, _message: CoreMessage) {}
+    fn flush(&self) {}
+}
+
+async fn open(url: String) -> Store {
+    open_with(url, 1).await
+}
+
+async fn open_with(url: String, replicas: u8) -> Store {
+    let specs = SpecOptions { log_max_bytes: 1 << 30, ..SpecOptions::default() };
+    let options = StoreOptions {
+        nats: NatsOptions { urls: vec![url], ..NatsOptions::default() },
+        assets: AssetOptions { names: Names::default(), specs, replicas: Some(replicas) },
+        publisher: PublisherLimits::default(),
+        core: CoreLimits::default(),
+        connect_timeout: Some(PATIENCE),
+    };
+    Store::open(options, Arc::new(Deaf)).await.expect("open the store")
+}
+
+fn record(client_id: &str, epoch: u64) -> SessionRecord {
+    let subscription = StoredSubscription { filter: format!("devices/{client_id}/#"), qos: 1, ..Default::default() };
+    SessionRecord {
+        client_id: client_id.to_owned(),
+        epoch,
+        owner: Some("node-a".to_owned()),
+        connected: true,
+        protocol: "5.0".to_owned(),
+        subscriptions: vec![subscription],
+        ..SessionRecord::default()
+    }
+}
+
+fn progress(epoch: u64, cursor: u64) -> ProgressRecord {
+    let in_flight = InFlightRecord { packet_id: 5, sequence: cursor, qos: 2, state: InFlightRecordState::Released };
+    ProgressRecord { epoch, cursor, in_flight: vec![in_flight], ..ProgressRecord::default() }
+}
+
+/// What a follower of sessions was told, as text.
+struct SessionEvents(mpsc::UnboundedSender<String>);
+
+impl SessionsSink for SessionEvents {
+    fn record(&self, _sequence: u64, record: SessionRecord) {
+        let _ = self.0.send(format!("{} {}", record.client_id, record.epoch));
+    }
+
+    fn gone(&self, client_id: &str, _sequence: u64, why: Gone) {
+        let _ = self.0.send(format!("{client_id} {why:?}"));
+    }
+
+    fn caught_up(&self) {
+        let _ = self.0.send("caught up".to_owned());
+    }
+}
+
+/// What a follower of nodes was told, as text.
+struct NodeEvents(mpsc::UnboundedSender<String>);
+
+impl NodesSink for NodeEvents {
+    fn alive(&self, node: &NodeInfo) {
+        let _ = self.0.send(format!("{} alive", node.node));
+    }
+
+    fn gone(&self, node: &str) {
+        let _ = self.0.send(format!("{node} gone"));
+    }
+}
+
+async fn next(events: &mut mpsc::UnboundedReceiver<String>) -> String {
+    tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event in time").expect("the sink lives")
+}
+
+/// Short enough for tests, in the same proportions.
+const TIMES: LeaseTimes =
+    LeaseTimes { ttl_s: 3, refresh_every: Duration::from_millis(1_000), fence_after: Duration::from_millis(2_000) };
+
+async fn becomes_lost(mut state: tokio::sync::watch::Receiver<LeaseState>) -> Duration {
+    let since = Instant::now();
+    let lost = tokio::time::timeout(PATIENCE, state.wait_for(|state| *state == LeaseState::Lost)).await;
+    lost.expect("lost in time").expect("the lease lives");
+    since.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_writes_a_session() {
+    let nats = NatsServer::start();
+    let (a, b) = (open(nats.url()).await, open(nats.url()).await);
+    let id = "pump 7/é";
+    assert_eq!(a.sessions().load(id).await.unwrap(), Loaded::default());
+    let first = a.sessions().put_record(&record(id, 1), 0, None).await.unwrap();
+    assert_eq!(b.sessions().put_record(&record(id, 1), 0, None).await, Err(WriteError::Fenced), "somebody was faster");
+    a.sessions().put_progress(id, &progress(1, 41), first, None).await.unwrap();
+
+    let loaded = b.sessions().load(id).await.unwrap();
+    assert_eq!(loaded, Loaded { record: Some(record(id, 1)), sequence: first });
+    let second = b.sessions().put_record(&record(id, 2), first, None).await.unwrap();
+
+    // The zombie knows only the first record.
+    assert_eq!(a.sessions().put_record(&record(id, 1), first, None).await, Err(WriteError::Fenced));
+    assert_eq!(a.sessions().put_progress(id, &progress(1, 99), first, None).await, Err(WriteError::Fenced));
+    assert_eq!(a.sessions().end(id, first).await, Err(WriteError::Fenced));
+    assert_eq!(b.sessions().load_progress(id).await.unwrap(), Some(progress(1, 41)));
+    b.sessions().put_progress(id, &progress(2, 50), second, None).await.unwrap();
+    b.sessions().put_progress(id, &progress(2, 50), second, None).await.unwrap();
+    assert_eq!(a.sessions().load_progress(id).await.unwrap(), Some(progress(2, 50)));
+
+    // Of many who take it over at once, one does.
+    let takeovers = (0..40_u64).map(|number| {
+        let sessions = if number % 2 == 0 { a.sessions().clone() } else { b.sessions().clone() };
+        async move { sessions.put_record(&record("pump 7/é", 100 + number), second, None).await }
+    });
+    let won: Vec<u64> = join_all(takeovers).await.into_iter().flatten().collect();
+    assert_eq!(won.len(), 1);
+    assert_eq!(a.sessions().load(id).await.unwrap().sequence, won[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_leaves_nothing_but_an_event() {
+    let nats = NatsServer::start();
+    let client = nats.client().await;
+    let store = open(nats.url()).await;
+    let backlog = Names::default().backlog_spec(&SpecOptions { replicas: 1, ..SpecOptions::default() });
+    js_api(&client, &format!("STREAM.CREATE.{}", backlog.name), &backlog.to_json()).await;
+    let backlogged = async |id: &str| {
+        let subject = Names::default().backlog_subject(id).unwrap().to_string();
+        client.request(subject, "owed".into()).await.unwrap();
+    };
+    let (tx, mut events) = mpsc::unbounded_channel();
+    let _following = store.sessions().follow(FollowFrom::Everything, Arc::new(SessionEvents(tx)));
+    assert_eq!(next(&mut events).await, "caught up");
+
+    let sessions = store.sessions();
+    let fence = sessions.put_record(&record("ends", 1), 0, None).await.unwrap();
+    sessions.put_progress("ends", &progress(1, 7), fence, None).await.unwrap();
+    backlogged("ends").await;
+    backlogged("stays").await;
+    sessions.end("ends", fence).await.unwrap();
+    // A bucket keeps the last message of a key, so what was before it may not be seen.
+    while next(&mut events).await != "ends Cleaned" {}
+    let after = sessions.load("ends").await.unwrap();
+    assert_eq!(after.record, None);
+    assert!(after.sequence > fence);
+    assert_eq!(sessions.load_progress("ends").await.unwrap(), None);
+    assert_eq!(stored(&client, &backlog.name, "").await, 1, "the backlog of another session stays");
+    assert_eq!(sessions.put_progress("ends", &progress(1, 8), fence, None).await, Err(WriteError::Fenced));
+    sessions.clean_up("ends").await.unwrap();
+
+    // The next session begins behind the marker; cleaning up late does not touch it.
+    let fence = sessions.put_record(&record("ends", 2), after.sequence, None).await.unwrap();
+    sessions.put_progress("ends", &progress(2, 9), fence, None).await.unwrap();
+    sessions.clean_up("ends").await.unwrap();
+    assert_eq!(sessions.load_progress("ends").await.unwrap(), Some(progress(2, 9)));
+    assert_eq!(next(&mut events).await, "ends 2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_expires_is_seen_and_cleaned_up() {
+    let nats = NatsServer::start();
+    let client = nats.client().await;
+    let store = open(nats.url()).await;
+    let sessions = store.sessions();
+    let (tx, mut events) = mpsc::unbounded_channel();
+    let _following = sessions.follow(FollowFrom::Now, Arc::new(SessionEvents(tx)));
+    assert_eq!(next(&mut events).await, "caught up");
+    let fence = sessions.put_record(&record("short", 1), 0, Some(1)).await.unwrap();
+    sessions.put_progress("short", &progress(1, 7), fence, None).await.unwrap();
+    assert_eq!(next(&mut events).await, "short 1");
+    assert_eq!(next(&mut events).await, "short Expired");
+    let loaded = sessions.load("short").await.unwrap();
+    assert_eq!(loaded.record, None);
+    assert!(loaded.sequence > fence, "the marker's sequence");
+    assert_eq!(sessions.put_progress("short", &progress(1, 8), fence, None).await, Err(WriteError::Fenced));
+    assert!(sessions.load_progress("short").await.unwrap().is_some());
+    sessions.clean_up("short").await.unwrap();
+    sessions.clean_up("short").await.unwrap();
+    assert_eq!(sessions.load_progress("short").await.unwrap(), None);
+    assert_eq!(next(&mut events).await, "short Cleaned");
+    let loaded = sessions.load("short").await.unwrap();
+    sessions.put_record(&record("short", 2), loaded.sequence, None).await.unwrap();
+
+    // By hand, as an operator does; and what cannot be read is no session.
+    client.publish("$KV.MQTT_sessions.odd", "not json".into()).await.unwrap();
+    eventually("the odd record is there", async || sessions.load("odd").await.unwrap().sequence > 0).await;
+    let odd = sessions.load("odd").await.unwrap();
+    assert_eq!(odd.record, None);
+    sessions.put_record(&record("odd", 1), odd.sequence, None).await.unwrap();
+    let ids: HashSet<String> = sessions.all().await.unwrap().into_iter().map(|(_, record)| record.client_id).collect();
+    assert_eq!(ids, HashSet::from(["short".to_owned(), "odd".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_whose_acknowledgement_is_lost_end_right() {
+    let nats = NatsServer::start();
+    let relay = Relay::start(nats.url()).await;
+    let (near, far) = (open(nats.url()).await, open(relay.url()).await);
+    let fence = far.sessions().put_record(&record("x", 1), 0, None).await.unwrap();
+
+    // It arrives, the acknowledgement does not, and the connection breaks.
+    relay.mute(true);
+    let put = tokio::spawn({
+        let sessions = far.sessions().clone();
+        async move { sessions.put_record(&record("x", 2), fence, None).await }
+    });
+    eventually("the record arrives", async || near.sessions().load("x").await.unwrap().sequence > fence).await;
+    relay.cut();
+    let sequence = put.await.unwrap().unwrap();
+    assert_eq!(near.sessions().load("x").await.unwrap(), Loaded { record: Some(record("x", 2)), sequence });
+
+    // The same, and somebody takes over before we can look.
+    relay.mute(true);
+    let put = tokio::spawn({
+        let sessions = far.sessions().clone();
+        async move { sessions.put_record(&record("x", 3), sequence, None).await }
+    });
+    eventually("the record arrives", async || near.sessions().load("x").await.unwrap().sequence > sequence).await;
+    let theirs = near.sessions().load("x").await.unwrap().sequence;
+    near.sessions().put_record(&record("x", 4), theirs, None).await.unwrap();
+    relay.cut();
+    assert_eq!(put.await.unwrap(), Err(WriteError::Fenced));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_among_writes_loses_none_and_repeats_none() {
+    let mut nats = NatsServer::start();
+    let store = open(nats.url()).await;
+    for round in 1..=3_u64 {
+        let puts: Vec<_> = (0..400)
+            .map(|number| {
+                let sessions = store.sessions().clone();
+                tokio::spawn(async move {
+                    let id = format!("c{number}");
+                    let loaded = sessions.load(&id).await.unwrap();
+                    let fence = sessions.put_record(&record(&id, round), loaded.sequence, None).await.unwrap();
+                    sessions.put_progress(&id, &progress(round, 1), fence, None).await.unwrap();
+                    (id, fence)
+                })
+            })
+            .collect();
+        // Somewhere among them, earlier in each round.
+        tokio::time::sleep(Duration::from_millis(24 / round)).await;
+        nats.kill();
+        nats.restart();
+        for put in puts {
+            let (id, fence) = put.await.unwrap();
+            let expected = Loaded { record: Some(record(&id, round)), sequence: fence };
+            assert_eq!(store.sessions().load(&id).await.unwrap(), expected, "{id} in round {round}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_sessions_are_written_beside_each_other() {
+    const COUNT: u32 = 5_000;
+    let _turn = heavy().await;
+    let nats = NatsServer::start();
+    let store = open(nats.url()).await;
+    let rate =
+        |what: &str, since: Instant| println!("{what}: {:.0}/s", f64::from(COUNT) / since.elapsed().as_secs_f64());
+    let ids: Arc<Vec<String>> = Arc::new((0..COUNT).map(|number| format!("device-{number}")).collect());
+
+    let since = Instant::now();
+    let connects = (0..COUNT as usize).map(|number| {
+        let (sessions, ids) = (store.sessions().clone(), Arc::clone(&ids));
+        tokio::spawn(async move {
+            let loaded = sessions.load(&ids[number]).await.unwrap();
+            sessions.put_record(&record(&ids[number], 1), loaded.sequence, None).await.unwrap()
+        })
+    });
+    let fences: Vec<u64> = join_all(connects).await.into_iter().map(|fence| fence.unwrap()).collect();
+    rate("load and put_record", since);
+
+    let since = Instant::now();
+    let puts = ids.iter().zip(&fences).map(|(id, fence)| store.sessions().put_record(record_of(id), *fence, None));
+    let fences: Vec<u64> = join_all(puts).await.into_iter().map(|fence| fence.unwrap()).collect();
+    rate("put_record", since);
+
+    let since = Instant::now();
+    let body = progress(1, 7);
+    let puts = ids.iter().zip(&fences).map(|(id, fence)| store.sessions().put_progress(id, &body, *fence, None));
+    assert!(join_all(puts).await.into_iter().all(|put| put.is_ok()));
+    rate("put_progress", since);
+
+    let since = Instant::now();
+    assert_eq!(store.sessions().all().await.unwrap().len(), COUNT as usize);
+    rate("all", since);
+
+    let since = Instant::now();
+    let ends = ids.iter().zip(&fences).map(|(id, fence)| store.sessions().end(id, *fence));
+    assert!(join_all(ends).await.into_iter().all(|end| end.is_ok()));
+    rate("end", since);
+    assert!(store.sessions().all().await.unwrap().is_empty());
+}
+
+fn record_of(id: &str) -> &'static SessionRecord {
+    Box::leak(Box::new(record(id, 2)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_dies_is_gone_for_the_others() {
+    let nats = NatsServer::start();
+    let (a, b) = (open(nats.url()).await, open(nats.url()).await);
+    let (a, b) = (a.nodes().with_times(TIMES), b.nodes().with_times(TIMES));
+    let (tx, mut events) = mpsc::unbounded_channel();
+    let follower = b.follow(Arc::new(NodeEvents(tx)));
+    let lease = a.acquire("node-a", vec!["10.0.0.1:1883".to_owned()]).await.unwrap();
+    assert_eq!(next(&mut events).await, "node-a alive");
+    assert!(b.is_alive("node-a").await.unwrap());
+    assert!(!b.is_alive("node-b").await.unwrap());
+    assert_eq!(b.alive().await.unwrap(), [lease.info().clone()]);
+
+    // Longer than it lives without refreshes.
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    assert_eq!(*lease.state().borrow(), LeaseState::Held);
+    assert!(events.try_recv().is_err());
+
+    drop(lease);
+    let since = Instant::now();
+    assert_eq!(next(&mut events).await, "node-a gone");
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    assert!(!b.is_alive("node-a").await.unwrap());
+    assert!(follower.alive().borrow().nodes.is_empty());
+
+    // Again, and a clean end; one who comes later still learns of it.
+    let lease = a.acquire("node-a", Vec::new()).await.unwrap();
+    assert_eq!(next(&mut events).await, "node-a alive");
+    lease.release().await;
+    assert_eq!(next(&mut events).await, "node-a gone");
+    let (tx, mut late) = mpsc::unbounded_channel();
+    let follower = a.follow(Arc::new(NodeEvents(tx)));
+    assert_eq!(next(&mut late).await, "node-a gone");
+    let mut alive = follower.alive();
+    alive.wait_for(|alive| alive.is_complete).await.unwrap();
+    assert!(b.alive().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_fences_itself_before_the_others_can_see_it_gone() {
+    let mut nats = NatsServer::start();
+    let relay = Relay::start(nats.url()).await;
+    let (near, far) = (open(nats.url()).await, open(relay.url()).await);
+    let (tx, mut events) = mpsc::unbounded_channel();
+    let _follower = near.nodes().follow(Arc::new(NodeEvents(tx)));
+    let lease = far.nodes().with_times(TIMES).acquire("far", Vec::new()).await.unwrap();
+    assert_eq!(next(&mut events).await, "far alive");
+    // Refreshes arrive, acknowledgements do not: the lease lives, and the holder cannot know.
+    relay.mute(true);
+    let lost = becomes_lost(lease.state()).await;
+    assert!(lost <= TIMES.fence_after + Duration::from_millis(500), "{lost:?}");
+    assert!(near.nodes().is_alive("far").await.unwrap());
+    assert_eq!(next(&mut events).await, "far gone");
+    relay.cut();
+    drop(lease);
+
+    // The server is away for a moment that a lease survives, and then for longer.
+    let lease = near.nodes().with_times(TIMES).acquire("near", Vec::new()).await.unwrap();
+    nats.kill();
+    nats.restart();
+    tokio::time::sleep(TIMES.fence_after + Duration::from_millis(500)).await;
+    assert_eq!(*lease.state().borrow(), LeaseState::Held);
+    nats.kill();
+    becomes_lost(lease.state()).await;
+    nats.restart();
+    eventually("it takes its lease again", async || near.nodes().acquire("near", Vec::new()).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_somebody_takes_over_is_lost() {
+    let nats = NatsServer::start();
+    let (a, b) = (open(nats.url()).await, open(nats.url()).await);
+    let first = a.nodes().with_times(TIMES).acquire("same", Vec::new()).await.unwrap();
+    let second = b.nodes().with_times(TIMES).acquire("same", Vec::new()).await.unwrap();
+    becomes_lost(first.state()).await;
+    assert_ne!(first.info().boot, second.info().boot);
+    first.release().await;
+    assert!(a.nodes().is_alive("same").await.unwrap(), "the loser does not end it");
+    assert_eq!(*second.state().borrow(), LeaseState::Held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_candidate_leads_and_another_follows_it() {
+    let nats = NatsServer::start();
+    let (a, b) = (open(nats.url()).await, open(nats.url()).await);
+    let candidacy = |store: &Store| store.nodes().with_times(TIMES).lead("backlog");
+    let leads = async |candidacy: &nats_mqtt::store::Candidacy| {
+        let mut term = candidacy.term();
+        let term = tokio::time::timeout(PATIENCE, term.wait_for(Option::is_some)).await;
+        term.expect("elected in time").unwrap().unwrap()
+    };
+    let first = candidacy(&a);
+    let first_term = leads(&first).await;
+    let second = candidacy(&b);
+    // Another election is another matter, and no node.
+    let other = b.nodes().with_times(TIMES).lead("sweep");
+    leads(&other).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(*second.term().borrow(), None);
+    assert_eq!(*first.term().borrow(), Some(first_term));
+    assert!(a.nodes().alive().await.unwrap().is_empty());
+
+    drop(first);
+    let second_term = leads(&second).await;
+    assert!(second_term > first_term);
+    let third = candidacy(&a);
+    let since = Instant::now();
+    second.resign().await;
+    assert!(leads(&third).await > second_term);
+    assert!(since.elapsed() < Duration::from_secs(2), "a lead that is given up is taken at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_log_are_found_by_sequence_and_by_id() {
+    let nats = NatsServer::start();
+    let client = nats.client().await;
+    let store = open(nats.url()).await;
+    let names = Names::default();
+    let subject = |text: &str| names.log_subject(&Subject::new(text).unwrap());
+    let put = async |at: &str, id: String| {
+        let headers = vec![(ByteString::from_static("Nats-Msg-Id"), ByteString::from(id))];
+        let target = PutTarget::Log(subject(at));
+        store.publisher().put(target, headers, Bytes::from_static(b"x"), None).await.unwrap().sequence
+    };
+    let mut sequences = Vec::new();
+    for number in 0..300 {
+        sequences.push(put("busy", format!("c.1.{number}")).await);
+        put("quiet", format!("q.1.{number}")).await;
+    }
+    let log = store.log();
+    let quiet = subject("quiet");
+    let busy = subject("busy");
+    for number in [0, 1, 40, 299] {
+        let found = log.find(&busy, 0, &format!("c.1.{number}")).await.unwrap();
+        assert_eq!(found, Some(sequences[number]), "{number}");
+    }
+    assert_eq!(log.find(&busy, sequences[7], "c.1.7").await.unwrap(), None, "it is not above itself");
+    assert_eq!(log.find(&busy, sequences[6], "c.1.7").await.unwrap(), Some(sequences[7]));
+    assert_eq!(log.find(&quiet, 0, "c.1.7").await.unwrap(), None, "another subject");
+    assert_eq!(log.find(&busy, 1_000_000, "c.1.7").await.unwrap(), None);
+    let odd = subject("a.\"b\"");
+    assert_eq!(log.find(&odd, 0, "c.1.7").await.unwrap(), None);
+
+    js_api(&client, "STREAM.MSG.DELETE.MQTT_log", &json!({ "seq": sequences[1], "no_erase": true })).await;
+    assert_eq!(log.get(sequences[1]).await.unwrap(), None);
+    assert_eq!(log.get(1_000_000).await.unwrap(), None);
+    assert_eq!(log.get(sequences[2]).await.unwrap().unwrap().subject(), "busy");
+    let since = Instant::now();
+    let got: Vec<u64> = log.get_many(&sequences).await.unwrap().iter().map(|entry| entry.sequence).collect();
+    println!("get_many of {}: {:?}", sequences.len(), since.elapsed());
+    sequences.remove(1);
+    assert_eq!(got, sequences);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_ask_each_other() {
+    let nats = NatsServer::start();
+    let (a, b) = (open(nats.url()).await, open(nats.url()).await);
+    let patience = Duration::from_secs(5);
+    let subject = Names::default().node_subject("node-b").unwrap();
+    assert_eq!(a.core().request(&subject, Bytes::new(), patience).await, Err(RequestError::Nobody));
+    let served = b
+        .core()
+        .serve(&subject, |question: Bytes| async move {
+            let is_heard = !question.is_empty();
+            is_heard.then(|| [question.as_ref(), b" heard"].concat().into())
+        })
+        .await
+        .unwrap();
+    let questions = (0..1_000).map(|number| {
+        let (core, subject) = (a.core().clone(), subject.clone());
+        async move { core.request(&subject, format!("{number}").into(), patience).await }
+    });
+    for (number, answer) in join_all(questions).await.into_iter().enumerate() {
+        assert_eq!(answer.unwrap(), format!("{number} heard"));
+    }
+    let silence = a.core().request(&subject, Bytes::new(), Duration::from_millis(200)).await;
+    assert_eq!(silence, Err(RequestError::TimedOut));
+    drop(served);
+    eventually("it is not served any more", async || {
+        a.core().request(&subject, "1".into(), patience).await == Err(RequestError::Nobody)
+    })
+    .await;
+}
