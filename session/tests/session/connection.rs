@@ -65,7 +65,10 @@ fn disconnect_ends_the_connection_without_the_will_unless_it_says_so() {
 fn mqtt_3_14_2_2_an_expiry_cannot_be_given_to_a_session_that_asked_for_none() {
     check(V5, "> DISCONNECT expiry=1; < close 0x82");
     check(V5, "> DISCONNECT expiry=0; < close client");
-    check(V5.durable(), "> DISCONNECT expiry=1; < close client");
+    check(V5.durable(), "= expiry 3600; > DISCONNECT expiry=1; < close client; = expiry 1");
+    check(V5.durable(), "> DISCONNECT; < close client; = expiry 3600");
+    check(V5.durable(), "> DISCONNECT expiry=0; < close client; = expiry 0");
+    check(V5.durable(), "> DISCONNECT expiry=4294967295; < close client; = expiry 7200");
 }
 
 #[test]

@@ -28,7 +28,10 @@ fn a_puback_with_an_error_ends_qos_1_all_the_same() {
 
 #[test]
 fn mqtt_4_3_3_4_a_pubrec_with_an_error_ends_the_delivery() {
-    check(V5, "deliver q2 1; < send q2 1 #1; > PUBREC 1 0x97; < nothing; = in_flight; = room 100; > PUBCOMP 1; = unknown 1");
+    check(
+        V5,
+        "deliver q2 1; < send q2 1 #1; > PUBREC 1 0x97; < nothing; = in_flight; = room 100; > PUBCOMP 1; = unknown 1",
+    );
 }
 
 #[test]
@@ -74,7 +77,10 @@ fn packet_ids_wrap_and_skip_those_in_flight() {
 #[test]
 fn a_window_of_all_packet_ids_uses_all_of_them() {
     let all: String = (1..=65535).map(|id| format!("deliver q1 {id}; < send q1 {id} #{id};")).collect();
-    check(V5.window(65535), &format!("{all} = room 0; deliver q1 1; < nothing; > PUBACK 77; = room 1; deliver q1 2; < send q1 77 #2"));
+    check(
+        V5.window(65535),
+        &format!("{all} = room 0; deliver q1 1; < nothing; > PUBACK 77; = room 1; deliver q1 2; < send q1 77 #2"),
+    );
 }
 
 #[test]
@@ -91,7 +97,12 @@ fn mqtt_4_4_0_1_the_next_connection_repeats_in_order_before_anything_new() {
 #[test]
 fn what_is_in_flight_may_be_more_than_the_window_of_the_next_connection() {
     let sent = "deliver q1 1; < send q1 1 #1; deliver q1 2; < send q1 2 #2; deliver q1 3; < send q1 3 #3; deliver q1 4; < send q1 4 #4;";
-    check(V5.durable().window(4), &format!("{sent} = room 0; reconnect; resend; < DUP q1 1 #1; < DUP q1 2 #2; < DUP q1 3 #3; < DUP q1 4 #4; = room 0"));
+    check(
+        V5.durable().window(4),
+        &format!(
+            "{sent} = room 0; reconnect; resend; < DUP q1 1 #1; < DUP q1 2 #2; < DUP q1 3 #3; < DUP q1 4 #4; = room 0"
+        ),
+    );
 }
 
 #[test]

@@ -24,7 +24,10 @@ fn that_it_was_received_is_saved_before_it_is_stored() {
 
 #[test]
 fn qos_1_publishes_wait_for_nothing() {
-    check(V5.durable(), "> PUBLISH q2 id1; > PUBLISH q1 id2; < store 1 q1; stored 1 ok; < nothing; saved; < store 0; stored 0 ok; < PUBREC 1; < PUBACK 2");
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; > PUBLISH q1 id2; < store 1 q1; stored 1 ok; < nothing; saved; < store 0; stored 0 ok; < PUBREC 1; < PUBACK 2",
+    );
 }
 
 #[test]
@@ -65,7 +68,10 @@ fn what_is_saved_is_let_go_in_order() {
 
 #[test]
 fn a_pubrec_that_is_repeated_while_its_pubrel_waits_lets_nothing_out_early() {
-    check(V5.durable(), "deliver q2 5; saved; < send q2 1 #5; > PUBREC 1; > PUBREC 1; < nothing; saved; < PUBREL 1; < PUBREL 1; > PUBREC 1; < PUBREL 1");
+    check(
+        V5.durable(),
+        "deliver q2 5; saved; < send q2 1 #5; > PUBREC 1; > PUBREC 1; < nothing; saved; < PUBREL 1; < PUBREL 1; > PUBREC 1; < PUBREL 1",
+    );
 }
 
 #[test]
@@ -88,7 +94,10 @@ fn after_a_crash_what_was_not_saved_is_read_again() {
 
 #[test]
 fn a_crash_before_a_publish_was_recorded_leaves_nothing_of_it() {
-    check(V5.durable(), "> PUBLISH q2 id1; < nothing; crash; = received; > PUBLISH q2 id1 dup; saved; < store 0 q2 t 8.0");
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; < nothing; crash; = received; > PUBLISH q2 id1 dup; saved; < store 0 q2 t 8.0",
+    );
 }
 
 #[test]
@@ -96,6 +105,17 @@ fn a_crash_before_a_release_was_saved_leaves_the_publish_received() {
     check(
         V5.durable(),
         "> PUBLISH q2 id1; saved; < store 0; stored 0 ok; < PUBREC 1; > PUBREL 1; < nothing; crash; > PUBREL 1; saved; < PUBCOMP 1",
+    );
+}
+
+#[test]
+fn a_pubrel_that_is_repeated_while_its_pubcomp_waits_lets_nothing_out_early() {
+    // Devices of 3.1 repeat PUBREL on a timer. Were the second one answered at once, a crash would leave the packet id
+    // recorded, and the next message with it would be taken for a repetition.
+    check(
+        V311.durable(),
+        "> PUBLISH q2 id1; saved; < store 0; stored 0 ok; < PUBREC 1; > PUBREL 1; > PUBREL 1; < nothing;
+         saved; < PUBCOMP 1; < PUBCOMP 1 0x92; > PUBREL 1; < PUBCOMP 1 0x92",
     );
 }
 
@@ -112,5 +132,8 @@ fn progress_keeps_the_order_of_sending_and_of_arrival() {
 
 #[test]
 fn nothing_that_waits_leaves_after_the_end() {
-    check(V5.durable(), "> PUBLISH q2 id1; deliver q2 5; > DISCONNECT; < close client; saved; < nothing; = received 1:7.0>0; = in_flight 1:q2:#5:sent");
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; deliver q2 5; > DISCONNECT; < close client; saved; < nothing; = received 1:7.0>0; = in_flight 1:q2:#5:sent",
+    );
 }

@@ -31,7 +31,10 @@ fn mqtt_4_6_0_3_pubrecs_leave_in_the_order_of_arrival() {
 
 #[test]
 fn a_completion_that_nobody_waits_for_is_ignored() {
-    check(V5, "stored 0 ok; stored 99 0x97; > PUBLISH q1 id1; < store 0; stored 1 ok; stored 0 ok; < PUBACK 1; stored 0 ok");
+    check(
+        V5,
+        "stored 0 ok; stored 99 0x97; > PUBLISH q1 id1; < store 0; stored 1 ok; stored 0 ok; < PUBACK 1; stored 0 ok",
+    );
 }
 
 #[test]
@@ -129,13 +132,19 @@ fn a_lenient_session_stops_reading_at_the_receive_maximum_and_goes_on() {
          > PUBLISH q1 id3; < store 2; = takes no; stored 0 ok; < PUBACK 1; = takes no; stored 1 ok; < PUBREC 2; = takes yes",
     );
     // A publish that waits until it is recorded counts as well.
-    check(V5.durable().receive_maximum(1), "> PUBLISH q2 id1; = takes no; saved; < store 0; = takes no; stored 0 ok; < PUBREC 1; = takes yes");
+    check(
+        V5.durable().receive_maximum(1),
+        "> PUBLISH q2 id1; = takes no; saved; < store 0; = takes no; stored 0 ok; < PUBREC 1; = takes yes",
+    );
 }
 
 #[test]
 fn mqtt_3_3_4_7_a_strict_session_ends_beyond_the_receive_maximum() {
     check(V5.receive_maximum(1).strict(), "> PUBLISH q1 id1; < store 0; > PUBLISH q1 id2; < close 0x93");
-    check(V5.receive_maximum(1).strict(), "> PUBLISH q1 id1; < store 0; stored 0 ok; < PUBACK 1; > PUBLISH q1 id2; < store 1");
+    check(
+        V5.receive_maximum(1).strict(),
+        "> PUBLISH q1 id1; < store 0; stored 0 ok; < PUBACK 1; > PUBLISH q1 id2; < store 1",
+    );
     // QoS 2 counts until PUBREL is answered; repetitions and QoS 0 do not count.
     check(
         V5.receive_maximum(1).strict(),
@@ -144,7 +153,10 @@ fn mqtt_3_3_4_7_a_strict_session_ends_beyond_the_receive_maximum() {
          > PUBLISH q1 id3; < close 0x93",
     );
     // A failed one does not count any more.
-    check(V5.receive_maximum(1).strict(), "> PUBLISH q2 id1; < store 0; stored 0 0x97; < PUBREC 1 0x97; > PUBLISH q1 id2; < store 1");
+    check(
+        V5.receive_maximum(1).strict(),
+        "> PUBLISH q2 id1; < store 0; stored 0 0x97; < PUBREC 1 0x97; > PUBLISH q1 id2; < store 1",
+    );
 }
 
 #[test]

@@ -13,7 +13,7 @@
 //! reconnect | crash                                 the next connection goes on from the progress now | as it was saved
 //! < PUBACK 1                                        the next output; every output has to be expected
 //! < nothing                                         there is none
-//! = room 3 | = takes no | = save now | = unsaved 2 | = unknown 1 | = deadline 9000 | = cursor 5
+//! = room 3 | = takes no | = save now | = unsaved 2 | = unknown 1 | = deadline 9000 | = cursor 5 | = expiry 60
 //! = in_flight 1:q2:#10:sent 2:q1:#11:sent           = received 9:7.0>100
 //! ```
 //!
@@ -52,6 +52,7 @@ pub(crate) const V5: Given = Given(Parameters {
     client_max_packet_size: u32::MAX,
     asked_session_expiry_s: 0,
     session_expiry_s: 0,
+    max_session_expiry_s: 7200,
     omit_problem_information: false,
     bridge: false,
     strict: false,
@@ -229,6 +230,7 @@ impl Run {
             "takes" => if s.takes_packets() { "yes" } else { "no" }.into(),
             "unsaved" => s.unsaved().to_string(),
             "unknown" => s.unknown_acks().to_string(),
+            "expiry" => s.parameters().session_expiry_s.to_string(),
             "cursor" => progress().cursor.to_string(),
             "deadline" => s.deadline().map_or_else(|| "none".into(), |t| t.0.to_string()),
             "save" => match s.save() {

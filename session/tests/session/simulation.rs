@@ -2,18 +2,31 @@
 //! and a store of progress that keep what they acknowledged, sidecars that do neither. Every step is one event, drawn at
 //! random; faults come in between. Then faults end, and everything that was promised has to be kept.
 //!
-//! `SEED=7` runs one seed, `SEEDS=100000` that many. A seed that fails is printed and becomes a named test.
+//! `SEED=7` runs one seed (`TRACE=1` tells what happens in it), `SEEDS=100000` that many. A seed that fails is printed and becomes a named test.
 //!
 //! - `random`: numbers
 //! - `log`, `store`: JetStream as the sidecar sees it
 //! - `client`: a client to the letter
 //! - `sidecar`: one connection: a session, its feed, and what is on its way
+//! - `reading`: how a sidecar reads the log
+//! - `saving`: how it saves progress
 //! - `world`: the events and the faults
 //! - `witness`: what was promised, and whether it was kept; knows nothing of the engine
+
+/// Tells what happens, for whoever looks at one seed with `TRACE=1`.
+macro_rules! trace {
+    ($world:expr, $($arguments:tt)+) => {
+        if $world.is_traced {
+            eprintln!("{:5} {}", $world.step, format_args!($($arguments)+));
+        }
+    };
+}
 
 mod client;
 mod log;
 mod random;
+mod reading;
+mod saving;
 mod sidecar;
 mod store;
 mod witness;
@@ -32,7 +45,13 @@ fn run(seed: u64) {
 /// Runs them all and names those that fail.
 fn run_all(seeds: std::ops::Range<u64>) {
     let failed: Vec<u64> = seeds.filter(|seed| std::panic::catch_unwind(|| run(*seed)).is_err()).collect();
-    assert!(failed.is_empty(), "{} seeds fail; try SEED={}: {:?}", failed.len(), failed[0], &failed[..failed.len().min(20)]);
+    assert!(
+        failed.is_empty(),
+        "{} seeds fail; try SEED={}: {:?}",
+        failed.len(),
+        failed[0],
+        &failed[..failed.len().min(20)]
+    );
 }
 
 #[test]

@@ -188,7 +188,10 @@ impl Client {
 
     fn ended(&mut self, ack: &Ack, qos: QoS, state: State, witness: &mut Witness) {
         let is_it = |o: &Outgoing| {
-            o.id == ack.packet_id && o.letter.qos == qos && o.state == state && (o.is_active || state == State::Released)
+            o.id == ack.packet_id
+                && o.letter.qos == qos
+                && o.state == state
+                && (o.is_active || state == State::Released)
         };
         let at = self.outgoing.iter().position(is_it);
         let at = at.unwrap_or_else(|| panic!("client {}: {ack:?} for nothing", self.index));

@@ -142,18 +142,14 @@ impl Connection {
         matches!(self.feed.state(), FeedState::Scanning { .. } | FeedState::Joining { .. })
     }
 
-    /// Whether nothing is left to do.
-    pub(crate) fn is_idle(&self, last: u64) -> bool {
-        let progress = self.session.progress().1;
-        self.to_client.is_empty()
-            && self.from_client.is_empty()
-            && self.puts.is_empty()
-            && self.completions.is_empty()
+    /// Whether nothing is on its way to or from the client.
+    pub(crate) fn is_idle(&self) -> bool {
+        let on_its_way = [self.to_client.len(), self.from_client.len(), self.puts.len(), self.completions.len()];
+        on_its_way == [0; 4]
+            && self.session.progress().1.in_flight.is_empty()
             && self.session.unsaved() == 0
-            && progress.in_flight.is_empty()
-            && progress.received.is_empty()
             && !self.is_saving
             && self.feed.is_empty()
-            && matches!(self.feed.state(), FeedState::Live { after } if after <= last)
+            && matches!(self.feed.state(), FeedState::Live { .. })
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mqtt_codec::{Disconnect, Packet, QoS, ReasonCode, Version};
-use mqtt_session::{Close, Feed, FeedState, Input, Parameters, Progress, Save, Session, Time};
+use mqtt_session::{Close, Feed, Input, Parameters, Session, Time};
 
 use super::client::{Character, Client};
 use super::log::Log;
 use super::random::Random;
+use super::reading::Node;
+use super::saving::Saving;
 use super::sidecar::{Completion, Connection, Put};
 use super::store::Store;
 use super::witness::Witness;
@@ -24,16 +26,13 @@ const SENT_AGAIN_WITHIN: u64 = 600;
 /// When everything should have come to rest after the faults.
 const REST: u64 = 100_000;
 
-/// A scan this near to the tail joins it.
-const NEAR: u64 = 2;
-
 /// What a run is like.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     characters: Vec<Character>,
     nodes: usize,
-    feed_max: usize,
-    steps: u64,
+    pub(super) feed_max: usize,
+    pub(super) steps: u64,
     /// A fault once in so many steps.
     fault: usize,
     /// The log refuses messages, and the store sometimes does not know whether it did.
@@ -69,58 +68,24 @@ impl Config {
     }
 }
 
-/// Tells what happens, for whoever looks at one seed with `TRACE=1`.
-macro_rules! trace {
-    ($world:expr, $($arguments:tt)+) => {
-        if $world.is_traced {
-            eprintln!("{:5} {}", $world.step, format_args!($($arguments)+));
-        }
-    };
-}
-
-/// A progress on its way to the store.
-#[derive(Debug)]
-struct Saving {
-    connection: u64,
-    client: usize,
-    epoch: u64,
-    version: u64,
-    progress: Progress,
-    is_last: bool,
-    was_taken: Option<bool>,
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    tail: u64,
-    waiting: Vec<u64>,
-    scan: Option<Scan>,
-}
-
-#[derive(Debug)]
-struct Scan {
-    at: u64,
-    readers: Vec<u64>,
-}
-
 pub(crate) struct World {
-    config: Config,
-    random: Random,
-    step: u64,
-    log: Log,
-    store: Store,
-    nodes: Vec<Node>,
-    clients: Vec<Client>,
+    pub(super) config: Config,
+    pub(super) random: Random,
+    pub(super) step: u64,
+    pub(super) log: Log,
+    pub(super) store: Store,
+    pub(super) nodes: Vec<Node>,
+    pub(super) clients: Vec<Client>,
     /// The connection of each client, as it sees it, and until when it stays away.
     attached: Vec<Option<u64>>,
     away_until: Vec<u64>,
-    connections: BTreeMap<u64, Connection>,
+    pub(super) connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    saves: Vec<Saving>,
+    pub(super) saves: Vec<Saving>,
     /// What connections that are gone have sent to the log, and when they went.
     strays: Vec<(u64, VecDeque<Put>)>,
-    witness: Witness,
-    is_traced: bool,
+    pub(super) witness: Witness,
+    pub(super) is_traced: bool,
 }
 
 impl World {
@@ -157,7 +122,9 @@ impl World {
             self.advance();
             assert!(self.step < end, "it does not come to rest: {:#?}", self.connections);
         }
-        self.witness.check_log(&self.log, !self.config.is_refusing);
+        // Where every message is taken, those of one session are in the log as it published them.
+        let is_ordered = |i: usize| !self.config.is_refusing && self.config.characters[i].is_durable;
+        self.witness.check_log(&self.log, is_ordered);
         for client in &self.clients {
             self.witness.check_reader(client.index, |letter| client.wants(letter), &self.log);
         }
@@ -174,9 +141,14 @@ impl World {
             && self.connections.len() == self.clients.len()
             && self.saves.is_empty()
             && self.strays.is_empty()
-            && self.connections.values().all(|c| {
-                !c.is_over && c.is_idle(self.log.last()) && self.nodes[c.node].tail == self.log.last()
-            })
+            && self.connections.values().all(|c| self.is_idle(c))
+    }
+
+    fn is_idle(&self, connection: &Connection) -> bool {
+        let is_at_the_end = self.nodes[connection.node].tail == self.log.last();
+        // What was refused may stay recorded until its packet id is used again.
+        let is_done = self.config.is_refusing || connection.session.progress().1.received.is_empty();
+        !connection.is_over && is_at_the_end && is_done && connection.is_idle()
     }
 
     fn advance(&mut self) {
@@ -198,7 +170,7 @@ impl World {
         self.sweep();
     }
 
-    /// A connection at random that is not over.
+    /// Acts on a connection at random that is not over.
     fn with_connection(&mut self, act: impl FnOnce(&mut Connection, &mut Self)) {
         let Some(id) = self.some_connection() else { return };
         if let Some(mut connection) = self.connections.remove(&id) {
@@ -209,7 +181,7 @@ impl World {
         }
     }
 
-    fn some_connection(&mut self) -> Option<u64> {
+    pub(super) fn some_connection(&mut self) -> Option<u64> {
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         (!ids.is_empty()).then(|| ids[self.random.below(ids.len())])
     }
@@ -319,6 +291,7 @@ impl World {
             client_max_packet_size: u32::MAX,
             asked_session_expiry_s: expiry,
             session_expiry_s: expiry,
+            max_session_expiry_s: expiry,
             omit_problem_information: false,
             bridge: false,
             strict: self.random.once_in(2),
@@ -326,7 +299,7 @@ impl World {
     }
 
     /// Takes a connection out of the world; what it has sent to the log is still on its way.
-    fn remove(&mut self, id: u64) -> Connection {
+    pub(super) fn remove(&mut self, id: u64) -> Connection {
         let mut connection = self.connections.remove(&id).unwrap();
         self.strays.push((self.step, std::mem::take(&mut connection.puts)));
         connection
@@ -360,8 +333,12 @@ impl World {
 
     /// The log says no, or nobody knows what it said.
     fn refuse(&mut self, put: &Put) -> Result<ReasonCode, ReasonCode> {
+        // "No" means that it is not there and never will be.
+        let is_same = |other: &Put| other.name == put.name;
+        let is_stray = self.strays.iter().any(|(_, puts)| puts.iter().any(is_same));
+        let is_there = put.name.is_some_and(|name| self.log.contains(name, 0));
         match self.random.below(3) {
-            0 => return Err(ReasonCode::QuotaExceeded),
+            0 if put.name.is_none() || !(is_stray || is_there) => return Err(ReasonCode::QuotaExceeded),
             1 if put.look_above.is_none() => self.log.append(self.step, put.letter, put.name),
             _ => {}
         }
@@ -377,7 +354,8 @@ impl World {
             let oldest = connection.completions.iter().map(|c| c.since).min();
             let is_recent = oldest.is_some_and(|since| since + SENT_AGAIN_WITHIN > world.step);
             if is_recent && world.random.once_in(30) {
-                let mut puts: Vec<Put> = connection.completions.extract_if(.., |c| !c.was_found).map(|c| c.put).collect();
+                let mut puts: Vec<Put> =
+                    connection.completions.extract_if(.., |c| !c.was_found).map(|c| c.put).collect();
                 puts.extend(connection.puts.drain(..));
                 puts.sort_unstable_by_key(|put| put.token);
                 connection.puts = puts.into();
@@ -385,7 +363,10 @@ impl World {
             }
             let at = world.random.below(connection.completions.len());
             let Completion { put, result, .. } = connection.completions.swap_remove(at);
-            trace!(world, "client {} epoch {}: token {} is told {result:?}", connection.client, connection.epoch, put.token);
+            trace!(
+                world,
+                "client {} epoch {}: token {} is told {result:?}", connection.client, connection.epoch, put.token
+            );
             connection.tell(Input::Stored(put.token, result));
         });
     }
@@ -406,156 +387,6 @@ impl World {
                 self.log.append(self.step, put.letter, put.name);
             }
         }
-    }
-
-    fn begin_save(&mut self) {
-        let Some(id) = self.some_connection() else { return };
-        let tail = self.connections.get(&id).map_or(0, |c| self.nodes[c.node].tail);
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.is_saving || !connection.session.is_durable() {
-            return;
-        }
-        let is_due = match connection.session.save() {
-            Save::Now => true,
-            Save::Lazily => self.step >= self.config.steps || self.random.once_in(8),
-            Save::No => false,
-        };
-        if !is_due && !connection.is_over {
-            return;
-        }
-        connection.pass_what_is_read(tail);
-        let (version, progress) = connection.session.progress();
-        connection.is_saving = true;
-        let (client, epoch, is_last) = (connection.client, connection.epoch, connection.is_over);
-        self.saves.push(Saving { connection: id, client, epoch, version, progress, is_last, was_taken: None });
-    }
-
-    /// A save arrives at the store, or its answer at the sidecar; an answer that is lost makes it arrive again.
-    fn go_on_saving(&mut self) {
-        if self.saves.is_empty() {
-            return;
-        }
-        let at = self.random.below(self.saves.len());
-        let saving = &mut self.saves[at];
-        let Some(was_taken) = saving.was_taken else {
-            let was_taken = self.store.save(saving.client, saving.epoch, &saving.progress);
-            if was_taken && saving.is_last {
-                self.witness.saved_at_end(saving.client, saving.epoch);
-            }
-            trace!(self, "{saving:?} was taken: {was_taken}");
-            saving.was_taken = Some(was_taken);
-            return;
-        };
-        if self.random.once_in(10) {
-            saving.was_taken = None;
-            return;
-        }
-        let saving = self.saves.swap_remove(at);
-        let Some(connection) = self.connections.get_mut(&saving.connection) else { return };
-        connection.is_saving = false;
-        if saving.is_last || !was_taken {
-            self.remove(saving.connection);
-        } else {
-            connection.tell(Input::Saved(saving.version));
-        }
-    }
-
-    /// A sidecar's tail moves on.
-    fn tail(&mut self) {
-        let n = self.random.below(self.nodes.len());
-        let node = &mut self.nodes[n];
-        if node.tail == self.log.last() {
-            return;
-        }
-        node.tail += 1;
-        let tail = node.tail;
-        for connection in self.connections.values_mut().filter(|c| c.node == n) {
-            connection.session.log_stands_at(tail);
-            if self.log.get(tail).is_some_and(|e| self.clients[connection.client].wants(&e.letter)) {
-                connection.feed.offer_live(tail, 1, || tail);
-            }
-            assert!(connection.feed.len() <= self.config.feed_max, "the feed is too long");
-        }
-    }
-
-    /// A sidecar's scan begins, or moves on by one message.
-    fn scan(&mut self) {
-        let n = self.random.below(self.nodes.len());
-        let Some(mut scan) = self.nodes[n].scan.take() else { return self.begin_scan(n) };
-        let tail = self.nodes[n].tail;
-        self.keep_served(&mut scan);
-        if self.random.once_in(60) {
-            self.each_reader(&scan, |c| c.feed.end_scan());
-            return;
-        }
-        if scan.at <= self.log.last() {
-            if let [only] = scan.readers[..]
-                && self.connections.get(&only).is_some_and(|c| !c.feed.has_room())
-            {
-                self.each_reader(&scan, |c| c.feed.scan_passed(scan.at - 1));
-                if self.random.once_in(10) {
-                    self.each_reader(&scan, |c| c.feed.end_scan());
-                } else {
-                    self.nodes[n].scan = Some(scan);
-                }
-                return;
-            }
-            self.scan_one(&mut scan);
-        } else {
-            // Nothing is left up to where the tail stands.
-            self.each_reader(&scan, |c| {
-                if let FeedState::Joining { until, .. } = c.feed.state() {
-                    c.feed.scan_passed(until.min(tail));
-                }
-            });
-        }
-        if scan.at > tail.saturating_sub(NEAR) {
-            self.each_reader(&scan, |c| c.feed.join(tail));
-        }
-        self.keep_served(&mut scan);
-        if !scan.readers.is_empty() {
-            self.nodes[n].scan = Some(scan);
-        }
-    }
-
-    fn begin_scan(&mut self, n: usize) {
-        let waiting = std::mem::take(&mut self.nodes[n].waiting);
-        let mut scan = Scan { at: u64::MAX, readers: Vec::new() };
-        for id in waiting {
-            if let Some(next) = self.connections.get_mut(&id).and_then(|c| c.feed.begin_scan()) {
-                scan.at = scan.at.min(next);
-                scan.readers.push(id);
-            }
-        }
-        self.nodes[n].scan = (!scan.readers.is_empty()).then_some(scan);
-    }
-
-    fn scan_one(&mut self, scan: &mut Scan) {
-        let at = scan.at;
-        scan.at += 1;
-        if let Some(entry) = self.log.get(at) {
-            for id in &scan.readers {
-                let Some(connection) = self.connections.get_mut(id) else { continue };
-                if self.clients[connection.client].wants(&entry.letter) {
-                    connection.feed.offer_scanned(at, 1, || at);
-                }
-                assert!(connection.feed.len() <= self.config.feed_max, "the feed is too long");
-            }
-        }
-        self.keep_served(scan);
-        self.each_reader(scan, |c| c.feed.scan_passed(at));
-    }
-
-    fn each_reader(&mut self, scan: &Scan, mut act: impl FnMut(&mut Connection)) {
-        for id in &scan.readers {
-            if let Some(connection) = self.connections.get_mut(id) {
-                act(connection);
-            }
-        }
-    }
-
-    fn keep_served(&self, scan: &mut Scan) {
-        scan.readers.retain(|id| self.connections.get(id).is_some_and(|c| !c.is_over && c.is_scanned()));
     }
 
     fn fill(&mut self) {
@@ -584,7 +415,7 @@ impl World {
                 self.strays.push((self.step, std::mem::take(&mut connection.puts)));
             }
         }
-        self.connections.retain(|_, c| !(c.is_over && !c.session.is_durable()));
+        self.connections.retain(|_, c| !c.is_over || c.session.is_durable());
     }
 
     fn fault(&mut self) {
@@ -623,6 +454,6 @@ impl World {
             let is_lost = self.random.once_in(2);
             self.saves.retain(|s| s.connection != id || !is_lost);
         }
-        self.nodes[n] = Node { tail: self.log.last(), ..Node::default() };
+        self.nodes[n] = Node::starting_at(self.log.last());
     }
 }
