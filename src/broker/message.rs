@@ -22,6 +22,8 @@ pub(crate) struct Message {
     pub(crate) retain: bool,
     /// Its sequence in the retained bucket, when it is stored there.
     pub(crate) retained_at: Option<u64>,
+    /// Version of the retained index from which on it is there because it was seen live.
+    pub(crate) indexed_at: Option<u64>,
     /// Client id of the publisher, known where No Local needs it.
     pub(crate) publisher: Option<ByteString>,
     /// When its Message Expiry Interval began to run, in milliseconds since the epoch.
@@ -43,6 +45,7 @@ impl Message {
             qos: QoS::AtMostOnce,
             retain: false,
             retained_at: None,
+            indexed_at: None,
             publisher: None,
             since_ms: 0,
             frames: Frames::default(),

@@ -412,7 +412,7 @@ impl Publishing {
         message.retain = publication.retain;
         message.retained_at = retained_at;
         message.since_ms = since_ms;
-        self.broker.router.route_local(&message, self.mailbox.id, wakes);
+        self.broker.router.route_local(&mut message, self.mailbox.id, wakes);
         self.send(route.subject, headers, payload);
     }
 

@@ -122,7 +122,7 @@ impl Router {
                 options: s.options,
                 subscription_id: s.subscription_id,
                 after,
-                retained_after: if s.is_owed_retained { state.applied } else { 0 },
+                retained: if s.is_owed_retained { state } else { IndexState::default() },
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
         }
@@ -159,7 +159,7 @@ impl Router {
     }
 
     /// A client of this sidecar published at QoS 0.
-    pub(crate) fn route_local(&self, message: &Message, publisher: SessionId, wakes: &mut Wakes) {
+    pub(crate) fn route_local(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
         let _held = message.retain.then(|| self.tail.lock());
         self.index(message);
         let subscriptions = self.subscriptions.read();
@@ -169,9 +169,9 @@ impl Router {
 
     /// Retained messages go into the index in the same instant as to the subscribers, with the tail held, so that who
     /// subscribes meanwhile gets them one way or the other, and not both.
-    fn index(&self, message: &Message) {
+    fn index(&self, message: &mut Message) {
         if let Some(sequence) = message.retained_at {
-            self.index.apply_live(sequence, &message.topic, convert::retained_of(message));
+            message.indexed_at = self.index.apply_live(sequence, &message.topic, convert::retained_of(message));
         }
     }
 
@@ -263,8 +263,8 @@ impl LogSink for Router {
         let now_ms = now_ms();
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
-            let Some(message) = self.message_of(&entry) else { continue };
-            self.index(&message);
+            let Some(mut message) = self.message_of(&entry) else { continue };
+            self.index(&mut message);
             self.deliver_logged(&subscriptions, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
         self.tail_sequence.store(tail.0, Ordering::Release);
@@ -284,12 +284,13 @@ impl CoreSink for Router {
         if self.closed.is_closed_subject(subject) || convert::is_stored_copy(&message) {
             return;
         }
-        let Ok(message) = convert::from_core(&message, now_ms()) else { return };
+        let Ok(mut message) = convert::from_core(&message, now_ms()) else { return };
         let _held = message.retain.then(|| self.tail.lock());
+        // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
+        self.index(&mut message);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
         if entries.oldest() == Some(subscription_id / super::interest::SUBJECTS_PER_FILTER) {
-            self.index(&message);
             self.deliver_qos0(&entries, &message, Source::Core, &mut self.core_wakes.lock());
         }
     }
@@ -363,7 +364,8 @@ impl Subscriber {
             Source::Local { .. } | Source::Core => true,
         };
         // It came with the SUBSCRIBE already.
-        let is_known = message.retained_at.is_some_and(|sequence| sequence <= self.retained_after);
+        let is_known = message.retained_at.is_some_and(|sequence| sequence <= self.retained.applied)
+            || message.indexed_at.is_some_and(|version| version <= self.retained.version);
         is_new && !is_known && !(self.options.no_local && self.is_own(message, source))
     }
 

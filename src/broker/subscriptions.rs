@@ -9,6 +9,7 @@ use foldhash::HashMap;
 use mqtt_codec::{SubscriptionOptions, TopicFilter};
 
 use super::mailbox::{Mailbox, SessionId};
+use crate::store::IndexState;
 
 /// One session's subscription.
 #[derive(Clone, Debug)]
@@ -21,8 +22,8 @@ pub(crate) struct Subscriber {
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// Log messages up to this sequence were there before the subscription.
     pub(crate) after: u64,
-    /// Retained messages up to this sequence of the bucket came with the SUBSCRIBE, so they do not come live again.
-    pub(crate) retained_after: u64,
+    /// State of the retained index at the SUBSCRIBE: what it held came as retained, so it does not come live again.
+    pub(crate) retained: IndexState,
 }
 
 /// A filter that at least one session has.
@@ -223,7 +224,7 @@ mod tests {
             options: SubscriptionOptions::default(),
             subscription_id: None,
             after,
-            retained_after: 0,
+            retained: IndexState::default(),
         }
     }
 

@@ -52,7 +52,7 @@ where
             Err(connack) => Failed::Refused(connect.version, connack),
         },
     };
-    answer(io, broker, peer, failed);
+    answer(io, broker, peer, failed, decoder.version());
     None
 }
 
@@ -90,8 +90,9 @@ fn assigned_id(broker: &Broker) -> ByteString {
     ByteString::from(format!("auto-{}-{}", broker.process, broker.next_session_id()))
 }
 
-/// Leaves the answer in the output and tells the operator.
-fn answer<S>(io: &mut Io<S>, broker: &Broker, peer: &Peer, failed: Failed)
+/// Leaves the answer in the output and tells the operator. `known`: the version of the client, when its CONNECT got that
+/// far.
+fn answer<S>(io: &mut Io<S>, broker: &Broker, peer: &Peer, failed: Failed, known: Option<Version>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -113,7 +114,7 @@ where
             };
             if let Some(foreign) = foreign {
                 io.output.tail().extend_from_slice(foreign.answer());
-            } else if let Some(version) = violation.connack_version() {
+            } else if let Some(version) = violation.connack_version().or(known.filter(|version| version.is_v5())) {
                 send_refusal(io, version, violation.reason_code());
             }
         }

@@ -155,8 +155,9 @@ impl Shared {
 
     /// A purge leaves no trace but a stream with fewer messages than we know.
     fn check_for_purge(&self, head: StreamState) {
-        let known = || u64::try_from(self.index.len()).unwrap_or(u64::MAX);
-        if known() <= head.messages {
+        // What was seen live and is newer than the head is no sign of a purge.
+        let known = || u64::try_from(self.index.len_up_to(head.last_seq)).unwrap_or(u64::MAX);
+        if u64::try_from(self.index.len()).is_ok_and(|len| len <= head.messages) || known() <= head.messages {
             return;
         }
         self.index.expire(now_ms());

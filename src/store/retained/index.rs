@@ -159,6 +159,12 @@ impl RetainedIndex {
         self.inner.read().live
     }
 
+    /// Retained messages with sequences up to this one. Looks at all of them.
+    pub(crate) fn len_up_to(&self, sequence: u64) -> usize {
+        let inner = self.inner.read();
+        inner.topics.values().filter(|node| node.entry.is_some() && node.sequence <= sequence).count()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -166,13 +172,16 @@ impl RetainedIndex {
 
     /// A retained message, or with `None` a deletion, that was seen before the reader of the bucket brings it. Ignored when the
     /// index has that sequence or a later one for the topic.
-    pub fn apply_live(&self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) {
+    ///
+    /// Returns the version from which on it is there for those who ask because it was seen live; `None` when it is there
+    /// because the reader brought it, or is not there because a later one is.
+    pub fn apply_live(&self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) -> Option<u64> {
         let mut inner = self.inner.write();
         if sequence <= inner.state.applied {
-            return;
+            return None;
         }
         inner.set(sequence, topic, message);
-        inner.mark_live(sequence, topic);
+        inner.mark_live(sequence, topic)
     }
 
     /// One thing that the reader of the bucket brings.
@@ -295,15 +304,15 @@ impl Inner {
     }
 
     /// The message with this sequence was seen live. From the version that this makes on it is there for those who ask.
-    fn mark_live(&mut self, sequence: u64, topic: &TopicName) {
+    fn mark_live(&mut self, sequence: u64, topic: &TopicName) -> Option<u64> {
         let version = self.state.version + 1;
         let place: &dyn Ordered = &Place(topic.as_str());
-        if let Some(node) = self.topics.get_mut::<dyn Ordered>(place).filter(|node| node.sequence == sequence)
-            && node.live_at.is_none()
-        {
+        let node = self.topics.get_mut::<dyn Ordered>(place).filter(|node| node.sequence == sequence)?;
+        if node.live_at.is_none() {
             node.live_at = Some(version);
             self.state.version = version;
         }
+        node.live_at
     }
 
     /// Takes a topic out, with all that refers to it.
