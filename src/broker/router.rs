@@ -132,7 +132,8 @@ impl Router {
     /// Makes a subscription again that was made when the log stood at `since`.
     pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, since: u64, s: &NewSubscription) {
         let (mailbox, options, subscription_id) = (Arc::clone(mailbox), s.options, s.subscription_id);
-        let subscriber = Subscriber { mailbox, options, subscription_id, after: since, retained_after: 0 };
+        let retained = IndexState::default();
+        let subscriber = Subscriber { mailbox, options, subscription_id, after: since, retained };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
     }
 
