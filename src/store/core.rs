@@ -71,16 +71,16 @@ pub struct CoreNats {
     link: Link,
     commands: mpsc::UnboundedSender<Command>,
     dropped: Arc<AtomicU64>,
-    // A subject that nobody listens to.
-    nowhere: String,
+    /// A subject that another connection of ours answers.
+    echo: String,
 }
 
 impl CoreNats {
-    pub(super) fn start(link: Link, nowhere: &str, sink: Arc<dyn CoreSink>) -> Self {
+    pub(super) fn start(link: Link, echo: &str, sink: Arc<dyn CoreSink>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         // Without the runtime's budget, which would end a turn after 128 messages; the task yields by itself.
         tokio::spawn(tokio::task::unconstrained(subscriptions::run(link.client.clone(), inbox, sink)));
-        Self { link, commands, dropped: Arc::new(AtomicU64::new(0)), nowhere: nowhere.to_owned() }
+        Self { link, commands, dropped: Arc::new(AtomicU64::new(0)), echo: echo.to_owned() }
     }
 
     /// Publishes, or drops and counts. Never waits.
@@ -140,9 +140,9 @@ impl CoreNats {
         if !self.link.is_connected() {
             return Err(Unavailable::new("not connected"));
         }
-        // The server answers a request that nobody listens to by itself, after all that came before it.
+        // Answered by another connection of ours, or by the server when that one is away: after all that came before.
         let request = Request::new().payload(Bytes::new()).timeout(Some(ROUND_TRIP_MAX));
-        match self.link.client.send_request(self.nowhere.clone(), request).await {
+        match self.link.client.send_request(self.echo.clone(), request).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
             Err(error) => Err(Unavailable::new(error)),

@@ -28,6 +28,8 @@ mod time;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use self::api::Api;
@@ -91,8 +93,9 @@ impl Store {
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets, retained_spec, payload_max);
-        let nowhere = format!("{}.nowhere", names.subject_prefix());
-        let core = CoreNats::start(core_link.clone(), &nowhere, core_sink);
+        let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
+        serve_echo(&api.link, echo.clone()).await?;
+        let core = CoreNats::start(core_link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
         Ok(Self { core_link, publisher, log, retained, core, connected })
     }
@@ -131,6 +134,27 @@ impl Store {
     pub fn jetstream_available(&self) -> watch::Receiver<bool> {
         self.publisher.available()
     }
+}
+
+/// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the
+/// server has dealt with everything that the asker sent before. (A subject that nobody listens to would do, if nobody
+/// listened to `>`.)
+async fn serve_echo(link: &Link, subject: String) -> Result<(), OpenError> {
+    let mut requests = link
+        .client
+        .subscribe(subject)
+        .await
+        .map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
+    let client = link.client.clone();
+    tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            // Who asked has left, or asks again.
+            if let Some(reply) = request.reply {
+                let _ = client.publish(reply, Bytes::new()).await;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// The state of a link as one bit.
