@@ -157,3 +157,15 @@ fn packet_ids_go_on_after_those_of_the_last_connection() {
 fn the_cursor_is_what_was_read_and_never_goes_back() {
     check(V5, "read 7; = cursor 7; read 5; = cursor 7; deliver q1 9; < send q1 1 #9; = cursor 9; read 8; = cursor 9");
 }
+
+#[test]
+fn a_retained_message_is_repeated_like_any_other_and_does_not_move_the_cursor() {
+    let retained = mqtt_session::RETAINED + 10;
+    check(
+        V5.durable(),
+        &format!(
+            "deliver q1 5; < send q1 1 #5; deliver q1 {retained}; < send q1 2 #{retained}; = cursor 5; reconnect; = cursor 5;
+             resend; < DUP q1 1 #5; < DUP q1 2 #{retained}"
+        ),
+    );
+}

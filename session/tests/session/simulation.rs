@@ -2,7 +2,8 @@
 //! and a store of progress that keep what they acknowledged, sidecars that do neither. Every step is one event, drawn at
 //! random; faults come in between. Then faults end, and everything that was promised has to be kept.
 //!
-//! `SEED=7` runs one seed (`TRACE=1` tells what happens in it), `SEEDS=100000` that many. A seed that fails is printed and becomes a named test.
+//! `SEED=7` runs one seed (`TRACE=1` tells what happens in it), `SEEDS=100000` that many. A seed that fails is named; what
+//! it found becomes a script with a name, since seeds mean something else when the simulation changes.
 //!
 //! - `random`: numbers
 //! - `log`, `store`: JetStream as the sidecar sees it

@@ -39,6 +39,29 @@ pub(crate) struct Character {
     pub(crate) laziness: usize,
     /// Publishes that it is going to make.
     pub(crate) publishes: u64,
+    /// The packet id that its session used last before the run: packet ids wrap early.
+    pub(crate) last_id: Option<PacketId>,
+    /// It repeats QoS 2 packets while connected, as devices of 3.1 do on a timer. (Of QoS 1 that would not be safe: a
+    /// second PUBACK may come when the packet id is in use again.)
+    pub(crate) is_repeating: bool,
+}
+
+impl Character {
+    /// `is_refusing`: the log may refuse its messages. It does not repeat then, since what is refused may not be the
+    /// second time.
+    pub(crate) fn drawn(random: &mut Random, is_refusing: bool) -> Self {
+        let is_durable = !random.once_in(6);
+        Self {
+            version: if random.once_in(2) { Version::V5 } else { Version::V311 },
+            is_durable,
+            topics: if is_durable { random.below(5) as u8 } else { 0 },
+            qos: if random.once_in(4) { QoS::AtLeastOnce } else { QoS::ExactlyOnce },
+            laziness: 1 + random.below(4),
+            publishes: random.below(40) as u64,
+            last_id: PacketId::new(65535 - random.below(20) as u16).filter(|_| is_durable && random.once_in(2)),
+            is_repeating: !is_refusing && random.once_in(3),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -53,7 +76,8 @@ pub(crate) struct Client {
     outgoing: VecDeque<Outgoing>,
     /// To be repeated before anything new.
     resends: VecDeque<PacketId>,
-    received: BTreeMap<PacketId, u64>,
+    /// QoS 2 packet ids that came and were not released.
+    kept: BTreeMap<PacketId, u64>,
     /// PUBLISH came on this connection and is not acknowledged in full.
     outstanding: BTreeMap<PacketId, u64>,
     /// PUBREL came on this connection for the newest use of this id.
@@ -75,7 +99,7 @@ impl Client {
             number: 0,
             outgoing: VecDeque::new(),
             resends: VecDeque::new(),
-            received: BTreeMap::new(),
+            kept: BTreeMap::new(),
             outstanding: BTreeMap::new(),
             released: BTreeSet::new(),
             answers: VecDeque::new(),
@@ -116,12 +140,15 @@ impl Client {
             for outgoing in self.outgoing.drain(..) {
                 witness.ended(outgoing.letter, Outcome::Unknown);
             }
-            self.received.clear();
+            self.kept.clear();
         }
     }
 
     /// The next packet it sends as a publisher, if it may.
     pub(crate) fn publish(&mut self, random: &mut Random) -> Option<Packet> {
+        if self.character.is_repeating && random.once_in(5) {
+            return self.repeat(random);
+        }
         let may_publish = self.outgoing.iter().filter(|o| o.is_active).count() < self.send_maximum;
         if let Some(id) = self.resends.front().copied() {
             let outgoing = self.outgoing.iter_mut().find(|o| o.id == id)?;
@@ -147,6 +174,24 @@ impl Client {
         Some(Packet::Publish(publish(id, letter, false)))
     }
 
+    /// A QoS 2 packet that it has sent already on this connection.
+    fn repeat(&self, random: &mut Random) -> Option<Packet> {
+        let waits =
+            |o: &Outgoing| self.answers.iter().any(|answer| matches!(answer, Packet::PubRel(a) if a.packet_id == o.id));
+        let sent = |o: &&Outgoing| o.letter.qos == QoS::ExactlyOnce && o.is_active && !waits(o);
+        let all: Vec<&Outgoing> = self.outgoing.iter().filter(sent).collect();
+        let outgoing = all.get(random.below(all.len().max(1)))?;
+        Some(match outgoing.state {
+            State::Published => Packet::Publish(publish(outgoing.id, outgoing.letter, true)),
+            State::Released => Packet::PubRel(Ack::new(outgoing.id, ReasonCode::Success)),
+        })
+    }
+
+    /// Whether an acknowledgement says no, as far as this client can read it.
+    fn says_no(&self, ack: &Ack) -> bool {
+        self.character.version.is_v5() && ack.reason.is_error()
+    }
+
     /// The next acknowledgement it sends, if one is due.
     pub(crate) fn answer(&mut self) -> Option<Packet> {
         let answer = self.answers.pop_front()?;
@@ -168,21 +213,25 @@ impl Client {
             Packet::Publish(publish) => self.get(publish, log, random, witness),
             Packet::PubRel(a) => {
                 assert!(self.released.insert(a.packet_id), "client {}: PUBREL {} twice", self.index, a.packet_id);
-                self.received.remove(&a.packet_id);
+                self.kept.remove(&a.packet_id);
                 self.answers.push_back(Packet::PubComp(Ack::new(a.packet_id, ReasonCode::Success)));
             }
             Packet::PubAck(a) => self.ended(a, QoS::AtLeastOnce, State::Published, witness),
             Packet::PubComp(a) => self.ended(a, QoS::ExactlyOnce, State::Released, witness),
-            Packet::PubRec(a) if a.reason.is_error() => self.ended(a, QoS::ExactlyOnce, State::Published, witness),
-            Packet::PubRec(a) => {
-                let index = self.index;
-                let outgoing = self.outgoing.iter_mut().find(|o| o.id == a.packet_id && o.is_active);
-                let outgoing = outgoing.unwrap_or_else(|| panic!("client {index}: {a:?} for nothing"));
-                assert_eq!((outgoing.letter.qos, outgoing.state), (QoS::ExactlyOnce, State::Published), "{a:?}");
-                outgoing.state = State::Released;
-                self.answers.push_back(Packet::PubRel(Ack::new(a.packet_id, ReasonCode::Success)));
-            }
+            Packet::PubRec(a) if self.says_no(a) => self.ended(a, QoS::ExactlyOnce, State::Published, witness),
+            Packet::PubRec(a) => self.received(a),
             other => panic!("client {}: unexpected {other:?}", self.index),
+        }
+    }
+
+    fn received(&mut self, ack: &Ack) {
+        let is_it = |o: &&mut Outgoing| o.id == ack.packet_id && o.is_active && o.letter.qos == QoS::ExactlyOnce;
+        match self.outgoing.iter_mut().find(is_it) {
+            Some(outgoing) if outgoing.state == State::Published => {
+                outgoing.state = State::Released;
+                self.answers.push_back(Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::Success)));
+            }
+            _ => assert!(self.character.is_repeating, "client {}: PUBREC for nothing: {ack:?}", self.index),
         }
     }
 
@@ -193,11 +242,14 @@ impl Client {
                 && o.state == state
                 && (o.is_active || state == State::Released)
         };
-        let at = self.outgoing.iter().position(is_it);
-        let at = at.unwrap_or_else(|| panic!("client {}: {ack:?} for nothing", self.index));
+        let Some(at) = self.outgoing.iter().position(is_it) else {
+            let is_answer_again = self.character.is_repeating && state == State::Released;
+            assert!(is_answer_again, "client {}: an acknowledgement of nothing: {ack:?}", self.index);
+            return;
+        };
         let outgoing = self.outgoing.remove(at).unwrap();
         // A server that does not know the id any more has forgotten a release whose PUBCOMP was lost.
-        let is_refused = ack.reason.is_error() && state == State::Published;
+        let is_refused = self.says_no(ack) && state == State::Published;
         witness.ended(outgoing.letter, if is_refused { Outcome::Refused } else { Outcome::Acknowledged });
     }
 
@@ -216,7 +268,7 @@ impl Client {
         assert_eq!(before, None, "packet id {id} is in flight twice: {got:?}");
         assert!(self.outstanding.len() <= self.receive_maximum, "more in flight than asked for: {got:?}");
         let mut reason = ReasonCode::Success;
-        match self.received.get(&id) {
+        match self.kept.get(&id) {
             Some(known) if qos == QoS::ExactlyOnce => {
                 assert_eq!(*known, sequence, "packet id {id} is used again before PUBREL: {got:?}");
                 assert!(got.dup, "{got:?}");
@@ -228,7 +280,7 @@ impl Client {
             _ => {
                 witness.takes(got, letter);
                 if qos == QoS::ExactlyOnce {
-                    self.received.insert(id, sequence);
+                    self.kept.insert(id, sequence);
                 }
             }
         }

@@ -98,15 +98,16 @@ impl Connection {
     /// Sends what may be sent: first what is to be repeated, then what the feed has.
     pub(crate) fn fill(&mut self, log: &Log, qos_of: impl Fn(&Letter) -> QoS, witness: &mut Witness) {
         while self.to_client.len() < OUTPUT_LOW && !self.is_over {
-            if let Some(resend) = self.session.next_resend() {
-                self.resend(resend, log, witness);
-            } else if self.session.window_room() > 0
+            // The session has no room for anything new before everything is repeated.
+            if self.session.window_room() > 0
                 && let Some((sequence, message)) = self.feed.pop()
             {
                 assert_eq!(sequence, message);
                 witness.sends(self.client, self.epoch, sequence);
                 let qos = qos_of(&log.ever(sequence).unwrap().letter);
                 self.tell(Input::Deliver(qos, sequence, message));
+            } else if let Some(resend) = self.session.next_resend() {
+                self.resend(resend, log, witness);
             } else {
                 return;
             }

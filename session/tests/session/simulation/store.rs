@@ -1,6 +1,7 @@
 //! The store of sessions: who owns which, and its progress. Whoever claimed last is the owner; nobody else writes.
 
-use mqtt_session::Progress;
+use mqtt_codec::{PacketId, QoS};
+use mqtt_session::{InFlightState, Progress};
 
 #[derive(Clone, Debug, Default)]
 struct Record {
@@ -12,8 +13,13 @@ struct Record {
 pub(crate) struct Store(Vec<Record>);
 
 impl Store {
-    pub(crate) fn new(clients: usize) -> Self {
-        Self(vec![Record::default(); clients])
+    /// The sessions of these clients, each with the packet id that it used last: with a message in flight that nobody can
+    /// find any more.
+    pub(crate) fn new(last_ids: impl Iterator<Item = Option<PacketId>>) -> Self {
+        let lost = |packet_id| InFlightState { packet_id, sequence: 0, qos: QoS::AtLeastOnce, is_released: false };
+        let progress =
+            |id: Option<PacketId>| Progress { in_flight: id.map(lost).into_iter().collect(), ..Progress::default() };
+        Self(last_ids.map(|id| Record { epoch: 0, progress: progress(id) }).collect())
     }
 
     pub(crate) fn epoch(&self, client: usize) -> u64 {

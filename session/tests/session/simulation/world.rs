@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mqtt_codec::{Disconnect, Packet, QoS, ReasonCode, Version};
+use mqtt_codec::{Disconnect, Packet, ReasonCode};
 use mqtt_session::{Close, Feed, Input, Parameters, Session, Time};
 
 use super::client::{Character, Client};
@@ -44,25 +44,14 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn drawn(seed: u64) -> Self {
         let random = &mut Random::new(seed ^ 0x0c0f_f1ce);
-        let qos = |r: &mut Random| if r.once_in(4) { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
-        let character = |r: &mut Random| {
-            let is_durable = !r.once_in(6);
-            Character {
-                version: if r.once_in(2) { Version::V5 } else { Version::V311 },
-                is_durable,
-                topics: if is_durable { r.below(5) as u8 } else { 0 },
-                qos: qos(r),
-                laziness: 1 + r.below(4),
-                publishes: r.below(40) as u64,
-            }
-        };
+        let is_refusing = random.once_in(2);
         Self {
-            characters: (0..2 + random.below(3)).map(|_| character(random)).collect(),
+            characters: (0..2 + random.below(3)).map(|_| Character::drawn(random, is_refusing)).collect(),
             nodes: 1 + random.below(3),
             feed_max: 1 + random.below(6),
             steps: 500 + random.below(3000) as u64,
             fault: 20 + random.below(200),
-            is_refusing: random.once_in(2),
+            is_refusing,
             is_discarding: random.once_in(4),
         }
     }
@@ -95,7 +84,7 @@ impl World {
             random: Random::new(seed),
             step: 0,
             log: Log::default(),
-            store: Store::new(count),
+            store: Store::new(config.characters.iter().map(|c| c.last_id)),
             nodes: (0..config.nodes).map(|_| Node::default()).collect(),
             clients: config.characters.iter().enumerate().map(|(i, c)| Client::new(i, *c)).collect(),
             attached: vec![None; count],
