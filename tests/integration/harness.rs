@@ -5,6 +5,7 @@
 //! - `nats`: a nats-server with JetStream, and a client of it
 //! - `sidecar`: nats-mqtt; `world`: a nats-server with two of them
 //! - `mqtt`, `connect`: a raw MQTT client on the codec; `message`: what it publishes; `socket`: bare bytes
+//! - `sessions`: persistent sessions; `cluster`: three nats-servers
 //! - `foreign`: mosquitto's clients and paho
 
 mod connect;
@@ -14,6 +15,7 @@ mod mqtt;
 pub(crate) mod nats;
 mod ports;
 mod process;
+pub(crate) mod sessions;
 mod sidecar;
 mod socket;
 mod world;

@@ -54,12 +54,19 @@ impl Client {
 
     /// Connects, and gets a CONNACK.
     pub(crate) async fn open(port: u16, options: Options) -> Self {
+        let id = options.connect.client_id.clone();
+        let opened = Self::try_open(port, options).await;
+        opened.unwrap_or_else(|error| panic!("{id}: no CONNACK: {error:?}"))
+    }
+
+    /// Connects, and gets a CONNACK, unless the server is not there or goes away meanwhile.
+    pub(crate) async fn try_open(port: u16, options: Options) -> Result<Self, Ended> {
         let socket = TcpSocket::new_v4().expect("a socket");
         if let Some(bytes) = options.receive_buffer {
             socket.set_recv_buffer_size(bytes).expect("SO_RCVBUF");
         }
-        let stream = socket.connect(([127, 0, 0, 1], port).into()).await.expect("connect");
-        stream.set_nodelay(true).expect("TCP_NODELAY");
+        let stream = socket.connect(([127, 0, 0, 1], port).into()).await.map_err(|_| Ended::Closed)?;
+        stream.set_nodelay(true).map_err(|_| Ended::Closed)?;
         let version = options.connect.version;
         let reads = DecoderOptions {
             role: Role::Client,
@@ -81,11 +88,11 @@ impl Client {
             acknowledges: true,
         };
         client.write(&Packet::Connect(Box::new(options.connect)));
-        let Packet::ConnAck(connack) = client.other(|packet| matches!(packet, Packet::ConnAck(_))).await else {
-            unreachable!()
-        };
-        client.connack = *connack;
-        client
+        match client.packet(Instant::now() + PATIENCE).await? {
+            Packet::ConnAck(connack) => client.connack = *connack,
+            packet => panic!("{}: {packet:?} before CONNACK", client.id),
+        }
+        Ok(client)
     }
 
     /// A packet identifier that is not in use, as long as fewer than 65,535 are.
