@@ -87,7 +87,7 @@ impl Broker {
                 *self.lease.write() = None;
                 self.has_lease.send_replace(false);
                 for mailbox in self.registry.everyone() {
-                    mailbox.order(Order::Close(ReasonCode::ServerUnavailable));
+                    mailbox.order(Order::Close(ReasonCode::ServerBusy));
                 }
             }
             _ = is_over => {

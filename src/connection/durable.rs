@@ -189,6 +189,6 @@ fn unwritable(error: &WriteError) -> End {
     match error {
         WriteError::Fenced => End::ByServer(ReasonCode::SessionTakenOver),
         WriteError::TooLarge => End::ByServer(ReasonCode::QuotaExceeded),
-        WriteError::Unavailable { .. } => End::ByServer(ReasonCode::ServerUnavailable),
+        WriteError::Unavailable { .. } => End::ByServer(ReasonCode::ServerBusy),
     }
 }
