@@ -128,8 +128,9 @@ pub struct Session<M> {
 }
 
 impl<M> Session<M> {
-    /// A session whose CONNECT was accepted at `now`, and which goes on from `progress`. `epoch` is higher than that of
-    /// any connection before.
+    /// A session whose CONNECT was accepted at `now`, and which goes on from `progress`, which is saved: progress that
+    /// another sidecar handed over has to be saved before, since what it says is acted upon at once. `epoch` is higher
+    /// than that of any connection before.
     #[must_use]
     pub fn new(now: Time, parameters: Parameters, epoch: u64, progress: &Progress) -> Self {
         Self {
