@@ -121,17 +121,31 @@ impl Broker {
             self.options.mailbox,
         ));
         self.metrics.session(None, Some(SessionState::Live));
-        self.end_local_owner(&mailbox).await;
         let patience = if parameters.session_expiry_s > 0 { PATIENCE } else { PATIENCE_CLEAN };
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
-                let claimed = tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer)).await;
-                if !matches!(claimed, Ok(Ok(_))) {
+                let claim = async {
+                    self.end_local_owner(&mailbox).await;
+                    tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer, &mailbox)).await
+                };
+                let claimed = tokio::select! {
+                    claimed = claim => claimed.unwrap_or_else(|_| Err(unavailable("no answer in time"))),
+                    () = mailbox.ordered() => {
+                        // Somebody newer wants the client id, and waits for us to be gone.
+                        self.abandon(node, mailbox.client_id.clone());
+                        self.detach(&mailbox);
+                        return Err(ReasonCode::ServerBusy);
+                    }
+                };
+                if claimed.is_err() {
                     self.abandon(node, mailbox.client_id.clone());
                 }
-                claimed.unwrap_or_else(|_| Err(Unavailable { reason: "no answer in time".to_owned() }))
+                claimed
             }
-            None => Err(Unavailable { reason: "JetStream is away".to_owned() }),
+            None => {
+                self.end_local_owner(&mailbox).await;
+                Err(unavailable("JetStream is away"))
+            }
         };
         match claimed {
             Ok(claim) => Ok(self.enter(mailbox, claim)),
@@ -184,21 +198,26 @@ impl Broker {
         negotiated: &Negotiated,
         connect: &Connect,
         peer: &Peer,
+        mailbox: &Mailbox,
     ) -> Result<Claim, Unavailable> {
         let sessions = self.store.sessions();
         for _ in 0..CLAIMS {
             let loaded = sessions.load(&negotiated.client_id).await?;
             let old = loaded.record;
-            let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0);
+            let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0 && !is_expired(old));
             let record = self.new_record(node, negotiated, connect, peer, old.as_ref(), resumed.is_some());
             match sessions.put_record(&record, loaded.sequence, None).await {
-                Ok(sequence) => return self.claimed(record, sequence, old).await,
+                Ok(sequence) => {
+                    // From now on whoever comes later asks us to hand over.
+                    mailbox.set_epoch(record.epoch);
+                    return self.claimed(record, sequence, old).await;
+                }
                 Err(WriteError::Fenced) => {}
-                Err(WriteError::TooLarge) => return Err(Unavailable { reason: "the record is too large".to_owned() }),
+                Err(WriteError::TooLarge) => return Err(unavailable("the record is too large")),
                 Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
             }
         }
-        Err(Unavailable { reason: "too many connections want this client id".to_owned() })
+        Err(unavailable("too many connections want this client id"))
     }
 
     fn new_record(
@@ -281,7 +300,13 @@ impl Broker {
         }
         let progress = if is_present {
             let stored = match handed_over {
-                Some(progress) => Some(progress),
+                Some(progress) => {
+                    // What follows depends on it, so it is saved first, under the new fence.
+                    match self.store.sessions().put_progress(&record.client_id, &progress, sequence, None).await {
+                        Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
+                        Ok(()) | Err(WriteError::Fenced | WriteError::TooLarge) => Some(progress),
+                    }
+                }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
             self.progress_of(&record, stored, &subscriptions)
@@ -325,7 +350,9 @@ impl Broker {
     /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
     pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
         let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;
-        let Some(mailbox) = self.registry.find(&client_id).filter(|mailbox| mailbox.epoch() < epoch) else {
+        // One without an epoch has yet to write its record, and will ask us.
+        let is_older = |mailbox: &Arc<Mailbox>| (1..epoch).contains(&mailbox.epoch());
+        let Some(mailbox) = self.registry.find(&client_id).filter(is_older) else {
             return Some(Bytes::from_static(b"null"));
         };
         tracing::info!(client_id, "taken over by a connection elsewhere");
@@ -338,7 +365,6 @@ impl Broker {
     /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
     fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
         let Claim { owned, is_present, progress } = claim;
-        mailbox.set_epoch(owned.record.epoch);
         let mut filters = HashSet::new();
         if is_present {
             mailbox.with_feed(|feed| feed.fall_behind(progress.cursor + 1));
@@ -360,4 +386,14 @@ impl Broker {
         mailbox.end();
         self.metrics.session(Some(SessionState::Live), None);
     }
+}
+
+fn unavailable(reason: &str) -> Unavailable {
+    Unavailable { reason: reason.to_owned() }
+}
+
+/// A record can outlive its session, for the sake of a will.
+fn is_expired(record: &SessionRecord) -> bool {
+    let ended_ms = record.disconnected_at_ms.filter(|_| !record.connected && record.expiry_s != crate::store::NEVER);
+    ended_ms.is_some_and(|ms| ms + u64::from(record.expiry_s) * 1000 <= now_ms())
 }

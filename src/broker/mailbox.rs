@@ -264,6 +264,13 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
+    /// Waits for an order to end.
+    pub(crate) async fn ordered(&self) {
+        while self.lanes.lock().order.is_none() {
+            self.wake.notified().await;
+        }
+    }
+
     /// Takes nothing more; what is queued is given up. Completions still come through.
     pub(crate) fn close(&self) {
         let mut lanes = self.lanes.lock();

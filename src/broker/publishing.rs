@@ -443,12 +443,13 @@ fn answer(job: &Job, result: Result<ReasonCode, ReasonCode>, answers: &mut Vec<A
     }
 }
 
-/// What a publisher is told when its message was not stored: one of the codes that PUBACK and PUBREC can carry
-/// [MQTT 5, 3.4.2.1].
+/// What a publisher is told when its message was not stored: a code that PUBACK and PUBREC can carry [MQTT 5, 3.4.2.1]
+/// where it certainly was not.
 fn reason_of(error: &PutError) -> ReasonCode {
     match error {
         PutError::NoStream | PutError::Rejected { .. } | PutError::Invalid { .. } => ReasonCode::ImplementationSpecificError,
         PutError::Full { .. } | PutError::TooLarge => ReasonCode::QuotaExceeded,
-        PutError::Unavailable => ReasonCode::UnspecifiedError,
+        // It may be stored all the same, which no acknowledgement can say: the connection ends, and the client repeats it.
+        PutError::Unavailable => ReasonCode::ServerBusy,
     }
 }

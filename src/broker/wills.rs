@@ -24,6 +24,9 @@ use crate::store::{SessionRecord, StoredWill, WillState, WriteError};
 /// How long to wait before a write is tried again that JetStream did not take.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a record waits for its will to be published, in seconds, after the session has expired.
+const WILL_PATIENCE_S: u32 = 600;
+
 /// When the will of a session that is not connected any more is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -132,11 +135,11 @@ impl Broker {
         }
         let ended_ms = record.disconnected_at_ms.unwrap_or_else(now_ms);
         let gone_s = u32::try_from(now_ms().saturating_sub(ended_ms) / 1000).unwrap_or(u32::MAX);
+        // A record stays until its wills are published, which may be due at the end of the session only.
+        let for_wills_s = if record.will.is_some() || !record.last_wills.is_empty() { WILL_PATIENCE_S } else { 0 };
         match record.expiry_s {
             crate::store::NEVER => None,
-            // A session that ends with its connection stays until its will is published.
-            0 => Some(600),
-            s => Some(s.saturating_sub(gone_s).max(1)),
+            s => Some(s.saturating_sub(gone_s).saturating_add(for_wills_s).max(1)),
         }
     }
 }

@@ -102,8 +102,9 @@ where
 
     fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
-        let Some(frame) = message.frame(self.version, packet_id.is_some()) else { return };
-        let Ok(expiry_s) = message.expiry(now_ms()) else { return };
+        let (Some(frame), Ok(expiry_s)) = (message.frame(self.version, packet_id.is_some()), message.expiry(now_ms())) else {
+            return self.give_up(packet_id, DropReason::Expired);
+        };
         let max = self.session.parameters().client_max_packet_size as usize;
         let ids = &outgoing.subscription_ids;
         if packet_id.is_none() && frame.len_with_subscription_ids(ids) > max {
@@ -113,11 +114,19 @@ where
         let written = frame.write_with_subscription_ids(dup, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
         if let Err(error) = written {
             tracing::warn!(client_id = &*self.mailbox.client_id, %error, "a message was not sent");
-            return;
+            return self.give_up(packet_id, DropReason::TooLarge);
         }
         if let Some(payload) = frame.tail() {
             self.io.output.push(payload.clone());
         }
         self.counts.delivered[qos as usize] += 1;
+    }
+
+    /// A message is not sent after all; its place in the window is free again.
+    fn give_up(&mut self, packet_id: Option<PacketId>, reason: DropReason) {
+        self.broker.metrics.dropped(reason, 1);
+        if let Some(packet_id) = packet_id {
+            self.session.forget(packet_id);
+        }
     }
 }

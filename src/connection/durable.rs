@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, End};
 use crate::broker::Outgoing;
-use crate::store::{StoredSubscription, WriteError};
+use crate::store::{SessionRecord, Sessions, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
 const LAZY_CHANGES: u64 = 128;
@@ -55,7 +55,7 @@ where
             let (record, sequence) = (owned.record(), owned.sequence);
             self.is_record_dirty = false;
             self.writing = Some(Box::pin(async move {
-                Written::Record(retry(|| sessions.put_record(&record, sequence, None)).await, answers)
+                Written::Record(put_record(&sessions, &record, sequence).await, answers)
             }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
@@ -169,12 +169,32 @@ impl<S> Connection<S> {
     }
 }
 
-/// Tries again what JetStream could not do for a while.
+/// Tries that a write is given that JetStream cannot do now.
+const TRIES: usize = 20;
+
+/// Writes the record, and tries again what JetStream could not do for a while.
+async fn put_record(sessions: &Sessions, record: &SessionRecord, mut sequence: u64) -> Result<u64, WriteError> {
+    for _ in 1..TRIES {
+        match sessions.put_record(record, sequence, None).await {
+            Err(WriteError::Unavailable { .. }) => tokio::time::sleep(RETRY).await,
+            result => return result,
+        }
+        // A write that was not answered may have been done all the same.
+        if let Ok(loaded) = sessions.load(&record.client_id).await {
+            if loaded.record.is_none_or(|found| found.epoch != record.epoch) {
+                return Err(WriteError::Fenced);
+            }
+            sequence = loaded.sequence;
+        }
+    }
+    sessions.put_record(record, sequence, None).await
+}
+
+/// Tries again what JetStream could not do for a while, and what does no harm when it is done twice.
 async fn retry<T, F>(mut write: impl FnMut() -> F) -> Result<T, WriteError>
 where
     F: Future<Output = Result<T, WriteError>>,
 {
-    const TRIES: usize = 20;
     for _ in 1..TRIES {
         match write().await {
             Err(WriteError::Unavailable { .. }) => tokio::time::sleep(RETRY).await,

@@ -134,6 +134,12 @@ impl LastWrite<'_> {
                 }
             }
             tokio::time::sleep(RETRY).await;
+            // A write that was not answered may have been done all the same.
+            if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
+                let Some(record) = loaded.record.filter(|record| record.epoch == owned.record.epoch) else { return };
+                owned.record.will = record.will;
+                owned.sequence = loaded.sequence;
+            }
         }
         tracing::error!(client_id, "the end of a connection could not be written; its session looks connected");
     }

@@ -87,15 +87,24 @@ pub struct StoredSubscription {
     /// Maximum QoS.
     pub qos: u8,
     /// No Local.
+    #[serde(skip_serializing_if = "is_default")]
     pub no_local: bool,
     /// Retain As Published.
+    #[serde(skip_serializing_if = "is_default")]
     pub retain_as_published: bool,
     /// Retain Handling.
+    #[serde(skip_serializing_if = "is_default")]
     pub retain_handling: u8,
     /// Subscription Identifier.
+    #[serde(skip_serializing_if = "is_default")]
     pub id: Option<u32>,
     /// Last sequence of the log before it: it gets what comes after.
     pub since: u64,
+}
+
+/// What has its default is not written, so that ten thousand subscriptions fit into a record.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A will with all its properties.
