@@ -26,11 +26,11 @@ use super::headers;
 
 /// Requests of one bucket that are under way; whoever comes then waits.
 pub(crate) const REQUESTS_MAX: usize = 1_024;
-/// How long a write is tried, and how long each attempt may take.
+/// How long a write is tried, and how long a read is.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
-const ATTEMPT_WITHIN: Duration = Duration::from_secs(4);
-/// How long a read is tried.
 const READ_WITHIN: Duration = Duration::from_secs(5);
+/// How long each attempt may take. What was sent to a leader that is gone is never answered, and the next one is not told.
+const ATTEMPT_WITHIN: Duration = Duration::from_millis(1_500);
 const PAUSE_MIN: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// What headers and the protocol add to a payload, generously.
@@ -141,12 +141,13 @@ impl Bucket {
         loop {
             let read = async {
                 let _permit = self.requests.acquire().await;
-                self.api.unless_lost(self.api.last_message(&self.stream, subject)).await
+                let answer = self.api.unless_lost(self.api.last_message(&self.stream, subject));
+                tokio::time::timeout(ATTEMPT_WITHIN, answer).await
             };
             let failure = match tokio::time::timeout_at(deadline, read).await {
-                Ok(Ok(stored)) => return stored.map(Last::of_stored).transpose(),
-                Ok(Err(failure)) => failure,
-                Err(_) => return Err(Unavailable::new("no answer in time")),
+                Ok(Ok(Ok(stored))) => return stored.map(Last::of_stored).transpose(),
+                Ok(Ok(Err(failure))) => failure,
+                Ok(Err(_)) | Err(_) => ApiFailure::TimedOut,
             };
             if failure.code() == STREAM_NOT_FOUND {
                 self.make_again_if_gone();

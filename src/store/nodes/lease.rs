@@ -43,7 +43,9 @@ pub struct LeaseTimes {
 
 impl Default for LeaseTimes {
     fn default() -> Self {
-        Self { ttl_s: 15, refresh_every: Duration::from_secs(5), fence_after: Duration::from_secs(10) }
+        // A stream of three replicas whose leader is killed has no leader for 4 to 9 seconds, and the last refresh may have
+        // been a while before that. Shorter times would have every sidecar give up together then.
+        Self { ttl_s: 25, refresh_every: Duration::from_secs(4), fence_after: Duration::from_secs(20) }
     }
 }
 
@@ -137,7 +139,7 @@ impl Keeper {
                 sent_before.pop_front();
             }
             // Not tried to the end under the same number: a later one counts for longer.
-            let deadline = end.min(sent + self.times.refresh_every / 2);
+            let deadline = end.min(sent + self.times.refresh_every / 4);
             match tokio::time::timeout_at(end, self.put(held.sequence, number, deadline)).await {
                 Ok(Ok(sequence)) => {
                     grip.send_replace(Grip { sequence, sent });

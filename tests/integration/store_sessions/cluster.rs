@@ -1,10 +1,10 @@
 //! The same with three replicas, where a write is agreed on before it is applied, and leaders come and go.
 
 use std::net::TcpListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use nats_mqtt::store::{Loaded, Store, WriteError};
+use nats_mqtt::store::{LeaseState, LeaseTimes, Loaded, Store, WriteError};
 
 use super::{open_with, progress, record};
 use crate::harness::{NatsServer, heavy, stream_info};
@@ -88,4 +88,32 @@ async fn three_replicas_agree_on_one_owner_through_the_loss_of_a_leader() {
         };
         assert_eq!(loaded, Loaded { record: Some(record(id, 10)), sequence: fence }, "{id}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_outlives_the_loss_of_a_leader() {
+    let _turn = heavy().await;
+    let mut servers = cluster();
+    let info = async |servers: &[NatsServer], at: usize| {
+        let info = stream_info(&servers[at].client().await, "KV_MQTT_nodes").await;
+        info["cluster"]["leader"].as_str().unwrap().trim_start_matches('n').parse::<usize>().unwrap()
+    };
+    let first = open_with(servers[0].url(), 3).await;
+    let leader = info(&servers, 0).await;
+    drop(first);
+    let other = (leader + 1) % 3;
+    let store = open_with(servers[other].url(), 3).await;
+    let lease = store.nodes().acquire("a", Vec::new()).await.unwrap();
+    // Just before it would be refreshed.
+    let times = LeaseTimes::default();
+    tokio::time::sleep(times.refresh_every - Duration::from_millis(300)).await;
+    let since = Instant::now();
+    servers[leader].kill();
+    while store.nodes().is_alive("a").await.is_err() {}
+    println!("the next leader answers after {:?}", since.elapsed());
+    let mut state = lease.state();
+    let lost = tokio::time::timeout(times.fence_after, state.wait_for(|state| *state == LeaseState::Lost)).await;
+    println!("lost after {:?}: {}", since.elapsed(), lost.is_ok());
+    assert!(lost.is_err(), "it was not refreshed for {:?}", since.elapsed());
+    assert!(store.nodes().is_alive("a").await.unwrap());
 }
