@@ -375,7 +375,8 @@ impl<M> Session<M> {
                 self.aliases.insert(alias, name.clone());
                 Ok(name)
             }
-            PublishTopic::Alias(alias) => self.aliases.get(&alias).cloned().ok_or(ReasonCode::TopicAliasInvalid),
+            // No topic name and no mapping [MQTT 5, 3.3.4].
+            PublishTopic::Alias(alias) => self.aliases.get(&alias).cloned().ok_or(ReasonCode::ProtocolError),
         }
     }
 

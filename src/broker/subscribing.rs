@@ -2,7 +2,7 @@
 //! meanwhile comes exactly once, on whichever sidecar:
 //!
 //! 1. its NATS subscription stands at the server;
-//! 2. the last sequence of the log is read, and the retained index is brought up to its bucket;
+//! 2. the last sequence of the log is read, and then the retained index is brought up to its bucket;
 //! 3. at one instant, with the tail held, it enters the subscriptions: what the index holds then comes as retained,
 //!    what it does not hold comes live.
 //!
@@ -144,9 +144,10 @@ impl Broker {
             if !*self.store.jetstream_available().borrow() {
                 return 0;
             }
-            let (retained, last) =
-                tokio::join!(self.store.retained().bring_up_to_date(), self.store.log().last_sequence());
-            if let Err(error) = retained {
+            // In this order: a message is in the bucket before it is in the log, so what the log sequence keeps from coming
+            // live is in the index.
+            let last = self.store.log().last_sequence().await;
+            if let Err(error) = self.store.retained().bring_up_to_date().await {
                 tracing::warn!(%error, "retained messages may not be the newest");
             }
             last.unwrap_or(0)
