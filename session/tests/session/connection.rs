@@ -46,7 +46,7 @@ fn mqtt_3_3_2_9_an_alias_beyond_the_maximum_ends_the_connection() {
 
 #[test]
 fn an_alias_that_was_never_defined_ends_the_connection() {
-    check(V5, "> PUBLISH q0 alias=2; < close 0x94");
+    check(V5, "> PUBLISH q0 alias=2; < close 0x82");
 }
 
 #[test]
