@@ -8,6 +8,7 @@
 //! - `sessions`: persistent sessions; `cluster`: three nats-servers
 //! - `foreign`: mosquitto's clients and paho
 
+pub(crate) mod cluster;
 mod connect;
 mod foreign;
 mod message;

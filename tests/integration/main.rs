@@ -9,6 +9,7 @@
 mod harness;
 
 mod both_worlds;
+mod cluster;
 mod durable;
 mod operations;
 mod outage;
