@@ -4,7 +4,7 @@
 use async_nats::HeaderMap;
 use mqtt_codec::{QoS, SubscriptionOptions};
 
-use crate::harness::{Client, MosquittoSub, Watch, World, msg, shown, unique};
+use crate::harness::{Client, MosquittoSub, Watch, World, msg, settle, shown, unique};
 
 const END: &str = "end";
 
@@ -56,16 +56,19 @@ async fn a_qos_1_or_2_publish_reaches_nats_with_at_most_the_marker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nats_publish_reaches_mosquitto_sub() {
+async fn a_nats_publish_reaches_mosquitto_sub_of_every_version() {
     let world = World::shared().await;
-    let plant = unique("plant");
-    let mut subscriber = MosquittoSub::start(world.a.mqtt_port, &["-t", &format!("{plant}/#"), "-q", "1"]).await;
     let nats = world.nats.client().await;
-    nats.publish(format!("{plant}.line1.temp"), "21.5".into()).await.unwrap();
-    nats.publish(plant.clone(), "itself".into()).await.unwrap();
-    nats.flush().await.unwrap();
-    assert_eq!(subscriber.next().await, format!("{plant}/line1/temp 21.5"));
-    assert_eq!(subscriber.next().await, format!("{plant} itself"));
+    for version in ["mqttv31", "mqttv311", "mqttv5"] {
+        let plant = unique("plant");
+        let args = ["-V", version, "-t", &format!("{plant}/#"), "-q", "1"];
+        let mut subscriber = MosquittoSub::start(world.a.mqtt_port, &args).await;
+        nats.publish(format!("{plant}.line1.temp"), "21.5".into()).await.unwrap();
+        nats.publish(plant.clone(), "itself".into()).await.unwrap();
+        settle(&nats).await;
+        assert_eq!(subscriber.next().await, format!("{plant}/line1/temp 21.5"), "{version}");
+        assert_eq!(subscriber.next().await, format!("{plant} itself"), "{version}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +83,7 @@ async fn headers_of_nats_become_user_properties_and_back() {
     headers.append("Tag", "one");
     headers.append("Tag", "two");
     nats.publish_with_headers(format!("{t}.in"), headers, "21".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    settle(&nats).await;
     let properties = client.receive().await.properties.expect("properties").user_properties;
     let mut pairs: Vec<(&str, &str)> = properties.iter().map(|(name, value)| (&**name, &**value)).collect();
     pairs.sort_unstable();
@@ -178,7 +181,7 @@ async fn overlapping_filters_give_one_copy_of_a_nats_publish() {
     for payload in ["1", "2", END] {
         nats.publish(format!("{t}.x"), payload.into()).await.unwrap();
     }
-    nats.flush().await.unwrap();
+    settle(&nats).await;
     for subscriber in &mut subscribers {
         let got: Vec<_> = subscriber.receive_until(END).await.into_iter().map(|m| m.payload).collect();
         assert_eq!(got, ["1", "2"]);

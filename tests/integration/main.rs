@@ -5,6 +5,7 @@
 //! (`.tools/python` is looked at too).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+#![allow(clippy::print_stdout, reason = "the logs of the processes, when a test fails")]
 
 mod harness;
 

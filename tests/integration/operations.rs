@@ -29,7 +29,6 @@ async fn is_refused(args: &[&str], words: &[&str]) {
     for word in words {
         assert!(lines[0].to_lowercase().contains(&word.to_lowercase()), "{word:?} is not in {:?}", lines[0]);
     }
-    assert_eq!(finished.stderr.lines().next_back(), Some(lines[0]));
     assert!(!finished.stderr.contains("panicked"), "{finished:?}");
 }
 
@@ -70,7 +69,7 @@ async fn a_user_without_the_jetstream_api_ends_it_with_78() {
     let file = dir.path().join("nats-mqtt.toml");
     let config = format!("[nats]\nurls = [\"{}\"]\nuser = \"poor\"\npassword = \"pw\"\n", nats.url());
     std::fs::write(&file, config).unwrap();
-    is_refused(&["-c", file.to_str().unwrap()], &["permission", "$JS.API"]).await;
+    is_refused(&["-c", file.to_str().unwrap()], &["not allowed", "$JS.API"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +142,7 @@ async fn health_and_metrics_tell_what_goes_on() {
         "nats_connected",
         "nats_js_api_errors",
         "process_resident_memory_bytes",
-        "build_info",
+        "build",
     ] {
         assert!(text.contains(&format!("# TYPE {family} ")), "{family}");
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mqtt_codec::Publish;
+use mqtt_codec::{Packet, Publish};
 
-use crate::harness::{Client, Message, World, eventually, heavy, msg};
+use crate::harness::{Client, Message, World, eventually, heavy, msg, shown};
 
-const COUNT: usize = 4_000;
+const COUNT: usize = 15_000;
 const WINDOW: usize = 64;
 const TOPICS: [(&str, u8); 3] = [("o/one", 1), ("o/two", 2), ("o/three", 1)];
 
@@ -81,6 +81,47 @@ async fn no_acknowledged_message_is_missing_when_nats_server_is_killed_under_loa
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_sidecar_acknowledged_before_it_was_killed_arrives_at_the_other() {
+    let _turn = heavy().await;
+    let mut world = World::own().await;
+    let mut subscriber = world.b.v5("reader").await;
+    subscriber.subscribe("k/#", 1).await;
+    let mut total = 0;
+    for round in 0..5 {
+        let topic = format!("k/{round}");
+        let mut publisher = world.a.v5("pub").await;
+        for number in 0..2_000 {
+            publisher.start_publish(&msg(&topic, number.to_string()).qos(1));
+        }
+        let mut acked = 0;
+        let kill_at = 100 * (round + 1);
+        let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
+        // What was on its way when it died may still come.
+        while let Ok(packet) = publisher.packet(deadline).await {
+            assert!(matches!(&packet, Packet::PubAck(ack) if !ack.reason.is_error()), "{packet:?}");
+            acked += 1;
+            if acked == kill_at {
+                world.a.kill();
+            }
+        }
+        assert!(acked >= kill_at);
+        total += acked;
+        for number in 0..acked {
+            assert_eq!(subscriber.receive_shown().await, format!("{topic} {number} qos1"));
+        }
+        world.a.restart().await;
+        // More may have been stored than was acknowledged.
+        let mut publisher = world.a.v5("pub").await;
+        publisher.publish(msg(&topic, "end").qos(1)).await;
+        let more = subscriber.receive_until("end").await;
+        for (number, message) in (acked..).zip(&more) {
+            assert_eq!(shown(message), format!("{topic} {number} qos1"));
+        }
+    }
+    assert!(total < 5 * 2_000, "no kill came in the midst of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn qos_0_flows_and_connect_is_answered_while_nats_server_is_away() {
     let mut world = World::own().await;
     let mut subscriber = world.a.v311("sub").await;
@@ -107,7 +148,7 @@ async fn qos_0_flows_and_connect_is_answered_while_nats_server_is_away() {
     publisher.publish(msg("away/0", "behind it")).await;
     assert_eq!(subscriber.receive_shown().await, "away/0 behind it qos0");
     world.nats.restart();
-    let wanted = |packet: &mqtt_codec::Packet| matches!(packet, mqtt_codec::Packet::PubAck(ack) if Some(ack.packet_id) == waiting);
+    let wanted = |packet: &Packet| matches!(packet, Packet::PubAck(ack) if Some(ack.packet_id) == waiting);
     publisher.other(wanted).await;
     assert_eq!(subscriber.receive_shown().await, "away/1 meanwhile qos1");
     world.a.ready().await;

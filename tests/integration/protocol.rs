@@ -1,12 +1,16 @@
 //! What clients of one sidecar meet beyond single exchanges of bytes, which are in `wire`; wills are in `wills`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{
     Ack, Packet, PacketId, PublishTopic, QoS, ReasonCode, Subscribe, SubscribeEntry, SubscriptionOptions, TopicFilter,
 };
 
-use crate::harness::{Client, Options, Sidecar, SidecarBuilder, Socket, World, hex, msg, shown, unique};
+use crate::harness::{
+    Client, Options, Sidecar, SidecarBuilder, Socket, Watch, World, eventually, hex, msg, shown, unique,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_mqtt_5_client_without_an_id_is_told_the_one_it_gets() {
@@ -54,17 +58,17 @@ async fn a_qos_2_publish_repeated_with_its_packet_id_is_delivered_once() {
     let mut subscriber = world.b.v5(&unique("sub")).await;
     subscriber.subscribe(&topic, 2).await;
     let mut publisher = world.a.v311(&unique("pub")).await;
-    let id = PacketId::new(77).unwrap();
     for round in 0..3 {
+        let id = PacketId::new(100 + round).unwrap();
+        let is_pubrec = |packet: &Packet| matches!(packet, Packet::PubRec(ack) if ack.packet_id == id);
         let mut packet = msg(&topic, format!("round {round}")).qos(2).packet(Some(id));
         publisher.write(&Packet::Publish(packet.clone()));
         packet.dup = true;
+        // While the first is being stored, one PUBREC can be for both.
         publisher.write(&Packet::Publish(packet.clone()));
-        publisher.other(|packet| matches!(packet, Packet::PubRec(_))).await;
+        publisher.other(is_pubrec).await;
         publisher.write(&Packet::Publish(packet));
-        publisher.other(|packet| matches!(packet, Packet::PubRec(_))).await;
-        // Three PUBLISH, three PUBREC.
-        publisher.other(|packet| matches!(packet, Packet::PubRec(_))).await;
+        publisher.other(is_pubrec).await;
         publisher.write(&Packet::PubRel(Ack::new(id, ReasonCode::Success)));
         publisher.other(|packet| matches!(packet, Packet::PubComp(ack) if ack.packet_id == id)).await;
     }
@@ -76,12 +80,12 @@ async fn a_qos_2_publish_repeated_with_its_packet_id_is_delivered_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_silent_for_one_and_a_half_keep_alives_is_disconnected() {
     let world = World::shared().await;
-    let mut pinging = world.a.connect(Options::v5(&unique("pinging")).keep_alive(1)).await;
+    let mut pinging = world.a.connect(Options::v5(&unique("pinging")).keep_alive(2)).await;
     let mut silent = world.a.connect(Options::v5(&unique("silent")).keep_alive(1)).await;
     let mut old = world.a.connect(Options::v311(&unique("old")).keep_alive(1)).await;
     let since = Instant::now();
     let pings = tokio::spawn(async move {
-        // Longer than the others live.
+        // Longer than it may be silent.
         for _ in 0..8 {
             tokio::time::sleep(Duration::from_millis(500)).await;
             pinging.ping().await;
@@ -115,37 +119,27 @@ async fn the_newcomer_takes_a_client_id_over_and_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_newcomers_with_one_client_id_leave_one() {
+    const COUNT: usize = 30;
     let world = World::shared().await;
     let id = unique("flood");
     let port = world.a.mqtt_port;
-    let mut arriving = Vec::new();
-    for _ in 0..30 {
-        let options = Options::v311(&id);
-        arriving.push(tokio::spawn(Client::open(port, options)));
-    }
+    let ended = Arc::new(AtomicUsize::new(0));
     let mut clients = Vec::new();
-    for client in arriving {
-        clients.push(client.await.unwrap());
-    }
-    let mut alive = 0;
-    let mut ended = Vec::new();
-    for mut client in clients {
-        ended.push(tokio::spawn(async move {
-            client.write(&Packet::PingReq);
-            let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
-            let first = client.packet(deadline).await;
-            // One that is taken over may have answered before.
-            first.is_ok()
-                && client
-                    .packet(tokio::time::Instant::now() + Duration::from_secs(2))
-                    .await
-                    .is_err_and(|e| e == crate::harness::Ended::Silent)
+    for _ in 0..COUNT {
+        let (options, ended) = (Options::v5(&id), Arc::clone(&ended));
+        clients.push(tokio::spawn(async move {
+            let mut client = Client::connect(port, options).await;
+            assert_eq!(client.closed().await, Some(ReasonCode::SessionTakenOver));
+            ended.fetch_add(1, Ordering::Relaxed);
         }));
     }
-    for task in ended {
-        alive += usize::from(task.await.unwrap());
+    eventually("all but one have ended", async || ended.load(Ordering::Relaxed) >= COUNT - 1).await;
+    // The one that is left lives until somebody takes over from it too.
+    let mut last = world.a.v5(&id).await;
+    for client in clients {
+        client.await.unwrap();
     }
-    assert_eq!(alive, 1);
+    last.ping().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,6 +295,19 @@ async fn messages_expire_and_tell_what_time_is_left() {
         let message = subscriber.receive().await;
         let left = message.properties.as_ref().and_then(|properties| properties.message_expiry_interval_s);
         assert!(left.is_some_and(|left| (900..=1_000).contains(&left)), "{}: {left:?}", shown(&message));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_subscribed_to_without_a_wait() {
+    let world = World::shared().await;
+    // Somebody else who listens to everything makes no difference either.
+    let _watch = Watch::new(&world.nats.client().await, ">").await;
+    let mut client = world.a.v311(&unique("curious")).await;
+    for filter in [unique("one"), "+/+".into(), "+/+/+".into(), "+/#".into(), "#".into(), unique("another")] {
+        let since = Instant::now();
+        client.subscribe(&filter, 1).await;
+        assert!(since.elapsed() < Duration::from_secs(3), "{filter}: {:?}", since.elapsed());
     }
 }
 

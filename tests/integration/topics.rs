@@ -3,7 +3,7 @@
 use mqtt_codec::ReasonCode;
 use serde_json::Value;
 
-use crate::harness::{Client, World, js_api, msg, shown, stored, unique};
+use crate::harness::{Client, World, js_api, msg, settle, shown, stored, unique};
 
 /// Topics, and a filter with a wildcard that matches each.
 const TOPICS: [(&str, &str); 16] = [
@@ -94,7 +94,7 @@ async fn a_star_in_a_filter_is_a_star_and_no_wildcard() {
     let nats = world.nats.client().await;
     nats.publish(format!("{sec}.alice.x"), "secret".into()).await.unwrap();
     nats.publish(format!("{sec}.alice"), "secret".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    settle(&nats).await;
     let mut publisher = world.a.v311(&unique("pub")).await;
     publisher.publish(msg(&format!("{sec}/*"), "meant").qos(1)).await;
     assert_eq!(subscriber.receive_shown().await, format!("{sec}/* meant qos1"));
@@ -122,7 +122,7 @@ async fn wildcards_at_the_first_level_show_nothing_internal_while_jetstream_is_b
         }
     }
     nats.publish(format!("{t}.x"), "core".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    settle(&nats).await;
     publisher.publish(msg(&format!("{t}/x"), "").qos(1).retained()).await;
     let end = format!("{t} end");
     publisher.publish(msg(&format!("{t}/x"), end.clone()).qos(1)).await;

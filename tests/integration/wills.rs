@@ -132,6 +132,6 @@ async fn a_will_into_nats_internals_is_not_published_and_harms_nobody() {
     crate::harness::eventually("both are gone", async || world.a.metric(lost).await >= before + 2.0).await;
     let nats = world.nats.client().await;
     nats.publish("$SRV.end", "end".into()).await.unwrap();
-    nats.flush().await.unwrap();
+    crate::harness::settle(&nats).await;
     assert_eq!(watch.next().await.subject.as_str(), "$SRV.end");
 }

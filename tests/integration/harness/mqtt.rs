@@ -95,6 +95,10 @@ impl Client {
         Ok(client)
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// A packet identifier that is not in use, as long as fewer than 65,535 are.
     pub(crate) fn packet_id(&mut self) -> PacketId {
         self.next_id = self.next_id.checked_add(1).unwrap_or(1);

@@ -103,7 +103,7 @@ pub(crate) struct Watch(Subscriber);
 impl Watch {
     pub(crate) async fn new(client: &Client, subject: &str) -> Self {
         let subscriber = client.subscribe(subject.to_owned()).await.expect("subscribe");
-        client.flush().await.expect("flush");
+        settle(client).await;
         Self(subscriber)
     }
 
@@ -112,6 +112,15 @@ impl Watch {
         let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
         next.expect("a message on core NATS in time").expect("the subscription goes on")
     }
+}
+
+/// Waits until the server has handled everything that this client has sent.
+pub(crate) async fn settle(client: &Client) {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.expect("subscribe");
+    client.publish(inbox, "settled".into()).await.expect("publish");
+    let settled = tokio::time::timeout(PATIENCE, answers.next()).await;
+    assert!(matches!(settled, Ok(Some(_))), "nats-server does not answer");
 }
 
 /// A request to the JetStream API; the answer as it is, errors included.
