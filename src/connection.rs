@@ -11,7 +11,7 @@ use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{ConnAck, Decoder, Packet, PacketType, QoS, ReasonCode, TopicFilter, Version};
@@ -52,6 +52,9 @@ enum End {
     Lost,
 }
 
+/// Something that is under way.
+type Eventual<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// What ended a wait.
 enum Event {
     Read(std::io::Result<usize>),
@@ -78,19 +81,19 @@ struct Connection<S> {
     /// SUBSCRIBE packets that are not carried out yet.
     subscribes: Vec<SubscribeRequest>,
     /// SUBSCRIBE packets that are being carried out. Nothing of the client is handled meanwhile.
-    subscribing: Option<Pin<Box<dyn Future<Output = Subscribed> + Send>>>,
+    subscribing: Option<Eventual<Subscribed>>,
     /// What publishing waits for. Nothing of the client is handled meanwhile.
     waiting: Option<Waiting>,
     /// What the session holds in JetStream.
     owned: Option<Owned>,
     /// A write of the record or the progress that is under way.
-    writing: Option<Pin<Box<dyn Future<Output = Written> + Send>>>,
+    writing: Option<Eventual<Written>>,
     is_record_dirty: bool,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
-    resending: Option<Pin<Box<dyn Future<Output = Vec<(Resend, Option<Outgoing>)>> + Send>>>,
+    resending: Option<Eventual<Vec<(Resend, Option<Outgoing>)>>>,
     retained: VecDeque<RetainedCursor>,
     retained_page: VecDeque<Outgoing>,
     outputs: Vec<Output<Outgoing>>,
@@ -211,41 +214,10 @@ where
             if wake_at < alarm.deadline() {
                 alarm.as_mut().reset(wake_at);
             }
-            let event = poll_fn(|cx| {
-                if !self.io.output.is_empty()
-                    && let Poll::Ready(result) = self.io.poll_write(cx)
-                {
-                    return Poll::Ready(Event::Wrote(result));
-                }
-                if let Some(waiting) = &mut self.waiting
-                    && let Poll::Ready(done) = waiting.as_mut().poll(cx)
-                {
-                    return Poll::Ready(Event::Done(done));
-                }
-                if let Some(subscribing) = &mut self.subscribing
-                    && let Poll::Ready(subscribed) = subscribing.as_mut().poll(cx)
-                {
-                    return Poll::Ready(Event::Subscribed(subscribed));
-                }
-                if let Some(writing) = &mut self.writing
-                    && let Poll::Ready(written) = writing.as_mut().poll(cx)
-                {
-                    return Poll::Ready(Event::Written(written));
-                }
-                if let Some(resending) = &mut self.resending
-                    && let Poll::Ready(fetched) = resending.as_mut().poll(cx)
-                {
-                    return Poll::Ready(Event::Fetched(fetched));
-                }
-                if self.takes_input()
-                    && let Poll::Ready(result) = self.io.poll_read(cx)
-                {
-                    return Poll::Ready(Event::Read(result));
-                }
-                if notified.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Event::Mail);
-                }
-                alarm.as_mut().poll(cx).map(|()| Event::Time)
+            let event = poll_fn(|cx| match self.poll_event(cx) {
+                Poll::Ready(event) => Poll::Ready(event),
+                Poll::Pending if notified.as_mut().poll(cx).is_ready() => Poll::Ready(Event::Mail),
+                Poll::Pending => alarm.as_mut().poll(cx).map(|()| Event::Time),
             })
             .await;
             match event {
@@ -263,6 +235,31 @@ where
                 Event::Wrote(Err(_)) | Event::Read(_) => return End::Lost,
             }
         }
+    }
+
+    /// The next thing that happens but for mail and the alarm. Writing comes first: it makes room.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if !self.io.output.is_empty()
+            && let Poll::Ready(result) = self.io.poll_write(cx)
+        {
+            return Poll::Ready(Event::Wrote(result));
+        }
+        if let Poll::Ready(done) = poll_some(&mut self.waiting, cx) {
+            return Poll::Ready(Event::Done(done));
+        }
+        if let Poll::Ready(subscribed) = poll_some(&mut self.subscribing, cx) {
+            return Poll::Ready(Event::Subscribed(subscribed));
+        }
+        if let Poll::Ready(written) = poll_some(&mut self.writing, cx) {
+            return Poll::Ready(Event::Written(written));
+        }
+        if let Poll::Ready(fetched) = poll_some(&mut self.resending, cx) {
+            return Poll::Ready(Event::Fetched(fetched));
+        }
+        if self.takes_input() {
+            return self.io.poll_read(cx).map(Event::Read);
+        }
+        Poll::Pending
     }
 
     fn now(&self) -> Time {
@@ -387,7 +384,8 @@ where
 
     fn publish(&mut self, publication: Publication) {
         self.counts.published[publication.qos as usize] += 1;
-        let Err((publication, refused)) = self.publishing.publish(publication, &mut self.wakes) else { return };
+        let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) else { return };
+        let (publication, refused) = *refusal;
         tracing::info!(
             client_id = &*self.mailbox.client_id,
             topic = publication.topic.as_str().escape_debug().to_string(),
@@ -486,4 +484,9 @@ where
             }
         }
     }
+}
+
+/// Polls what is there, if it is.
+fn poll_some<T>(future: &mut Option<Eventual<T>>, cx: &mut Context<'_>) -> Poll<T> {
+    future.as_mut().map_or(Poll::Pending, |future| future.as_mut().poll(cx))
 }

@@ -204,7 +204,7 @@ impl Broker {
     /// How far a live session with nothing queued has read; `None` for others.
     pub(crate) fn read_up_to(&self, mailbox: &Mailbox) -> Option<u64> {
         let tail = self.router.hold_tail();
-        let is_through = mailbox.with_feed(|feed| feed.len() == 0 && matches!(feed.state(), FeedState::Live { .. }));
+        let is_through = mailbox.with_feed(|feed| feed.is_empty() && matches!(feed.state(), FeedState::Live { .. }));
         is_through.then(|| tail.sequence())
     }
 

@@ -170,10 +170,10 @@ impl Publishing {
         &mut self,
         publication: Publication,
         wakes: &mut Wakes,
-    ) -> Result<(), (Publication, Refused)> {
+    ) -> Result<(), Box<(Publication, Refused)>> {
         let route = match self.route_of(&publication.topic) {
             Ok(route) => route,
-            Err(refused) => return Err((publication, refused)),
+            Err(refused) => return Err(Box::new((publication, refused))),
         };
         let maybe_above = publication.once.and_then(|once| once.maybe_above);
         let (since_ms, began) = (now_ms(), Instant::now());

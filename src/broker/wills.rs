@@ -59,7 +59,8 @@ impl Broker {
         let limits = self.options.mailbox;
         let mailbox = Arc::new(Mailbox::new(self.next_session_id(), client_id, Version::V5, u32::MAX, limits));
         let mut publishing = Publishing::new(Arc::clone(self), Arc::clone(&mailbox), key);
-        if let Err((publication, refused)) = publishing.publish(publication, &mut Wakes::default()) {
+        if let Err(refusal) = publishing.publish(publication, &mut Wakes::default()) {
+            let (publication, refused) = *refusal;
             let client_id = mailbox.client_id.escape_debug().to_string();
             let topic = publication.topic.as_str().escape_debug().to_string();
             tracing::info!(client_id, topic, ?refused, "a will was refused");

@@ -104,7 +104,8 @@ where
             payload: will.payload,
             properties: will.properties,
         };
-        if let Err((publication, refused)) = self.publishing.publish(publication, &mut self.wakes) {
+        if let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) {
+            let (publication, refused) = *refusal;
             let client_id = self.mailbox.client_id.escape_debug().to_string();
             let topic = publication.topic.as_str().escape_debug().to_string();
             tracing::info!(client_id, topic, ?refused, "a will was refused");
