@@ -55,6 +55,9 @@ enum End {
 /// Something that is under way.
 type Eventual<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// What is repeated, each with its message, unless that is lost.
+type Fetched = Vec<(Resend, Option<Outgoing>)>;
+
 /// What ended a wait.
 enum Event {
     Read(std::io::Result<usize>),
@@ -63,7 +66,7 @@ enum Event {
     Done(Done),
     Subscribed(Subscribed),
     Written(Written),
-    Fetched(Vec<(Resend, Option<Outgoing>)>),
+    Fetched(Fetched),
     Time,
 }
 
@@ -93,7 +96,7 @@ struct Connection<S> {
     /// When the oldest change was made that nobody waits for.
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
-    resending: Option<Eventual<Vec<(Resend, Option<Outgoing>)>>>,
+    resending: Option<Eventual<Fetched>>,
     retained: VecDeque<RetainedCursor>,
     retained_page: VecDeque<Outgoing>,
     outputs: Vec<Output<Outgoing>>,
