@@ -65,8 +65,7 @@ where
             let progress = crate::broker::progress_record(owned.record.epoch, &progress);
             self.unsaved_since = None;
             self.writing = Some(Box::pin(async move {
-                let saved = retry(|| sessions.put_progress(&client_id, &progress, fence, None)).await;
-                Written::Progress(saved.map(|()| version))
+                Written::Progress(sessions.put_progress(&client_id, &progress, fence, None).await.map(|()| version))
             }));
         }
     }
@@ -104,6 +103,8 @@ where
                 }
             }
             Written::Progress(Ok(version)) => self.tell(Input::Saved(version)),
+            // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
+            Written::Progress(Err(WriteError::Unavailable { .. })) => self.is_record_dirty = true,
             Written::Record(Err(error), _) | Written::Progress(Err(error)) => self.end = Some(unwritable(&error)),
         }
     }
@@ -188,20 +189,6 @@ async fn put_record(sessions: &Sessions, record: &SessionRecord, mut sequence: u
         }
     }
     sessions.put_record(record, sequence, None).await
-}
-
-/// Tries again what JetStream could not do for a while, and what does no harm when it is done twice.
-async fn retry<T, F>(mut write: impl FnMut() -> F) -> Result<T, WriteError>
-where
-    F: Future<Output = Result<T, WriteError>>,
-{
-    for _ in 1..TRIES {
-        match write().await {
-            Err(WriteError::Unavailable { .. }) => tokio::time::sleep(RETRY).await,
-            result => return result,
-        }
-    }
-    write().await
 }
 
 /// How a connection ends whose session cannot be written.
