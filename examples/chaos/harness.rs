@@ -1,0 +1,28 @@
+//! What of the harness of the integration tests is used here.
+
+#[path = "../../tests/integration/harness/cluster.rs"]
+pub(crate) mod cluster;
+#[path = "../../tests/integration/harness/connect.rs"]
+mod connect;
+#[path = "../../tests/integration/harness/message.rs"]
+mod message;
+#[path = "../../tests/integration/harness/mqtt.rs"]
+mod mqtt;
+#[path = "../../tests/integration/harness/nats.rs"]
+mod nats;
+#[path = "../../tests/integration/harness/ports.rs"]
+mod ports;
+#[path = "../../tests/integration/harness/process.rs"]
+mod process;
+
+use std::time::Duration;
+
+pub(crate) use connect::Options;
+pub(crate) use message::{Message, msg, shown};
+pub(crate) use mqtt::{Client, Ended};
+pub(crate) use nats::{NatsServer, js_api};
+pub(crate) use ports::free_port;
+pub(crate) use process::Process;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
