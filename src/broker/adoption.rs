@@ -18,7 +18,7 @@ use super::clock::now_ms;
 use super::mailbox::Order;
 use super::wills::{Due, due};
 use crate::metrics::WillCause;
-use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable, WillState, WriteError};
+use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable, WriteError};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl Broker {
     }
 
     /// Puts one session in order whose connection is gone.
-    pub(super) async fn adopt(self: &Arc<Self>, mut record: SessionRecord, mut sequence: u64) -> Result<(), WriteError> {
+    pub(super) async fn adopt(self: &Arc<Self>, mut record: SessionRecord, sequence: u64) -> Result<(), WriteError> {
         let sessions = self.store.sessions();
         if std::mem::take(&mut record.connected) {
             record.disconnected_at_ms = Some(now_ms());
@@ -128,26 +128,19 @@ impl Broker {
                 will.due_at_ms.get_or_insert(now_ms() + ms);
             }
         }
-        record.owner = self.node().filter(|_| record.will.is_some() || !record.last_wills.is_empty()).map(|n| n.to_string());
-        sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
+        // Ours as long as there is something to do for it, so that somebody else does it when we are gone.
+        let has_more = record.will.is_some() || !record.last_wills.is_empty() || record.expiry_s == 0;
+        record.owner = self.node().filter(|_| has_more).map(|node| node.to_string());
+        let sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
         if record.expiry_s > 0
             && let Ok(Some(progress)) = sessions.load_progress(&record.client_id).await
         {
             sessions.put_progress(&record.client_id, &progress, sequence, Self::progress_ttl(&record)).await?;
         }
-        for last in std::mem::take(&mut record.last_wills) {
-            self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::NodeLost).await;
-        }
-        if let Some(will) = &record.will {
-            let wait_ms = will.due_at_ms.map_or(0, |due_ms| due_ms.saturating_sub(now_ms()));
-            if will.state == WillState::Armed && wait_ms > 0 {
-                self.schedule_will(record.client_id.clone(), record.epoch, wait_ms);
-                return Ok(());
-            }
-        }
-        (record, sequence) = self.fire(record, sequence, WillCause::NodeLost).await?;
-        if record.expiry_s == 0 {
-            sessions.end(&record.client_id, sequence).await?;
+        let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
+        let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(now_ms()));
+        if has_more {
+            self.put_in_order(record.client_id, record.epoch, wait_ms, WillCause::NodeLost);
         }
         Ok(())
     }

@@ -282,7 +282,9 @@ impl Broker {
         };
         let last_wills = std::mem::take(&mut record.last_wills);
         for last in &last_wills {
-            self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await;
+            if !self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await {
+                return Err(unavailable("a will is not stored yet"));
+            }
         }
         if !last_wills.is_empty() {
             match self.store.sessions().put_record(&record, sequence, None).await {

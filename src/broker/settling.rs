@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::mailbox::{Mail, Mailbox, Wakes};
-use super::publishing::{Publishing, Wanted};
+use super::publishing::{Answer, Publishing, Wanted};
 use super::Broker;
 use crate::metrics::DropReason;
 use crate::store::{Dropped, Permit};
@@ -67,12 +67,18 @@ impl Publishing {
         }
     }
 
-    /// Follows what was published until all of it is settled. False when that takes too long; it is given up then.
-    pub(crate) async fn settle(&mut self, broker: &Broker, mailbox: &Mailbox, waiting: Option<Waiting>) -> bool {
-        tokio::time::timeout(PATIENCE, self.follow(broker, mailbox, waiting)).await.is_ok()
+    /// Follows what was published until all of it is settled, and returns the answers. `None` when that takes too long; it
+    /// is given up then.
+    pub(crate) async fn settle(
+        &mut self,
+        broker: &Broker,
+        mailbox: &Mailbox,
+        waiting: Option<Waiting>,
+    ) -> Option<Vec<Answer>> {
+        tokio::time::timeout(PATIENCE, self.follow(broker, mailbox, waiting)).await.ok()
     }
 
-    async fn follow(&mut self, broker: &Broker, mailbox: &Mailbox, mut waiting: Option<Waiting>) {
+    async fn follow(&mut self, broker: &Broker, mailbox: &Mailbox, mut waiting: Option<Waiting>) -> Vec<Answer> {
         let mut mail = Mail::default();
         let mut answers = Vec::new();
         let mut wakes = Wakes::default();
@@ -90,7 +96,7 @@ impl Publishing {
             waiting = wait_for(broker, self.wanted());
             if waiting.is_none() {
                 if self.is_idle() {
-                    return;
+                    return answers;
                 }
                 mailbox.notified().await;
             }

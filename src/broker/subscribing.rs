@@ -138,15 +138,17 @@ impl Broker {
             return 0;
         }
         let steps = async {
-            if let Err(error) = self.store.core().flush().await {
+            let is_there = *self.store.jetstream_available().borrow();
+            let last = async { if is_there { self.store.log().last_sequence().await.ok() } else { None } };
+            let (flushed, last) = tokio::join!(self.store.core().flush(), last);
+            if let Err(error) = flushed {
                 tracing::warn!(%error, "a subscription is not confirmed by NATS");
             }
-            if !*self.store.jetstream_available().borrow() {
+            if !is_there {
                 return 0;
             }
             // In this order: a message is in the bucket before it is in the log, so what the log sequence keeps from coming
             // live is in the index.
-            let last = self.store.log().last_sequence().await;
             if let Err(error) = self.store.retained().bring_up_to_date().await {
                 tracing::warn!(%error, "retained messages may not be the newest");
             }

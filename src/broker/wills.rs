@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_codec::Version;
+use mqtt_codec::{QoS, ReasonCode, Version};
 
 use super::clock::now_ms;
 use super::mailbox::{Mailbox, Wakes};
@@ -19,7 +19,7 @@ use super::publishing::Publishing;
 use super::records::{self, WILL_NUMBER};
 use super::Broker;
 use crate::metrics::WillCause;
-use crate::store::{SessionRecord, StoredWill, WillState, WriteError};
+use crate::store::{LastWill, SessionRecord, StoredWill, Unavailable, WillState, WriteError};
 
 /// How long to wait before a write is tried again that JetStream did not take.
 const RETRY: Duration = Duration::from_secs(1);
@@ -50,10 +50,18 @@ impl Broker {
         will.due_at_ms = None;
     }
 
-    /// Publishes a will whose mark is in the record. `epoch`: that of the connection that it was the will of.
-    pub(crate) async fn publish_will(self: &Arc<Self>, client_id: &str, will: &StoredWill, epoch: u64, cause: WillCause) {
-        let Some(publication) = records::will_publication(will, epoch) else { return };
-        self.metrics.will(cause);
+    /// Publishes a will whose mark is in the record. `epoch`: that of the connection that it was the will of. False when it
+    /// may not be stored: it is to be tried again. A will that is refused is done with.
+    pub(crate) async fn publish_will(
+        self: &Arc<Self>,
+        client_id: &str,
+        will: &StoredWill,
+        epoch: u64,
+        cause: WillCause,
+    ) -> bool {
+        let Some(mut publication) = records::will_publication(will, epoch) else { return true };
+        let is_stored = publication.qos != QoS::AtMostOnce;
+        publication.token = is_stored.then_some(0);
         let client_id = ByteString::from(client_id);
         let key = self.client_key(&client_id);
         let limits = self.options.mailbox;
@@ -61,44 +69,56 @@ impl Broker {
         let mut publishing = Publishing::new(Arc::clone(self), Arc::clone(&mailbox), key);
         if let Err(refusal) = publishing.publish(publication, &mut Wakes::default()) {
             let (publication, refused) = *refusal;
-            let client_id = mailbox.client_id.escape_debug().to_string();
-            let topic = publication.topic.as_str().escape_debug().to_string();
-            tracing::info!(client_id, topic, ?refused, "a will was refused");
+            let topic = publication.topic.as_str();
+            tracing::info!(client_id = &*mailbox.client_id, topic, ?refused, "a will was refused");
+            return true;
         }
-        if !publishing.settle(self, &mailbox, None).await {
-            tracing::warn!(client_id = &*mailbox.client_id, "a will could not be stored");
+        let answers = publishing.settle(self, &mailbox, None).await;
+        // Nothing acknowledges a will at QoS 0. When we die before its mark is gone, it is published again.
+        let is_done = !is_stored || answers.is_some_and(|answers| answers.iter().any(|(_, result)| is_final(result)));
+        if is_done {
+            self.metrics.will(cause);
+        } else {
+            tracing::warn!(client_id = &*mailbox.client_id, "a will could not be stored yet");
         }
+        is_done
     }
 
-    /// Publishes the will of a session at its time, unless the session has another owner by then.
-    pub(crate) fn schedule_will(self: &Arc<Self>, client_id: String, epoch: u64, in_ms: u64) {
+    /// Puts a session in order that is not connected: its wills are published, each at its time, and it ends if it was to
+    /// end with its connection. Tried until it is done, or the session has another owner.
+    pub(crate) fn put_in_order(self: &Arc<Self>, client_id: String, epoch: u64, in_ms: u64, cause: WillCause) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(in_ms)).await;
             loop {
-                match broker.fire_scheduled(&client_id, epoch).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(client_id, %error, "a will waits for JetStream"),
+                match broker.try_put_in_order(&client_id, epoch, cause).await {
+                    // A new connection of the session was faster, and takes care of the rest.
+                    Ok(()) | Err(WriteError::Fenced) => return,
+                    Err(error) => tracing::debug!(client_id, %error, "a session waits for JetStream to be put in order"),
                 }
                 tokio::time::sleep(RETRY).await;
             }
         });
     }
 
-    async fn fire_scheduled(self: &Arc<Self>, client_id: &str, epoch: u64) -> Result<(), WriteError> {
-        let loaded = self.store.sessions().load(client_id).await.map_err(|e| WriteError::Unavailable { reason: e.reason })?;
-        let Some(record) = loaded.record.filter(|r| r.epoch == epoch && !r.connected && r.will.is_some()) else {
-            return Ok(());
-        };
-        match self.fire(record, loaded.sequence, WillCause::ConnectionLost).await {
-            // A new connection of the session was faster.
-            Err(WriteError::Fenced) => Ok(()),
-            result => result.map(|_| ()),
+    async fn try_put_in_order(
+        self: &Arc<Self>,
+        client_id: &str,
+        epoch: u64,
+        cause: WillCause,
+    ) -> Result<(), WriteError> {
+        let unavailable = |error: Unavailable| WriteError::Unavailable { reason: error.reason };
+        let loaded = self.store.sessions().load(client_id).await.map_err(unavailable)?;
+        let Some(record) = loaded.record.filter(|r| r.epoch == epoch && !r.connected) else { return Ok(()) };
+        let (record, sequence) = self.fire(record, loaded.sequence, cause).await?;
+        if record.expiry_s == 0 {
+            self.store.sessions().end(client_id, sequence).await?;
         }
+        Ok(())
     }
 
-    /// Publishes the will of a record whose session is not connected: marks it, publishes it, and takes it out of the
-    /// record. Returns the record and its sequence.
+    /// Publishes the wills of a record whose session is not connected: marks the one that is due, publishes all, and takes
+    /// them out of the record. Returns the record and its sequence.
     pub(crate) async fn fire(
         self: &Arc<Self>,
         mut record: SessionRecord,
@@ -108,18 +128,23 @@ impl Broker {
         let sessions = self.store.sessions();
         let client_id = ByteString::from(record.client_id.as_str());
         let (epoch, ttl_s) = (record.epoch, Self::ttl(&record));
-        let Some(mut will) = record.will.take() else { return Ok((record, sequence)) };
-        if will.state == WillState::Armed {
-            self.mark_firing(&mut will, &self.client_key(&client_id).unwrap_or_default(), epoch);
-            record.will = Some(will.clone());
-            sequence = sessions.put_record(&record, sequence, ttl_s).await?;
-            // This process has just marked it, so nobody else has published it.
-            will.state = WillState::Armed;
+        if let Some(mut will) = record.will.take() {
+            if will.state == WillState::Armed {
+                self.mark_firing(&mut will, &self.client_key(&client_id).unwrap_or_default(), epoch);
+                record.will = Some(will.clone());
+                sequence = sessions.put_record(&record, sequence, ttl_s).await?;
+            }
+            record.will = None;
+            record.last_wills.push(LastWill { epoch, will });
         }
-        self.publish_will(&record.client_id, &will, epoch, cause).await;
-        record.will = None;
+        for last in &record.last_wills {
+            if !self.publish_will(&client_id, &last.will, last.epoch, cause).await {
+                return Err(WriteError::Unavailable { reason: "a will is not stored yet".to_owned() });
+            }
+        }
+        record.last_wills.clear();
         record.owner = None;
-        sequence = sessions.put_record(&record, sequence, ttl_s).await?;
+        sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
         Ok((record, sequence))
     }
 
@@ -143,4 +168,9 @@ impl Broker {
             s => Some(s.saturating_sub(gone_s).saturating_add(for_wills_s).max(1)),
         }
     }
+}
+
+/// Whether a will is done with: stored, or refused for good.
+fn is_final(result: &Result<ReasonCode, ReasonCode>) -> bool {
+    !matches!(result, Err(ReasonCode::ServerBusy))
 }

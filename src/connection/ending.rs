@@ -66,7 +66,7 @@ where
             {
                 owned.sequence = sequence;
             }
-            publishing.settle(&broker, &mailbox, waiting).await
+            publishing.settle(&broker, &mailbox, waiting).await.is_some()
         };
         let (_, is_settled) = tokio::join!(close_socket(io), settle);
         if !is_settled {
@@ -139,6 +139,7 @@ impl LastWrite<'_> {
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
                 let Some(record) = loaded.record.filter(|record| record.epoch == owned.record.epoch) else { return };
                 owned.record.will = record.will;
+                owned.record.last_wills = record.last_wills;
                 owned.sequence = loaded.sequence;
             }
         }
@@ -168,7 +169,7 @@ impl LastWrite<'_> {
                 }
                 // Whose timer it is: when we are gone, somebody else's.
                 owned.sequence = sessions.put_record(&record, owned.sequence, Broker::ttl(&record)).await?;
-                self.broker.schedule_will(client_id, record.epoch, ms);
+                self.broker.put_in_order(client_id, record.epoch, ms, WillCause::ConnectionLost);
                 return Ok(());
             }
             _ if self.expiry_s > 0 => {
