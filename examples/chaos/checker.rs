@@ -1,6 +1,7 @@
 //! Who published what, who got it, and whether that is right.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,9 @@ pub(crate) struct Checker {
     published: Mutex<Vec<Vec<Fate>>>,
     got: Mutex<Vec<Got>>,
     deaths: Mutex<Vec<Death>>,
+    /// What is known of each client with a will.
+    lives: Mutex<Vec<String>>,
+    started: OnceLock<Instant>,
     mistakes: Mutex<BTreeMap<&'static str, Vec<String>>>,
     pub(crate) connects: AtomicU64,
     pub(crate) refused_connects: AtomicU64,
@@ -118,11 +122,22 @@ impl Checker {
     pub(crate) fn born(&self) -> usize {
         let mut deaths = self.deaths.lock();
         deaths.push(Death::Unknown);
+        self.lives.lock().push(String::new());
         deaths.len() - 1
+    }
+
+    /// Something becomes known of a client with a will.
+    pub(crate) fn tell(&self, mortal: usize, what: &str) {
+        self.lives.lock()[mortal] += &format!(" {:.2} s {what};", self.elapsed().as_secs_f64());
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.get_or_init(Instant::now).elapsed()
     }
 
     pub(crate) fn died(&self, mortal: usize, death: Death) {
         self.deaths.lock()[mortal] = death;
+        self.tell(mortal, &format!("{death:?}"));
     }
 
     pub(crate) fn got_will(&self, subscriber: usize, mortal: usize, qos: u8) {
@@ -251,7 +266,7 @@ impl Checker {
         let unheard: Vec<usize> = with(Death::Lost, |times| times == 1).into_iter().filter(not_got).collect();
         drop(deaths);
         for (kind, all) in [("will lost", missing), ("will twice in the log", twice), ("will not delivered", unheard)] {
-            all.into_iter().for_each(|n| self.mistake(kind, format!("will of {n}")));
+            all.into_iter().for_each(|n| self.mistake(kind, format!("will of {n}:{}", self.lives.lock()[n])));
         }
     }
 }

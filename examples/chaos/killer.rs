@@ -23,6 +23,8 @@ pub(crate) struct Processes {
     /// Logs of the sidecars.
     dir: PathBuf,
     kills: [usize; 3],
+    /// Who was away when.
+    history: String,
 }
 
 impl Sidecar {
@@ -46,7 +48,7 @@ impl Processes {
         let dir = std::env::temp_dir().join(format!("nats-mqtt-chaos-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
         let sidecar = |name| Sidecar { name, port: free_port(), admin_port: free_port(), process: None };
-        let mut processes = Self { cluster, sidecars: [sidecar("a"), sidecar("b")], dir, kills: [0; 3] };
+        let mut processes = Self { cluster, sidecars: [sidecar("a"), sidecar("b")], dir, kills: [0; 3], history: String::new() };
         for sidecar in &mut processes.sidecars {
             sidecar.start(&processes.cluster, &processes.dir);
         }
@@ -68,7 +70,9 @@ impl Processes {
 
     /// The logs of the sidecars stay where they are.
     pub(crate) fn keep_logs(&self) {
-        println!("logs of the sidecars: {}", self.dir.display());
+        // What cannot be written is not missed.
+        let _ = std::fs::write(self.dir.join("history.txt"), &self.history);
+        println!("logs of the sidecars, and who was away when: {}", self.dir.display());
     }
 
     /// Kills one of them every second or two, and starts it again a moment later.
@@ -78,12 +82,16 @@ impl Processes {
         while since.elapsed() < time {
             tokio::time::sleep(random.ms(1_000, 2_000)).await;
             let pause = random.ms(50, 1_200);
-            match which.get(random.below(which.len().max(1))) {
+            let killed_at = checker.elapsed();
+            let one = random.below(which.len().max(1));
+            match which.get(one) {
                 Some('a') => self.kill_sidecar(0, pause).await,
                 Some('b') => self.kill_sidecar(1, pause).await,
                 Some('n') => self.kill_server(random.below(self.cluster.servers.len()), pause).await,
-                _ => {}
+                _ => continue,
             }
+            let (from, to) = (killed_at.as_secs_f64(), checker.elapsed().as_secs_f64());
+            self.history.push_str(&format!("{} away from {from:.2} s to {to:.2} s\n", which[one]));
             if told.elapsed() > Duration::from_secs(15) {
                 told = Instant::now();
                 println!("{:4} s: {}; {}", since.elapsed().as_secs(), self.counts(), checker.progress());

@@ -23,9 +23,12 @@ pub(crate) async fn live(line: usize, mut random: Random, stage: Stage) {
                 will.delay_interval_s = random.below(3) as u32;
             }
         }
-        let port = stage.ports[random.below(2)];
-        match Client::try_open(port, options).await {
+        let sidecar = random.below(2);
+        let is_clean = options.connect.clean_start;
+        stage.checker.tell(n, &format!("connects to {}, clean: {is_clean}", ["a", "b"][sidecar]));
+        match Client::try_open(stage.ports[sidecar], options).await {
             Ok(client) if client.connack.reason == ReasonCode::Success => {
+                stage.checker.tell(n, "is connected");
                 let death = until_death(client, &mut random, &stage).await;
                 stage.checker.died(n, death);
             }
