@@ -5,7 +5,13 @@ use mqtt_codec::{TopicFilter, TopicName};
 
 fn all(store: &Store, filter: &str) -> Vec<(String, Bytes)> {
     let filter = TopicFilter::new(filter.to_owned()).unwrap();
-    let page = store.retained().index().page(&filter, None, nats_mqtt::store::IndexState { applied: u64::MAX, version: u64::MAX }, usize::MAX, 0);
+    let page = store.retained().index().page(
+        &filter,
+        None,
+        nats_mqtt::store::IndexState { applied: u64::MAX, version: u64::MAX },
+        usize::MAX,
+        0,
+    );
     page.iter().map(|entry| (entry.topic.as_str().to_owned(), entry.message.payload.clone())).collect()
 }
 
