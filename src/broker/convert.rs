@@ -57,7 +57,9 @@ pub(crate) fn natural_headers(
 ) -> Result<Headers, HeaderError> {
     let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
     let original_topic = is_escaped.then(|| publication.topic.clone());
-    proto_map::to_headers(&Envelope { log_marker, original_topic, ..envelope(publication) }, Carrier::Core)
+    // One marker and no more: that it is in the log says all that there is to say of its QoS.
+    let qos = QoS::AtLeastOnce;
+    proto_map::to_headers(&Envelope { qos, log_marker, original_topic, ..envelope(publication) }, Carrier::Core)
 }
 
 /// Whether a message on core NATS is the copy of one that the log brings.

@@ -47,7 +47,7 @@ async fn a_qos_1_or_2_publish_reaches_nats_with_at_most_the_marker() {
         assert_eq!(message.payload, format!("21.{qos}"));
         let names = header_names(message.headers.as_ref());
         // Of QoS 2 the log has to know, and its copy says so too.
-        let allowed: &[&str] = if qos == 1 { &["Mqtt-Log"] } else { &["Mqtt-Log", "Mqtt-QoS"] };
+        let allowed: &[&str] = &["Mqtt-Log"];
         assert!(
             names.len() <= allowed.len() && names.iter().all(|name| allowed.contains(&&**name)),
             "{qos}: {names:?}"
