@@ -426,6 +426,9 @@ where
         for (token, result) in mail.stored.drain(..) {
             self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
         }
+        if let Some(owned) = mail.owned.take() {
+            self.owned = Some(owned);
+        }
         match mail.order.take() {
             Some(Order::Close(reason)) => self.end = Some(End::ByServer(reason)),
             Some(Order::Drain) => self.is_draining = true,

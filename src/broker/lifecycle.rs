@@ -10,6 +10,7 @@
 //! Without JetStream a session that ends with its connection goes on without a record; others are refused.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long after a CONNECT that was given up its session is looked at.
 const ABANDON_AFTER: Duration = Duration::from_secs(15);
+
+/// How long after a CONNECT without JetStream a record is asked for.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often it is asked.
 const HANDOVER_REQUESTS: usize = 2;
@@ -126,7 +130,7 @@ impl Broker {
             Some(node) => {
                 let claim = async {
                     self.end_local_owner(&mailbox).await;
-                    tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer, &mailbox)).await
+                    tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer.addr, &mailbox)).await
                 };
                 let claimed = tokio::select! {
                     claimed = claim => claimed.unwrap_or_else(|_| Err(unavailable("no answer in time"))),
@@ -155,10 +159,37 @@ impl Broker {
                 Err(ReasonCode::ServerUnavailable)
             }
             Err(_) => {
+                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox));
                 let (is_present, epoch, progress) = (false, now_ms(), Progress::default());
                 Ok(Attached { mailbox, is_present, epoch, progress, filters: HashSet::new(), owned: None })
             }
         }
+    }
+
+    /// A session that ends with its connection went on without a record. It gets one when JetStream is there, so that its
+    /// will is known to others and its client id can be taken over.
+    fn claim_later(
+        self: &Arc<Self>,
+        negotiated: Negotiated,
+        connect: Connect,
+        remote: SocketAddr,
+        mailbox: Arc<Mailbox>,
+    ) {
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            while !mailbox.is_closed() {
+                tokio::time::sleep(CLAIM_AGAIN).await;
+                let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
+                let Ok(claim) = broker.claim(&node, &negotiated, &connect, remote, &mailbox).await else { continue };
+                if mailbox.give(claim.owned.clone()) {
+                    return;
+                }
+                // The connection has ended meanwhile, and took care of its will.
+                let Owned { record, sequence, .. } = claim.owned;
+                let ended = broker.store.sessions().end(&record.client_id, sequence).await;
+                tracing::debug!(client_id = record.client_id, ?ended, "a record that came too late");
+            }
+        });
     }
 
     /// A CONNECT was given up that may have made us the owner: should it have, the session is left as it was found.
@@ -197,7 +228,7 @@ impl Broker {
         node: &str,
         negotiated: &Negotiated,
         connect: &Connect,
-        peer: &Peer,
+        remote: SocketAddr,
         mailbox: &Mailbox,
     ) -> Result<Claim, Unavailable> {
         let sessions = self.store.sessions();
@@ -205,7 +236,7 @@ impl Broker {
             let loaded = sessions.load(&negotiated.client_id).await?;
             let old = loaded.record;
             let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0 && !is_expired(old));
-            let record = self.new_record(node, negotiated, connect, peer, old.as_ref(), resumed.is_some());
+            let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
             match sessions.put_record(&record, loaded.sequence, None).await {
                 Ok(sequence) => {
                     // From now on whoever comes later asks us to hand over.
@@ -225,7 +256,7 @@ impl Broker {
         node: &str,
         negotiated: &Negotiated,
         connect: &Connect,
-        peer: &Peer,
+        remote: SocketAddr,
         old: Option<&SessionRecord>,
         is_resumed: bool,
     ) -> SessionRecord {
@@ -240,7 +271,7 @@ impl Broker {
             connected: true,
             since_ms: now_ms(),
             protocol: records::protocol(connect.version).to_owned(),
-            remote: Some(peer.addr.to_string()),
+            remote: Some(remote.to_string()),
             expiry_s: negotiated.parameters.session_expiry_s,
             disconnected_at_ms: None,
             subscriptions: resumed.map(|old| old.subscriptions.clone()).unwrap_or_default(),

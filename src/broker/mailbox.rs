@@ -12,6 +12,7 @@ use mqtt_session::{Feed, FeedState, Offer};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::lifecycle::Owned;
 use super::message::Message;
 use super::retained::RetainedCursor;
 use super::segments::Segments;
@@ -60,6 +61,8 @@ pub(crate) struct Mail {
     pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
     /// The order to end.
     pub(crate) order: Option<Order>,
+    /// The record of the session, when it came later than the connection.
+    pub(crate) owned: Option<Owned>,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,7 @@ struct Lanes {
     stored: Vec<(u64, Result<Stored, PutError>)>,
     retained: Vec<RetainedCursor>,
     order: Option<Order>,
+    owned: Option<Owned>,
     is_woken: bool,
     is_closed: bool,
 }
@@ -138,6 +142,7 @@ impl Mailbox {
                 stored: Vec::new(),
                 retained: Vec::new(),
                 order: None,
+                owned: None,
                 is_woken: false,
                 is_closed: false,
             }),
@@ -264,6 +269,18 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
+    /// Gives a connection the record of its session. False when it has ended.
+    pub(crate) fn give(&self, owned: Owned) -> bool {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return false;
+        }
+        lanes.owned = Some(owned);
+        drop(lanes);
+        self.wake.notify_one();
+        true
+    }
+
     /// Waits for an order to end.
     pub(crate) async fn ordered(&self) {
         while self.lanes.lock().order.is_none() {
@@ -327,6 +344,7 @@ impl Mailbox {
         lanes.is_woken = false;
         std::mem::swap(&mut mail.stored, &mut lanes.stored);
         mail.order = lanes.order;
+        mail.owned = lanes.owned.take();
     }
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feed into `messages`. Returns where

@@ -19,6 +19,9 @@ use crate::store::{ProgressRecord, WriteError};
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// How long a goodbye waits for the will to be taken out of the record.
+const DISARM: Duration = Duration::from_millis(500);
+
 /// How long to wait before a write is tried again that JetStream did not take.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,7 @@ where
             let (session_expiry_interval_s, server_reference, properties) = (None, None, None);
             self.send(&Packet::Disconnect(Disconnect { reason, session_expiry_interval_s, server_reference, properties }));
         }
+        self.disarm_will(end).await;
         self.pass_what_is_read();
         let (_, progress) = self.session.progress();
         let last_progress = self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress));
@@ -78,6 +82,21 @@ where
             last.write(owned).await;
         }
         broker.detach(&mailbox);
+    }
+
+    /// A client that said goodbye has no will any more. That is written before the connection is closed, so that nobody
+    /// publishes it who finds us dead; a goodbye does not wait for long, though.
+    async fn disarm_will(&mut self, end: End) {
+        let Some(owned) = self.owned.as_mut().filter(|owned| owned.record.will.is_some()) else { return };
+        if end != (End::ByClient { with_will: false }) || self.writing.is_some() {
+            return;
+        }
+        owned.record.will = None;
+        let write = self.broker.store().sessions();
+        let record = owned.record();
+        if let Ok(Ok(sequence)) = tokio::time::timeout(DISARM, write.put_record(&record, owned.sequence, None)).await {
+            owned.sequence = sequence;
+        }
     }
 
     fn log_end(&self, end: End, peer: &Peer) {
@@ -127,16 +146,17 @@ impl LastWrite<'_> {
         let client_id = owned.record.client_id.clone();
         for _ in 0..TRIES {
             match self.try_write(&mut owned).await {
-                // Somebody else owns the session, and takes care of the rest.
-                Ok(()) | Err(WriteError::Fenced) => return,
+                Ok(()) => return,
                 Err(WriteError::TooLarge) => return tracing::error!(client_id, "a session is too large to be kept"),
+                // Fenced by somebody else, or by a write of ours that was not answered and was done all the same.
+                Err(WriteError::Fenced) => {}
                 Err(WriteError::Unavailable { reason }) => {
                     tracing::debug!(client_id, reason, "the end of a connection waits for JetStream");
+                    tokio::time::sleep(RETRY).await;
                 }
             }
-            tokio::time::sleep(RETRY).await;
-            // A write that was not answered may have been done all the same.
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
+                // Who owns the session now takes care of the rest.
                 let Some(record) = loaded.record.filter(|record| record.epoch == owned.record.epoch) else { return };
                 owned.record.will = record.will;
                 owned.record.last_wills = record.last_wills;
