@@ -149,6 +149,7 @@ async fn a_session_ends_when_its_expiry_says_so_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_is_repeated_with_dup_and_its_packet_id_in_its_old_order() {
     let world = World::shared().await;
+    let nats = world.nats.client().await;
     for version in [Version::V311, Version::V5] {
         let (t, id) = (unique("flight"), unique("fl"));
         let mut publisher = world.b.v5(&unique("pub")).await;
@@ -171,6 +172,7 @@ async fn what_is_in_flight_is_repeated_with_dup_and_its_packet_id_in_its_old_ord
         client.ack(Packet::PubAck, ids[3]).await;
         client.ping().await;
         client.reset();
+        eventually("it is seen", async || record(&nats, &id).await.is_some_and(|(_, r)| r["connected"] == false)).await;
         publisher.publish(msg(&format!("{t}/7"), "7").qos(1)).await;
         let at = |n: usize| ids[n - 1].get();
         let mut expected = vec![
