@@ -138,7 +138,7 @@ impl Broker {
                         // Somebody newer wants the client id, and waits for us to be gone.
                         self.abandon(node, mailbox.client_id.clone());
                         self.detach(&mailbox);
-                        return Err(ReasonCode::ServerBusy);
+                        return Err(ReasonCode::SessionTakenOver);
                     }
                 };
                 if claimed.is_err() {

@@ -150,7 +150,7 @@ impl Broker {
 
     /// How long the progress of a session that is not connected stays, in seconds: longer than its record.
     pub(crate) fn progress_ttl(record: &SessionRecord) -> Option<u32> {
-        const LONGER_S: u32 = 60;
+        const LONGER_S: u32 = 5;
         Self::ttl(record).map(|s| s.saturating_add(LONGER_S))
     }
 

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 
 use bytestring::ByteString;
 use mqtt_codec::{
-    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Packet, ReasonCode, Role, Version, Violation,
+    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Role, Version, Violation,
 };
 use mqtt_session::{Negotiated, negotiate};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -82,7 +82,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     broker.metrics.connect(reason);
-    send_refusal(io, version, reason);
+    if reason != ReasonCode::SessionTakenOver {
+        return send_refusal(io, version, reason);
+    }
+    // No CONNACK can say that somebody newer has come: it was connected, for no time at all.
+    send_refusal(io, version, ReasonCode::Success);
+    if version.is_v5() {
+        // A DISCONNECT without properties always fits.
+        let _ = mqtt_codec::encode(&Packet::Disconnect(Disconnect::new(reason)), version, io.output.tail());
+    }
 }
 
 /// An identifier for a client that has none: unique among all sidecars.

@@ -51,7 +51,7 @@ async fn no_acknowledged_message_is_missing_when_nats_server_is_killed_under_loa
     let mut world = World::own().await;
     let mut readers = Vec::new();
     for sidecar in [&world.a, &world.b] {
-        let mut subscriber = sidecar.v5("reader").await;
+        let mut subscriber = sidecar.v5(&unique("reader")).await;
         subscriber.subscribe("o/#", 2).await;
         readers.push(tokio::spawn(read_all(subscriber)));
     }
