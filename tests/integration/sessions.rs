@@ -373,11 +373,6 @@ async fn a_durable_subscriber_that_does_not_read_gets_all_in_order_across_a_move
     for publish in collect(&mut client, COUNT / 3).await {
         got.push(payload(&publish));
     }
-    // What is read meanwhile is acknowledged too.
-    client.ping().await;
-    while let Ok(publish) = client.try_receive(Duration::ZERO).await {
-        got.push(payload(&publish));
-    }
     client.reset();
     let mut client = resume(&world.b, &id).await;
     publisher.publish(msg(&topic, "end").qos(1)).await;
@@ -396,7 +391,7 @@ async fn a_durable_subscriber_that_does_not_read_gets_all_in_order_across_a_move
     }
     let numbers: Vec<usize> = got.iter().map(|text| text.trim().parse().unwrap()).collect();
     assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>());
-    assert!(repeated <= 256, "{repeated} were repeated; they were acknowledged");
+    assert!(repeated <= 128, "{repeated} were repeated, more than were in flight");
     client.goodbye().await;
 }
 
