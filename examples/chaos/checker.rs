@@ -112,7 +112,8 @@ impl Checker {
             let last = got.last.insert((publisher, topic), number);
             drop(all);
             if last.is_some_and(|last| last > number) {
-                let what = format!("subscriber {subscriber} (QoS {qos}): {publisher}.{number} first came after {last:?}");
+                let what =
+                    format!("subscriber {subscriber} (QoS {qos}): {publisher}.{number} first came after {last:?}");
                 self.mistake("out of order", what);
             }
         }
@@ -230,11 +231,20 @@ impl Checker {
             };
             println!(
                 "subscriber {n} at QoS {}: QoS 1: {} ({} more than once); QoS 2: {} ({} more than once); wills: {}",
-                got.qos, total(1, 1), total(1, 2), total(2, 1), total(2, 2), got.wills.len()
+                got.qos,
+                total(1, 1),
+                total(1, 2),
+                total(2, 1),
+                total(2, 2),
+                got.wills.len()
             );
         }
-        let (connects, refused) = (self.connects.load(Ordering::Relaxed), self.refused_connects.load(Ordering::Relaxed));
-        println!("{connects} connects, {refused} refused; {} deliveries with DUP", self.repeated.load(Ordering::Relaxed));
+        let (connects, refused) =
+            (self.connects.load(Ordering::Relaxed), self.refused_connects.load(Ordering::Relaxed));
+        println!(
+            "{connects} connects, {refused} refused; {} deliveries with DUP",
+            self.repeated.load(Ordering::Relaxed)
+        );
         let mistakes = self.mistakes.lock();
         for (kind, all) in &*mistakes {
             println!("MISTAKES, {kind}: {}", all.len());

@@ -48,7 +48,8 @@ impl Processes {
         let dir = std::env::temp_dir().join(format!("nats-mqtt-chaos-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory");
         let sidecar = |name| Sidecar { name, port: free_port(), admin_port: free_port(), process: None };
-        let mut processes = Self { cluster, sidecars: [sidecar("a"), sidecar("b")], dir, kills: [0; 3], history: String::new() };
+        let mut processes =
+            Self { cluster, sidecars: [sidecar("a"), sidecar("b")], dir, kills: [0; 3], history: String::new() };
         for sidecar in &mut processes.sidecars {
             sidecar.start(&processes.cluster, &processes.dir);
         }

@@ -154,7 +154,12 @@ pub(crate) async fn leave(mut client: Client, random: &mut Random) {
         _ => {
             let (session_expiry_interval_s, server_reference, properties) = (None, None, None);
             let reason = ReasonCode::Success;
-            client.write(&Packet::Disconnect(Disconnect { reason, session_expiry_interval_s, server_reference, properties }));
+            client.write(&Packet::Disconnect(Disconnect {
+                reason,
+                session_expiry_interval_s,
+                server_reference,
+                properties,
+            }));
             client.closed_within(Duration::from_secs(1)).await;
         }
     }

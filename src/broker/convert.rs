@@ -45,7 +45,10 @@ pub(crate) fn live_headers(
 ) -> Result<Headers, HeaderError> {
     // Whoever reads this on NATS sees the topic as the device wrote it.
     let original_topic = is_escaped.then(|| publication.topic.clone());
-    proto_map::to_headers(&Envelope { retained_seq: retained_at, original_topic, ..envelope(publication) }, Carrier::Core)
+    proto_map::to_headers(
+        &Envelope { retained_seq: retained_at, original_topic, ..envelope(publication) },
+        Carrier::Core,
+    )
 }
 
 /// Headers of the copy that a stored message has on its natural subject: the marker, for a plain one.
@@ -64,9 +67,11 @@ pub(crate) fn natural_headers(
 
 /// Whether a message on core NATS is the copy of one that the log brings.
 pub(crate) fn is_stored_copy(message: &CoreMessage) -> bool {
-    message.headers.iter().flatten().any(|(header, value)| {
-        **header == *name::LOG && proto_map::is_log_copy(value, &message.subject)
-    })
+    message
+        .headers
+        .iter()
+        .flatten()
+        .any(|(header, value)| **header == *name::LOG && proto_map::is_log_copy(value, &message.subject))
 }
 
 fn read(headers: Option<&Headers>, carrier: Carrier) -> Envelope {

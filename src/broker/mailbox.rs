@@ -349,7 +349,12 @@ impl Mailbox {
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feed into `messages`. Returns where
     /// the session stands, so that one that is behind and has read its queue can ask for a scan.
-    pub(crate) fn take_messages(&self, out: &mut Segments, count: usize, messages: &mut Vec<(u64, Outgoing)>) -> FeedState {
+    pub(crate) fn take_messages(
+        &self,
+        out: &mut Segments,
+        count: usize,
+        messages: &mut Vec<(u64, Outgoing)>,
+    ) -> FeedState {
         let mut lanes = self.lanes.lock();
         if !lanes.qos0.is_empty() {
             out.append(&mut lanes.qos0);

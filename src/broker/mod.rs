@@ -48,12 +48,12 @@ pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use wills::{Due, due};
-pub(crate) use retained::RetainedCursor;
 pub(crate) use records::progress_record;
+pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use subscribing::Subscribed;
+pub(crate) use wills::{Due, due};
 
 use tokio::sync::watch;
 

@@ -26,8 +26,8 @@ use super::clock::now_ms;
 use super::convert;
 use super::mailbox::{Mailbox, Wakes};
 use super::message::Message;
-use crate::store::Dropped;
 use crate::metrics::DropReason;
+use crate::store::Dropped;
 use crate::store::{Permit, Put, PutError, PutTarget, Stored, StoredSink};
 
 /// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
@@ -291,7 +291,10 @@ impl Publishing {
             }
             Stage::Bucket => {
                 let headers = if is_delete { Headers::new() } else { convert::retained_headers(publication)? };
-                (PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete }, headers)
+                (
+                    PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete },
+                    headers,
+                )
             }
         };
         let expiry = publication.properties.as_ref().and_then(|p| p.message_expiry_interval_s);
@@ -392,8 +395,7 @@ impl Publishing {
                 answer(&job, Ok(ReasonCode::Success), answers);
                 self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
                 let Job { publication, route, .. } = job;
-                let headers =
-                    convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped);
+                let headers = convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped);
                 self.send(route.subject, headers, publication.payload);
             }
             Err(error) => {
@@ -447,7 +449,9 @@ fn answer(job: &Job, result: Result<ReasonCode, ReasonCode>, answers: &mut Vec<A
 /// where it certainly was not.
 fn reason_of(error: &PutError) -> ReasonCode {
     match error {
-        PutError::NoStream | PutError::Rejected { .. } | PutError::Invalid { .. } => ReasonCode::ImplementationSpecificError,
+        PutError::NoStream | PutError::Rejected { .. } | PutError::Invalid { .. } => {
+            ReasonCode::ImplementationSpecificError
+        }
         PutError::Full { .. } | PutError::TooLarge => ReasonCode::QuotaExceeded,
         // It may be stored all the same, which no acknowledgement can say: the connection ends, and the client repeats it.
         PutError::Unavailable => ReasonCode::ServerBusy,

@@ -1,7 +1,8 @@
 //! Between what the session engine and the codec know, and what of it is written into a session's record.
 
 use mqtt_codec::{
-    Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version, Will,
+    Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
+    Will,
 };
 use mqtt_session::{InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
 
@@ -79,7 +80,10 @@ pub(crate) fn stored_subscription(s: &NewSubscription, since: u64) -> StoredSubs
 }
 
 /// A stored subscription, without the retained messages that came with it. `None` when it is none.
-pub(crate) fn subscription(stored: &StoredSubscription, order: impl FnOnce(&TopicFilter) -> Option<u64>) -> Option<NewSubscription> {
+pub(crate) fn subscription(
+    stored: &StoredSubscription,
+    order: impl FnOnce(&TopicFilter) -> Option<u64>,
+) -> Option<NewSubscription> {
     let filter = TopicFilter::new(stored.filter.as_str()).ok()?;
     Some(NewSubscription {
         order: order(&filter)?,
@@ -140,7 +144,8 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publicat
     let qos = QoS::try_from(will.qos).unwrap_or_default();
     Some(Publication {
         token: None,
-        once: (qos != QoS::AtMostOnce).then_some(Once { message: MessageId { epoch, number: WILL_NUMBER }, maybe_above }),
+        once: (qos != QoS::AtMostOnce)
+            .then_some(Once { message: MessageId { epoch, number: WILL_NUMBER }, maybe_above }),
         topic: TopicName::new(will.topic.as_str()).ok()?,
         qos,
         retain: will.retain,

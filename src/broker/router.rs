@@ -106,12 +106,7 @@ impl Router {
 
     /// Makes subscriptions at one instant: messages above `log_sequence` and above what the tail has routed are for
     /// them, and of the retained messages those that the index does not hold yet. Returns which they are.
-    pub(crate) fn subscribe(
-        &self,
-        mailbox: &Arc<Mailbox>,
-        log_sequence: u64,
-        new: &[NewSubscription],
-    ) -> Made {
+    pub(crate) fn subscribe(&self, mailbox: &Arc<Mailbox>, log_sequence: u64, new: &[NewSubscription]) -> Made {
         let tail = self.tail.lock();
         let mut subscriptions = self.subscriptions.write();
         let state = self.index.state();
@@ -229,8 +224,7 @@ impl Router {
         let subscriptions = self.subscriptions.read();
         self.matching(&subscriptions, &message).targets(&message, Source::Log { sequence: entry.sequence }, |t| {
             if t.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
-                let offer =
-                    t.mailbox.offer_scanned(entry.sequence, message.weight(), || t.outgoing(&message), wakes);
+                let offer = t.mailbox.offer_scanned(entry.sequence, message.weight(), || t.outgoing(&message), wakes);
                 if offer == Offer::Full {
                     on_full(t.mailbox);
                 }

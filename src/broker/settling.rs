@@ -3,9 +3,9 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use super::Broker;
 use super::mailbox::{Mail, Mailbox, Wakes};
 use super::publishing::{Answer, Publishing, Wanted};
-use super::Broker;
 use crate::metrics::DropReason;
 use crate::store::{Dropped, Permit};
 

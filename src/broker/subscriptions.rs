@@ -252,10 +252,8 @@ mod tests {
             }
             all
         };
-        let filters: Vec<TopicFilter> = words(&["a", "$", "/", "+", "#"], 4)
-            .into_iter()
-            .filter_map(|w| TopicFilter::new(w).ok())
-            .collect();
+        let filters: Vec<TopicFilter> =
+            words(&["a", "$", "/", "+", "#"], 4).into_iter().filter_map(|w| TopicFilter::new(w).ok()).collect();
         let mut subscriptions = Subscriptions::default();
         let mailbox = mailbox(1);
         for (order, f) in (0..).zip(&filters) {
@@ -263,7 +261,8 @@ mod tests {
         }
         assert_eq!(subscriptions.len(), filters.len());
         for topic in words(&["a", "$", "/"], 4).into_iter().filter_map(|w| TopicName::new(w).ok()) {
-            let expected: Vec<u64> = (0..).zip(&filters).filter(|(_, f)| f.matches(&topic)).map(|(order, _)| order).collect();
+            let expected: Vec<u64> =
+                (0..).zip(&filters).filter(|(_, f)| f.matches(&topic)).map(|(order, _)| order).collect();
             assert_eq!(matched(&subscriptions, topic.as_str()), expected, "{topic:?}");
         }
         for f in &filters {

@@ -13,11 +13,11 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
 
+use super::Broker;
 use super::clock::now_ms;
 use super::mailbox::{Mailbox, Wakes};
 use super::publishing::Publishing;
 use super::records::{self, WILL_NUMBER};
-use super::Broker;
 use crate::metrics::WillCause;
 use crate::store::{LastWill, SessionRecord, StoredWill, Unavailable, WillState, WriteError};
 
@@ -94,7 +94,9 @@ impl Broker {
                 match broker.try_put_in_order(&client_id, epoch, cause).await {
                     // A new connection of the session was faster, and takes care of the rest.
                     Ok(()) | Err(WriteError::Fenced) => return,
-                    Err(error) => tracing::debug!(client_id, %error, "a session waits for JetStream to be put in order"),
+                    Err(error) => {
+                        tracing::debug!(client_id, %error, "a session waits for JetStream to be put in order")
+                    }
                 }
                 tokio::time::sleep(RETRY).await;
             }

@@ -102,7 +102,8 @@ where
 
     fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
-        let (Some(frame), Ok(expiry_s)) = (message.frame(self.version, packet_id.is_some()), message.expiry(now_ms())) else {
+        let (Some(frame), Ok(expiry_s)) = (message.frame(self.version, packet_id.is_some()), message.expiry(now_ms()))
+        else {
             return self.give_up(packet_id, DropReason::Expired);
         };
         let max = self.session.parameters().client_max_packet_size as usize;

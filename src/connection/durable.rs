@@ -54,9 +54,8 @@ where
             let answers = self.answers_after_record.len();
             let (record, sequence) = (owned.record(), owned.sequence);
             self.is_record_dirty = false;
-            self.writing = Some(Box::pin(async move {
-                Written::Record(put_record(&sessions, &record, sequence).await, answers)
-            }));
+            self.writing =
+                Some(Box::pin(async move { Written::Record(put_record(&sessions, &record, sequence).await, answers) }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
             let Some(owned) = &self.owned else { return };
@@ -149,7 +148,11 @@ where
                     self.repeat(qos, packet_id, &outgoing);
                 }
                 (Resend::Publish(_, packet_id, sequence), None) => {
-                    tracing::warn!(client_id = &*self.mailbox.client_id, sequence, "the log has lost a message in flight");
+                    tracing::warn!(
+                        client_id = &*self.mailbox.client_id,
+                        sequence,
+                        "the log has lost a message in flight"
+                    );
                     self.broker.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
                     self.session.forget(packet_id);
                 }
@@ -163,7 +166,8 @@ impl<S> Connection<S> {
     fn as_subscribed(&self, mut outgoing: Outgoing) -> Outgoing {
         let topic = &outgoing.message.topic;
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
-        let matching: Vec<&StoredSubscription> = all.filter(|(filter, _)| filter.matches(topic)).map(|(_, s)| s).collect();
+        let matching: Vec<&StoredSubscription> =
+            all.filter(|(filter, _)| filter.matches(topic)).map(|(_, s)| s).collect();
         outgoing.retain = outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
         outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
         outgoing

@@ -48,7 +48,12 @@ where
             && self.version == Version::V5
         {
             let (session_expiry_interval_s, server_reference, properties) = (None, None, None);
-            self.send(&Packet::Disconnect(Disconnect { reason, session_expiry_interval_s, server_reference, properties }));
+            self.send(&Packet::Disconnect(Disconnect {
+                reason,
+                session_expiry_interval_s,
+                server_reference,
+                properties,
+            }));
         }
         self.disarm_will(end).await;
         self.pass_what_is_read();

@@ -4,7 +4,8 @@ use std::future::poll_fn;
 
 use bytestring::ByteString;
 use mqtt_codec::{
-    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Role, Version, Violation,
+    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Role, Version,
+    Violation,
 };
 use mqtt_session::{Negotiated, negotiate};
 use tokio::io::{AsyncRead, AsyncWrite};

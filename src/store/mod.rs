@@ -176,11 +176,8 @@ impl Store {
 /// server has dealt with everything that the asker sent before. (A subject that nobody listens to would do, if nobody
 /// listened to `>`.)
 async fn serve_echo(link: &Link, subject: String) -> Result<(), OpenError> {
-    let mut requests = link
-        .client
-        .subscribe(subject)
-        .await
-        .map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
+    let mut requests =
+        link.client.subscribe(subject).await.map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
     let client = link.client.clone();
     tokio::spawn(async move {
         while let Some(request) = requests.next().await {

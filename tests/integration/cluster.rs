@@ -85,7 +85,11 @@ impl Received {
             Packet::Publish(publish) => {
                 let id = publish.packet_id().expect("QoS 1 or 2");
                 let is_qos2 = publish.qos() == QoS::ExactlyOnce;
-                client.write(&if is_qos2 { Packet::PubRec(Ack::new(id, Success)) } else { Packet::PubAck(Ack::new(id, Success)) });
+                client.write(&if is_qos2 {
+                    Packet::PubRec(Ack::new(id, Success))
+                } else {
+                    Packet::PubAck(Ack::new(id, Success))
+                });
                 if is_qos2 && !self.open.insert(id.get()) {
                     return;
                 }

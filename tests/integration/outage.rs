@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mqtt_codec::{Packet, Publish};
 
-use crate::harness::{unique, Client, Message, World, eventually, heavy, msg, shown};
+use crate::harness::{Client, Message, World, eventually, heavy, msg, shown, unique};
 
 const COUNT: usize = 15_000;
 const WINDOW: usize = 64;

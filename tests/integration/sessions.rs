@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use mqtt_codec::{Ack, Packet, PacketType, Publish, ReasonCode, SubscribeEntry, SubscriptionOptions, TopicFilter, Version};
+use mqtt_codec::{
+    Ack, Packet, PacketType, Publish, ReasonCode, SubscribeEntry, SubscriptionOptions, TopicFilter, Version,
+};
 
 use crate::harness::sessions::{pid, progress, record};
 use crate::harness::{Client, Ended, Message, Options, Sidecar, World, eventually, msg, stored, unique};
@@ -340,7 +342,9 @@ async fn options_and_identifiers_of_subscriptions_survive() {
     let qos = mqtt_codec::QoS::AtLeastOnce;
     let o = SubscriptionOptions { qos, no_local: true, retain_as_published: true, ..SubscriptionOptions::default() };
     client.subscribe_with(&format!("{t}/own"), o, Some(5)).await;
-    client.subscribe_with(&format!("{t}/#"), SubscriptionOptions { qos, ..SubscriptionOptions::default() }, Some(6)).await;
+    client
+        .subscribe_with(&format!("{t}/#"), SubscriptionOptions { qos, ..SubscriptionOptions::default() }, Some(6))
+        .await;
     client.goodbye().await;
     let mut publisher = world.a.v5(&unique("pub")).await;
     publisher.publish(msg(&format!("{t}/own"), "1").qos(1).retained()).await;
@@ -405,7 +409,8 @@ async fn ten_thousand_subscriptions_survive_a_reconnect() {
     let qos = mqtt_codec::QoS::AtLeastOnce;
     for chunk in filters.chunks(500) {
         let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
-        let entry = |f: &String| SubscribeEntry { filter: TopicFilter::new(f.as_str()).map_err(|_| "".into()), options };
+        let entry =
+            |f: &String| SubscribeEntry { filter: TopicFilter::new(f.as_str()).map_err(|_| "".into()), options };
         let reasons = client.subscribe_all(chunk.iter().map(entry).collect(), None).await;
         assert!(reasons.iter().all(|reason| *reason == ReasonCode::GrantedQoS1));
     }
@@ -425,7 +430,22 @@ async fn ten_thousand_subscriptions_survive_a_reconnect() {
 async fn any_client_id_has_a_session_of_its_own() {
     let world = World::shared().await;
     let nats = world.nats.client().await;
-    let ids = ["esp.kitchen.1", "Shelly Plug", "küche/温度 🔥", "a/b>c*", "a/b>c+", ".", "..", "*", ">", "$SYS", "a b", "a.b", "A.b", "a%20b"];
+    let ids = [
+        "esp.kitchen.1",
+        "Shelly Plug",
+        "küche/温度 🔥",
+        "a/b>c*",
+        "a/b>c+",
+        ".",
+        "..",
+        "*",
+        ">",
+        "$SYS",
+        "a b",
+        "a.b",
+        "A.b",
+        "a%20b",
+    ];
     let t = unique("ids");
     for (n, id) in ids.iter().enumerate() {
         let mut client = world.a.connect(Options::v311(id).durable(LONG)).await;
@@ -489,7 +509,9 @@ async fn what_a_client_published_just_before_it_was_cut_off_is_not_half_done() {
             client.send_publish(&message, pid(n), true).await;
         }
         for _ in 1..=20 {
-            let Packet::PubRec(Ack { packet_id, .. }) = client.next_of(PacketType::PubRec).await else { unreachable!() };
+            let Packet::PubRec(Ack { packet_id, .. }) = client.next_of(PacketType::PubRec).await else {
+                unreachable!()
+            };
             client.ack(Packet::PubRel, packet_id).await;
         }
         for _ in 1..=20 {

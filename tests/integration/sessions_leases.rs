@@ -73,8 +73,7 @@ async fn what_a_killed_sidecar_had_in_hand_goes_on_on_the_other_one() {
         // To the client: its packet id and how far it was.
         let mut flight = world.b.connect(Options::v5("out").durable(LONG)).await;
         flight.acknowledges = false;
-        let repeated =
-            if is_released { format!("pubrel #{id}") } else { format!("out/x {round} qos2 dup #{id}") };
+        let repeated = if is_released { format!("pubrel #{id}") } else { format!("out/x {round} qos2 dup #{id}") };
         assert_eq!(flight.next_shown().await, repeated, "round {round}");
         if !is_released {
             flight.ack(Packet::PubRec, id).await;
