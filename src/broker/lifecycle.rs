@@ -33,6 +33,9 @@ use crate::store::{
 /// How long the CONNECT of a session that outlives its connection may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long it waits for the connection to NATS before that.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// The same of one that can do without.
 const PATIENCE_CLEAN: Duration = Duration::from_secs(2);
 
@@ -126,6 +129,11 @@ impl Broker {
         ));
         self.metrics.session(None, Some(SessionState::Live));
         let patience = if parameters.session_expiry_s > 0 { PATIENCE } else { PATIENCE_CLEAN };
+        if parameters.session_expiry_s > 0 {
+            // A server that has just been started again spares the device a round of its own patience.
+            let mut connected = self.store.connected();
+            let _ = tokio::time::timeout(RECONNECT_PATIENCE, connected.wait_for(|connected| *connected)).await;
+        }
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
                 let claim = async {

@@ -288,6 +288,7 @@ prop_compose! {
         qos in prop::sample::select(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][..]),
         retained_seq in any::<Option<u64>>(),
         marker in any::<Option<u64>>(),
+        publisher in prop::option::of(any_text()),
         payload_is_utf8 in any::<Option<bool>>(),
         message_expiry_interval_s in any::<Option<u32>>(),
         content_type in prop::option::of(any_text()),
@@ -305,7 +306,8 @@ prop_compose! {
         };
         let properties = (properties != MessageProperties::default()).then(|| Box::new(properties));
         let log_marker = marker.map(|seq| log_marker(seq, "a"));
-        Envelope { qos, retained_seq, original_topic: None, log_marker, properties }
+        let publisher = publisher.map(ByteString::from);
+        Envelope { qos, retained_seq, original_topic: None, log_marker, publisher, properties }
     }
 }
 
