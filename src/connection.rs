@@ -1,6 +1,7 @@
 //! The one loop where a socket and a session meet. Each turn: decode and handle what came, take what the mailbox has,
 //! write, wait. The session decides; this file only carries out.
 
+mod backlog;
 mod deliver;
 mod durable;
 mod ending;
@@ -61,6 +62,7 @@ enum Event {
     Subscribed(Subscribed),
     Written(Written),
     Fetched(Vec<(Resend, Option<Outgoing>)>),
+    Backlog(backlog::Page),
     Time,
 }
 
@@ -91,6 +93,7 @@ struct Connection<S> {
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
     resending: Option<Pin<Box<dyn Future<Output = Vec<(Resend, Option<Outgoing>)>> + Send>>>,
+    backlog: backlog::Reading,
     retained: VecDeque<RetainedCursor>,
     retained_page: VecDeque<Outgoing>,
     outputs: Vec<Output<Outgoing>>,
@@ -175,6 +178,7 @@ where
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
             resending: None,
+            backlog: backlog::Reading::default(),
             retained: VecDeque::new(),
             retained_page: VecDeque::new(),
             outputs: Vec::new(),
@@ -234,6 +238,9 @@ where
                 {
                     return Poll::Ready(Event::Fetched(fetched));
                 }
+                if let Poll::Ready(page) = self.backlog.poll(cx) {
+                    return Poll::Ready(Event::Backlog(page));
+                }
                 if self.takes_input()
                     && let Poll::Ready(result) = self.io.poll_read(cx)
                 {
@@ -255,6 +262,7 @@ where
                 Event::Subscribed(subscribed) => self.subscribed(subscribed),
                 Event::Written(written) => self.written(written),
                 Event::Fetched(fetched) => self.fetched(fetched),
+                Event::Backlog(page) => self.backlog.take(page),
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {}
                 Event::Wrote(Err(_)) | Event::Read(_) => return End::Lost,

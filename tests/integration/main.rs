@@ -8,6 +8,7 @@
 
 mod harness;
 
+mod backlog;
 mod both_worlds;
 mod durable;
 mod operations;
