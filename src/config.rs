@@ -22,10 +22,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-pub use jetstream::{JetStreamConfig, LogLimits};
+pub use jetstream::{BacklogLimits, JetStreamConfig, LogLimits};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
-pub use mqtt::{MqttConfig, OnDeniedPublish};
+pub use mqtt::{Discard, MqttConfig, OnDeniedPublish};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
 pub use units::{BindAddr, ByteSize, Duration, Secret};
 

@@ -1,6 +1,7 @@
 //! The one loop where a socket and a session meet. Each turn: decode and handle what came, take what the mailbox has,
 //! write, wait. The session decides; this file only carries out.
 
+mod backlog;
 mod deliver;
 mod durable;
 mod ending;
@@ -67,6 +68,7 @@ enum Event {
     Subscribed(Subscribed),
     Written(Written),
     Fetched(Fetched),
+    Backlog(backlog::Page),
     Time,
 }
 
@@ -97,6 +99,7 @@ struct Connection<S> {
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
     resending: Option<Eventual<Fetched>>,
+    backlog: backlog::Reading,
     retained: VecDeque<RetainedCursor>,
     retained_page: VecDeque<Outgoing>,
     outputs: Vec<Output<Outgoing>>,
@@ -184,6 +187,7 @@ where
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
             resending: None,
+            backlog: backlog::Reading::default(),
             retained: VecDeque::new(),
             retained_page: VecDeque::new(),
             outputs: Vec::new(),
@@ -233,6 +237,7 @@ where
                 Event::Subscribed(subscribed) => self.subscribed(subscribed),
                 Event::Written(written) => self.written(written),
                 Event::Fetched(fetched) => self.fetched(fetched),
+                Event::Backlog(page) => self.backlog.take(page),
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {}
                 Event::Wrote(Err(_)) | Event::Read(_) => return End::Lost,
@@ -258,6 +263,9 @@ where
         }
         if let Poll::Ready(fetched) = poll_some(&mut self.resending, cx) {
             return Poll::Ready(Event::Fetched(fetched));
+        }
+        if let Poll::Ready(page) = self.backlog.poll(cx) {
+            return Poll::Ready(Event::Backlog(page));
         }
         if self.takes_input() {
             return self.io.poll_read(cx).map(Event::Read);

@@ -39,6 +39,10 @@ pub mod name {
     pub const EXPIRY: &str = "Mqtt-Expiry";
     /// The copy of a stored message on its natural subject.
     pub const LOG: &str = "Mqtt-Log";
+    /// Of a copy in a backlog: its sequence in the log.
+    pub const LOG_SEQUENCE: &str = "Mqtt-Log-Sequence";
+    /// Of a copy in a backlog: its natural subject.
+    pub const SUBJECT: &str = "Mqtt-Subject";
     /// Client id of the publisher, percent-encoded.
     pub const CLIENT: &str = "Mqtt-Client";
     /// What plain headers lose of user properties.

@@ -278,6 +278,13 @@ impl Names {
         client_of_key(subject.strip_prefix(self.backlog_root.as_str())?)
     }
 
+    /// How far the log is copied into backlogs, in the bucket of sessions: `$KV.MQTT_sessions.backlog.position`. No
+    /// client has a key of this form.
+    #[must_use]
+    pub fn backlog_position(&self) -> ByteString {
+        format!("{}backlog.position", self.sessions_root).into()
+    }
+
     /// All backlogs: `$NMQ.backlog.*`.
     #[must_use]
     pub fn backlog_subjects(&self) -> String {

@@ -7,7 +7,7 @@ use mqtt_session::Limits;
 use proto_map::{Names, SpecOptions};
 
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits};
-use crate::config::{Config, NatsAuth, OnDeniedPublish};
+use crate::config::{Config, Discard, NatsAuth, OnDeniedPublish};
 use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, StoreOptions, TlsOptions};
 
 /// QoS 1 and 2 messages that wait in memory for one client, behind its window.
@@ -23,6 +23,9 @@ pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Resul
     let specs = SpecOptions {
         log_max_age_s: config.jetstream.log.max_age.get().as_secs(),
         log_max_bytes: config.jetstream.log.max_bytes.0,
+        backlog_max_bytes: config.jetstream.backlog.max_bytes.0,
+        session_queue_max: config.mqtt.session_queue,
+        session_queue_discard_oldest: config.mqtt.discard == Discard::Oldest,
         ..SpecOptions::default()
     };
     Ok(StoreOptions {

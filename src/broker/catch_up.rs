@@ -45,9 +45,12 @@ impl CatchUp {
         loop {
             self.wake.notified().await;
             let waiting = std::mem::take(&mut *self.waiting.lock());
+            let first = first_sequence(&log).await;
+            // What the log has lost they find in their backlogs, and then they ask again.
+            let waiting = waiting.into_iter().filter(|mailbox| !mailbox.needs_backlog(first)).collect();
             let mut group = Group::begin(waiting);
             if let Some(from) = group.from {
-                group.run(log.scan(from), router).await;
+                group.run(log.scan(from), &log, router).await;
             }
         }
     }
@@ -79,11 +82,15 @@ impl Group {
         Self { readers, from }
     }
 
-    async fn run(&mut self, mut scan: Scan, router: &Router) {
+    async fn run(&mut self, mut scan: Scan, log: &Log, router: &Router) {
         let mut empty_reads = 0;
         loop {
+            let next = scan.position();
             match scan.next().await {
                 Ok(batch) => {
+                    if has_gap(next, &batch) && self.is_overtaken(log).await {
+                        break;
+                    }
                     empty_reads = if batch.is_empty() { empty_reads + 1 } else { 0 };
                     if self.route(&batch, router).await == Progress::Done {
                         break;
@@ -109,6 +116,12 @@ impl Group {
             // The connection sees that it is behind and asks again.
             mailbox.nudge();
         }
+    }
+
+    /// Whether the log has discarded what a reader has not read, and finds in its backlog.
+    async fn is_overtaken(&self, log: &Log) -> bool {
+        let first = first_sequence(log).await;
+        self.readers.iter().any(|mailbox| mailbox.needs_backlog(first))
     }
 
     /// Routes a batch to the readers. One that has no room leaves the scan; the last one is waited for.
@@ -168,6 +181,22 @@ impl Group {
         for mailbox in &self.readers {
             mailbox.with_feed(|feed| feed.join(tail.sequence()));
         }
+    }
+}
+
+/// Whether sequences are left out: expired, deleted, or discarded before they were read.
+fn has_gap(next: u64, batch: &[LogEntry]) -> bool {
+    batch.last().is_some_and(|last| last.sequence.saturating_sub(next) >= batch.len() as u64)
+}
+
+/// Where the log begins.
+async fn first_sequence(log: &Log) -> u64 {
+    loop {
+        match log.first_sequence().await {
+            Ok(first) => return first,
+            Err(error) => tracing::warn!(%error, "the log cannot be read; slow subscribers wait"),
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

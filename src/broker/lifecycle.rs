@@ -319,6 +319,9 @@ impl Broker {
             Some(old) if old.connected && old.owner != record.owner => self.ask_old_owner(old, record.epoch).await,
             _ => None,
         };
+        if !is_present && old.as_ref().is_some_and(|old| old.expiry_s > 0) {
+            self.forget_backlog(&record.client_id, None);
+        }
         let last_wills = std::mem::take(&mut record.last_wills);
         for last in &last_wills {
             if !self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await {
@@ -406,6 +409,9 @@ impl Broker {
     /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
     fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
         let Claim { owned, is_present, progress } = claim;
+        if owned.record.expiry_s > 0 {
+            mailbox.expect_backlog();
+        }
         let mut filters = HashSet::new();
         if is_present {
             mailbox.with_feed(|feed| feed.fall_behind(progress.cursor + 1));

@@ -97,6 +97,10 @@ pub(crate) struct Mailbox {
     has_ended: watch::Sender<bool>,
     /// Epoch of the connection in its session's record; 0 without one.
     epoch: AtomicU64,
+    /// Its session outlives it, so what the log has lost may be in its backlog.
+    has_backlog: AtomicBool,
+    /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
+    log_begins_at: AtomicU64,
     /// What the connection leaves to the one that takes its session over.
     handed_over: watch::Sender<Option<Option<ProgressRecord>>>,
 }
@@ -151,6 +155,8 @@ impl Mailbox {
             room: Notify::new(),
             has_ended: watch::Sender::new(false),
             epoch: AtomicU64::new(0),
+            has_backlog: AtomicBool::new(false),
+            log_begins_at: AtomicU64::new(0),
             handed_over: watch::Sender::new(None),
         }
     }
@@ -308,6 +314,31 @@ impl Mailbox {
     /// The session has a record, with this epoch.
     pub(crate) fn set_epoch(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The session outlives its connection.
+    pub(crate) fn expect_backlog(&self) {
+        self.has_backlog.store(true, Ordering::Relaxed);
+    }
+
+    /// The log begins at this sequence. Whether the session has to read its backlog first: it is behind, and owed
+    /// something older. It is woken to do so.
+    pub(crate) fn needs_backlog(&self, first: u64) -> bool {
+        if !self.has_backlog.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_owed = matches!(self.with_feed(|feed| feed.state()),
+            FeedState::Behind { next } | FeedState::Scanning { next } | FeedState::Joining { next, .. } if next < first);
+        if is_owed {
+            self.log_begins_at.store(first, Ordering::Release);
+            self.nudge();
+        }
+        is_owed
+    }
+
+    /// Where the log begins, when the session is owed something older than that, from `next` on.
+    pub(crate) fn log_begins_above(&self, next: u64) -> Option<u64> {
+        Some(self.log_begins_at.load(Ordering::Acquire)).filter(|first| next < *first)
     }
 
     /// The connection has ended and leaves this to the one that takes its session over.

@@ -8,6 +8,7 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `publishing`: from a connection to JetStream and core NATS
+//! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
@@ -15,6 +16,7 @@
 //! and how JetStream is spoken to (`store`).
 
 mod adoption;
+mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
@@ -43,6 +45,7 @@ use mqtt_session::{FeedState, Limits, RETAINED, Resend};
 use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names};
 
+pub(crate) use backlog::message_of_backlog;
 pub(crate) use clock::now_ms;
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
@@ -214,7 +217,7 @@ impl Broker {
     }
 
     /// Fetches the messages that a session repeats. Those that are gone come without.
-    pub(crate) async fn fetch_resends(&self, resends: Vec<Resend>) -> Vec<(Resend, Option<Outgoing>)> {
+    pub(crate) async fn fetch_resends(&self, client_id: &str, resends: Vec<Resend>) -> Vec<(Resend, Option<Outgoing>)> {
         let sequences: Vec<u64> = resends
             .iter()
             .filter_map(|resend| match resend {
@@ -222,13 +225,18 @@ impl Broker {
                 Resend::Publish(..) | Resend::PubRel(_) => None,
             })
             .collect();
-        let entries = loop {
+        let mut entries = loop {
             match self.store.log().get_many(&sequences).await {
                 Ok(entries) => break entries,
                 Err(error) => tracing::warn!(%error, "messages in flight cannot be read yet"),
             }
             tokio::time::sleep(RETRY).await;
         };
+        if entries.len() < sequences.len() {
+            let has = |sequence: &u64| entries.iter().any(|entry| entry.sequence == *sequence);
+            let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).collect();
+            entries.extend(self.find_in_backlog(client_id, missing).await);
+        }
         let mut found: HashMap<u64, Outgoing> = entries
             .iter()
             .filter_map(|entry| {

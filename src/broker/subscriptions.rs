@@ -28,30 +28,42 @@ pub(crate) struct Subscriber {
 
 /// A filter that at least one session has.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<S = Subscriber> {
     /// Ascends with every entry that is made: of the entries that match a message, the oldest one's NATS subscription
     /// is the one whose copy counts.
     pub(crate) order: u64,
     /// The sessions.
-    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) subscribers: Vec<S>,
 }
 
-#[derive(Debug, Default)]
-struct Node {
-    children: HashMap<ByteString, Node>,
-    plus: Option<Box<Node>>,
+#[derive(Debug)]
+struct Node<S> {
+    children: HashMap<ByteString, Node<S>>,
+    plus: Option<Box<Node<S>>>,
     /// The filter that ends here.
-    here: Option<Box<Entry>>,
+    here: Option<Box<Entry<S>>>,
     /// The filter that ends here with `/#`.
-    below: Option<Box<Entry>>,
+    below: Option<Box<Entry<S>>>,
 }
 
-/// All subscriptions of an account on this sidecar.
-#[derive(Debug, Default)]
-pub(crate) struct Subscriptions {
-    exact: HashMap<ByteString, Entry>,
-    root: Node,
+/// All subscriptions of an account on this sidecar; with another `S`, filters of whatever has any.
+#[derive(Debug)]
+pub(crate) struct Subscriptions<S = Subscriber> {
+    exact: HashMap<ByteString, Entry<S>>,
+    root: Node<S>,
     wildcards: usize,
+}
+
+impl<S> Default for Node<S> {
+    fn default() -> Self {
+        Self { children: HashMap::default(), plus: None, here: None, below: None }
+    }
+}
+
+impl<S> Default for Subscriptions<S> {
+    fn default() -> Self {
+        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0 }
+    }
 }
 
 impl Subscriptions {
@@ -85,10 +97,17 @@ impl Subscriptions {
         }
         removed
     }
+}
+
+impl<S> Subscriptions<S> {
+    /// Adds one to those that have a filter, whoever they are.
+    pub(crate) fn push(&mut self, filter: &TopicFilter, one: S) {
+        self.entry(filter, 0).subscribers.push(one);
+    }
 
     /// Calls `visit` for every entry that matches. `is_hidden`: the topic is not matched by a wildcard at its first
     /// level [MQTT-4.7.2-1].
-    pub(crate) fn matching<'a>(&'a self, topic: &str, is_hidden: bool, visit: &mut impl FnMut(&'a Entry)) {
+    pub(crate) fn matching<'a>(&'a self, topic: &str, is_hidden: bool, visit: &mut impl FnMut(&'a Entry<S>)) {
         if let Some(entry) = self.exact.get(topic) {
             visit(entry);
         }
@@ -102,7 +121,7 @@ impl Subscriptions {
         self.exact.len() + self.wildcards
     }
 
-    fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry {
+    fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry<S> {
         let new = || Entry { order, subscribers: Vec::new() };
         if !filter.has_wildcards() {
             return self.exact.entry(ByteString::from(filter.as_str())).or_insert_with(new);
@@ -146,7 +165,7 @@ fn remove_from(entry: &mut Entry, session: SessionId) -> Removed {
     if entry.subscribers.is_empty() { Removed::Last { order: entry.order } } else { Removed::Shared }
 }
 
-fn remove_at(node: &mut Node, levels: &[&str], session: SessionId) -> Removed {
+fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -> Removed {
     let in_slot = |slot: &mut Option<Box<Entry>>| {
         let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, session));
         if matches!(removed, Removed::Last { .. }) {
@@ -176,14 +195,14 @@ fn remove_at(node: &mut Node, levels: &[&str], session: SessionId) -> Removed {
     }
 }
 
-impl Node {
+impl<S> Node<S> {
     fn is_empty(&self) -> bool {
         self.here.is_none() && self.below.is_none() && self.plus.is_none() && self.children.is_empty()
     }
 }
 
 /// `rest`: the levels that are left, `None` after the last. `is_hidden` holds for the first level only.
-fn walk<'a>(node: &'a Node, rest: Option<&str>, is_hidden: bool, visit: &mut impl FnMut(&'a Entry)) {
+fn walk<'a, S>(node: &'a Node<S>, rest: Option<&str>, is_hidden: bool, visit: &mut impl FnMut(&'a Entry<S>)) {
     if !is_hidden && let Some(entry) = &node.below {
         visit(entry);
     }
@@ -254,7 +273,7 @@ mod tests {
         };
         let filters: Vec<TopicFilter> =
             words(&["a", "$", "/", "+", "#"], 4).into_iter().filter_map(|w| TopicFilter::new(w).ok()).collect();
-        let mut subscriptions = Subscriptions::default();
+        let mut subscriptions: Subscriptions = Subscriptions::default();
         let mailbox = mailbox(1);
         for (order, f) in (0..).zip(&filters) {
             subscriptions.insert(f, subscriber(&mailbox, 0), order);
@@ -274,7 +293,7 @@ mod tests {
 
     #[test]
     fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
-        let mut subscriptions = Subscriptions::default();
+        let mut subscriptions: Subscriptions = Subscriptions::default();
         let (one, two) = (mailbox(1), mailbox(2));
         let f = filter("a/+");
         subscriptions.insert(&f, subscriber(&one, 5), 0);

@@ -16,6 +16,8 @@ pub struct JetStreamConfig {
     pub replicas: u8,
     /// `[jetstream.log]`.
     pub log: LogLimits,
+    /// `[jetstream.backlog]`.
+    pub backlog: BacklogLimits,
     /// Publishes of one connection that JetStream has not acknowledged yet. Default 512.
     pub publish_inflight: u32,
 }
@@ -30,6 +32,14 @@ pub struct LogLimits {
     pub max_bytes: ByteSize,
 }
 
+/// `[jetstream.backlog]`: how much is kept for sessions that are offline for longer than the log reaches back.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct BacklogLimits {
+    /// Size of the stream, for all sessions together. Default 1 GiB.
+    pub max_bytes: ByteSize,
+}
+
 impl Default for JetStreamConfig {
     fn default() -> Self {
         Self {
@@ -37,6 +47,7 @@ impl Default for JetStreamConfig {
             subject_prefix: "$NMQ".to_owned(),
             replicas: 0,
             log: LogLimits::default(),
+            backlog: BacklogLimits::default(),
             publish_inflight: 512,
         }
     }
@@ -45,5 +56,11 @@ impl Default for JetStreamConfig {
 impl Default for LogLimits {
     fn default() -> Self {
         Self { max_age: Duration::from_secs(24 * 3600), max_bytes: ByteSize(4 << 30) }
+    }
+}
+
+impl Default for BacklogLimits {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize(1 << 30) }
     }
 }

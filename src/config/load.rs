@@ -97,6 +97,9 @@ impl Config {
         if self.mqtt.window == 0 {
             return Err(("mqtt.window", "0 would deliver no message: write 1 or more".into()));
         }
+        if self.mqtt.session_queue == 0 {
+            return Err(("mqtt.session_queue", "0 would keep no message: write 1 or more".into()));
+        }
         if self.mqtt.connect_timeout.get().is_zero() {
             return Err((
                 "mqtt.connect_timeout",

@@ -33,6 +33,11 @@ pub struct MqttConfig {
     pub on_denied_publish: OnDeniedPublish,
     /// QoS 0 bytes that wait for a slow reader before more are dropped. Default 1 MiB.
     pub qos0_buffer: ByteSize,
+    /// Messages that are kept for a session that is offline for longer than the log reaches back, at least 1. Default
+    /// 1,000. Counts when the stream of backlogs is made.
+    pub session_queue: u32,
+    /// Which message is given up when there are more than `session_queue`. Default `oldest`.
+    pub discard: Discard,
 }
 
 /// What an MQTT 3.x client meets that publishes where it may not; it cannot be told a reason.
@@ -44,6 +49,17 @@ pub enum OnDeniedPublish {
     Acknowledge,
     /// The connection ends.
     Disconnect,
+}
+
+/// Which message a full queue gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// The one that waits longest.
+    #[default]
+    Oldest,
+    /// The one that comes.
+    Newest,
 }
 
 impl Default for MqttConfig {
@@ -61,6 +77,8 @@ impl Default for MqttConfig {
             strict: false,
             on_denied_publish: OnDeniedPublish::default(),
             qos0_buffer: ByteSize(1 << 20),
+            session_queue: 1_000,
+            discard: Discard::default(),
         }
     }
 }

@@ -24,6 +24,7 @@ where
             let is_repeating = self.resending.is_some();
             if !is_repeating {
                 self.fill_retained();
+                self.fill_backlog();
             }
             let room = if is_repeating { 0 } else { self.session.window_room().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
@@ -33,8 +34,10 @@ where
                 self.deliver(sequence, outgoing);
             }
             self.messages = messages;
-            if matches!(feed, FeedState::Behind { .. }) && room > 0 {
-                self.broker.catch_up.ask(&self.mailbox);
+            if let FeedState::Behind { next } = feed
+                && room > 0
+            {
+                self.catch_up(next, count < room);
             }
             if count == 0 {
                 return;
@@ -64,7 +67,7 @@ where
         }
     }
 
-    fn deliver(&mut self, sequence: u64, outgoing: Outgoing) {
+    pub(super) fn deliver(&mut self, sequence: u64, outgoing: Outgoing) {
         match outgoing.qos {
             QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
             qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, sequence, outgoing)),

@@ -63,8 +63,13 @@ where
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
             let progress = crate::broker::progress_record(owned.record.epoch, &progress);
             self.unsaved_since = None;
+            let (consumed, broker) = (self.consumed_backlog(&progress), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {
-                Written::Progress(sessions.put_progress(&client_id, &progress, fence, None).await.map(|()| version))
+                let saved = sessions.put_progress(&client_id, &progress, fence, None).await;
+                if saved.is_ok() && consumed.is_some() {
+                    broker.forget_backlog(&client_id, consumed);
+                }
+                Written::Progress(saved.map(|()| version))
             }));
         }
     }
@@ -130,8 +135,8 @@ where
         if resends.is_empty() {
             return;
         }
-        let broker = Arc::clone(&self.broker);
-        self.resending = Some(Box::pin(async move { broker.fetch_resends(resends).await }));
+        let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
+        self.resending = Some(Box::pin(async move { broker.fetch_resends(&client_id, resends).await }));
     }
 
     /// Repeats: PUBLISH with DUP and PUBREL, in their old order.

@@ -136,6 +136,8 @@ struct ConsumerConfig<'a> {
     mem_storage: bool,
     num_replicas: u8,
     max_waiting: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    headers_only: bool,
 }
 
 #[derive(Deserialize)]
@@ -218,6 +220,7 @@ impl Api {
         name: &str,
         deliver: Deliver<'_>,
         filter: Option<&str>,
+        headers_only: bool,
         inactive: Duration,
     ) -> Result<ConsumerInfo, ApiFailure> {
         let filter = filter.map(str::to_owned);
@@ -240,6 +243,7 @@ impl Api {
             mem_storage: true,
             num_replicas: 1,
             max_waiting: 64,
+            headers_only,
         };
         let body = serde_json::to_vec(&ConsumerCreate { stream_name: stream, action: "create", config })
             .map_err(|error| ApiFailure::Other(error.to_string()))?;

@@ -49,6 +49,15 @@ impl LogEntry {
         }
     }
 
+    /// The message of the log of which this, from a backlog, is a copy; its time is that of the copy, as its time to live
+    /// is. `None` when it is none.
+    pub(crate) fn of_copy(copy: Self) -> Option<Self> {
+        let value = |name| headers::first(copy.headers.as_ref()?, name);
+        let sequence = value(proto_map::name::LOG_SEQUENCE)?.parse().ok()?;
+        let subject = ByteString::from(value(proto_map::name::SUBJECT)?);
+        Some(Self { sequence, subject, natural_at: 0, ..copy })
+    }
+
     /// `None` when the answer cannot be read.
     pub(crate) fn of_stored(stored: StoredMessageBody, prefix: &str) -> Option<Self> {
         let decode = |text: Option<String>| BASE64.decode(text.unwrap_or_default()).ok();

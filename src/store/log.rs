@@ -93,6 +93,14 @@ impl Log {
         Ok(self.shared.head.read().await?.last_seq)
     }
 
+    /// The first sequence that the stream has still, as [`Self::last_sequence`] is read.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn first_sequence(&self) -> Result<u64, Unavailable> {
+        Ok(self.shared.head.read().await?.first_seq)
+    }
+
     /// The message with a sequence, from the leader; `None` when the log does not have it any more.
     ///
     /// # Errors

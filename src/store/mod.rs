@@ -6,6 +6,7 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
+//! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -13,6 +14,7 @@
 mod ack;
 mod api;
 mod assets;
+mod backlog;
 mod bucket;
 mod connection;
 mod core;
@@ -38,6 +40,7 @@ use tokio::sync::watch;
 
 use self::api::Api;
 use self::assets::Assets;
+pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, LogInfo};
 use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
@@ -53,7 +56,7 @@ pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink}
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
-    RECORD_VERSION, ReceivedRecord, SessionRecord, Sessions, SessionsSink, StoredSubscription, StoredWill, WillState,
+    RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription, StoredWill, WillState,
 };
 
 /// Commands between us and a socket that carries no flood of them.
@@ -68,6 +71,7 @@ pub struct Store {
     log: Log,
     retained: Retained,
     sessions: Sessions,
+    backlog: Backlog,
     nodes: Nodes,
     core: CoreNats,
     connected: watch::Receiver<bool>,
@@ -105,6 +109,8 @@ impl Store {
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
         assets.ensure(&sessions_spec).await?;
         assets.ensure(&nodes_spec).await?;
+        let backlog_spec = names.backlog_spec(&specs);
+        assets.ensure(&backlog_spec).await?;
 
         let payload_max = core_link.client.max_payload();
         let publisher = Publisher::start(connector, &names, publisher);
@@ -117,13 +123,16 @@ impl Store {
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
-        let sessions = Sessions::new(bucket(sessions_spec), api.clone(), names.clone(), payload_max);
+        let sessions_bucket = bucket(sessions_spec);
+        let backlog =
+            Backlog::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max, assets.clone(), backlog_spec);
+        let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, nodes, core, connected })
+        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, connected })
     }
 
     /// Stores messages.
@@ -144,6 +153,11 @@ impl Store {
     /// Persistent sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// What sessions are owed that the log is about to lose, or has lost.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
     }
 
     /// Leases of sidecars, and elections among them.

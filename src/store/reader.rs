@@ -107,6 +107,7 @@ pub(crate) struct Reader {
     source: Source,
     /// Only messages of this subject, which can have wildcards. Cheap where few of them are behind the position.
     filter: Option<String>,
+    headers_only: bool,
     state: tokio::sync::watch::Receiver<LinkState>,
     consumer: Option<Consumer>,
     /// Next sequence to be given.
@@ -134,6 +135,7 @@ impl Reader {
             link,
             source,
             filter: None,
+            headers_only: false,
             state,
             consumer: None,
             position: position.max(1),
@@ -148,6 +150,12 @@ impl Reader {
     /// Reads only messages of a subject, which can have wildcards.
     pub(crate) fn only(mut self, subject: String) -> Self {
         self.filter = Some(subject);
+        self
+    }
+
+    /// Reads headers and no payloads.
+    pub(crate) fn headers_only(mut self) -> Self {
+        self.headers_only = true;
         self
     }
 
@@ -250,7 +258,8 @@ impl Reader {
             .subscribe(format!("{inbox}.*"))
             .await
             .map_err(|error| ApiFailure::Other(error.to_string()))?;
-        let consumer = self.api.create_reader(&stream, &name, deliver, self.filter.as_deref(), INACTIVE).await?;
+        let filter = self.filter.as_deref();
+        let consumer = self.api.create_reader(&stream, &name, deliver, filter, self.headers_only, INACTIVE).await?;
         self.consumer = Some(Consumer {
             name,
             inbox,

@@ -14,6 +14,7 @@
 
 mod follower;
 mod record;
+mod snapshot;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use self::record::{
     InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord,
     SessionRecord, StoredSubscription, StoredWill, WillState,
 };
+pub use self::snapshot::SessionState;
 use super::api::{Api, STREAM_NOT_FOUND};
 use super::bucket::{Bucket, Content, Fence, Last, Value, Write};
 use super::error::{Unavailable, WriteError};

@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod backlog;
 mod both_worlds;
 mod cluster;
 mod durable;

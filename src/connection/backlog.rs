@@ -1,0 +1,167 @@
+//! What the log has lost and the session is still owed: read from its backlog, a page at a time, when the client has room
+//! for it, and delivered before the log goes on. The feed stays behind meanwhile, so nothing comes live.
+//!
+//! Only what is older than the beginning of the log comes from here: what the log has, it has all of.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_codec::QoS;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Connection, OUTPUT_LOW};
+use crate::broker::{Broker, Outgoing, message_of_backlog};
+use crate::store::{BacklogReader, LogEntry, ProgressRecord, StoredSubscription};
+
+/// How long to wait before a backlog is read again that could not be.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What a read of the backlog brought: its reader, when there is a backlog, and the next messages, when there are more.
+pub(super) struct Page(Option<BacklogReader>, Vec<LogEntry>);
+
+type Fetching = Pin<Box<dyn Future<Output = Page> + Send>>;
+
+/// The backlog of a session being read, if it is.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// The log begins here: the rest comes from there. `None` when nothing is read.
+    until: Option<u64>,
+    fetching: Option<Fetching>,
+    reader: Option<BacklogReader>,
+    page: VecDeque<LogEntry>,
+    /// No page follows.
+    is_last: bool,
+    /// What was read: the sequence of its last copy among all backlogs, and a log sequence that no copy is above.
+    read: Option<(u64, u64)>,
+}
+
+impl Reading {
+    /// Waits for the next page.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Page> {
+        match &mut self.fetching {
+            Some(fetching) => fetching.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// A page is there.
+    pub(super) fn take(&mut self, Page(reader, page): Page) {
+        self.fetching = None;
+        self.is_last = page.is_empty();
+        self.reader = reader;
+        self.page = page.into();
+    }
+}
+
+/// Reads the next page, from the beginning without a reader.
+async fn fetch(broker: Arc<Broker>, client_id: ByteString, after: u64, mut reader: Option<BacklogReader>) -> Page {
+    loop {
+        let read = async {
+            if reader.is_none() {
+                reader = broker.store().backlog().read(&client_id, after).await?;
+            }
+            match &mut reader {
+                Some(reader) => reader.page().await,
+                None => Ok(Vec::new()),
+            }
+        };
+        match read.await {
+            Ok(page) => return Page(reader, page),
+            Err(error) => tracing::warn!(client_id = &*client_id, %error, "the backlog cannot be read yet"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// The session is behind, from this log sequence on: has it brought up, from its backlog where the log has lost it.
+    /// `is_drained`: nothing older is queued.
+    pub(super) fn catch_up(&mut self, next: u64, is_drained: bool) {
+        if self.backlog.until.is_some() {
+            return;
+        }
+        match self.mailbox.log_begins_above(next) {
+            Some(_) if !is_drained => {}
+            Some(first) => {
+                self.backlog.until = Some(first);
+                self.fetch_backlog(next.saturating_sub(1), None);
+            }
+            None => self.broker.catch_up.ask(&self.mailbox),
+        }
+    }
+
+    fn fetch_backlog(&mut self, after: u64, reader: Option<BacklogReader>) {
+        let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
+        self.backlog.fetching = Some(Box::pin(fetch(broker, client_id, after, reader)));
+    }
+
+    /// Delivers what was read of the backlog, as far as there is room.
+    pub(super) fn fill_backlog(&mut self) {
+        let Some(until) = self.backlog.until.filter(|_| self.backlog.fetching.is_none()) else { return };
+        while self.io.output.len() < OUTPUT_LOW && self.session.window_room() > 0 {
+            match self.backlog.page.pop_front() {
+                Some(entry) if entry.sequence < until => {
+                    if let Some(outgoing) = self.owed_copy(&entry) {
+                        self.deliver(entry.sequence, outgoing);
+                    }
+                }
+                None if !self.backlog.is_last => {
+                    let reader = self.backlog.reader.take();
+                    return self.fetch_backlog(0, reader);
+                }
+                // What the log has as well comes from the log.
+                Some(_) | None => return self.end_backlog(until),
+            }
+        }
+    }
+
+    /// Everything up to the beginning of the log is delivered.
+    fn end_backlog(&mut self, until: u64) {
+        let reading = std::mem::take(&mut self.backlog);
+        if let Some(reader) = &reading.reader {
+            // Copies that lie behind are of messages that the log has: up to where it stands, at the most.
+            let through = if reading.is_last { until - 1 } else { self.broker.tail_sequence() };
+            self.backlog.read = Some((reader.end(), through));
+        }
+        self.session.has_read_up_to(until - 1);
+        self.mailbox.with_feed(|feed| feed.fall_behind(until));
+    }
+
+    /// A message of the backlog as the session gets it now: `None` when none of its subscriptions takes it any more.
+    fn owed_copy(&self, entry: &LogEntry) -> Option<Outgoing> {
+        let message = message_of_backlog(entry)?;
+        let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
+        let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
+        let takes = |s: &StoredSubscription| s.since < entry.sequence && s.qos > 0 && !(s.no_local && is_own);
+        let matching: Vec<&StoredSubscription> =
+            all.filter(|(filter, s)| takes(s) && filter.matches(&message.topic)).map(|(_, s)| s).collect();
+        let qos = matching.iter().filter_map(|s| QoS::try_from(s.qos).ok()).max()?;
+        Some(Outgoing {
+            retain: message.retain && matching.iter().any(|s| s.retain_as_published),
+            qos: message.qos.min(qos),
+            subscription_ids: matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect(),
+            message: Arc::new(message),
+        })
+    }
+}
+
+impl<S> Connection<S> {
+    /// Up to which copy the backlog is not needed any more once this progress is saved; said once.
+    pub(super) fn consumed_backlog(&mut self, progress: &ProgressRecord) -> Option<u64> {
+        let (end, through) = self.backlog.read?;
+        let is_consumed = progress.cursor >= through && progress.in_flight.iter().all(|m| m.sequence > through);
+        if is_consumed {
+            self.backlog.read = None;
+        }
+        is_consumed.then_some(end)
+    }
+}
