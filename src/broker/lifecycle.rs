@@ -283,7 +283,7 @@ impl Broker {
             expiry_s: negotiated.parameters.session_expiry_s,
             disconnected_at_ms: None,
             subscriptions: resumed.map(|old| old.subscriptions.clone()).unwrap_or_default(),
-            will: records::stored_will(connect),
+            will: records::stored_will(connect, self.router.tail_sequence()),
             last_wills: old.map(|old| self.last_wills(old, is_resumed)).unwrap_or_default(),
             ..SessionRecord::default()
         }

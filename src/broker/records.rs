@@ -99,8 +99,8 @@ pub(crate) fn subscription(
     })
 }
 
-/// The will of a CONNECT as it is stored, not yet due.
-pub(crate) fn stored_will(connect: &Connect) -> Option<StoredWill> {
+/// The will of a CONNECT as it is stored, not yet due. `log_sequence`: where the log stood at the CONNECT.
+pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<StoredWill> {
     let Will { topic, payload, qos, retain, delay_interval_s, properties } = connect.will.as_deref()?;
     let MessageProperties {
         payload_is_utf8,
@@ -124,6 +124,7 @@ pub(crate) fn stored_will(connect: &Connect) -> Option<StoredWill> {
         user_properties: user_properties.into_iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
         state: WillState::Armed,
         due_at_ms: None,
+        since: log_sequence,
     })
 }
 

@@ -145,6 +145,8 @@ pub struct StoredWill {
     /// When it is due, if the client does not come back; milliseconds since the epoch.
     #[serde(rename = "due_at", with = "maybe_instant", skip_serializing_if = "Option::is_none")]
     pub due_at_ms: Option<u64>,
+    /// Where the log stood when the client connected: the will, once published, is above.
+    pub since: u64,
 }
 
 /// How far the publication of a will is.
