@@ -51,7 +51,7 @@ fn an_alias_that_was_never_defined_ends_the_connection() {
 
 #[test]
 fn aliases_end_with_their_connection() {
-    check(V5.durable(), "> PUBLISH q0 topic=a alias=1; < store - q0 a; reconnect; > PUBLISH q0 alias=1; < close 0x94");
+    check(V5.durable(), "> PUBLISH q0 topic=a alias=1; < store - q0 a; reconnect; > PUBLISH q0 alias=1; < close 0x82");
 }
 
 #[test]
