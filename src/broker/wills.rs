@@ -46,7 +46,7 @@ impl Broker {
     /// Marks a will as being published.
     pub(crate) fn mark_firing(&self, will: &mut StoredWill, client_key: &str, epoch: u64) {
         let id = format!("{client_key}.{epoch}.{WILL_NUMBER}");
-// From the CONNECT on: a record can come back that JetStream had deleted, when its server was killed.
+        // From the CONNECT on: a record can come back that JetStream had deleted, when its server was killed.
         will.state = WillState::Firing { id, after: will.since };
         will.due_at_ms = None;
     }

@@ -56,7 +56,8 @@ pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink}
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
-    RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription, StoredWill, WillState,
+    RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
+    StoredWill, WillState,
 };
 
 /// Commands between us and a socket that carries no flood of them.
@@ -124,8 +125,14 @@ impl Store {
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
-        let backlog =
-            Backlog::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max, assets.clone(), backlog_spec);
+        let backlog = Backlog::new(
+            sessions_bucket.clone(),
+            api.clone(),
+            names.clone(),
+            payload_max,
+            assets.clone(),
+            backlog_spec,
+        );
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
