@@ -320,7 +320,7 @@ impl Broker {
             _ => None,
         };
         if !is_present && old.as_ref().is_some_and(|old| old.expiry_s > 0) {
-            self.forget_backlog(&record.client_id, None);
+            self.forget_backlog(&record.client_id);
         }
         let last_wills = std::mem::take(&mut record.last_wills);
         for last in &last_wills {

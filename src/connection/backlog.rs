@@ -8,6 +8,7 @@ use std::future::Future;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_LOW};
 use crate::broker::{Broker, Outgoing, message_of_backlog};
-use crate::store::{BacklogReader, LogEntry, ProgressRecord, StoredSubscription};
+use crate::store::{BacklogReader, LogEntry, StoredSubscription};
 
 /// How long to wait before a backlog is read again that could not be.
 const RETRY: Duration = Duration::from_millis(500);
@@ -37,11 +38,16 @@ pub(super) struct Reading {
     page: VecDeque<LogEntry>,
     /// No page follows.
     is_last: bool,
-    /// What was read: the sequence of its last copy among all backlogs, and a log sequence that no copy is above.
-    read: Option<(u64, u64)>,
+    /// Something was read, and is not yet known to be gone.
+    is_left: Arc<AtomicBool>,
 }
 
 impl Reading {
+    /// What a save of the progress has to see to, when a backlog was read.
+    pub(super) fn is_left(&self) -> Option<Arc<AtomicBool>> {
+        (self.until.is_none() && self.is_left.load(Ordering::Relaxed)).then(|| Arc::clone(&self.is_left))
+    }
+
     /// Waits for the next page.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Page> {
         match &mut self.fetching {
@@ -127,10 +133,9 @@ where
     /// Everything up to the beginning of the log is delivered.
     fn end_backlog(&mut self, until: u64) {
         let reading = std::mem::take(&mut self.backlog);
-        if let Some(reader) = &reading.reader {
-            // Copies that lie behind are of messages that the log has: up to where it stands, at the most.
-            let through = if reading.is_last { until - 1 } else { self.broker.tail_sequence() };
-            self.backlog.read = Some((reader.end(), through));
+        self.backlog.is_left = reading.is_left;
+        if reading.reader.is_some() {
+            self.backlog.is_left.store(true, Ordering::Relaxed);
         }
         self.session.has_read_up_to(until - 1);
         self.mailbox.with_feed(|feed| feed.fall_behind(until));
@@ -151,17 +156,5 @@ where
             subscription_ids: matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect(),
             message: Arc::new(message),
         })
-    }
-}
-
-impl<S> Connection<S> {
-    /// Up to which copy the backlog is not needed any more once this progress is saved; said once.
-    pub(super) fn consumed_backlog(&mut self, progress: &ProgressRecord) -> Option<u64> {
-        let (end, through) = self.backlog.read?;
-        let is_consumed = progress.cursor >= through && progress.in_flight.iter().all(|m| m.sequence > through);
-        if is_consumed {
-            self.backlog.read = None;
-        }
-        is_consumed.then_some(end)
     }
 }

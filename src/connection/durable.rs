@@ -63,11 +63,11 @@ where
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
             let progress = crate::broker::progress_record(owned.record.epoch, &progress);
             self.unsaved_since = None;
-            let (consumed, broker) = (self.consumed_backlog(&progress), Arc::clone(&self.broker));
+            let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {
                 let saved = sessions.put_progress(&client_id, &progress, fence, None).await;
-                if saved.is_ok() && consumed.is_some() {
-                    broker.forget_backlog(&client_id, consumed);
+                if let (Ok(()), Some(is_left)) = (&saved, is_left) {
+                    broker.leave_backlog(&client_id, progress, is_left);
                 }
                 Written::Progress(saved.map(|()| version))
             }));

@@ -207,14 +207,17 @@ impl Backlog {
         }
     }
 
-    /// The sequence of the last copy for a client in the stream of backlogs; `None` when there is none.
+    /// The end of the backlog of a client, from the leader; `None` when it is empty.
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn last(&self, client_id: &str) -> Result<Option<u64>, Unavailable> {
-        let Shared { bucket, names, stream, .. } = &*self.shared;
+    pub async fn end(&self, client_id: &str) -> Result<Option<BacklogEnd>, Unavailable> {
+        let Shared { bucket, names, stream, prefix, .. } = &*self.shared;
         let subject = names.backlog_subject(client_id).map_err(Unavailable::new)?;
-        Ok(bucket.api.last_message(stream, &subject).await?.map(|stored| stored.seq))
+        let Some(stored) = bucket.api.last_message(stream, &subject).await? else { return Ok(None) };
+        let stream_sequence = stored.seq;
+        let copy = LogEntry::of_stored(stored, prefix).and_then(LogEntry::of_copy);
+        Ok(Some(BacklogEnd { stream_sequence, log_sequence: copy.map_or(0, |copy| copy.sequence) }))
     }
 
     /// Removes the copies of a client up to and with a sequence of the stream of backlogs.
@@ -233,7 +236,8 @@ impl Backlog {
     /// When JetStream does not answer.
     pub async fn read(&self, client_id: &str, after: u64) -> Result<Option<BacklogReader>, Unavailable> {
         let Shared { readers, names, payload_max, .. } = &*self.shared;
-        let Some(end) = self.last(client_id).await? else { return Ok(None) };
+        let Some(end) = self.end(client_id).await? else { return Ok(None) };
+        let end = end.stream_sequence;
         let subject = names.backlog_subject(client_id).map_err(Unavailable::new)?;
         let pace = Pace { batch: PAGE, bytes: (256 << 10).max(payload_max + (64 << 10)), overlap: false };
         let source = self.source("backlog", false, pace);
@@ -297,11 +301,6 @@ impl BacklogReader {
                 return Ok(page);
             }
         }
-    }
-
-    /// Sequence of the last copy when reading began: up to it the backlog is read when there are no more.
-    pub fn end(&self) -> u64 {
-        self.end
     }
 
     /// Nothing came. Perhaps a replica is behind, and only the leader knows; perhaps what was there has expired.

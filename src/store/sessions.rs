@@ -39,8 +39,9 @@ use super::head::Head;
 /// How long the marker of a session that was ended stays when whoever ended it could not clean up, seconds: long enough
 /// for another one to see it and to do so.
 const DELETED_TTL_S: u32 = 3_600;
-/// How long the marker of a session of which nothing is left stays, seconds: followers that are a little behind see it.
-const CLEANED_TTL_S: u32 = 60;
+/// How long the marker of a session of which nothing is left stays, seconds. nats-server writes down which messages are
+/// gone every two minutes or so; killed before that, it can bring back the record that was there before the marker.
+const CLEANED_TTL_S: u32 = 300;
 
 /// The sessions of an account.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ mod horizon;
 mod owed;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,14 +23,14 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::horizon::Search;
-use self::owed::{Owed, is_consumed};
+use self::owed::{Owed, is_consumed, is_read};
 use super::clock::now_ms;
 use super::message::Message;
 use super::{Broker, convert};
 use crate::metrics::DropReason;
 use crate::store::{
-    BacklogEnd, BacklogPosition, LogEntry, LogInfo, Put, PutError, SessionState, Stored, StoredSink, Unavailable,
-    WriteError,
+    BacklogEnd, BacklogPosition, LogEntry, LogInfo, ProgressRecord, Put, PutError, SessionState, Stored, StoredSink,
+    Unavailable, WriteError,
 };
 
 /// Copies that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
@@ -113,21 +114,36 @@ impl Broker {
         }
     }
 
-    /// The backlog of a client is not wanted any more, as far as it goes now.
-    pub(crate) fn forget_backlog(&self, client_id: &str, through: Option<u64>) {
+    /// The session of a client is over, and its backlog with it, as far as it goes now.
+    pub(crate) fn forget_backlog(&self, client_id: &str) {
+        self.tidy_backlog(client_id, |_| true, Arc::default());
+    }
+
+    /// A session has read its backlog and saved this progress: what it does not need any more is removed. `is_left` says
+    /// so until there was nothing to be removed, because a pass that is under way may still make copies.
+    pub(crate) fn leave_backlog(&self, client_id: &str, saved: ProgressRecord, is_left: Arc<AtomicBool>) {
+        self.tidy_backlog(client_id, move |end| is_read(&saved, end), is_left);
+    }
+
+    fn tidy_backlog(
+        &self,
+        client_id: &str,
+        is_unwanted: impl FnOnce(u64) -> bool + Send + 'static,
+        is_left: Arc<AtomicBool>,
+    ) {
         let (backlog, client_id) = (self.store.backlog().clone(), client_id.to_owned());
         tokio::spawn(async move {
-            let forget = async {
-                let through = match through {
-                    Some(through) => Some(through),
-                    None => backlog.last(&client_id).await?,
-                };
-                match through {
-                    Some(through) => backlog.purge(&client_id, through).await,
-                    None => Ok(()),
+            let tidy = async {
+                match backlog.end(&client_id).await? {
+                    None => is_left.store(false, Ordering::Relaxed),
+                    Some(end) if is_unwanted(end.log_sequence) => {
+                        backlog.purge(&client_id, end.stream_sequence).await?
+                    }
+                    Some(_) => {}
                 }
+                Ok::<_, Unavailable>(())
             };
-            if let Err(error) = forget.await {
+            if let Err(error) = tidy.await {
                 tracing::debug!(client_id, %error, "a backlog is left to the next sweep");
             }
         });

@@ -50,7 +50,16 @@ fn progress(record: &SessionRecord, progress: Option<&ProgressRecord>) -> (u64, 
 /// Whether nothing in a backlog that ends at this log sequence is owed any more.
 pub(crate) fn is_consumed(state: &SessionState, end: u64) -> bool {
     let (cursor, in_flight) = progress(&state.record, state.progress.as_ref());
-    cursor >= end && in_flight.iter().all(|sequence| *sequence > end)
+    is_past(cursor, in_flight.into_iter(), end)
+}
+
+/// The same, for a session that is connected and has saved this progress.
+pub(crate) fn is_read(saved: &ProgressRecord, end: u64) -> bool {
+    is_past(saved.cursor, saved.in_flight.iter().map(|m| m.sequence), end)
+}
+
+fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> bool {
+    cursor >= end && in_flight.all(|sequence| sequence > end)
 }
 
 impl Owed {
