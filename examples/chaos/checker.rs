@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -204,6 +206,7 @@ impl Checker {
             // One more look in the end: what comes twice comes later.
             if all || since.elapsed() > patience {
                 tokio::time::sleep(Duration::from_secs(20)).await;
+                leftovers(&client).await.into_iter().for_each(|left| self.mistake("session left", left));
                 return logged_wills(&client).await;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -279,6 +282,25 @@ impl Checker {
             all.into_iter().for_each(|n| self.mistake(kind, format!("will of {n}:{}", self.lives.lock()[n])));
         }
     }
+}
+
+/// Sessions of clients with a will that were to end with their connection, and are there all the same.
+pub(crate) async fn leftovers(client: &async_nats::Client) -> Vec<String> {
+    let request = json!({ "subjects_filter": "$KV.MQTT_sessions.>" });
+    let info = js_api(client, "STREAM.INFO.KV_MQTT_sessions", &request).await;
+    let mut left = Vec::new();
+    for subject in info["state"]["subjects"].as_object().cloned().unwrap_or_default().keys() {
+        let get = json!({ "last_by_subj": subject });
+        let message = js_api(client, "STREAM.MSG.GET.KV_MQTT_sessions", &get).await["message"].take();
+        let data = message["data"].as_str().and_then(|data| BASE64.decode(data).ok()).unwrap_or_default();
+        if let Ok(record) = serde_json::from_slice::<Value>(&data)
+            && record["client_id"].as_str().is_some_and(|id| id.starts_with("mortal"))
+            && record["expiry_s"] == 0
+        {
+            left.push(format!("{} {} {record}", message["seq"], message["time"]));
+        }
+    }
+    left
 }
 
 /// How often each will is in the log.
