@@ -128,7 +128,9 @@ impl Broker {
             self.options.mailbox,
         ));
         self.metrics.session(None, Some(SessionState::Live));
-        let patience = if parameters.session_expiry_s > 0 { PATIENCE } else { PATIENCE_CLEAN };
+        // Nobody knows of the will of a client that has no record.
+        let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
+        let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
         if parameters.session_expiry_s > 0 {
             // A server that has just been started again spares the device a round of its own patience.
             let mut connected = self.store.connected();
