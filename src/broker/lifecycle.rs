@@ -357,7 +357,7 @@ impl Broker {
             };
             self.progress_of(&record, stored, &subscriptions)
         } else {
-            Progress { cursor: self.router.tail_sequence(), ..Progress::default() }
+            Progress { cursors: [self.router.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
         Ok(Claim { owned: Owned { record, sequence, subscriptions }, is_present, progress })
     }
@@ -373,7 +373,8 @@ impl Broker {
             Some(stored) => records::progress(&stored),
             None => {
                 let first = subscriptions.values().map(|s| s.since).min();
-                Progress { cursor: first.unwrap_or_else(|| self.router.tail_sequence()), ..Progress::default() }
+                let cursor = first.unwrap_or_else(|| self.router.tail_sequence());
+                Progress { cursors: [cursor].into_iter().collect(), ..Progress::default() }
             }
         }
     }
@@ -416,7 +417,7 @@ impl Broker {
         }
         let mut filters = HashSet::new();
         if is_present {
-            mailbox.with_feed(|feed| feed.fall_behind(progress.cursor + 1));
+            mailbox.with_feed(|feed| feed.fall_behind(progress.cursors.get(0).unwrap_or(0) + 1));
             for (filter, stored) in &owned.subscriptions {
                 let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order) {

@@ -39,7 +39,7 @@ pub(crate) fn progress_record(epoch: u64, progress: &Progress) -> ProgressRecord
     });
     ProgressRecord {
         epoch,
-        cursor: progress.cursor,
+        cursor: progress.cursors.get(0).unwrap_or(0),
         in_flight: in_flight.collect(),
         received: received.collect(),
         ..ProgressRecord::default()
@@ -63,7 +63,7 @@ pub(crate) fn progress(record: &ProgressRecord) -> Progress {
             after: r.after,
         })
     });
-    Progress { cursor: record.cursor, in_flight: in_flight.collect(), received: received.collect() }
+    Progress { cursors: [record.cursor].into_iter().collect(), in_flight: in_flight.collect(), received: received.collect() }
 }
 
 /// A subscription as it is stored. `since`: the log sequence that it begins after.
