@@ -8,13 +8,16 @@ use proto_map::{Names, SpecOptions};
 
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits};
 use crate::config::{Config, Discard, NatsAuth, OnDeniedPublish};
-use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, StoreOptions, TlsOptions};
+use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions};
 
 /// QoS 1 and 2 messages that wait in memory for one client, behind its window.
 const FEED_MESSAGES: usize = 1000;
 
 /// Bytes of them.
 const FEED_BYTES: usize = 1024 * 1024;
+
+/// Shorter times of shared subscriptions would be over before anything has happened.
+const SHARE_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// What the store is told. `connect_timeout`: give up when no server answers for this long.
 pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Result<StoreOptions, proto_map::MapError> {
@@ -86,7 +89,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             max_session_expiry_s: mqtt.max_session_expiry.map_or(u32::MAX, seconds),
             session_expiry_v3_s: seconds(mqtt.session_expiry_v3),
             max_keep_alive_s: mqtt.max_keep_alive.map_or(0, |d| u16::try_from(d.get().as_secs()).unwrap_or(u16::MAX)),
-            shared_subscriptions: false,
+            shared_subscriptions: true,
             strict: mqtt.strict,
         },
         mailbox: MailboxLimits {
@@ -101,5 +104,9 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
         client_id_header: false,
+        share_times: ShareTimes {
+            ack_wait: config.jetstream.shared.ack_wait.get().max(SHARE_TIME_MIN),
+            inactive_threshold: config.jetstream.shared.inactive_threshold.get().max(SHARE_TIME_MIN),
+        },
     }
 }

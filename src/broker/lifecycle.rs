@@ -419,6 +419,11 @@ impl Broker {
         if is_present {
             mailbox.with_feed(|feed| feed.fall_behind(progress.cursors.get(0).unwrap_or(0) + 1));
             for (filter, stored) in &owned.subscriptions {
+                if let Some(share) = records::share(stored) {
+                    self.shares.restore(&mailbox, &share);
+                    filters.insert(filter.clone());
+                    continue;
+                }
                 let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order) {
                     self.router.restore(&mailbox, stored.since, &restored);

@@ -7,6 +7,7 @@
 //!   that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `share`: shared subscriptions
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
@@ -31,6 +32,7 @@ mod retained;
 mod router;
 mod segments;
 mod settling;
+mod share;
 mod subscribing;
 mod subscriptions;
 mod wills;
@@ -41,7 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_session::{FeedState, Limits, RETAINED, Resend};
+use mqtt_session::{FeedState, Limits, RETAINED, Resend, sequence_of};
 use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names};
 
@@ -55,6 +57,7 @@ pub(crate) use records::progress_record;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
+pub(crate) use share::Share;
 pub(crate) use subscribing::Subscribed;
 pub(crate) use wills::{Due, due};
 
@@ -62,12 +65,13 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogPosition, LogSink, Tail};
+use crate::store::{LogPosition, LogSink, ShareLog, ShareTimes, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use interest::Interest;
 use registry::Registry;
 use router::Router;
+use share::Shares;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -102,6 +106,8 @@ pub struct BrokerOptions {
     pub denied_publish: DeniedPublish,
     /// Every stored message says which client published it.
     pub client_id_header: bool,
+    /// When a message of a shared subscription goes to another member, and when a group ends.
+    pub share_times: ShareTimes,
 }
 
 /// The broker of one account.
@@ -120,6 +126,7 @@ pub struct Broker {
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
     interest: Interest,
+    shares: Arc<Shares>,
     registry: Registry,
     next_session: AtomicU64,
     _tail: Tail,
@@ -157,6 +164,18 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
+        let logs = vec![ShareLog {
+            number: 0,
+            stream: store.log().stream().into(),
+            prefix: names.log_subjects().trim_end_matches('>').into(),
+        }];
+        let shares = Shares::start(
+            store.shares().clone(),
+            options.share_times,
+            logs,
+            closed.clone(),
+            Arc::clone(&metrics),
+        );
         let router = Arc::new(Router::new(index, closed, Arc::clone(&metrics)));
         let tail = store.log().tail(LogPosition::New, Arc::clone(&router) as Arc<dyn LogSink>).await?;
         router.starts_at(tail.start_position());
@@ -164,6 +183,7 @@ impl Broker {
         let _ = inlet.0.set(Arc::clone(&router));
         let broker = Arc::new(Self {
             interest: Interest::new(store.core().clone()),
+            shares,
             options,
             store,
             metrics,
@@ -221,7 +241,8 @@ impl Broker {
         let sequences: Vec<u64> = resends
             .iter()
             .filter_map(|resend| match resend {
-                Resend::Publish(_, _, sequence) if *sequence < RETAINED => Some(*sequence),
+                // A message that a shared subscription gave is read at the same place.
+                Resend::Publish(_, _, position) if *position < RETAINED => Some(sequence_of(*position)),
                 Resend::Publish(..) | Resend::PubRel(_) => None,
             })
             .collect();
@@ -237,16 +258,20 @@ impl Broker {
             let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).collect();
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
-        let mut found: HashMap<u64, Outgoing> = entries
+        let found: HashMap<u64, Outgoing> = entries
             .iter()
             .filter_map(|entry| {
                 let message = convert::from_log(entry).ok()?;
                 let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
-                Some((entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids }))
+                Some((entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids, share: None }))
             })
             .collect();
         let with_message = |resend: Resend| match resend {
-            Resend::Publish(_, _, sequence) => (resend, found.remove(&sequence)),
+            // Not taken out: it may be in flight twice, by a shared subscription and by another.
+            Resend::Publish(_, _, position) if position < RETAINED => {
+                (resend, found.get(&sequence_of(position)).cloned())
+            }
+            Resend::Publish(..) => (resend, None),
             Resend::PubRel(_) => (resend, None),
         };
         resends.into_iter().map(with_message).collect()
@@ -265,6 +290,7 @@ impl Broker {
             mailbox.order(Order::Drain);
         }
         self.registry.empty().await;
+        self.shares.ended().await;
     }
 
     /// Whether we hold a lease, so that sessions can be ours.

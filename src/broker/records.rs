@@ -1,5 +1,7 @@
 //! Between what the session engine and the codec know, and what of it is written into a session's record.
 
+use std::num::NonZeroU32;
+
 use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
@@ -7,6 +9,7 @@ use mqtt_codec::{
 use mqtt_session::{InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
 
 use super::router::NewSubscription;
+use super::share::NewShare;
 use crate::store::{
     InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, StoredSubscription, StoredWill, WillState,
 };
@@ -74,9 +77,37 @@ pub(crate) fn stored_subscription(s: &NewSubscription, since: u64) -> StoredSubs
         no_local: s.options.no_local,
         retain_as_published: s.options.retain_as_published,
         retain_handling: s.options.retain_handling as u8,
-        id: s.subscription_id.map(std::num::NonZeroU32::get),
+        id: s.subscription_id.map(NonZeroU32::get),
         since,
     }
+}
+
+/// The same of a shared one, which has no place in the log of its own.
+pub(crate) fn stored_share(s: &NewShare, since: u64) -> StoredSubscription {
+    StoredSubscription {
+        filter: s.filter.as_str().to_owned(),
+        qos: s.options.qos as u8,
+        no_local: false,
+        retain_as_published: s.options.retain_as_published,
+        retain_handling: s.options.retain_handling as u8,
+        id: s.subscription_id.map(NonZeroU32::get),
+        since,
+    }
+}
+
+/// A shared subscription that is stored. `None` when it is none.
+pub(crate) fn share(stored: &StoredSubscription) -> Option<NewShare> {
+    let filter = TopicFilter::new(stored.filter.as_str()).ok().filter(TopicFilter::is_shared)?;
+    Some(NewShare { filter, options: options(stored)?, subscription_id: stored.id.and_then(NonZeroU32::new) })
+}
+
+fn options(stored: &StoredSubscription) -> Option<SubscriptionOptions> {
+    Some(SubscriptionOptions {
+        qos: QoS::try_from(stored.qos).ok()?,
+        no_local: stored.no_local,
+        retain_as_published: stored.retain_as_published,
+        retain_handling: RetainHandling::try_from(stored.retain_handling).ok()?,
+    })
 }
 
 /// A stored subscription, without the retained messages that came with it. `None` when it is none.
@@ -88,13 +119,8 @@ pub(crate) fn subscription(
     Some(NewSubscription {
         order: order(&filter)?,
         filter,
-        options: SubscriptionOptions {
-            qos: QoS::try_from(stored.qos).ok()?,
-            no_local: stored.no_local,
-            retain_as_published: stored.retain_as_published,
-            retain_handling: RetainHandling::try_from(stored.retain_handling).ok()?,
-        },
-        subscription_id: stored.id.and_then(std::num::NonZeroU32::new),
+        options: options(stored)?,
+        subscription_id: stored.id.and_then(NonZeroU32::new),
         is_owed_retained: false,
     })
 }

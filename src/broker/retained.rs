@@ -50,6 +50,7 @@ impl RetainedCursor {
                 qos: message.qos.min(self.options.qos),
                 message: Arc::new(message),
                 subscription_ids: self.subscription_id.as_slice().into(),
+                share: None,
             });
         }
         if let Some(last) = page.last() {

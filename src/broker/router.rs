@@ -380,6 +380,7 @@ impl Target<'_> {
             retain: self.retain,
             qos: self.qos,
             subscription_ids: self.subscription_ids.into(),
+            share: None,
         }
     }
 }

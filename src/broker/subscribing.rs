@@ -7,6 +7,9 @@
 //!    what it does not hold comes live.
 //!
 //! Packets that came in one burst share the steps. Without JetStream the second step is skipped: QoS 0 goes on.
+//!
+//! Shared subscriptions are made beside these, with neither retained messages nor a place in the log of their own: see
+//! `share`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,16 +22,25 @@ use mqtt_session::SubscribeRequest;
 use super::mailbox::Mailbox;
 use super::retained::RetainedCursor;
 use super::router::{Made, NewSubscription};
+use super::share::{NewShare, Shares};
 use super::{Broker, records};
-use crate::store::StoredSubscription;
+use crate::store::{StoredSubscription, Unavailable};
 
 /// How long a SUBSCRIBE waits for NATS and JetStream before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// A subscription to be made.
+#[derive(Clone, Debug)]
+enum New {
+    Ordinary(NewSubscription),
+    /// A shared one; whether the client did not have it before.
+    Shared(NewShare, bool),
+}
+
 /// SUBSCRIBE packets whose filters were checked and whose NATS subscriptions are on their way.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    packets: Vec<(PacketId, Vec<Result<NewSubscription, ReasonCode>>)>,
+    packets: Vec<(PacketId, Vec<Result<New, ReasonCode>>)>,
 }
 
 /// What came of SUBSCRIBE packets.
@@ -40,11 +52,16 @@ pub(crate) struct Subscribed {
     pub(crate) retained: Vec<RetainedCursor>,
     /// The subscriptions that were made, as they are stored.
     pub(crate) made: Vec<(TopicFilter, StoredSubscription)>,
+    /// Filters that the client does not have after all.
+    pub(crate) failed: Vec<TopicFilter>,
 }
 
 impl Planned {
     fn granted(&self) -> impl Iterator<Item = &NewSubscription> {
-        self.packets.iter().flat_map(|(_, entries)| entries).filter_map(|entry| entry.as_ref().ok())
+        self.packets.iter().flat_map(|(_, entries)| entries).filter_map(|entry| match entry {
+            Ok(New::Ordinary(new)) => Some(new),
+            _ => None,
+        })
     }
 
     /// Whether the client has a No Local subscription from now on.
@@ -66,8 +83,13 @@ impl Broker {
             for entry in request.entries {
                 entries.push(self.check_filter(entry.filter).and_then(|filter| {
                     let is_new = !filters.contains(&filter);
+                    let subscription_id = request.subscription_id;
+                    if filter.is_shared() {
+                        filters.insert(filter.clone());
+                        return Ok(New::Shared(NewShare { filter, options: entry.options, subscription_id }, is_new));
+                    }
                     let order = self.order_of(filters, &filter)?;
-                    Ok(NewSubscription {
+                    Ok(New::Ordinary(NewSubscription {
                         is_owed_retained: match entry.options.retain_handling {
                             RetainHandling::Send => true,
                             RetainHandling::SendIfNew => is_new,
@@ -75,9 +97,9 @@ impl Broker {
                         },
                         filter,
                         options: entry.options,
-                        subscription_id: request.subscription_id,
+                        subscription_id,
                         order,
-                    })
+                    }))
                 }));
             }
             packets.push((request.packet_id, entries));
@@ -87,8 +109,8 @@ impl Broker {
 
     fn check_filter(&self, filter: Result<TopicFilter, ByteString>) -> Result<TopicFilter, ReasonCode> {
         let filter = filter.map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        if filter.is_shared() {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        if filter.is_shared() && !Shares::takes(&filter) {
+            return Err(ReasonCode::TopicFilterInvalid);
         }
         if self.router.closed().filter_is_closed(&filter) {
             return Err(ReasonCode::NotAuthorized);
@@ -111,7 +133,7 @@ impl Broker {
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
         let new: Vec<NewSubscription> = planned.granted().cloned().collect();
-        let (mut retained, mut made) = (Vec::new(), Vec::new());
+        let (mut retained, mut made, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         if !new.is_empty() {
             let log_sequence = self.settle().await;
             let Made { seen, after } = self.router.subscribe(mailbox, log_sequence, &new);
@@ -124,12 +146,42 @@ impl Broker {
                 after: None,
             }));
         }
-        let reason = |entry: Result<NewSubscription, ReasonCode>| match entry {
-            Ok(granted) => granted_reason(granted.options.qos),
-            Err(reason) => reason,
-        };
-        let reasons = planned.packets.into_iter().map(|(id, entries)| (id, entries.into_iter().map(reason).collect()));
-        Subscribed { reasons: reasons.collect(), retained, made }
+        let mut reasons = Vec::with_capacity(planned.packets.len());
+        for (id, entries) in planned.packets {
+            let granted = entries.into_iter().map(|entry| async {
+                match entry {
+                    Ok(New::Ordinary(new)) => (granted_reason(new.options.qos), None),
+                    Ok(New::Shared(new, is_new)) => (self.share(mailbox, &new).await, Some((new, is_new))),
+                    Err(reason) => (reason, None),
+                }
+            });
+            let granted = futures_util::future::join_all(granted).await;
+            for (reason, shared) in &granted {
+                match shared {
+                    Some((new, _)) if !reason.is_error() => {
+                        let since = self.router.tail_sequence();
+                        made.push((new.filter.clone(), records::stored_share(new, since)));
+                    }
+                    Some((new, true)) => failed.push(new.filter.clone()),
+                    _ => {}
+                }
+            }
+            reasons.push((id, granted.into_iter().map(|(reason, _)| reason).collect()));
+        }
+        Subscribed { reasons, retained, made, failed }
+    }
+
+    /// Makes a session a member of a shared subscription. What stands in SUBACK.
+    async fn share(&self, mailbox: &Arc<Mailbox>, new: &NewShare) -> ReasonCode {
+        let joined = tokio::time::timeout(PATIENCE, self.shares.join(mailbox, new)).await;
+        match joined.unwrap_or_else(|_| Err(Unavailable { reason: "no answer in time".to_owned() })) {
+            Ok(()) => granted_reason(new.options.qos),
+            Err(error) => {
+                let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
+                tracing::warn!(client_id, filter, %error, "a shared subscription is refused");
+                ReasonCode::ImplementationSpecificError
+            }
+        }
     }
 
     /// The first two steps. Returns the last sequence of the log, or 0 when it cannot be known.
@@ -170,6 +222,10 @@ impl Broker {
         let end = |filter: &Result<TopicFilter, ByteString>| match filter {
             Err(_) => ReasonCode::TopicFilterInvalid,
             Ok(filter) if !filters.remove(filter) => ReasonCode::NoSubscriptionExisted,
+            Ok(filter) if filter.is_shared() => {
+                self.shares.withdraw(filter, mailbox.id);
+                ReasonCode::Success
+            }
             Ok(filter) => {
                 self.router.unsubscribe(filter, mailbox.id);
                 self.interest.release(filter);
@@ -182,7 +238,8 @@ impl Broker {
     /// Ends what a connection that is over was subscribed to. It gets nothing from now on.
     pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
         mailbox.close();
-        for filter in filters {
+        self.shares.leave(mailbox.id);
+        for filter in filters.filter(|filter| !filter.is_shared()) {
             self.router.unsubscribe(&filter, mailbox.id);
             self.interest.release(&filter);
         }

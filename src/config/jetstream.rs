@@ -18,6 +18,8 @@ pub struct JetStreamConfig {
     pub log: LogLimits,
     /// `[jetstream.backlog]`.
     pub backlog: BacklogLimits,
+    /// `[jetstream.shared]`.
+    pub shared: SharedLimits,
     /// Publishes of one connection that JetStream has not acknowledged yet. Default 512.
     pub publish_inflight: u32,
 }
@@ -40,6 +42,23 @@ pub struct BacklogLimits {
     pub max_bytes: ByteSize,
 }
 
+/// `[jetstream.shared]`: the groups of shared subscriptions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct SharedLimits {
+    /// How long the members of a sidecar that has died keep their messages from the others. Holds for groups that are
+    /// new. Default 15 s.
+    pub ack_wait: Duration,
+    /// A group whose messages nobody has asked for in so long ends, with its backlog. Default 7 days.
+    pub inactive_threshold: Duration,
+}
+
+impl Default for SharedLimits {
+    fn default() -> Self {
+        Self { ack_wait: Duration::from_secs(15), inactive_threshold: Duration::from_secs(7 * 24 * 3600) }
+    }
+}
+
 impl Default for JetStreamConfig {
     fn default() -> Self {
         Self {
@@ -48,6 +67,7 @@ impl Default for JetStreamConfig {
             replicas: 0,
             log: LogLimits::default(),
             backlog: BacklogLimits::default(),
+            shared: SharedLimits::default(),
             publish_inflight: 512,
         }
     }

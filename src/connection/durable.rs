@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{PacketId, ReasonCode};
-use mqtt_session::{Input, Resend, Save};
+use mqtt_session::{Input, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, End};
@@ -148,8 +148,8 @@ where
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);
                     self.send(&mqtt_codec::Packet::PubRel(ack));
                 }
-                (Resend::Publish(qos, packet_id, _), Some(outgoing)) => {
-                    let outgoing = self.as_subscribed(outgoing);
+                (Resend::Publish(qos, packet_id, position), Some(outgoing)) => {
+                    let outgoing = self.as_subscribed(outgoing, is_shared(position));
                     self.repeat(qos, packet_id, &outgoing);
                 }
                 (Resend::Publish(_, packet_id, sequence), None) => {
@@ -167,12 +167,12 @@ where
 }
 
 impl<S> Connection<S> {
-    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches.
-    fn as_subscribed(&self, mut outgoing: Outgoing) -> Outgoing {
+    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches, shared ones or others.
+    fn as_subscribed(&self, mut outgoing: Outgoing, is_shared: bool) -> Outgoing {
         let topic = &outgoing.message.topic;
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let matching: Vec<&StoredSubscription> =
-            all.filter(|(filter, _)| filter.matches(topic)).map(|(_, s)| s).collect();
+            all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s).collect();
         outgoing.retain = outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
         outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
         outgoing

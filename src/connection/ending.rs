@@ -57,6 +57,7 @@ where
         }
         self.disarm_will(end).await;
         self.pass_what_is_read();
+        self.session.leave_shared();
         let (_, progress) = self.session.progress();
         let last_progress = self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress));
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));

@@ -1,12 +1,13 @@
 //! JetStream and NATS for one account: everything durable, and the QoS 0 path beside it.
 //!
 //! # Layout
-//! - `connection`, `credentials`, `options`: five connections and who we are on them
+//! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
+//! - `share`: the consumers of shared subscriptions
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -30,6 +31,7 @@ mod publisher;
 mod reader;
 mod retained;
 mod sessions;
+mod share;
 mod time;
 
 use std::sync::Arc;
@@ -54,6 +56,9 @@ pub use self::options::{
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
+pub use self::share::{
+    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+};
 pub use self::sessions::{
     FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
@@ -75,6 +80,7 @@ pub struct Store {
     backlog: Backlog,
     nodes: Nodes,
     core: CoreNats,
+    shares: Shares,
     connected: watch::Receiver<bool>,
 }
 
@@ -114,6 +120,7 @@ impl Store {
         assets.ensure(&backlog_spec).await?;
 
         let payload_max = core_link.client.max_payload();
+        let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let publisher = Publisher::start(connector, &names, publisher);
         let log_subjects = names.log_subjects();
         let log_prefix = log_subjects.trim_end_matches('>');
@@ -138,8 +145,11 @@ impl Store {
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
+        // Queue subscriptions have to hear what our own clients publish.
+        let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
+        let shares = Shares::new(api, share, state.link.clone(), &echo);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, connected })
+        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, shares, connected })
     }
 
     /// Stores messages.
@@ -170,6 +180,11 @@ impl Store {
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// The consumers of shared subscriptions.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// Plain NATS.
