@@ -16,9 +16,6 @@ const FEED_MESSAGES: usize = 1000;
 /// Bytes of them.
 const FEED_BYTES: usize = 1024 * 1024;
 
-/// Shorter times of shared subscriptions would be over before anything has happened.
-const SHARE_TIME_MIN: Duration = Duration::from_secs(1);
-
 /// What the store is told. `connect_timeout`: give up when no server answers for this long.
 pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Result<StoreOptions, proto_map::MapError> {
     let names = Names::new(&config.jetstream.prefix, &config.jetstream.subject_prefix)?;
@@ -105,8 +102,8 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
         },
         client_id_header: false,
         share_times: ShareTimes {
-            ack_wait: config.jetstream.shared.ack_wait.get().max(SHARE_TIME_MIN),
-            inactive_threshold: config.jetstream.shared.inactive_threshold.get().max(SHARE_TIME_MIN),
+            ack_wait: config.jetstream.shared.ack_wait.get(),
+            inactive_threshold: config.jetstream.shared.inactive_threshold.get(),
         },
     }
 }

@@ -23,8 +23,8 @@ use super::mailbox::Mailbox;
 use super::retained::RetainedCursor;
 use super::router::{Made, NewSubscription};
 use super::share::{NewShare, Shares};
-use super::{Broker, records};
-use crate::store::{StoredSubscription, Unavailable};
+use super::{Broker, RETRY, records};
+use crate::store::StoredSubscription;
 
 /// How long a SUBSCRIBE waits for NATS and JetStream before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -173,14 +173,16 @@ impl Broker {
 
     /// Makes a session a member of a shared subscription. What stands in SUBACK.
     async fn share(&self, mailbox: &Arc<Mailbox>, new: &NewShare) -> ReasonCode {
-        let joined = tokio::time::timeout(PATIENCE, self.shares.join(mailbox, new)).await;
-        match joined.unwrap_or_else(|_| Err(Unavailable { reason: "no answer in time".to_owned() })) {
-            Ok(()) => granted_reason(new.options.qos),
-            Err(error) => {
-                let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
-                tracing::warn!(client_id, filter, %error, "a shared subscription is refused");
-                ReasonCode::ImplementationSpecificError
+        let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
+        let joined = async {
+            while let Err(error) = self.shares.join(mailbox, new).await {
+                tracing::warn!(client_id, filter, %error, "a shared subscription waits for JetStream");
+                tokio::time::sleep(RETRY).await;
             }
+        };
+        match tokio::time::timeout(PATIENCE, joined).await {
+            Ok(()) => granted_reason(new.options.qos),
+            Err(_) => ReasonCode::ImplementationSpecificError,
         }
     }
 

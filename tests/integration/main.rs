@@ -21,6 +21,8 @@ mod retained_race;
 mod sessions;
 mod sessions_leases;
 mod sessions_takeover;
+mod shared;
+mod shared_faults;
 mod slow_reader;
 mod store;
 mod store_sessions;

@@ -241,9 +241,8 @@ impl Group {
     fn is_for(&self, subject: &str, message: &Message) -> bool {
         let filter = &self.key.1;
         let begins_wild = filter.as_str().starts_with(['+', '#']);
-        !self.closed.is_closed_subject(subject)
-            && !(begins_wild && self.closed.hides_topic_from_wildcard(&message.topic))
-            && filter.matches(&message.topic)
+        let is_hidden = begins_wild && self.closed.hides_topic_from_wildcard(&message.topic);
+        !is_hidden && !self.closed.is_closed_subject(subject) && filter.matches(&message.topic)
     }
 
     /// Gives a message to the next member that takes it. Returns what is to be said of it now.
