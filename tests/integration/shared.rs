@@ -102,6 +102,11 @@ pub(crate) async fn consumer(nats: &NatsClient, name: &str) -> Value {
     js_api(nats, &format!("CONSUMER.INFO.MQTT_log.{name}"), &Value::Null).await
 }
 
+/// Waits until so many sidecars or workers have asked the consumer for messages.
+async fn asked(nats: &NatsClient, name: &str, count: u64) {
+    eventually("they wait for messages", async || consumer(nats, name).await["num_waiting"].as_u64() >= Some(count)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stored_message_goes_to_one_member_on_either_sidecar() {
     const COUNT: usize = 300;
@@ -113,6 +118,7 @@ async fn each_stored_message_goes_to_one_member_on_either_sidecar() {
         for (sidecar, id) in [(&world.a, "a1"), (&world.a, "a2"), (&world.b, "b1"), (&world.b, "b2")] {
             crew.add(member(sidecar, id, &filter, granted).await);
         }
+        asked(&world.nats.client().await, &format!("{group}@{t},#"), 2).await;
         let mut publisher = world.a.v5(&unique("pub")).await;
         for (qos, range) in [(1, 0..COUNT), (2, COUNT..2 * COUNT)] {
             // Below the windows of the members, so that all of them are asked.
@@ -382,12 +388,15 @@ async fn a_member_that_is_also_subscribed_gets_a_copy_of_each() {
 async fn mosquitto_sub_shares_in_3_1_1() {
     let world = World::shared().await;
     for qos in ["0", "1", "2"] {
-        for prefix in ["$share/team", "$queue"] {
+        for (prefix, group) in [("$share/team", "team"), ("$queue", "$queue")] {
             let t = unique("mosq");
             let filter = format!("{prefix}/{t}/#");
             let args = ["-V", "mqttv311", "-t", &filter, "-q", qos];
             let mut one = MosquittoSub::start(world.a.mqtt_port, &args).await;
             let mut other = MosquittoSub::start(world.b.mqtt_port, &args).await;
+            if qos != "0" {
+                asked(&world.nats.client().await, &format!("{group}@{t},#"), 2).await;
+            }
             let mut publisher = world.a.v5(&unique("pub")).await;
             publisher.publish_all(numbered(&format!("{t}/x"), 0..40, 1), 40, |_| {}).await;
             let (mut got, mut counts) = (Vec::new(), [0; 2]);
@@ -413,7 +422,7 @@ async fn nats_workers_share_the_consumer() {
     let nats = world.nats.client().await;
     let name = format!("{group}@{t},+,new");
     let worker = tokio::spawn(nats_worker(nats.clone(), name.clone(), crew.sender()));
-    eventually("the worker waits", async || consumer(&nats, &name).await["num_waiting"].as_u64() >= Some(2)).await;
+    asked(&nats, &name, 2).await;
     let mut publisher = world.b.v5(&unique("pub")).await;
     publisher.publish_all(numbered(&format!("{t}/a/new"), 0..COUNT, 1), 64, |_| {}).await;
     let got = crew.take(COUNT).await;
