@@ -472,6 +472,9 @@ impl Broker {
                 let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
                     self.router.restore(&mailbox, &records::begins_after(stored, &self.logs), &restored);
+                    if let Some(ingest) = &self.ingest {
+                        ingest.wants.subscribed(mailbox.id, filter, restored.options.qos);
+                    }
                     filters.insert(filter.clone());
                 }
             }

@@ -440,8 +440,8 @@ impl Publishing {
     /// QoS 0: to the subscribers here and to core NATS, from one publish.
     fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
         let Job { publication, route, retained_at, since_ms, .. } = job;
-        let headers =
-            convert::live_headers(&publication, retained_at, route.is_escaped, self.broker.says_qos(&route.subject));
+        let says_qos = self.broker.says_qos(&publication.topic, &route.subject);
+        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos);
         let payload = publication.payload.clone();
         let mut message = Message::new(publication.topic, publication.payload, publication.properties);
         message.retain = publication.retain;

@@ -14,6 +14,7 @@ mod backlog;
 mod both_worlds;
 mod cluster;
 mod durable;
+mod ingest;
 mod operations;
 mod outage;
 mod protocol;
