@@ -141,7 +141,7 @@ where
     };
     let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
     let end = connection.run().await;
-    connection.finish(end, greeted.connect.will, &peer).await;
+    connection.finish(end, &peer).await;
 }
 
 impl<S> Connection<S>

@@ -7,11 +7,13 @@
 //! 3. the will of the old connection, if it is due, is published;
 //! 4. at the end of the connection the record is written without an owner, or ends with the session.
 //!
-//! Without JetStream a session that ends with its connection goes on without a record; others are refused.
+//! Without JetStream a session without a will that ends with its connection goes on without a record; others are refused:
+//! what CONNACK accepts, a session to go on with or a will, is known to others by then.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,7 +32,7 @@ use crate::store::{
     LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
 };
 
-/// How long the CONNECT of a session that outlives its connection may wait for JetStream.
+/// How long a CONNECT that needs a record may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long it waits for the connection to NATS before that.
@@ -44,9 +46,6 @@ const CLAIMS: usize = 50;
 
 /// How long the old owner may take to hand over.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long after a CONNECT that was given up its session is looked at.
-const ABANDON_AFTER: Duration = Duration::from_secs(15);
 
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
@@ -130,29 +129,33 @@ impl Broker {
         self.metrics.session(None, Some(SessionState::Live));
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
-        let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
-        if parameters.session_expiry_s > 0 {
+        if needs_record {
             // A server that has just been started again spares the device a round of its own patience.
             let mut connected = self.store.connected();
             let _ = tokio::time::timeout(RECONNECT_PATIENCE, connected.wait_for(|connected| *connected)).await;
         }
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
+                let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
+                let tried = AtomicU64::new(0);
                 let claim = async {
                     self.end_local_owner(&mailbox).await;
-                    tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer.addr, &mailbox)).await
+                    let claim = self.claim(&node, negotiated, connect, peer.addr, &mailbox, &tried);
+                    tokio::time::timeout(patience, claim).await
                 };
                 let claimed = tokio::select! {
                     claimed = claim => claimed.unwrap_or_else(|_| Err(unavailable("no answer in time"))),
                     () = mailbox.ordered() => {
                         // Somebody newer wants the client id, and waits for us to be gone.
-                        self.abandon(node, mailbox.client_id.clone());
+                        if tried.load(Ordering::Relaxed) > 0 {
+                            self.abandon(node, &mailbox.client_id, None);
+                        }
                         self.detach(&mailbox);
                         return Err(ReasonCode::SessionTakenOver);
                     }
                 };
-                if claimed.is_err() {
-                    self.abandon(node, mailbox.client_id.clone());
+                if let (Err(_), epoch @ 1..) = (&claimed, tried.load(Ordering::Relaxed)) {
+                    self.abandon(node, &mailbox.client_id, Some(epoch));
                 }
                 claimed
             }
@@ -163,7 +166,7 @@ impl Broker {
         };
         match claimed {
             Ok(claim) => Ok(self.enter(mailbox, claim)),
-            Err(error) if parameters.session_expiry_s > 0 => {
+            Err(error) if needs_record => {
                 tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
                 self.detach(&mailbox);
                 Err(ReasonCode::ServerUnavailable)
@@ -176,8 +179,8 @@ impl Broker {
         }
     }
 
-    /// A session that ends with its connection went on without a record. It gets one when JetStream is there, so that its
-    /// will is known to others and its client id can be taken over.
+    /// A session without a will that ends with its connection went on without a record. It gets one when JetStream is there,
+    /// so that its client id can be taken over.
     fn claim_later(
         self: &Arc<Self>,
         negotiated: Negotiated,
@@ -190,35 +193,21 @@ impl Broker {
             while !mailbox.is_closed() {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
-                let Ok(claim) = broker.claim(&node, &negotiated, &connect, remote, &mailbox).await else { continue };
+                let tried = AtomicU64::new(0);
+                let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &tried).await;
+                let Ok(claim) = claimed else {
+                    if tried.load(Ordering::Relaxed) > 0 {
+                        broker.abandon(node, &mailbox.client_id, None);
+                    }
+                    continue;
+                };
                 if mailbox.give(claim.owned.clone()) {
                     return;
                 }
-                // The connection has ended meanwhile, and took care of its will.
+                // The connection has ended meanwhile.
                 let Owned { record, sequence, .. } = claim.owned;
                 let ended = broker.store.sessions().end(&record.client_id, sequence).await;
                 tracing::debug!(client_id = record.client_id, ?ended, "a record that came too late");
-            }
-        });
-    }
-
-    /// A CONNECT was given up that may have made us the owner: should it have, the session is left as it was found.
-    fn abandon(self: &Arc<Self>, node: Arc<str>, client_id: ByteString) {
-        let broker = Arc::clone(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(ABANDON_AFTER).await;
-                if broker.registry.find(&client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
-                    return;
-                }
-                let Ok(loaded) = broker.store.sessions().load(&client_id).await else { continue };
-                let Some(record) = loaded.record.filter(|r| r.connected && r.owner.as_deref() == Some(&*node)) else {
-                    return;
-                };
-                match broker.adopt(record, loaded.sequence).await {
-                    Err(WriteError::Unavailable { .. }) => {}
-                    _ => return,
-                }
             }
         });
     }
@@ -233,6 +222,7 @@ impl Broker {
         }
     }
 
+    /// Writes a record with ourselves as the owner. `tried`: set to the epoch of a record that may be written.
     async fn claim(
         self: &Arc<Self>,
         node: &str,
@@ -240,6 +230,7 @@ impl Broker {
         connect: &Connect,
         remote: SocketAddr,
         mailbox: &Mailbox,
+        tried: &AtomicU64,
     ) -> Result<Claim, Unavailable> {
         let sessions = self.store.sessions();
         for _ in 0..CLAIMS {
@@ -247,6 +238,7 @@ impl Broker {
             let old = loaded.record;
             let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0 && !is_expired(old));
             let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
+            tried.store(record.epoch, Ordering::Relaxed);
             match sessions.put_record(&record, loaded.sequence, None).await {
                 Ok(sequence) => {
                     // From now on whoever comes later asks us to hand over.
@@ -296,7 +288,7 @@ impl Broker {
     /// goodbye, or any of a session that ends now; others are cancelled [MQTT-3.1.3-9].
     fn last_wills(&self, old: &SessionRecord, is_resumed: bool) -> Vec<LastWill> {
         let mut wills = old.last_wills.clone();
-        let Some(mut will) = old.will.clone() else { return wills };
+        let Some(mut will) = old.will.clone().filter(|_| !self.was_refused(old)) else { return wills };
         let is_due = !is_resumed || (old.connected && due(&will, old.expiry_s) == Due::Now);
         if will.state == WillState::Armed {
             if !is_due {

@@ -3,7 +3,7 @@
 //! # Layout
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
-//! - `lifecycle`, `records`: a session and its record in JetStream; `adoption`: leases, and the sessions of sidecars
+//! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one; `adoption`: leases, and the sessions of sidecars
 //!   that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -26,6 +26,7 @@ mod mailbox;
 mod message;
 mod publishing;
 mod records;
+mod refused;
 mod registry;
 mod retained;
 mod router;
@@ -66,6 +67,7 @@ use crate::store::{LogPosition, LogSink, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use interest::Interest;
+use refused::RefusedConnects;
 use registry::Registry;
 use router::Router;
 
@@ -121,6 +123,7 @@ pub struct Broker {
     router: Arc<Router>,
     interest: Interest,
     registry: Registry,
+    refused: RefusedConnects,
     next_session: AtomicU64,
     _tail: Tail,
 }
@@ -175,6 +178,7 @@ impl Broker {
             is_closing: watch::Sender::new(false),
             router,
             registry: Registry::default(),
+            refused: RefusedConnects::default(),
             next_session: AtomicU64::new(1),
             _tail: tail,
         });

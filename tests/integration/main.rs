@@ -27,4 +27,5 @@ mod store_sessions;
 mod topics;
 mod websocket;
 mod wills;
+mod wills_outage;
 mod wire;

@@ -2,7 +2,6 @@
 //! ambiguous ends right.
 
 mod cluster;
-mod relay;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use proto_map::{Names, SpecOptions, Subject};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use self::relay::Relay;
+use crate::harness::relay::Relay;
 use crate::harness::{NatsServer, PATIENCE, eventually, heavy, js_api, stored};
 
 /// Nobody subscribes here.
