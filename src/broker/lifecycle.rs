@@ -27,9 +27,10 @@ use super::mailbox::{Mailbox, Order};
 use super::wills::{Due, due};
 use super::{Broker, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
-use crate::metrics::{SessionState, WillCause};
+use crate::metrics::WillCause;
 use crate::store::{
-    LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
+    Arrival, LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState,
+    WriteError,
 };
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -126,7 +127,6 @@ impl Broker {
             parameters.client_max_packet_size,
             self.options.mailbox,
         ));
-        self.metrics.session(None, Some(SessionState::Live));
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
         if needs_record {
@@ -235,8 +235,13 @@ impl Broker {
         let sessions = self.store.sessions();
         for _ in 0..CLAIMS {
             let loaded = sessions.load(&negotiated.client_id).await?;
-            let old = loaded.record;
-            let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0 && !is_expired(old));
+            let old = match loaded.record {
+                // A record of the past is none.
+                Some(old) if old.connected && sessions.is_of_the_past(&old, loaded.sequence).await? => None,
+                old => old,
+            };
+            let is_going_on = |old: &&SessionRecord| old.expiry_s > 0 && !old.has_expired(now_ms());
+            let resumed = old.as_ref().filter(|_| !connect.clean_start).filter(is_going_on);
             let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
             tried.store(record.epoch, Ordering::Relaxed);
             match sessions.put_record(&record, loaded.sequence, None).await {
@@ -262,8 +267,9 @@ impl Broker {
         old: Option<&SessionRecord>,
         is_resumed: bool,
     ) -> SessionRecord {
-        // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten.
-        let epoch = old.map_or_else(now_ms, |old| old.epoch + 1);
+        // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten, or when
+        // what nats-server has is an older record than the last one.
+        let epoch = old.map_or(0, |old| old.epoch + 1).max(now_ms());
         let resumed = old.filter(|_| is_resumed);
         SessionRecord {
             client_id: negotiated.client_id.to_string(),
@@ -336,13 +342,17 @@ impl Broker {
                 subscriptions.insert(filter, stored);
             }
         }
+        let mut may_come_again = false;
         let progress = if is_present {
             let stored = match handed_over {
                 Some(progress) => {
                     // What follows depends on it, so it is saved first, under the new fence.
                     match self.store.sessions().put_progress(&record.client_id, &progress, sequence, None).await {
                         Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-                        Ok(()) | Err(WriteError::Fenced | WriteError::TooLarge) => Some(progress),
+                        saved => {
+                            may_come_again = saved == Ok(Arrival::Again);
+                            Some(progress)
+                        }
                     }
                 }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
@@ -351,7 +361,16 @@ impl Broker {
         } else {
             Progress { cursors: [self.router.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        Ok(Claim { owned: Owned { record, sequence, subscriptions }, is_present, progress })
+        let mut owned = Owned { record, sequence, subscriptions };
+        if may_come_again {
+            // Not behind what this connection saves: a new record shuts it out.
+            match self.store.sessions().put_record(&owned.record(), sequence, None).await {
+                Ok(written) => owned.sequence = written,
+                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
+                Err(WriteError::Fenced | WriteError::TooLarge) => {}
+            }
+        }
+        Ok(Claim { owned, is_present, progress })
     }
 
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
@@ -426,16 +445,9 @@ impl Broker {
     pub(crate) fn detach(&self, mailbox: &Arc<Mailbox>) {
         self.registry.leave(mailbox);
         mailbox.end();
-        self.metrics.session(Some(SessionState::Live), None);
     }
 }
 
 fn unavailable(reason: &str) -> Unavailable {
     Unavailable { reason: reason.to_owned() }
-}
-
-/// A record can outlive its session, for the sake of a will.
-fn is_expired(record: &SessionRecord) -> bool {
-    let ended_ms = record.disconnected_at_ms.filter(|_| !record.connected && record.expiry_s != crate::store::NEVER);
-    ended_ms.is_some_and(|ms| ms + u64::from(record.expiry_s) * 1000 <= now_ms())
 }

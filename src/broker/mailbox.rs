@@ -171,6 +171,11 @@ impl Mailbox {
         self.room.notified()
     }
 
+    /// Whether the session is behind the tail of the log.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        !matches!(self.lanes.lock().feed.state(), FeedState::Live { .. })
+    }
+
     /// Whether a scan reads for this session. A hint: only the lanes know for sure.
     pub(crate) fn is_scanning(&self) -> bool {
         self.is_scanning.load(Ordering::Relaxed)

@@ -249,6 +249,9 @@ impl Broker {
                 Some((entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids }))
             })
             .collect();
+        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
+        let retained = self.find_retained(&retained).await;
+        found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, sequence) => (resend, found.remove(&sequence)),
             Resend::PubRel(_) => (resend, None),
@@ -283,6 +286,18 @@ impl Broker {
         }
         let mut has_lease = self.has_lease.subscribe();
         let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+    }
+
+    /// Counts the sessions of connected clients that are fed from the tail of the log, and those that are catching up.
+    #[must_use]
+    pub fn count_sessions(&self) -> (u64, u64) {
+        let is_catching_up = |mailbox: &Arc<Mailbox>| u64::from(mailbox.is_catching_up());
+        let (mut live, mut catching_up) = (0, 0);
+        for behind in self.registry.everyone().iter().map(is_catching_up) {
+            catching_up += behind;
+            live += 1 - behind;
+        }
+        (live, catching_up)
     }
 
     /// Connected clients.

@@ -63,7 +63,11 @@ pub(crate) fn progress(record: &ProgressRecord) -> Progress {
             after: r.after,
         })
     });
-    Progress { cursors: [record.cursor].into_iter().collect(), in_flight: in_flight.collect(), received: received.collect() }
+    Progress {
+        cursors: [record.cursor].into_iter().collect(),
+        in_flight: in_flight.collect(),
+        received: received.collect(),
+    }
 }
 
 /// A subscription as it is stored. `since`: the log sequence that it begins after.

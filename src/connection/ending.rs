@@ -161,7 +161,9 @@ impl LastWrite<'_> {
             }
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
                 // Who owns the session now takes care of the rest.
-                let Some(record) = loaded.record.filter(|record| record.epoch == self.owned.record.epoch) else { return };
+                let Some(record) = loaded.record.filter(|record| record.epoch == self.owned.record.epoch) else {
+                    return;
+                };
                 self.owned.record.will = record.will;
                 self.owned.record.last_wills = record.last_wills;
                 self.owned.sequence = loaded.sequence;

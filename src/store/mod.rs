@@ -13,6 +13,7 @@
 
 mod ack;
 mod api;
+mod api_errors;
 mod assets;
 mod backlog;
 mod bucket;
@@ -39,8 +40,9 @@ use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use self::api::Api;
+pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
-pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, LogInfo};
+pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
 use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
@@ -55,7 +57,7 @@ pub use self::options::{
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
-    FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
+    Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
@@ -76,6 +78,7 @@ pub struct Store {
     nodes: Nodes,
     core: CoreNats,
     connected: watch::Receiver<bool>,
+    api_errors: ApiErrors,
 }
 
 impl Store {
@@ -88,6 +91,7 @@ impl Store {
         let StoreOptions { nats, assets: AssetOptions { names, specs, replicas }, publisher, core, connect_timeout } =
             options;
         let connector = Connector::new(nats)?;
+        let api_errors = connector.errors.clone();
         let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
@@ -139,7 +143,12 @@ impl Store {
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, connected })
+        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, connected, api_errors })
+    }
+
+    /// Errors that JetStream has answered.
+    pub fn api_errors(&self) -> &ApiErrors {
+        &self.api_errors
     }
 
     /// Stores messages.

@@ -29,8 +29,7 @@ async fn a_connect_is_accepted_only_when_its_will_is_known_to_others() {
     nats.kill();
     eventually("the sidecar notices", async || a.answers("/readyz", 503).await).await;
     let [v5, v311, none] = [will(Options::v5("v5"), 0), will(Options::v311("v311"), 1), Options::v5("none")];
-    let (v5, v311, none) =
-        tokio::join!(reason(&a, v5.clone()), reason(&a, v311.clone()), reason(&a, none.clone()));
+    let (v5, v311, none) = tokio::join!(reason(&a, v5.clone()), reason(&a, v311.clone()), reason(&a, none.clone()));
     assert_eq!((v5, v311), (ReasonCode::ServerUnavailable, ReasonCode::ServerUnavailable));
     assert_eq!(none, ReasonCode::Success, "a clean session without a will needs nobody");
     nats.restart();

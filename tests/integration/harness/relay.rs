@@ -25,6 +25,8 @@ struct Weather {
     mute_at: Bytes,
     /// What clients of connections with lower numbers send does not pass; it does later, also when they are gone.
     held_below: u64,
+    /// What of that there is.
+    held: Vec<Bytes>,
     cuts: u64,
 }
 
@@ -73,11 +75,12 @@ impl Relay {
         self.weather.send_modify(|weather| weather.mute_at = Bytes::copy_from_slice(bytes.as_bytes()));
     }
 
-    /// Waits until it is mute.
-    pub(crate) async fn is_mute(&self) {
+    /// Waits until a client has sent these bytes in vain.
+    pub(crate) async fn has_held(&self, bytes: &str) {
         let mut weather = self.weather.subscribe();
-        let waited = tokio::time::timeout(super::PATIENCE, weather.wait_for(|weather| weather.is_mute)).await;
-        waited.expect("what makes the relay mute is sent").expect("the relay is there");
+        let is_there = |weather: &Weather| weather.held.iter().any(|chunk| contains(chunk, bytes.as_bytes()));
+        let waited = tokio::time::timeout(super::PATIENCE, weather.wait_for(is_there)).await;
+        waited.expect("what is to be held is sent").expect("the relay is there");
     }
 
     /// Lets nothing pass, in no direction, or lets it pass again. Connections stay open.
@@ -98,7 +101,7 @@ impl Relay {
 
     /// What was held arrives now, though its connection may be long gone.
     pub(crate) fn release(&self) {
-        self.weather.send_modify(|weather| weather.held_below = 0);
+        self.weather.send_modify(|weather| (weather.held_below, weather.held) = (0, Vec::new()));
     }
 
     /// Breaks all connections; new ones hear everything.
@@ -129,7 +132,11 @@ async fn relay(client: TcpStream, server: TcpStream, number: u64, weather: watch
             notices.send_if_modified(|weather| {
                 let is_it = !weather.mute_at.is_empty() && contains(bytes, &weather.mute_at);
                 weather.is_mute |= is_it;
-                is_it
+                let is_held = number < weather.held_below;
+                if is_held {
+                    weather.held.push(bytes.clone());
+                }
+                is_it || is_held
             });
             true
         }) => {}
@@ -145,7 +152,7 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
 }
 
 /// Reads what comes, and passes on what `passes` takes.
-async fn take(mut from: OwnedReadHalf, to: mpsc::Sender<(Instant, Bytes)>, passes: impl Fn(&[u8]) -> bool) {
+async fn take(mut from: OwnedReadHalf, to: mpsc::Sender<(Instant, Bytes)>, passes: impl Fn(&Bytes) -> bool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let chunk = Bytes::copy_from_slice(&buffer[..count]);
@@ -162,7 +169,9 @@ async fn deliver(
     is_held: impl Fn(&Weather) -> bool,
 ) {
     while let Some((came, chunk)) = from.recv().await {
-        let Ok(delay) = weather.wait_for(|weather| !is_held(weather)).await.map(|weather| weather.delay) else { return };
+        let Ok(delay) = weather.wait_for(|weather| !is_held(weather)).await.map(|weather| weather.delay) else {
+            return;
+        };
         tokio::time::sleep_until(came + delay).await;
         if to.write_all(&chunk).await.is_err() {
             return;
