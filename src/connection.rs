@@ -143,7 +143,7 @@ where
     };
     let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
     let end = connection.run().await;
-    connection.finish(end, greeted.connect.will, &peer).await;
+    connection.finish(end, &peer).await;
 }
 
 impl<S> Connection<S>
@@ -170,11 +170,16 @@ where
         let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
         let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
         publishing.tells_publisher = tells_publisher;
+        let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
+        if is_present {
+            // What is saved was given a time to live when the client left.
+            session.save_again();
+        }
         Self {
             io,
             decoder,
             version,
-            session: Session::new(Time::default(), negotiated.parameters, epoch, &progress),
+            session,
             publishing,
             broker,
             mailbox,

@@ -20,6 +20,9 @@ use super::catch_up::CatchUp;
 use super::router::{LogTail, Router};
 use crate::store::{FoundStream, Log, LogPosition, Store, Streams, Tail, Unavailable};
 
+/// What a record has instead of a log's key when a place is in the bucket of retained messages. No key of a log is like it.
+const IN_RETAINED: &str = "retained";
+
 /// A stream that is not new begins to be followed so long before it is found, milliseconds: what it got meanwhile was seen by
 /// nobody.
 const FOUND_WITHIN_MS: u64 = 2_000;
@@ -246,11 +249,14 @@ impl Logs {
         numbers
     }
 
-    /// How a record names a place: its sequence, with the marks of what is no place a session reads by itself, and the
-    /// key of its log unless that is the first one.
+    /// How a record names a place: its sequence, with the mark of what came by a shared subscription, and the key of its log
+    /// unless that is the first one.
     pub(crate) fn name_of(&self, place: u64) -> (u64, Option<String>) {
         let number = log_of(place);
-        if place >= mqtt_session::RETAINED || number == 0 {
+        if place >= mqtt_session::RETAINED {
+            return (place - mqtt_session::RETAINED, Some(IN_RETAINED.to_owned()));
+        }
+        if number == 0 {
             return (place, None);
         }
         let key = self.get(number).map_or_else(|| "?".to_owned(), |log| log.key.to_string());
@@ -261,6 +267,7 @@ impl Logs {
     pub(crate) fn place_of(&self, sequence: u64, key: Option<&str>) -> u64 {
         match key {
             None => sequence,
+            Some(IN_RETAINED) => mqtt_session::RETAINED | sequence,
             Some(key) => sequence | position(self.with_key(key).map_or(GONE, |log| log.number), 0),
         }
     }

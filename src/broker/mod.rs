@@ -3,8 +3,8 @@
 //! # Layout
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
-//! - `lifecycle`, `records`: a session and its record in JetStream; `adoption`: leases, and the sessions of sidecars
-//!   that are gone; `wills`
+//! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one;
+//!   `adoption`: leases, and the sessions of sidecars that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -30,6 +30,7 @@ mod mailbox;
 mod message;
 mod publishing;
 mod records;
+mod refused;
 mod registry;
 mod retained;
 mod router;
@@ -74,6 +75,7 @@ use catch_up::CatchUp;
 use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
+use refused::RefusedConnects;
 use registry::Registry;
 use router::{LogTail, Router};
 
@@ -136,6 +138,7 @@ pub struct Broker {
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
     registry: Registry,
+    refused: RefusedConnects,
     next_session: AtomicU64,
     _tail: Tail,
     _wants: Option<Following>,
@@ -224,6 +227,7 @@ impl Broker {
             router,
             follower: Arc::clone(&follower),
             registry: Registry::default(),
+            refused: RefusedConnects::default(),
             next_session: AtomicU64::new(1),
             ingest,
             _tail: tail,
@@ -301,6 +305,9 @@ impl Broker {
         for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
+        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
+        let retained = self.find_retained(&retained).await;
+        found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.remove(&place)),
             Resend::PubRel(_) => (resend, None),
@@ -362,6 +369,18 @@ impl Broker {
         }
         let mut has_lease = self.has_lease.subscribe();
         let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+    }
+
+    /// Counts the sessions of connected clients that are fed from the tail of the log, and those that are catching up.
+    #[must_use]
+    pub fn count_sessions(&self) -> (u64, u64) {
+        let is_catching_up = |mailbox: &Arc<Mailbox>| u64::from(mailbox.is_catching_up());
+        let (mut live, mut catching_up) = (0, 0);
+        for behind in self.registry.everyone().iter().map(is_catching_up) {
+            catching_up += behind;
+            live += 1 - behind;
+        }
+        (live, catching_up)
     }
 
     /// Connected clients.
