@@ -92,6 +92,8 @@ pub(crate) enum Wanted {
         subject: ByteString,
         /// Its sequence, if it is there, is above.
         above: u64,
+        /// It was received at this time or later, milliseconds since the epoch: in other logs that says where.
+        since_ms: u64,
         /// Its `Nats-Msg-Id`.
         message_id: ByteString,
     },
@@ -240,8 +242,9 @@ impl Publishing {
                 None => Wanted::Permit(weight(job)),
                 Some(above) => Wanted::Look {
                     subject: job.route.log.subject(&job.route.subject),
-                    // Where it was received is known in the log that is always there.
-                    above: if job.route.log.number == 0 { above } else { 0 },
+                    above,
+                    // An epoch is never ahead of the clock.
+                    since_ms: job.publication.once.map_or(0, |once| once.message.epoch),
                     log: Arc::clone(&job.route.log),
                     message_id: self.message_id(0, &job.publication).unwrap_or_default(),
                 },
