@@ -109,6 +109,8 @@ struct Connection<S> {
     mail: Mail,
     answers: Vec<Answer>,
     messages: Vec<(u64, Outgoing)>,
+    /// Places in logs from which on the session is behind.
+    behind: Vec<u64>,
     counts: Counts,
     is_draining: bool,
     end: Option<End>,
@@ -143,7 +145,7 @@ where
     };
     let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
     let end = connection.run().await;
-    connection.finish(end, greeted.connect.will, &peer).await;
+    connection.finish(end, &peer).await;
 }
 
 impl<S> Connection<S>
@@ -170,11 +172,16 @@ where
         let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
         let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
         publishing.tells_publisher = tells_publisher;
+        let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
+        if is_present {
+            // What is saved was given a time to live when the client left.
+            session.save_again();
+        }
         Self {
             io,
             decoder,
             version,
-            session: Session::new(Time::default(), negotiated.parameters, epoch, &progress),
+            session,
             publishing,
             broker,
             mailbox,
@@ -198,6 +205,7 @@ where
             mail: Mail::default(),
             answers: Vec::new(),
             messages: Vec::new(),
+            behind: Vec::new(),
             counts: Counts::default(),
             is_draining: false,
             end: None,
@@ -345,7 +353,7 @@ where
             return;
         }
         let requests = std::mem::take(&mut self.subscribes);
-        let planned = self.broker.plan_subscribes(&mut self.filters, requests);
+        let planned = self.broker.plan_subscribes(self.mailbox.id, &mut self.filters, requests);
         self.publishing.tells_publisher |= planned.has_no_local();
         let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
         self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
@@ -380,7 +388,7 @@ where
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
                 if let Some(owned) = &mut self.owned {
                     for filter in request.filters.iter().flatten() {
-                        owned.subscriptions.remove(filter);
+                        self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
                     }
                 }
                 self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
@@ -478,10 +486,21 @@ where
             self.filters.remove(filter);
         }
         self.mailbox.owe_retained(subscribed.retained);
-        if let Some(owned) = self.owned.as_mut().filter(|_| self.session.is_durable()) {
-            for (filter, stored) in subscribed.made {
-                let since = owned.subscriptions.get(&filter).map_or(stored.since, |old| old.since.min(stored.since));
-                owned.subscriptions.insert(filter, StoredSubscription { since, ..stored });
+        if let Some(owned) = &mut self.owned {
+            // That of a session that ends with its connection tells the others what it wants above QoS 0.
+            let is_durable = self.session.is_durable();
+            let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
+            for (filter, stored) in made {
+                // One that is replaced goes on where it was.
+                let stored = match owned.subscriptions.get(&filter) {
+                    Some(StoredSubscription { since, since_in, .. }) => {
+                        let since = stored.since.min(*since);
+                        StoredSubscription { since, since_in: since_in.clone(), ..stored }
+                    }
+                    None => stored,
+                };
+                owned.subscriptions.insert(filter, stored);
+                self.is_record_dirty = true;
             }
         }
         for (packet_id, reasons) in subscribed.reasons {

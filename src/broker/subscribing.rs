@@ -2,8 +2,8 @@
 //! meanwhile comes exactly once, on whichever sidecar:
 //!
 //! 1. its NATS subscription stands at the server;
-//! 2. the last sequence of the log is read, and then the retained index is brought up to its bucket;
-//! 3. at one instant, with the tail held, it enters the subscriptions: what the index holds then comes as retained,
+//! 2. the last sequence of each log that can have messages for it is read, and then the retained index is brought up to its bucket;
+//! 3. at one instant, with the tails held, it enters the subscriptions: what the index holds then comes as retained,
 //!    what it does not hold comes live.
 //!
 //! Packets that came in one burst share the steps. Without JetStream the second step is skipped: QoS 0 goes on.
@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, RetainHandling, TopicFilter};
-use mqtt_session::SubscribeRequest;
+use mqtt_session::{Cursors, SubscribeRequest};
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, SessionId};
 use super::retained::RetainedCursor;
 use super::router::{Made, NewSubscription};
 use super::share::{NewShare, Shares};
@@ -74,6 +74,7 @@ impl Broker {
     /// Checks the filters of SUBSCRIBE packets and subscribes to them on NATS. `filters`: those of the client.
     pub(crate) fn plan_subscribes(
         &self,
+        session: SessionId,
         filters: &mut HashSet<TopicFilter>,
         requests: Vec<SubscribeRequest>,
     ) -> Planned {
@@ -89,7 +90,11 @@ impl Broker {
                         return Ok(New::Shared(NewShare { filter, options: entry.options, subscription_id }, is_new));
                     }
                     let order = self.order_of(filters, &filter)?;
+                    if let Some(ingest) = &self.ingest {
+                        ingest.wants.subscribed(session, &filter, entry.options.qos);
+                    }
                     Ok(New::Ordinary(NewSubscription {
+                        logs: self.logs.overlapping(&filter),
                         is_owed_retained: match entry.options.retain_handling {
                             RetainHandling::Send => true,
                             RetainHandling::SendIfNew => is_new,
@@ -135,9 +140,10 @@ impl Broker {
         let new: Vec<NewSubscription> = planned.granted().cloned().collect();
         let (mut retained, mut made, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         if !new.is_empty() {
-            let log_sequence = self.settle().await;
-            let Made { seen, after } = self.router.subscribe(mailbox, log_sequence, &new);
-            made.extend(new.iter().map(|s| (s.filter.clone(), records::stored_subscription(s, after))));
+            let ends = self.settle(&new).await;
+            let Made { seen, after } = self.router.subscribe(mailbox, &ends, &new);
+            let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
+            made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
                 filter: s.filter,
                 options: s.options,
@@ -159,7 +165,7 @@ impl Broker {
             for (reason, shared) in &granted {
                 match shared {
                     Some((new, _)) if !reason.is_error() => {
-                        let since = self.router.tail_sequence();
+                        let since = self.tail_sequence();
                         made.push((new.filter.clone(), records::stored_share(new, since)));
                     }
                     Some((new, true)) => failed.push(new.filter.clone()),
@@ -186,32 +192,45 @@ impl Broker {
         }
     }
 
-    /// The first two steps. Returns the last sequence of the log, or 0 when it cannot be known.
-    async fn settle(&self) -> u64 {
+    /// The first two steps. Returns the ends of the logs, as far as they can be known.
+    async fn settle(&self, new: &[NewSubscription]) -> Cursors {
         if !*self.store.connected().borrow() {
-            return 0;
+            return Cursors::default();
         }
         let steps = async {
             let is_there = *self.store.jetstream_available().borrow();
-            let last = async { if is_there { self.store.log().last_sequence().await.ok() } else { None } };
-            let (flushed, last) = tokio::join!(self.store.core().flush(), last);
+            let ends = async { if is_there { self.ends_of_logs(new).await } else { Cursors::default() } };
+            let (flushed, ends) = tokio::join!(self.store.core().flush(), ends);
             if let Err(error) = flushed {
                 tracing::warn!(%error, "a subscription is not confirmed by NATS");
             }
             if !is_there {
-                return 0;
+                return ends;
             }
-            // In this order: a message is in the bucket before it is in the log, so what the log sequence keeps from coming
+            // In this order: a message is in the bucket before it is in a log, so what the end of a log keeps from coming
             // live is in the index.
             if let Err(error) = self.store.retained().bring_up_to_date().await {
                 tracing::warn!(%error, "retained messages may not be the newest");
             }
-            last.unwrap_or(0)
+            ends
         };
         tokio::time::timeout(PATIENCE, steps).await.unwrap_or_else(|_| {
             tracing::warn!("JetStream does not answer; a subscription goes on without it");
-            0
+            Cursors::default()
         })
+    }
+
+    /// The ends of the logs that can have messages for these subscriptions. One that does not answer has none.
+    async fn ends_of_logs(&self, new: &[NewSubscription]) -> Cursors {
+        let mut numbers: Vec<u16> = new.iter().flat_map(|s| &s.logs).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let end = |number| async move {
+            let log = self.logs.get(number)?;
+            log.log.last_sequence().await.ok().map(|sequence| log.position(sequence))
+        };
+        let ends = futures_util::future::join_all(numbers.into_iter().map(end)).await;
+        ends.into_iter().flatten().collect()
     }
 
     /// Ends subscriptions. Returns a reason code for each.
@@ -229,8 +248,7 @@ impl Broker {
                 ReasonCode::Success
             }
             Ok(filter) => {
-                self.router.unsubscribe(filter, mailbox.id);
-                self.interest.release(filter);
+                self.end_subscription(filter, mailbox.id);
                 ReasonCode::Success
             }
         };
@@ -240,10 +258,18 @@ impl Broker {
     /// Ends what a connection that is over was subscribed to. It gets nothing from now on.
     pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
         mailbox.close();
-        self.shares.leave(mailbox.id);
-        for filter in filters.filter(|filter| !filter.is_shared()) {
-            self.router.unsubscribe(&filter, mailbox.id);
-            self.interest.release(&filter);
+        let (shared, others): (Vec<TopicFilter>, Vec<TopicFilter>) = filters.partition(TopicFilter::is_shared);
+        self.shares.leave(mailbox.id, shared.iter());
+        for filter in others {
+            self.end_subscription(&filter, mailbox.id);
+        }
+    }
+
+    fn end_subscription(&self, filter: &TopicFilter, session: SessionId) {
+        self.router.unsubscribe(filter, session);
+        self.interest.release(filter);
+        if let Some(ingest) = &self.ingest {
+            ingest.wants.unsubscribed(session, filter);
         }
     }
 }

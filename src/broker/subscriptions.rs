@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_codec::{SubscriptionOptions, TopicFilter};
+use mqtt_session::{Cursors, log_of};
 
 use super::mailbox::{Mailbox, SessionId};
 use crate::store::IndexState;
@@ -20,10 +21,35 @@ pub(crate) struct Subscriber {
     pub(crate) options: SubscriptionOptions,
     /// Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
-    /// Log messages up to this sequence were there before the subscription.
-    pub(crate) after: u64,
+    /// Messages of the logs up to here were there before the subscription.
+    pub(crate) gates: Gates,
     /// State of the retained index at the SUBSCRIBE: what it held came as retained, so it does not come live again.
     pub(crate) retained: IndexState,
+}
+
+/// The sequences of the logs above which messages are for a subscription: 0 where none is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gates {
+    first: u64,
+    /// Of the logs beside the first.
+    others: Option<Box<Cursors>>,
+}
+
+impl Gates {
+    /// Gates at these places.
+    pub(crate) fn new(places: &Cursors) -> Self {
+        let others: Cursors = places.iter().filter(|place| log_of(*place) != 0).collect();
+        let has_others = others.iter().next().is_some();
+        Self { first: places.get(0).unwrap_or(0), others: has_others.then(|| Box::new(others)) }
+    }
+
+    /// The gate in a log.
+    pub(crate) fn of(&self, log: u16) -> u64 {
+        match log {
+            0 => self.first,
+            log => self.others.as_ref().and_then(|others| others.get(log)).unwrap_or(0),
+        }
+    }
 }
 
 /// A filter that at least one session has.
@@ -73,8 +99,10 @@ impl Subscriptions {
         let entry = self.entry(filter, order);
         match entry.subscribers.iter_mut().find(|s| s.mailbox.id == subscriber.mailbox.id) {
             Some(old) => {
-                let after = old.after.min(subscriber.after);
-                *old = Subscriber { after, ..subscriber };
+                // A stream that was made anew begins at 1 again.
+                let first = old.gates.first.min(subscriber.gates.first);
+                let gates = Gates { first, ..std::mem::take(&mut old.gates) };
+                *old = Subscriber { gates, ..subscriber };
             }
             None => entry.subscribers.push(subscriber),
         }
@@ -82,27 +110,32 @@ impl Subscriptions {
 
     /// Removes the session's subscription. Returns the order of the entry when it was the last one.
     pub(crate) fn remove(&mut self, filter: &TopicFilter, session: SessionId) -> Removed {
+        self.remove_one(filter, |s| s.mailbox.id == session)
+    }
+}
+
+impl<S> Subscriptions<S> {
+    /// Adds one to those that have a filter, whoever they are. `order` is for a new entry.
+    pub(crate) fn push(&mut self, filter: &TopicFilter, order: u64, one: S) {
+        self.entry(filter, order).subscribers.push(one);
+    }
+
+    /// Removes one of those that have a filter. Returns the order of the entry when it was the last one.
+    pub(crate) fn remove_one(&mut self, filter: &TopicFilter, is_it: impl Fn(&S) -> bool) -> Removed {
         if !filter.has_wildcards() {
             let Some(entry) = self.exact.get_mut(filter.as_str()) else { return Removed::NotFound };
-            let removed = remove_from(entry, session);
+            let removed = remove_from(entry, &is_it);
             if matches!(removed, Removed::Last { .. }) {
                 self.exact.remove(filter.as_str());
             }
             return removed;
         }
         let levels: Vec<&str> = filter.levels().collect();
-        let removed = remove_at(&mut self.root, &levels, session);
+        let removed = remove_at(&mut self.root, &levels, &is_it);
         if matches!(removed, Removed::Last { .. }) {
             self.wildcards -= 1;
         }
         removed
-    }
-}
-
-impl<S> Subscriptions<S> {
-    /// Adds one to those that have a filter, whoever they are.
-    pub(crate) fn push(&mut self, filter: &TopicFilter, one: S) {
-        self.entry(filter, 0).subscribers.push(one);
     }
 
     /// Calls `visit` for every entry that matches. `is_hidden`: the topic is not matched by a wildcard at its first
@@ -157,17 +190,17 @@ pub(crate) enum Removed {
     },
 }
 
-fn remove_from(entry: &mut Entry, session: SessionId) -> Removed {
-    let Some(index) = entry.subscribers.iter().position(|s| s.mailbox.id == session) else {
+fn remove_from<S>(entry: &mut Entry<S>, is_it: &impl Fn(&S) -> bool) -> Removed {
+    let Some(index) = entry.subscribers.iter().position(is_it) else {
         return Removed::NotFound;
     };
     entry.subscribers.swap_remove(index);
     if entry.subscribers.is_empty() { Removed::Last { order: entry.order } } else { Removed::Shared }
 }
 
-fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -> Removed {
-    let in_slot = |slot: &mut Option<Box<Entry>>| {
-        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, session));
+fn remove_at<S>(node: &mut Node<S>, levels: &[&str], is_it: &impl Fn(&S) -> bool) -> Removed {
+    let in_slot = |slot: &mut Option<Box<Entry<S>>>| {
+        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, is_it));
         if matches!(removed, Removed::Last { .. }) {
             *slot = None;
         }
@@ -178,7 +211,7 @@ fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -
         "#" => in_slot(&mut node.below),
         "+" => {
             let Some(next) = node.plus.as_mut() else { return Removed::NotFound };
-            let removed = remove_at(next, rest, session);
+            let removed = remove_at(next, rest, is_it);
             if next.is_empty() {
                 node.plus = None;
             }
@@ -186,7 +219,7 @@ fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -
         }
         level => {
             let Some(next) = node.children.get_mut(level) else { return Removed::NotFound };
-            let removed = remove_at(next, rest, session);
+            let removed = remove_at(next, rest, is_it);
             if next.is_empty() {
                 node.children.remove(level);
             }
@@ -242,7 +275,7 @@ mod tests {
             mailbox: Arc::clone(mailbox),
             options: SubscriptionOptions::default(),
             subscription_id: None,
-            after,
+            gates: Gates::new(&[after].into_iter().collect()),
             retained: IndexState::default(),
         }
     }
@@ -301,7 +334,7 @@ mod tests {
         subscriptions.insert(&f, subscriber(&two, 9), 2);
         subscriptions.matching("a/b", false, &mut |e| {
             assert_eq!(e.order, 0);
-            assert_eq!(e.subscribers.iter().map(|s| s.after).collect::<Vec<_>>(), [5, 9]);
+            assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0)).collect::<Vec<_>>(), [5, 9]);
         });
         assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
         assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);

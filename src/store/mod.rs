@@ -3,6 +3,7 @@
 //! # Layout
 //! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
+//! - `streams`: which streams there are
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
@@ -14,6 +15,7 @@
 
 mod ack;
 mod api;
+mod api_errors;
 mod assets;
 mod backlog;
 mod bucket;
@@ -32,6 +34,7 @@ mod reader;
 mod retained;
 mod sessions;
 mod share;
+mod streams;
 mod time;
 
 use std::sync::Arc;
@@ -41,8 +44,9 @@ use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use self::api::Api;
+pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
-pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, LogInfo};
+pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
 use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
@@ -56,25 +60,37 @@ pub use self::options::{
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
-pub use self::share::{
-    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
-};
 pub use self::sessions::{
-    FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
+    Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
+pub use self::share::{
+    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+};
+
+pub use self::streams::{FoundStream, Streams};
 
 /// Commands between us and a socket that carries no flood of them.
 const QUEUE: usize = 4_096;
 /// Messages of one reader between the socket and us: several pulls, so that none is ever dropped.
 const READER_QUEUE: usize = 16_384;
 
+/// Makes logs of streams.
+#[derive(Clone)]
+struct LogMaker {
+    api: Api,
+    tail: Link,
+    payload_max: usize,
+}
+
 /// NATS and JetStream of one account.
 pub struct Store {
     core_link: Link,
     publisher: Publisher,
     log: Log,
+    logs: LogMaker,
+    streams: Streams,
     retained: Retained,
     sessions: Sessions,
     backlog: Backlog,
@@ -82,6 +98,7 @@ pub struct Store {
     core: CoreNats,
     shares: Shares,
     connected: watch::Receiver<bool>,
+    api_errors: ApiErrors,
 }
 
 impl Store {
@@ -91,9 +108,10 @@ impl Store {
     /// # Errors
     /// See [`OpenError`]; without `connect_timeout` it waits for a server for ever.
     pub async fn open(options: StoreOptions, core_sink: Arc<dyn CoreSink>) -> Result<Self, OpenError> {
-        let StoreOptions { nats, assets: AssetOptions { names, specs, replicas }, publisher, core, connect_timeout } =
-            options;
+        let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
+        let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats)?;
+        let api_errors = connector.errors.clone();
         let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
@@ -118,6 +136,9 @@ impl Store {
         assets.ensure(&nodes_spec).await?;
         let backlog_spec = names.backlog_spec(&specs);
         assets.ensure(&backlog_spec).await?;
+        for (spec, replicas) in &declared {
+            assets.ensure_with(spec, *replicas).await?;
+        }
 
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
@@ -147,9 +168,30 @@ impl Store {
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         // Queue subscriptions have to hear what our own clients publish.
         let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
-        let shares = Shares::new(api, share, state.link.clone(), &echo);
+        let shares = Shares::new(api.clone(), share, state.link.clone(), &echo);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, shares, connected })
+        let streams = Streams::start(state);
+        let logs = LogMaker { api, tail, payload_max };
+        Ok(Self {
+            core_link,
+            publisher,
+            log,
+            logs,
+            streams,
+            retained,
+            sessions,
+            backlog,
+            nodes,
+            core,
+            shares,
+            connected,
+            api_errors,
+        })
+    }
+
+    /// Errors that JetStream has answered.
+    pub fn api_errors(&self) -> &ApiErrors {
+        &self.api_errors
     }
 
     /// Stores messages.
@@ -160,6 +202,17 @@ impl Store {
     /// The log.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Another stream as a log. `prefix`: what its subjects have before the natural subject.
+    pub fn log_of(&self, stream: &str, prefix: &str) -> Log {
+        let LogMaker { api, tail, payload_max, .. } = &self.logs;
+        Log::new(api.clone(), tail.clone(), stream, prefix, *payload_max, None)
+    }
+
+    /// The streams of the account.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Retained messages.

@@ -52,8 +52,6 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// A log that groups read.
 #[derive(Clone, Debug)]
 pub struct ShareLog {
-    /// Its number in this process.
-    pub number: u16,
     /// Its stream.
     pub stream: Arc<str>,
     /// What its subjects have before the natural ones; empty for a stream of the user's own.
@@ -458,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_consumer_says_what_it_is_for() {
-        let log = ShareLog { number: 0, stream: "MQTT_log".into(), prefix: "$NMQ.log.".into() };
+        let log = ShareLog { stream: "MQTT_log".into(), prefix: "$NMQ.log.".into() };
         let spec = |subjects: &[&'static str]| ShareSpec {
             consumer: "w@a,#".into(),
             group: "w".into(),

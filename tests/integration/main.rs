@@ -9,17 +9,22 @@
 
 mod harness;
 
+mod attached;
 mod backlog;
 mod both_worlds;
 mod cluster;
+mod cluster_network;
 mod durable;
+mod ingest;
 mod operations;
 mod outage;
 mod protocol;
 mod retained;
 mod retained_race;
+mod retained_resumed;
 mod sessions;
 mod sessions_leases;
+mod sessions_past;
 mod sessions_takeover;
 mod shared;
 mod shared_faults;
@@ -29,4 +34,5 @@ mod store_sessions;
 mod topics;
 mod websocket;
 mod wills;
+mod wills_outage;
 mod wire;

@@ -104,7 +104,8 @@ pub(crate) async fn consumer(nats: &NatsClient, name: &str) -> Value {
 
 /// Waits until so many sidecars or workers have asked the consumer for messages.
 async fn asked(nats: &NatsClient, name: &str, count: u64) {
-    eventually("they wait for messages", async || consumer(nats, name).await["num_waiting"].as_u64() >= Some(count)).await;
+    eventually("they wait for messages", async || consumer(nats, name).await["num_waiting"].as_u64() >= Some(count))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +173,8 @@ async fn members_of_any_qos_get_messages_of_any_qos_each_once() {
     let filter = format!("$share/{group}/{t}/+");
     let mut crew = Crew::new();
     // At QoS 0 the last one knows from the consumer that stored messages come from there.
-    for (sidecar, id, qos) in [(&world.a, "one", 1), (&world.a, "zero", 0), (&world.b, "two", 2), (&world.b, "none", 0)] {
+    for (sidecar, id, qos) in [(&world.a, "one", 1), (&world.a, "zero", 0), (&world.b, "two", 2), (&world.b, "none", 0)]
+    {
         crew.add(member(sidecar, id, &filter, qos).await);
     }
     let mut publisher = world.b.v5(&unique("pub")).await;
@@ -376,8 +378,7 @@ async fn a_member_that_is_also_subscribed_gets_a_copy_of_each() {
             copies.push((ids, shown(&publish)));
         }
         copies.sort();
-        let expected =
-            [(vec![7], format!("{t}/y now qos{qos} retain")), (vec![8], format!("{t}/y now qos{qos}"))];
+        let expected = [(vec![7], format!("{t}/y now qos{qos} retain")), (vec![8], format!("{t}/y now qos{qos}"))];
         assert_eq!(copies, expected);
     }
     publisher.publish(msg(&format!("{t}/x"), "").retained()).await;
@@ -500,10 +501,7 @@ async fn a_wildcard_of_a_group_sees_no_closed_trees() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_nobody_uses_ends() {
     let nats = NatsServer::start();
-    let sidecar = SidecarBuilder::of(&nats, "short")
-        .set("JETSTREAM__SHARED__INACTIVE_THRESHOLD", "1s")
-        .start()
-        .await;
+    let sidecar = SidecarBuilder::of(&nats, "short").set("JETSTREAM__SHARED__INACTIVE_THRESHOLD", "1s").start().await;
     let client = nats.client().await;
     let mut used = member(&sidecar, "used", "$share/used/a", 1).await;
     let left = member(&sidecar, "left", "$share/left/a", 1).await;

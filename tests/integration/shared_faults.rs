@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use mqtt_codec::ReasonCode;
 use serde_json::json;
 
-use crate::harness::{Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, heavy, msg, unique};
+use crate::harness::{
+    Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, heavy, msg, unique,
+};
 use crate::shared::{Crew, consumer, member, nats_worker, numbered, numbers};
 
 /// A sidecar whose messages go to others soon after it was killed.

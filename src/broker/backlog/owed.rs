@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use mqtt_codec::{QoS, TopicFilter};
 
+use crate::broker::clock::now_ms;
 use crate::broker::message::Message;
 use crate::broker::subscriptions::Subscriptions;
 use crate::store::{BacklogEnd, ProgressRecord, SessionRecord, SessionState};
@@ -42,7 +43,7 @@ pub(crate) struct Owed {
 /// its subscriptions began, which they say themselves.
 fn progress(record: &SessionRecord, progress: Option<&ProgressRecord>) -> (u64, Vec<u64>) {
     match progress.filter(|progress| progress.epoch >= record.first_epoch) {
-        Some(progress) => (progress.cursor, progress.in_flight.iter().map(|m| m.sequence).collect()),
+        Some(progress) => (progress.cursor, in_flight_in_log(progress).collect()),
         None => (0, Vec::new()),
     }
 }
@@ -55,7 +56,12 @@ pub(crate) fn is_consumed(state: &SessionState, end: u64) -> bool {
 
 /// The same, for a session that is connected and has saved this progress.
 pub(crate) fn is_read(saved: &ProgressRecord, end: u64) -> bool {
-    is_past(saved.cursor, saved.in_flight.iter().map(|m| m.sequence), end)
+    is_past(saved.cursor, in_flight_in_log(saved), end)
+}
+
+/// Backlogs are of the log that is always there: the others keep what they keep.
+fn in_flight_in_log(progress: &ProgressRecord) -> impl Iterator<Item = u64> {
+    progress.in_flight.iter().filter(|m| m.log.is_none()).map(|m| m.sequence)
 }
 
 fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> bool {
@@ -74,7 +80,7 @@ impl Owed {
         let mut owed = Self::default();
         for (client_id, state) in states {
             // A session of which nothing is left after its connection is owed nothing later.
-            if state.record.expiry_s == 0 {
+            if state.record.expiry_s == 0 || state.record.has_expired(now_ms()) {
                 continue;
             }
             let (cursor, mut in_flight) = progress(&state.record, state.progress.as_ref());
@@ -103,7 +109,7 @@ impl Owed {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, Claim { debtor, since, no_local });
+            self.claims.push(&filter, 0, Claim { debtor, since, no_local });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));
@@ -168,7 +174,7 @@ mod tests {
 
         fn in_flight(mut self, sequence: u64) -> Self {
             let state = InFlightRecordState::Sent;
-            let in_flight = InFlightRecord { packet_id: 1, sequence, qos: 1, state };
+            let in_flight = InFlightRecord { packet_id: 1, sequence, log: None, qos: 1, state };
             self.0.progress.get_or_insert_default().in_flight.push(in_flight);
             self
         }

@@ -8,15 +8,17 @@ use tokio::sync::Notify;
 
 use super::Shares;
 use super::group::Group;
+use crate::broker::logs::{LogHandle, Owner};
 use crate::store::{Heard, ShareAnswer, ShareConsumer, ShareLog, SharePull};
 
 /// How long to wait before JetStream is asked again for a consumer.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Feeds a group until nobody here needs it.
-pub(super) async fn feed(shares: &Shares, group: Arc<Group>, log: ShareLog, wake: Arc<Notify>) {
+pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake: Arc<Notify>) {
     let store = shares.store.clone();
-    let mut pull = store.pull(&log, &group.spec);
+    let source = share_log(&log);
+    let mut pull = store.pull(&source, &group.spec);
     let mut entries = Vec::new();
     loop {
         let Some(consumer) = consumer(shares, &group, &log, &wake).await else { break };
@@ -24,13 +26,17 @@ pub(super) async fn feed(shares: &Shares, group: Arc<Group>, log: ShareLog, wake
         let mut keep = tokio::time::interval(keep_every);
         let has_ended = loop {
             say(shares, &group, log.number).await;
-            if shares.end_feed(&group, log.number) {
+            if shares.end_feed(&group, &log) {
                 break true;
             }
             ask(&mut pull, group.room()).await;
             tokio::select! {
                 () = wake.notified() => {}
-                _ = keep.tick() => group.keep(u64::try_from(keep_every.as_millis()).unwrap_or(u64::MAX)),
+                _ = keep.tick() => {
+                    group.keep(u64::try_from(keep_every.as_millis()).unwrap_or(u64::MAX));
+                    // Of streams that have come since.
+                    shares.feed_from_all(&group);
+                }
                 heard = pull.next(&mut entries) => {
                     group.give(&log, &mut entries);
                     if heard == Heard::Gone {
@@ -51,16 +57,25 @@ pub(super) async fn feed(shares: &Shares, group: Arc<Group>, log: ShareLog, wake
     store.flush().await;
 }
 
+/// A log as the store knows it.
+pub(super) fn share_log(log: &LogHandle) -> ShareLog {
+    let prefix = match &log.owner {
+        Owner::Ours { prefix } => prefix.as_ref(),
+        Owner::Attached { .. } => "",
+    };
+    ShareLog { stream: log.log.stream().into(), prefix: prefix.into() }
+}
+
 /// The consumer, however long it takes; `None` when nobody needs it any more.
-async fn consumer(shares: &Shares, group: &Arc<Group>, log: &ShareLog, wake: &Notify) -> Option<ShareConsumer> {
+async fn consumer(shares: &Shares, group: &Arc<Group>, log: &LogHandle, wake: &Notify) -> Option<ShareConsumer> {
     loop {
-        let error = match shares.store.ensure(log, &group.spec, shares.times).await {
+        let error = match shares.store.ensure(&share_log(log), &group.spec, shares.times).await {
             Ok(consumer) => return Some(consumer),
             Err(error) => error,
         };
         tracing::warn!(consumer = &*group.spec.consumer, %error, "a shared subscription waits for its consumer");
         say(shares, group, log.number).await;
-        if shares.end_feed(group, log.number) {
+        if shares.end_feed(group, log) {
             return None;
         }
         tokio::select! {

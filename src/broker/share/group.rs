@@ -6,21 +6,23 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
-use mqtt_session::{SHARED, log_of, position};
+use mqtt_session::{SHARED, log_of};
 use parking_lot::Mutex;
-use proto_map::ClosedTrees;
 use tokio::sync::Notify;
 
 use super::dispatcher::Dispatcher;
 use crate::broker::clock::now_ms;
 use crate::broker::convert;
+use crate::broker::logs::LogHandle;
 use crate::broker::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
 use crate::broker::message::Message;
+use crate::broker::router::Router;
 use crate::metrics::{DropReason, Metrics};
-use crate::store::{CoreMessage, ShareAnswer, ShareEntry, ShareLog, ShareSpec};
+use crate::store::{CoreMessage, ShareAnswer, ShareEntry, ShareSpec};
 
 /// Messages that are asked for on behalf of a member at QoS 0, whose own buffer is the limit.
 const ROOM_QOS0: usize = 16;
@@ -58,8 +60,10 @@ struct State {
 pub(super) struct Group {
     pub(super) key: GroupKey,
     pub(super) spec: ShareSpec,
-    closed: ClosedTrees,
+    router: Arc<Router>,
     metrics: Arc<Metrics>,
+    /// Version of the logs that it is fed from.
+    pub(super) logs_version: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -115,8 +119,8 @@ impl State {
 }
 
 impl Group {
-    pub(super) fn new(key: GroupKey, spec: ShareSpec, closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
-        Self { key, spec, closed, metrics, state: Mutex::default() }
+    pub(super) fn new(key: GroupKey, spec: ShareSpec, router: Arc<Router>, metrics: Arc<Metrics>) -> Self {
+        Self { key, spec, router, metrics, logs_version: AtomicU64::new(0), state: Mutex::default() }
     }
 
     /// A member comes, or comes again with other options. Returns the one that it was before.
@@ -143,14 +147,31 @@ impl Group {
         Some(wake)
     }
 
-    /// Ends the feed of a log when nobody here needs it: no member, nothing given, nothing to be said.
-    pub(super) fn end_feed(&self, log: u16) -> bool {
+    /// Ends the feed of a log when nobody here needs it: no member, nothing given, nothing to be said. Or when the log is
+    /// gone.
+    pub(super) fn end_feed(&self, log: &LogHandle) -> bool {
         let mut state = self.state.lock();
         let is_idle = state.members.is_idle() && state.feeds.iter().all(|feed| feed.answers.is_empty());
-        if is_idle {
-            state.feeds.retain(|feed| feed.log != log);
+        let has_ended = is_idle || log.is_gone();
+        if has_ended {
+            let ended: Vec<Feed> = state.feeds.extract_if(.., |feed| feed.log == log.number).collect();
+            for feed in ended {
+                for member in state.members.members() {
+                    member.mailbox.leave_share(&feed.wake);
+                }
+            }
         }
-        is_idle
+        has_ended
+    }
+
+    /// Whether it has members here.
+    pub(super) fn has_members(&self) -> bool {
+        self.state.lock().members.members().next().is_some()
+    }
+
+    /// Whether the group is fed, from any log.
+    pub(super) fn is_fed(&self) -> bool {
+        !self.state.lock().feeds.is_empty()
     }
 
     /// Whether there is neither a member nor a feed.
@@ -186,13 +207,12 @@ impl Group {
     /// How many messages the members take now, of this group's share of their windows.
     pub(super) fn room(&self) -> usize {
         let state = self.state.lock();
-        let feeds = state.feeds.len().max(1);
         let rooms = state.members.members().map(|member| match member.options.qos {
             QoS::AtMostOnce if member.mailbox.is_qos0_full() => 0,
             QoS::AtMostOnce => ROOM_QOS0,
             QoS::AtLeastOnce | QoS::ExactlyOnce => member.mailbox.share_room(),
         });
-        rooms.sum::<usize>().div_ceil(feeds)
+        rooms.sum()
     }
 
     /// Takes what is to be said.
@@ -211,16 +231,16 @@ impl Group {
     }
 
     /// Gives messages of a log to members.
-    pub(super) fn give(self: &Arc<Self>, log: &ShareLog, entries: &mut Vec<ShareEntry>) {
+    pub(super) fn give(self: &Arc<Self>, log: &LogHandle, entries: &mut Vec<ShareEntry>) {
         let mut wakes = Wakes::default();
         let now_ms = now_ms();
         let mut state = self.state.lock();
         for ShareEntry { entry, ack } in entries.drain(..) {
-            let place = SHARED | position(log.number, entry.sequence);
+            let place = SHARED | log.position(entry.sequence);
             if state.members.renew(place, &ack, now_ms) {
                 continue;
             }
-            let message = convert::from_log(&entry).ok().filter(|message| self.is_for(entry.subject(), message));
+            let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
             let is_expired = message.as_ref().is_some_and(|message| message.expiry(now_ms).is_err());
             let answer = match message {
                 Some(message) if !is_expired => {
@@ -237,12 +257,12 @@ impl Group {
         }
     }
 
-    /// Closed trees are closed, and a wildcard at the first level does not see what begins with `$` [MQTT-4.7.2-1].
-    fn is_for(&self, subject: &str, message: &Message) -> bool {
+    /// A wildcard at the first level does not see what begins with `$` [MQTT-4.7.2-1], and no closed trees.
+    fn is_for(&self, message: &Message) -> bool {
         let filter = &self.key.1;
         let begins_wild = filter.as_str().starts_with(['+', '#']);
-        let is_hidden = begins_wild && self.closed.hides_topic_from_wildcard(&message.topic);
-        !is_hidden && !self.closed.is_closed_subject(subject) && filter.matches(&message.topic)
+        let is_hidden = begins_wild && self.router.closed().hides_topic_from_wildcard(&message.topic);
+        !is_hidden && filter.matches(&message.topic)
     }
 
     /// Gives a message to the next member that takes it. Returns what is to be said of it now.
@@ -285,14 +305,18 @@ impl Group {
         }
     }
 
-    /// Gives a message of core NATS to a member. A message that is stored comes by the consumer, when the group has one.
+    /// Gives a message of core NATS to a member. One that a log has, or will have, comes by the consumer, when the group has
+    /// one.
     pub(super) fn give_core(&self, core: &CoreMessage, wakes: &mut Wakes) {
+        if self.router.closed().is_closed_subject(&core.subject) {
+            return;
+        }
         let mut state = self.state.lock();
-        if !state.feeds.is_empty() && convert::is_stored_copy(core) {
+        if !state.feeds.is_empty() && (convert::is_stored_copy(core) || !self.router.is_on_core_only(core)) {
             return;
         }
         let now_ms = now_ms();
-        let message = convert::from_core(core, now_ms).ok().filter(|message| self.is_for(&core.subject, message));
+        let message = convert::from_core(core, now_ms).ok().filter(|message| self.is_for(message));
         let Some(message) = message else { return };
         let taken = state.members.pass(|member| !matches!(member.offer_qos0(&message, now_ms, wakes), Taken::Full));
         if taken.is_none() {

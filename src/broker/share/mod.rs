@@ -22,15 +22,17 @@ use std::time::Duration;
 use foldhash::HashMap as FastMap;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use parking_lot::{Mutex, RwLock};
-use proto_map::ClosedTrees;
 use tokio::sync::watch;
 
 pub(crate) use self::group::Share;
 use self::group::{Group, GroupKey, Member};
 use super::interest::SUBJECTS_PER_FILTER;
+use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
+use super::router::Router;
+use super::wants::Wants;
 use crate::metrics::Metrics;
-use crate::store::{CoreMessage, CoreNats, CoreSink, ShareLog, ShareSpec, ShareTimes, Unavailable};
+use crate::store::{CoreMessage, CoreNats, CoreSink, ShareSpec, ShareTimes, Unavailable};
 
 /// How long the last feeds may take to give back what they have.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -50,11 +52,14 @@ pub(crate) struct NewShare {
 pub(crate) struct Shares {
     store: crate::store::Shares,
     times: ShareTimes,
-    /// The logs that messages come from.
-    logs: Vec<ShareLog>,
-    closed: ClosedTrees,
+    logs: Arc<Logs>,
+    router: Arc<Router>,
+    /// Is told what groups want, so that messages of NATS are stored for them.
+    wants: Option<Arc<Wants>>,
     metrics: Arc<Metrics>,
     core: OnceLock<CoreNats>,
+    /// What ordinary subscriptions use.
+    ordinary: CoreNats,
     next_order: AtomicU64,
     members: Mutex<Memberships>,
     /// By the order in the ids of queue subscriptions.
@@ -82,18 +87,22 @@ impl Shares {
     /// No groups yet.
     pub(crate) fn start(
         store: crate::store::Shares,
+        ordinary: CoreNats,
         times: ShareTimes,
-        logs: Vec<ShareLog>,
-        closed: ClosedTrees,
+        logs: Arc<Logs>,
+        router: Arc<Router>,
+        wants: Option<Arc<Wants>>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let shares = Arc::new(Self {
             store: store.clone(),
             times,
             logs,
-            closed,
+            router,
+            wants,
             metrics,
             core: OnceLock::new(),
+            ordinary,
             next_order: AtomicU64::new(0),
             members: Mutex::default(),
             queues: RwLock::default(),
@@ -138,19 +147,20 @@ impl Shares {
         };
         let mut has_consumer = new.options.qos != QoS::AtMostOnce;
         if has_consumer {
-            for log in &self.logs {
-                self.store.ensure(log, &spec, self.times).await?;
+            for log in self.logs_of(&key) {
+                self.store.ensure(&feed::share_log(&log), &spec, self.times).await?;
             }
         } else {
             // A group of which others want stored messages gets those from its consumer only, each once.
-            for log in &self.logs {
-                has_consumer |= self.store.exists(log, &spec).await.unwrap_or(false);
+            for log in self.logs_of(&key) {
+                has_consumer |= self.store.exists(&feed::share_log(&log), &spec).await.unwrap_or(false);
             }
         }
         self.seat(mailbox, new, key, spec, has_consumer);
         if let Some(core) = self.core.get() {
-            // Without a connection QoS 0 begins when there is one.
-            let _ = core.flush().await;
+            // Without a connection QoS 0 begins when there is one. What is to be stored for the group is asked for on the other
+            // one.
+            let _ = tokio::join!(core.flush(), self.ordinary.flush());
         }
         Ok(())
     }
@@ -175,26 +185,22 @@ impl Shares {
             // It has left already.
             return;
         }
-        let (closed, metrics) = (self.closed.clone(), Arc::clone(&self.metrics));
-        let group = members.groups.entry(key).or_insert_with_key(|key| {
-            Arc::new(Group::new(key.clone(), spec, closed, metrics))
-        });
+        let (router, metrics) = (Arc::clone(&self.router), Arc::clone(&self.metrics));
+        let group = members
+            .groups
+            .entry(key)
+            .or_insert_with_key(|key| Arc::new(Group::new(key.clone(), spec, router, metrics)));
         let group = Arc::clone(group);
         let of_session = members.sessions.entry(mailbox.id).or_default();
         if !of_session.iter().any(|other| Arc::ptr_eq(other, &group)) {
             of_session.push(Arc::clone(&group));
         }
         if has_consumer {
-            for log in &self.logs {
-                if let Some(wake) = group.begin_feed(log.number) {
-                    self.feeds.send_modify(|running| *running += 1);
-                    let (shares, group, log) = (Arc::clone(self), Arc::clone(&group), log.clone());
-                    tokio::spawn(async move {
-                        feed::feed(&shares, group, log, wake).await;
-                        shares.feeds.send_modify(|running| *running -= 1);
-                    });
-                }
-            }
+            self.feed(&group);
+        }
+        if let Some(wants) = self.wants.as_ref().filter(|_| group.is_fed()) {
+            // Also for one at QoS 0: its group gets what is published in NATS by the consumer.
+            wants.subscribed(mailbox.id, &new.filter, QoS::AtLeastOnce);
         }
         let order = self.listen(&group);
         let (options, subscription_id) = (new.options, new.subscription_id);
@@ -202,6 +208,39 @@ impl Shares {
         if let Some(before) = before {
             self.unlisten(before.order);
         }
+    }
+
+    /// The logs that can have messages for a group.
+    fn logs_of(&self, key: &GroupKey) -> Vec<Arc<LogHandle>> {
+        self.logs.overlapping(&key.1).into_iter().filter_map(|number| self.logs.get(number)).collect()
+    }
+
+    /// Feeds a group from all logs that can have messages for it.
+    fn feed(self: &Arc<Self>, group: &Arc<Group>) {
+        for log in self.logs_of(&group.key) {
+            let Some(wake) = group.begin_feed(log.number) else { continue };
+            self.feeds.send_modify(|running| *running += 1);
+            let (shares, group) = (Arc::clone(self), Arc::clone(group));
+            tokio::spawn(async move {
+                feed::feed(&shares, group, log, wake).await;
+                shares.feeds.send_modify(|running| *running -= 1);
+            });
+        }
+    }
+
+    /// The same, of a group that is fed and has members.
+    fn feed_from_all(self: &Arc<Self>, group: &Arc<Group>) {
+        // Nobody leaves meanwhile.
+        let _members = self.members.lock();
+        if group.has_members() && !self.is_known(group) {
+            self.feed(group);
+        }
+    }
+
+    /// Whether the group is fed from all logs, as far as can be said without looking at each.
+    fn is_known(&self, group: &Group) -> bool {
+        let version = self.logs.version();
+        group.logs_version.swap(version, Ordering::Relaxed) == version
     }
 
     /// One queue subscription a member, so that the share of a sidecar is as large as the number of its members.
@@ -234,11 +273,18 @@ impl Shares {
         if let Some(member) = group.withdraw(session) {
             self.unlisten(member.order);
         }
+        if let Some(wants) = &self.wants {
+            wants.unsubscribed(session, filter);
+        }
         forget(&mut members, &group);
     }
 
     /// The connection of a session is over: what it was given and has not acknowledged goes to other members.
-    pub(crate) fn leave(&self, session: SessionId) {
+    /// `filters`: its shared ones.
+    pub(crate) fn leave<'a>(&self, session: SessionId, filters: impl Iterator<Item = &'a TopicFilter>) {
+        if let Some(wants) = &self.wants {
+            filters.for_each(|filter| wants.unsubscribed(session, filter));
+        }
         let mut members = self.members.lock();
         for group in members.sessions.remove(&session).unwrap_or_default() {
             if let Some(member) = group.leave(session) {
@@ -255,7 +301,7 @@ impl Shares {
     }
 
     /// Ends the feed of a group that nobody here needs.
-    fn end_feed(&self, group: &Arc<Group>, log: u16) -> bool {
+    fn end_feed(&self, group: &Arc<Group>, log: &LogHandle) -> bool {
         // Nobody becomes a member meanwhile.
         let mut members = self.members.lock();
         let has_ended = group.end_feed(log);

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::lane::GaveUp;
-use super::{Completion, Pending, Shared, Stored, StoredSink};
+use super::{Completion, LANE_RETAINED, Pending, Shared, Stored, StoredSink};
 use crate::store::ack::{ApiError, parse_pub_ack};
+use crate::store::api_errors::ApiErrors;
 use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
 
@@ -208,7 +209,7 @@ impl Worker {
         for message in &self.batch {
             let Some((lane_number, number)) = parse_token(message.subject.get(prefix..)) else { continue };
             let Some(lane) = state.lanes.get_mut(lane_number) else { continue };
-            let answer = answer(message, &lane.stream);
+            let answer = answer(message, &lane.stream, &self.shared.errors);
             if answer.is_some() {
                 self.answered_at = now;
             }
@@ -240,8 +241,10 @@ impl Worker {
                 state.lanes[lane].lane.give_up(now, limits.put_timeout, &mut given_up);
                 // What could not be sent stays in the lane; the next tick tries again.
                 self.shared.pump(&mut state, lane, now, None);
+                // Whether JetStream is there is said by the streams that are ours.
+                let is_ours = lane <= LANE_RETAINED;
                 let lane = &state.lanes[lane].lane;
-                open &= lane.is_open() || lane.is_empty();
+                open &= !is_ours || lane.is_open() || lane.is_empty();
             }
             (std::mem::take(&mut state.completions), open)
         };
@@ -312,7 +315,7 @@ fn parse_token(token: Option<&str>) -> Option<(usize, u64)> {
 }
 
 /// What a message on our inbox says about a put to `stream`; `None` if nothing: a subscriber of the subject may have answered.
-fn answer(message: &Message, stream: &str) -> Option<Answer> {
+fn answer(message: &Message, stream: &str, errors: &ApiErrors) -> Option<Answer> {
     if let Some(status) = crate::store::headers::status(message) {
         return (status == 503).then_some(Answer::Refused);
     }
@@ -322,7 +325,10 @@ fn answer(message: &Message, stream: &str) -> Option<Answer> {
     }
     Some(match ack.error {
         None => Answer::Stored(Stored { sequence: ack.seq, duplicate: ack.duplicate }),
-        Some(error) => classify(error),
+        Some(error) => {
+            errors.count(error.err_code);
+            classify(error)
+        }
     })
 }
 
