@@ -285,6 +285,13 @@ impl Names {
         format!("{}backlog.position", self.sessions_root).into()
     }
 
+    /// How far what NATS clients put into the bucket of retained messages is carried to subscribers, in the bucket of
+    /// sessions: `$KV.MQTT_sessions.retained.position`. No client has a key of this form.
+    #[must_use]
+    pub fn puts_position(&self) -> ByteString {
+        format!("{}retained.position", self.sessions_root).into()
+    }
+
     /// All backlogs: `$NMQ.backlog.*`.
     #[must_use]
     pub fn backlog_subjects(&self) -> String {

@@ -8,6 +8,7 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `publishing`: from a connection to JetStream and core NATS
+//! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -21,10 +22,12 @@ mod catch_up;
 mod clock;
 mod convert;
 mod interest;
+mod leading;
 mod lifecycle;
 mod mailbox;
 mod message;
 mod publishing;
+mod puts;
 mod records;
 mod registry;
 mod retained;
@@ -158,6 +161,7 @@ impl Broker {
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
         let router = Arc::new(Router::new(index, closed, Arc::clone(&metrics)));
+        store.foreign().begin().await?;
         let tail = store.log().tail(LogPosition::New, Arc::clone(&router) as Arc<dyn LogSink>).await?;
         router.starts_at(tail.start_position());
         // Only the first router is set; there is one broker for each store.

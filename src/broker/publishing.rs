@@ -290,7 +290,7 @@ impl Publishing {
                 (PutTarget::Log(self.broker.names.log_subject(subject)), headers)
             }
             Stage::Bucket => {
-                let headers = if is_delete { Headers::new() } else { convert::retained_headers(publication)? };
+                let headers = convert::retained_headers(publication, is_delete)?;
                 (
                     PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete },
                     headers,

@@ -6,6 +6,7 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
+//! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `core`: plain NATS
 //!
@@ -21,6 +22,7 @@ mod core;
 mod credentials;
 mod entry;
 mod error;
+mod foreign;
 mod head;
 mod headers;
 mod log;
@@ -45,6 +47,7 @@ use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
+pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
@@ -74,6 +77,7 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
+    foreign: Foreign,
     core: CoreNats,
     connected: watch::Receiver<bool>,
 }
@@ -123,6 +127,10 @@ impl Store {
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
+        let retained_subjects = names.retained_subjects();
+        let retained_prefix = retained_subjects.trim_end_matches('>');
+        // Nobody tails it, and it is made again by `retained`.
+        let puts = Log::new(api.clone(), tail, &names.retained_stream(), retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
         let backlog = Backlog::new(
@@ -133,13 +141,14 @@ impl Store {
             assets.clone(),
             backlog_spec,
         );
+        let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, connected })
+        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, foreign, core, connected })
     }
 
     /// Stores messages.
@@ -170,6 +179,11 @@ impl Store {
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// What NATS clients put into the bucket of retained messages.
+    pub fn foreign(&self) -> &Foreign {
+        &self.foreign
     }
 
     /// Plain NATS.

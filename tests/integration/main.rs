@@ -17,6 +17,7 @@ mod operations;
 mod outage;
 mod protocol;
 mod retained;
+mod retained_nats;
 mod retained_race;
 mod sessions;
 mod sessions_leases;

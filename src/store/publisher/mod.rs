@@ -49,7 +49,7 @@ pub enum PutTarget {
     Retained {
         /// Subject of the key, see `Names::retained_subject`.
         subject: ByteString,
-        /// Delete the key; the payload is ignored.
+        /// Delete the key; the payload is ignored, and headers are few.
         delete: bool,
     },
     /// Into a stream of somebody else, which has the subject.
@@ -236,7 +236,7 @@ impl Shared {
             PutTarget::Retained { subject, delete } => {
                 if delete {
                     payload = Bytes::new();
-                    headers = delete_headers();
+                    headers.extend(delete_headers());
                 }
                 (Err(LANE_RETAINED), subject)
             }
