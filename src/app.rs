@@ -90,7 +90,11 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     let mut has_lease = broker.has_lease();
     // Who connects now would be told that persistent sessions are not to be had.
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
-    tokio::spawn(warm_retained(Arc::clone(&broker), retained, Arc::clone(&metrics)));
+    tokio::spawn(warm_retained(Arc::clone(&broker), retained));
+    let sys_interval = config.mqtt.sys_interval.get();
+    if !sys_interval.is_zero() {
+        tokio::spawn(Broker::tell_sys(Arc::downgrade(&broker), sys_interval));
+    }
     let served = listener::spawn(&config, metrics, Mqtt(Arc::clone(&broker)), shutdown.clone()).await?;
     listeners.open();
     announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
@@ -103,6 +107,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     if drained.await.is_err() {
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
+    broker.events.drained(RETRY).await;
     broker.release_lease().await;
     // They give up the lead, so that the others need not wait for its end.
     let _ = tokio::time::timeout(RETRY, async { tokio::join!(backlog, puts) }).await;
@@ -157,14 +162,14 @@ async fn watch_nats(mut connected: tokio::sync::watch::Receiver<bool>, latch: La
 }
 
 /// Ready is when the index of retained messages is complete for the first time; from then on each SUBSCRIBE sees to it.
-async fn warm_retained(broker: Arc<Broker>, latch: Latch, metrics: Arc<Metrics>) {
+async fn warm_retained(broker: Arc<Broker>, latch: Latch) {
     while let Err(error) = broker.store().retained().bring_up_to_date().await {
         tracing::warn!(%error, "the retained messages cannot be read yet");
         tokio::time::sleep(RETRY).await;
     }
     latch.open();
     loop {
-        metrics.retained(broker.store().retained().index().len() as u64);
+        broker.read_gauges();
         tokio::time::sleep(GAUGES).await;
     }
 }

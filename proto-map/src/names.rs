@@ -320,6 +320,14 @@ impl Names {
         format!("{}>", self.nodes_root)
     }
 
+    /// What clients do, for whoever wants to know: `$NMQ.event.<kind>.<client>`. The kind is one token of ours.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn event_subject(&self, kind: &str, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&format!("{}.event.{kind}.", self.subject_prefix), client_id, "")
+    }
+
     /// What other sidecars ask of one: `$NMQ.node.<node>`.
     ///
     /// # Errors

@@ -101,5 +101,6 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
         client_id_header: false,
+        tells_events: config.events.enabled,
     }
 }

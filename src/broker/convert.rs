@@ -35,8 +35,7 @@ pub(crate) fn log_headers(
 
 /// Headers in the retained bucket, of a message or of its deletion. They say that it came over MQTT.
 pub(crate) fn retained_headers(publication: &Publication, is_delete: bool) -> Result<Headers, HeaderError> {
-    let mut headers =
-        if is_delete { Headers::new() } else { proto_map::to_headers(&envelope(publication), STORED)? };
+    let mut headers = if is_delete { Headers::new() } else { proto_map::to_headers(&envelope(publication), STORED)? };
     headers.push((ByteString::from_static(name::ORIGIN), ByteString::from_static("mqtt")));
     Ok(headers)
 }
@@ -65,14 +64,10 @@ pub(crate) fn natural_headers_of(
 ) -> Result<Headers, HeaderError> {
     let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
     let topic = proto_map::topic_of(subject.as_str()).ok();
-    let original_topic = topic.filter(|topic| {
-        proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN).is_ok_and(|mapped| mapped.escaped)
-    });
+    let original_topic = topic
+        .filter(|topic| proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN).is_ok_and(|mapped| mapped.escaped));
     let qos = QoS::AtLeastOnce;
-    proto_map::to_headers(
-        &Envelope { qos, log_marker, original_topic, retained_seq: None, ..envelope },
-        Carrier::Core,
-    )
+    proto_map::to_headers(&Envelope { qos, log_marker, original_topic, retained_seq: None, ..envelope }, Carrier::Core)
 }
 
 /// Headers of a QoS 0 message on core NATS: none, for a plain one.

@@ -418,9 +418,9 @@ impl Broker {
         if is_present {
             mailbox.with_feed(|feed| feed.fall_behind(progress.cursor + 1));
             for (filter, stored) in &owned.subscriptions {
-                let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
+                let order = |filter: &TopicFilter| self.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order) {
-                    self.router.restore(&mailbox, stored.since, &restored);
+                    self.router_of(filter).restore(&mailbox, stored.since, &restored);
                     filters.insert(filter.clone());
                 }
             }

@@ -63,11 +63,14 @@ pub(crate) struct Mail {
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
     pub(crate) owned: Option<Owned>,
+    /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
+    pub(crate) qos0: [u64; 2],
 }
 
 #[derive(Debug)]
 struct Lanes {
     qos0: Segments,
+    qos0_counts: [u64; 2],
     feed: Feed<Outgoing>,
     stored: Vec<(u64, Result<Stored, PutError>)>,
     retained: Vec<RetainedCursor>,
@@ -141,6 +144,7 @@ impl Mailbox {
             limits,
             lanes: Mutex::new(Lanes {
                 qos0: Segments::default(),
+                qos0_counts: [0; 2],
                 // The gates of its subscriptions say where each begins.
                 feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
                 stored: Vec::new(),
@@ -205,6 +209,8 @@ impl Mailbox {
         if let Some(payload) = frame.tail() {
             lanes.qos0.push(payload.clone());
         }
+        lanes.qos0_counts[0] += 1;
+        lanes.qos0_counts[1] += message.payload.len() as u64;
         self.mark(&mut lanes, wakes);
         true
     }
@@ -376,6 +382,7 @@ impl Mailbox {
         std::mem::swap(&mut mail.stored, &mut lanes.stored);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
+        mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
     }
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feed into `messages`. Returns where

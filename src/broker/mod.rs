@@ -8,6 +8,7 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `publishing`: from a connection to JetStream and core NATS
+//! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
 //! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
@@ -21,6 +22,7 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod events;
 mod interest;
 mod leading;
 mod lifecycle;
@@ -36,6 +38,7 @@ mod segments;
 mod settling;
 mod subscribing;
 mod subscriptions;
+mod sys;
 mod wills;
 
 use std::collections::{HashMap, VecDeque};
@@ -50,11 +53,15 @@ use proto_map::{ClosedTrees, Names};
 
 pub(crate) use backlog::message_of_backlog;
 pub(crate) use clock::now_ms;
+use events::Events;
+pub(crate) use events::{
+    Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
+};
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use records::progress_record;
+pub(crate) use records::{progress_record, protocol};
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
@@ -71,6 +78,7 @@ use catch_up::CatchUp;
 use interest::Interest;
 use registry::Registry;
 use router::Router;
+use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -105,6 +113,8 @@ pub struct BrokerOptions {
     pub denied_publish: DeniedPublish,
     /// Every stored message says which client published it.
     pub client_id_header: bool,
+    /// Whether NATS is told who comes and goes.
+    pub tells_events: bool,
 }
 
 /// The broker of one account.
@@ -122,6 +132,9 @@ pub struct Broker {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
+    sys: Sys,
+    /// Tells NATS who comes and goes.
+    pub(crate) events: Events,
     interest: Interest,
     registry: Registry,
     next_session: AtomicU64,
@@ -160,13 +173,21 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
+        let sys = Sys::new(closed.clone(), Arc::clone(&metrics));
         let router = Arc::new(Router::new(index, closed, Arc::clone(&metrics)));
         store.foreign().begin().await?;
         let tail = store.log().tail(LogPosition::New, Arc::clone(&router) as Arc<dyn LogSink>).await?;
         router.starts_at(tail.start_position());
         // Only the first router is set; there is one broker for each store.
         let _ = inlet.0.set(Arc::clone(&router));
+        let events = if options.tells_events {
+            Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics))
+        } else {
+            Events::off()
+        };
         let broker = Arc::new(Self {
+            sys,
+            events,
             interest: Interest::new(store.core().clone()),
             options,
             store,
@@ -259,7 +280,8 @@ impl Broker {
     /// The next retained messages of a cursor; returns whether more may follow.
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
-        cursor.page(self.store.retained().index(), |topic| closed.hides_topic_from_wildcard(topic), out)
+        let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
+        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

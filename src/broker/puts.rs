@@ -122,8 +122,7 @@ impl Broker {
         let (sender, outcome) = oneshot::channel();
         let sink = Arc::new(One(Mutex::new(Some(sender)))) as Arc<dyn StoredSink>;
         let target = PutTarget::Log(self.names.log_subject(&put.subject));
-        let to_store =
-            Put { target, headers, payload: payload.clone(), ttl_s, expected_last: None, sink, token: 0 };
+        let to_store = Put { target, headers, payload: payload.clone(), ttl_s, expected_last: None, sink, token: 0 };
         publisher.submit(permit, to_store);
         Some(UnderWay { put, envelope, payload, outcome })
     }

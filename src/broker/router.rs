@@ -142,6 +142,11 @@ impl Router {
         self.subscriptions.write().remove(filter, session);
     }
 
+    /// How many subscriptions there are.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.subscriptions.read().count()
+    }
+
     /// The tail begins with this log sequence.
     pub(crate) fn starts_at(&self, first: u64) {
         let mut tail = self.tail.lock();

@@ -90,7 +90,7 @@ impl Broker {
         if filter.is_shared() {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
-        if self.router.closed().filter_is_closed(&filter) {
+        if self.router.closed().filter_is_closed(&filter) && !self.sys.serves(&filter) {
             return Err(ReasonCode::NotAuthorized);
         }
         // A copy: the filter of a packet keeps the whole read buffer alive.
@@ -103,24 +103,29 @@ impl Broker {
         {
             return Ok(order);
         }
-        let order = self.interest.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let order = self.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         filters.insert(filter.clone());
         Ok(order)
     }
 
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
-        let new: Vec<NewSubscription> = planned.granted().cloned().collect();
+        let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));
         let (mut retained, mut made) = (Vec::new(), Vec::new());
-        if !new.is_empty() {
-            let log_sequence = self.settle().await;
-            let Made { seen, after } = self.router.subscribe(mailbox, log_sequence, &new);
+        for (new, is_sys) in [(new, false), (sys, true)] {
+            if new.is_empty() {
+                continue;
+            }
+            let log_sequence = if is_sys { self.tail_sequence() } else { self.settle().await };
+            let router = if is_sys { &self.sys.router } else { &*self.router };
+            let Made { seen, after } = router.subscribe(mailbox, log_sequence, &new);
             made.extend(new.iter().map(|s| (s.filter.clone(), records::stored_subscription(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
                 filter: s.filter,
                 options: s.options,
                 subscription_id: s.subscription_id,
                 seen,
+                is_sys,
                 after: None,
             }));
         }
@@ -171,8 +176,7 @@ impl Broker {
             Err(_) => ReasonCode::TopicFilterInvalid,
             Ok(filter) if !filters.remove(filter) => ReasonCode::NoSubscriptionExisted,
             Ok(filter) => {
-                self.router.unsubscribe(filter, mailbox.id);
-                self.interest.release(filter);
+                self.leave(filter, mailbox.id);
                 ReasonCode::Success
             }
         };
@@ -183,8 +187,7 @@ impl Broker {
     pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
         mailbox.close();
         for filter in filters {
-            self.router.unsubscribe(&filter, mailbox.id);
-            self.interest.release(&filter);
+            self.leave(&filter, mailbox.id);
         }
     }
 }

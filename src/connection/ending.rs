@@ -13,7 +13,7 @@ use super::io::Io;
 use super::{Connection, End};
 use crate::broker::{Broker, Due, Owned, due, now_ms, progress_record};
 use crate::listener::Peer;
-use crate::metrics::{DisconnectReason, WillCause};
+use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::{ProgressRecord, WriteError};
 
 /// How long the last packets may take to leave.
@@ -29,12 +29,14 @@ const RETRY: Duration = Duration::from_secs(1);
 const TRIES: usize = 60;
 
 /// Writes what is left, and closes.
-pub(super) async fn close_socket<S>(io: Io<S>)
+pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Metrics)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // A peer that is gone is no news here.
     let _ = tokio::time::timeout(GOODBYE, io.finish()).await;
+    let [received, sent] = io.uncounted;
+    metrics.bytes(received, sent);
 }
 
 impl<S> Connection<S>
@@ -44,6 +46,7 @@ where
     /// Ends the connection: when this returns, what it published is settled, and its session is in JetStream or over.
     pub(super) async fn finish(mut self, end: End, will: Option<Box<Will>>, peer: &Peer) {
         self.log_end(end, peer);
+        self.tell_disconnected(end, peer);
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {
@@ -77,7 +80,7 @@ where
             }
             publishing.settle(&broker, &mailbox, waiting).await.is_some()
         };
-        let (_, is_settled) = tokio::join!(close_socket(io), settle);
+        let (_, is_settled) = tokio::join!(close_socket(io, &broker.metrics), settle);
         if !is_settled {
             tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
         }

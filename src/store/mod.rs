@@ -47,8 +47,8 @@ use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
-pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
+pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
@@ -62,6 +62,7 @@ pub use self::sessions::{
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
+pub(crate) use self::time::rfc3339;
 
 /// Commands between us and a socket that carries no flood of them.
 const QUEUE: usize = 4_096;
