@@ -1,6 +1,6 @@
 //! From `nats kv put` to MQTT subscribers. One sidecar of the account, the one that has the lead in it, reads what NATS
-//! clients put into the bucket of retained messages, and stores it in the log with its sequence in the bucket, as a
-//! retained publish is stored there. From then on it is one: every sidecar delivers it, offline sessions get it later, and
+//! clients put into the bucket of retained messages, and stores it in the log that owns its subject, with its
+//! sequence in the bucket, as a retained publish is stored there. From then on it is one: every sidecar delivers it, offline sessions get it later, and
 //! who has it already from its SUBSCRIBE does not get it again.
 //!
 //! The position is saved behind what is stored. Who dies between the two leaves it to the next one to store it again,
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use parking_lot::Mutex;
 use proto_map::Envelope;
 use tokio::sync::oneshot;
 
 use super::clock::now_ms;
+use super::logs::LogHandle;
 use super::{Broker, convert};
 use crate::metrics::DropReason;
-use crate::store::{ForeignPut, Put, PutError, PutTarget, Stored, StoredSink, Unavailable, WriteError};
+use crate::store::{ForeignPut, PutError, Stored, Unavailable, WriteError};
 
 /// Messages that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
 const IN_FLIGHT_MAX: usize = 64;
@@ -40,25 +40,13 @@ enum Failure {
     Write(#[from] WriteError),
 }
 
-/// Waits for what becomes of one message.
-struct One(Mutex<Option<oneshot::Sender<Result<Stored, PutError>>>>);
-
-impl StoredSink for One {
-    fn stored(&self, _token: u64, result: Result<Stored, PutError>) {
-        if let Some(sender) = self.0.lock().take() {
-            // Nobody waits any more when the lead is lost.
-            let _ = sender.send(result);
-        }
-    }
-
-    fn flush(&self) {}
-}
-
 /// A message on its way into the log.
 struct UnderWay<'a> {
     put: &'a ForeignPut,
     envelope: Envelope,
     payload: Bytes,
+    /// The log that owns its subject.
+    log: Arc<LogHandle>,
     outcome: oneshot::Receiver<Result<Stored, PutError>>,
 }
 
@@ -77,9 +65,11 @@ impl Broker {
             for put in puts {
                 under_way.extend(self.submit_put(put).await);
             }
-            for UnderWay { put, envelope, payload, outcome } in under_way {
+            for UnderWay { put, envelope, payload, log, outcome } in under_way {
                 match outcome.await.unwrap_or(Err(PutError::Unavailable)) {
                     Ok(Stored { duplicate: true, .. }) => {}
+                    // Stored under its natural subject, where everybody has seen it.
+                    Ok(_) if log.is_attached() => {}
                     Ok(stored) => self.send_natural(put, envelope, payload, stored.sequence).await,
                     // No other attempt would be better.
                     Err(error @ (PutError::TooLarge | PutError::Invalid { .. } | PutError::Rejected { .. })) => {
@@ -108,7 +98,8 @@ impl Broker {
         }
         // Sequences come again when the bucket is made anew, but not at the same time.
         let message_id = ByteString::from(format!("{}.retained.{}", put.stored_at_ms, put.sequence));
-        let headers = match convert::log_headers_of(&envelope, message_id) {
+        let log = self.logs.owner_of(put.subject.as_str());
+        let headers = match convert::log_headers_of(&envelope, message_id, log.carrier()) {
             Ok(headers) => headers,
             Err(error) => {
                 self.give_put_up(put, &error);
@@ -119,12 +110,9 @@ impl Broker {
         let bytes = payload.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let publisher = self.store.publisher();
         let permit = publisher.permit(bytes).await;
-        let (sender, outcome) = oneshot::channel();
-        let sink = Arc::new(One(Mutex::new(Some(sender)))) as Arc<dyn StoredSink>;
-        let target = PutTarget::Log(self.names.log_subject(&put.subject));
-        let to_store = Put { target, headers, payload: payload.clone(), ttl_s, expected_last: None, sink, token: 0 };
-        publisher.submit(permit, to_store);
-        Some(UnderWay { put, envelope, payload, outcome })
+        let ttl_s = ttl_s.filter(|_| log.carrier().has_ttl());
+        let outcome = publisher.begin(permit, log.target(&put.subject), headers, payload.clone(), ttl_s);
+        Some(UnderWay { put, envelope, payload, log, outcome })
     }
 
     /// The copy for core NATS, as of every stored message.

@@ -14,6 +14,7 @@ use proto_map::{ClosedTrees, MapError};
 
 use super::Broker;
 use super::clock::now_ms;
+use super::logs::Logs;
 use super::mailbox::{SessionId, Wakes};
 use super::message::Message;
 use super::router::Router;
@@ -41,16 +42,21 @@ pub(crate) struct Sys {
 
 impl Sys {
     /// Without topics yet.
-    pub(crate) fn new(closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(logs: Arc<Logs>, closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
         let index = Arc::new(RetainedIndex::new());
-        Self { router: Router::new(Arc::clone(&index), closed, metrics), index }
+        Self { router: Router::new(logs, Arc::clone(&index), closed, false, metrics), index }
     }
 
     /// Whether a filter is served from here: it is below `$SYS`, and the operator has not opened that part of NATS's own
     /// tree to devices.
     pub(crate) fn serves(&self, filter: &TopicFilter) -> bool {
-        filter.as_str().starts_with("$SYS/") && self.router.closed().filter_is_closed(filter)
+        serves(filter, self.router.closed())
     }
+}
+
+/// See [`Sys::serves`].
+fn serves(filter: &TopicFilter, closed: &ClosedTrees) -> bool {
+    filter.as_str().starts_with("$SYS/") && closed.filter_is_closed(filter)
 }
 
 impl Broker {
@@ -228,16 +234,15 @@ mod tests {
 
     #[test]
     fn filters_below_sys_are_served_here_unless_opened() {
-        let sys = |opened: &[&str]| Sys::new(ClosedTrees::new("$NMQ", opened), Metrics::new());
-        let serves = |sys: &Sys, filter: &str| sys.serves(&TopicFilter::new(filter).unwrap());
-        let closed = sys(&[]);
+        let serves = |closed: &ClosedTrees, filter: &str| serves(&TopicFilter::new(filter).unwrap(), closed);
+        let closed = ClosedTrees::default();
         for filter in ["$SYS/#", "$SYS/broker/+/x", "$SYS/ACCOUNT/+/CONNECT", "$SYS/+"] {
             assert!(serves(&closed, filter), "{filter}");
         }
         for filter in ["$SYS", "#", "+/broker/#", "a/$SYS/#", "$SYSTEM/#", "$share/g/$SYS/#"] {
             assert!(!serves(&closed, filter), "{filter}");
         }
-        let opened = sys(&["$SYS.ACCOUNT"]);
+        let opened = ClosedTrees::new("$NMQ", &["$SYS.ACCOUNT"]);
         assert!(serves(&opened, "$SYS/#"));
         assert!(!serves(&opened, "$SYS/ACCOUNT/+/CONNECT"));
     }

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_nats::{Client as Nats, HeaderMap};
+use serde_json::json;
 use tokio::sync::Barrier;
 
-use crate::harness::{Client, Options, Sidecar, Watch, World, eventually, heavy, msg, python, shown, stored, unique};
+use crate::harness::{
+    Client, Options, Sidecar, Watch, World, eventually, heavy, js_api, msg, python, shown, stored, unique,
+};
 
 /// What `nats kv` does: a message on the key's subject, acknowledged by the stream.
 async fn kv(nats: &Nats, key: &str, headers: &[(&str, &str)], value: &str) {
@@ -77,6 +80,42 @@ async fn a_put_reaches_every_subscriber_once() {
     let mut late = world.b.v311(&unique("late")).await;
     late.subscribe(&hash, 1).await;
     assert_eq!(rest(&mut late, &mut publisher, &topic).await, [format!("{topic} 21.5 qos1 retain")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_on_a_subject_of_a_users_stream_goes_into_that_stream() {
+    let world = World::own().await;
+    let nats = world.nats.client().await;
+    let config = json!({ "name": "PLANT", "subjects": ["plant.>"], "storage": "memory" });
+    let created = js_api(&nats, "STREAM.CREATE.PLANT", &config).await;
+    assert!(created["error"].is_null(), "{created}");
+    eventually("it is attached", async || {
+        let is_said = |line: &str| line.contains("PLANT") && line.contains("is a log of these subjects");
+        [&world.a, &world.b].iter().all(|sidecar| sidecar.log().lines().any(is_said))
+    })
+    .await;
+    let mut away = world.a.connect(Options::v5("away").durable(600)).await;
+    away.subscribe("plant/#", 1).await;
+    away.goodbye().await;
+    let mut subscribers = Vec::new();
+    for (sidecar, qos) in [(&world.a, 0), (&world.a, 1), (&world.b, 0), (&world.b, 2)] {
+        let mut client = sidecar.v5(&unique("sub")).await;
+        client.subscribe("plant/+", qos).await;
+        subscribers.push((client, qos.min(1)));
+    }
+    put(&nats, "plant.temp", "21.5").await;
+    let mut publisher = world.b.v5("pub").await;
+    for (client, qos) in &mut subscribers {
+        assert_eq!(client.receive_shown().await, format!("plant/temp 21.5 qos{qos}"));
+    }
+    publisher.publish(msg("plant/temp", "end").qos(1)).await;
+    for (client, _) in &mut subscribers {
+        assert_eq!(client.shown_until("end").await, [""; 0]);
+    }
+    let mut away = world.b.connect(Options::v5("away").durable(600)).await;
+    assert_eq!(away.receive_shown().await, "plant/temp 21.5 qos1");
+    assert_eq!(stored(&nats, "PLANT", "").await, 2, "the put and the end");
+    assert_eq!(stored(&nats, "MQTT_log", "").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

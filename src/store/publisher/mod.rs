@@ -201,11 +201,24 @@ impl Publisher {
         payload: Bytes,
         ttl_s: Option<u32>,
     ) -> Result<Stored, PutError> {
+        let permit = self.permit(payload.len()).await;
+        let outcome = self.begin(permit, target, headers, payload, ttl_s);
+        outcome.await.unwrap_or(Err(PutError::Unavailable))
+    }
+
+    /// Begins to store one message; what comes of it is received.
+    pub fn begin(
+        &self,
+        permit: Permit,
+        target: PutTarget,
+        headers: Headers,
+        payload: Bytes,
+        ttl_s: Option<u32>,
+    ) -> oneshot::Receiver<Result<Stored, PutError>> {
         let (tx, rx) = oneshot::channel();
         let sink = Arc::new(OneSink(Mutex::new(Some(tx))));
-        let permit = self.permit(payload.len()).await;
         self.submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, sink, token: 0 });
-        rx.await.unwrap_or(Err(PutError::Unavailable))
+        rx
     }
 }
 
