@@ -13,7 +13,7 @@ use crate::broker::{Broker, CoreInlet};
 use crate::config::Config;
 use crate::connection;
 use crate::listener::{self, ListenerError, Peer, Serve};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SessionState};
 use crate::readiness::{Latch, Readiness};
 use crate::shutdown::ShutdownSignal;
 use crate::store::CoreSink;
@@ -29,6 +29,9 @@ const LEASE: Duration = Duration::from_secs(5);
 
 /// How often gauges that nobody pushes are read.
 const GAUGES: Duration = Duration::from_secs(5);
+
+/// How long the last things may take.
+const LAST: Duration = Duration::from_secs(6);
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -87,10 +90,13 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
     let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
     let puts = tokio::spawn(Broker::carry_puts(Arc::downgrade(&broker)));
+    let ingest = tokio::spawn(Broker::keep_ingest(Arc::downgrade(&broker)));
     let mut has_lease = broker.has_lease();
     // Who connects now would be told that persistent sessions are not to be had.
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
+    metrics.js_api_errors(broker.store().api_errors());
     tokio::spawn(warm_retained(Arc::clone(&broker), retained));
+    tokio::spawn(gauge(Arc::clone(&broker), Arc::clone(&metrics)));
     let sys_interval = config.mqtt.sys_interval.get();
     if !sys_interval.is_zero() {
         tokio::spawn(Broker::tell_sys(Arc::downgrade(&broker), sys_interval));
@@ -110,7 +116,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     broker.events.drained(RETRY).await;
     broker.release_lease().await;
     // They give up the lead, so that the others need not wait for its end.
-    let _ = tokio::time::timeout(RETRY, async { tokio::join!(backlog, puts) }).await;
+    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, puts, ingest) }).await;
     Ok(())
 }
 
@@ -168,8 +174,15 @@ async fn warm_retained(broker: Arc<Broker>, latch: Latch) {
         tokio::time::sleep(RETRY).await;
     }
     latch.open();
+}
+
+/// Looks now and then at what is not counted as it changes.
+async fn gauge(broker: Arc<Broker>, metrics: Arc<Metrics>) {
     loop {
         broker.read_gauges();
+        let (live, catching_up) = broker.count_sessions();
+        metrics.sessions(SessionState::Live, live);
+        metrics.sessions(SessionState::CatchingUp, catching_up);
         tokio::time::sleep(GAUGES).await;
     }
 }

@@ -6,9 +6,8 @@ mod render;
 mod totals;
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,7 +16,8 @@ use std::{
 pub(crate) use totals::Totals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
-use parking_lot::Mutex;
+
+use crate::store::ApiErrors;
 
 /// Which way a packet or a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +45,12 @@ macro_rules! labels {
 }
 
 labels! {
-    /// How a session is fed.
+    /// How the session of a connected client is fed.
     SessionState {
         /// From the tail of the log.
         Live = "live",
         /// From its cursor.
         CatchingUp = "catching_up",
-        /// Not at all: its client is away.
-        Offline = "offline",
     }
 }
 
@@ -120,9 +118,6 @@ struct AckHistogram {
     sum_us: AtomicU64,
 }
 
-/// Distinct JetStream error codes that are counted under their own label; the rest counts as code 0.
-const JS_ERROR_CODES_MAX: usize = 256;
-
 /// Values of a reason code, each its own counter.
 const REASON_CODES: usize = 256;
 
@@ -134,6 +129,7 @@ pub struct Metrics {
     sockets: AtomicU64,
     bytes: [AtomicU64; 2],
     subscriptions: AtomicI64,
+    sessions_offline: AtomicI64,
     sessions: [AtomicI64; SessionState::TEXTS.len()],
     packets: [[AtomicU64; PACKET_TYPES]; 2],
     messages: [[AtomicU64; 3]; 2],
@@ -149,7 +145,7 @@ pub struct Metrics {
     events_dropped: AtomicU64,
     wills: [AtomicU64; WillCause::TEXTS.len()],
     nats_connected: AtomicI64,
-    js_errors: Mutex<BTreeMap<u64, u64>>,
+    js_errors: OnceLock<ApiErrors>,
 }
 
 impl Default for Metrics {
@@ -160,6 +156,7 @@ impl Default for Metrics {
             sockets: AtomicU64::new(0),
             bytes: Default::default(),
             subscriptions: AtomicI64::new(0),
+            sessions_offline: AtomicI64::new(0),
             payload_bytes: Default::default(),
             events_dropped: AtomicU64::new(0),
             sessions: Default::default(),
@@ -175,7 +172,7 @@ impl Default for Metrics {
             retained: AtomicI64::new(0),
             wills: Default::default(),
             nats_connected: AtomicI64::new(0),
-            js_errors: Mutex::default(),
+            js_errors: OnceLock::new(),
         }
     }
 }
@@ -286,13 +283,16 @@ impl Metrics {
         ConnectionGuard(self.clone())
     }
 
-    /// Moves a session from one state to another; `None` is not having one.
-    pub fn session(&self, from: Option<SessionState>, to: Option<SessionState>) {
-        for (state, n) in [(from, -1), (to, 1)] {
-            if let Some(gauge) = state.and_then(|state| self.sessions.get(state as usize)) {
-                gauge.fetch_add(n, Relaxed);
-            }
+    /// Sets the number of sessions in a state.
+    pub fn sessions(&self, state: SessionState, count: u64) {
+        if let Some(gauge) = self.sessions.get(state as usize) {
+            gauge.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
         }
+    }
+
+    /// Sets the number of sessions of the account whose clients are away.
+    pub fn sessions_offline(&self, count: usize) {
+        self.sessions_offline.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Sets the number of retained messages.
@@ -310,11 +310,9 @@ impl Metrics {
         self.nats_connected.store(i64::from(connected), Relaxed);
     }
 
-    /// Counts an answer of the JetStream API that was an error, by its `err_code`.
-    pub fn js_api_error(&self, code: u64) {
-        let mut errors = self.js_errors.lock();
-        let code = if errors.len() < JS_ERROR_CODES_MAX || errors.contains_key(&code) { code } else { 0 };
-        *errors.entry(code).or_default() += 1;
+    /// Shows these errors of JetStream, by their `err_code`. There is one store, so the first ones stay.
+    pub fn js_api_errors(&self, errors: &ApiErrors) {
+        let _ = self.js_errors.set(errors.clone());
     }
 
     /// All metrics as OpenMetrics text.

@@ -3,11 +3,12 @@
 //! # Layout
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
-//! - `lifecycle`, `records`: a session and its record in JetStream; `adoption`: leases, and the sessions of sidecars
-//!   that are gone; `wills`
+//! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one;
+//!   `adoption`: leases, and the sessions of sidecars that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
 //! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
@@ -24,6 +25,7 @@ mod catch_up;
 mod clock;
 mod convert;
 mod events;
+mod ingest;
 mod interest;
 mod leading;
 mod lifecycle;
@@ -33,6 +35,7 @@ mod message;
 mod publishing;
 mod puts;
 mod records;
+mod refused;
 mod registry;
 mod retained;
 mod router;
@@ -41,6 +44,7 @@ mod settling;
 mod subscribing;
 mod subscriptions;
 mod sys;
+mod wants;
 mod wills;
 
 use std::collections::{HashMap, VecDeque};
@@ -49,6 +53,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names, Subject};
@@ -74,11 +79,13 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogEntry, LogPosition, Tail};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
+use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
+use refused::RefusedConnects;
 use registry::Registry;
 use router::{LogTail, Router};
 use sys::Sys;
@@ -144,25 +151,42 @@ pub struct Broker {
     /// Tells NATS who comes and goes.
     pub(crate) events: Events,
     follower: Arc<Follower>,
+    pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
     registry: Registry,
+    refused: RefusedConnects,
     next_session: AtomicU64,
     _tail: Tail,
+    _wants: Option<Following>,
 }
 
 /// Receives core NATS messages from the moment the store is open, for the router that is made later.
 #[derive(Debug, Default)]
-pub struct CoreInlet(std::sync::OnceLock<Arc<Router>>);
+pub struct CoreInlet(std::sync::OnceLock<Inlets>);
+
+struct Inlets {
+    router: Arc<Router>,
+    ingest: Option<Arc<Ingest>>,
+}
+
+impl std::fmt::Debug for Inlets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inlets")
+    }
+}
 
 impl CoreSink for CoreInlet {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
-        if let Some(router) = self.0.get() {
+        let Some(Inlets { router, ingest }) = self.0.get() else { return };
+        if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
+        } else if let Some(ingest) = ingest {
+            ingest.message(subscription_id, message);
         }
     }
 
     fn flush(&self) {
-        if let Some(router) = self.0.get() {
+        if let Some(Inlets { router, .. }) = self.0.get() {
             CoreSink::flush(&**router);
         }
     }
@@ -183,8 +207,12 @@ impl Broker {
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
+        let ingest = options.ingests.then(|| {
+            let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
+            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, Arc::clone(&metrics)))
+        });
         let router =
-            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), options.ingests, Arc::clone(&metrics)));
+            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), ingest.clone(), Arc::clone(&metrics)));
         let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&metrics));
         store.foreign().begin().await?;
         let first = Arc::clone(logs.first());
@@ -200,7 +228,9 @@ impl Broker {
         });
         follower.look(&store, true).await?;
         // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(Arc::clone(&router));
+        let _ = inlet.0.set(Inlets { router: Arc::clone(&router), ingest: ingest.clone() });
+        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
+        let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
         let events = if options.tells_events {
             Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics))
         } else {
@@ -222,8 +252,11 @@ impl Broker {
             router,
             follower: Arc::clone(&follower),
             registry: Registry::default(),
+            refused: RefusedConnects::default(),
             next_session: AtomicU64::new(1),
+            ingest,
             _tail: tail,
+            _wants: wants,
         });
         let scans = Arc::clone(&broker);
         tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
@@ -273,8 +306,9 @@ impl Broker {
     }
 
     /// Whether a publish at QoS 0 has to say that it is one, so that it is not taken for a message of NATS.
-    pub(crate) fn says_qos(&self, subject: &Subject) -> bool {
+    pub(crate) fn says_qos(&self, topic: &TopicName, subject: &Subject) -> bool {
         self.logs.is_captured(subject.as_str())
+            || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
     }
 
     /// Where the log that is always there stands, or a little before.
@@ -296,6 +330,9 @@ impl Broker {
         for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
+        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
+        let retained = self.find_retained(&retained).await;
+        found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.remove(&place)),
             Resend::PubRel(_) => (resend, None),
@@ -358,6 +395,18 @@ impl Broker {
         }
         let mut has_lease = self.has_lease.subscribe();
         let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+    }
+
+    /// Counts the sessions of connected clients that are fed from the tail of the log, and those that are catching up.
+    #[must_use]
+    pub fn count_sessions(&self) -> (u64, u64) {
+        let is_catching_up = |mailbox: &Arc<Mailbox>| u64::from(mailbox.is_catching_up());
+        let (mut live, mut catching_up) = (0, 0);
+        for behind in self.registry.everyone().iter().map(is_catching_up) {
+            catching_up += behind;
+            live += 1 - behind;
+        }
+        (live, catching_up)
     }
 
     /// Connected clients.

@@ -34,7 +34,6 @@ const NO_ORDER: u64 = 0;
 const WINDOWS: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
 
 /// The topics and who is subscribed to them.
-#[derive(Debug)]
 pub(crate) struct Sys {
     pub(crate) router: Router,
     pub(crate) index: Arc<RetainedIndex>,
@@ -44,7 +43,7 @@ impl Sys {
     /// Without topics yet.
     pub(crate) fn new(logs: Arc<Logs>, closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
         let index = Arc::new(RetainedIndex::new());
-        Self { router: Router::new(logs, Arc::clone(&index), closed, false, metrics), index }
+        Self { router: Router::new(logs, Arc::clone(&index), closed, None, metrics), index }
     }
 
     /// Whether a filter is served from here: it is below `$SYS`, and the operator has not opened that part of NATS's own
@@ -79,6 +78,7 @@ impl Broker {
 
     /// Sets the gauges that nobody pushes.
     pub(crate) fn read_gauges(&self) {
+        self.metrics.sessions_offline(self.ingest.as_ref().map_or(0, |ingest| ingest.wants.away()));
         self.metrics.retained(self.store.retained().index().len() as u64);
         self.metrics.subscriptions(self.router.subscription_count() + self.sys.router.subscription_count());
     }

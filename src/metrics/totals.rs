@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use mqtt_codec::PacketType;
 
-use super::{Metrics, SessionState};
+use super::Metrics;
 
 /// Numbers of this process since its start, or of this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Metrics {
             connects: received.get(PacketType::Connect as usize).map_or(0, |n| n.load(Relaxed)),
             connected: gauge(&self.connections),
             connected_max: gauge(&self.connections_max),
-            offline: self.sessions.get(SessionState::Offline as usize).map_or(0, gauge),
+            offline: gauge(&self.sessions_offline),
             subscriptions: gauge(&self.subscriptions),
             retained: gauge(&self.retained),
         }
