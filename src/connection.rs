@@ -405,10 +405,11 @@ where
         );
         let reason = match refused {
             Refused::Closed => ReasonCode::NotAuthorized,
+            Refused::Late => ReasonCode::TopicNameInvalid,
             Refused::Unmappable(reason) => reason,
         };
         self.broker.metrics.dropped(DropReason::NotAuthorized, 1);
-        let is_denied = refused == Refused::Closed;
+        let is_denied = matches!(refused, Refused::Closed | Refused::Late);
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
             Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {
@@ -434,6 +435,7 @@ where
         for (token, result) in mail.stored.drain(..) {
             self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
         }
+        self.publishing.told(&mut mail.told, &mut self.answers);
         if let Some(owned) = mail.owned.take() {
             self.owned = Some(owned);
         }

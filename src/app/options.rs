@@ -6,7 +6,7 @@ use std::time::Duration;
 use mqtt_session::Limits;
 use proto_map::{Names, SpecOptions};
 
-use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits};
+use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, RequestOptions};
 use crate::config::{Config, Discard, NatsAuth, OnDeniedPublish};
 use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, StoreOptions, TlsOptions};
 
@@ -100,6 +100,12 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
-        client_id_header: false,
+        client_id_header: config.publish.client_id_header,
+        nats_headers: mqtt.nats_headers,
+        requests: RequestOptions {
+            timeout: config.requests.timeout.get(),
+            max_pending: config.requests.max_pending as usize,
+            reply_ttl: config.requests.reply_ttl.get(),
+        },
     }
 }

@@ -42,11 +42,12 @@ pub(crate) fn live_headers(
     publication: &Publication,
     retained_at: Option<u64>,
     is_escaped: bool,
+    publisher: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     // Whoever reads this on NATS sees the topic as the device wrote it.
     let original_topic = is_escaped.then(|| publication.topic.clone());
     proto_map::to_headers(
-        &Envelope { retained_seq: retained_at, original_topic, ..envelope(publication) },
+        &Envelope { retained_seq: retained_at, original_topic, publisher, ..envelope(publication) },
         Carrier::Core,
     )
 }
@@ -57,12 +58,14 @@ pub(crate) fn natural_headers(
     subject: &Subject,
     log_sequence: u64,
     is_escaped: bool,
+    publisher: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
     let original_topic = is_escaped.then(|| publication.topic.clone());
     // One marker and no more: that it is in the log says all that there is to say of its QoS.
     let qos = QoS::AtLeastOnce;
-    proto_map::to_headers(&Envelope { qos, log_marker, original_topic, ..envelope(publication) }, Carrier::Core)
+    let envelope = Envelope { qos, log_marker, original_topic, publisher, ..envelope(publication) };
+    proto_map::to_headers(&envelope, Carrier::Core)
 }
 
 /// Whether a message on core NATS is the copy of one that the log brings.

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
-use mqtt_session::{Feed, FeedState, Offer};
+use mqtt_session::{Feed, FeedState, Offer, Token};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::lifecycle::Owned;
 use super::message::Message;
+use super::publishing::Answer;
+use super::requests::{Answerable, OpenRequest};
 use super::retained::RetainedCursor;
 use super::segments::Segments;
 use crate::store::{ProgressRecord, PutError, Stored, StoredSink};
@@ -59,6 +61,8 @@ pub(crate) enum Order {
 pub(crate) struct Mail {
     /// Completions of publishes.
     pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// Answers to publishes that something else than the store decided.
+    pub(crate) told: Vec<Answer>,
     /// The order to end.
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
@@ -70,11 +74,14 @@ struct Lanes {
     qos0: Segments,
     feed: Feed<Outgoing>,
     stored: Vec<(u64, Result<Stored, PutError>)>,
+    told: Vec<Answer>,
     retained: Vec<RetainedCursor>,
     order: Option<Order>,
     owned: Option<Owned>,
     is_woken: bool,
     is_closed: bool,
+    /// What a client of MQTT 3.x can answer.
+    answerable: Option<Box<Answerable>>,
 }
 
 /// The mailbox of one connection.
@@ -144,11 +151,13 @@ impl Mailbox {
                 // The gates of its subscriptions say where each begins.
                 feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
                 stored: Vec::new(),
+                told: Vec::new(),
                 retained: Vec::new(),
                 order: None,
                 owned: None,
                 is_woken: false,
                 is_closed: false,
+                answerable: None,
             }),
             is_scanning: AtomicBool::new(false),
             wake: Notify::new(),
@@ -205,6 +214,7 @@ impl Mailbox {
         if let Some(payload) = frame.tail() {
             lanes.qos0.push(payload.clone());
         }
+        lanes.remember_request(self.version, message);
         self.mark(&mut lanes, wakes);
         true
     }
@@ -250,6 +260,24 @@ impl Mailbox {
         let result = change(&mut lanes.feed);
         self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
         result
+    }
+
+    /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do.
+    pub(crate) fn remember_request(&self, message: &Message) {
+        if self.version != Version::V5 && message.properties.is_some() {
+            self.lanes.lock().remember_request(self.version, message);
+        }
+    }
+
+    /// Takes a request that the client answers.
+    pub(crate) fn answerable(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
+        self.lanes.lock().answerable.as_deref_mut().and_then(take)
+    }
+
+    /// Leaves an answer to a publish.
+    pub(crate) fn tell(&self, token: Token, result: Result<ReasonCode, ReasonCode>) {
+        self.lanes.lock().told.push((token, result));
+        self.wake.notify_one();
     }
 
     /// Owes the session retained messages.
@@ -374,6 +402,7 @@ impl Mailbox {
         let mut lanes = self.lanes.lock();
         lanes.is_woken = false;
         std::mem::swap(&mut mail.stored, &mut lanes.stored);
+        mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
     }
@@ -414,6 +443,16 @@ impl Mailbox {
         if !lanes.is_woken {
             lanes.is_woken = true;
             wakes.0.push(Arc::clone(self));
+        }
+    }
+}
+
+impl Lanes {
+    fn remember_request(&mut self, version: Version, message: &Message) {
+        if version != Version::V5
+            && let Some(request) = OpenRequest::of(message)
+        {
+            self.answerable.get_or_insert_default().push(request);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `publishing`: from a connection to JetStream and core NATS
+//! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -27,6 +28,7 @@ mod message;
 mod publishing;
 mod records;
 mod registry;
+mod requests;
 mod retained;
 mod router;
 mod segments;
@@ -53,6 +55,7 @@ pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
 pub(crate) use records::progress_record;
 pub(crate) use retained::RetainedCursor;
+pub use requests::RequestOptions;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use subscribing::Subscribed;
@@ -67,6 +70,7 @@ use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use interest::Interest;
 use registry::Registry;
+use requests::Requests;
 use router::Router;
 
 /// How long a newcomer waits for the connection that has its client id to end.
@@ -100,8 +104,12 @@ pub struct BrokerOptions {
     pub connect_timeout: Duration,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
-    /// Every stored message says which client published it.
+    /// Every message says which client published it.
     pub client_id_header: bool,
+    /// `Nats-*` headers become user properties.
+    pub nats_headers: bool,
+    /// See [`RequestOptions`].
+    pub requests: RequestOptions,
 }
 
 /// The broker of one account.
@@ -119,6 +127,7 @@ pub struct Broker {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
+    requests: Arc<Requests>,
     interest: Interest,
     registry: Registry,
     next_session: AtomicU64,
@@ -157,7 +166,14 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
-        let router = Arc::new(Router::new(index, closed, Arc::clone(&metrics)));
+        let (requests, arrived) = Requests::start(
+            options.requests,
+            store.core(),
+            names.subject_prefix(),
+            closed.clone(),
+            Arc::clone(&metrics),
+        );
+        let router = Arc::new(Router::new(index, closed, Arc::clone(&requests), Arc::clone(&metrics)));
         let tail = store.log().tail(LogPosition::New, Arc::clone(&router) as Arc<dyn LogSink>).await?;
         router.starts_at(tail.start_position());
         // Only the first router is set; there is one broker for each store.
@@ -174,12 +190,16 @@ impl Broker {
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             router,
+            requests,
             registry: Registry::default(),
             next_session: AtomicU64::new(1),
             _tail: tail,
         });
         let scans = Arc::clone(&broker);
         tokio::spawn(async move { scans.catch_up.run(scans.store.log().clone(), &scans.router).await });
+        tokio::spawn(requests::run(Arc::clone(&broker), arrived));
+        let (requests, keys) = (Arc::downgrade(&broker.requests), broker.store.reply_keys().clone());
+        tokio::spawn(Requests::keep_key(requests, keys));
         Ok(broker)
     }
 

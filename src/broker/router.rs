@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
+use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
 use mqtt_session::Offer;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::ClosedTrees;
@@ -19,6 +19,7 @@ use super::clock::now_ms;
 use super::convert;
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
+use super::requests::{REPLIES_ID, Requests};
 use super::subscriptions::{Entry, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
@@ -56,6 +57,7 @@ pub(crate) struct Router {
     tail_sequence: AtomicU64,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
+    requests: Arc<Requests>,
     metrics: Arc<Metrics>,
     /// Woken at the end of a batch from core NATS.
     core_wakes: Mutex<Wakes>,
@@ -87,13 +89,19 @@ pub(crate) struct Made {
 
 impl Router {
     /// A router without subscriptions.
-    pub(crate) fn new(index: Arc<RetainedIndex>, closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        index: Arc<RetainedIndex>,
+        closed: ClosedTrees,
+        requests: Arc<Requests>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             subscriptions: RwLock::default(),
             tail: Mutex::new(TailPosition(0)),
             tail_sequence: AtomicU64::new(0),
             index,
             closed,
+            requests,
             metrics,
             core_wakes: Mutex::default(),
         }
@@ -147,6 +155,14 @@ impl Router {
         let mut tail = self.tail.lock();
         tail.0 = tail.0.max(first.saturating_sub(1));
         self.tail_sequence.store(tail.0, Ordering::Release);
+    }
+
+    /// Whether a client here is subscribed to a topic.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        let is_hidden = self.closed.hides_topic_from_wildcard(topic);
+        let mut has_one = false;
+        self.subscriptions.read().matching(topic.as_str(), is_hidden, &mut |_| has_one = true);
+        has_one
     }
 
     /// Stops the tail while the guard lives.
@@ -274,18 +290,21 @@ impl LogSink for Router {
 }
 
 impl CoreSink for Router {
-    fn message(&self, subscription_id: u64, message: CoreMessage) {
-        let subject = &*message.subject;
-        if self.closed.is_closed_subject(subject) || convert::is_stored_copy(&message) {
+    fn message(&self, subscription_id: u64, core: CoreMessage) {
+        if subscription_id == REPLIES_ID {
+            return self.requests.arrived(core);
+        }
+        if self.closed.is_closed_subject(&core.subject) || convert::is_stored_copy(&core) {
             return;
         }
-        let Ok(mut message) = convert::from_core(&message, now_ms()) else { return };
+        let Ok(mut message) = convert::from_core(&core, now_ms()) else { return };
         let _held = message.retain.then(|| self.tail.lock());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         self.index(&mut message);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
         if entries.oldest() == Some(subscription_id / super::interest::SUBJECTS_PER_FILTER) {
+            self.requests.make_answerable(&core, &mut message);
             self.deliver_qos0(&entries, &message, Source::Core, &mut self.core_wakes.lock());
         }
     }

@@ -123,6 +123,7 @@ where
         if let Some(payload) = frame.tail() {
             self.io.output.push(payload.clone());
         }
+        self.mailbox.remember_request(&message);
         self.counts.delivered[qos as usize] += 1;
     }
 

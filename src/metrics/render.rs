@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ACK_BUCKETS_US, DropReason, Metrics, SessionState, WillCause, process::Process};
+use super::{ACK_BUCKETS_US, DropReason, Metrics, RequestEvent, SessionState, WillCause, process::Process};
 
 /// Labels of the packet types; the first is not a type.
 const PACKETS: [&str; super::PACKET_TYPES] = [
@@ -87,7 +87,12 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     )?;
     out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
-    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))
+    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
+    let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);
+    let requests = requests.map(|(event, n)| ([("event", *event)], n));
+    out.counters("mqtt_requests", "Requests between MQTT and NATS", requests)?;
+    let pending = metrics.requests_pending.load(Relaxed);
+    out.gauge("mqtt_requests_pending", "Requests of clients that NATS may answer", pending)
 }
 
 fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
@@ -246,6 +251,8 @@ mod tests {
         metrics.session(None, Some(SessionState::CatchingUp));
         metrics.session(Some(SessionState::CatchingUp), Some(SessionState::Live));
         metrics.retained(12);
+        metrics.request(RequestEvent::Offered);
+        metrics.requests_pending(3);
         metrics.will(WillCause::KeepAlive);
         metrics.nats_connected(true);
         metrics.js_api_error(10_164);
@@ -272,6 +279,8 @@ mod tests {
             "mqtt_sessions{state=\"catching_up\"} 0",
             "mqtt_retained_messages 12",
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
+            "mqtt_requests_total{event=\"offered\"} 1",
+            "mqtt_requests_pending 3",
             "nats_connected 1",
             "nats_js_api_errors_total{code=\"10164\"} 1",
             "mqtt_connections 1",

@@ -7,6 +7,7 @@
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
+//! - `reply_key`: what tokens of replies are made with
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -28,6 +29,7 @@ mod nodes;
 mod options;
 mod publisher;
 mod reader;
+mod reply_key;
 mod retained;
 mod sessions;
 mod time;
@@ -53,6 +55,7 @@ pub use self::options::{
     TlsOptions,
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
+pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
@@ -74,6 +77,7 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
+    reply_keys: ReplyKeys,
     core: CoreNats,
     connected: watch::Receiver<bool>,
 }
@@ -125,6 +129,7 @@ impl Store {
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
+        let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
         let backlog = Backlog::new(
             sessions_bucket.clone(),
             api.clone(),
@@ -139,7 +144,7 @@ impl Store {
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, core, connected })
+        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, reply_keys, core, connected })
     }
 
     /// Stores messages.
@@ -170,6 +175,11 @@ impl Store {
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// The key of tokens of replies.
+    pub fn reply_keys(&self) -> &ReplyKeys {
+        &self.reply_keys
     }
 
     /// Plain NATS.
