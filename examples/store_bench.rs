@@ -92,7 +92,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let names = Names::new("BENCH", "$BNCH")?;
     let options = StoreOptions {
         nats: NatsOptions { urls: vec![url.clone()], ..NatsOptions::default() },
-        assets: AssetOptions { names: names.clone(), specs: SpecOptions::default(), replicas: None },
+        assets: AssetOptions {
+            names: names.clone(),
+            specs: SpecOptions::default(),
+            declared: Vec::new(),
+            replicas: None,
+        },
         publisher: PublisherLimits::default(),
         core: CoreLimits::default(),
         connect_timeout: Some(Duration::from_secs(5)),

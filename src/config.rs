@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-pub use jetstream::{BacklogLimits, JetStreamConfig, LogLimits};
+pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish};

@@ -107,6 +107,8 @@ struct Connection<S> {
     mail: Mail,
     answers: Vec<Answer>,
     messages: Vec<(u64, Outgoing)>,
+    /// Places in logs from which on the session is behind.
+    behind: Vec<u64>,
     counts: Counts,
     is_draining: bool,
     end: Option<End>,
@@ -195,6 +197,7 @@ where
             mail: Mail::default(),
             answers: Vec::new(),
             messages: Vec::new(),
+            behind: Vec::new(),
             counts: Counts::default(),
             is_draining: false,
             end: None,
@@ -474,8 +477,15 @@ where
         self.mailbox.owe_retained(subscribed.retained);
         if let Some(owned) = self.owned.as_mut().filter(|_| self.session.is_durable()) {
             for (filter, stored) in subscribed.made {
-                let since = owned.subscriptions.get(&filter).map_or(stored.since, |old| old.since.min(stored.since));
-                owned.subscriptions.insert(filter, StoredSubscription { since, ..stored });
+                // One that is replaced goes on where it was.
+                let stored = match owned.subscriptions.get(&filter) {
+                    Some(StoredSubscription { since, since_in, .. }) => {
+                        let since = stored.since.min(*since);
+                        StoredSubscription { since, since_in: since_in.clone(), ..stored }
+                    }
+                    None => stored,
+                };
+                owned.subscriptions.insert(filter, stored);
             }
         }
         for (packet_id, reasons) in subscribed.reasons {

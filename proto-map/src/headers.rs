@@ -37,6 +37,8 @@ pub mod name {
     pub const CORRELATION_DATA: &str = "Mqtt-Correlation-Data";
     /// Message Expiry Interval in seconds, where `Nats-TTL` does not say it [MQTT 5, 3.3.2.3.3].
     pub const EXPIRY: &str = "Mqtt-Expiry";
+    /// Of a message in the log: it was published on core NATS, and who takes QoS 0 has had it from there.
+    pub const INGESTED: &str = "Mqtt-Ingested";
     /// The copy of a stored message on its natural subject.
     pub const LOG: &str = "Mqtt-Log";
     /// Of a copy in a backlog: its sequence in the log.
@@ -63,6 +65,20 @@ pub enum Carrier {
     /// A stream that allows a time to live per message, where the writer makes `Nats-TTL` of the expiry interval. QoS
     /// 1 unless said otherwise.
     StreamWithTtl,
+    /// A stream that somebody else has on natural subjects: as high as the subscription allows unless said otherwise,
+    /// because what is in a stream gets through.
+    Attached {
+        /// It allows a time to live per message.
+        ttl: bool,
+    },
+}
+
+impl Carrier {
+    /// Whether `Nats-TTL` says the expiry interval.
+    #[must_use]
+    pub const fn has_ttl(self) -> bool {
+        matches!(self, Self::StreamWithTtl | Self::Attached { ttl: true })
+    }
 }
 
 /// A message without topic and payload.
@@ -77,6 +93,8 @@ pub struct Envelope {
     pub original_topic: Option<TopicName>,
     /// The copy of a stored message on its natural subject; see [`crate::log_marker`].
     pub log_marker: Option<ByteString>,
+    /// It was published on core NATS and copied into the log from there.
+    pub is_ingested: bool,
     /// Client id of the publisher, where No Local needs it [MQTT-3.8.3-3] or the operator wants it.
     pub publisher: Option<ByteString>,
     /// The properties; `None` when there are none.
@@ -95,6 +113,7 @@ pub struct ReadOptions {
 const fn default_qos(carrier: Carrier, is_log_copy: bool) -> QoS {
     match carrier {
         Carrier::Core if !is_log_copy => QoS::AtMostOnce,
+        Carrier::Attached { .. } => QoS::ExactlyOnce,
         _ => QoS::AtLeastOnce,
     }
 }
@@ -121,6 +140,9 @@ pub fn to_headers(envelope: &Envelope, carrier: Carrier) -> Result<Headers, Head
     }
     if let Some(marker) = &envelope.log_marker {
         push(&mut headers, name::LOG, marker.clone());
+    }
+    if envelope.is_ingested {
+        push(&mut headers, name::INGESTED, ByteString::from_static("1"));
     }
     if let Some(client_id) = &envelope.publisher {
         push(&mut headers, name::CLIENT, encoded_value(client_id));
@@ -151,7 +173,7 @@ fn push_properties(headers: &mut Headers, properties: &MessageProperties, carrie
     }
     if let Some(seconds) = properties.message_expiry_interval_s {
         // `Nats-TTL` cannot say 0.
-        if carrier != Carrier::StreamWithTtl || seconds == 0 {
+        if !carrier.has_ttl() || seconds == 0 {
             push(headers, name::EXPIRY, seconds.to_string().into());
         }
     }
@@ -196,6 +218,7 @@ struct Reader<'a> {
     retained_seq: Option<u64>,
     log_marker: Option<ByteString>,
     publisher: Option<ByteString>,
+    is_ingested: bool,
     properties: MessageProperties,
     encoded_content_type: Option<ByteString>,
     ttl_s: Option<u32>,
@@ -226,6 +249,7 @@ impl<'a> Reader<'a> {
             name::QOS => set(&mut self.qos, qos(value)),
             name::RETAIN => set(&mut self.retained_seq, value.parse().ok()),
             name::LOG => set(&mut self.log_marker, Some(value.into())),
+            name::INGESTED => self.is_ingested = true,
             name::CLIENT => set(&mut self.publisher, percent::decode_text(value).map(ByteString::from)),
             name::USER_PROPERTIES => set(&mut self.list, Some(value)),
             name::EXPIRY => set(&mut properties.message_expiry_interval_s, value.parse().ok()),
@@ -275,6 +299,7 @@ impl<'a> Reader<'a> {
             original_topic: None,
             log_marker: self.log_marker,
             publisher: self.publisher,
+            is_ingested: self.is_ingested,
             properties: has_properties.then(|| Box::new(self.properties)),
         }
     }

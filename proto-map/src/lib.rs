@@ -3,6 +3,8 @@
 //!
 //! # Layout
 //! - `topic`, `subject`, `escape`: topic ⇄ subject, filter → subjects
+//! - `subject_map`: which stream has a subject
+//! - `attach`: which streams of others are logs
 //! - `closed`: what devices never see of NATS
 //! - `headers`: properties ⇄ headers; `user_properties` for those whose order or shape a header does not carry;
 //!   `log_marker` for the copy of a stored message on its natural subject
@@ -10,6 +12,7 @@
 //! - `names`, `key`: the name of everything we make in JetStream
 //! - `spec`: how the streams are configured, and whether one that is there will do
 
+mod attach;
 mod closed;
 mod duration;
 mod error;
@@ -22,15 +25,21 @@ mod percent;
 mod reply;
 mod spec;
 mod subject;
+mod subject_map;
 mod topic;
 mod user_properties;
 
+pub use attach::{Attachment, attachment};
 pub use closed::ClosedTrees;
 pub use error::{HeaderError, MapError};
 pub use headers::{Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, name, to_headers};
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
 pub use names::{DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, queue_group, share_consumer};
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
-pub use spec::{Discard, MAPPING_KEY, MAPPING_VERSION, PerSubject, SpecOptions, Storage, StreamSpec, replicas_for};
+pub use spec::{
+    DeclaredLog, Discard, MAPPING_KEY, MAPPING_VERSION, PerSubject, SpecOptions, Storage, StreamSpec, TOPICS_KEY,
+    replicas_for,
+};
 pub use subject::{FilterSubjects, MAX_SUBJECT_LEN, Subject, SubjectFilter, matches};
+pub use subject_map::{SubjectMap, overlaps};
 pub use topic::{Mapped, map_topic, subject_of, subjects_of, topic_of};

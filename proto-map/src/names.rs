@@ -59,12 +59,8 @@ impl Names {
     /// [`MapError::InvalidName`] unless they are one to 64 letters, digits, `-` or `_`; the subject prefix can have
     /// `$` too, and cannot be the name of something internal to NATS.
     pub fn new(prefix: &str, subject_prefix: &str) -> Result<Self, MapError> {
-        let is_name = |text: &str, dollar: bool| {
-            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || dollar && byte == b'$';
-            (1..=PREFIX_LEN_MAX).contains(&text.len()) && text.bytes().all(is_allowed)
-        };
         let is_internal = crate::ClosedTrees::new("", &[]).is_closed_subject(subject_prefix);
-        if !is_name(prefix, false) || !is_name(subject_prefix, true) || is_internal {
+        if !is_name(prefix, b"-_") || !is_name(subject_prefix, b"-_$") || is_internal {
             return Err(MapError::InvalidName);
         }
         Ok(Self::made_of(prefix, subject_prefix))
@@ -162,6 +158,30 @@ impl Names {
     #[must_use]
     pub fn log_subjects(&self) -> String {
         format!("{}>", self.log_root)
+    }
+
+    /// The stream of a log that the operator declared: `MQTT_log_<name>`.
+    ///
+    /// # Errors
+    /// [`MapError::InvalidName`] unless the name is one to 64 letters, digits, `-` or `_`.
+    pub fn declared_log_stream(&self, name: &str) -> Result<String, MapError> {
+        check_name(name)?;
+        Ok(format!("{}{name}", self.declared_log_prefix()))
+    }
+
+    /// What the names of all such streams begin with.
+    #[must_use]
+    pub fn declared_log_prefix(&self) -> String {
+        format!("{}_log_", self.prefix)
+    }
+
+    /// What the subjects of such a log begin with: `$NMQ.logs.<name>.`.
+    ///
+    /// # Errors
+    /// As [`Names::declared_log_stream`].
+    pub fn declared_log_root(&self, name: &str) -> Result<String, MapError> {
+        check_name(name)?;
+        Ok(format!("{}.logs.{name}.", self.subject_prefix))
     }
 
     // Retained messages.
@@ -340,6 +360,15 @@ fn joined(root: &str, subject: &str) -> ByteString {
     out.push_str(root);
     out.push_str(subject);
     out.into()
+}
+
+fn is_name(text: &str, others: &[u8]) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || others.contains(&byte);
+    (1..=PREFIX_LEN_MAX).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+fn check_name(text: &str) -> Result<(), MapError> {
+    if is_name(text, b"-_") { Ok(()) } else { Err(MapError::InvalidName) }
 }
 
 /// The durable consumer of a shared subscription's group: one for each group and filter, readable, such as

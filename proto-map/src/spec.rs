@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::MapError;
 use crate::names::Names;
 
 /// Version of the mapping, in the metadata of every stream of ours. A change of what subjects, keys or headers mean
@@ -10,6 +11,8 @@ use crate::names::Names;
 pub const MAPPING_VERSION: &str = "1";
 /// Key of [`MAPPING_VERSION`] in the metadata.
 pub const MAPPING_KEY: &str = "nats-mqtt.mapping";
+/// Key of a log's topics in its metadata: filters, as a JSON list.
+pub const TOPICS_KEY: &str = "nats-mqtt.topics";
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -78,7 +81,7 @@ pub struct StreamSpec {
     /// Seconds for which `Nats-Msg-Id` is remembered.
     pub duplicate_window_s: u64,
     /// Key and value pairs.
-    pub metadata: Vec<(&'static str, &'static str)>,
+    pub metadata: Vec<(&'static str, String)>,
 }
 
 /// What the operator can choose about our streams.
@@ -100,6 +103,21 @@ pub struct SpecOptions {
     pub session_queue_discard_oldest: bool,
     /// Seconds for which `Nats-Msg-Id` is remembered in the log.
     pub duplicate_window_s: u64,
+}
+
+/// A log that the operator declares, beside the one that is always there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredLog {
+    /// Name of the log, a part of the stream's name.
+    pub name: String,
+    /// Filters of its topics.
+    pub topics: Vec<String>,
+    /// Age in seconds up to which it reaches back; `None` for no limit.
+    pub max_age_s: Option<u64>,
+    /// Size in bytes; `None` for no limit but the account's.
+    pub max_bytes: Option<u64>,
+    /// Where it is stored.
+    pub storage: Storage,
 }
 
 impl Default for SpecOptions {
@@ -169,8 +187,33 @@ impl Names {
             subject_delete_marker_ttl_s: None,
             // The server refuses a window longer than the age.
             duplicate_window_s: options.duplicate_window_s.min(options.log_max_age_s),
-            metadata: vec![(MAPPING_KEY, MAPPING_VERSION)],
+            metadata: vec![(MAPPING_KEY, MAPPING_VERSION.to_owned())],
         }
+    }
+
+    /// A log that the operator declared for some topics.
+    ///
+    /// # Errors
+    /// [`MapError::InvalidName`] when its name cannot be part of a stream's name.
+    pub fn declared_log_spec(&self, log: &DeclaredLog) -> Result<StreamSpec, MapError> {
+        let options = SpecOptions {
+            storage: log.storage,
+            log_max_age_s: log.max_age_s.unwrap_or(u64::MAX),
+            log_max_bytes: log.max_bytes.unwrap_or(u64::MAX),
+            ..SpecOptions::default()
+        };
+        Ok(StreamSpec {
+            name: self.declared_log_stream(&log.name)?,
+            description: "QoS 1 and 2 messages of some topics",
+            subjects: vec![format!("{}>", self.declared_log_root(&log.name)?)],
+            max_age_s: log.max_age_s,
+            max_bytes: log.max_bytes,
+            metadata: vec![
+                (MAPPING_KEY, MAPPING_VERSION.to_owned()),
+                (TOPICS_KEY, Value::from(log.topics.clone()).to_string()),
+            ],
+            ..self.log_spec(&options)
+        })
     }
 
     /// The bucket of retained messages.
@@ -216,7 +259,7 @@ impl Names {
             deny_delete: false,
             subject_delete_marker_ttl_s: None,
             duplicate_window_s: DUPLICATE_WINDOW_S,
-            metadata: vec![(MAPPING_KEY, MAPPING_VERSION)],
+            metadata: vec![(MAPPING_KEY, MAPPING_VERSION.to_owned())],
         }
     }
 }
@@ -245,7 +288,7 @@ fn bucket(
         deny_delete: true,
         subject_delete_marker_ttl_s: Some(marker_ttl_s),
         duplicate_window_s: DUPLICATE_WINDOW_S,
-        metadata: vec![(MAPPING_KEY, MAPPING_VERSION)],
+        metadata: vec![(MAPPING_KEY, MAPPING_VERSION.to_owned())],
     }
 }
 

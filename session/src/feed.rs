@@ -223,6 +223,12 @@ impl<M> Feed<M> {
         }
     }
 
+    /// The log is gone, and with it what was still to be read. What is queued stays.
+    pub fn give_up(&mut self) {
+        self.queue.append(&mut self.held);
+        self.state = FeedState::Live { after: u64::MAX };
+    }
+
     fn advance(&mut self, sequence: u64) {
         if let FeedState::Scanning { next } | FeedState::Joining { next, .. } = &mut self.state {
             *next = (*next).max(sequence + 1);

@@ -9,7 +9,8 @@
 //! - `inbound`: what the client publishes, until it is acknowledged
 //! - [`Progress`]: what a session that outlives its connection must not forget, and must have saved before it goes on
 //! - `outbound`: what the client is sent at QoS 1 and 2, until it acknowledges
-//! - [`Feed`]: where the session reads in the log: live, behind, or catching up
+//! - [`position`]: where a message is stored; [`Cursors`]
+//! - [`Feed`]: where the session reads in a log: live, behind, or catching up
 //!
 //! Deliberately absent: sockets, clocks, subscription matching, permissions, storage.
 
@@ -17,13 +18,15 @@ mod feed;
 mod inbound;
 mod negotiate;
 mod outbound;
+mod position;
 mod progress;
 mod session;
 
 pub use feed::{Feed, FeedState, Offer};
 pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
-pub use outbound::{RETAINED, Resend};
+pub use outbound::Resend;
+pub use position::{Cursors, LOG_MAX, RETAINED, SHARED, is_in_log, log_of, position, sequence_of};
 pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
 pub use session::{Close, Input, Output, Publication, Session, SubscribeRequest, UnsubscribeRequest};
 

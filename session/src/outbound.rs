@@ -12,10 +12,8 @@ use std::num::NonZeroU16;
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
+use crate::position::{Cursors, is_in_log};
 use crate::progress::{Durability, InFlightState};
-
-/// Sequences from here on are not of the log: less this, they are of the bucket of retained messages.
-pub const RETAINED: u64 = 1 << 63;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -38,7 +36,7 @@ struct InFlight {
 /// What of the last connection is repeated on this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resend {
-    /// PUBLISH with DUP: the message with this sequence of the log.
+    /// PUBLISH with DUP: the message at this position.
     Publish(QoS, PacketId, u64),
     /// PUBREL.
     PubRel(PacketId),
@@ -54,14 +52,14 @@ pub(crate) struct Outbound {
     active: usize,
     /// In the order of sending; to be repeated before anything new is sent.
     resends: VecDeque<PacketId>,
-    pub(crate) cursor: u64,
+    pub(crate) cursors: Cursors,
     /// Acknowledgements for packet ids that were not in flight. They are ignored, but counted: clients that
     /// acknowledge what nobody sent must not lose their connection.
     pub(crate) unknown_acks: u64,
 }
 
 impl Outbound {
-    pub(crate) fn resume(window: u16, cursor: u64, states: &[InFlightState]) -> Self {
+    pub(crate) fn resume(window: u16, cursors: Cursors, states: &[InFlightState]) -> Self {
         let mut in_flight = HashMap::new();
         let mut next_id = PacketId(NonZeroU16::MIN);
         for (order, s) in (0..).zip(states) {
@@ -77,7 +75,7 @@ impl Outbound {
             in_flight,
             active: 0,
             resends: states.iter().map(|s| s.packet_id).collect(),
-            cursor,
+            cursors,
             unknown_acks: 0,
         }
     }
@@ -132,8 +130,8 @@ impl Outbound {
         self.next_order += 1;
         self.in_flight.insert(id, InFlight { qos, sequence, order, state: State::Sent, is_active: true });
         self.active += 1;
-        if sequence < RETAINED {
-            self.cursor = self.cursor.max(sequence);
+        if is_in_log(sequence) {
+            self.cursors.raise(sequence);
         }
         Some(id)
     }

@@ -2,6 +2,8 @@
 
 use mqtt_codec::{PacketId, QoS};
 
+use crate::position::Cursors;
+
 /// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageId {
@@ -16,7 +18,7 @@ pub struct MessageId {
 pub struct InFlightState {
     /// Its packet id.
     pub packet_id: PacketId,
-    /// Its sequence in the log.
+    /// Where it is stored.
     pub sequence: u64,
     /// The QoS at which it was sent.
     pub qos: QoS,
@@ -35,11 +37,11 @@ pub struct ReceivedState {
     pub after: u64,
 }
 
-/// The progress of a session. Everything in the log up to `cursor` is acknowledged or in flight.
+/// The progress of a session. Everything in a log up to its cursor is acknowledged or in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Log sequence up to which the session has read.
-    pub cursor: u64,
+    /// Up to where the session has read, in each log.
+    pub cursors: Cursors,
     /// What is in flight to the client, in the order in which it was sent.
     pub in_flight: Vec<InFlightState>,
     /// What is in flight from the client at QoS 2, in the order in which it came.

@@ -136,7 +136,7 @@ impl<M> Session<M> {
         Self {
             durability: Durability::new(parameters.session_expiry_s > 0),
             inbound: Inbound::resume(epoch, &progress.received),
-            outbound: Outbound::resume(parameters.window, progress.cursor, &progress.in_flight),
+            outbound: Outbound::resume(parameters.window, progress.cursors.clone(), &progress.in_flight),
             parameters,
             held: VecDeque::new(),
             log_sequence: 0,
@@ -182,16 +182,16 @@ impl<M> Session<M> {
         self.log_sequence = self.log_sequence.max(sequence);
     }
 
-    /// Nothing up to this log sequence is owed beyond what was delivered.
-    pub fn has_read_up_to(&mut self, sequence: u64) {
-        self.outbound.cursor = self.outbound.cursor.max(sequence);
+    /// Nothing up to this place in its log is owed beyond what was delivered.
+    pub fn has_read_up_to(&mut self, position: u64) {
+        self.outbound.cursors.raise(position);
     }
 
     /// The progress to save, and its version for [`Input::Saved`].
     #[must_use]
     pub fn progress(&self) -> (u64, Progress) {
         let progress = Progress {
-            cursor: self.outbound.cursor,
+            cursors: self.outbound.cursors.clone(),
             in_flight: self.outbound.states(),
             received: self.inbound.states(),
         };

@@ -4,10 +4,10 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use mqtt_session::Limits;
-use proto_map::{Names, SpecOptions};
+use proto_map::{DeclaredLog, Names, SpecOptions, Storage, StreamSpec};
 
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, RequestOptions};
-use crate::config::{Config, Discard, NatsAuth, OnDeniedPublish};
+use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish};
 use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, StoreOptions, TlsOptions};
 
 /// QoS 1 and 2 messages that wait in memory for one client, behind its window.
@@ -28,8 +28,9 @@ pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Resul
         session_queue_discard_oldest: config.mqtt.discard == Discard::Oldest,
         ..SpecOptions::default()
     };
+    let declared = config.jetstream.logs.iter().map(|log| declared(&names, log)).collect::<Result<_, _>>()?;
     Ok(StoreOptions {
-        assets: AssetOptions { names, specs, replicas },
+        assets: AssetOptions { names, specs, declared, replicas },
         nats: nats(config),
         publisher: PublisherLimits {
             in_flight_max: config.jetstream.publish_inflight as usize,
@@ -38,6 +39,21 @@ pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Resul
         core: CoreLimits::default(),
         connect_timeout,
     })
+}
+
+/// A log that is declared, as a stream, with its replicas.
+fn declared(names: &Names, log: &DeclaredLogConfig) -> Result<(StreamSpec, Option<u8>), proto_map::MapError> {
+    let spec = names.declared_log_spec(&DeclaredLog {
+        name: log.name.clone(),
+        topics: log.topics.clone(),
+        max_age_s: (log.max_age.get().as_secs() > 0).then(|| log.max_age.get().as_secs()),
+        max_bytes: (log.max_bytes.0 > 0).then_some(log.max_bytes.0),
+        storage: match log.storage {
+            LogStorage::File => Storage::File,
+            LogStorage::Memory => Storage::Memory,
+        },
+    })?;
+    Ok((spec, (log.replicas > 0).then_some(log.replicas)))
 }
 
 fn nats(config: &Config) -> NatsOptions {
@@ -107,5 +123,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             max_pending: config.requests.max_pending as usize,
             reply_ttl: config.requests.reply_ttl.get(),
         },
+        ignored_streams: config.jetstream.attach.then(|| config.jetstream.ignored_streams.clone()),
+        ingests: config.jetstream.ingest == Ingest::Interest,
     }
 }

@@ -1,17 +1,19 @@
-//! Sessions that fell behind the tail are brought up from the log. One scan at a time serves all that wait when it
+//! Sessions that fell behind the tail of a log are brought up from it. One scan at a time serves all that wait when it
 //! begins, reading the log once for all of them; who waits later gets the next scan. A scan is paced by its readers:
 //! when nobody has room it pulls nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mqtt_session::FeedState;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::logs::LogHandle;
 use super::mailbox::{Mailbox, Wakes};
 use super::router::Router;
-use crate::store::{Log, LogEntry, Scan};
+use crate::store::{LogEntry, Scan};
 
 /// How long a scan waits for the last of its readers to make room before it ends; the reader asks for another one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,6 +29,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) struct CatchUp {
     waiting: Mutex<Vec<Arc<Mailbox>>>,
     wake: Notify,
+    has_ended: AtomicBool,
 }
 
 impl CatchUp {
@@ -40,17 +43,30 @@ impl CatchUp {
         self.wake.notify_one();
     }
 
-    /// Runs scans, for ever.
-    pub(crate) async fn run(&self, log: Log, router: &Router) {
+    /// The log is gone: nobody is brought up any more.
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Runs scans of a log, until it is gone.
+    pub(crate) async fn run(log: &Arc<LogHandle>, router: &Router) {
+        let Self { waiting, wake, has_ended } = &log.catch_up;
         loop {
-            self.wake.notified().await;
-            let waiting = std::mem::take(&mut *self.waiting.lock());
-            let first = first_sequence(&log).await;
-            // What the log has lost they find in their backlogs, and then they ask again.
-            let waiting = waiting.into_iter().filter(|mailbox| !mailbox.needs_backlog(first)).collect();
-            let mut group = Group::begin(waiting);
+            wake.notified().await;
+            let mut waiting = std::mem::take(&mut *waiting.lock());
+            if has_ended.load(Ordering::Acquire) {
+                // What they were owed went with the log.
+                return waiting.iter().for_each(|mailbox| mailbox.forget_log(log.number));
+            }
+            if log.number == 0 {
+                let first = first_sequence(log).await;
+                // What the log has lost they find in their backlogs, and then they ask again.
+                waiting.retain(|mailbox| !mailbox.needs_backlog(first));
+            }
+            let mut group = Group::begin(Arc::clone(log), waiting);
             if let Some(from) = group.from {
-                group.run(log.scan(from), &log, router).await;
+                group.run(log.log.scan(from), router).await;
             }
         }
     }
@@ -58,6 +74,7 @@ impl CatchUp {
 
 /// The sessions of one scan.
 struct Group {
+    log: Arc<LogHandle>,
     readers: Vec<Arc<Mailbox>>,
     from: Option<u64>,
 }
@@ -70,34 +87,35 @@ enum Progress {
 }
 
 impl Group {
-    fn begin(waiting: Vec<Arc<Mailbox>>) -> Self {
+    fn begin(log: Arc<LogHandle>, waiting: Vec<Arc<Mailbox>>) -> Self {
         let mut from: Option<u64> = None;
         let mut readers = Vec::new();
         for mailbox in waiting {
-            if let Some(next) = mailbox.with_feed(mqtt_session::Feed::begin_scan) {
+            if let Some(next) = mailbox.with_feed(log.number, mqtt_session::Feed::begin_scan) {
                 from = Some(from.map_or(next, |f| f.min(next)));
                 readers.push(mailbox);
             }
         }
-        Self { readers, from }
+        Self { log, readers, from }
     }
 
-    async fn run(&mut self, mut scan: Scan, log: &Log, router: &Router) {
+    async fn run(&mut self, mut scan: Scan, router: &Router) {
+        let number = self.log.number;
         let mut empty_reads = 0;
         loop {
             let next = scan.position();
             match scan.next().await {
                 Ok(batch) => {
-                    if has_gap(next, &batch) && self.is_overtaken(log).await {
+                    if number == 0 && has_gap(next, &batch) && self.is_overtaken().await {
                         break;
                     }
                     empty_reads = if batch.is_empty() { empty_reads + 1 } else { 0 };
                     if self.route(&batch, router).await == Progress::Done {
                         break;
                     }
-                    self.join_tail(&scan, router);
+                    self.join_tail(&scan);
                     if empty_reads > 1 {
-                        self.pass_the_end(router);
+                        self.pass_the_end();
                         empty_reads = 0;
                     }
                 }
@@ -106,39 +124,40 @@ impl Group {
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            self.readers.retain(is_served);
-            if self.readers.is_empty() {
+            self.readers.retain(|mailbox| is_served(mailbox, number));
+            if self.readers.is_empty() || self.log.is_gone() {
                 break;
             }
         }
         for mailbox in &self.readers {
-            mailbox.with_feed(mqtt_session::Feed::end_scan);
+            mailbox.with_feed(number, mqtt_session::Feed::end_scan);
             // The connection sees that it is behind and asks again.
             mailbox.nudge();
         }
     }
 
     /// Whether the log has discarded what a reader has not read, and finds in its backlog.
-    async fn is_overtaken(&self, log: &Log) -> bool {
-        let first = first_sequence(log).await;
+    async fn is_overtaken(&self) -> bool {
+        let first = first_sequence(&self.log).await;
         self.readers.iter().any(|mailbox| mailbox.needs_backlog(first))
     }
 
     /// Routes a batch to the readers. One that has no room leaves the scan; the last one is waited for.
     async fn route(&mut self, batch: &[LogEntry], router: &Router) -> Progress {
         let mut wakes = Wakes::default();
+        let number = self.log.number;
         for entry in batch {
-            if self.readers.len() == 1 && !has_room(&self.readers[0]) {
+            if self.readers.len() == 1 && !has_room(&self.readers[0], number) {
                 self.pass(entry.sequence - 1);
                 wakes.wake_all();
-                if !wait_for_room(&self.readers[0]).await {
+                if !wait_for_room(&self.readers[0], number).await {
                     return Progress::Done;
                 }
             }
             let mut has_left = false;
-            router.route_scanned(entry, &mut wakes, |_| has_left = true);
+            router.route_scanned(&self.log, entry, &mut wakes, |_| has_left = true);
             if has_left {
-                self.readers.retain(is_served);
+                self.readers.retain(|mailbox| is_served(mailbox, number));
                 if self.readers.is_empty() {
                     return Progress::Done;
                 }
@@ -153,17 +172,17 @@ impl Group {
     /// Tells every reader how far the scan is.
     fn pass(&self, sequence: u64) {
         for mailbox in &self.readers {
-            mailbox.with_feed(|feed| feed.scan_passed(sequence));
+            mailbox.with_feed(self.log.number, |feed| feed.scan_passed(sequence));
             mailbox.nudge();
         }
     }
 
     /// The scan waited and nothing came, so nothing is left up to where the tail stood before it waited: what the tail
     /// routed there has expired since. Those who wait for it need not.
-    fn pass_the_end(&self, router: &Router) {
-        let tail = router.hold_tail();
+    fn pass_the_end(&self) {
+        let tail = self.log.hold();
         for mailbox in &self.readers {
-            mailbox.with_feed(|feed| {
+            mailbox.with_feed(self.log.number, |feed| {
                 if let FeedState::Joining { until, .. } = feed.state() {
                     feed.scan_passed(until.min(tail.sequence()));
                 }
@@ -173,13 +192,13 @@ impl Group {
     }
 
     /// Near the tail, what the tail brings from now on is held behind what the scan still brings.
-    fn join_tail(&self, scan: &Scan, router: &Router) {
-        let tail = router.hold_tail();
+    fn join_tail(&self, scan: &Scan) {
+        let tail = self.log.hold();
         if scan.position() + NEAR < tail.sequence() {
             return;
         }
         for mailbox in &self.readers {
-            mailbox.with_feed(|feed| feed.join(tail.sequence()));
+            mailbox.with_feed(self.log.number, |feed| feed.join(tail.sequence()));
         }
     }
 }
@@ -190,9 +209,9 @@ fn has_gap(next: u64, batch: &[LogEntry]) -> bool {
 }
 
 /// Where the log begins.
-async fn first_sequence(log: &Log) -> u64 {
+async fn first_sequence(log: &LogHandle) -> u64 {
     loop {
-        match log.first_sequence().await {
+        match log.log.first_sequence().await {
             Ok(first) => return first,
             Err(error) => tracing::warn!(%error, "the log cannot be read; slow subscribers wait"),
         }
@@ -200,23 +219,23 @@ async fn first_sequence(log: &Log) -> u64 {
     }
 }
 
-fn is_served(mailbox: &Arc<Mailbox>) -> bool {
-    let state = mailbox.with_feed(|feed| feed.state());
+fn is_served(mailbox: &Arc<Mailbox>, log: u16) -> bool {
+    let state = mailbox.with_feed(log, |feed| feed.state());
     matches!(state, FeedState::Scanning { .. } | FeedState::Joining { .. })
 }
 
-fn has_room(mailbox: &Arc<Mailbox>) -> bool {
-    mailbox.with_feed(|feed| feed.has_room())
+fn has_room(mailbox: &Arc<Mailbox>, log: u16) -> bool {
+    mailbox.with_feed(log, |feed| feed.has_room())
 }
 
 /// Waits until the reader has room; false when it has not in time, or is gone.
-async fn wait_for_room(mailbox: &Arc<Mailbox>) -> bool {
+async fn wait_for_room(mailbox: &Arc<Mailbox>, log: u16) -> bool {
     let wait = async {
         loop {
             let room = mailbox.room();
             tokio::pin!(room);
             room.as_mut().enable();
-            if has_room(mailbox) || mailbox.is_closed() {
+            if has_room(mailbox, log) || mailbox.is_closed() {
                 return;
             }
             room.await;

@@ -11,21 +11,22 @@ use crate::store::LogEntry;
 use crate::store::{RetainedEntry, RetainedMessage};
 
 /// Log and bucket have times to live per message.
-const STORED: Carrier = Carrier::StreamWithTtl;
+pub(crate) const STORED: Carrier = Carrier::StreamWithTtl;
 
 fn envelope(publication: &Publication) -> Envelope {
     Envelope { qos: publication.qos, properties: publication.properties.clone(), ..Envelope::default() }
 }
 
-/// Headers in the log. `retained_at`: sequence in the bucket, when it is retained. `message_id` de-duplicates.
+/// Headers in a log with this carrier. `retained_at`: sequence in the bucket, when it is retained. `message_id` de-duplicates.
 pub(crate) fn log_headers(
     publication: &Publication,
     retained_at: Option<u64>,
     publisher: Option<ByteString>,
     message_id: Option<ByteString>,
+    carrier: Carrier,
 ) -> Result<Headers, HeaderError> {
     let envelope = Envelope { retained_seq: retained_at, publisher, ..envelope(publication) };
-    let mut headers = proto_map::to_headers(&envelope, STORED)?;
+    let mut headers = proto_map::to_headers(&envelope, carrier)?;
     if let Some(id) = message_id {
         headers.push((ByteString::from_static(name::NATS_MSG_ID), id));
     }
@@ -37,19 +38,23 @@ pub(crate) fn retained_headers(publication: &Publication) -> Result<Headers, Hea
     proto_map::to_headers(&envelope(publication), STORED)
 }
 
-/// Headers of a QoS 0 message on core NATS: none, for a plain one.
+/// Headers of a QoS 0 message on core NATS: none, for a plain one. `says_qos`: somebody would take it for a message of NATS,
+/// which goes as high as a subscription allows.
 pub(crate) fn live_headers(
     publication: &Publication,
     retained_at: Option<u64>,
     is_escaped: bool,
+    says_qos: bool,
     publisher: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     // Whoever reads this on NATS sees the topic as the device wrote it.
     let original_topic = is_escaped.then(|| publication.topic.clone());
-    proto_map::to_headers(
-        &Envelope { retained_seq: retained_at, original_topic, publisher, ..envelope(publication) },
-        Carrier::Core,
-    )
+    let envelope = Envelope { retained_seq: retained_at, original_topic, publisher, ..envelope(publication) };
+    let mut headers = proto_map::to_headers(&envelope, Carrier::Core)?;
+    if says_qos {
+        headers.push((ByteString::from_static(name::QOS), ByteString::from_static("0")));
+    }
+    Ok(headers)
 }
 
 /// Headers of the copy that a stored message has on its natural subject: the marker, for a plain one.
@@ -68,13 +73,27 @@ pub(crate) fn natural_headers(
     proto_map::to_headers(&envelope, Carrier::Core)
 }
 
-/// Whether a message on core NATS is the copy of one that the log brings.
+/// Whether a message on core NATS is the copy of one that a log brings.
 pub(crate) fn is_stored_copy(message: &CoreMessage) -> bool {
-    message
-        .headers
-        .iter()
+    is_copy(message.headers.as_ref(), &message.subject)
+}
+
+fn is_copy(headers: Option<&Headers>, subject: &str) -> bool {
+    headers
+        .into_iter()
         .flatten()
-        .any(|(header, value)| **header == *name::LOG && proto_map::is_log_copy(value, &message.subject))
+        .any(|(header, value)| **header == *name::LOG && proto_map::is_log_copy(value, subject))
+}
+
+/// Whether these are the headers of a client's publish at QoS 0.
+pub(crate) fn is_at_most_once(headers: Option<&Headers>) -> bool {
+    headers.into_iter().flatten().any(|(header, value)| **header == *name::QOS && **value == *"0")
+}
+
+/// Whether what a stream has captured has come to everybody another way: it is the copy of a stored message, or the publish
+/// of a client at QoS 0.
+pub(crate) fn has_come_live(entry: &LogEntry) -> bool {
+    is_copy(entry.headers.as_ref(), entry.subject()) || is_at_most_once(entry.headers.as_ref())
 }
 
 fn read(headers: Option<&Headers>, carrier: Carrier) -> Envelope {
@@ -88,14 +107,15 @@ fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelo
     message.retain = envelope.retained_seq.is_some();
     message.retained_at = envelope.retained_seq;
     message.publisher = envelope.publisher;
+    message.is_ingested = envelope.is_ingested;
     message.since_ms = since_ms;
     message
 }
 
-/// The message that a log entry is.
-pub(crate) fn from_log(entry: &LogEntry) -> Result<Message, MapError> {
+/// The message that an entry of a log with this carrier is.
+pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(entry.subject())?;
-    let envelope = read(entry.headers.as_ref(), STORED);
+    let envelope = read(entry.headers.as_ref(), carrier);
     Ok(message(topic, entry.payload.clone(), envelope, entry.stored_at_ms))
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
-use mqtt_session::{Negotiated, Progress};
+use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 use serde::{Deserialize, Serialize};
 
 use super::clock::now_ms;
@@ -50,6 +50,9 @@ const ABANDON_AFTER: Duration = Duration::from_secs(15);
 
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
+
+/// How far the clocks of sidecars and servers may differ, milliseconds.
+const CLOCKS_DIFFER_MS: u64 = 60_000;
 
 /// How often it is asked.
 const HANDOVER_REQUESTS: usize = 2;
@@ -285,7 +288,7 @@ impl Broker {
             expiry_s: negotiated.parameters.session_expiry_s,
             disconnected_at_ms: None,
             subscriptions: resumed.map(|old| old.subscriptions.clone()).unwrap_or_default(),
-            will: records::stored_will(connect, self.router.tail_sequence()),
+            will: records::stored_will(connect, self.tail_sequence()),
             last_wills: old.map(|old| self.last_wills(old, is_resumed)).unwrap_or_default(),
             ..SessionRecord::default()
         }
@@ -355,27 +358,73 @@ impl Broker {
                 }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
-            self.progress_of(&record, stored, &subscriptions)
+            self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?
         } else {
-            Progress { cursor: self.router.tail_sequence(), ..Progress::default() }
+            Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
         Ok(Claim { owned: Owned { record, sequence, subscriptions }, is_present, progress })
     }
 
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
-    fn progress_of(
+    async fn progress_of(
         &self,
         record: &SessionRecord,
         stored: Option<ProgressRecord>,
         subscriptions: &HashMap<TopicFilter, StoredSubscription>,
-    ) -> Progress {
-        match stored.filter(|progress| progress.epoch >= record.first_epoch) {
-            Some(stored) => records::progress(&stored),
+        old: Option<&SessionRecord>,
+    ) -> Result<Progress, Unavailable> {
+        let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
+        let named = subscriptions.values().flat_map(|s| s.since_in.keys());
+        if !self.logs.knows(named.chain(stored.iter().flat_map(|progress| progress.cursors.keys()))) {
+            // It may be newer than what we know.
+            self.follower.look(&self.store, false).await?;
+        }
+        let mut progress = match stored {
+            Some(stored) => records::progress(&stored, &self.logs),
             None => {
                 let first = subscriptions.values().map(|s| s.since).min();
-                Progress { cursor: first.unwrap_or_else(|| self.router.tail_sequence()), ..Progress::default() }
+                let cursor = first.unwrap_or_else(|| self.tail_sequence());
+                Progress { cursors: [cursor].into_iter().collect(), ..Progress::default() }
+            }
+        };
+        let places = self.places_in_other_logs(subscriptions, &progress.cursors, old).await?;
+        places.iter().for_each(|place| {
+            progress.cursors.raise(place);
+        });
+        Ok(progress)
+    }
+
+    /// Where a session begins in the logs beside the first in which it has no cursor: where its subscriptions begin there,
+    /// or, in one that became a log of its topics later, at the time when it was connected last.
+    async fn places_in_other_logs(
+        &self,
+        subscriptions: &HashMap<TopicFilter, StoredSubscription>,
+        cursors: &Cursors,
+        old: Option<&SessionRecord>,
+    ) -> Result<Cursors, Unavailable> {
+        let mut begins: HashMap<u16, Option<u64>> = HashMap::new();
+        for (filter, stored) in subscriptions.iter().filter(|(_, s)| s.qos > 0) {
+            let since = records::begins_after(stored, &self.logs);
+            for log in self.logs.overlapping(filter).into_iter().filter(|log| cursors.get(*log).is_none()) {
+                // One subscription that does not say where it begins decides.
+                let begin = begins.entry(log).or_insert_with(|| since.get(log));
+                *begin = begin.zip(since.get(log)).map(|(a, b)| a.min(b));
             }
         }
+        let mut places = Cursors::default();
+        for (number, begin) in begins {
+            let Some(log) = self.logs.get(number) else { continue };
+            let sequence = match begin {
+                Some(sequence) => sequence,
+                None => {
+                    let since_ms = old.map_or(0, |old| old.disconnected_at_ms.unwrap_or(old.since_ms));
+                    let from_ms = since_ms.saturating_sub(CLOCKS_DIFFER_MS);
+                    self.store.streams().sequence_at(log.log.stream(), from_ms).await?.saturating_sub(1)
+                }
+            };
+            places.raise(log.position(sequence));
+        }
+        Ok(places)
     }
 
     /// Has the old owner end its connection. Returns the progress that it had in memory, if it answers.
@@ -416,11 +465,13 @@ impl Broker {
         }
         let mut filters = HashSet::new();
         if is_present {
-            mailbox.with_feed(|feed| feed.fall_behind(progress.cursor + 1));
+            for place in progress.cursors.iter() {
+                mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
+            }
             for (filter, stored) in &owned.subscriptions {
                 let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
-                if let Some(restored) = records::subscription(stored, order) {
-                    self.router.restore(&mailbox, stored.since, &restored);
+                if let Some(restored) = records::subscription(stored, order, &self.logs) {
+                    self.router.restore(&mailbox, &records::begins_after(stored, &self.logs), &restored);
                     filters.insert(filter.clone());
                 }
             }

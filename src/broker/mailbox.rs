@@ -1,5 +1,5 @@
 //! Where the rest of the sidecar leaves things for one connection: QoS 0 packets ready to be written, QoS 1 and 2
-//! messages with their position in the log, completions of its publishes, retained messages that it is owed, and the
+//! messages with their position in the logs, completions of its publishes, retained messages that it is owed, and the
 //! order to end. Every lane has a limit. The connection is woken once a batch, not once a message.
 
 use std::num::NonZeroU32;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
-use mqtt_session::{Feed, FeedState, Offer, Token};
+use mqtt_session::{Feed, FeedState, Offer, Token, position};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -72,7 +72,12 @@ pub(crate) struct Mail {
 #[derive(Debug)]
 struct Lanes {
     qos0: Segments,
+    /// Of the log that is always there.
     feed: Feed<Outgoing>,
+    /// Of the others that it reads, by number.
+    others: Vec<(u16, Feed<Outgoing>)>,
+    /// Whose turn it is among the feeds.
+    turn: usize,
     stored: Vec<(u64, Result<Stored, PutError>)>,
     told: Vec<Answer>,
     retained: Vec<RetainedCursor>,
@@ -150,6 +155,8 @@ impl Mailbox {
                 qos0: Segments::default(),
                 // The gates of its subscriptions say where each begins.
                 feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
+                others: Vec::new(),
+                turn: 0,
                 stored: Vec::new(),
                 told: Vec::new(),
                 retained: Vec::new(),
@@ -219,17 +226,18 @@ impl Mailbox {
         true
     }
 
-    /// The tail of the log leaves a QoS 1 or 2 message.
+    /// The tail of a log leaves a QoS 1 or 2 message.
     pub(crate) fn offer_live(
         self: &Arc<Self>,
+        log: u16,
         sequence: u64,
         weight: usize,
         outgoing: impl FnOnce() -> Outgoing,
         wakes: &mut Wakes,
     ) {
         let mut lanes = self.lanes.lock();
-        if !lanes.is_closed && lanes.feed.offer_live(sequence, weight, outgoing) != Offer::Skipped {
-            self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
+        if !lanes.is_closed && lanes.feed(log, self.limits).offer_live(sequence, weight, outgoing) != Offer::Skipped {
+            self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
             self.mark(&mut lanes, wakes);
         }
     }
@@ -237,6 +245,7 @@ impl Mailbox {
     /// A scan leaves a QoS 1 or 2 message.
     pub(crate) fn offer_scanned(
         self: &Arc<Self>,
+        log: u16,
         sequence: u64,
         weight: usize,
         outgoing: impl FnOnce() -> Outgoing,
@@ -246,19 +255,19 @@ impl Mailbox {
         if lanes.is_closed {
             return Offer::Skipped;
         }
-        let offer = lanes.feed.offer_scanned(sequence, weight, outgoing);
-        self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
+        let offer = lanes.feed(log, self.limits).offer_scanned(sequence, weight, outgoing);
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
         if offer != Offer::Skipped {
             self.mark(&mut lanes, wakes);
         }
         offer
     }
 
-    /// Changes the position in the log, for scans.
-    pub(crate) fn with_feed<R>(&self, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
+    /// Changes the position in a log, for scans.
+    pub(crate) fn with_feed<R>(&self, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
         let mut lanes = self.lanes.lock();
-        let result = change(&mut lanes.feed);
-        self.is_scanning.store(is_scanning(lanes.feed.state()), Ordering::Relaxed);
+        let result = change(lanes.feed(log, self.limits));
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
         result
     }
 
@@ -278,6 +287,16 @@ impl Mailbox {
     pub(crate) fn tell(&self, token: Token, result: Result<ReasonCode, ReasonCode>) {
         self.lanes.lock().told.push((token, result));
         self.wake.notify_one();
+    }
+
+    /// The numbers of the logs that it reads.
+    pub(crate) fn reads(&self) -> Vec<u16> {
+        std::iter::once(0).chain(self.lanes.lock().others.iter().map(|(log, _)| *log)).collect()
+    }
+
+    /// A log is gone, and what was to be read there with it; what is queued stays.
+    pub(crate) fn forget_log(&self, log: u16) {
+        self.with_feed(log, mqtt_session::Feed::give_up);
     }
 
     /// Owes the session retained messages.
@@ -328,6 +347,7 @@ impl Mailbox {
         lanes.is_closed = true;
         lanes.qos0 = Segments::default();
         lanes.feed = Feed::new(u64::MAX, 0, 0);
+        lanes.others = Vec::new();
         lanes.retained = Vec::new();
         drop(lanes);
         self.is_scanning.store(false, Ordering::Relaxed);
@@ -355,7 +375,7 @@ impl Mailbox {
         if !self.has_backlog.load(Ordering::Relaxed) {
             return false;
         }
-        let is_owed = matches!(self.with_feed(|feed| feed.state()),
+        let is_owed = matches!(self.with_feed(0, |feed| feed.state()),
             FeedState::Behind { next } | FeedState::Scanning { next } | FeedState::Joining { next, .. } if next < first);
         if is_owed {
             self.log_begins_at.store(first, Ordering::Release);
@@ -407,31 +427,29 @@ impl Mailbox {
         mail.owned = lanes.owned.take();
     }
 
-    /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feed into `messages`. Returns where
-    /// the session stands, so that one that is behind and has read its queue can ask for a scan.
+    /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feeds, which take turns, into `messages`,
+    /// each with its place. `behind` gets the places from which on the session is behind, so that it can ask for scans when
+    /// it has read its queue.
     pub(crate) fn take_messages(
         &self,
         out: &mut Segments,
         count: usize,
         messages: &mut Vec<(u64, Outgoing)>,
-    ) -> FeedState {
+        behind: &mut Vec<u64>,
+    ) {
         let mut lanes = self.lanes.lock();
         if !lanes.qos0.is_empty() {
             out.append(&mut lanes.qos0);
         }
         lanes.qos0.shrink();
         let before = messages.len();
-        while messages.len() - before < count {
-            let Some(next) = lanes.feed.pop() else { break };
-            messages.push(next);
-        }
-        let state = lanes.feed.state();
-        let is_drained = lanes.feed.len() * 2 <= self.limits.feed_messages;
+        lanes.pop(count, messages);
+        let has_room = messages.len() > before && lanes.is_scanning_with_room(self.limits.feed_messages / 2);
+        behind.extend(lanes.behind());
         drop(lanes);
-        if messages.len() > before && is_drained && is_scanning(state) {
-            self.room.notify_one();
+        if has_room {
+            self.room.notify_waiters();
         }
-        state
     }
 
     /// Takes the retained cursors that were left.
@@ -453,6 +471,62 @@ impl Lanes {
             && let Some(request) = OpenRequest::of(message)
         {
             self.answerable.get_or_insert_default().push(request);
+        }
+    }
+
+    /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
+    /// begins.
+    fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {
+        if log == 0 {
+            return &mut self.feed;
+        }
+        let index = self.others.iter().position(|(number, _)| *number == log).unwrap_or_else(|| {
+            let (messages, bytes) = if self.is_closed { (0, 0) } else { (limits.feed_messages, limits.feed_bytes) };
+            self.others.push((log, Feed::new(0, messages, bytes)));
+            self.others.len() - 1
+        });
+        &mut self.others[index].1
+    }
+
+    fn feeds(&self) -> impl Iterator<Item = (u16, &Feed<Outgoing>)> {
+        std::iter::once((0, &self.feed)).chain(self.others.iter().map(|(log, feed)| (*log, feed)))
+    }
+
+    fn is_scanning(&self) -> bool {
+        self.feeds().any(|(_, feed)| is_scanning(feed.state()))
+    }
+
+    fn is_scanning_with_room(&self, queued_max: usize) -> bool {
+        self.feeds().any(|(_, feed)| is_scanning(feed.state()) && feed.len() <= queued_max)
+    }
+
+    fn behind(&self) -> impl Iterator<Item = u64> {
+        self.feeds().filter_map(|(log, feed)| match feed.state() {
+            FeedState::Behind { next } => Some(position(log, next)),
+            _ => None,
+        })
+    }
+
+    /// Up to `count` messages, from each feed in its turn.
+    fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
+        let (mut left, mut empty) = (count, 0);
+        while left > 0 && empty <= self.others.len() {
+            let index = self.turn % (self.others.len() + 1);
+            let (log, feed) = match index.checked_sub(1) {
+                None => (0, &mut self.feed),
+                Some(index) => {
+                    let (log, feed) = &mut self.others[index];
+                    (*log, feed)
+                }
+            };
+            match feed.pop() {
+                Some((sequence, outgoing)) => {
+                    messages.push((position(log, sequence), outgoing));
+                    (left, empty) = (left - 1, 0);
+                }
+                None => empty += 1,
+            }
+            self.turn = index + 1;
         }
     }
 }

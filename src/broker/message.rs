@@ -26,6 +26,8 @@ pub(crate) struct Message {
     pub(crate) indexed_at: Option<u64>,
     /// Client id of the publisher, known where No Local needs it.
     pub(crate) publisher: Option<ByteString>,
+    /// It was published on core NATS, where who takes QoS 0 has had it from, and copied into the log.
+    pub(crate) is_ingested: bool,
     /// When its Message Expiry Interval began to run, in milliseconds since the epoch.
     pub(crate) since_ms: u64,
     frames: Frames,
@@ -47,6 +49,7 @@ impl Message {
             retained_at: None,
             indexed_at: None,
             publisher: None,
+            is_ingested: false,
             since_ms: 0,
             frames: Frames::default(),
         }

@@ -6,6 +6,7 @@
 //! - `lifecycle`, `records`: a session and its record in JetStream; `adoption`: leases, and the sessions of sidecars
 //!   that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
+//! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `requests`: request and reply between MQTT and NATS
@@ -23,6 +24,7 @@ mod clock;
 mod convert;
 mod interest;
 mod lifecycle;
+mod logs;
 mod mailbox;
 mod message;
 mod publishing;
@@ -43,9 +45,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_session::{FeedState, Limits, RETAINED, Resend};
+use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use parking_lot::RwLock;
-use proto_map::{ClosedTrees, Names};
+use proto_map::{ClosedTrees, Names, Subject};
 
 pub(crate) use backlog::message_of_backlog;
 pub(crate) use clock::now_ms;
@@ -65,13 +67,14 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogPosition, LogSink, Tail};
+use crate::store::{LogEntry, LogPosition, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use interest::Interest;
+use logs::{Follower, Logs};
 use registry::Registry;
 use requests::Requests;
-use router::Router;
+use router::{LogTail, Router};
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -110,6 +113,11 @@ pub struct BrokerOptions {
     pub nats_headers: bool,
     /// See [`RequestOptions`].
     pub requests: RequestOptions,
+    /// Streams of others that are not attached, by name; `None` when none is attached.
+    pub ignored_streams: Option<Vec<String>>,
+    /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
+    /// QoS 0.
+    pub ingests: bool,
 }
 
 /// The broker of one account.
@@ -117,7 +125,7 @@ pub struct Broker {
     pub(crate) options: BrokerOptions,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) catch_up: CatchUp,
+    pub(crate) logs: Arc<Logs>,
     /// Names of what we keep in NATS.
     pub(crate) names: Names,
     /// Names this process in message ids of sessions that end with their connection.
@@ -128,6 +136,7 @@ pub struct Broker {
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
     requests: Arc<Requests>,
+    follower: Arc<Follower>,
     interest: Interest,
     registry: Registry,
     next_session: AtomicU64,
@@ -173,9 +182,22 @@ impl Broker {
             closed.clone(),
             Arc::clone(&metrics),
         );
-        let router = Arc::new(Router::new(index, closed, Arc::clone(&requests), Arc::clone(&metrics)));
-        let tail = store.log().tail(LogPosition::New, Arc::clone(&router) as Arc<dyn LogSink>).await?;
-        router.starts_at(tail.start_position());
+        let logs = Arc::new(Logs::new(store.log().clone(), &names));
+        let router =
+            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), options.ingests, Arc::clone(&requests), Arc::clone(&metrics)));
+        let first = Arc::clone(logs.first());
+        let tail =
+            store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
+        first.starts_at(tail.start_position());
+        let follower = Arc::new(Follower {
+            logs: Arc::clone(&logs),
+            router: Arc::clone(&router),
+            requests: Arc::clone(&requests),
+            closed,
+            names: names.clone(),
+            ignored: options.ignored_streams.clone(),
+        });
+        follower.look(&store, true).await?;
         // Only the first router is set; there is one broker for each store.
         let _ = inlet.0.set(Arc::clone(&router));
         let broker = Arc::new(Self {
@@ -183,7 +205,7 @@ impl Broker {
             options,
             store,
             metrics,
-            catch_up: CatchUp::default(),
+            logs,
             names,
             process: format!("{:08x}", rand::random::<u32>()),
             lease: RwLock::default(),
@@ -191,12 +213,14 @@ impl Broker {
             is_closing: watch::Sender::new(false),
             router,
             requests,
+            follower: Arc::clone(&follower),
             registry: Registry::default(),
             next_session: AtomicU64::new(1),
             _tail: tail,
         });
         let scans = Arc::clone(&broker);
-        tokio::spawn(async move { scans.catch_up.run(scans.store.log().clone(), &scans.router).await });
+        tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
+        tokio::spawn(follower.run(Arc::downgrade(&broker)));
         tokio::spawn(requests::run(Arc::clone(&broker), arrived));
         let (requests, keys) = (Arc::downgrade(&broker.requests), broker.store.reply_keys().clone());
         tokio::spawn(Requests::keep_key(requests, keys));
@@ -224,52 +248,82 @@ impl Broker {
         self.names.client_key(client_id).ok()
     }
 
-    /// How far a live session with nothing queued has read; `None` for others.
-    pub(crate) fn read_up_to(&self, mailbox: &Mailbox) -> Option<u64> {
-        let tail = self.router.hold_tail();
-        let is_through = mailbox.with_feed(|feed| feed.is_empty() && matches!(feed.state(), FeedState::Live { .. }));
-        is_through.then(|| tail.sequence())
+    /// How far a session has read in the logs in which it is live and has nothing queued.
+    pub(crate) fn read_up_to(&self, mailbox: &Mailbox) -> Cursors {
+        let is_through =
+            |feed: &mut mqtt_session::Feed<_>| feed.is_empty() && matches!(feed.state(), FeedState::Live { .. });
+        let read = |number| {
+            let log = self.logs.get(number)?;
+            let tail = log.hold();
+            mailbox.with_feed(number, is_through).then(|| log.position(tail.sequence()))
+        };
+        mailbox.reads().into_iter().filter_map(read).collect()
     }
 
-    /// Where the log stands, or a little before.
+    /// A session is behind in a log from this place on: has it brought up.
+    pub(crate) fn catch_up(&self, place: u64, mailbox: &Arc<Mailbox>) {
+        match self.logs.get(log_of(place)) {
+            Some(log) if !log.is_gone() => log.catch_up.ask(mailbox),
+            _ => mailbox.forget_log(log_of(place)),
+        }
+    }
+
+    /// Whether a publish at QoS 0 has to say that it is one, so that it is not taken for a message of NATS.
+    pub(crate) fn says_qos(&self, subject: &Subject) -> bool {
+        self.logs.is_captured(subject.as_str())
+    }
+
+    /// Where the log that is always there stands, or a little before.
     pub(crate) fn tail_sequence(&self) -> u64 {
-        self.router.tail_sequence()
+        self.logs.first().tail_sequence()
     }
 
     /// Fetches the messages that a session repeats. Those that are gone come without.
     pub(crate) async fn fetch_resends(&self, client_id: &str, resends: Vec<Resend>) -> Vec<(Resend, Option<Outgoing>)> {
-        let sequences: Vec<u64> = resends
+        let mut places: Vec<u64> = resends
             .iter()
             .filter_map(|resend| match resend {
-                Resend::Publish(_, _, sequence) if *sequence < RETAINED => Some(*sequence),
+                Resend::Publish(_, _, place) if *place < RETAINED => Some(*place),
                 Resend::Publish(..) | Resend::PubRel(_) => None,
             })
             .collect();
+        places.sort_unstable_by_key(|place| (log_of(*place), *place));
+        let mut found: HashMap<u64, Outgoing> = HashMap::new();
+        for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
+            self.fetch_from_log(client_id, in_log, &mut found).await;
+        }
+        let with_message = |resend: Resend| match resend {
+            Resend::Publish(_, _, place) => (resend, found.remove(&place)),
+            Resend::PubRel(_) => (resend, None),
+        };
+        resends.into_iter().map(with_message).collect()
+    }
+
+    /// Fetches messages of one log, at these places, from the log or, where it has lost them, from the session's backlog.
+    async fn fetch_from_log(&self, client_id: &str, places: &[u64], found: &mut HashMap<u64, Outgoing>) {
+        let Some(log) = places.first().and_then(|place| self.logs.get(log_of(*place))) else { return };
+        let sequences: Vec<u64> = places.iter().map(|place| sequence_of(*place)).collect();
         let mut entries = loop {
-            match self.store.log().get_many(&sequences).await {
+            match log.log.get_many(&sequences).await {
                 Ok(entries) => break entries,
+                Err(_) if log.is_gone() => return,
                 Err(error) => tracing::warn!(%error, "messages in flight cannot be read yet"),
             }
             tokio::time::sleep(RETRY).await;
         };
-        if entries.len() < sequences.len() {
+        if entries.len() < sequences.len() && log.number == 0 {
             let has = |sequence: &u64| entries.iter().any(|entry| entry.sequence == *sequence);
             let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).collect();
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
-        let mut found: HashMap<u64, Outgoing> = entries
-            .iter()
-            .filter_map(|entry| {
-                let message = convert::from_log(entry).ok()?;
-                let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
-                Some((entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids }))
-            })
-            .collect();
-        let with_message = |resend: Resend| match resend {
-            Resend::Publish(_, _, sequence) => (resend, found.remove(&sequence)),
-            Resend::PubRel(_) => (resend, None),
+        let outgoing = |entry: &LogEntry| {
+            let message = Arc::new(convert::from_log(entry, log.carrier()).ok()?);
+            let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
+            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids }))
         };
-        resends.into_iter().map(with_message).collect()
+        let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
+        let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
+        found.extend(places.iter().filter_map(at));
     }
 
     /// The next retained messages of a cursor; returns whether more may follow.

@@ -24,6 +24,7 @@ use proto_map::{HeaderError, Headers, Subject};
 use super::Broker;
 use super::clock::now_ms;
 use super::convert;
+use super::logs::{LogHandle, Owner};
 use super::mailbox::{Mailbox, Wakes};
 use super::message::Message;
 use crate::metrics::DropReason;
@@ -53,6 +54,10 @@ struct Route {
     subject: Subject,
     /// The subject is not the topic as nats-server maps it.
     is_escaped: bool,
+    /// The log that owns the subject.
+    log: Arc<LogHandle>,
+    /// [`Logs::version`](super::logs::Logs::version) by which it does.
+    version: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +86,8 @@ pub(crate) enum Wanted {
     /// The message may be in the log already, above this sequence: it is to be looked for there by its subject and its
     /// id, for [`Publishing::found`].
     Look {
+        /// The log.
+        log: Arc<LogHandle>,
         /// Subject in the log.
         subject: ByteString,
         /// Its sequence, if it is there, is above.
@@ -197,6 +204,7 @@ impl Publishing {
     fn route_of(&mut self, topic: &TopicName) -> Result<Route, Refused> {
         if let Some((last, route)) = &self.last_topic
             && last == topic
+            && route.version == self.broker.logs.version()
         {
             return Ok(route.clone());
         }
@@ -205,7 +213,9 @@ impl Publishing {
         }
         let mapped = proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN)
             .map_err(|_| Refused::Unmappable(ReasonCode::TopicNameInvalid))?;
-        let route = Route { subject: mapped.subject, is_escaped: mapped.escaped };
+        let version = self.broker.logs.version();
+        let log = self.broker.logs.owner_of(mapped.subject.as_str());
+        let route = Route { subject: mapped.subject, is_escaped: mapped.escaped, log, version };
         // A copy: the topic of a packet keeps the whole read buffer alive.
         self.last_topic = Some((topic.to_owned_copy(), route.clone()));
         Ok(route)
@@ -241,8 +251,10 @@ impl Publishing {
             None => self.parked.front().map(|job| match job.maybe_above {
                 None => Wanted::Permit(weight(job)),
                 Some(above) => Wanted::Look {
-                    subject: self.broker.names.log_subject(&job.route.subject),
-                    above,
+                    subject: job.route.log.subject(&job.route.subject),
+                    // Where it was received is known in the log that is always there.
+                    above: if job.route.log.number == 0 { above } else { 0 },
+                    log: Arc::clone(&job.route.log),
                     message_id: self.message_id(0, &job.publication).unwrap_or_default(),
                 },
             }),
@@ -298,8 +310,14 @@ impl Publishing {
         let (target, headers) = match job.stage {
             Stage::Log => {
                 let id = self.message_id(token, publication);
-                let headers = convert::log_headers(publication, job.retained_at, self.publisher(), id)?;
-                (PutTarget::Log(self.broker.names.log_subject(subject)), headers)
+                let log = &job.route.log;
+                let headers = convert::log_headers(publication, job.retained_at, self.publisher(), id, log.carrier())?;
+                let subject = log.subject(subject);
+                let target = match log.owner {
+                    Owner::Ours { .. } if log.number == 0 => PutTarget::Log(subject),
+                    _ => PutTarget::Attached { stream: ByteString::from(log.log.stream()), subject },
+                };
+                (target, headers)
             }
             Stage::Bucket => {
                 let headers = if is_delete { Headers::new() } else { convert::retained_headers(publication)? };
@@ -310,12 +328,13 @@ impl Publishing {
             }
         };
         let expiry = publication.properties.as_ref().and_then(|p| p.message_expiry_interval_s);
+        let has_ttl = job.stage == Stage::Bucket || job.route.log.carrier().has_ttl();
         Ok(Put {
             target,
             headers,
             payload: publication.payload.clone(),
             // JetStream knows no time to live below a second; what expires at once is not kept for long.
-            ttl_s: expiry.filter(|_| !is_delete).map(|s| s.max(1)),
+            ttl_s: expiry.filter(|_| !is_delete && has_ttl).map(|s| s.max(1)),
             expected_last: None,
             sink: Arc::clone(&self.mailbox) as Arc<dyn StoredSink>,
             token,
@@ -404,17 +423,22 @@ impl Publishing {
     fn logged(&mut self, job: Job, result: Result<Stored, PutError>, answers: &mut Vec<Answer>) {
         match result {
             Ok(stored) => {
+                self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
+                if job.route.log.is_attached() {
+                    // It was stored under its natural subject, where everybody has seen it.
+                    return answer(&job, Ok(ReasonCode::Success), answers);
+                }
                 let asked = self.ask(&job.publication, &job.route.subject);
                 if !asked.is_waited_for() {
                     answer(&job, Ok(ReasonCode::Success), answers);
                 }
-                self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
                 let Job { publication, route, .. } = job;
                 let client = self.named_publisher();
                 let headers =
                     convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped, client);
                 self.send_asked(route.subject, asked, headers, publication.payload);
             }
+            Err(PutError::NoStream) if job.route.version != self.broker.logs.version() => self.reroute(job),
             Err(error) => {
                 tracing::warn!(subject = job.route.subject.as_str(), %error, "a message was not stored");
                 answer(&job, Err(reason_of(&error)), answers);
@@ -422,11 +446,20 @@ impl Publishing {
         }
     }
 
+    /// The stream that had the subject is gone: its message goes where the subject belongs now.
+    fn reroute(&mut self, mut job: Job) {
+        job.route.version = self.broker.logs.version();
+        job.route.log = self.broker.logs.owner_of(job.route.subject.as_str());
+        self.parked.push_back(job);
+        self.submit_parked();
+    }
+
     /// QoS 0: to the subscribers here and to core NATS, from one publish.
     fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
         let Job { publication, route, retained_at, since_ms, .. } = job;
         let asked = self.ask(&publication, &route.subject);
-        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, self.named_publisher());
+        let (says_qos, client) = (self.broker.says_qos(&route.subject), self.named_publisher());
+        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos, client);
         let payload = publication.payload.clone();
         let mut message = Message::new(publication.topic, publication.payload, publication.properties);
         message.retain = publication.retain;

@@ -4,8 +4,9 @@ use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
 };
-use mqtt_session::{InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
+use mqtt_session::{Cursors, InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
 
+use super::logs::Logs;
 use super::router::NewSubscription;
 use crate::store::{
     InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, StoredSubscription, StoredWill, WillState,
@@ -24,12 +25,16 @@ pub(crate) const fn protocol(version: Version) -> &'static str {
 }
 
 /// The progress of a session as it is stored.
-pub(crate) fn progress_record(epoch: u64, progress: &Progress) -> ProgressRecord {
-    let in_flight = progress.in_flight.iter().map(|m| InFlightRecord {
-        packet_id: m.packet_id.get(),
-        sequence: m.sequence,
-        qos: m.qos as u8,
-        state: if m.is_released { InFlightRecordState::Released } else { InFlightRecordState::Sent },
+pub(crate) fn progress_record(epoch: u64, progress: &Progress, logs: &Logs) -> ProgressRecord {
+    let in_flight = progress.in_flight.iter().map(|m| {
+        let (sequence, log) = logs.name_of(m.sequence);
+        InFlightRecord {
+            packet_id: m.packet_id.get(),
+            sequence,
+            log,
+            qos: m.qos as u8,
+            state: if m.is_released { InFlightRecordState::Released } else { InFlightRecordState::Sent },
+        }
     });
     let received = progress.received.iter().map(|r| ReceivedRecord {
         packet_id: r.packet_id.get(),
@@ -39,7 +44,8 @@ pub(crate) fn progress_record(epoch: u64, progress: &Progress) -> ProgressRecord
     });
     ProgressRecord {
         epoch,
-        cursor: progress.cursor,
+        cursor: progress.cursors.get(0).unwrap_or(0),
+        cursors: logs.names_of(&progress.cursors),
         in_flight: in_flight.collect(),
         received: received.collect(),
         ..ProgressRecord::default()
@@ -47,11 +53,11 @@ pub(crate) fn progress_record(epoch: u64, progress: &Progress) -> ProgressRecord
 }
 
 /// The stored progress of a session. What no session of ours can have written is left out.
-pub(crate) fn progress(record: &ProgressRecord) -> Progress {
+pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     let in_flight = record.in_flight.iter().filter_map(|m| {
         Some(InFlightState {
             packet_id: PacketId::new(m.packet_id)?,
-            sequence: m.sequence,
+            sequence: logs.place_of(m.sequence, m.log.as_deref()),
             qos: QoS::try_from(m.qos).ok()?,
             is_released: m.state == InFlightRecordState::Released,
         })
@@ -63,11 +69,13 @@ pub(crate) fn progress(record: &ProgressRecord) -> Progress {
             after: r.after,
         })
     });
-    Progress { cursor: record.cursor, in_flight: in_flight.collect(), received: received.collect() }
+    let mut cursors = logs.places_of(&record.cursors);
+    cursors.raise(record.cursor);
+    Progress { cursors, in_flight: in_flight.collect(), received: received.collect() }
 }
 
-/// A subscription as it is stored. `since`: the log sequence that it begins after.
-pub(crate) fn stored_subscription(s: &NewSubscription, since: u64) -> StoredSubscription {
+/// A subscription as it is stored. `after`: the places that it begins after.
+pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &Logs) -> StoredSubscription {
     StoredSubscription {
         filter: s.filter.as_str().to_owned(),
         qos: s.options.qos as u8,
@@ -75,18 +83,28 @@ pub(crate) fn stored_subscription(s: &NewSubscription, since: u64) -> StoredSubs
         retain_as_published: s.options.retain_as_published,
         retain_handling: s.options.retain_handling as u8,
         id: s.subscription_id.map(std::num::NonZeroU32::get),
-        since,
+        since: after.get(0).unwrap_or(0),
+        since_in: logs.names_of(after),
     }
+}
+
+/// The places that a stored subscription begins after.
+pub(crate) fn begins_after(stored: &StoredSubscription, logs: &Logs) -> Cursors {
+    let mut places = logs.places_of(&stored.since_in);
+    places.raise(stored.since);
+    places
 }
 
 /// A stored subscription, without the retained messages that came with it. `None` when it is none.
 pub(crate) fn subscription(
     stored: &StoredSubscription,
     order: impl FnOnce(&TopicFilter) -> Option<u64>,
+    logs: &Logs,
 ) -> Option<NewSubscription> {
     let filter = TopicFilter::new(stored.filter.as_str()).ok()?;
     Some(NewSubscription {
         order: order(&filter)?,
+        logs: logs.overlapping(&filter),
         filter,
         options: SubscriptionOptions {
             qos: QoS::try_from(stored.qos).ok()?,

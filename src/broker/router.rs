@@ -4,23 +4,26 @@
 //! - QoS 0 of a client here: routed at once; its copy on core NATS is not echoed to us.
 //! - core NATS: QoS 0 of other sidecars and whatever NATS clients publish. Several of our NATS subscriptions may match;
 //!   the copy of the oldest one counts. The natural-subject copy of a stored message is recognised and dropped.
-//! - the log: everything at QoS 1 and 2, from here and from elsewhere, to subscriptions of any QoS.
+//! - the logs: everything at QoS 1 and 2, from here and from elsewhere, to subscriptions of any QoS.
+//!
+//! What NATS clients publish comes on core NATS, and from a log when a stream has captured it or a sidecar has copied it
+//! there ([`Reach`]): a session whose matching subscriptions are all of QoS 0 gets the one, the others get the other.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
-use mqtt_session::Offer;
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use mqtt_session::{Cursors, Offer, log_of, position};
+use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
 use super::clock::now_ms;
 use super::convert;
+use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
 use super::requests::{REPLIES_ID, Requests};
-use super::subscriptions::{Entry, Subscriber, Subscriptions};
+use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
 
@@ -31,8 +34,8 @@ enum Source {
     Local { publisher: SessionId },
     /// Core NATS.
     Core,
-    /// The log, at this sequence.
-    Log { sequence: u64 },
+    /// A log, at this sequence.
+    Log { log: u16, sequence: u64 },
 }
 
 /// What one session gets of a message.
@@ -43,18 +46,25 @@ struct Target<'a> {
     subscription_ids: &'a [NonZeroU32],
 }
 
-/// Where the tail stands: everything up to this log sequence was routed. Holding it holds the tail.
-#[derive(Debug)]
-pub(crate) struct TailPosition(u64);
+/// Which sessions a copy of a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// All that match.
+    All,
+    /// Those whose subscriptions are of QoS 0: the others get it from a log.
+    AtMostOnce,
+    /// Those with a subscription above QoS 0: the others had it on core NATS.
+    Stored,
+}
 
 /// Routes messages to the sessions of this sidecar.
 #[derive(Debug)]
 pub(crate) struct Router {
+    /// Locked after the tails, which are locked in the order of their numbers, by whoever needs them to stand still.
     subscriptions: RwLock<Subscriptions>,
-    /// Locked before `subscriptions`, by whoever needs the tail to stand still.
-    tail: Mutex<TailPosition>,
-    /// The same position, for those who need a lower bound only.
-    tail_sequence: AtomicU64,
+    logs: Arc<Logs>,
+    /// Core messages are copied into the log for subscriptions above QoS 0.
+    ingests: bool,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
     requests: Arc<Requests>,
@@ -74,37 +84,33 @@ pub(crate) struct NewSubscription {
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// Order of the filter; see [`Entry::order`].
     pub(crate) order: u64,
+    /// Numbers of the logs that can have messages for it.
+    pub(crate) logs: Vec<u16>,
     /// Whether retained messages come with the SUBSCRIBE.
     pub(crate) is_owed_retained: bool,
 }
 
 /// Subscriptions that were made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Made {
     /// State of the retained index that holds what they are owed.
     pub(crate) seen: IndexState,
-    /// Messages above this log sequence are for them.
-    pub(crate) after: u64,
+    /// Of each, the places above which messages are for it, in the logs that can have some.
+    pub(crate) after: Vec<Cursors>,
 }
 
 impl Router {
     /// A router without subscriptions.
     pub(crate) fn new(
+        logs: Arc<Logs>,
         index: Arc<RetainedIndex>,
         closed: ClosedTrees,
+        ingests: bool,
         requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self {
-            subscriptions: RwLock::default(),
-            tail: Mutex::new(TailPosition(0)),
-            tail_sequence: AtomicU64::new(0),
-            index,
-            closed,
-            requests,
-            metrics,
-            core_wakes: Mutex::default(),
-        }
+        let (subscriptions, core_wakes) = Default::default();
+        Self { subscriptions, logs, ingests, index, closed, requests, metrics, core_wakes }
     }
 
     /// The trees that devices cannot reach.
@@ -112,49 +118,47 @@ impl Router {
         &self.closed
     }
 
-    /// Makes subscriptions at one instant: messages above `log_sequence` and above what the tail has routed are for
+    /// Makes subscriptions at one instant: messages above the places `ends`, and above what the tails have routed, are for
     /// them, and of the retained messages those that the index does not hold yet. Returns which they are.
-    pub(crate) fn subscribe(&self, mailbox: &Arc<Mailbox>, log_sequence: u64, new: &[NewSubscription]) -> Made {
-        let tail = self.tail.lock();
+    pub(crate) fn subscribe(&self, mailbox: &Arc<Mailbox>, ends: &Cursors, new: &[NewSubscription]) -> Made {
+        let logs = self.logs.all();
+        let tails: Vec<_> = logs.iter().map(|log| log.hold()).collect();
         let mut subscriptions = self.subscriptions.write();
         let state = self.index.state();
-        let after = log_sequence.max(tail.0);
+        let stands = |log: &u16| {
+            let index = logs.binary_search_by_key(log, |handle| handle.number).ok()?;
+            Some(position(*log, tails[index].sequence().max(ends.get(*log).unwrap_or(0))))
+        };
+        let mut all = Vec::with_capacity(new.len());
         for s in new {
+            let after: Cursors = s.logs.iter().filter_map(stands).collect();
             let subscriber = Subscriber {
                 mailbox: Arc::clone(mailbox),
                 options: s.options,
                 subscription_id: s.subscription_id,
-                after,
+                gates: Gates::new(&after),
                 retained: if s.is_owed_retained { state } else { IndexState::default() },
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
+            if s.options.qos > QoS::AtMostOnce {
+                after.iter().for_each(|place| mailbox.with_feed(log_of(place), |_| ()));
+            }
+            all.push(after);
         }
-        Made { seen: state, after }
+        Made { seen: state, after: all }
     }
 
-    /// Makes a subscription again that was made when the log stood at `since`.
-    pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, since: u64, s: &NewSubscription) {
+    /// Makes a subscription again that begins after these places.
+    pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, after: &Cursors, s: &NewSubscription) {
         let (mailbox, options, subscription_id) = (Arc::clone(mailbox), s.options, s.subscription_id);
-        let retained = IndexState::default();
-        let subscriber = Subscriber { mailbox, options, subscription_id, after: since, retained };
+        let (gates, retained) = (Gates::new(after), IndexState::default());
+        let subscriber = Subscriber { mailbox, options, subscription_id, gates, retained };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
-    }
-
-    /// A log sequence that the tail has routed; it may have routed more.
-    pub(crate) fn tail_sequence(&self) -> u64 {
-        self.tail_sequence.load(Ordering::Acquire)
     }
 
     /// Ends a session's subscription.
     pub(crate) fn unsubscribe(&self, filter: &TopicFilter, session: SessionId) {
         self.subscriptions.write().remove(filter, session);
-    }
-
-    /// The tail begins with this log sequence.
-    pub(crate) fn starts_at(&self, first: u64) {
-        let mut tail = self.tail.lock();
-        tail.0 = tail.0.max(first.saturating_sub(1));
-        self.tail_sequence.store(tail.0, Ordering::Release);
     }
 
     /// Whether a client here is subscribed to a topic.
@@ -165,18 +169,13 @@ impl Router {
         has_one
     }
 
-    /// Stops the tail while the guard lives.
-    pub(crate) fn hold_tail(&self) -> MutexGuard<'_, TailPosition> {
-        self.tail.lock()
-    }
-
     /// A client of this sidecar published at QoS 0.
     pub(crate) fn route_local(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
-        let _held = message.retain.then(|| self.tail.lock());
+        let _held = message.retain.then(|| self.logs.first().hold());
         self.index(message);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, message);
-        self.deliver_qos0(&entries, message, Source::Local { publisher }, wakes);
+        self.deliver_qos0(&entries, message, Source::Local { publisher }, Reach::All, wakes);
     }
 
     /// Retained messages go into the index in the same instant as to the subscribers, with the tail held, so that who
@@ -194,13 +193,13 @@ impl Router {
         entries
     }
 
-    fn deliver_qos0(&self, entries: &Matched<'_>, message: &Message, source: Source, wakes: &mut Wakes) {
+    fn deliver_qos0(&self, entries: &Matched<'_>, message: &Message, source: Source, reach: Reach, wakes: &mut Wakes) {
         if entries.is_empty() {
             return;
         }
         let now_ms = now_ms();
         let mut dropped = 0;
-        entries.targets(message, source, |target| {
+        entries.targets(message, source, reach, |target| {
             let ids = target.subscription_ids;
             dropped += u64::from(!target.mailbox.offer_qos0(message, target.retain, ids, now_ms, wakes));
         });
@@ -209,22 +208,24 @@ impl Router {
         }
     }
 
-    /// Offers one message of the log to those that `offer` picks.
+    /// Offers one message of a log to the sessions that match.
     fn deliver_logged(
         &self,
         subscriptions: &Subscriptions,
+        log: &LogHandle,
         sequence: u64,
         message: &Arc<Message>,
         now_ms: u64,
         wakes: &mut Wakes,
     ) {
         let mut dropped = 0;
-        self.matching(subscriptions, message).targets(message, Source::Log { sequence }, |t| {
+        let source = Source::Log { log: log.number, sequence };
+        self.matching(subscriptions, message).targets(message, source, reach_of(message, log), |t| {
             if t.qos == QoS::AtMostOnce {
                 let ids = t.subscription_ids;
                 dropped += u64::from(!t.mailbox.offer_qos0(message, t.retain, ids, now_ms, wakes));
             } else {
-                t.mailbox.offer_live(sequence, message.weight(), || t.outgoing(message), wakes);
+                t.mailbox.offer_live(log.number, sequence, message.weight(), || t.outgoing(message), wakes);
             }
         });
         if dropped > 0 {
@@ -234,13 +235,21 @@ impl Router {
 
     /// Offers one message that a scan read to the sessions that the scan serves. `on_full` is told of each that had no
     /// room.
-    pub(crate) fn route_scanned(&self, entry: &LogEntry, wakes: &mut Wakes, mut on_full: impl FnMut(&Arc<Mailbox>)) {
-        let Some(message) = self.message_of(entry) else { return };
+    pub(crate) fn route_scanned(
+        &self,
+        log: &LogHandle,
+        entry: &LogEntry,
+        wakes: &mut Wakes,
+        mut on_full: impl FnMut(&Arc<Mailbox>),
+    ) {
+        let Some(message) = self.message_of(log, entry) else { return };
         let message = Arc::new(message);
         let subscriptions = self.subscriptions.read();
-        self.matching(&subscriptions, &message).targets(&message, Source::Log { sequence: entry.sequence }, |t| {
+        let source = Source::Log { log: log.number, sequence: entry.sequence };
+        self.matching(&subscriptions, &message).targets(&message, source, reach_of(&message, log), |t| {
             if t.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
-                let offer = t.mailbox.offer_scanned(entry.sequence, message.weight(), || t.outgoing(&message), wakes);
+                let (sequence, weight) = (entry.sequence, message.weight());
+                let offer = t.mailbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
                 if offer == Offer::Full {
                     on_full(t.mailbox);
                 }
@@ -248,44 +257,75 @@ impl Router {
         });
     }
 
-    /// A message of the log, unless its subject is no topic of ours.
-    fn message_of(&self, entry: &LogEntry) -> Option<Message> {
+    /// A message of a log, unless its subject is no topic of ours or it comes from elsewhere: a stream that captures a
+    /// subject has the natural copies of stored messages too, and what clients published at QoS 0.
+    fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
         if self.closed.is_closed_subject(entry.subject()) {
             return None;
         }
-        convert::from_log(entry)
-            .inspect_err(|error| tracing::warn!(sequence = entry.sequence, %error, "a stored message is not a message"))
+        if log.is_attached() && convert::has_come_live(entry) {
+            return None;
+        }
+        convert::from_log(entry, log.carrier())
+            .inspect_err(
+                |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
+            )
             .ok()
     }
-}
 
-impl TailPosition {
-    /// The last log sequence that the tail has routed.
-    pub(crate) const fn sequence(&self) -> u64 {
-        self.0
-    }
-}
-
-impl LogSink for Router {
-    fn entries(&self, batch: &mut Vec<LogEntry>) {
+    /// Routes what the tail of a log brings.
+    fn entries(&self, log: &LogHandle, batch: &mut Vec<LogEntry>) {
         let mut wakes = Wakes::default();
-        let mut tail = self.tail.lock();
+        let mut tail = log.hold();
         let subscriptions = self.subscriptions.read();
         let now_ms = now_ms();
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
-            let Some(mut message) = self.message_of(&entry) else { continue };
+            let Some(mut message) = self.message_of(log, &entry) else { continue };
             self.index(&mut message);
-            self.deliver_logged(&subscriptions, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
+            self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
-        self.tail_sequence.store(tail.0, Ordering::Release);
+        log.routed(&tail);
+    }
+
+    /// Which sessions get a message of core NATS from there.
+    fn reach_on_core(&self, core: &CoreMessage) -> Reach {
+        // The publish of a client at QoS 0 is nothing else for anybody.
+        if convert::is_at_most_once(core.headers.as_ref()) {
+            return Reach::All;
+        }
+        if self.ingests || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
+    }
+}
+
+/// Which sessions get a message of a log from there.
+const fn reach_of(message: &Message, log: &LogHandle) -> Reach {
+    if message.is_ingested || log.is_attached() { Reach::Stored } else { Reach::All }
+}
+
+/// What the tail of a log is handed to.
+pub(crate) struct LogTail {
+    router: Arc<Router>,
+    log: Arc<LogHandle>,
+}
+
+impl LogTail {
+    /// Of one log.
+    pub(crate) const fn new(router: Arc<Router>, log: Arc<LogHandle>) -> Self {
+        Self { router, log }
+    }
+}
+
+impl LogSink for LogTail {
+    fn entries(&self, batch: &mut Vec<LogEntry>) {
+        self.router.entries(&self.log, batch);
     }
 
     fn restarted(&self, next: u64) {
         // Sequences start again: whoever waits for a higher one would wait for long.
-        let mut tail = self.tail.lock();
+        let mut tail = self.log.hold();
         tail.0 = next.saturating_sub(1);
-        self.tail_sequence.store(tail.0, Ordering::Release);
+        self.log.routed(&tail);
     }
 }
 
@@ -297,15 +337,16 @@ impl CoreSink for Router {
         if self.closed.is_closed_subject(&core.subject) || convert::is_stored_copy(&core) {
             return;
         }
+        let reach = self.reach_on_core(&core);
         let Ok(mut message) = convert::from_core(&core, now_ms()) else { return };
-        let _held = message.retain.then(|| self.tail.lock());
+        let _held = message.retain.then(|| self.logs.first().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         self.index(&mut message);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
         if entries.oldest() == Some(subscription_id / super::interest::SUBJECTS_PER_FILTER) {
             self.requests.make_answerable(&core, &mut message);
-            self.deliver_qos0(&entries, &message, Source::Core, &mut self.core_wakes.lock());
+            self.deliver_qos0(&entries, &message, Source::Core, reach, &mut self.core_wakes.lock());
         }
     }
 
@@ -341,10 +382,11 @@ impl<'a> Matched<'a> {
 
     /// Calls `deliver` once for each session: at the highest QoS of its matching subscriptions, with the identifiers
     /// of all of them [MQTT-3.3.4-2].
-    fn targets(&self, message: &Message, source: Source, mut deliver: impl FnMut(Target<'_>)) {
+    fn targets(&self, message: &Message, source: Source, reach: Reach, mut deliver: impl FnMut(Target<'_>)) {
         let Some(first) = self.first else { return };
         if self.others.is_empty() {
-            for s in first.subscribers.iter().filter(|s| s.takes(message, source)) {
+            let takes = |s: &&Subscriber| reach.includes(s.options.qos) && s.takes(message, source);
+            for s in first.subscribers.iter().filter(takes) {
                 deliver(Target {
                     mailbox: &s.mailbox,
                     qos: message.qos.min(s.options.qos),
@@ -355,10 +397,17 @@ impl<'a> Matched<'a> {
             return;
         }
         let entries = std::iter::once(&first).chain(&self.others);
-        let mut all: Vec<&Subscriber> =
-            entries.flat_map(|e| &e.subscribers).filter(|s| s.takes(message, source)).collect();
+        let mut all: Vec<&Subscriber> = entries.flat_map(|e| &e.subscribers).collect();
         all.sort_unstable_by_key(|s| s.mailbox.id);
         for of_session in all.chunk_by(|a, b| a.mailbox.id == b.mailbox.id) {
+            // Which copy is for a session is said by all that match, also by those that it is not for: otherwise it could
+            // get both.
+            let highest = of_session.iter().map(|s| s.options.qos).max().unwrap_or_default();
+            let of_session: Vec<&Subscriber> =
+                of_session.iter().copied().filter(|s| reach.includes(highest) && s.takes(message, source)).collect();
+            if of_session.is_empty() {
+                continue;
+            }
             let ids: Vec<NonZeroU32> = of_session.iter().filter_map(|s| s.subscription_id).collect();
             let qos = of_session.iter().map(|s| s.options.qos).max().unwrap_or_default();
             deliver(Target {
@@ -371,10 +420,21 @@ impl<'a> Matched<'a> {
     }
 }
 
+impl Reach {
+    /// Whether a copy is for a session whose highest matching QoS is this.
+    fn includes(self, highest: QoS) -> bool {
+        match self {
+            Self::All => true,
+            Self::AtMostOnce => highest == QoS::AtMostOnce,
+            Self::Stored => highest > QoS::AtMostOnce,
+        }
+    }
+}
+
 impl Subscriber {
     fn takes(&self, message: &Message, source: Source) -> bool {
         let is_new = match source {
-            Source::Log { sequence } => sequence > self.after,
+            Source::Log { log, sequence } => sequence > self.gates.of(log),
             Source::Local { .. } | Source::Core => true,
         };
         // It came with the SUBSCRIBE already.

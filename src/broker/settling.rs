@@ -42,18 +42,15 @@ pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waitin
                 Done::Core(core.publish_wait(subject, reply, &copy.headers, copy.payload).await)
             }))
         }
-        Wanted::Look { subject, above, message_id } => {
-            let log = broker.store.log().clone();
-            Some(Box::pin(async move {
-                loop {
-                    match log.find(&subject, above, &message_id).await {
-                        Ok(found) => return Done::Looked(found),
-                        Err(error) => tracing::warn!(%error, "the log cannot be looked into"),
-                    }
-                    tokio::time::sleep(RETRY).await;
+        Wanted::Look { log, subject, above, message_id } => Some(Box::pin(async move {
+            loop {
+                match log.log.find(&subject, above, &message_id).await {
+                    Ok(found) => return Done::Looked(found),
+                    Err(error) => tracing::warn!(%error, "the log cannot be looked into"),
                 }
-            }))
-        }
+                tokio::time::sleep(RETRY).await;
+            }
+        })),
     }
 }
 

@@ -2,8 +2,8 @@
 //! meanwhile comes exactly once, on whichever sidecar:
 //!
 //! 1. its NATS subscription stands at the server;
-//! 2. the last sequence of the log is read, and then the retained index is brought up to its bucket;
-//! 3. at one instant, with the tail held, it enters the subscriptions: what the index holds then comes as retained,
+//! 2. the last sequence of each log that can have messages for it is read, and then the retained index is brought up to its bucket;
+//! 3. at one instant, with the tails held, it enters the subscriptions: what the index holds then comes as retained,
 //!    what it does not hold comes live.
 //!
 //! Packets that came in one burst share the steps. Without JetStream the second step is skipped: QoS 0 goes on.
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, RetainHandling, TopicFilter};
-use mqtt_session::SubscribeRequest;
+use mqtt_session::{Cursors, SubscribeRequest};
 
 use super::mailbox::Mailbox;
 use super::retained::RetainedCursor;
@@ -68,6 +68,7 @@ impl Broker {
                     let is_new = !filters.contains(&filter);
                     let order = self.order_of(filters, &filter)?;
                     Ok(NewSubscription {
+                        logs: self.logs.overlapping(&filter),
                         is_owed_retained: match entry.options.retain_handling {
                             RetainHandling::Send => true,
                             RetainHandling::SendIfNew => is_new,
@@ -113,9 +114,10 @@ impl Broker {
         let new: Vec<NewSubscription> = planned.granted().cloned().collect();
         let (mut retained, mut made) = (Vec::new(), Vec::new());
         if !new.is_empty() {
-            let log_sequence = self.settle().await;
-            let Made { seen, after } = self.router.subscribe(mailbox, log_sequence, &new);
-            made.extend(new.iter().map(|s| (s.filter.clone(), records::stored_subscription(s, after))));
+            let ends = self.settle(&new).await;
+            let Made { seen, after } = self.router.subscribe(mailbox, &ends, &new);
+            let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
+            made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
                 filter: s.filter,
                 options: s.options,
@@ -132,32 +134,45 @@ impl Broker {
         Subscribed { reasons: reasons.collect(), retained, made }
     }
 
-    /// The first two steps. Returns the last sequence of the log, or 0 when it cannot be known.
-    async fn settle(&self) -> u64 {
+    /// The first two steps. Returns the ends of the logs, as far as they can be known.
+    async fn settle(&self, new: &[NewSubscription]) -> Cursors {
         if !*self.store.connected().borrow() {
-            return 0;
+            return Cursors::default();
         }
         let steps = async {
             let is_there = *self.store.jetstream_available().borrow();
-            let last = async { if is_there { self.store.log().last_sequence().await.ok() } else { None } };
-            let (flushed, last) = tokio::join!(self.store.core().flush(), last);
+            let ends = async { if is_there { self.ends_of_logs(new).await } else { Cursors::default() } };
+            let (flushed, ends) = tokio::join!(self.store.core().flush(), ends);
             if let Err(error) = flushed {
                 tracing::warn!(%error, "a subscription is not confirmed by NATS");
             }
             if !is_there {
-                return 0;
+                return ends;
             }
-            // In this order: a message is in the bucket before it is in the log, so what the log sequence keeps from coming
+            // In this order: a message is in the bucket before it is in a log, so what the end of a log keeps from coming
             // live is in the index.
             if let Err(error) = self.store.retained().bring_up_to_date().await {
                 tracing::warn!(%error, "retained messages may not be the newest");
             }
-            last.unwrap_or(0)
+            ends
         };
         tokio::time::timeout(PATIENCE, steps).await.unwrap_or_else(|_| {
             tracing::warn!("JetStream does not answer; a subscription goes on without it");
-            0
+            Cursors::default()
         })
+    }
+
+    /// The ends of the logs that can have messages for these subscriptions. One that does not answer has none.
+    async fn ends_of_logs(&self, new: &[NewSubscription]) -> Cursors {
+        let mut numbers: Vec<u16> = new.iter().flat_map(|s| &s.logs).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let end = |number| async move {
+            let log = self.logs.get(number)?;
+            log.log.last_sequence().await.ok().map(|sequence| log.position(sequence))
+        };
+        let ends = futures_util::future::join_all(numbers.into_iter().map(end)).await;
+        ends.into_iter().flatten().collect()
     }
 
     /// Ends subscriptions. Returns a reason code for each.

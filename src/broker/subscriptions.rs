@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_codec::{SubscriptionOptions, TopicFilter};
+use mqtt_session::{Cursors, log_of};
 
 use super::mailbox::{Mailbox, SessionId};
 use crate::store::IndexState;
@@ -20,10 +21,35 @@ pub(crate) struct Subscriber {
     pub(crate) options: SubscriptionOptions,
     /// Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
-    /// Log messages up to this sequence were there before the subscription.
-    pub(crate) after: u64,
+    /// Messages of the logs up to here were there before the subscription.
+    pub(crate) gates: Gates,
     /// State of the retained index at the SUBSCRIBE: what it held came as retained, so it does not come live again.
     pub(crate) retained: IndexState,
+}
+
+/// The sequences of the logs above which messages are for a subscription: 0 where none is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gates {
+    first: u64,
+    /// Of the logs beside the first.
+    others: Option<Box<Cursors>>,
+}
+
+impl Gates {
+    /// Gates at these places.
+    pub(crate) fn new(places: &Cursors) -> Self {
+        let others: Cursors = places.iter().filter(|place| log_of(*place) != 0).collect();
+        let has_others = others.iter().next().is_some();
+        Self { first: places.get(0).unwrap_or(0), others: has_others.then(|| Box::new(others)) }
+    }
+
+    /// The gate in a log.
+    pub(crate) fn of(&self, log: u16) -> u64 {
+        match log {
+            0 => self.first,
+            log => self.others.as_ref().and_then(|others| others.get(log)).unwrap_or(0),
+        }
+    }
 }
 
 /// A filter that at least one session has.
@@ -73,8 +99,10 @@ impl Subscriptions {
         let entry = self.entry(filter, order);
         match entry.subscribers.iter_mut().find(|s| s.mailbox.id == subscriber.mailbox.id) {
             Some(old) => {
-                let after = old.after.min(subscriber.after);
-                *old = Subscriber { after, ..subscriber };
+                // A stream that was made anew begins at 1 again.
+                let first = old.gates.first.min(subscriber.gates.first);
+                let gates = Gates { first, ..std::mem::take(&mut old.gates) };
+                *old = Subscriber { gates, ..subscriber };
             }
             None => entry.subscribers.push(subscriber),
         }
@@ -242,7 +270,7 @@ mod tests {
             mailbox: Arc::clone(mailbox),
             options: SubscriptionOptions::default(),
             subscription_id: None,
-            after,
+            gates: Gates::new(&[after].into_iter().collect()),
             retained: IndexState::default(),
         }
     }
@@ -301,7 +329,7 @@ mod tests {
         subscriptions.insert(&f, subscriber(&two, 9), 2);
         subscriptions.matching("a/b", false, &mut |e| {
             assert_eq!(e.order, 0);
-            assert_eq!(e.subscribers.iter().map(|s| s.after).collect::<Vec<_>>(), [5, 9]);
+            assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0)).collect::<Vec<_>>(), [5, 9]);
         });
         assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
         assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);

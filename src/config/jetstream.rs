@@ -16,10 +16,67 @@ pub struct JetStreamConfig {
     pub replicas: u8,
     /// `[jetstream.log]`.
     pub log: LogLimits,
+    /// `[[jetstream.logs]]`: logs of their own for some topics.
+    pub logs: Vec<DeclaredLogConfig>,
     /// `[jetstream.backlog]`.
     pub backlog: BacklogLimits,
+    /// Streams of others are the logs of their subjects. Default `true`.
+    pub attach: bool,
+    /// Names of streams that are not attached all the same.
+    pub ignored_streams: Vec<String>,
+    /// What becomes of messages that NATS clients publish and no stream captures. Default `interest`.
+    pub ingest: Ingest,
     /// Publishes of one connection that JetStream has not acknowledged yet. Default 512.
     pub publish_inflight: u32,
+}
+
+/// What becomes of messages that NATS clients publish and no stream captures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ingest {
+    /// They are copied into the log where a subscription above QoS 0 matches, so that sessions that are offline get them
+    /// too.
+    #[default]
+    Interest,
+    /// They reach who is connected, at QoS 0.
+    Off,
+}
+
+/// One of `[[jetstream.logs]]`: topics whose QoS 1 and 2 messages have a stream of their own. What is written here counts
+/// when the stream is made.
+#[derive(Clone, Debug, Deserialize)]
+pub struct DeclaredLogConfig {
+    /// Part of the stream's name: `MQTT_log_<name>`.
+    pub name: String,
+    /// Filters of the topics.
+    pub topics: Vec<String>,
+    /// Age of the oldest message. Default 24 h; 0 is no limit.
+    #[serde(default = "default_age")]
+    pub max_age: Duration,
+    /// Size of the stream. Default 0: no limit but the account's.
+    #[serde(default)]
+    pub max_bytes: ByteSize,
+    /// Replicas, 1 to 5. 0 (default): as other streams of ours.
+    #[serde(default)]
+    pub replicas: u8,
+    /// Where it is stored. Default `file`.
+    #[serde(default)]
+    pub storage: LogStorage,
+}
+
+/// Where a stream is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStorage {
+    /// In files.
+    #[default]
+    File,
+    /// In memory: it is gone when the servers are.
+    Memory,
+}
+
+const fn default_age() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 /// `[jetstream.log]`: how much the log of QoS 1 and 2 messages keeps; whichever limit is reached first counts.
@@ -47,7 +104,11 @@ impl Default for JetStreamConfig {
             subject_prefix: "$NMQ".to_owned(),
             replicas: 0,
             log: LogLimits::default(),
+            logs: Vec::new(),
             backlog: BacklogLimits::default(),
+            attach: true,
+            ignored_streams: Vec::new(),
+            ingest: Ingest::default(),
             publish_inflight: 512,
         }
     }

@@ -181,6 +181,27 @@ impl Config {
         if jetstream.replicas > 5 {
             return Err(("jetstream.replicas", "JetStream keeps 5 replicas at most; 0 chooses".into()));
         }
+        for log in &jetstream.logs {
+            if !is_name(&log.name) {
+                return Err((
+                    "jetstream.logs",
+                    format!("{:?} is no name: it is made of A-Z, a-z, 0-9, \"-\" and \"_\"", log.name),
+                ));
+            }
+            let is_filter = |topic: &String| mqtt_codec::TopicFilter::new(topic.as_str()).is_ok_and(|f| !f.is_shared());
+            if let Some(topic) = log.topics.iter().find(|topic| !is_filter(topic)) {
+                return Err(("jetstream.logs", format!("{topic:?} is no topic filter, as in \"tele/#\"")));
+            }
+            if log.topics.is_empty() {
+                return Err((
+                    "jetstream.logs",
+                    format!("the log {:?} has no topics: write them, as in topics = [\"tele/#\"]", log.name),
+                ));
+            }
+            if log.replicas > 5 {
+                return Err(("jetstream.logs", "JetStream keeps 5 replicas at most; 0 chooses".into()));
+            }
+        }
         if jetstream.publish_inflight == 0 {
             return Err(("jetstream.publish_inflight", "0 would publish nothing: write 1 or more".into()));
         }

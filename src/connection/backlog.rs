@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::QoS;
+use mqtt_session::log_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_LOW};
@@ -89,9 +90,13 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// The session is behind, from this log sequence on: has it brought up, from its backlog where the log has lost it.
-    /// `is_drained`: nothing older is queued.
-    pub(super) fn catch_up(&mut self, next: u64, is_drained: bool) {
+    /// The session is behind, from this place on: has it brought up, from its backlog where the log that is always there has
+    /// lost it. `is_drained`: nothing older is queued.
+    pub(super) fn catch_up(&mut self, place: u64, is_drained: bool) {
+        if log_of(place) != 0 {
+            return self.broker.catch_up(place, &self.mailbox);
+        }
+        let next = place;
         if self.backlog.until.is_some() {
             return;
         }
@@ -101,7 +106,7 @@ where
                 self.backlog.until = Some(first);
                 self.fetch_backlog(next.saturating_sub(1), None);
             }
-            None => self.broker.catch_up.ask(&self.mailbox),
+            None => self.broker.catch_up(next, &self.mailbox),
         }
     }
 
@@ -138,7 +143,7 @@ where
             self.backlog.is_left.store(true, Ordering::Relaxed);
         }
         self.session.has_read_up_to(until - 1);
-        self.mailbox.with_feed(|feed| feed.fall_behind(until));
+        self.mailbox.with_feed(0, |feed| feed.fall_behind(until));
     }
 
     /// A message of the backlog as the session gets it now: `None` when none of its subscriptions takes it any more.

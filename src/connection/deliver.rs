@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::{PacketId, QoS};
-use mqtt_session::{FeedState, Input, RETAINED};
+use mqtt_session::{Input, RETAINED};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_LOW};
@@ -28,16 +28,16 @@ where
             }
             let room = if is_repeating { 0 } else { self.session.window_room().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
-            let feed = self.mailbox.take_messages(&mut self.io.output, room, &mut messages);
+            self.mailbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
             let count = messages.len();
-            for (sequence, outgoing) in messages.drain(..) {
-                self.deliver(sequence, outgoing);
+            for (place, outgoing) in messages.drain(..) {
+                self.deliver(place, outgoing);
             }
             self.messages = messages;
-            if let FeedState::Behind { next } = feed
-                && room > 0
-            {
-                self.catch_up(next, count < room);
+            while let Some(place) = self.behind.pop() {
+                if room > 0 {
+                    self.catch_up(place, count < room);
+                }
             }
             if count == 0 {
                 return;
@@ -67,10 +67,11 @@ where
         }
     }
 
-    pub(super) fn deliver(&mut self, sequence: u64, outgoing: Outgoing) {
+    /// Delivers a message that is stored at this place.
+    pub(super) fn deliver(&mut self, place: u64, outgoing: Outgoing) {
         match outgoing.qos {
             QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
-            qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, sequence, outgoing)),
+            qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, place, outgoing)),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {}
         }
     }

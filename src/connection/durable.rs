@@ -61,7 +61,7 @@ where
             let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
-            let progress = crate::broker::progress_record(owned.record.epoch, &progress);
+            let progress = crate::broker::progress_record(owned.record.epoch, &progress, &self.broker.logs);
             self.unsaved_since = None;
             let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {
@@ -85,10 +85,10 @@ where
         }
     }
 
-    /// A live session with nothing queued has read as far as the tail: what did not match need not be read again.
+    /// A live session with nothing queued has read as far as the tail of a log: what did not match need not be read again.
     pub(super) fn pass_what_is_read(&mut self) {
-        if let Some(sequence) = self.broker.read_up_to(&self.mailbox) {
-            self.session.has_read_up_to(sequence);
+        for place in self.broker.read_up_to(&self.mailbox).iter() {
+            self.session.has_read_up_to(place);
         }
     }
 

@@ -58,7 +58,8 @@ where
         self.disarm_will(end).await;
         self.pass_what_is_read();
         let (_, progress) = self.session.progress();
-        let last_progress = self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress));
+        let last_progress =
+            self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress, &self.broker.logs));
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
         if self.owned.is_none()

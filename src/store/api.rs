@@ -103,6 +103,8 @@ pub(crate) struct ConsumerInfo {
 pub(crate) struct Delivered {
     #[serde(default)]
     pub(crate) consumer_seq: u64,
+    #[serde(default)]
+    pub(crate) stream_seq: u64,
 }
 
 /// Where a consumer starts.
@@ -248,6 +250,26 @@ impl Api {
         let body = serde_json::to_vec(&ConsumerCreate { stream_name: stream, action: "create", config })
             .map_err(|error| ApiFailure::Other(error.to_string()))?;
         self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), body).await
+    }
+
+    /// The first sequence that was stored at a time or later. JetStream says it when a consumer is to start there.
+    pub(crate) async fn sequence_at(&self, stream: &str, time_ms: u64) -> Result<u64, ApiFailure> {
+        let name = format!("nmq-at-{:016x}", rand::random::<u64>());
+        let config = json!({
+            "name": name,
+            "description": "nats-mqtt reader",
+            "deliver_policy": "by_start_time",
+            "opt_start_time": super::time::rfc3339(time_ms),
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "inactive_threshold": 5_000_000_000_u64,
+            "mem_storage": true,
+            "num_replicas": 1,
+        });
+        let body = json!({ "stream_name": stream, "action": "create", "config": config }).to_string();
+        let info: ConsumerInfo = self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), body).await?;
+        self.forget_reader(stream, &name).await;
+        Ok(info.delivered.stream_seq + 1)
     }
 
     /// How far a consumer is.

@@ -53,9 +53,15 @@ impl Assets {
 
     /// Makes sure that a stream exists and is ours; any number of sidecars may do so at once.
     pub(crate) async fn ensure(&self, spec: &StreamSpec) -> Result<StreamInfo, OpenError> {
+        self.ensure_with(spec, None).await
+    }
+
+    /// The same, with a number of replicas of its own.
+    pub(crate) async fn ensure_with(&self, spec: &StreamSpec, own: Option<u8>) -> Result<StreamInfo, OpenError> {
         let stream = spec.name.as_str();
         let started = Instant::now();
-        let mut replicas = self.replicas.unwrap_or(3);
+        let wanted = own.or(self.replicas);
+        let mut replicas = wanted.unwrap_or(3);
         loop {
             // The configuration is always read back: a server that does not know a field drops it silently.
             let failure = match self.api.stream_info(stream).await {
@@ -66,7 +72,7 @@ impl Assets {
                 },
                 Err(failure) => failure,
             };
-            let given = self.replicas.is_some();
+            let given = wanted.is_some();
             match failure.code() {
                 // Somebody else was faster, perhaps with other limits: the comparison decides.
                 STREAM_NAME_IN_USE => continue,

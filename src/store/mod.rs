@@ -3,6 +3,7 @@
 //! # Layout
 //! - `connection`, `credentials`, `options`: five connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
+//! - `streams`: which streams there are
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
@@ -32,6 +33,7 @@ mod reader;
 mod reply_key;
 mod retained;
 mod sessions;
+mod streams;
 mod time;
 
 use std::sync::Arc;
@@ -63,16 +65,28 @@ pub use self::sessions::{
     StoredWill, WillState,
 };
 
+pub use self::streams::{FoundStream, Streams};
+
 /// Commands between us and a socket that carries no flood of them.
 const QUEUE: usize = 4_096;
 /// Messages of one reader between the socket and us: several pulls, so that none is ever dropped.
 const READER_QUEUE: usize = 16_384;
+
+/// Makes logs of streams.
+#[derive(Clone)]
+struct LogMaker {
+    api: Api,
+    tail: Link,
+    payload_max: usize,
+}
 
 /// NATS and JetStream of one account.
 pub struct Store {
     core_link: Link,
     publisher: Publisher,
     log: Log,
+    logs: LogMaker,
+    streams: Streams,
     retained: Retained,
     sessions: Sessions,
     backlog: Backlog,
@@ -89,8 +103,8 @@ impl Store {
     /// # Errors
     /// See [`OpenError`]; without `connect_timeout` it waits for a server for ever.
     pub async fn open(options: StoreOptions, core_sink: Arc<dyn CoreSink>) -> Result<Self, OpenError> {
-        let StoreOptions { nats, assets: AssetOptions { names, specs, replicas }, publisher, core, connect_timeout } =
-            options;
+        let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
+        let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats)?;
         let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
@@ -116,6 +130,9 @@ impl Store {
         assets.ensure(&nodes_spec).await?;
         let backlog_spec = names.backlog_spec(&specs);
         assets.ensure(&backlog_spec).await?;
+        for (spec, replicas) in &declared {
+            assets.ensure_with(spec, *replicas).await?;
+        }
 
         let payload_max = core_link.client.max_payload();
         let publisher = Publisher::start(connector, &names, publisher);
@@ -144,7 +161,22 @@ impl Store {
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
-        Ok(Self { core_link, publisher, log, retained, sessions, backlog, nodes, reply_keys, core, connected })
+        let streams = Streams::start(state);
+        let logs = LogMaker { api, tail, payload_max };
+        Ok(Self {
+            core_link,
+            publisher,
+            log,
+            logs,
+            streams,
+            retained,
+            sessions,
+            backlog,
+            nodes,
+            reply_keys,
+            core,
+            connected,
+        })
     }
 
     /// Stores messages.
@@ -155,6 +187,17 @@ impl Store {
     /// The log.
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Another stream as a log. `prefix`: what its subjects have before the natural subject.
+    pub fn log_of(&self, stream: &str, prefix: &str) -> Log {
+        let LogMaker { api, tail, payload_max, .. } = &self.logs;
+        Log::new(api.clone(), tail.clone(), stream, prefix, *payload_max, None)
+    }
+
+    /// The streams of the account.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Retained messages.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto_map::{Names, SpecOptions};
+use proto_map::{Names, SpecOptions, StreamSpec};
 
 /// Everything that [`Store::open`](crate::store::Store::open) needs.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct AssetOptions {
     pub names: Names,
     /// Limits of streams and buckets; its `replicas` are not used.
     pub specs: SpecOptions,
+    /// Streams of the logs beside the one that is always there, each with its replicas, when it has a number of its own.
+    pub declared: Vec<(StreamSpec, Option<u8>)>,
     /// Replicas of each stream; `None`: min(3, servers of the cluster), as JetStream lets us find out.
     pub replicas: Option<u8>,
 }

@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod attached;
 mod backlog;
 mod both_worlds;
 mod cluster;

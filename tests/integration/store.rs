@@ -93,7 +93,7 @@ fn names() -> Names {
 fn options(server: &NatsServer) -> StoreOptions {
     StoreOptions {
         nats: NatsOptions { urls: vec![server.url()], ..NatsOptions::default() },
-        assets: AssetOptions { names: names(), specs: SpecOptions::default(), replicas: None },
+        assets: AssetOptions { names: names(), specs: SpecOptions::default(), declared: Vec::new(), replicas: None },
         publisher: PublisherLimits::default(),
         core: CoreLimits::default(),
         connect_timeout: Some(Duration::from_secs(10)),

@@ -39,7 +39,7 @@ async fn open_with(url: String, replicas: u8) -> Store {
     let specs = SpecOptions { log_max_bytes: 1 << 30, ..SpecOptions::default() };
     let options = StoreOptions {
         nats: NatsOptions { urls: vec![url], ..NatsOptions::default() },
-        assets: AssetOptions { names: Names::default(), specs, replicas: Some(replicas) },
+        assets: AssetOptions { names: Names::default(), specs, declared: Vec::new(), replicas: Some(replicas) },
         publisher: PublisherLimits::default(),
         core: CoreLimits::default(),
         connect_timeout: Some(PATIENCE),
@@ -61,7 +61,8 @@ fn record(client_id: &str, epoch: u64) -> SessionRecord {
 }
 
 fn progress(epoch: u64, cursor: u64) -> ProgressRecord {
-    let in_flight = InFlightRecord { packet_id: 5, sequence: cursor, qos: 2, state: InFlightRecordState::Released };
+    let in_flight =
+        InFlightRecord { packet_id: 5, sequence: cursor, log: None, qos: 2, state: InFlightRecordState::Released };
     ProgressRecord { epoch, cursor, in_flight: vec![in_flight], ..ProgressRecord::default() }
 }
 

@@ -10,7 +10,13 @@ use proto_map::{
     to_headers,
 };
 
-const CARRIERS: [Carrier; 3] = [Carrier::Core, Carrier::Stream, Carrier::StreamWithTtl];
+const CARRIERS: [Carrier; 5] = [
+    Carrier::Core,
+    Carrier::Stream,
+    Carrier::StreamWithTtl,
+    Carrier::Attached { ttl: false },
+    Carrier::Attached { ttl: true },
+];
 
 fn user_properties(pairs: &[(&str, &str)]) -> UserProperties {
     pairs.iter().map(|(name, value)| (ByteString::from(*name), ByteString::from(*value))).collect()
@@ -49,7 +55,7 @@ fn read(headers: &[(String, String)], carrier: Carrier) -> Envelope {
 fn comes_back(envelope: &Envelope, carrier: Carrier) -> Envelope {
     let mut headers = over_the_wire(&to_headers(envelope, carrier).unwrap());
     let seconds = envelope.properties.as_ref().and_then(|properties| properties.message_expiry_interval_s);
-    if let Some(seconds) = seconds.filter(|_| carrier == Carrier::StreamWithTtl) {
+    if let Some(seconds) = seconds.filter(|_| carrier.has_ttl()) {
         headers.push(("Nats-TTL".to_owned(), seconds.max(1).to_string()));
     }
     read(&headers, carrier)
@@ -79,6 +85,9 @@ fn only_what_is_not_the_default_is_written() {
     assert_eq!(written(&qos_2, Carrier::Core), ["Mqtt-QoS: 2"]);
     assert_eq!(written(&qos_2, Carrier::StreamWithTtl), ["Mqtt-QoS: 2"]);
     assert_eq!(written(&Envelope::default(), Carrier::Stream), ["Mqtt-QoS: 0"]);
+    assert_eq!(written(&qos_2, Carrier::Attached { ttl: true }), Vec::<String>::new());
+    let ingested = Envelope { qos: QoS::ExactlyOnce, is_ingested: true, ..Default::default() };
+    assert_eq!(written(&ingested, Carrier::StreamWithTtl), ["Mqtt-QoS: 2", "Mqtt-Ingested: 1"]);
     let copy = Envelope { qos: QoS::AtLeastOnce, log_marker: Some(log_marker(7, "a.b")), ..Default::default() };
     assert_eq!(written(&copy, Carrier::Core), ["Mqtt-Log: 7:108bf50c"]);
     let retained = Envelope {
@@ -307,7 +316,7 @@ prop_compose! {
         let properties = (properties != MessageProperties::default()).then(|| Box::new(properties));
         let log_marker = marker.map(|seq| log_marker(seq, "a"));
         let publisher = publisher.map(ByteString::from);
-        Envelope { qos, retained_seq, original_topic: None, log_marker, publisher, properties }
+        Envelope { qos, retained_seq, original_topic: None, log_marker, is_ingested: retained_seq.is_none(), publisher, properties }
     }
 }
 

@@ -231,7 +231,7 @@ impl Run {
             "unsaved" => s.unsaved().to_string(),
             "unknown" => s.unknown_acks().to_string(),
             "expiry" => s.parameters().session_expiry_s.to_string(),
-            "cursor" => progress().cursor.to_string(),
+            "cursor" => progress().cursors.get(0).unwrap_or(0).to_string(),
             "deadline" => s.deadline().map_or_else(|| "none".into(), |t| t.0.to_string()),
             "save" => match s.save() {
                 Save::No => "no",

@@ -42,7 +42,7 @@ pub(crate) struct Owed {
 /// its subscriptions began, which they say themselves.
 fn progress(record: &SessionRecord, progress: Option<&ProgressRecord>) -> (u64, Vec<u64>) {
     match progress.filter(|progress| progress.epoch >= record.first_epoch) {
-        Some(progress) => (progress.cursor, progress.in_flight.iter().map(|m| m.sequence).collect()),
+        Some(progress) => (progress.cursor, in_flight_in_log(progress).collect()),
         None => (0, Vec::new()),
     }
 }
@@ -55,7 +55,12 @@ pub(crate) fn is_consumed(state: &SessionState, end: u64) -> bool {
 
 /// The same, for a session that is connected and has saved this progress.
 pub(crate) fn is_read(saved: &ProgressRecord, end: u64) -> bool {
-    is_past(saved.cursor, saved.in_flight.iter().map(|m| m.sequence), end)
+    is_past(saved.cursor, in_flight_in_log(saved), end)
+}
+
+/// Backlogs are of the log that is always there: the others keep what they keep.
+fn in_flight_in_log(progress: &ProgressRecord) -> impl Iterator<Item = u64> {
+    progress.in_flight.iter().filter(|m| m.log.is_none()).map(|m| m.sequence)
 }
 
 fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> bool {
@@ -164,7 +169,7 @@ mod tests {
 
         fn in_flight(mut self, sequence: u64) -> Self {
             let state = InFlightRecordState::Sent;
-            let in_flight = InFlightRecord { packet_id: 1, sequence, qos: 1, state };
+            let in_flight = InFlightRecord { packet_id: 1, sequence, log: None, qos: 1, state };
             self.0.progress.get_or_insert_default().in_flight.push(in_flight);
             self
         }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::lane::GaveUp;
-use super::{Completion, Pending, Shared, Stored, StoredSink};
+use super::{Completion, LANE_RETAINED, Pending, Shared, Stored, StoredSink};
 use crate::store::ack::{ApiError, parse_pub_ack};
 use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
@@ -240,8 +240,10 @@ impl Worker {
                 state.lanes[lane].lane.give_up(now, limits.put_timeout, &mut given_up);
                 // What could not be sent stays in the lane; the next tick tries again.
                 self.shared.pump(&mut state, lane, now, None);
+                // Whether JetStream is there is said by the streams that are ours.
+                let is_ours = lane <= LANE_RETAINED;
                 let lane = &state.lanes[lane].lane;
-                open &= lane.is_open() || lane.is_empty();
+                open &= !is_ours || lane.is_open() || lane.is_empty();
             }
             (std::mem::take(&mut state.completions), open)
         };

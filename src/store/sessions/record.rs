@@ -1,5 +1,7 @@
 //! What is stored of a session, as JSON that a person can read. Fields that a newer version adds are not an error here.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +102,9 @@ pub struct StoredSubscription {
     pub id: Option<u32>,
     /// Last sequence of the log before it: it gets what comes after.
     pub since: u64,
+    /// The same in other logs, by stream and when that was created.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub since_in: BTreeMap<String, u64>,
 }
 
 /// What has its default is not written, so that ten thousand subscriptions fit into a record.
@@ -175,6 +180,9 @@ pub struct ProgressRecord {
     pub epoch: u64,
     /// Everything in the log up to here is acknowledged or in flight.
     pub cursor: u64,
+    /// The same in other logs, by stream and when that was created.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cursors: BTreeMap<String, u64>,
     /// Sent and not acknowledged in full, in the order in which it was sent.
     pub in_flight: Vec<InFlightRecord>,
     /// QoS 2 messages from the client that are not released, in the order in which they came.
@@ -183,17 +191,27 @@ pub struct ProgressRecord {
 
 impl Default for ProgressRecord {
     fn default() -> Self {
-        Self { version: RECORD_VERSION, epoch: 0, cursor: 0, in_flight: Vec::new(), received: Vec::new() }
+        Self {
+            version: RECORD_VERSION,
+            epoch: 0,
+            cursor: 0,
+            cursors: BTreeMap::new(),
+            in_flight: Vec::new(),
+            received: Vec::new(),
+        }
     }
 }
 
 /// A message that was sent and is not acknowledged in full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlightRecord {
     /// Packet identifier.
     pub packet_id: u16,
     /// Sequence in the log.
     pub sequence: u64,
+    /// Which log, by stream and when that was created; `None` for the one that is always there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     /// QoS at which it was sent.
     pub qos: u8,
     /// What is repeated.

@@ -246,7 +246,7 @@ impl World {
         let mut session = Session::new(Time(0), parameters.clone(), epoch, &progress);
         session.log_stands_at(self.nodes[node].tail);
         let mut feed = Feed::new(0, self.config.feed_max, usize::MAX);
-        feed.fall_behind(progress.cursor + 1);
+        feed.fall_behind(progress.cursors.get(0).unwrap_or(0) + 1);
         let connection = Connection {
             client: i,
             node,

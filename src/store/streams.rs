@@ -1,0 +1,155 @@
+//! The streams of the account, whoever made them: which there are, and when that may have changed.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::api::{Api, ApiFailure, StreamState};
+use super::error::Unavailable;
+use super::time::rfc3339_ms;
+
+/// Streams are looked at this often, also when nobody said that something changed: an advisory can be lost.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Advisories that come together are one.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Where JetStream says that a stream was created, updated or deleted.
+const ADVISORIES: [&str; 3] = ["CREATED", "UPDATED", "DELETED"];
+/// How long to wait before the advisories are subscribed to again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A stream of the account.
+#[derive(Clone, Debug)]
+pub struct FoundStream {
+    /// Its name.
+    pub name: String,
+    /// When it was created, milliseconds since the epoch: tells it from another one of the same name.
+    pub created_ms: u64,
+    /// Its configuration, as the JetStream API gives it.
+    pub config: serde_json::Value,
+    /// Its last sequence.
+    pub last_sequence: u64,
+}
+
+/// Answers of STREAM.LIST, a page at a time.
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    total: usize,
+    #[serde(default)]
+    streams: Option<Vec<Listed>>,
+    /// Streams whose server did not answer in time.
+    #[serde(default)]
+    missing: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    config: serde_json::Value,
+    #[serde(default)]
+    created: String,
+    #[serde(default)]
+    state: StreamState,
+}
+
+/// The streams of the account.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    api: Api,
+    changes: watch::Receiver<u64>,
+}
+
+impl Streams {
+    pub(super) fn start(api: Api) -> Self {
+        let (tx, changes) = watch::channel(0);
+        tokio::spawn(notice(api.clone(), tx));
+        Self { api, changes }
+    }
+
+    /// All streams; `None` while JetStream does not know of some what they are.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn list(&self) -> Result<Option<Vec<FoundStream>>, Unavailable> {
+        let mut found = Vec::new();
+        loop {
+            let request = json!({ "offset": found.len() }).to_string();
+            let page: Page = self.api.unless_lost(self.api.call("STREAM.LIST", request)).await?;
+            if page.missing.is_some_and(|missing| !missing.is_empty()) {
+                return Ok(None);
+            }
+            let listed = page.streams.unwrap_or_default();
+            let is_last = listed.is_empty();
+            found.extend(listed.into_iter().filter_map(FoundStream::of));
+            if is_last || found.len() >= page.total {
+                return Ok(Some(found));
+            }
+        }
+    }
+
+    /// Changes whenever a stream may have been created, updated or deleted.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// The first sequence of a stream that was stored at this time or later, in milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn sequence_at(&self, stream: &str, time_ms: u64) -> Result<u64, Unavailable> {
+        Ok(self.api.unless_lost(self.api.sequence_at(stream, time_ms)).await?)
+    }
+}
+
+impl FoundStream {
+    fn of(listed: Listed) -> Option<Self> {
+        Some(Self {
+            name: listed.config["name"].as_str()?.to_owned(),
+            created_ms: rfc3339_ms(&listed.created)?,
+            last_sequence: listed.state.last_seq,
+            config: listed.config,
+        })
+    }
+}
+
+/// Says when something may have changed: by advisory, by reconnect, and every now and then.
+async fn notice(api: Api, tx: watch::Sender<u64>) {
+    let mut link = api.link.state.clone();
+    loop {
+        match advisories(&api).await {
+            Ok(mut advisories) => loop {
+                let wait = tokio::time::timeout_at(Instant::now() + LOOK_EVERY, advisories.next());
+                tokio::select! {
+                    () = tx.closed() => return,
+                    advisory = wait => {
+                        if matches!(advisory, Ok(None)) {
+                            break;
+                        }
+                    }
+                    _ = link.changed() => {}
+                }
+                tokio::time::sleep(SETTLE).await;
+                while futures_util::FutureExt::now_or_never(advisories.next()).flatten().is_some() {}
+                tx.send_modify(|count| *count += 1);
+            },
+            Err(failure) => tracing::warn!(%failure, "changes of streams cannot be followed"),
+        }
+        if tx.is_closed() {
+            return;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn advisories(api: &Api) -> Result<impl futures_util::Stream<Item = async_nats::Message> + Unpin, ApiFailure> {
+    let mut all = Vec::new();
+    for what in ADVISORIES {
+        let subject = format!("$JS.EVENT.ADVISORY.STREAM.{what}.>");
+        let subscriber = api.link.client.subscribe(subject).await;
+        all.push(subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?);
+    }
+    Ok(futures_util::stream::select_all(all))
+}
