@@ -96,9 +96,10 @@ pub(crate) fn has_come_live(entry: &LogEntry) -> bool {
     is_copy(entry.headers.as_ref(), entry.subject()) || is_at_most_once(entry.headers.as_ref())
 }
 
-fn read(headers: Option<&Headers>, carrier: Carrier) -> Envelope {
+/// `nats_headers`: `Nats-*` headers become user properties; see [`BrokerOptions`](super::BrokerOptions).
+fn read(headers: Option<&Headers>, carrier: Carrier, nats_headers: bool) -> Envelope {
     let headers = headers.into_iter().flatten().map(|(name, value)| (&**name, &**value));
-    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers: false })
+    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers })
 }
 
 fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelope, since_ms: u64) -> Message {
@@ -113,22 +114,22 @@ fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelo
 }
 
 /// The message that an entry of a log with this carrier is.
-pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier) -> Result<Message, MapError> {
+pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier, nats_headers: bool) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(entry.subject())?;
-    let envelope = read(entry.headers.as_ref(), carrier);
+    let envelope = read(entry.headers.as_ref(), carrier, nats_headers);
     Ok(message(topic, entry.payload.clone(), envelope, entry.stored_at_ms))
 }
 
 /// The message that came over core NATS. It is QoS 0 whatever it says: nothing has stored it.
-pub(crate) fn from_core(core: &CoreMessage, now_ms: u64) -> Result<Message, MapError> {
+pub(crate) fn from_core(core: &CoreMessage, now_ms: u64, nats_headers: bool) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(&core.subject)?;
-    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core) };
+    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core, nats_headers) };
     Ok(message(topic, core.payload.clone(), envelope, now_ms))
 }
 
 /// The message that a retained entry is.
-pub(crate) fn from_retained(entry: &RetainedEntry) -> Message {
-    let envelope = read(entry.message.headers.as_ref(), STORED);
+pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Message {
+    let envelope = read(entry.message.headers.as_ref(), STORED, nats_headers);
     let stored = &entry.message;
     let mut message = message(entry.topic.clone(), stored.payload.clone(), envelope, stored.stored_at_ms);
     message.retain = true;

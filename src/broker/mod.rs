@@ -56,8 +56,8 @@ pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
 pub(crate) use records::progress_record;
-pub(crate) use retained::RetainedCursor;
 pub use requests::RequestOptions;
+pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use subscribing::Subscribed;
@@ -183,8 +183,15 @@ impl Broker {
             Arc::clone(&metrics),
         );
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
-        let router =
-            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), options.ingests, Arc::clone(&requests), Arc::clone(&metrics)));
+        let router = Arc::new(Router::new(
+            Arc::clone(&logs),
+            index,
+            closed.clone(),
+            options.ingests,
+            options.nats_headers,
+            Arc::clone(&requests),
+            Arc::clone(&metrics),
+        ));
         let first = Arc::clone(logs.first());
         let tail =
             store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
@@ -317,7 +324,7 @@ impl Broker {
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
         let outgoing = |entry: &LogEntry| {
-            let message = Arc::new(convert::from_log(entry, log.carrier()).ok()?);
+            let message = Arc::new(convert::from_log(entry, log.carrier(), self.options.nats_headers).ok()?);
             let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
             Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids }))
         };
@@ -329,7 +336,12 @@ impl Broker {
     /// The next retained messages of a cursor; returns whether more may follow.
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
-        cursor.page(self.store.retained().index(), |topic| closed.hides_topic_from_wildcard(topic), out)
+        cursor.page(
+            self.store.retained().index(),
+            |topic| closed.hides_topic_from_wildcard(topic),
+            self.options.nats_headers,
+            out,
+        )
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

@@ -36,6 +36,7 @@ impl RetainedCursor {
         &mut self,
         index: &RetainedIndex,
         is_hidden: impl Fn(&TopicName) -> bool,
+        nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms());
@@ -44,7 +45,7 @@ impl RetainedCursor {
             if leads_with_wildcard && is_hidden(&entry.topic) {
                 continue;
             }
-            let message = convert::from_retained(entry);
+            let message = convert::from_retained(entry, nats_headers);
             out.push_back(Outgoing {
                 retain: true,
                 qos: message.qos.min(self.options.qos),

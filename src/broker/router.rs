@@ -65,6 +65,7 @@ pub(crate) struct Router {
     logs: Arc<Logs>,
     /// Core messages are copied into the log for subscriptions above QoS 0.
     ingests: bool,
+    nats_headers: bool,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
     requests: Arc<Requests>,
@@ -106,11 +107,12 @@ impl Router {
         index: Arc<RetainedIndex>,
         closed: ClosedTrees,
         ingests: bool,
+        nats_headers: bool,
         requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (subscriptions, core_wakes) = Default::default();
-        Self { subscriptions, logs, ingests, index, closed, requests, metrics, core_wakes }
+        Self { subscriptions, logs, ingests, nats_headers, index, closed, requests, metrics, core_wakes }
     }
 
     /// The trees that devices cannot reach.
@@ -266,7 +268,7 @@ impl Router {
         if log.is_attached() && convert::has_come_live(entry) {
             return None;
         }
-        convert::from_log(entry, log.carrier())
+        convert::from_log(entry, log.carrier(), self.nats_headers)
             .inspect_err(
                 |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
             )
@@ -338,7 +340,7 @@ impl CoreSink for Router {
             return;
         }
         let reach = self.reach_on_core(&core);
-        let Ok(mut message) = convert::from_core(&core, now_ms()) else { return };
+        let Ok(mut message) = convert::from_core(&core, now_ms(), self.nats_headers) else { return };
         let _held = message.retain.then(|| self.logs.first().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         self.index(&mut message);

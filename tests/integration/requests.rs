@@ -9,7 +9,8 @@ use mqtt_codec::{MessageProperties, Publish, QoS, ReasonCode, TopicName};
 use serde_json::json;
 
 use crate::harness::{
-    Client, Message, NatsServer, PATIENCE, SidecarBuilder, Watch, World, eventually, js_api, msg, python, settle, unique,
+    Client, Message, NatsServer, PATIENCE, SidecarBuilder, Watch, World, eventually, js_api, msg, python, settle,
+    unique,
 };
 
 type Answer = tokio::task::JoinHandle<async_nats::Message>;
@@ -117,7 +118,9 @@ async fn an_answer_can_be_given_on_another_sidecar_but_not_elsewhere() {
     let mut changed = topic.clone().into_bytes();
     *changed.last_mut().unwrap() ^= 1;
     let changed = String::from_utf8(changed).unwrap();
-    for refused in [&changed, &topic[..topic.len() - 2], "$NMQ/reply/_INBOX.x", &format!("$NMQ/reply/next/{t}"), "$NMQ/reply"] {
+    for refused in
+        [&changed, &topic[..topic.len() - 2], "$NMQ/reply/_INBOX.x", &format!("$NMQ/reply/next/{t}"), "$NMQ/reply"]
+    {
         for qos in [1, 2] {
             let reason = device.publish(msg(refused, "no").qos(qos)).await;
             assert_eq!(reason, ReasonCode::NotAuthorized, "{refused} at {qos}");
@@ -433,10 +436,8 @@ async fn a_restart_of_the_sidecars_does_not_invalidate_what_was_asked() {
     world.a.restart().await;
     let mut device = world.a.v5("device").await;
     // The key is read after the start.
-    eventually("the key is there", async || {
-        device.publish(answer_to(&got, "from a", 1)).await == ReasonCode::Success
-    })
-    .await;
+    eventually("the key is there", async || device.publish(answer_to(&got, "from a", 1)).await == ReasonCode::Success)
+        .await;
     assert_eq!(inbox.next().await.payload, "from a");
 }
 

@@ -32,8 +32,7 @@ pub(crate) struct Arrived {
 /// Publishes answers as they arrive, for ever.
 pub(in crate::broker) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Receiver<Arrived>) {
     let limits = broker.options.mailbox;
-    let mailbox =
-        Arc::new(Mailbox::new(broker.next_session_id(), ByteString::new(), Version::V5, u32::MAX, limits));
+    let mailbox = Arc::new(Mailbox::new(broker.next_session_id(), ByteString::new(), Version::V5, u32::MAX, limits));
     let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), None);
     let (mut mail, mut answers, mut wakes) = (Mail::default(), Vec::new(), Wakes::default());
     let mut waiting: Option<Waiting> = None;

@@ -269,9 +269,8 @@ fn now_s() -> u32 {
 
 /// Whether a message is meant for a stream, as its headers tell.
 fn is_for_a_stream(headers: Option<&Headers>) -> bool {
-    let has_prefix = |name: &str, prefix: &str| {
-        name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
+    let has_prefix =
+        |name: &str, prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     headers.into_iter().flatten().any(|(name, _)| {
         STREAM_HEADERS.iter().any(|header| name.eq_ignore_ascii_case(header))
             || STREAM_HEADER_PREFIXES.iter().any(|prefix| has_prefix(name, prefix))
