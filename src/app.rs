@@ -13,7 +13,7 @@ use crate::broker::{Broker, CoreInlet};
 use crate::config::Config;
 use crate::connection;
 use crate::listener::{self, ListenerError, Peer, Serve};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SessionState};
 use crate::readiness::{Latch, Readiness};
 use crate::shutdown::ShutdownSignal;
 use crate::store::CoreSink;
@@ -29,6 +29,9 @@ const LEASE: Duration = Duration::from_secs(5);
 
 /// How often gauges that nobody pushes are read.
 const GAUGES: Duration = Duration::from_secs(5);
+
+/// How long the last things may take.
+const LAST: Duration = Duration::from_secs(6);
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -86,10 +89,13 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     tokio::spawn(watch_nats(broker.store().connected(), nats, Arc::clone(&metrics)));
     tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
     let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
+    let ingest = tokio::spawn(Broker::keep_ingest(Arc::downgrade(&broker)));
     let mut has_lease = broker.has_lease();
     // Who connects now would be told that persistent sessions are not to be had.
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
-    tokio::spawn(warm_retained(Arc::clone(&broker), retained, Arc::clone(&metrics)));
+    metrics.js_api_errors(broker.store().api_errors());
+    tokio::spawn(warm_retained(Arc::clone(&broker), retained));
+    tokio::spawn(gauge(Arc::clone(&broker), Arc::clone(&metrics)));
     let served = listener::spawn(&config, metrics, Mqtt(Arc::clone(&broker)), shutdown.clone()).await?;
     listeners.open();
     announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
@@ -103,8 +109,8 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
     broker.release_lease().await;
-    // It gives up the lead, so that the others need not wait for its end.
-    let _ = tokio::time::timeout(RETRY, backlog).await;
+    // They give up the lead, so that the others need not wait for its end.
+    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, ingest) }).await;
     Ok(())
 }
 
@@ -156,14 +162,21 @@ async fn watch_nats(mut connected: tokio::sync::watch::Receiver<bool>, latch: La
 }
 
 /// Ready is when the index of retained messages is complete for the first time; from then on each SUBSCRIBE sees to it.
-async fn warm_retained(broker: Arc<Broker>, latch: Latch, metrics: Arc<Metrics>) {
+async fn warm_retained(broker: Arc<Broker>, latch: Latch) {
     while let Err(error) = broker.store().retained().bring_up_to_date().await {
         tracing::warn!(%error, "the retained messages cannot be read yet");
         tokio::time::sleep(RETRY).await;
     }
     latch.open();
+}
+
+/// Looks now and then at what is not counted as it changes.
+async fn gauge(broker: Arc<Broker>, metrics: Arc<Metrics>) {
     loop {
         metrics.retained(broker.store().retained().index().len() as u64);
+        let (live, catching_up) = broker.count_sessions();
+        metrics.sessions(SessionState::Live, live);
+        metrics.sessions(SessionState::CatchingUp, catching_up);
         tokio::time::sleep(GAUGES).await;
     }
 }

@@ -143,7 +143,7 @@ where
     };
     let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
     let end = connection.run().await;
-    connection.finish(end, greeted.connect.will, &peer).await;
+    connection.finish(end, &peer).await;
 }
 
 impl<S> Connection<S>
@@ -170,11 +170,16 @@ where
         let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
         let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
         publishing.tells_publisher = tells_publisher;
+        let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
+        if is_present {
+            // What is saved was given a time to live when the client left.
+            session.save_again();
+        }
         Self {
             io,
             decoder,
             version,
-            session: Session::new(Time::default(), negotiated.parameters, epoch, &progress),
+            session,
             publishing,
             broker,
             mailbox,
@@ -344,7 +349,7 @@ where
             return;
         }
         let requests = std::mem::take(&mut self.subscribes);
-        let planned = self.broker.plan_subscribes(&mut self.filters, requests);
+        let planned = self.broker.plan_subscribes(self.mailbox.id, &mut self.filters, requests);
         self.publishing.tells_publisher |= planned.has_no_local();
         let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
         self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
@@ -378,7 +383,7 @@ where
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
                 if let Some(owned) = &mut self.owned {
                     for filter in request.filters.iter().flatten() {
-                        owned.subscriptions.remove(filter);
+                        self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
                     }
                 }
                 self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
@@ -475,8 +480,11 @@ where
     fn subscribed(&mut self, subscribed: Subscribed) {
         self.subscribing = None;
         self.mailbox.owe_retained(subscribed.retained);
-        if let Some(owned) = self.owned.as_mut().filter(|_| self.session.is_durable()) {
-            for (filter, stored) in subscribed.made {
+        if let Some(owned) = &mut self.owned {
+            // That of a session that ends with its connection tells the others what it wants above QoS 0.
+            let is_durable = self.session.is_durable();
+            let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
+            for (filter, stored) in made {
                 // One that is replaced goes on where it was.
                 let stored = match owned.subscriptions.get(&filter) {
                     Some(StoredSubscription { since, since_in, .. }) => {
@@ -486,6 +494,7 @@ where
                     None => stored,
                 };
                 owned.subscriptions.insert(filter, stored);
+                self.is_record_dirty = true;
             }
         }
         for (packet_id, reasons) in subscribed.reasons {

@@ -5,16 +5,16 @@ mod process;
 mod render;
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
-use parking_lot::Mutex;
+
+use crate::store::ApiErrors;
 
 /// Which way a packet or a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +42,12 @@ macro_rules! labels {
 }
 
 labels! {
-    /// How a session is fed.
+    /// How the session of a connected client is fed.
     SessionState {
         /// From the tail of the log.
         Live = "live",
         /// From its cursor.
         CatchingUp = "catching_up",
-        /// Not at all: its client is away.
-        Offline = "offline",
     }
 }
 
@@ -141,9 +139,6 @@ struct AckHistogram {
     sum_us: AtomicU64,
 }
 
-/// Distinct JetStream error codes that are counted under their own label; the rest counts as code 0.
-const JS_ERROR_CODES_MAX: usize = 256;
-
 /// Values of a reason code, each its own counter.
 const REASON_CODES: usize = 256;
 
@@ -166,7 +161,7 @@ pub struct Metrics {
     requests: [AtomicU64; RequestEvent::TEXTS.len()],
     requests_pending: AtomicI64,
     nats_connected: AtomicI64,
-    js_errors: Mutex<BTreeMap<u64, u64>>,
+    js_errors: OnceLock<ApiErrors>,
 }
 
 impl Default for Metrics {
@@ -188,7 +183,7 @@ impl Default for Metrics {
             requests: Default::default(),
             requests_pending: AtomicI64::new(0),
             nats_connected: AtomicI64::new(0),
-            js_errors: Mutex::default(),
+            js_errors: OnceLock::new(),
         }
     }
 }
@@ -271,12 +266,10 @@ impl Metrics {
         ConnectionGuard(self.clone())
     }
 
-    /// Moves a session from one state to another; `None` is not having one.
-    pub fn session(&self, from: Option<SessionState>, to: Option<SessionState>) {
-        for (state, n) in [(from, -1), (to, 1)] {
-            if let Some(gauge) = state.and_then(|state| self.sessions.get(state as usize)) {
-                gauge.fetch_add(n, Relaxed);
-            }
+    /// Sets the number of sessions in a state.
+    pub fn sessions(&self, state: SessionState, count: u64) {
+        if let Some(gauge) = self.sessions.get(state as usize) {
+            gauge.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
         }
     }
 
@@ -305,11 +298,9 @@ impl Metrics {
         self.nats_connected.store(i64::from(connected), Relaxed);
     }
 
-    /// Counts an answer of the JetStream API that was an error, by its `err_code`.
-    pub fn js_api_error(&self, code: u64) {
-        let mut errors = self.js_errors.lock();
-        let code = if errors.len() < JS_ERROR_CODES_MAX || errors.contains_key(&code) { code } else { 0 };
-        *errors.entry(code).or_default() += 1;
+    /// Shows these errors of JetStream, by their `err_code`. There is one store, so the first ones stay.
+    pub fn js_api_errors(&self, errors: &ApiErrors) {
+        let _ = self.js_errors.set(errors.clone());
     }
 
     /// All metrics as OpenMetrics text.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -60,6 +60,8 @@ pub(crate) struct Checker {
     pub(crate) connects: AtomicU64,
     pub(crate) refused_connects: AtomicU64,
     pub(crate) repeated: AtomicU64,
+    /// How often each sidecar was killed.
+    kills: [AtomicUsize; 2],
 }
 
 /// The QoS of a publisher or a subscriber by its number.
@@ -127,6 +129,16 @@ impl Checker {
         deaths.push(Death::Unknown);
         self.lives.lock().push(String::new());
         deaths.len() - 1
+    }
+
+    /// A sidecar is about to be killed.
+    pub(crate) fn kills_sidecar(&self, sidecar: usize) {
+        self.kills[sidecar].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often a sidecar was killed, or is about to be.
+    pub(crate) fn kills(&self, sidecar: usize) -> usize {
+        self.kills[sidecar].load(Ordering::SeqCst)
     }
 
     /// Something becomes known of a client with a will.
@@ -273,12 +285,18 @@ impl Checker {
             with(Death::Unknown, |times| times > 0).len(),
         );
         let missing = with(Death::Lost, |times| times == 0);
+        let unwanted = with(Death::Goodbye, |times| times > 0);
         let twice: Vec<usize> = logged.iter().filter(|(_, times)| **times > 1).map(|(n, _)| *n).collect();
         let subscribers = self.got.lock();
         let not_got = |n: &usize| subscribers.iter().any(|got| !got.wills.contains_key(n));
         let unheard: Vec<usize> = with(Death::Lost, |times| times == 1).into_iter().filter(not_got).collect();
         drop(deaths);
-        for (kind, all) in [("will lost", missing), ("will twice in the log", twice), ("will not delivered", unheard)] {
+        for (kind, all) in [
+            ("will lost", missing),
+            ("will after a goodbye", unwanted),
+            ("will twice in the log", twice),
+            ("will not delivered", unheard),
+        ] {
             all.into_iter().for_each(|n| self.mistake(kind, format!("will of {n}:{}", self.lives.lock()[n])));
         }
     }

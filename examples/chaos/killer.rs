@@ -86,8 +86,8 @@ impl Processes {
             let killed_at = checker.elapsed();
             let one = random.below(which.len().max(1));
             match which.get(one) {
-                Some('a') => self.kill_sidecar(0, pause).await,
-                Some('b') => self.kill_sidecar(1, pause).await,
+                Some('a') => self.kill_sidecar(0, pause, checker).await,
+                Some('b') => self.kill_sidecar(1, pause, checker).await,
                 Some('n') => self.kill_server(random.below(self.cluster.servers.len()), pause).await,
                 _ => continue,
             }
@@ -100,8 +100,9 @@ impl Processes {
         }
     }
 
-    async fn kill_sidecar(&mut self, n: usize, pause: Duration) {
+    async fn kill_sidecar(&mut self, n: usize, pause: Duration, checker: &Checker) {
         self.kills[n] += 1;
+        checker.kills_sidecar(n);
         let sidecar = &mut self.sidecars[n];
         sidecar.process = None;
         tokio::time::sleep(pause).await;

@@ -29,7 +29,7 @@ pub(crate) async fn live(line: usize, mut random: Random, stage: Stage) {
         match Client::try_open(stage.ports[sidecar], options).await {
             Ok(client) if client.connack.reason == ReasonCode::Success => {
                 stage.checker.tell(n, "is connected");
-                let death = until_death(client, &mut random, &stage).await;
+                let death = until_death(client, sidecar, &mut random, &stage).await;
                 stage.checker.died(n, death);
             }
             // Its connection may have counted or not.
@@ -38,7 +38,7 @@ pub(crate) async fn live(line: usize, mut random: Random, stage: Stage) {
     }
 }
 
-async fn until_death(mut client: Client, random: &mut Random, stage: &Stage) -> Death {
+async fn until_death(mut client: Client, sidecar: usize, random: &mut Random, stage: &Stage) -> Death {
     let goodbye_at = Instant::now() + random.ms(1_000, 20_000);
     while Instant::now() < goodbye_at && !*stage.closing.borrow() {
         match client.packet(Instant::now() + Duration::from_millis(100)).await {
@@ -50,8 +50,11 @@ async fn until_death(mut client: Client, random: &mut Random, stage: &Stage) -> 
         client.reset();
         return Death::Lost;
     }
+    let kills = stage.checker.kills(sidecar);
     let (session_expiry_interval_s, server_reference, properties) = (None, None, None);
     let reason = ReasonCode::Success;
     client.write(&Packet::Disconnect(Disconnect { reason, session_expiry_interval_s, server_reference, properties }));
-    if client.closed_within(Duration::from_secs(5)).await { Death::Goodbye } else { Death::Unknown }
+    let is_closed = client.closed_within(Duration::from_secs(5)).await;
+    // A sidecar that is killed closes as well.
+    if is_closed && stage.checker.kills(sidecar) == kills { Death::Goodbye } else { Death::Unknown }
 }

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
-use crate::position::{Cursors, is_in_log};
+use crate::position::{Cursors, RETAINED, is_in_log};
 use crate::progress::{Durability, InFlightState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,17 @@ pub enum Resend {
     Publish(QoS, PacketId, u64),
     /// PUBREL.
     PubRel(PacketId),
+}
+
+impl Resend {
+    /// The sequence in the bucket of retained messages, of one of these.
+    #[must_use]
+    pub const fn retained(&self) -> Option<u64> {
+        match self {
+            Self::Publish(_, _, position) if *position >= RETAINED => Some(*position - RETAINED),
+            Self::Publish(..) | Self::PubRel(_) => None,
+        }
+    }
 }
 
 /// The deliveries of one session that are not acknowledged in full.

@@ -177,6 +177,11 @@ impl<M> Session<M> {
         self.outbound.lost(packet_id, &mut self.durability);
     }
 
+    /// What is saved of the progress is to be saved again, when there is time.
+    pub fn save_again(&mut self) {
+        self.durability.change();
+    }
+
     /// The log stands at this sequence: what is published from now on is above.
     pub fn log_stands_at(&mut self, sequence: u64) {
         self.log_sequence = self.log_sequence.max(sequence);

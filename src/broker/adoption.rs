@@ -105,7 +105,11 @@ impl Broker {
         let alive: HashSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         let mut adopted = 0;
         for (sequence, record) in self.store.sessions().all().await? {
-            if record.owner.as_ref().is_some_and(|owner| !alive.contains(owner)) {
+            if record.has_expired(now_ms()) && !record.has_will() {
+                // The server was to remove it, and has lost that. Should somebody come back to it now, they are faster.
+                let ended = self.store.sessions().end(&record.client_id, sequence).await;
+                tracing::info!(client_id = record.client_id, ?ended, "a session that had expired");
+            } else if record.owner.as_ref().is_some_and(|owner| !alive.contains(owner)) {
                 match self.adopt(record, sequence).await {
                     Ok(()) => adopted += 1,
                     // Another sidecar was faster, or the client came back.
@@ -118,9 +122,18 @@ impl Broker {
         Ok(adopted)
     }
 
+    async fn is_of_the_past(&self, record: &SessionRecord, sequence: u64) -> Result<bool, WriteError> {
+        let asked = self.store.sessions().is_of_the_past(record, sequence).await;
+        asked.map_err(|Unavailable { reason }| WriteError::Unavailable { reason })
+    }
+
     /// Puts one session in order whose connection is gone.
     pub(super) async fn adopt(self: &Arc<Self>, mut record: SessionRecord, sequence: u64) -> Result<(), WriteError> {
         let sessions = self.store.sessions();
+        if record.connected && self.is_of_the_past(&record, sequence).await? {
+            tracing::info!(client_id = record.client_id, "a session that was over");
+            return sessions.end(&record.client_id, sequence).await;
+        }
         if std::mem::take(&mut record.connected) {
             record.disconnected_at_ms = Some(now_ms());
             let in_ms = record.will.as_ref().map(|will| due(will, record.expiry_s));
@@ -129,7 +142,7 @@ impl Broker {
             }
         }
         // Ours as long as there is something to do for it, so that somebody else does it when we are gone.
-        let has_more = record.will.is_some() || !record.last_wills.is_empty() || record.expiry_s == 0;
+        let has_more = record.has_will() || record.expiry_s == 0;
         record.owner = self.node().filter(|_| has_more).map(|node| node.to_string());
         let sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
         if record.expiry_s > 0

@@ -7,11 +7,13 @@
 //! 3. the will of the old connection, if it is due, is published;
 //! 4. at the end of the connection the record is written without an owner, or ends with the session.
 //!
-//! Without JetStream a session that ends with its connection goes on without a record; others are refused.
+//! Without JetStream a session without a will that ends with its connection goes on without a record; others are refused:
+//! what CONNACK accepts, a session to go on with or a will, is known to others by then.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,12 +27,13 @@ use super::mailbox::{Mailbox, Order};
 use super::wills::{Due, due};
 use super::{Broker, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
-use crate::metrics::{SessionState, WillCause};
+use crate::metrics::WillCause;
 use crate::store::{
-    LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
+    Arrival, LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState,
+    WriteError,
 };
 
-/// How long the CONNECT of a session that outlives its connection may wait for JetStream.
+/// How long a CONNECT that needs a record may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long it waits for the connection to NATS before that.
@@ -45,14 +48,11 @@ const CLAIMS: usize = 50;
 /// How long the old owner may take to hand over.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long after a CONNECT that was given up its session is looked at.
-const ABANDON_AFTER: Duration = Duration::from_secs(15);
-
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 
 /// How far the clocks of sidecars and servers may differ, milliseconds.
-const CLOCKS_DIFFER_MS: u64 = 60_000;
+pub(super) const CLOCKS_DIFFER_MS: u64 = 60_000;
 
 /// How often it is asked.
 const HANDOVER_REQUESTS: usize = 2;
@@ -130,32 +130,35 @@ impl Broker {
             parameters.client_max_packet_size,
             self.options.mailbox,
         ));
-        self.metrics.session(None, Some(SessionState::Live));
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
-        let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
-        if parameters.session_expiry_s > 0 {
+        if needs_record {
             // A server that has just been started again spares the device a round of its own patience.
             let mut connected = self.store.connected();
             let _ = tokio::time::timeout(RECONNECT_PATIENCE, connected.wait_for(|connected| *connected)).await;
         }
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
+                let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
+                let tried = AtomicU64::new(0);
                 let claim = async {
                     self.end_local_owner(&mailbox).await;
-                    tokio::time::timeout(patience, self.claim(&node, negotiated, connect, peer.addr, &mailbox)).await
+                    let claim = self.claim(&node, negotiated, connect, peer.addr, &mailbox, &tried);
+                    tokio::time::timeout(patience, claim).await
                 };
                 let claimed = tokio::select! {
                     claimed = claim => claimed.unwrap_or_else(|_| Err(unavailable("no answer in time"))),
                     () = mailbox.ordered() => {
                         // Somebody newer wants the client id, and waits for us to be gone.
-                        self.abandon(node, mailbox.client_id.clone());
+                        if tried.load(Ordering::Relaxed) > 0 {
+                            self.abandon(node, &mailbox.client_id, None);
+                        }
                         self.detach(&mailbox);
                         return Err(ReasonCode::SessionTakenOver);
                     }
                 };
-                if claimed.is_err() {
-                    self.abandon(node, mailbox.client_id.clone());
+                if let (Err(_), epoch @ 1..) = (&claimed, tried.load(Ordering::Relaxed)) {
+                    self.abandon(node, &mailbox.client_id, Some(epoch));
                 }
                 claimed
             }
@@ -166,7 +169,7 @@ impl Broker {
         };
         match claimed {
             Ok(claim) => Ok(self.enter(mailbox, claim)),
-            Err(error) if parameters.session_expiry_s > 0 => {
+            Err(error) if needs_record => {
                 tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
                 self.detach(&mailbox);
                 Err(ReasonCode::ServerUnavailable)
@@ -179,8 +182,8 @@ impl Broker {
         }
     }
 
-    /// A session that ends with its connection went on without a record. It gets one when JetStream is there, so that its
-    /// will is known to others and its client id can be taken over.
+    /// A session without a will that ends with its connection went on without a record. It gets one when JetStream is there,
+    /// so that its client id can be taken over.
     fn claim_later(
         self: &Arc<Self>,
         negotiated: Negotiated,
@@ -193,35 +196,21 @@ impl Broker {
             while !mailbox.is_closed() {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
-                let Ok(claim) = broker.claim(&node, &negotiated, &connect, remote, &mailbox).await else { continue };
+                let tried = AtomicU64::new(0);
+                let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &tried).await;
+                let Ok(claim) = claimed else {
+                    if tried.load(Ordering::Relaxed) > 0 {
+                        broker.abandon(node, &mailbox.client_id, None);
+                    }
+                    continue;
+                };
                 if mailbox.give(claim.owned.clone()) {
                     return;
                 }
-                // The connection has ended meanwhile, and took care of its will.
+                // The connection has ended meanwhile.
                 let Owned { record, sequence, .. } = claim.owned;
                 let ended = broker.store.sessions().end(&record.client_id, sequence).await;
                 tracing::debug!(client_id = record.client_id, ?ended, "a record that came too late");
-            }
-        });
-    }
-
-    /// A CONNECT was given up that may have made us the owner: should it have, the session is left as it was found.
-    fn abandon(self: &Arc<Self>, node: Arc<str>, client_id: ByteString) {
-        let broker = Arc::clone(self);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(ABANDON_AFTER).await;
-                if broker.registry.find(&client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
-                    return;
-                }
-                let Ok(loaded) = broker.store.sessions().load(&client_id).await else { continue };
-                let Some(record) = loaded.record.filter(|r| r.connected && r.owner.as_deref() == Some(&*node)) else {
-                    return;
-                };
-                match broker.adopt(record, loaded.sequence).await {
-                    Err(WriteError::Unavailable { .. }) => {}
-                    _ => return,
-                }
             }
         });
     }
@@ -236,6 +225,7 @@ impl Broker {
         }
     }
 
+    /// Writes a record with ourselves as the owner. `tried`: set to the epoch of a record that may be written.
     async fn claim(
         self: &Arc<Self>,
         node: &str,
@@ -243,13 +233,20 @@ impl Broker {
         connect: &Connect,
         remote: SocketAddr,
         mailbox: &Mailbox,
+        tried: &AtomicU64,
     ) -> Result<Claim, Unavailable> {
         let sessions = self.store.sessions();
         for _ in 0..CLAIMS {
             let loaded = sessions.load(&negotiated.client_id).await?;
-            let old = loaded.record;
-            let resumed = old.as_ref().filter(|old| !connect.clean_start && old.expiry_s > 0 && !is_expired(old));
+            let old = match loaded.record {
+                // A record of the past is none.
+                Some(old) if old.connected && sessions.is_of_the_past(&old, loaded.sequence).await? => None,
+                old => old,
+            };
+            let is_going_on = |old: &&SessionRecord| old.expiry_s > 0 && !old.has_expired(now_ms());
+            let resumed = old.as_ref().filter(|_| !connect.clean_start).filter(is_going_on);
             let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
+            tried.store(record.epoch, Ordering::Relaxed);
             match sessions.put_record(&record, loaded.sequence, None).await {
                 Ok(sequence) => {
                     // From now on whoever comes later asks us to hand over.
@@ -273,8 +270,9 @@ impl Broker {
         old: Option<&SessionRecord>,
         is_resumed: bool,
     ) -> SessionRecord {
-        // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten.
-        let epoch = old.map_or_else(now_ms, |old| old.epoch + 1);
+        // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten, or when
+        // what nats-server has is an older record than the last one.
+        let epoch = old.map_or(0, |old| old.epoch + 1).max(now_ms());
         let resumed = old.filter(|_| is_resumed);
         SessionRecord {
             client_id: negotiated.client_id.to_string(),
@@ -299,7 +297,7 @@ impl Broker {
     /// goodbye, or any of a session that ends now; others are cancelled [MQTT-3.1.3-9].
     fn last_wills(&self, old: &SessionRecord, is_resumed: bool) -> Vec<LastWill> {
         let mut wills = old.last_wills.clone();
-        let Some(mut will) = old.will.clone() else { return wills };
+        let Some(mut will) = old.will.clone().filter(|_| !self.was_refused(old)) else { return wills };
         let is_due = !is_resumed || (old.connected && due(&will, old.expiry_s) == Due::Now);
         if will.state == WillState::Armed {
             if !is_due {
@@ -347,22 +345,39 @@ impl Broker {
                 subscriptions.insert(filter, stored);
             }
         }
+        let mut may_come_again = false;
         let progress = if is_present {
             let stored = match handed_over {
                 Some(progress) => {
                     // What follows depends on it, so it is saved first, under the new fence.
                     match self.store.sessions().put_progress(&record.client_id, &progress, sequence, None).await {
                         Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-                        Ok(()) | Err(WriteError::Fenced | WriteError::TooLarge) => Some(progress),
+                        saved => {
+                            may_come_again = saved == Ok(Arrival::Again);
+                            Some(progress)
+                        }
                     }
                 }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
-            self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?
+            let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
+            for subscription in subscriptions.values_mut() {
+                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(&*log)));
+            }
+            progress
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        Ok(Claim { owned: Owned { record, sequence, subscriptions }, is_present, progress })
+        let mut owned = Owned { record, sequence, subscriptions };
+        if may_come_again {
+            // Not behind what this connection saves: a new record shuts it out.
+            match self.store.sessions().put_record(&owned.record(), sequence, None).await {
+                Ok(written) => owned.sequence = written,
+                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
+                Err(WriteError::Fenced | WriteError::TooLarge) => {}
+            }
+        }
+        Ok(Claim { owned, is_present, progress })
     }
 
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
@@ -376,8 +391,8 @@ impl Broker {
         let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
         let named = subscriptions.values().flat_map(|s| s.since_in.keys());
         if !self.logs.knows(named.chain(stored.iter().flat_map(|progress| progress.cursors.keys()))) {
-            // It may be newer than what we know.
-            self.follower.look(&self.store, false).await?;
+            // It may be newer than what we know, or gone.
+            self.follower.look_soon(&self.store).await?;
         }
         let mut progress = match stored {
             Some(stored) => records::progress(&stored, &self.logs),
@@ -472,6 +487,9 @@ impl Broker {
                 let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
                     self.router.restore(&mailbox, &records::begins_after(stored, &self.logs), &restored);
+                    if let Some(ingest) = &self.ingest {
+                        ingest.wants.subscribed(mailbox.id, filter, restored.options.qos);
+                    }
                     filters.insert(filter.clone());
                 }
             }
@@ -484,16 +502,9 @@ impl Broker {
     pub(crate) fn detach(&self, mailbox: &Arc<Mailbox>) {
         self.registry.leave(mailbox);
         mailbox.end();
-        self.metrics.session(Some(SessionState::Live), None);
     }
 }
 
 fn unavailable(reason: &str) -> Unavailable {
     Unavailable { reason: reason.to_owned() }
-}
-
-/// A record can outlive its session, for the sake of a will.
-fn is_expired(record: &SessionRecord) -> bool {
-    let ended_ms = record.disconnected_at_ms.filter(|_| !record.connected && record.expiry_s != crate::store::NEVER);
-    ended_ms.is_some_and(|ms| ms + u64::from(record.expiry_s) * 1000 <= now_ms())
 }

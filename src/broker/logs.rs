@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
@@ -21,9 +22,15 @@ use super::requests::Requests;
 use super::router::{LogTail, Router};
 use crate::store::{FoundStream, Log, LogPosition, Store, Streams, Tail, Unavailable};
 
+/// What a record has instead of a log's key when a place is in the bucket of retained messages. No key of a log is like it.
+const IN_RETAINED: &str = "retained";
+
 /// A stream that is not new begins to be followed so long before it is found, milliseconds: what it got meanwhile was seen by
 /// nobody.
 const FOUND_WITHIN_MS: u64 = 2_000;
+
+/// What was looked at so shortly ago is not looked at again for every session that comes back.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// Number of a log that is gone.
 const GONE: u16 = LOG_MAX;
@@ -161,8 +168,8 @@ pub(crate) struct Logs {
     has_more: AtomicBool,
     /// Changes with the set.
     version: AtomicU64,
-    /// Held while the streams are looked at.
-    looking: tokio::sync::Mutex<()>,
+    /// Held while the streams are looked at; when that was last.
+    looking: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Logs {
@@ -174,7 +181,7 @@ impl Logs {
             set: RwLock::default(),
             has_more: AtomicBool::new(false),
             version: AtomicU64::new(0),
-            looking: tokio::sync::Mutex::new(()),
+            looking: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -247,11 +254,14 @@ impl Logs {
         numbers
     }
 
-    /// How a record names a place: its sequence, with the marks of what is no place a session reads by itself, and the
-    /// key of its log unless that is the first one.
+    /// How a record names a place: its sequence, with the mark of what came by a shared subscription, and the key of its log
+    /// unless that is the first one.
     pub(crate) fn name_of(&self, place: u64) -> (u64, Option<String>) {
         let number = log_of(place);
-        if place >= mqtt_session::RETAINED || number == 0 {
+        if place >= mqtt_session::RETAINED {
+            return (place - mqtt_session::RETAINED, Some(IN_RETAINED.to_owned()));
+        }
+        if number == 0 {
             return (place, None);
         }
         let key = self.get(number).map_or_else(|| "?".to_owned(), |log| log.key.to_string());
@@ -262,6 +272,7 @@ impl Logs {
     pub(crate) fn place_of(&self, sequence: u64, key: Option<&str>) -> u64 {
         match key {
             None => sequence,
+            Some(IN_RETAINED) => mqtt_session::RETAINED | sequence,
             Some(key) => sequence | position(self.with_key(key).map_or(GONE, |log| log.number), 0),
         }
     }
@@ -309,9 +320,19 @@ struct Wanted {
 }
 
 impl Follower {
+    /// Looks at the streams, unless somebody has a moment ago.
+    pub(crate) async fn look_soon(&self, store: &Store) -> Result<(), Unavailable> {
+        let looked_at = *self.logs.looking.lock().await;
+        match looked_at {
+            Some(at) if at.elapsed() < FRESH_FOR => Ok(()),
+            _ => self.look(store, false).await,
+        }
+    }
+
     /// Looks at the streams once. `is_start`: nobody is connected yet, so that nothing was missed.
     pub(crate) async fn look(&self, store: &Store, is_start: bool) -> Result<(), Unavailable> {
-        let _one = self.logs.looking.lock().await;
+        let mut looked_at = self.logs.looking.lock().await;
+        let now = Instant::now();
         let Some(found) = store.streams().list().await? else {
             return Err(Unavailable { reason: "JetStream does not know all streams now".to_owned() });
         };
@@ -323,6 +344,7 @@ impl Follower {
             self.follow(store, wanted, &stream, is_start).await?;
         }
         self.count_owners();
+        *looked_at = Some(now);
         Ok(())
     }
 

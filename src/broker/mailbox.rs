@@ -187,6 +187,11 @@ impl Mailbox {
         self.room.notified()
     }
 
+    /// Whether the session is behind the tail of the log.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.lanes.lock().feeds().any(|(_, feed)| !matches!(feed.state(), FeedState::Live { .. }))
+    }
+
     /// Whether a scan reads for this session. A hint: only the lanes know for sure.
     pub(crate) fn is_scanning(&self) -> bool {
         self.is_scanning.load(Ordering::Relaxed)

@@ -3,11 +3,12 @@
 //! # Layout
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
-//! - `lifecycle`, `records`: a session and its record in JetStream; `adoption`: leases, and the sessions of sidecars
-//!   that are gone; `wills`
+//! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one;
+//!   `adoption`: leases, and the sessions of sidecars that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
@@ -22,6 +23,7 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod ingest;
 mod interest;
 mod lifecycle;
 mod logs;
@@ -29,6 +31,7 @@ mod mailbox;
 mod message;
 mod publishing;
 mod records;
+mod refused;
 mod registry;
 mod requests;
 mod retained;
@@ -37,6 +40,7 @@ mod segments;
 mod settling;
 mod subscribing;
 mod subscriptions;
+mod wants;
 mod wills;
 
 use std::collections::{HashMap, VecDeque};
@@ -45,6 +49,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names, Subject};
@@ -67,11 +72,13 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogEntry, LogPosition, Tail};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
+use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
+use refused::RefusedConnects;
 use registry::Registry;
 use requests::Requests;
 use router::{LogTail, Router};
@@ -137,25 +144,45 @@ pub struct Broker {
     router: Arc<Router>,
     requests: Arc<Requests>,
     follower: Arc<Follower>,
+    pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
     registry: Registry,
+    refused: RefusedConnects,
     next_session: AtomicU64,
     _tail: Tail,
+    _wants: Option<Following>,
 }
 
 /// Receives core NATS messages from the moment the store is open, for the router that is made later.
 #[derive(Debug, Default)]
-pub struct CoreInlet(std::sync::OnceLock<Arc<Router>>);
+pub struct CoreInlet(std::sync::OnceLock<Inlets>);
+
+struct Inlets {
+    router: Arc<Router>,
+    ingest: Option<Arc<Ingest>>,
+    requests: Arc<Requests>,
+}
+
+impl std::fmt::Debug for Inlets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inlets")
+    }
+}
 
 impl CoreSink for CoreInlet {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
-        if let Some(router) = self.0.get() {
+        let Some(Inlets { router, ingest, requests }) = self.0.get() else { return };
+        if subscription_id == requests::REPLIES_ID {
+            requests.arrived(message);
+        } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
+        } else if let Some(ingest) = ingest {
+            ingest.message(subscription_id, message);
         }
     }
 
     fn flush(&self) {
-        if let Some(router) = self.0.get() {
+        if let Some(Inlets { router, .. }) = self.0.get() {
             CoreSink::flush(&**router);
         }
     }
@@ -183,11 +210,16 @@ impl Broker {
             Arc::clone(&metrics),
         );
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
+        let ingest = options.ingests.then(|| {
+            let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
+            let (requests, metrics) = (Arc::clone(&requests), Arc::clone(&metrics));
+            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, requests, metrics))
+        });
         let router = Arc::new(Router::new(
             Arc::clone(&logs),
             index,
             closed.clone(),
-            options.ingests,
+            ingest.clone(),
             options.nats_headers,
             Arc::clone(&requests),
             Arc::clone(&metrics),
@@ -206,7 +238,13 @@ impl Broker {
         });
         follower.look(&store, true).await?;
         // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(Arc::clone(&router));
+        let _ = inlet.0.set(Inlets {
+            router: Arc::clone(&router),
+            ingest: ingest.clone(),
+            requests: Arc::clone(&requests),
+        });
+        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
+        let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
         let broker = Arc::new(Self {
             interest: Interest::new(store.core().clone()),
             options,
@@ -222,8 +260,11 @@ impl Broker {
             requests,
             follower: Arc::clone(&follower),
             registry: Registry::default(),
+            refused: RefusedConnects::default(),
             next_session: AtomicU64::new(1),
+            ingest,
             _tail: tail,
+            _wants: wants,
         });
         let scans = Arc::clone(&broker);
         tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
@@ -276,8 +317,14 @@ impl Broker {
     }
 
     /// Whether a publish at QoS 0 has to say that it is one, so that it is not taken for a message of NATS.
-    pub(crate) fn says_qos(&self, subject: &Subject) -> bool {
+    pub(crate) fn says_qos(&self, topic: &TopicName, subject: &Subject) -> bool {
         self.logs.is_captured(subject.as_str())
+            || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
+    }
+
+    /// Whether a session has a subscription that matches: one that is connected here, or one above QoS 0, wherever it is.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        self.router.has_subscriber(topic) || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
     }
 
     /// Where the log that is always there stands, or a little before.
@@ -299,6 +346,9 @@ impl Broker {
         for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
+        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
+        let retained = self.find_retained(&retained).await;
+        found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.remove(&place)),
             Resend::PubRel(_) => (resend, None),
@@ -365,6 +415,18 @@ impl Broker {
         }
         let mut has_lease = self.has_lease.subscribe();
         let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+    }
+
+    /// Counts the sessions of connected clients that are fed from the tail of the log, and those that are catching up.
+    #[must_use]
+    pub fn count_sessions(&self) -> (u64, u64) {
+        let is_catching_up = |mailbox: &Arc<Mailbox>| u64::from(mailbox.is_catching_up());
+        let (mut live, mut catching_up) = (0, 0);
+        for behind in self.registry.everyone().iter().map(is_catching_up) {
+            catching_up += behind;
+            live += 1 - behind;
+        }
+        (live, catching_up)
     }
 
     /// Connected clients.

@@ -1,5 +1,6 @@
 //! Retained messages on their way to one session: pages of the index, taken when the session has room, so that a
-//! subscriber to a million of them costs a cursor and not a queue.
+//! subscriber to a million of them costs a cursor and not a queue. What was in flight when a connection broke is read from
+//! the bucket again; what was not sent yet is not owed any more, and a client that wants it subscribes again.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -8,9 +9,9 @@ use std::sync::Arc;
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 
 use super::clock::now_ms;
-use super::convert;
 use super::mailbox::Outgoing;
-use crate::store::{IndexState, RetainedIndex};
+use super::{Broker, RETRY, convert};
+use crate::store::{IndexState, RetainedEntry, RetainedIndex};
 
 /// Messages that are taken from the index at once.
 const PAGE: usize = 128;
@@ -57,5 +58,28 @@ impl RetainedCursor {
             self.after = Some(last.topic.clone());
         }
         page.len() == PAGE
+    }
+}
+
+impl Broker {
+    /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has
+    /// replaced is not there: the subscriber gets the newer one as it gets every message.
+    pub(super) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Outgoing)> {
+        if sequences.is_empty() {
+            return Vec::new();
+        }
+        let entries = loop {
+            match self.store.retained().get_many(sequences).await {
+                Ok(entries) => break entries,
+                Err(error) => tracing::warn!(%error, "retained messages in flight cannot be read yet"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        let outgoing = |entry: &RetainedEntry| {
+            let message = convert::from_retained(entry, nats_headers);
+            let (qos, retain, subscription_ids) = (message.qos, true, Box::default());
+            (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids })
+        };
+        entries.iter().map(outgoing).collect()
     }
 }

@@ -19,10 +19,11 @@ use proto_map::ClosedTrees;
 
 use super::clock::now_ms;
 use super::convert;
+use super::ingest::Ingest;
 use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
-use super::requests::{REPLIES_ID, Requests};
+use super::requests::Requests;
 use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
@@ -58,13 +59,12 @@ enum Reach {
 }
 
 /// Routes messages to the sessions of this sidecar.
-#[derive(Debug)]
 pub(crate) struct Router {
     /// Locked after the tails, which are locked in the order of their numbers, by whoever needs them to stand still.
     subscriptions: RwLock<Subscriptions>,
     logs: Arc<Logs>,
-    /// Core messages are copied into the log for subscriptions above QoS 0.
-    ingests: bool,
+    /// Copies core messages into the log for subscriptions above QoS 0.
+    ingest: Option<Arc<Ingest>>,
     nats_headers: bool,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
@@ -106,13 +106,13 @@ impl Router {
         logs: Arc<Logs>,
         index: Arc<RetainedIndex>,
         closed: ClosedTrees,
-        ingests: bool,
+        ingest: Option<Arc<Ingest>>,
         nats_headers: bool,
         requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (subscriptions, core_wakes) = Default::default();
-        Self { subscriptions, logs, ingests, nats_headers, index, closed, requests, metrics, core_wakes }
+        Self { subscriptions, logs, ingest, nats_headers, index, closed, requests, metrics, core_wakes }
     }
 
     /// The trees that devices cannot reach.
@@ -284,6 +284,9 @@ impl Router {
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
             let Some(mut message) = self.message_of(log, &entry) else { continue };
+            if let Some(ingest) = self.ingest.as_ref().filter(|_| message.is_ingested) {
+                ingest.seen(entry.subject(), &entry.payload);
+            }
             self.index(&mut message);
             self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
@@ -296,7 +299,7 @@ impl Router {
         if convert::is_at_most_once(core.headers.as_ref()) {
             return Reach::All;
         }
-        if self.ingests || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
+        if self.ingest.is_some() || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
     }
 }
 
@@ -333,9 +336,6 @@ impl LogSink for LogTail {
 
 impl CoreSink for Router {
     fn message(&self, subscription_id: u64, core: CoreMessage) {
-        if subscription_id == REPLIES_ID {
-            return self.requests.arrived(core);
-        }
         if self.closed.is_closed_subject(&core.subject) || convert::is_stored_copy(&core) {
             return;
         }

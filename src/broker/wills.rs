@@ -165,7 +165,7 @@ impl Broker {
         let ended_ms = record.disconnected_at_ms.unwrap_or_else(now_ms);
         let gone_s = u32::try_from(now_ms().saturating_sub(ended_ms) / 1000).unwrap_or(u32::MAX);
         // A record stays until its wills are published, which may be due at the end of the session only.
-        let for_wills_s = if record.will.is_some() || !record.last_wills.is_empty() { WILL_PATIENCE_S } else { 0 };
+        let for_wills_s = if record.has_will() { WILL_PATIENCE_S } else { 0 };
         match record.expiry_s {
             crate::store::NEVER => None,
             s => Some(s.saturating_sub(gone_s).saturating_add(for_wills_s).max(1)),

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, End};
 use crate::broker::Outgoing;
-use crate::store::{SessionRecord, Sessions, StoredSubscription, WriteError};
+use crate::store::{Arrival, SessionRecord, Sessions, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
 const LAZY_CHANGES: u64 = 128;
@@ -35,8 +35,8 @@ pub(super) enum Answered {
 pub(super) enum Written {
     /// The record, now with this sequence, and with how many answers waiting for it.
     Record(Result<u64, WriteError>, usize),
-    /// The progress, up to this version.
-    Progress(Result<u64, WriteError>),
+    /// The progress, up to this version, and how it was written.
+    Progress(Result<(u64, Arrival), WriteError>),
 }
 
 impl<S> Connection<S>
@@ -66,10 +66,10 @@ where
             let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {
                 let saved = sessions.put_progress(&client_id, &progress, fence, None).await;
-                if let (Ok(()), Some(is_left)) = (&saved, is_left) {
+                if let (Ok(_), Some(is_left)) = (&saved, is_left) {
                     broker.leave_backlog(&client_id, progress, is_left);
                 }
-                Written::Progress(saved.map(|()| version))
+                Written::Progress(saved.map(|arrival| (version, arrival)))
             }));
         }
     }
@@ -106,9 +106,16 @@ where
                     });
                 }
             }
-            Written::Progress(Ok(version)) => self.tell(Input::Saved(version)),
+            Written::Progress(Ok((version, arrival))) => {
+                self.is_record_dirty |= arrival == Arrival::Again;
+                self.tell(Input::Saved(version));
+            }
             // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
             Written::Progress(Err(WriteError::Unavailable { .. })) => self.is_record_dirty = true,
+            // The record of a session that ends with its connection says what it wants, and nobody waits for it.
+            Written::Record(Err(error), _) if !self.session.is_durable() && error != WriteError::Fenced => {
+                self.is_record_dirty = matches!(error, WriteError::Unavailable { .. });
+            }
             Written::Record(Err(error), _) | Written::Progress(Err(error)) => self.end = Some(unwritable(&error)),
         }
     }
@@ -149,8 +156,12 @@ where
                     self.send(&mqtt_codec::Packet::PubRel(ack));
                 }
                 (Resend::Publish(qos, packet_id, _), Some(outgoing)) => {
-                    let outgoing = self.as_subscribed(outgoing);
+                    let outgoing = self.as_subscribed(outgoing, resend.retained().is_some());
                     self.repeat(qos, packet_id, &outgoing);
+                }
+                // A newer one has its place, which the client gets as well.
+                (Resend::Publish(_, packet_id, _), None) if resend.retained().is_some() => {
+                    self.session.forget(packet_id);
                 }
                 (Resend::Publish(_, packet_id, sequence), None) => {
                     tracing::warn!(
@@ -167,13 +178,14 @@ where
 }
 
 impl<S> Connection<S> {
-    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches.
-    fn as_subscribed(&self, mut outgoing: Outgoing) -> Outgoing {
+    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches. The flag stays on what a
+    /// SUBSCRIBE brought [MQTT-3.3.1-8].
+    fn as_subscribed(&self, mut outgoing: Outgoing, is_retained: bool) -> Outgoing {
         let topic = &outgoing.message.topic;
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let matching: Vec<&StoredSubscription> =
             all.filter(|(filter, _)| filter.matches(topic)).map(|(_, s)| s).collect();
-        outgoing.retain = outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
+        outgoing.retain = is_retained || outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
         outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
         outgoing
     }

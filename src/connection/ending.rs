@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_codec::{Disconnect, Packet, ReasonCode, Version, Will};
-use mqtt_session::Publication;
+use mqtt_codec::{Disconnect, Packet, ReasonCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::durable::Written;
 use super::io::Io;
-use super::{Connection, End};
+use super::{Connection, End, Eventual};
 use crate::broker::{Broker, Due, Owned, due, now_ms, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, WillCause};
@@ -19,14 +18,15 @@ use crate::store::{ProgressRecord, WriteError};
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// How long a goodbye waits for the will to be taken out of the record.
-const DISARM: Duration = Duration::from_millis(500);
+/// How long a connection stays open whose client has said goodbye, until its will is taken back. Longer than a leader takes
+/// to be elected.
+const TAKE_BACK: Duration = Duration::from_secs(30);
 
-/// How long to wait before a write is tried again that JetStream did not take.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before a write is tried again that JetStream did not take; doubled each time.
+const RETRY: Duration = Duration::from_millis(250);
 
-/// How often the last write of a session is tried.
-const TRIES: usize = 60;
+/// The longest of these pauses.
+const RETRY_MAX: Duration = Duration::from_secs(8);
 
 /// Writes what is left, and closes.
 pub(super) async fn close_socket<S>(io: Io<S>)
@@ -42,7 +42,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// Ends the connection: when this returns, what it published is settled, and its session is in JetStream or over.
-    pub(super) async fn finish(mut self, end: End, will: Option<Box<Will>>, peer: &Peer) {
+    pub(super) async fn finish(mut self, end: End, peer: &Peer) {
         self.log_end(end, peer);
         if let End::ByServer(reason) = end
             && self.version == Version::V5
@@ -55,54 +55,38 @@ where
                 properties,
             }));
         }
-        self.disarm_will(end).await;
         self.pass_what_is_read();
         let (_, progress) = self.session.progress();
         let last_progress =
             self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress, &self.broker.logs));
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
-        if self.owned.is_none()
-            && let (Some(will), Some(cause)) = (will, will_cause(end))
-        {
-            self.publish_will(*will, cause);
-        }
         self.wakes.wake_all();
-        let Connection { io, broker, mailbox, mut publishing, waiting, writing, mut owned, session, .. } = self;
+        let Connection { io, broker, mailbox, mut publishing, waiting, writing, owned, session, .. } = self;
+        let expiry_s = session.parameters().session_expiry_s;
         let settle = async {
-            // One write at a time: what is under way goes first.
-            if let Some(writing) = writing
-                && let (Written::Record(Ok(sequence), _), Some(owned)) = (writing.await, &mut owned)
-            {
-                owned.sequence = sequence;
+            if publishing.settle(&broker, &mailbox, waiting).await.is_none() {
+                tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
             }
-            publishing.settle(&broker, &mailbox, waiting).await.is_some()
         };
-        let (_, is_settled) = tokio::join!(close_socket(io), settle);
-        if !is_settled {
-            tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
-        }
-        if let (Some(owned), Some(progress)) = (owned, last_progress) {
-            let expiry_s = session.parameters().session_expiry_s;
-            let last = LastWrite { broker: &broker, end, expiry_s, progress };
-            last.write(owned).await;
+        let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
+            broker: &broker,
+            end,
+            expiry_s,
+            progress,
+            owned,
+            writing,
+        });
+        match last {
+            Some(last) if last.takes_back_a_will() => _ = tokio::join!(settle, close_behind(last.write(), io)),
+            // A will comes behind what the client has published [MQTT-3.1.2-8].
+            Some(mut last) => {
+                tokio::join!(close_socket(io), settle, last.finish_writing());
+                last.write().await;
+            }
+            None => _ = tokio::join!(close_socket(io), settle),
         }
         broker.detach(&mailbox);
-    }
-
-    /// A client that said goodbye has no will any more. That is written before the connection is closed, so that nobody
-    /// publishes it who finds us dead; a goodbye does not wait for long, though.
-    async fn disarm_will(&mut self, end: End) {
-        let Some(owned) = self.owned.as_mut().filter(|owned| owned.record.will.is_some()) else { return };
-        if end != (End::ByClient { with_will: false }) || self.writing.is_some() {
-            return;
-        }
-        owned.record.will = None;
-        let write = self.broker.store().sessions();
-        let record = owned.record();
-        if let Ok(Ok(sequence)) = tokio::time::timeout(DISARM, write.put_record(&record, owned.sequence, None)).await {
-            owned.sequence = sequence;
-        }
     }
 
     fn log_end(&self, end: End, peer: &Peer) {
@@ -116,25 +100,19 @@ where
         tracing::debug!(client_id, %remote, ?reason, "disconnected");
         self.broker.metrics.disconnect(reason);
     }
+}
 
-    /// Publishes the will as the client's last message, behind what it has published [MQTT-3.1.2-8].
-    fn publish_will(&mut self, will: Will, cause: WillCause) {
-        self.broker.metrics.will(cause);
-        let publication = Publication {
-            token: None,
-            once: None,
-            topic: will.topic,
-            qos: will.qos,
-            retain: will.retain,
-            payload: will.payload,
-            properties: will.properties,
-        };
-        if let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) {
-            let (publication, refused) = *refusal;
-            let client_id = self.mailbox.client_id.escape_debug().to_string();
-            let topic = publication.topic.as_str().escape_debug().to_string();
-            tracing::info!(client_id, topic, ?refused, "a will was refused");
-        }
+/// Writes, and closes behind that: who waits for the connection to be closed knows that its will is off. A client that does
+/// not wait loses nothing by it, and JetStream may be away for long, so the write goes on behind the closed socket then.
+async fn close_behind<S>(write: impl Future<Output = ()>, io: Io<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut write = std::pin::pin!(write);
+    let is_written = tokio::time::timeout(TAKE_BACK, &mut write).await.is_ok();
+    close_socket(io).await;
+    if !is_written {
+        write.await;
     }
 }
 
@@ -144,35 +122,58 @@ struct LastWrite<'a> {
     end: End,
     expiry_s: u32,
     progress: ProgressRecord,
+    owned: Owned,
+    /// A write that is under way: there is one at a time, so it goes first.
+    writing: Option<Eventual<Written>>,
 }
 
 impl LastWrite<'_> {
-    /// Writes until it is done, or somebody else owns the session.
-    async fn write(&self, mut owned: Owned) {
-        let client_id = owned.record.client_id.clone();
-        for _ in 0..TRIES {
-            match self.try_write(&mut owned).await {
+    /// A client that said goodbye has no will any more [MQTT-3.14.4-3]. Until that is written, whoever finds us dead
+    /// publishes it.
+    fn takes_back_a_will(&self) -> bool {
+        self.end == (End::ByClient { with_will: false }) && self.owned.record.will.is_some()
+    }
+
+    async fn finish_writing(&mut self) {
+        if let Some(writing) = self.writing.take()
+            && let Written::Record(Ok(sequence), _) = writing.await
+        {
+            self.owned.sequence = sequence;
+        }
+    }
+
+    /// Writes until it is done, or somebody else owns the session. There are no more of these than connections that were
+    /// there when JetStream went away, since those that need a record are refused meanwhile.
+    async fn write(mut self) {
+        self.finish_writing().await;
+        let client_id = self.owned.record.client_id.clone();
+        let mut pause = RETRY;
+        loop {
+            match self.try_write().await {
                 Ok(()) => return,
                 Err(WriteError::TooLarge) => return tracing::error!(client_id, "a session is too large to be kept"),
                 // Fenced by somebody else, or by a write of ours that was not answered and was done all the same.
                 Err(WriteError::Fenced) => {}
                 Err(WriteError::Unavailable { reason }) => {
                     tracing::debug!(client_id, reason, "the end of a connection waits for JetStream");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
                 }
             }
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
                 // Who owns the session now takes care of the rest.
-                let Some(record) = loaded.record.filter(|record| record.epoch == owned.record.epoch) else { return };
-                owned.record.will = record.will;
-                owned.record.last_wills = record.last_wills;
-                owned.sequence = loaded.sequence;
+                let Some(record) = loaded.record.filter(|record| record.epoch == self.owned.record.epoch) else {
+                    return;
+                };
+                self.owned.record.will = record.will;
+                self.owned.record.last_wills = record.last_wills;
+                self.owned.sequence = loaded.sequence;
             }
         }
-        tracing::error!(client_id, "the end of a connection could not be written; its session looks connected");
     }
 
-    async fn try_write(&self, owned: &mut Owned) -> Result<(), WriteError> {
+    async fn try_write(&mut self) -> Result<(), WriteError> {
+        let owned = &mut self.owned;
         let sessions = self.broker.store().sessions();
         let client_id = owned.record.client_id.clone();
         owned.record.expiry_s = self.expiry_s;

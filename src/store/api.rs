@@ -166,6 +166,7 @@ impl Api {
         let answer = self.request(format!("$JS.API.{verb}").into(), request).await?;
         let failed: Failed = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
         if let Some(error) = failed.error {
+            self.link.errors.count(error.err_code);
             return Err(ApiFailure::Error(error));
         }
         serde_json::from_slice(&answer.payload).map_err(unreadable)

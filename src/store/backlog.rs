@@ -95,6 +95,48 @@ pub struct BacklogEnd {
     pub log_sequence: u64,
 }
 
+/// How many copies each client has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lengths {
+    /// How many one may have.
+    pub limit: u64,
+    /// By client id.
+    pub clients: HashMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+struct RawLengths {
+    config: RawLimit,
+    state: RawSubjects,
+    /// Subjects that there are, on this page or another one.
+    #[serde(default)]
+    total: usize,
+}
+
+#[derive(Deserialize)]
+struct RawLimit {
+    #[serde(default)]
+    max_msgs_per_subject: i64,
+    #[serde(default)]
+    discard: String,
+}
+
+#[derive(Deserialize)]
+struct RawSubjects {
+    #[serde(default)]
+    subjects: HashMap<String, u64>,
+}
+
+impl Lengths {
+    /// How many messages of a client gave way to newer ones, when it had so many `before` and got `stored` more since.
+    #[must_use]
+    pub fn gave_way(&self, client_id: &str, before: u64, stored: u64) -> u64 {
+        let now = self.clients.get(client_id).copied().unwrap_or_default();
+        // Who has less than the limit has read some of it meanwhile.
+        if now >= self.limit { (before + stored).saturating_sub(now) } else { 0 }
+    }
+}
+
 impl Backlog {
     pub(super) fn new(
         bucket: Bucket,
@@ -177,6 +219,31 @@ impl Backlog {
             (ByteString::from_static(name::SUBJECT), entry.subject().into()),
         ];
         Some((PutTarget::Attached { stream, subject }, own.into_iter().chain(kept).collect()))
+    }
+
+    /// How long each backlog is, when the oldest messages are what goes when one has as many as it may have; `None` when they
+    /// are not, or when there is no such limit.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn lengths(&self) -> Result<Option<Lengths>, Unavailable> {
+        let Shared { readers, names, stream, .. } = &*self.shared;
+        let mut lengths = Lengths::default();
+        let mut seen = 0;
+        loop {
+            let request = serde_json::json!({ "subjects_filter": names.backlog_subjects(), "offset": seen });
+            let info: RawLengths = readers.call(&format!("STREAM.INFO.{stream}"), request.to_string()).await?;
+            let limit = u64::try_from(info.config.max_msgs_per_subject).ok().filter(|limit| *limit > 0);
+            let Some(limit) = limit.filter(|_| info.config.discard == "old") else { return Ok(None) };
+            lengths.limit = limit;
+            let page = info.state.subjects.len();
+            seen += page;
+            let of_client = |(subject, length): (String, u64)| Some((names.strip_backlog(&subject)?, length));
+            lengths.clients.extend(info.state.subjects.into_iter().filter_map(of_client));
+            if page == 0 || seen >= info.total {
+                return Ok(Some(lengths));
+            }
+        }
     }
 
     /// The ends of all backlogs that are not empty, by client id.

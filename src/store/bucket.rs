@@ -27,7 +27,7 @@ use super::headers;
 /// Requests of one bucket that are under way; whoever comes then waits.
 pub(crate) const REQUESTS_MAX: usize = 1_024;
 /// How long a write is tried, and how long a read is.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const WRITE_WITHIN: Duration = Duration::from_secs(10);
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// How long each attempt may take. What was sent to a leader that is gone is never answered, and the next one is not told.
 const ATTEMPT_WITHIN: Duration = Duration::from_millis(1_500);
@@ -101,12 +101,23 @@ pub(crate) enum Content {
     Cleaned,
 }
 
+/// How often a write may arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Once: it has.
+    Once,
+    /// Again: an attempt before the one that was acknowledged had no answer and may be on its way still.
+    Again,
+}
+
 /// How one attempt to write ended.
 enum Attempt {
     Stored(u64),
     WrongSequence,
-    /// There is no answer, and it may have been stored, or it was refused for a reason that passes.
+    /// It was refused for a reason that passes, or was not sent.
     Again(String),
+    /// There is no answer: it may have been stored, or may be yet.
+    Unanswered(String),
     /// Refused for a reason that stays.
     Refused(WriteError),
 }
@@ -166,6 +177,16 @@ impl Bucket {
 
     /// As [`Self::write`], with a name for the write, which no other write may have, until a deadline.
     pub(crate) async fn write_as(&self, write: &Write<'_>, id: &str, deadline: Instant) -> Result<u64, WriteError> {
+        self.write_counted(write, id, deadline).await.map(|(sequence, _)| sequence)
+    }
+
+    /// As [`Self::write_as`], and says whether the write may arrive again: after a later one, when its fence lets it.
+    pub(crate) async fn write_counted(
+        &self,
+        write: &Write<'_>,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<(u64, Arrival), WriteError> {
         if let Value::Put(payload) = &write.value
             && payload.len() + OVERHEAD > self.api.link.client.max_payload()
         {
@@ -173,20 +194,25 @@ impl Bucket {
         }
         let map = write.headers(id).map_err(|error| WriteError::Unavailable { reason: error.to_string() })?;
         let mut pause = Pause::new();
+        let mut arrival = Arrival::Once;
         loop {
             let reason = match self.attempt(write, map.clone(), deadline).await {
-                Attempt::Stored(sequence) => return Ok(sequence),
+                Attempt::Stored(sequence) => return Ok((sequence, arrival)),
                 Attempt::WrongSequence => match write.fence {
                     Fence::Of(..) => return Err(WriteError::Fenced),
                     // Perhaps it is ours that stands there, and its acknowledgement was lost.
                     Fence::Own(_) => match self.last(write.subject).await {
-                        Ok(Some(last)) if last.write_id.as_deref() == Some(id) => return Ok(last.sequence),
+                        Ok(Some(last)) if last.write_id.as_deref() == Some(id) => return Ok((last.sequence, arrival)),
                         Ok(_) => return Err(WriteError::Fenced),
                         Err(Unavailable { reason }) => reason,
                     },
                 },
                 Attempt::Refused(error) => return Err(error),
                 Attempt::Again(reason) => reason,
+                Attempt::Unanswered(reason) => {
+                    arrival = Arrival::Again;
+                    reason
+                }
             };
             if Instant::now() >= deadline {
                 return Err(WriteError::Unavailable { reason });
@@ -207,16 +233,20 @@ impl Bucket {
             Err(failure) => {
                 if matches!(failure, ApiFailure::NoResponders) {
                     self.make_again_if_gone();
+                    return Attempt::Again(failure.to_string());
                 }
-                return Attempt::Again(failure.to_string());
+                return Attempt::Unanswered(failure.to_string());
             }
         };
         match parse_pub_ack(&message.payload) {
             Some(ack) => match ack.error {
                 None => Attempt::Stored(ack.seq),
-                Some(error) => refused(&error),
+                Some(error) => {
+                    self.api.link.errors.count(error.err_code);
+                    refused(&error)
+                }
             },
-            None => Attempt::Again("an answer of JetStream cannot be read".to_owned()),
+            None => Attempt::Unanswered("an answer of JetStream cannot be read".to_owned()),
         }
     }
 

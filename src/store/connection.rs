@@ -13,6 +13,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, Se
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use super::api_errors::ApiErrors;
 use super::credentials::Authenticator;
 use super::error::OpenError;
 use super::options::NatsOptions;
@@ -50,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) state: watch::Receiver<LinkState>,
     violation: Arc<Mutex<Option<String>>>,
     overflows: Arc<AtomicU64>,
+    /// What JetStream answered.
+    pub(crate) errors: ApiErrors,
 }
 
 impl Link {
@@ -84,6 +87,8 @@ pub(crate) struct Connector {
     options: Arc<NatsOptions>,
     addresses: Arc<Vec<ServerAddr>>,
     authenticator: Arc<Authenticator>,
+    /// What JetStream answered on any connection.
+    pub(crate) errors: ApiErrors,
 }
 
 impl Connector {
@@ -105,7 +110,8 @@ impl Connector {
             std::fs::metadata(file)
                 .map_err(|err| OpenError::Credentials { reason: format!("{}: {err}", file.display()) })?;
         }
-        Ok(Self { options: Arc::new(options), addresses: Arc::new(addresses), authenticator: Arc::new(authenticator) })
+        let (options, addresses) = (Arc::new(options), Arc::new(addresses));
+        Ok(Self { options, addresses, authenticator: Arc::new(authenticator), errors: ApiErrors::default() })
     }
 
     /// The URLs without passwords, for messages.
@@ -190,7 +196,7 @@ impl Connector {
                     let mut wait = state.clone();
                     // The event travels through a task of its own; nobody may see a link that is not yet up.
                     let _ = tokio::time::timeout(Duration::from_secs(5), wait.wait_for(|s| s.connected)).await;
-                    return Ok(Link { client, state, violation, overflows });
+                    return Ok(Link { client, state, violation, overflows, errors: self.errors.clone() });
                 }
                 Err(error) => error,
             };

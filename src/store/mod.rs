@@ -15,6 +15,7 @@
 
 mod ack;
 mod api;
+mod api_errors;
 mod assets;
 mod backlog;
 mod bucket;
@@ -43,8 +44,9 @@ use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use self::api::Api;
+pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
-pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, LogInfo};
+pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
 use self::bucket::Bucket;
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
@@ -60,7 +62,7 @@ pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink}
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
-    FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
+    Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
@@ -94,6 +96,7 @@ pub struct Store {
     reply_keys: ReplyKeys,
     core: CoreNats,
     connected: watch::Receiver<bool>,
+    api_errors: ApiErrors,
 }
 
 impl Store {
@@ -106,6 +109,7 @@ impl Store {
         let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
         let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats)?;
+        let api_errors = connector.errors.clone();
         let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
@@ -176,7 +180,13 @@ impl Store {
             reply_keys,
             core,
             connected,
+            api_errors,
         })
+    }
+
+    /// Errors that JetStream has answered.
+    pub fn api_errors(&self) -> &ApiErrors {
+        &self.api_errors
     }
 
     /// Stores messages.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use proto_map::{Names, StreamSpec, topic_of};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
@@ -33,6 +34,8 @@ const MISSING_PAUSE: Duration = Duration::from_millis(500);
 /// How long the reader may be behind before it is asked whether anything is to come at all: the last message of the bucket
 /// may have expired, and then nothing comes.
 const CATCH_UP_PATIENCE: Duration = Duration::from_millis(100);
+/// Messages that one caller reads by sequence at the same time.
+const GETS_MAX: usize = 128;
 /// How long a subscriber may wait for a fresh index.
 const FRESH_WITHIN: Duration = Duration::from_secs(10);
 
@@ -113,6 +116,21 @@ impl Retained {
         &self.shared.index
     }
 
+    /// The retained messages with these sequences of the bucket, from the leader; those that are not there any more, because a
+    /// newer one of the topic has taken their place, are left out.
+    ///
+    /// # Errors
+    /// When JetStream does not answer for one of them.
+    pub async fn get_many(&self, sequences: &[u64]) -> Result<Vec<RetainedEntry>, Unavailable> {
+        let get = |sequence| self.shared.get(sequence);
+        let mut answers = stream::iter(sequences.to_vec()).map(get).buffered(GETS_MAX);
+        let mut entries = Vec::with_capacity(sequences.len());
+        while let Some(answer) = answers.next().await {
+            entries.extend(answer?);
+        }
+        Ok(entries)
+    }
+
     /// Whether the bucket has been read to its end at least once.
     pub fn is_warm(&self) -> bool {
         self.shared.reading.borrow().applied > 0 || self.shared.index.state().applied > 0
@@ -131,6 +149,15 @@ impl Retained {
 }
 
 impl Shared {
+    async fn get(&self, sequence: u64) -> Result<Option<RetainedEntry>, Unavailable> {
+        let stored = self.api.unless_lost(self.api.message_at(&self.stream, sequence)).await?;
+        let entry = stored.and_then(|stored| LogEntry::of_stored(stored, ""));
+        Ok(entry.and_then(|entry| {
+            let topic = topic_of(self.names.strip_retained(entry.stream_subject())?.as_str()).ok()?;
+            Some(RetainedEntry { topic, sequence, version: 0, message: retained(entry)? })
+        }))
+    }
+
     async fn bring_up_to_date(&self) -> Result<(), Unavailable> {
         let head = self.head.read().await?;
         self.check_for_purge(head);

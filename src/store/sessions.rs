@@ -23,6 +23,7 @@ use bytestring::ByteString;
 use proto_map::Names;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 pub use self::follower::{FollowFrom, Following, Gone, SessionsSink};
 pub(crate) use self::record::instant;
@@ -32,7 +33,8 @@ pub use self::record::{
 };
 pub use self::snapshot::SessionState;
 use super::api::{Api, STREAM_NOT_FOUND};
-use super::bucket::{Bucket, Content, Fence, Last, Value, Write};
+pub use super::bucket::Arrival;
+use super::bucket::{Bucket, Content, Fence, Last, Value, WRITE_WITHIN, Write, new_write_id};
 use super::error::{Unavailable, WriteError};
 use super::head::Head;
 
@@ -42,6 +44,8 @@ const DELETED_TTL_S: u32 = 3_600;
 /// How long the marker of a session of which nothing is left stays, seconds. nats-server writes down which messages are
 /// gone every two minutes or so; killed before that, it can bring back the record that was there before the marker.
 const CLEANED_TTL_S: u32 = 300;
+/// How long the marker of its progress stays, seconds: longer, so that a record that comes back is known for what it is.
+const PROGRESS_GONE_TTL_S: u32 = 2 * CLEANED_TTL_S;
 
 /// The sessions of an account.
 #[derive(Clone, Debug)]
@@ -113,7 +117,8 @@ impl Sessions {
     }
 
     /// Writes the progress of a client if its record has the sequence `fence`. Writes of one client have to wait for each
-    /// other.
+    /// other. After [`Arrival::Again`] an attempt may arrive after a later write under the same fence and undo it: a new
+    /// record, whose sequence is the next fence, shuts it out.
     ///
     /// # Errors
     /// See [`WriteError`]. After `Unavailable` an attempt may still be on its way and arrive after a later write of this
@@ -124,13 +129,35 @@ impl Sessions {
         progress: &ProgressRecord,
         fence: u64,
         ttl_s: Option<u32>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Arrival, WriteError> {
         let Shared { names, bucket, .. } = &*self.shared;
         let subject = names.session_progress(client_id).map_err(|_| WriteError::TooLarge)?;
         let record = names.session_record(client_id).map_err(|_| WriteError::TooLarge)?;
         let value = Value::Put(written(progress)?);
         let fence = Fence::Of(&record, fence);
-        bucket.write(&Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) }).await.map(|_| ())
+        let write = Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) };
+        let written = bucket.write_counted(&write, &new_write_id(), Instant::now() + WRITE_WITHIN).await;
+        written.map(|(_, arrival)| arrival)
+    }
+
+    /// Whether a record that was read with this sequence is not the last one that there was: the session was over, or had
+    /// another owner, after it was written. nats-server brings such records back when it is killed at a bad moment.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn is_of_the_past(&self, record: &SessionRecord, sequence: u64) -> Result<bool, Unavailable> {
+        let subject = self.shared.names.session_progress(&record.client_id).map_err(Unavailable::new)?;
+        let Some(last) = self.shared.bucket.last(&subject).await?.filter(|last| last.sequence > sequence) else {
+            return Ok(false);
+        };
+        // Each is written behind a later record only.
+        Ok(match &last.content {
+            Content::Deleted | Content::Cleaned => true,
+            Content::Value(value) => {
+                parsed(&record.client_id, value).is_some_and(|progress: ProgressRecord| progress.epoch > record.epoch)
+            }
+            Content::Expired => false,
+        })
     }
 
     /// Ends a session whose record has the sequence `fence`, with everything that belongs to it. It is over when this
@@ -191,7 +218,7 @@ impl Shared {
         // What is in the backlog now belongs to the session that is over, if no other one has begun; the next write tells.
         let backlog_end = self.backlog_end().await?;
         let fence = Fence::Of(record, marker);
-        let write = Write { subject: &progress, value: Value::Deleted, fence, ttl_s: Some(CLEANED_TTL_S) };
+        let write = Write { subject: &progress, value: Value::Deleted, fence, ttl_s: Some(PROGRESS_GONE_TTL_S) };
         if !self.is_still_over(self.bucket.write(&write).await)? {
             return Ok(());
         }

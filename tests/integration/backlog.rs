@@ -143,6 +143,9 @@ async fn a_device_that_was_away_for_long_gets_its_last_thousand_in_order_and_goe
     assert_eq!(got, wanted, "{} messages", got.len());
     // The queue's limit, and what the log has.
     assert!((1_000..1_500).contains(&got.len()), "{} messages, position {position}", got.len());
+    let gave_way = world.a.metric("mqtt_messages_dropped_total{reason=\"queue_full\"}").await;
+    let missing = (total / 4 - got.len()) as f64;
+    assert!(gave_way == missing, "{gave_way} gave way, and {missing} did not come");
     for message in &messages {
         let wanted = if qos(number(message)) == 1 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
         assert_eq!((message.qos(), message.dup), (wanted, false));
@@ -211,6 +214,7 @@ async fn with_discard_newest_the_first_messages_are_kept() {
     assert_eq!(rest, wanted, "what the log has follows");
     assert!(rest.len() < 300, "{}", rest.len());
     assert!(world.a.metric("mqtt_messages_dropped_total{reason=\"queue_full\"}").await > 0.0);
+    assert!(world.a.metric("nats_js_api_errors_total{code=\"10077\"}").await > 0.0, "JetStream refused them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

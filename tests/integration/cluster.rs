@@ -58,7 +58,7 @@ impl Publisher {
 
 /// What a durable subscriber got over all its connections.
 #[derive(Default)]
-struct Received {
+pub(crate) struct Received {
     got: HashMap<String, Vec<usize>>,
     /// QoS 2 packet ids that are not released.
     open: HashSet<u16>,
@@ -66,7 +66,7 @@ struct Received {
 
 impl Received {
     /// Takes messages until there are `count` of QoS 1 and of QoS 2, as a receiver of the specification does.
-    async fn until(&mut self, client: &mut Client, count: usize) {
+    pub(crate) async fn until(&mut self, client: &mut Client, count: usize) {
         client.acknowledges = false;
         let have = |got: &HashMap<String, Vec<usize>>| {
             ["c/1", "c/2"].iter().all(|topic| got.get(*topic).is_some_and(|got| got.contains(&(count - 1))))
@@ -105,7 +105,7 @@ impl Received {
     }
 
     /// Every message came, in order; at QoS 2 once.
-    fn check(&self, count: usize) {
+    pub(crate) fn check(&self, count: usize) {
         for qos in [1, 2] {
             let got = &self.got[&format!("c/{qos}")];
             let mut seen = HashSet::new();

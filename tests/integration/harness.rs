@@ -5,7 +5,7 @@
 //! - `nats`: a nats-server with JetStream, and a client of it
 //! - `sidecar`: nats-mqtt; `world`: a nats-server with two of them
 //! - `mqtt`, `connect`: a raw MQTT client on the codec; `message`: what it publishes; `socket`: bare bytes
-//! - `sessions`: persistent sessions; `cluster`: three nats-servers
+//! - `sessions`: persistent sessions; `cluster`: three nats-servers; `relay`: a network that is slow or broken
 //! - `foreign`: mosquitto's clients and paho
 
 pub(crate) mod cluster;
@@ -16,6 +16,7 @@ mod mqtt;
 pub(crate) mod nats;
 mod ports;
 mod process;
+pub(crate) mod relay;
 pub(crate) mod sessions;
 mod sidecar;
 mod socket;

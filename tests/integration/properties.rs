@@ -38,6 +38,14 @@ fn everything(topic: &str, qos: u8) -> Message {
     message
 }
 
+/// Names of the user properties, sorted.
+fn names(publish: &Publish) -> Vec<String> {
+    let properties = publish.properties.as_deref().cloned().unwrap_or_default();
+    let mut names: Vec<String> = properties.user_properties.iter().map(|(name, _)| name.to_string()).collect();
+    names.sort();
+    names
+}
+
 /// Without what is left of the expiry, which may be a second less than was sent.
 fn without_expiry(publish: Publish) -> Option<Box<MessageProperties>> {
     let mut properties = publish.properties;
@@ -196,18 +204,24 @@ async fn headers_of_nats_itself_are_told_when_they_are_to_be() {
     let quiet = SidecarBuilder::of(&server, "quiet").start().await;
     let telling = SidecarBuilder::of(&server, "telling").set("MQTT__NATS_HEADERS", "true").start().await;
     let nats = server.client().await;
-    for (sidecar, expected) in [(&quiet, 1), (&telling, 2)] {
+    for (sidecar, expected) in [(&quiet, vec!["Plain"]), (&telling, vec!["Nats-Trace-Dest", "Plain"])] {
         let mut client = sidecar.v5("client").await;
-        for qos in 0..=1 {
-            client.subscribe("t", qos).await;
-            let mut headers = HeaderMap::new();
-            headers.insert("Nats-Trace-Dest", "trace");
-            headers.insert("Plain", "1");
-            nats.publish_with_headers("t", headers, "m".into()).await.unwrap();
-            settle(&nats).await;
-            let properties = client.receive().await.properties.expect("properties");
-            assert_eq!(properties.user_properties.len(), expected, "subscribed at {qos}");
-        }
+        client.subscribe("core", 0).await;
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Trace-Dest", "trace");
+        headers.insert("Plain", "1");
+        nats.publish_with_headers("core", headers, "m".into()).await.unwrap();
+        settle(&nats).await;
+        assert_eq!(names(&client.receive().await), expected);
+
+        client.subscribe("log", 1).await;
+        client.publish(msg("log", "m").qos(1).expires(100)).await;
+        let ttl: &[&str] = if expected.len() > 1 { &["Nats-TTL"] } else { &[] };
+        assert_eq!(names(&client.receive().await), ttl);
+        client.publish(msg("kept", "m").qos(1).expires(100).retained()).await;
+        client.subscribe("kept", 1).await;
+        assert_eq!(names(&client.receive().await), ttl);
+        client.publish(msg("kept", "").qos(1).retained()).await;
         client.disconnect(ReasonCode::Success).await;
     }
 }

@@ -244,24 +244,6 @@ async fn a_nats_server_that_is_away_for_longer_than_the_leases_loses_no_session(
     assert_eq!(client.receive_shown().await, "away/x 2 qos2");
 }
 
-async fn a_client_that_came_while_nats_server_was_away_has_its_will_all_the_same() {
-    let mut nats = NatsServer::start();
-    let mut a = Sidecar::start(&nats, "sidecar a").await;
-    let b = Sidecar::start(&nats, "sidecar b").await;
-    nats.kill();
-    eventually("it is seen", async || a.answers("/readyz", 503).await).await;
-    let _client = a.connect(Options::v5("early").will(msg("will/early", "gone").qos(1))).await;
-    nats.restart();
-    let reader = nats.client().await;
-    eventually("its record is written", async || record(&reader, "early").await.is_some()).await;
-    eventually("b serves again", async || b.answers("/readyz", 200).await).await;
-    let mut watcher = b.v5("watch").await;
-    watcher.subscribe("will/#", 2).await;
-    a.kill();
-    assert_eq!(receive(&mut watcher).await, "will/early gone qos1");
-    nothing(&mut watcher, Duration::from_secs(1)).await;
-}
-
 /// A scenario in a thread of its own.
 fn beside<F: Future<Output = ()>>(name: &str, scenario: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()> {
     let run = || tokio::runtime::Runtime::new().expect("a runtime").block_on(scenario());
@@ -275,7 +257,6 @@ fn when_a_lease_ends_the_sessions_are_adopted_and_each_will_is_published_once() 
         beside("the first that starts", the_first_that_starts_publishes_the_wills_of_those_who_died_last),
         beside("an adopter dies", an_adopter_that_dies_leaves_a_delayed_will_to_the_next_one),
         beside("cut off", a_sidecar_that_was_cut_off_closes_its_clients_and_writes_nothing_more),
-        beside("came early", a_client_that_came_while_nats_server_was_away_has_its_will_all_the_same),
         beside("nats-server away", a_nats_server_that_is_away_for_longer_than_the_leases_loses_no_session),
     ];
     let mut failed = Vec::new();

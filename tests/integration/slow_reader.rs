@@ -2,7 +2,7 @@
 
 use mqtt_codec::{Ack, Packet, QoS, ReasonCode};
 
-use crate::harness::{NatsServer, Options, Sidecar, World, heavy, msg, shown, unique};
+use crate::harness::{NatsServer, Options, Sidecar, World, eventually, heavy, msg, shown, unique};
 
 const CHUNKS: usize = 50;
 /// Messages of each QoS in a chunk.
@@ -54,6 +54,11 @@ async fn a_reader_that_stops_costs_little_and_gets_its_qos_1_messages_when_it_re
     }
     let grown = sidecar.rss_kib().saturating_sub(rss_before);
     assert!(grown < GROWTH_MAX_KIB, "grown by {grown} KiB from {rss_before} KiB");
+    eventually("one is behind, and two are not", async || {
+        sidecar.metric("mqtt_sessions{state=\"catching_up\"}").await == 1.0
+            && sidecar.metric("mqtt_sessions{state=\"live\"}").await == 2.0
+    })
+    .await;
     let dropped = sidecar.metric("mqtt_messages_dropped_total{reason=\"slow_reader\"}").await;
     assert!(dropped > 0.0);
 

@@ -2,7 +2,6 @@
 //! ambiguous ends right.
 
 mod cluster;
-mod relay;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,16 +11,16 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::future::join_all;
 use nats_mqtt::store::{
-    AssetOptions, CoreLimits, CoreMessage, CoreSink, FollowFrom, Gone, InFlightRecord, InFlightRecordState, LeaseState,
-    LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, ProgressRecord, PublisherLimits, PutTarget, RequestError,
-    SessionRecord, SessionsSink, Store, StoreOptions, StoredSubscription, WriteError,
+    Arrival, AssetOptions, CoreLimits, CoreMessage, CoreSink, FollowFrom, Gone, InFlightRecord, InFlightRecordState,
+    LeaseState, LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, ProgressRecord, PublisherLimits, PutTarget,
+    RequestError, SessionRecord, SessionsSink, Store, StoreOptions, StoredSubscription, WriteError,
 };
 use proto_map::{Names, SpecOptions, Subject};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use self::relay::Relay;
-use crate::harness::{NatsServer, PATIENCE, eventually, heavy, js_api, stored};
+use crate::harness::relay::Relay;
+use crate::harness::{NatsServer, PATIENCE, Watch, eventually, heavy, js_api, stored};
 
 /// Nobody subscribes here.
 struct Deaf;
@@ -247,6 +246,34 @@ async fn writes_whose_acknowledgement_is_lost_end_right() {
     near.sessions().put_record(&record("x", 4), theirs, None).await.unwrap();
     relay.cut();
     assert_eq!(put.await.unwrap(), Err(WriteError::Fenced));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_that_arrives_late_and_twice_undoes_nothing_that_was_saved_behind_it() {
+    let nats = NatsServer::start();
+    let relay = Relay::start(nats.url()).await;
+    let (near, far) = (open(nats.url()).await, open(relay.url()).await);
+    let mut writes = Watch::new(&nats.client().await, "$KV.MQTT_sessions.x.progress").await;
+    let fence = far.sessions().put_record(&record("x", 1), 0, None).await.unwrap();
+    assert_eq!(far.sessions().put_progress("x", &progress(1, 1), fence, None).await, Ok(Arrival::Once));
+    writes.next().await;
+
+    // The first attempt is on its way when the connection breaks; the second one is acknowledged.
+    relay.hold();
+    let put = tokio::spawn({
+        let sessions = far.sessions().clone();
+        async move { sessions.put_progress("x", &progress(1, 2), fence, None).await }
+    });
+    relay.has_held("HPUB $KV.MQTT_sessions.x.progress ").await;
+    relay.cut();
+    assert_eq!(put.await.unwrap(), Ok(Arrival::Again));
+    writes.next().await;
+    let next = far.sessions().put_record(&record("x", 1), fence, None).await.unwrap();
+    assert_eq!(far.sessions().put_progress("x", &progress(1, 3), next, None).await, Ok(Arrival::Once));
+    writes.next().await;
+    relay.release();
+    writes.next().await;
+    assert_eq!(near.sessions().load_progress("x").await.unwrap(), Some(progress(1, 3)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

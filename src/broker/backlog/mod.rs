@@ -6,11 +6,12 @@
 //! where each backlog ends and goes on from there. Two writers that overlap, because one of them does not know yet that
 //! it has lost the lead, make copies too many, which readers pass over.
 //!
-//! - `horizon`: up to where; `owed`: what, for whom
+//! - `horizon`: up to where; `owed`: what, for whom; `oldest`: what gave way to it
 //!
 //! How a session reads its backlog is in `connection::backlog`.
 
 mod horizon;
+mod oldest;
 mod owed;
 
 use std::collections::{HashMap, HashSet};
@@ -305,8 +306,15 @@ impl Writer {
         let owed = Owed::of(&states, &ends, position, horizon);
         drop((states, ends));
         let copies = match owed.from() {
-            Some(from) => copy(broker, &owed, from, horizon).await?,
-            None => 0,
+            Some(from) => {
+                let before = store.backlog().lengths().await?;
+                let copies = copy(broker, &owed, from, horizon).await?;
+                if let Some(before) = before {
+                    oldest::count(broker, &owed, &before, &copies).await?;
+                }
+                copies.values().sum()
+            }
+            None => 0_u64,
         };
         let Some(Position { stored, expected }) = &mut self.position else { return Ok(()) };
         stored.position = horizon;
@@ -347,7 +355,8 @@ impl Look {
 /// Removes backlogs that nobody is owed any more. What fails here is found again.
 async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &HashMap<String, BacklogEnd>) {
     let is_wanted = |client_id: &str, end: &BacklogEnd| match states.get(client_id) {
-        Some(state) => state.record.expiry_s > 0 && !is_consumed(state, end.log_sequence),
+        Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms()) => false,
+        Some(state) => !is_consumed(state, end.log_sequence),
         None => false,
     };
     let unwanted = ends.iter().filter(|(client_id, end)| !is_wanted(client_id, end)).take(SWEEP_MAX);
@@ -366,9 +375,9 @@ async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &H
     removed.await;
 }
 
-/// Reads the log from a sequence up to the horizon, and copies what is owed. Returns how many copies were made, when all
-/// are acknowledged.
-async fn copy(broker: &Arc<Broker>, owed: &Owed, from: u64, horizon: u64) -> Result<u64, Failure> {
+/// Reads the log from a sequence up to the horizon, and copies what is owed. Returns how many copies were made, by debtor,
+/// when all are acknowledged.
+async fn copy(broker: &Arc<Broker>, owed: &Owed, from: u64, horizon: u64) -> Result<HashMap<u64, u64>, Failure> {
     let mut scan = broker.store.log().scan(from);
     let copies = Arc::new(Copies::default());
     let mut debtors = Vec::new();
@@ -410,7 +419,8 @@ struct Copies {
 
 #[derive(Debug, Default)]
 struct Outcome {
-    stored: u64,
+    /// By debtor.
+    stored: HashMap<u64, u64>,
     /// Sessions whose queue takes nothing more, and what was dropped for that.
     full: HashSet<u64>,
     queue_full: u64,
@@ -459,10 +469,10 @@ impl Copies {
         Ok(())
     }
 
-    /// Waits until all are acknowledged. Returns how many were stored.
-    async fn all(&self, broker: &Broker) -> Result<u64, Failure> {
+    /// Waits until all are acknowledged. Returns how many were stored, by debtor.
+    async fn all(&self, broker: &Broker) -> Result<HashMap<u64, u64>, Failure> {
         let _all = self.room.acquire_many(IN_FLIGHT_MAX).await;
-        let outcome = self.outcome.lock();
+        let mut outcome = self.outcome.lock();
         if let Some(error) = outcome.failed.clone() {
             return Err(error.into());
         }
@@ -472,7 +482,7 @@ impl Copies {
                 broker.metrics.dropped(reason, count);
             }
         }
-        Ok(outcome.stored)
+        Ok(std::mem::take(&mut outcome.stored))
     }
 }
 
@@ -480,7 +490,7 @@ impl StoredSink for Copies {
     fn stored(&self, token: u64, result: Result<Stored, PutError>) {
         let mut outcome = self.outcome.lock();
         match result {
-            Ok(_) => outcome.stored += 1,
+            Ok(_) => *outcome.stored.entry(token).or_default() += 1,
             Err(PutError::Full { code: STORE_FAILED, .. }) => {
                 outcome.full.insert(token);
                 outcome.queue_full += 1;

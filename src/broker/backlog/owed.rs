@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use mqtt_codec::{QoS, TopicFilter};
 
+use crate::broker::clock::now_ms;
 use crate::broker::message::Message;
 use crate::broker::subscriptions::Subscriptions;
 use crate::store::{BacklogEnd, ProgressRecord, SessionRecord, SessionState};
@@ -79,7 +80,7 @@ impl Owed {
         let mut owed = Self::default();
         for (client_id, state) in states {
             // A session of which nothing is left after its connection is owed nothing later.
-            if state.record.expiry_s == 0 {
+            if state.record.expiry_s == 0 || state.record.has_expired(now_ms()) {
                 continue;
             }
             let (cursor, mut in_flight) = progress(&state.record, state.progress.as_ref());
@@ -104,7 +105,7 @@ impl Owed {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, Claim { debtor, since, no_local });
+            self.claims.push(&filter, 0, Claim { debtor, since, no_local });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));

@@ -64,8 +64,8 @@ impl Publishing {
         {
             return Asked::default();
         }
-        // When a client here has it, it has a subscriber, whatever NATS says.
-        let waiter = publication.token.filter(|_| !self.broker.router.has_subscriber(&publication.topic));
+        // When a session has it, it has a subscriber, whatever NATS says.
+        let waiter = publication.token.filter(|_| !self.broker.has_subscriber(&publication.topic));
         let waiter = waiter.map(|token| Waiter { mailbox: Arc::clone(&self.mailbox), token });
         self.untold += usize::from(waiter.is_some());
         let question = Question {

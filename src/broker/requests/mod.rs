@@ -149,6 +149,18 @@ impl Requests {
         self.topics.of_token(&token)
     }
 
+    /// The same as the header of a copy in the log, unless the message has that header.
+    pub(crate) fn response_topic_header(&self, core: &CoreMessage) -> Option<(ByteString, ByteString)> {
+        let name = proto_map::name::RESPONSE_TOPIC;
+        if core.reply.is_none() || core.headers.iter().flatten().any(|(header, _)| &**header == name) {
+            return None;
+        }
+        // Nothing in it needs an escape.
+        let topic = self.response_topic(core)?;
+        self.metrics.request(RequestEvent::Offered);
+        Some((ByteString::from_static(name), topic.as_str().into()))
+    }
+
     /// The reply subject of a token.
     fn open(&self, token: &str) -> Result<Subject, Refused> {
         let keys = self.keys.read();

@@ -28,6 +28,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::lane::Lane;
 pub use self::permits::Permit;
 use self::permits::Permits;
+use super::api_errors::ApiErrors;
 use super::connection::Connector;
 use super::error::PutError;
 use super::headers;
@@ -122,6 +123,7 @@ struct Completion {
 
 struct Shared {
     limits: PublisherLimits,
+    errors: ApiErrors,
     permits: Arc<Permits>,
     /// Replies come to this subject, `.`, lane, `.`, number.
     inbox: String,
@@ -151,6 +153,7 @@ impl Publisher {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
             inbox: format!("{}.{:x}", connector.inbox_prefix(), rand::random::<u64>()),
             limits,
+            errors: connector.errors.clone(),
             state: Mutex::new(State { client: None, lanes, completions: VecDeque::new() }),
             attention: Notify::new(),
             available: watch::channel(false).0,

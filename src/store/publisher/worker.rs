@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use super::lane::GaveUp;
 use super::{Completion, LANE_RETAINED, Pending, Shared, Stored, StoredSink};
 use crate::store::ack::{ApiError, parse_pub_ack};
+use crate::store::api_errors::ApiErrors;
 use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
 
@@ -208,7 +209,7 @@ impl Worker {
         for message in &self.batch {
             let Some((lane_number, number)) = parse_token(message.subject.get(prefix..)) else { continue };
             let Some(lane) = state.lanes.get_mut(lane_number) else { continue };
-            let answer = answer(message, &lane.stream);
+            let answer = answer(message, &lane.stream, &self.shared.errors);
             if answer.is_some() {
                 self.answered_at = now;
             }
@@ -314,7 +315,7 @@ fn parse_token(token: Option<&str>) -> Option<(usize, u64)> {
 }
 
 /// What a message on our inbox says about a put to `stream`; `None` if nothing: a subscriber of the subject may have answered.
-fn answer(message: &Message, stream: &str) -> Option<Answer> {
+fn answer(message: &Message, stream: &str, errors: &ApiErrors) -> Option<Answer> {
     if let Some(status) = crate::store::headers::status(message) {
         return (status == 503).then_some(Answer::Refused);
     }
@@ -324,7 +325,10 @@ fn answer(message: &Message, stream: &str) -> Option<Answer> {
     }
     Some(match ack.error {
         None => Answer::Stored(Stored { sequence: ack.seq, duplicate: ack.duplicate }),
-        Some(error) => classify(error),
+        Some(error) => {
+            errors.count(error.err_code);
+            classify(error)
+        }
     })
 }
 

@@ -50,6 +50,22 @@ pub struct SessionRecord {
     pub last_wills: Vec<LastWill>,
 }
 
+impl SessionRecord {
+    /// Whether the session has ended, by what the record itself says; `now_ms` in milliseconds since the epoch. A record can
+    /// outlive its session, for the sake of a will, or because nats-server has lost its time to live.
+    #[must_use]
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        let ended_ms = self.disconnected_at_ms.filter(|_| !self.connected && self.expiry_s != NEVER);
+        ended_ms.is_some_and(|ms| ms.saturating_add(u64::from(self.expiry_s) * 1000) <= now_ms)
+    }
+
+    /// Whether a will of its is not published yet.
+    #[must_use]
+    pub fn has_will(&self) -> bool {
+        self.will.is_some() || !self.last_wills.is_empty()
+    }
+}
+
 /// The will of a connection that was taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastWill {
@@ -209,7 +225,8 @@ pub struct InFlightRecord {
     pub packet_id: u16,
     /// Sequence in the log.
     pub sequence: u64,
-    /// Which log, by stream and when that was created; `None` for the one that is always there.
+    /// Which log, by stream and when that was created; `None` for the one that is always there, and `retained` when it is no
+    /// log but the bucket of retained messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
     /// QoS at which it was sent.

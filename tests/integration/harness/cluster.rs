@@ -23,7 +23,7 @@ impl Cluster {
         let routes: Vec<String> = ports.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
         let member = |(number, port): (usize, &u16)| {
             let listen = format!("name: c, listen: \"127.0.0.1:{port}\"");
-            let cluster = format!("cluster {{ {listen}, routes: [{}] }}", routes.join(", "));
+            let cluster = format!("cluster {{ {listen}, routes: [{}], no_advertise: true }}", routes.join(", "));
             NatsServer::start_with(true, &format!("server_name: n{number}\n{cluster}"))
         };
         Self { servers: ports.iter().enumerate().map(member).collect() }
