@@ -76,7 +76,7 @@ impl Broker {
             tokio::time::sleep(RETRY).await;
         };
         let outgoing = |entry: &RetainedEntry| {
-            let message = convert::from_retained(entry, nats_headers);
+            let message = convert::from_retained(entry, self.options.nats_headers);
             let (qos, retain, subscription_ids) = (message.qos, true, Box::default());
             (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids })
         };
