@@ -420,10 +420,11 @@ where
         );
         let reason = match refused {
             Refused::Closed => ReasonCode::NotAuthorized,
+            Refused::Late => ReasonCode::TopicNameInvalid,
             Refused::Unmappable(reason) => reason,
         };
         self.broker.metrics.dropped(DropReason::NotAuthorized, 1);
-        let is_denied = refused == Refused::Closed;
+        let is_denied = matches!(refused, Refused::Closed | Refused::Late);
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
             Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {
@@ -451,6 +452,7 @@ where
         }
         self.counts.delivered[0] += mail.qos0[0];
         self.counts.payload_bytes[1] += mail.qos0[1];
+        self.publishing.told(&mut mail.told, &mut self.answers);
         if let Some(owned) = mail.owned.take() {
             self.owned = Some(owned);
         }

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
-use mqtt_session::{Feed, FeedState, Offer, position};
+use mqtt_session::{Feed, FeedState, Offer, Token, position};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::lifecycle::Owned;
 use super::message::Message;
+use super::publishing::Answer;
+use super::requests::{Answerable, OpenRequest};
 use super::retained::RetainedCursor;
 use super::segments::Segments;
 use crate::store::{ProgressRecord, PutError, Stored, StoredSink};
@@ -59,6 +61,8 @@ pub(crate) enum Order {
 pub(crate) struct Mail {
     /// Completions of publishes.
     pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// Answers to publishes that something else than the store decided.
+    pub(crate) told: Vec<Answer>,
     /// The order to end.
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
@@ -78,11 +82,14 @@ struct Lanes {
     /// Whose turn it is among the feeds.
     turn: usize,
     stored: Vec<(u64, Result<Stored, PutError>)>,
+    told: Vec<Answer>,
     retained: Vec<RetainedCursor>,
     order: Option<Order>,
     owned: Option<Owned>,
     is_woken: bool,
     is_closed: bool,
+    /// What a client of MQTT 3.x can answer.
+    answerable: Option<Box<Answerable>>,
 }
 
 /// The mailbox of one connection.
@@ -155,11 +162,13 @@ impl Mailbox {
                 others: Vec::new(),
                 turn: 0,
                 stored: Vec::new(),
+                told: Vec::new(),
                 retained: Vec::new(),
                 order: None,
                 owned: None,
                 is_woken: false,
                 is_closed: false,
+                answerable: None,
             }),
             is_scanning: AtomicBool::new(false),
             wake: Notify::new(),
@@ -223,6 +232,7 @@ impl Mailbox {
         }
         lanes.qos0_counts[0] += 1;
         lanes.qos0_counts[1] += message.payload.len() as u64;
+        lanes.remember_request(self.version, message);
         self.mark(&mut lanes, wakes);
         true
     }
@@ -270,6 +280,24 @@ impl Mailbox {
         let result = change(lanes.feed(log, self.limits));
         self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
         result
+    }
+
+    /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do.
+    pub(crate) fn remember_request(&self, message: &Message) {
+        if self.version != Version::V5 && message.properties.is_some() {
+            self.lanes.lock().remember_request(self.version, message);
+        }
+    }
+
+    /// Takes a request that the client answers.
+    pub(crate) fn answerable(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
+        self.lanes.lock().answerable.as_deref_mut().and_then(take)
+    }
+
+    /// Leaves an answer to a publish.
+    pub(crate) fn tell(&self, token: Token, result: Result<ReasonCode, ReasonCode>) {
+        self.lanes.lock().told.push((token, result));
+        self.wake.notify_one();
     }
 
     /// The numbers of the logs that it reads.
@@ -405,6 +433,7 @@ impl Mailbox {
         let mut lanes = self.lanes.lock();
         lanes.is_woken = false;
         std::mem::swap(&mut mail.stored, &mut lanes.stored);
+        mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
         mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
@@ -449,6 +478,14 @@ impl Mailbox {
 }
 
 impl Lanes {
+    fn remember_request(&mut self, version: Version, message: &Message) {
+        if version != Version::V5
+            && let Some(request) = OpenRequest::of(message)
+        {
+            self.answerable.get_or_insert_default().push(request);
+        }
+    }
+
     /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
     /// begins.
     fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {

@@ -124,6 +124,7 @@ where
         if let Some(payload) = frame.tail() {
             self.io.output.push(payload.clone());
         }
+        self.mailbox.remember_request(&message);
         self.counts.delivered[qos as usize] += 1;
         self.counts.payload_bytes[1] += message.payload.len() as u64;
     }

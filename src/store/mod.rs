@@ -9,6 +9,7 @@
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
+//! - `reply_key`: what tokens of replies are made with
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -32,6 +33,7 @@ mod nodes;
 mod options;
 mod publisher;
 mod reader;
+mod reply_key;
 mod retained;
 mod sessions;
 mod streams;
@@ -60,6 +62,7 @@ pub use self::options::{
     TlsOptions,
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
+pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
@@ -95,6 +98,7 @@ pub struct Store {
     backlog: Backlog,
     nodes: Nodes,
     foreign: Foreign,
+    reply_keys: ReplyKeys,
     core: CoreNats,
     connected: watch::Receiver<bool>,
     api_errors: ApiErrors,
@@ -155,6 +159,7 @@ impl Store {
         let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
+        let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
         let backlog = Backlog::new(
             sessions_bucket.clone(),
             api.clone(),
@@ -183,6 +188,7 @@ impl Store {
             backlog,
             nodes,
             foreign,
+            reply_keys,
             core,
             connected,
             api_errors,
@@ -238,6 +244,11 @@ impl Store {
     /// What NATS clients put into the bucket of retained messages.
     pub fn foreign(&self) -> &Foreign {
         &self.foreign
+    }
+
+    /// The key of tokens of replies.
+    pub fn reply_keys(&self) -> &ReplyKeys {
+        &self.reply_keys
     }
 
     /// Plain NATS.
