@@ -30,6 +30,9 @@ const LEASE: Duration = Duration::from_secs(5);
 /// How often gauges that nobody pushes are read.
 const GAUGES: Duration = Duration::from_secs(5);
 
+/// How long the last things may take.
+const LAST: Duration = Duration::from_secs(6);
+
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -86,6 +89,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     tokio::spawn(watch_nats(broker.store().connected(), nats, Arc::clone(&metrics)));
     tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
     let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
+    let ingest = tokio::spawn(Broker::keep_ingest(Arc::downgrade(&broker)));
     let mut has_lease = broker.has_lease();
     // Who connects now would be told that persistent sessions are not to be had.
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
@@ -105,8 +109,8 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
     broker.release_lease().await;
-    // It gives up the lead, so that the others need not wait for its end.
-    let _ = tokio::time::timeout(RETRY, backlog).await;
+    // They give up the lead, so that the others need not wait for its end.
+    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, ingest) }).await;
     Ok(())
 }
 

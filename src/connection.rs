@@ -349,7 +349,7 @@ where
             return;
         }
         let requests = std::mem::take(&mut self.subscribes);
-        let planned = self.broker.plan_subscribes(&mut self.filters, requests);
+        let planned = self.broker.plan_subscribes(self.mailbox.id, &mut self.filters, requests);
         self.publishing.tells_publisher |= planned.has_no_local();
         let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
         self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
@@ -383,7 +383,7 @@ where
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
                 if let Some(owned) = &mut self.owned {
                     for filter in request.filters.iter().flatten() {
-                        owned.subscriptions.remove(filter);
+                        self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
                     }
                 }
                 self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
@@ -478,8 +478,11 @@ where
     fn subscribed(&mut self, subscribed: Subscribed) {
         self.subscribing = None;
         self.mailbox.owe_retained(subscribed.retained);
-        if let Some(owned) = self.owned.as_mut().filter(|_| self.session.is_durable()) {
-            for (filter, stored) in subscribed.made {
+        if let Some(owned) = &mut self.owned {
+            // That of a session that ends with its connection tells the others what it wants above QoS 0.
+            let is_durable = self.session.is_durable();
+            let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
+            for (filter, stored) in made {
                 // One that is replaced goes on where it was.
                 let stored = match owned.subscriptions.get(&filter) {
                     Some(StoredSubscription { since, since_in, .. }) => {
@@ -489,6 +492,7 @@ where
                     None => stored,
                 };
                 owned.subscriptions.insert(filter, stored);
+                self.is_record_dirty = true;
             }
         }
         for (packet_id, reasons) in subscribed.reasons {

@@ -66,6 +66,12 @@ impl SubjectFilter {
         &self.0
     }
 
+    /// The filter as text that is cheap to clone.
+    #[must_use]
+    pub const fn as_text(&self) -> &ByteString {
+        &self.0
+    }
+
     /// The filter as shared text.
     #[must_use]
     pub fn into_inner(self) -> ByteString {

@@ -33,6 +33,22 @@ pub(crate) fn log_headers(
     Ok(headers)
 }
 
+/// Headers in the log of a message that was published on core NATS, and its time to live there, in seconds. What would tell
+/// JetStream something about another stream is left out. `None` when they are too many.
+pub(crate) fn ingested_headers(headers: Option<&Headers>) -> Option<(Headers, Option<u32>)> {
+    let envelope = read(headers, Carrier::Attached { ttl: false });
+    let is_ours = |name: &str| *name == *name::QOS || *name == *name::INGESTED || *name == *name::LOG;
+    let is_kept = |name: &str| !is_ours(name) && (*name == *name::NATS_MSG_ID || !name.starts_with("Nats-"));
+    let mut copied: Headers = headers.into_iter().flatten().filter(|(name, _)| is_kept(name)).cloned().collect();
+    copied.push((ByteString::from_static(name::INGESTED), ByteString::from_static("1")));
+    // As high as a subscription allows, unless it says otherwise itself.
+    let qos = if envelope.qos == QoS::AtLeastOnce { "1" } else { "2" };
+    copied.push((ByteString::from_static(name::QOS), ByteString::from_static(qos)));
+    let len: usize = copied.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    let expiry = envelope.properties.and_then(|p| p.message_expiry_interval_s);
+    (len < proto_map::HEADER_BLOCK_MAX).then_some((copied, expiry.map(|s| s.max(1))))
+}
+
 /// Headers in the retained bucket.
 pub(crate) fn retained_headers(publication: &Publication) -> Result<Headers, HeaderError> {
     proto_map::to_headers(&envelope(publication), STORED)

@@ -52,7 +52,7 @@ const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 
 /// How far the clocks of sidecars and servers may differ, milliseconds.
-const CLOCKS_DIFFER_MS: u64 = 60_000;
+pub(super) const CLOCKS_DIFFER_MS: u64 = 60_000;
 
 /// How often it is asked.
 const HANDOVER_REQUESTS: usize = 2;
@@ -364,7 +364,11 @@ impl Broker {
                 }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
-            self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?
+            let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
+            for subscription in subscriptions.values_mut() {
+                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(&*log)));
+            }
+            progress
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
@@ -391,8 +395,8 @@ impl Broker {
         let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
         let named = subscriptions.values().flat_map(|s| s.since_in.keys());
         if !self.logs.knows(named.chain(stored.iter().flat_map(|progress| progress.cursors.keys()))) {
-            // It may be newer than what we know.
-            self.follower.look(&self.store, false).await?;
+            // It may be newer than what we know, or gone.
+            self.follower.look_soon(&self.store).await?;
         }
         let mut progress = match stored {
             Some(stored) => records::progress(&stored, &self.logs),
@@ -487,6 +491,9 @@ impl Broker {
                 let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
                     self.router.restore(&mailbox, &records::begins_after(stored, &self.logs), &restored);
+                    if let Some(ingest) = &self.ingest {
+                        ingest.wants.subscribed(mailbox.id, filter, restored.options.qos);
+                    }
                     filters.insert(filter.clone());
                 }
             }

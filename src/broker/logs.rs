@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
@@ -26,6 +27,9 @@ const IN_RETAINED: &str = "retained";
 /// A stream that is not new begins to be followed so long before it is found, milliseconds: what it got meanwhile was seen by
 /// nobody.
 const FOUND_WITHIN_MS: u64 = 2_000;
+
+/// What was looked at so shortly ago is not looked at again for every session that comes back.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// Number of a log that is gone.
 const GONE: u16 = LOG_MAX;
@@ -163,8 +167,8 @@ pub(crate) struct Logs {
     has_more: AtomicBool,
     /// Changes with the set.
     version: AtomicU64,
-    /// Held while the streams are looked at.
-    looking: tokio::sync::Mutex<()>,
+    /// Held while the streams are looked at; when that was last.
+    looking: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Logs {
@@ -176,7 +180,7 @@ impl Logs {
             set: RwLock::default(),
             has_more: AtomicBool::new(false),
             version: AtomicU64::new(0),
-            looking: tokio::sync::Mutex::new(()),
+            looking: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -313,9 +317,19 @@ struct Wanted {
 }
 
 impl Follower {
+    /// Looks at the streams, unless somebody has a moment ago.
+    pub(crate) async fn look_soon(&self, store: &Store) -> Result<(), Unavailable> {
+        let looked_at = *self.logs.looking.lock().await;
+        match looked_at {
+            Some(at) if at.elapsed() < FRESH_FOR => Ok(()),
+            _ => self.look(store, false).await,
+        }
+    }
+
     /// Looks at the streams once. `is_start`: nobody is connected yet, so that nothing was missed.
     pub(crate) async fn look(&self, store: &Store, is_start: bool) -> Result<(), Unavailable> {
-        let _one = self.logs.looking.lock().await;
+        let mut looked_at = self.logs.looking.lock().await;
+        let now = Instant::now();
         let Some(found) = store.streams().list().await? else {
             return Err(Unavailable { reason: "JetStream does not know all streams now".to_owned() });
         };
@@ -326,6 +340,7 @@ impl Follower {
             self.follow(store, wanted, &stream, is_start).await?;
         }
         self.count_owners();
+        *looked_at = Some(now);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
@@ -21,6 +22,7 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod ingest;
 mod interest;
 mod lifecycle;
 mod logs;
@@ -36,6 +38,7 @@ mod segments;
 mod settling;
 mod subscribing;
 mod subscriptions;
+mod wants;
 mod wills;
 
 use std::collections::{HashMap, VecDeque};
@@ -44,6 +47,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names, Subject};
@@ -65,9 +69,10 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{LogEntry, LogPosition, Tail};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
+use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
 use refused::RefusedConnects;
@@ -130,26 +135,42 @@ pub struct Broker {
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
     follower: Arc<Follower>,
+    pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
     registry: Registry,
     refused: RefusedConnects,
     next_session: AtomicU64,
     _tail: Tail,
+    _wants: Option<Following>,
 }
 
 /// Receives core NATS messages from the moment the store is open, for the router that is made later.
 #[derive(Debug, Default)]
-pub struct CoreInlet(std::sync::OnceLock<Arc<Router>>);
+pub struct CoreInlet(std::sync::OnceLock<Inlets>);
+
+struct Inlets {
+    router: Arc<Router>,
+    ingest: Option<Arc<Ingest>>,
+}
+
+impl std::fmt::Debug for Inlets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inlets")
+    }
+}
 
 impl CoreSink for CoreInlet {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
-        if let Some(router) = self.0.get() {
+        let Some(Inlets { router, ingest }) = self.0.get() else { return };
+        if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
+        } else if let Some(ingest) = ingest {
+            ingest.message(subscription_id, message);
         }
     }
 
     fn flush(&self) {
-        if let Some(router) = self.0.get() {
+        if let Some(Inlets { router, .. }) = self.0.get() {
             CoreSink::flush(&**router);
         }
     }
@@ -170,8 +191,12 @@ impl Broker {
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
+        let ingest = options.ingests.then(|| {
+            let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
+            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, Arc::clone(&metrics)))
+        });
         let router =
-            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), options.ingests, Arc::clone(&metrics)));
+            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), ingest.clone(), Arc::clone(&metrics)));
         let first = Arc::clone(logs.first());
         let tail =
             store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
@@ -185,7 +210,9 @@ impl Broker {
         });
         follower.look(&store, true).await?;
         // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(Arc::clone(&router));
+        let _ = inlet.0.set(Inlets { router: Arc::clone(&router), ingest: ingest.clone() });
+        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
+        let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
         let broker = Arc::new(Self {
             interest: Interest::new(store.core().clone()),
             options,
@@ -202,7 +229,9 @@ impl Broker {
             registry: Registry::default(),
             refused: RefusedConnects::default(),
             next_session: AtomicU64::new(1),
+            ingest,
             _tail: tail,
+            _wants: wants,
         });
         let scans = Arc::clone(&broker);
         tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
@@ -252,8 +281,9 @@ impl Broker {
     }
 
     /// Whether a publish at QoS 0 has to say that it is one, so that it is not taken for a message of NATS.
-    pub(crate) fn says_qos(&self, subject: &Subject) -> bool {
+    pub(crate) fn says_qos(&self, topic: &TopicName, subject: &Subject) -> bool {
         self.logs.is_captured(subject.as_str())
+            || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
     }
 
     /// Where the log that is always there stands, or a little before.

@@ -92,6 +92,8 @@ pub(crate) enum Wanted {
         subject: ByteString,
         /// Its sequence, if it is there, is above.
         above: u64,
+        /// It was received at this time or later, milliseconds since the epoch: in other logs that says where.
+        since_ms: u64,
         /// Its `Nats-Msg-Id`.
         message_id: ByteString,
     },
@@ -240,8 +242,9 @@ impl Publishing {
                 None => Wanted::Permit(weight(job)),
                 Some(above) => Wanted::Look {
                     subject: job.route.log.subject(&job.route.subject),
-                    // Where it was received is known in the log that is always there.
-                    above: if job.route.log.number == 0 { above } else { 0 },
+                    above,
+                    // An epoch is never ahead of the clock.
+                    since_ms: job.publication.once.map_or(0, |once| once.message.epoch),
                     log: Arc::clone(&job.route.log),
                     message_id: self.message_id(0, &job.publication).unwrap_or_default(),
                 },
@@ -440,8 +443,8 @@ impl Publishing {
     /// QoS 0: to the subscribers here and to core NATS, from one publish.
     fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
         let Job { publication, route, retained_at, since_ms, .. } = job;
-        let headers =
-            convert::live_headers(&publication, retained_at, route.is_escaped, self.broker.says_qos(&route.subject));
+        let says_qos = self.broker.says_qos(&publication.topic, &route.subject);
+        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos);
         let payload = publication.payload.clone();
         let mut message = Message::new(publication.topic, publication.payload, publication.properties);
         message.retain = publication.retain;

@@ -19,6 +19,7 @@ use proto_map::ClosedTrees;
 
 use super::clock::now_ms;
 use super::convert;
+use super::ingest::Ingest;
 use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
@@ -57,13 +58,12 @@ enum Reach {
 }
 
 /// Routes messages to the sessions of this sidecar.
-#[derive(Debug)]
 pub(crate) struct Router {
     /// Locked after the tails, which are locked in the order of their numbers, by whoever needs them to stand still.
     subscriptions: RwLock<Subscriptions>,
     logs: Arc<Logs>,
-    /// Core messages are copied into the log for subscriptions above QoS 0.
-    ingests: bool,
+    /// Copies core messages into the log for subscriptions above QoS 0.
+    ingest: Option<Arc<Ingest>>,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
     metrics: Arc<Metrics>,
@@ -103,10 +103,10 @@ impl Router {
         logs: Arc<Logs>,
         index: Arc<RetainedIndex>,
         closed: ClosedTrees,
-        ingests: bool,
+        ingest: Option<Arc<Ingest>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { subscriptions: RwLock::default(), logs, ingests, index, closed, metrics, core_wakes: Mutex::default() }
+        Self { subscriptions: RwLock::default(), logs, ingest, index, closed, metrics, core_wakes: Mutex::default() }
     }
 
     /// The trees that devices cannot reach.
@@ -270,6 +270,9 @@ impl Router {
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
             let Some(mut message) = self.message_of(log, &entry) else { continue };
+            if let Some(ingest) = self.ingest.as_ref().filter(|_| message.is_ingested) {
+                ingest.seen(entry.subject(), &entry.payload);
+            }
             self.index(&mut message);
             self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
@@ -282,7 +285,7 @@ impl Router {
         if convert::is_at_most_once(core.headers.as_ref()) {
             return Reach::All;
         }
-        if self.ingests || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
+        if self.ingest.is_some() || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
     }
 }
 

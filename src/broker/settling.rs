@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::Broker;
+use super::lifecycle::CLOCKS_DIFFER_MS;
 use super::mailbox::{Mail, Mailbox, Wakes};
 use super::publishing::{Answer, Publishing, Wanted};
 use crate::metrics::DropReason;
@@ -41,15 +42,30 @@ pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waitin
                 Done::Core(core.publish_wait(copy.subject.as_text(), None, &copy.headers, copy.payload).await)
             }))
         }
-        Wanted::Look { log, subject, above, message_id } => Some(Box::pin(async move {
-            loop {
-                match log.log.find(&subject, above, &message_id).await {
-                    Ok(found) => return Done::Looked(found),
-                    Err(error) => tracing::warn!(%error, "the log cannot be looked into"),
+        Wanted::Look { log, subject, above, since_ms, message_id } => {
+            let streams = broker.store.streams().clone();
+            Some(Box::pin(async move {
+                loop {
+                    let find = async {
+                        // Where it was received is known in the log that is always there.
+                        let above = match log.number {
+                            0 => above,
+                            _ => {
+                                streams.sequence_at(log.log.stream(), since_ms.saturating_sub(CLOCKS_DIFFER_MS)).await?
+                                    - 1
+                            }
+                        };
+                        log.log.find(&subject, above, &message_id).await
+                    };
+                    match find.await {
+                        Ok(found) => return Done::Looked(found),
+                        Err(_) if log.is_gone() => return Done::Looked(None),
+                        Err(error) => tracing::warn!(%error, "the log cannot be looked into"),
+                    }
+                    tokio::time::sleep(RETRY).await;
                 }
-                tokio::time::sleep(RETRY).await;
-            }
-        })),
+            }))
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, RetainHandling, TopicFilter};
 use mqtt_session::{Cursors, SubscribeRequest};
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, SessionId};
 use super::retained::RetainedCursor;
 use super::router::{Made, NewSubscription};
 use super::{Broker, records};
@@ -57,6 +57,7 @@ impl Broker {
     /// Checks the filters of SUBSCRIBE packets and subscribes to them on NATS. `filters`: those of the client.
     pub(crate) fn plan_subscribes(
         &self,
+        session: SessionId,
         filters: &mut HashSet<TopicFilter>,
         requests: Vec<SubscribeRequest>,
     ) -> Planned {
@@ -67,6 +68,9 @@ impl Broker {
                 entries.push(self.check_filter(entry.filter).and_then(|filter| {
                     let is_new = !filters.contains(&filter);
                     let order = self.order_of(filters, &filter)?;
+                    if let Some(ingest) = &self.ingest {
+                        ingest.wants.subscribed(session, &filter, entry.options.qos);
+                    }
                     Ok(NewSubscription {
                         logs: self.logs.overlapping(&filter),
                         is_owed_retained: match entry.options.retain_handling {
@@ -186,8 +190,7 @@ impl Broker {
             Err(_) => ReasonCode::TopicFilterInvalid,
             Ok(filter) if !filters.remove(filter) => ReasonCode::NoSubscriptionExisted,
             Ok(filter) => {
-                self.router.unsubscribe(filter, mailbox.id);
-                self.interest.release(filter);
+                self.end_subscription(filter, mailbox.id);
                 ReasonCode::Success
             }
         };
@@ -198,8 +201,15 @@ impl Broker {
     pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
         mailbox.close();
         for filter in filters {
-            self.router.unsubscribe(&filter, mailbox.id);
-            self.interest.release(&filter);
+            self.end_subscription(&filter, mailbox.id);
+        }
+    }
+
+    fn end_subscription(&self, filter: &TopicFilter, session: SessionId) {
+        self.router.unsubscribe(filter, session);
+        self.interest.release(filter);
+        if let Some(ingest) = &self.ingest {
+            ingest.wants.unsubscribed(session, filter);
         }
     }
 }

@@ -110,27 +110,32 @@ impl Subscriptions {
 
     /// Removes the session's subscription. Returns the order of the entry when it was the last one.
     pub(crate) fn remove(&mut self, filter: &TopicFilter, session: SessionId) -> Removed {
+        self.remove_one(filter, |s| s.mailbox.id == session)
+    }
+}
+
+impl<S> Subscriptions<S> {
+    /// Adds one to those that have a filter, whoever they are. `order` is for a new entry.
+    pub(crate) fn push(&mut self, filter: &TopicFilter, order: u64, one: S) {
+        self.entry(filter, order).subscribers.push(one);
+    }
+
+    /// Removes one of those that have a filter. Returns the order of the entry when it was the last one.
+    pub(crate) fn remove_one(&mut self, filter: &TopicFilter, is_it: impl Fn(&S) -> bool) -> Removed {
         if !filter.has_wildcards() {
             let Some(entry) = self.exact.get_mut(filter.as_str()) else { return Removed::NotFound };
-            let removed = remove_from(entry, session);
+            let removed = remove_from(entry, &is_it);
             if matches!(removed, Removed::Last { .. }) {
                 self.exact.remove(filter.as_str());
             }
             return removed;
         }
         let levels: Vec<&str> = filter.levels().collect();
-        let removed = remove_at(&mut self.root, &levels, session);
+        let removed = remove_at(&mut self.root, &levels, &is_it);
         if matches!(removed, Removed::Last { .. }) {
             self.wildcards -= 1;
         }
         removed
-    }
-}
-
-impl<S> Subscriptions<S> {
-    /// Adds one to those that have a filter, whoever they are.
-    pub(crate) fn push(&mut self, filter: &TopicFilter, one: S) {
-        self.entry(filter, 0).subscribers.push(one);
     }
 
     /// Calls `visit` for every entry that matches. `is_hidden`: the topic is not matched by a wildcard at its first
@@ -185,17 +190,17 @@ pub(crate) enum Removed {
     },
 }
 
-fn remove_from(entry: &mut Entry, session: SessionId) -> Removed {
-    let Some(index) = entry.subscribers.iter().position(|s| s.mailbox.id == session) else {
+fn remove_from<S>(entry: &mut Entry<S>, is_it: &impl Fn(&S) -> bool) -> Removed {
+    let Some(index) = entry.subscribers.iter().position(is_it) else {
         return Removed::NotFound;
     };
     entry.subscribers.swap_remove(index);
     if entry.subscribers.is_empty() { Removed::Last { order: entry.order } } else { Removed::Shared }
 }
 
-fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -> Removed {
-    let in_slot = |slot: &mut Option<Box<Entry>>| {
-        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, session));
+fn remove_at<S>(node: &mut Node<S>, levels: &[&str], is_it: &impl Fn(&S) -> bool) -> Removed {
+    let in_slot = |slot: &mut Option<Box<Entry<S>>>| {
+        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, is_it));
         if matches!(removed, Removed::Last { .. }) {
             *slot = None;
         }
@@ -206,7 +211,7 @@ fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -
         "#" => in_slot(&mut node.below),
         "+" => {
             let Some(next) = node.plus.as_mut() else { return Removed::NotFound };
-            let removed = remove_at(next, rest, session);
+            let removed = remove_at(next, rest, is_it);
             if next.is_empty() {
                 node.plus = None;
             }
@@ -214,7 +219,7 @@ fn remove_at(node: &mut Node<Subscriber>, levels: &[&str], session: SessionId) -
         }
         level => {
             let Some(next) = node.children.get_mut(level) else { return Removed::NotFound };
-            let removed = remove_at(next, rest, session);
+            let removed = remove_at(next, rest, is_it);
             if next.is_empty() {
                 node.children.remove(level);
             }

@@ -112,6 +112,10 @@ where
             }
             // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
             Written::Progress(Err(WriteError::Unavailable { .. })) => self.is_record_dirty = true,
+            // The record of a session that ends with its connection says what it wants, and nobody waits for it.
+            Written::Record(Err(error), _) if !self.session.is_durable() && error != WriteError::Fenced => {
+                self.is_record_dirty = matches!(error, WriteError::Unavailable { .. });
+            }
             Written::Record(Err(error), _) | Written::Progress(Err(error)) => self.end = Some(unwritable(&error)),
         }
     }

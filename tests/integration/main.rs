@@ -15,6 +15,7 @@ mod both_worlds;
 mod cluster;
 mod cluster_network;
 mod durable;
+mod ingest;
 mod operations;
 mod outage;
 mod protocol;

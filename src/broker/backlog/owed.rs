@@ -105,7 +105,7 @@ impl Owed {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, Claim { debtor, since, no_local });
+            self.claims.push(&filter, 0, Claim { debtor, since, no_local });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));

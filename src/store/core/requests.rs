@@ -65,7 +65,7 @@ impl CoreNats {
         }
     }
 
-    /// Serves a subject: what `handler` returns is the answer, `None` is none. When this returns, the server knows.
+    /// Serves a subject: what `handler` returns is the answer, `None` is none. Who does not ask for one gets none. When this returns, the server knows.
     ///
     /// # Errors
     /// When NATS cannot be asked to.
@@ -83,11 +83,11 @@ impl CoreNats {
         let workers = Arc::new(Semaphore::new(SERVED_MAX));
         let task = tokio::spawn(async move {
             while let Some(message) = subscriber.next().await {
-                let Some(reply) = message.reply else { continue };
+                let reply = message.reply;
                 let Ok(permit) = Arc::clone(&workers).acquire_owned().await else { return };
                 let (client, answer) = (client.clone(), handler(message.payload));
                 tokio::spawn(async move {
-                    if let Some(answer) = answer.await
+                    if let (Some(answer), Some(reply)) = (answer.await, reply)
                         && let Err(error) = client.publish(reply, answer).await
                     {
                         tracing::warn!(%error, "an answer to another sidecar was not sent");

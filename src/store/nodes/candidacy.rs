@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::Shared;
@@ -17,6 +17,7 @@ use crate::store::bucket::new_write_id;
 pub struct Candidacy {
     term: watch::Receiver<Option<u64>>,
     resign: Option<oneshot::Sender<()>>,
+    challenge: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -25,18 +26,25 @@ impl Candidacy {
         let subject = shared.lead_subject(name);
         let (tx, term) = watch::channel(None);
         let (resign, resigned) = oneshot::channel();
+        let challenge = Arc::new(Notify::new());
+        let challenged = Arc::clone(&challenge);
         let task = tokio::spawn(async move {
             // For whoever looks at the bucket; nobody reads it.
             let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(crate::store::time::now_ms()));
             let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id());
-            run(keeper, shared, tx, resigned).await;
+            run(keeper, shared, tx, resigned, challenged).await;
         });
-        Self { term, resign: Some(resign), task }
+        Self { term, resign: Some(resign), challenge, task }
     }
 
     /// The term in which we lead, if we do.
     pub fn term(&self) -> watch::Receiver<Option<u64>> {
         self.term.clone()
+    }
+
+    /// Takes the lead, although its lease has not ended: whoever held it is known to be gone.
+    pub fn challenge(&self) {
+        self.challenge.notify_one();
     }
 
     /// Gives up the lead or the candidacy, so that the others need not wait.
@@ -60,10 +68,12 @@ async fn run(
     shared: Arc<Shared>,
     term: watch::Sender<Option<u64>>,
     mut resigned: oneshot::Receiver<()>,
+    challenged: Arc<Notify>,
 ) {
+    let mut by_force = false;
     loop {
         let taken = tokio::select! {
-            taken = keeper.take(false) => taken,
+            taken = keeper.take(std::mem::take(&mut by_force)) => taken,
             _ = &mut resigned => return,
         };
         if let Ok(Some(grip)) = taken
@@ -86,6 +96,7 @@ async fn run(
         let pause = shared.times.refresh_every.mul_f64(0.25 + 0.25 * rand::random::<f64>());
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = challenged.notified() => by_force = true,
             _ = &mut resigned => return,
         }
     }

@@ -1,0 +1,366 @@
+//! Messages that NATS clients publish and no stream captures are copied into the log, where somebody wants them above QoS 0,
+//! so that sessions get them at their QoS and also when they are offline.
+//!
+//! One sidecar of the account does it, so that the order of a publisher is kept. The others hear the same messages and keep
+//! what they do not see in the log ([`standby`]); when the leader is gone, which they notice because nobody answers in its
+//! place, one of them stores what is left and goes on. What nobody hears is lost: core NATS promises no more.
+//!
+//! - [`cover`]: what is subscribed to on NATS for that
+
+mod cover;
+mod standby;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use parking_lot::Mutex;
+use proto_map::{ClosedTrees, Names};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use self::cover::{Change, Cover};
+use self::standby::Standby;
+use super::logs::{Logs, Owner};
+use super::wants::{Wants, WantsSink};
+use super::{Broker, convert};
+use crate::metrics::{DropReason, Metrics};
+use crate::store::{
+    Candidacy, CoreMessage, CoreNats, Publisher, Put, PutError, PutTarget, RequestError, Stored, StoredSink,
+};
+
+/// Set in the numbers of its NATS subscriptions.
+pub(crate) const SUBSCRIPTIONS: u64 = 1 << 63;
+
+/// Copies that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
+const IN_FLIGHT_MAX: usize = 128;
+
+/// Messages that wait to be stored, and their bytes. What is beyond is dropped and counted.
+const QUEUE_MAX: usize = 16_384;
+const QUEUE_BYTES_MAX: usize = 32 << 20;
+
+/// How often those who stand by ask whether the leader is there, and how often nobody has to answer in a row.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+const SILENCES: u32 = 2;
+
+/// How long an answer may take. Who does not answer in time is slow, which is no reason to take over.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a new leader waits to see what the old one has stored.
+const SEE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a sidecar that ends waits for what it has heard to be stored.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Copies messages of NATS into the log.
+pub(crate) struct Ingest {
+    /// What is wanted.
+    pub(crate) wants: Arc<Wants>,
+    cover: Arc<Covered>,
+    closed: ClosedTrees,
+    logs: Arc<Logs>,
+    core: CoreNats,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    /// Answered by the leader.
+    place: String,
+    /// Where a new leader says so.
+    news: String,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The term in which we lead.
+    term: Option<u64>,
+    standby: Standby,
+    queue: VecDeque<CoreMessage>,
+    queued_bytes: usize,
+}
+
+/// The NATS subscriptions.
+struct Covered {
+    cover: Mutex<Cover>,
+    core: CoreNats,
+}
+
+impl Covered {
+    fn carry_out(&self, change: Change) {
+        for (subject, number) in change.subscribe {
+            self.core.subscribe(&subject, None, SUBSCRIPTIONS | number);
+        }
+        for number in change.unsubscribe {
+            self.core.unsubscribe(SUBSCRIPTIONS | number);
+        }
+    }
+}
+
+impl WantsSink for Arc<Covered> {
+    fn wanted(&self, filter: &mqtt_codec::TopicFilter) {
+        let mut cover = self.cover.lock();
+        let change = cover.add(filter);
+        self.carry_out(change);
+    }
+
+    fn unwanted(&self, filter: &mqtt_codec::TopicFilter) {
+        let mut cover = self.cover.lock();
+        let change = cover.remove(filter);
+        self.carry_out(change);
+    }
+}
+
+/// Told what became of a copy.
+struct Copied {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl StoredSink for Copied {
+    fn stored(&self, _token: u64, result: Result<Stored, PutError>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "a message of NATS was not copied into the log");
+            self.metrics.dropped(DropReason::NatsUnavailable, 1);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Ingest {
+    /// Nothing is wanted yet.
+    pub(crate) fn new(
+        logs: Arc<Logs>,
+        core: CoreNats,
+        publisher: Publisher,
+        closed: ClosedTrees,
+        names: &Names,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let cover = Arc::new(Covered { cover: Mutex::default(), core: core.clone() });
+        let wants = Arc::new(Wants::new(closed.clone(), Box::new(Arc::clone(&cover))));
+        let (place, news) =
+            (format!("{}.ingest.leader", names.subject_prefix()), format!("{}.ingest.news", names.subject_prefix()));
+        let (state, wake) = (Mutex::default(), Notify::new());
+        Self { wants, cover, closed, logs, core, publisher, metrics, place, news, state, wake }
+    }
+
+    /// A message of one of its NATS subscriptions.
+    pub(crate) fn message(&self, subscription_id: u64, message: CoreMessage) {
+        let subject = &*message.subject;
+        if self.closed.is_closed_subject(subject)
+            || convert::is_at_most_once(message.headers.as_ref())
+            || convert::is_stored_copy(&message)
+            || self.logs.is_captured(subject)
+        {
+            return;
+        }
+        let Ok(topic) = proto_map::topic_of(subject) else { return };
+        let is_hidden = self.closed.hides_topic_from_wildcard(&topic);
+        let number = subscription_id & !SUBSCRIPTIONS;
+        if !self.cover.cover.lock().counts(number, subject, &topic, is_hidden) || !self.wants.matches(&topic) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.term.is_none() {
+            return state.standby.push(message, Instant::now());
+        }
+        if !state.queue(message) {
+            self.metrics.dropped(DropReason::QueueFull, 1);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// A copy was seen in the log.
+    pub(crate) fn seen(&self, subject: &str, payload: &[u8]) {
+        let mut state = self.state.lock();
+        if state.term.is_none() {
+            state.standby.stored(subject, payload, Instant::now());
+        }
+    }
+
+    /// Stores what is queued, for ever.
+    async fn store(&self) {
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        loop {
+            let Some(message) = self.next() else {
+                self.wake.notified().await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(&permits).acquire_owned().await else { return };
+            let permit = self.publisher.permit(message.payload.len() + message.subject.len() + 128).await;
+            match self.put(message, place) {
+                Some(put) => self.publisher.submit(permit, put),
+                None => self.metrics.dropped(DropReason::TooLarge, 1),
+            }
+        }
+    }
+
+    fn next(&self) -> Option<CoreMessage> {
+        let mut state = self.state.lock();
+        let message = state.queue.pop_front()?;
+        state.queued_bytes -= size(&message);
+        Some(message)
+    }
+
+    /// The copy of a message, as it goes into its log.
+    fn put(&self, message: CoreMessage, place: OwnedSemaphorePermit) -> Option<Put> {
+        let log = self.logs.owner_of(&message.subject);
+        let natural = proto_map::Subject::new(message.subject).ok()?;
+        let subject = log.subject(&natural);
+        let target = match &log.owner {
+            Owner::Ours { .. } if log.number == 0 => PutTarget::Log(subject),
+            _ => PutTarget::Attached { stream: ByteString::from(log.log.stream()), subject },
+        };
+        let (headers, ttl_s) = convert::ingested_headers(message.headers.as_ref())?;
+        let sink = Arc::new(Copied { metrics: Arc::clone(&self.metrics), _permit: place });
+        Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, sink, token: 0 })
+    }
+
+    /// Leads from now on, when what the last leader has stored is seen.
+    async fn lead(&self, term: u64) {
+        let seen = async {
+            for log in self.logs.all().into_iter().filter(|log| !log.is_attached()) {
+                let Ok(end) = log.log.last_sequence().await else { continue };
+                while log.tail_sequence() < end {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+        };
+        if tokio::time::timeout(SEE_WITHIN, seen).await.is_err() {
+            tracing::warn!("the log is not read to its end; messages of NATS may be stored again");
+        }
+        let mut state = self.state.lock();
+        state.term = Some(term);
+        let left: Vec<CoreMessage> = state.standby.take().collect();
+        let count = left.len();
+        for message in left {
+            state.queue(message);
+        }
+        drop(state);
+        self.wake.notify_one();
+        tracing::info!(term, left = count, "this sidecar copies messages of NATS into the log");
+    }
+
+    fn stand_by(&self) {
+        let mut state = self.state.lock();
+        // What is not stored yet is kept by the others too.
+        *state = State::default();
+    }
+
+    /// Waits until nobody answers in the leader's place.
+    async fn leader_is_gone(&self) {
+        let mut silences = 0;
+        while silences < SILENCES {
+            tokio::time::sleep(ASK_EVERY).await;
+            match self.core.request(&self.place, Bytes::new(), ANSWER_WITHIN).await {
+                Err(RequestError::Nobody) => silences += 1,
+                Ok(_) | Err(RequestError::TimedOut | RequestError::Unavailable(_)) => silences = 0,
+            }
+        }
+    }
+
+    /// Waits until everything that was heard is stored.
+    async fn is_through(&self) {
+        while !self.state.lock().is_empty() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.publisher.drain().await;
+    }
+
+    /// Tells whoever believes to lead that we do.
+    fn tell(&self, term: u64) {
+        let text = Bytes::from(term.to_string());
+        // Who does not hear it finds out when it refreshes its lease.
+        let _ = self.core.publish(&ByteString::from(self.news.as_str()), None, &Vec::new(), text);
+    }
+
+    /// Somebody leads in a term.
+    fn heard(&self, news: &[u8]) {
+        let Some(term) = std::str::from_utf8(news).ok().and_then(|text| text.parse::<u64>().ok()) else { return };
+        let is_old = self.state.lock().term.is_some_and(|ours| ours < term);
+        if is_old {
+            self.stand_by();
+        }
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.standby.is_empty()
+    }
+
+    fn queue(&mut self, message: CoreMessage) -> bool {
+        let size = size(&message);
+        if self.queue.len() >= QUEUE_MAX || self.queued_bytes + size > QUEUE_BYTES_MAX {
+            return false;
+        }
+        self.queued_bytes += size;
+        self.queue.push_back(message);
+        true
+    }
+}
+
+fn size(message: &CoreMessage) -> usize {
+    message.subject.len() + message.payload.len() + 128
+}
+
+impl Broker {
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until the broker closes.
+    pub(crate) async fn keep_ingest(broker: Weak<Self>) {
+        let Some(strong) = broker.upgrade() else { return };
+        let Some(ingest) = strong.ingest.clone() else { return };
+        let candidacy = strong.store.nodes().lead("ingest");
+        let mut closing = strong.is_closing.subscribe();
+        drop(strong);
+        let is_over = async {
+            let _ = closing.wait_for(|closing| *closing).await;
+            // What nobody else may have heard is stored first, by the leader or by us.
+            let _ = tokio::time::timeout(LEAVE_WITHIN, ingest.is_through()).await;
+        };
+        tokio::select! {
+            _ = is_over => {}
+            () = take_turns(&ingest, &candidacy) => {}
+            () = ingest.store() => {}
+        }
+        candidacy.resign().await;
+    }
+}
+
+async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
+    let listener = Arc::clone(ingest);
+    let hear = move |news: Bytes| {
+        listener.heard(&news);
+        std::future::ready(None)
+    };
+    let _news = match ingest.core.serve(&ingest.news, hear).await {
+        Ok(news) => Some(news),
+        Err(error) => {
+            tracing::warn!(%error, "news of the other sidecars are not heard");
+            None
+        }
+    };
+    let mut term = candidacy.term();
+    loop {
+        let Some(number) = *term.borrow_and_update() else {
+            tokio::select! {
+                changed = term.changed() => if changed.is_err() { return },
+                () = ingest.leader_is_gone() => candidacy.challenge(),
+            }
+            continue;
+        };
+        let _served = ingest.core.serve(&ingest.place, |_| std::future::ready(Some(Bytes::new()))).await;
+        ingest.tell(number);
+        let is_lost = term.wait_for(|term| *term != Some(number));
+        tokio::select! {
+            _ = is_lost => {}
+            () = async { ingest.lead(number).await; std::future::pending().await } => {}
+        }
+        ingest.stand_by();
+    }
+}

@@ -1,0 +1,182 @@
+//! What anybody in the account wants above QoS 0: the filters of all sessions, as their records say, and of those connected
+//! here as soon as they subscribe. Who publishes at QoS 0 looks here whether it has to say so, and who copies messages of
+//! NATS into the log looks which.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mqtt_codec::{QoS, TopicFilter, TopicName};
+use parking_lot::{Mutex, RwLock};
+use proto_map::ClosedTrees;
+
+use super::mailbox::SessionId;
+use super::subscriptions::Subscriptions;
+use crate::store::{Gone, SessionRecord, SessionsSink};
+
+/// Is told which filters somebody wants. Called with the lock held: must not block, and must not ask back.
+pub(crate) trait WantsSink: Send + Sync {
+    /// Somebody wants this, and nobody did.
+    fn wanted(&self, filter: &TopicFilter);
+    /// Nobody wants this any more.
+    fn unwanted(&self, filter: &TopicFilter);
+}
+
+#[derive(Default)]
+struct Held {
+    counts: HashMap<TopicFilter, usize>,
+    /// By client id.
+    records: HashMap<String, Vec<TopicFilter>>,
+    here: HashSet<(SessionId, TopicFilter)>,
+}
+
+/// The filters that anybody has above QoS 0.
+pub(crate) struct Wants {
+    held: Mutex<Held>,
+    filters: RwLock<Subscriptions<()>>,
+    is_empty: AtomicBool,
+    closed: ClosedTrees,
+    sink: Box<dyn WantsSink>,
+}
+
+impl Wants {
+    /// Nobody wants anything yet.
+    pub(crate) fn new(closed: ClosedTrees, sink: Box<dyn WantsSink>) -> Self {
+        let (held, filters) = (Mutex::default(), RwLock::default());
+        Self { held, filters, is_empty: AtomicBool::new(true), closed, sink }
+    }
+
+    /// Whether somebody wants messages of a topic above QoS 0.
+    pub(crate) fn matches(&self, topic: &TopicName) -> bool {
+        if self.is_empty.load(Ordering::Acquire) {
+            return false;
+        }
+        let is_hidden = self.closed.hides_topic_from_wildcard(topic);
+        let mut is_wanted = false;
+        self.filters.read().matching(topic.as_str(), is_hidden, &mut |_| is_wanted = true);
+        is_wanted
+    }
+
+    /// A session here is subscribed with this QoS.
+    pub(crate) fn subscribed(&self, session: SessionId, filter: &TopicFilter, qos: QoS) {
+        if qos == QoS::AtMostOnce {
+            return self.unsubscribed(session, filter);
+        }
+        let mut held = self.held.lock();
+        if held.here.insert((session, filter.clone())) {
+            self.add(&mut held, filter);
+        }
+    }
+
+    /// A session here is not subscribed any more.
+    pub(crate) fn unsubscribed(&self, session: SessionId, filter: &TopicFilter) {
+        let mut held = self.held.lock();
+        if held.here.remove(&(session, filter.clone())) {
+            self.remove(&mut held, filter);
+        }
+    }
+
+    fn set_record(&self, client_id: &str, filters: Vec<TopicFilter>) {
+        let mut held = self.held.lock();
+        // First what is new, so that what stays is wanted all the time.
+        for filter in &filters {
+            self.add(&mut held, filter);
+        }
+        let old = if filters.is_empty() {
+            held.records.remove(client_id)
+        } else {
+            held.records.insert(client_id.to_owned(), filters)
+        };
+        for filter in old.iter().flatten() {
+            self.remove(&mut held, filter);
+        }
+    }
+
+    fn add(&self, held: &mut Held, filter: &TopicFilter) {
+        let count = held.counts.entry(filter.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.filters.write().push(filter, 0, ());
+            self.is_empty.store(false, Ordering::Release);
+            self.sink.wanted(filter);
+        }
+    }
+
+    fn remove(&self, held: &mut Held, filter: &TopicFilter) {
+        let Some(count) = held.counts.get_mut(filter) else { return };
+        *count -= 1;
+        if *count == 0 {
+            held.counts.remove(filter);
+            self.filters.write().remove_one(filter, |()| true);
+            self.is_empty.store(held.counts.is_empty(), Ordering::Release);
+            self.sink.unwanted(filter);
+        }
+    }
+}
+
+impl SessionsSink for Wants {
+    fn record(&self, _sequence: u64, record: SessionRecord) {
+        let above_0 = record.subscriptions.iter().filter(|s| s.qos > 0);
+        let filters = above_0.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok()).map(|f| unshared(&f));
+        self.set_record(&record.client_id, filters.flatten().collect());
+    }
+
+    fn gone(&self, client_id: &str, _sequence: u64, _why: Gone) {
+        self.set_record(client_id, Vec::new());
+    }
+}
+
+/// The filter behind a share name.
+pub(crate) fn unshared(filter: &TopicFilter) -> Option<TopicFilter> {
+    if filter.is_shared() { TopicFilter::new(filter.matching_part()).ok() } else { Some(filter.clone()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::StoredSubscription;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl WantsSink for Arc<Told> {
+        fn wanted(&self, filter: &TopicFilter) {
+            self.0.lock().push(format!("+{}", filter.as_str()));
+        }
+
+        fn unwanted(&self, filter: &TopicFilter) {
+            self.0.lock().push(format!("-{}", filter.as_str()));
+        }
+    }
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    fn record(client_id: &str, filters: &[(&str, u8)]) -> SessionRecord {
+        let subscription =
+            |(f, qos): &(&str, u8)| StoredSubscription { filter: (*f).to_owned(), qos: *qos, ..Default::default() };
+        let subscriptions = filters.iter().map(subscription).collect();
+        SessionRecord { client_id: client_id.to_owned(), subscriptions, ..SessionRecord::default() }
+    }
+
+    #[test]
+    fn a_filter_is_wanted_as_long_as_anybody_has_it_above_qos_0() {
+        let told = Arc::new(Told::default());
+        let wants = Wants::new(ClosedTrees::default(), Box::new(Arc::clone(&told)));
+        let topic = |text: &str| TopicName::new(text).unwrap();
+        wants.subscribed(1, &filter("a/+"), QoS::AtLeastOnce);
+        wants.subscribed(1, &filter("a/+"), QoS::ExactlyOnce);
+        wants.record(1, record("c", &[("a/+", 1), ("b", 0), ("$share/g/s/#", 2)]));
+        assert!(wants.matches(&topic("a/x")) && wants.matches(&topic("s/y")));
+        assert!(!wants.matches(&topic("b")) && !wants.matches(&topic("$SYS/x")));
+        wants.subscribed(1, &filter("a/+"), QoS::AtMostOnce);
+        assert!(wants.matches(&topic("a/x")), "the record still has it");
+        wants.record(2, record("c", &[("b", 1)]));
+        assert!(wants.matches(&topic("b")) && !wants.matches(&topic("a/x")));
+        wants.gone("c", 3, Gone::Deleted);
+        assert!(!wants.matches(&topic("b")));
+        assert_eq!(*told.0.lock(), ["+a/+", "+s/#", "+b", "-a/+", "-s/#", "-b"]);
+    }
+}
