@@ -45,6 +45,8 @@ pub struct Config {
     pub mqtt: MqttConfig,
     /// `[jetstream]`: names and limits of what is stored.
     pub jetstream: JetStreamConfig,
+    /// `[events]`: what NATS is told about clients.
+    pub events: EventsConfig,
     /// `[log]`: what is written to stderr.
     pub log: LogConfig,
     /// `[embedded]`: a nats-server of our own as a child process.
@@ -93,6 +95,20 @@ impl<'de> Deserialize<'de> for AuthMode {
                 "{other:?} is not available in this version: the only mode is \"none\", which lets every device in"
             ))),
         }
+    }
+}
+
+/// `[events]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct EventsConfig {
+    /// Publish on core NATS who connects, disconnects, subscribes and unsubscribes. Default `true`.
+    pub enabled: bool,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

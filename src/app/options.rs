@@ -117,6 +117,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
         client_id_header: false,
+        tells_events: config.events.enabled,
         ignored_streams: config.jetstream.attach.then(|| config.jetstream.ignored_streams.clone()),
         ingests: config.jetstream.ingest == Ingest::Interest,
     }

@@ -488,9 +488,10 @@ impl Broker {
                 mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
             }
             for (filter, stored) in &owned.subscriptions {
-                let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
+                let order = |filter: &TopicFilter| self.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
-                    self.router.restore(&mailbox, &records::begins_after(stored, &self.logs), &restored);
+                    let after = records::begins_after(stored, &self.logs);
+                    self.router_of(filter).restore(&mailbox, &after, &restored);
                     if let Some(ingest) = &self.ingest {
                         ingest.wants.subscribed(mailbox.id, filter, restored.options.qos);
                     }

@@ -10,6 +10,8 @@
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
+//! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
+//! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -22,13 +24,16 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod events;
 mod ingest;
 mod interest;
+mod leading;
 mod lifecycle;
 mod logs;
 mod mailbox;
 mod message;
 mod publishing;
+mod puts;
 mod records;
 mod refused;
 mod registry;
@@ -38,6 +43,7 @@ mod segments;
 mod settling;
 mod subscribing;
 mod subscriptions;
+mod sys;
 mod wants;
 mod wills;
 
@@ -54,11 +60,15 @@ use proto_map::{ClosedTrees, Names, Subject};
 
 pub(crate) use backlog::message_of_backlog;
 pub(crate) use clock::now_ms;
+use events::Events;
+pub(crate) use events::{
+    Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
+};
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use records::progress_record;
+pub(crate) use records::{progress_record, protocol};
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
@@ -78,6 +88,7 @@ use logs::{Follower, Logs};
 use refused::RefusedConnects;
 use registry::Registry;
 use router::{LogTail, Router};
+use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -112,6 +123,8 @@ pub struct BrokerOptions {
     pub denied_publish: DeniedPublish,
     /// Every stored message says which client published it.
     pub client_id_header: bool,
+    /// Whether NATS is told who comes and goes.
+    pub tells_events: bool,
     /// Streams of others that are not attached, by name; `None` when none is attached.
     pub ignored_streams: Option<Vec<String>>,
     /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
@@ -134,6 +147,9 @@ pub struct Broker {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
+    sys: Sys,
+    /// Tells NATS who comes and goes.
+    pub(crate) events: Events,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
@@ -197,6 +213,8 @@ impl Broker {
         });
         let router =
             Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), ingest.clone(), Arc::clone(&metrics)));
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&metrics));
+        store.foreign().begin().await?;
         let first = Arc::clone(logs.first());
         let tail =
             store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
@@ -213,7 +231,14 @@ impl Broker {
         let _ = inlet.0.set(Inlets { router: Arc::clone(&router), ingest: ingest.clone() });
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
+        let events = if options.tells_events {
+            Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics))
+        } else {
+            Events::off()
+        };
         let broker = Arc::new(Self {
+            sys,
+            events,
             interest: Interest::new(store.core().clone()),
             options,
             store,
@@ -345,7 +370,8 @@ impl Broker {
     /// The next retained messages of a cursor; returns whether more may follow.
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
-        cursor.page(self.store.retained().index(), |topic| closed.hides_topic_from_wildcard(topic), out)
+        let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
+        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

@@ -125,6 +125,7 @@ where
             self.io.output.push(payload.clone());
         }
         self.counts.delivered[qos as usize] += 1;
+        self.counts.payload_bytes[1] += message.payload.len() as u64;
     }
 
     /// A message is not sent after all; its place in the window is free again.

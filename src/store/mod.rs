@@ -7,6 +7,7 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
+//! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `core`: plain NATS
 //!
@@ -23,6 +24,7 @@ mod core;
 mod credentials;
 mod entry;
 mod error;
+mod foreign;
 mod head;
 mod headers;
 mod log;
@@ -50,6 +52,7 @@ use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
+pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
@@ -63,6 +66,7 @@ pub use self::sessions::{
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
+pub(crate) use self::time::rfc3339;
 
 pub use self::streams::{FoundStream, Streams};
 
@@ -90,6 +94,7 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
+    foreign: Foreign,
     core: CoreNats,
     connected: watch::Receiver<bool>,
     api_errors: ApiErrors,
@@ -144,6 +149,10 @@ impl Store {
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
+        let retained_subjects = names.retained_subjects();
+        let retained_prefix = retained_subjects.trim_end_matches('>');
+        // Nobody tails it, and it is made again by `retained`.
+        let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
         let backlog = Backlog::new(
@@ -154,6 +163,7 @@ impl Store {
             assets.clone(),
             backlog_spec,
         );
+        let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
@@ -172,6 +182,7 @@ impl Store {
             sessions,
             backlog,
             nodes,
+            foreign,
             core,
             connected,
             api_errors,
@@ -222,6 +233,11 @@ impl Store {
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// What NATS clients put into the bucket of retained messages.
+    pub fn foreign(&self) -> &Foreign {
+        &self.foreign
     }
 
     /// Plain NATS.
