@@ -3,6 +3,7 @@
 
 mod process;
 mod render;
+mod totals;
 
 use std::{
     sync::{
@@ -11,6 +12,8 @@ use std::{
     },
     time::Duration,
 };
+
+pub(crate) use totals::Totals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
 
@@ -91,6 +94,30 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of requests between MQTT and NATS.
+    RequestEvent {
+        /// A client asked NATS.
+        Asked = "asked",
+        /// NATS answered a client.
+        Answered = "answered",
+        /// NATS answered when the request was over.
+        AnsweredLate = "answered_late",
+        /// Nobody on NATS listens.
+        NoResponders = "no_responders",
+        /// NATS did not answer in time.
+        TimedOut = "timed_out",
+        /// It was given up unanswered, because there were too many.
+        Evicted = "evicted",
+        /// A request of NATS was given a Response Topic.
+        Offered = "offered",
+        /// A device answered NATS.
+        Replied = "replied",
+        /// A device could not answer: too late, or nothing to answer.
+        Refused = "refused",
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
@@ -122,9 +149,15 @@ const REASON_CODES: usize = 256;
 #[derive(Debug)]
 pub struct Metrics {
     connections: AtomicI64,
+    connections_max: AtomicI64,
+    sockets: AtomicU64,
+    bytes: [AtomicU64; 2],
+    subscriptions: AtomicI64,
+    sessions_offline: AtomicI64,
     sessions: [AtomicI64; SessionState::TEXTS.len()],
     packets: [[AtomicU64; PACKET_TYPES]; 2],
     messages: [[AtomicU64; 3]; 2],
+    payload_bytes: [AtomicU64; 2],
     dropped: [AtomicU64; DropReason::TEXTS.len()],
     ack: [AckHistogram; 2],
     connects: [AtomicU64; REASON_CODES],
@@ -133,7 +166,10 @@ pub struct Metrics {
     disconnects_by_client: AtomicU64,
     disconnects_lost: AtomicU64,
     retained: AtomicI64,
+    events_dropped: AtomicU64,
     wills: [AtomicU64; WillCause::TEXTS.len()],
+    requests: [AtomicU64; RequestEvent::TEXTS.len()],
+    requests_pending: AtomicI64,
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
 }
@@ -142,6 +178,13 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             connections: AtomicI64::new(0),
+            connections_max: AtomicI64::new(0),
+            sockets: AtomicU64::new(0),
+            bytes: Default::default(),
+            subscriptions: AtomicI64::new(0),
+            sessions_offline: AtomicI64::new(0),
+            payload_bytes: Default::default(),
+            events_dropped: AtomicU64::new(0),
             sessions: Default::default(),
             packets: Default::default(),
             messages: Default::default(),
@@ -154,6 +197,8 @@ impl Default for Metrics {
             disconnects_lost: AtomicU64::new(0),
             retained: AtomicI64::new(0),
             wills: Default::default(),
+            requests: Default::default(),
+            requests_pending: AtomicI64::new(0),
             nats_connected: AtomicI64::new(0),
             js_errors: OnceLock::new(),
         }
@@ -188,6 +233,33 @@ impl Metrics {
         let [incoming, outgoing] = &self.messages;
         let counters = if direction == Direction::In { incoming } else { outgoing };
         add(counters, qos as usize, n);
+    }
+
+    /// Counts bytes of payloads of application messages.
+    pub fn payload_bytes(&self, direction: Direction, n: u64) {
+        add(&self.payload_bytes, direction as usize, n);
+    }
+
+    /// Counts bytes of sockets, in and out.
+    pub fn bytes(&self, received: u64, sent: u64) {
+        let [incoming, outgoing] = &self.bytes;
+        incoming.fetch_add(received, Relaxed);
+        outgoing.fetch_add(sent, Relaxed);
+    }
+
+    /// Counts a socket that was accepted.
+    pub fn socket(&self) {
+        self.sockets.fetch_add(1, Relaxed);
+    }
+
+    /// Counts events about clients that were dropped.
+    pub fn events_dropped(&self, n: u64) {
+        self.events_dropped.fetch_add(n, Relaxed);
+    }
+
+    /// Sets the number of subscriptions.
+    pub fn subscriptions(&self, count: usize) {
+        self.subscriptions.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Counts `n` messages that did not reach a subscriber.
@@ -234,7 +306,8 @@ impl Metrics {
     /// Adds a connection until the guard is dropped.
     #[must_use]
     pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
-        self.connections.fetch_add(1, Relaxed);
+        let before = self.connections.fetch_add(1, Relaxed);
+        self.connections_max.fetch_max(before + 1, Relaxed);
         ConnectionGuard(self.clone())
     }
 
@@ -245,6 +318,11 @@ impl Metrics {
         }
     }
 
+    /// Sets the number of sessions of the account whose clients are away.
+    pub fn sessions_offline(&self, count: usize) {
+        self.sessions_offline.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+    }
+
     /// Sets the number of retained messages.
     pub fn retained(&self, count: u64) {
         self.retained.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
@@ -253,6 +331,16 @@ impl Metrics {
     /// Counts a will that was published.
     pub fn will(&self, cause: WillCause) {
         add(&self.wills, cause as usize, 1);
+    }
+
+    /// Counts what became of a request.
+    pub fn request(&self, event: RequestEvent) {
+        add(&self.requests, event as usize, 1);
+    }
+
+    /// Sets the number of requests of clients that NATS may answer.
+    pub fn requests_pending(&self, count: u64) {
+        self.requests_pending.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Sets whether the connection to NATS is there.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mqtt_session::Limits;
 use proto_map::{DeclaredLog, Names, SpecOptions, Storage, StreamSpec};
 
-use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits};
+use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, RequestOptions};
 use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish};
 use crate::store::{
     AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
@@ -118,10 +118,17 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
-        client_id_header: false,
         share_times: ShareTimes {
             ack_wait: config.jetstream.shared.ack_wait.get(),
             inactive_threshold: config.jetstream.shared.inactive_threshold.get(),
+        },
+        tells_events: config.events.enabled,
+        client_id_header: config.publish.client_id_header,
+        nats_headers: mqtt.nats_headers,
+        requests: RequestOptions {
+            timeout: config.requests.timeout.get(),
+            max_pending: config.requests.max_pending as usize,
+            reply_ttl: config.requests.reply_ttl.get(),
         },
         ignored_streams: config.jetstream.attach.then(|| config.jetstream.ignored_streams.clone()),
         ingests: config.jetstream.ingest == Ingest::Interest,

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
-use mqtt_session::{Feed, FeedState, Offer, position};
+use mqtt_session::{Feed, FeedState, Offer, Token, position};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::lifecycle::Owned;
 use super::message::Message;
+use super::publishing::Answer;
+use super::requests::{Answerable, OpenRequest};
 use super::retained::RetainedCursor;
 use super::segments::Segments;
 use super::share::Share;
@@ -65,15 +67,20 @@ pub(crate) struct Mail {
     pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
     /// What shared subscriptions gave, with its position; it stays here until it is taken out.
     pub(crate) shared: VecDeque<(u64, Outgoing)>,
+    /// Answers to publishes that something else than the store decided.
+    pub(crate) told: Vec<Answer>,
     /// The order to end.
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
     pub(crate) owned: Option<Owned>,
+    /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
+    pub(crate) qos0: [u64; 2],
 }
 
 #[derive(Debug)]
 struct Lanes {
     qos0: Segments,
+    qos0_counts: [u64; 2],
     /// Of the log that is always there.
     feed: Feed<Outgoing>,
     /// Of the others that it reads, by number.
@@ -85,11 +92,14 @@ struct Lanes {
     shared: VecDeque<(u64, Outgoing)>,
     /// Wake those that give.
     share_wakes: Vec<Arc<Notify>>,
+    told: Vec<Answer>,
     retained: Vec<RetainedCursor>,
     order: Option<Order>,
     owned: Option<Owned>,
     is_woken: bool,
     is_closed: bool,
+    /// What a client of MQTT 3.x can answer.
+    answerable: Option<Box<Answerable>>,
 }
 
 /// The mailbox of one connection.
@@ -160,6 +170,7 @@ impl Mailbox {
             limits,
             lanes: Mutex::new(Lanes {
                 qos0: Segments::default(),
+                qos0_counts: [0; 2],
                 // The gates of its subscriptions say where each begins.
                 feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
                 others: Vec::new(),
@@ -167,11 +178,13 @@ impl Mailbox {
                 stored: Vec::new(),
                 shared: VecDeque::new(),
                 share_wakes: Vec::new(),
+                told: Vec::new(),
                 retained: Vec::new(),
                 order: None,
                 owned: None,
                 is_woken: false,
                 is_closed: false,
+                answerable: None,
             }),
             is_scanning: AtomicBool::new(false),
             shares: AtomicUsize::new(0),
@@ -235,6 +248,9 @@ impl Mailbox {
         if let Some(payload) = frame.tail() {
             lanes.qos0.push(payload.clone());
         }
+        lanes.qos0_counts[0] += 1;
+        lanes.qos0_counts[1] += message.payload.len() as u64;
+        lanes.remember_request(self.version, message);
         self.mark(&mut lanes, wakes);
         true
     }
@@ -348,6 +364,24 @@ impl Mailbox {
         let result = change(lanes.feed(log, self.limits));
         self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
         result
+    }
+
+    /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do.
+    pub(crate) fn remember_request(&self, message: &Message) {
+        if self.version != Version::V5 && message.properties.is_some() {
+            self.lanes.lock().remember_request(self.version, message);
+        }
+    }
+
+    /// Takes a request that the client answers.
+    pub(crate) fn answerable(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
+        self.lanes.lock().answerable.as_deref_mut().and_then(take)
+    }
+
+    /// Leaves an answer to a publish.
+    pub(crate) fn tell(&self, token: Token, result: Result<ReasonCode, ReasonCode>) {
+        self.lanes.lock().told.push((token, result));
+        self.wake.notify_one();
     }
 
     /// The numbers of the logs that it reads.
@@ -486,8 +520,10 @@ impl Mailbox {
         lanes.is_woken = false;
         std::mem::swap(&mut mail.stored, &mut lanes.stored);
         mail.shared.append(&mut lanes.shared);
+        mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
+        mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
     }
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feeds, which take turns, into `messages`,
@@ -529,6 +565,14 @@ impl Mailbox {
 }
 
 impl Lanes {
+    fn remember_request(&mut self, version: Version, message: &Message) {
+        if version != Version::V5
+            && let Some(request) = OpenRequest::of(message)
+        {
+            self.answerable.get_or_insert_default().push(request);
+        }
+    }
+
     /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
     /// begins.
     fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {

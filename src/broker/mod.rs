@@ -11,6 +11,9 @@
 //! - `share`: shared subscriptions
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
+//! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
+//! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
+//! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -23,16 +26,20 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod events;
 mod ingest;
 mod interest;
+mod leading;
 mod lifecycle;
 mod logs;
 mod mailbox;
 mod message;
 mod publishing;
+mod puts;
 mod records;
 mod refused;
 mod registry;
+mod requests;
 mod retained;
 mod router;
 mod segments;
@@ -40,6 +47,7 @@ mod settling;
 mod share;
 mod subscribing;
 mod subscriptions;
+mod sys;
 mod wants;
 mod wills;
 
@@ -56,11 +64,16 @@ use proto_map::{ClosedTrees, Names, Subject};
 
 pub(crate) use backlog::message_of_backlog;
 pub(crate) use clock::now_ms;
+use events::Events;
+pub(crate) use events::{
+    Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
+};
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use records::progress_record;
+pub(crate) use records::{progress_record, protocol};
+pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
@@ -80,8 +93,10 @@ use interest::Interest;
 use logs::{Follower, Logs};
 use refused::RefusedConnects;
 use registry::Registry;
+use requests::Requests;
 use router::{LogTail, Router};
 use share::Shares;
+use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -114,10 +129,16 @@ pub struct BrokerOptions {
     pub connect_timeout: Duration,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
-    /// Every stored message says which client published it.
+    /// Every message says which client published it.
     pub client_id_header: bool,
     /// When a message of a shared subscription goes to another member, and when a group ends.
     pub share_times: ShareTimes,
+    /// Whether NATS is told who comes and goes.
+    pub tells_events: bool,
+    /// `Nats-*` headers become user properties.
+    pub nats_headers: bool,
+    /// See [`RequestOptions`].
+    pub requests: RequestOptions,
     /// Streams of others that are not attached, by name; `None` when none is attached.
     pub ignored_streams: Option<Vec<String>>,
     /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
@@ -140,6 +161,10 @@ pub struct Broker {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
+    sys: Sys,
+    /// Tells NATS who comes and goes.
+    pub(crate) events: Events,
+    requests: Arc<Requests>,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
@@ -158,6 +183,7 @@ pub struct CoreInlet(std::sync::OnceLock<Inlets>);
 struct Inlets {
     router: Arc<Router>,
     ingest: Option<Arc<Ingest>>,
+    requests: Arc<Requests>,
 }
 
 impl std::fmt::Debug for Inlets {
@@ -168,8 +194,10 @@ impl std::fmt::Debug for Inlets {
 
 impl CoreSink for CoreInlet {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
-        let Some(Inlets { router, ingest }) = self.0.get() else { return };
-        if subscription_id & ingest::SUBSCRIPTIONS == 0 {
+        let Some(Inlets { router, ingest, requests }) = self.0.get() else { return };
+        if subscription_id == requests::REPLIES_ID {
+            requests.arrived(message);
+        } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
         } else if let Some(ingest) = ingest {
             ingest.message(subscription_id, message);
@@ -197,13 +225,30 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
         let index = Arc::clone(store.retained().index());
+        let (requests, arrived) = Requests::start(
+            options.requests,
+            store.core(),
+            names.subject_prefix(),
+            closed.clone(),
+            Arc::clone(&metrics),
+        );
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
         let ingest = options.ingests.then(|| {
             let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
-            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, Arc::clone(&metrics)))
+            let (requests, metrics) = (Arc::clone(&requests), Arc::clone(&metrics));
+            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, requests, metrics))
         });
-        let router =
-            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), ingest.clone(), Arc::clone(&metrics)));
+        let router = Arc::new(Router::new(
+            Arc::clone(&logs),
+            index,
+            closed.clone(),
+            ingest.clone(),
+            options.nats_headers,
+            Arc::clone(&requests),
+            Arc::clone(&metrics),
+        ));
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), Arc::clone(&metrics));
+        store.foreign().begin().await?;
         let first = Arc::clone(logs.first());
         let tail =
             store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
@@ -211,6 +256,7 @@ impl Broker {
         let follower = Arc::new(Follower {
             logs: Arc::clone(&logs),
             router: Arc::clone(&router),
+            requests: Arc::clone(&requests),
             closed,
             names: names.clone(),
             ignored: options.ignored_streams.clone(),
@@ -226,10 +272,21 @@ impl Broker {
             Arc::clone(&metrics),
         );
         // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(Inlets { router: Arc::clone(&router), ingest: ingest.clone() });
+        let _ = inlet.0.set(Inlets {
+            router: Arc::clone(&router),
+            ingest: ingest.clone(),
+            requests: Arc::clone(&requests),
+        });
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
+        let events = if options.tells_events {
+            Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics))
+        } else {
+            Events::off()
+        };
         let broker = Arc::new(Self {
+            sys,
+            events,
             interest: Interest::new(store.core().clone()),
             shares,
             options,
@@ -242,6 +299,7 @@ impl Broker {
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             router,
+            requests,
             follower: Arc::clone(&follower),
             registry: Registry::default(),
             refused: RefusedConnects::default(),
@@ -253,6 +311,9 @@ impl Broker {
         let scans = Arc::clone(&broker);
         tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
         tokio::spawn(follower.run(Arc::downgrade(&broker)));
+        tokio::spawn(requests::run(Arc::clone(&broker), arrived));
+        let (requests, keys) = (Arc::downgrade(&broker.requests), broker.store.reply_keys().clone());
+        tokio::spawn(Requests::keep_key(requests, keys));
         Ok(broker)
     }
 
@@ -303,6 +364,11 @@ impl Broker {
             || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
     }
 
+    /// Whether a session has a subscription that matches: one that is connected here, or one above QoS 0, wherever it is.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        self.router.has_subscriber(topic) || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
+    }
+
     /// Where the log that is always there stands, or a little before.
     pub(crate) fn tail_sequence(&self) -> u64 {
         self.logs.first().tail_sequence()
@@ -350,7 +416,7 @@ impl Broker {
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
         let outgoing = |entry: &LogEntry| {
-            let message = Arc::new(convert::from_log(entry, log.carrier()).ok()?);
+            let message = Arc::new(convert::from_log(entry, log.carrier(), self.options.nats_headers).ok()?);
             let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
             Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, share: None }))
         };
@@ -362,7 +428,8 @@ impl Broker {
     /// The next retained messages of a cursor; returns whether more may follow.
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
-        cursor.page(self.store.retained().index(), |topic| closed.hides_topic_from_wildcard(topic), out)
+        let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
+        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), self.options.nats_headers, out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

@@ -27,6 +27,8 @@ pub(crate) struct RetainedCursor {
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// The state of the index at the SUBSCRIBE: what came into it later comes live.
     pub(crate) seen: IndexState,
+    /// It is below `$SYS`.
+    pub(crate) is_sys: bool,
     /// The last topic that was taken.
     pub(crate) after: Option<TopicName>,
 }
@@ -37,6 +39,7 @@ impl RetainedCursor {
         &mut self,
         index: &RetainedIndex,
         is_hidden: impl Fn(&TopicName) -> bool,
+        nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms());
@@ -45,7 +48,7 @@ impl RetainedCursor {
             if leads_with_wildcard && is_hidden(&entry.topic) {
                 continue;
             }
-            let message = convert::from_retained(entry);
+            let message = convert::from_retained(entry, nats_headers);
             out.push_back(Outgoing {
                 retain: true,
                 qos: message.qos.min(self.options.qos),
@@ -76,7 +79,7 @@ impl Broker {
             tokio::time::sleep(RETRY).await;
         };
         let outgoing = |entry: &RetainedEntry| {
-            let message = convert::from_retained(entry);
+            let message = convert::from_retained(entry, self.options.nats_headers);
             let (qos, retain, subscription_ids) = (message.qos, true, Box::default());
             (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids, share: None })
         };

@@ -117,7 +117,8 @@ impl Broker {
         if filter.is_shared() && !Shares::takes(&filter) {
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        if self.router.closed().filter_is_closed(&filter) {
+        let is_served = !filter.is_shared() && self.sys.serves(&filter);
+        if self.router.closed().filter_is_closed(&filter) && !is_served {
             return Err(ReasonCode::NotAuthorized);
         }
         // A copy: the filter of a packet keeps the whole read buffer alive.
@@ -130,18 +131,22 @@ impl Broker {
         {
             return Ok(order);
         }
-        let order = self.interest.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let order = self.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         filters.insert(filter.clone());
         Ok(order)
     }
 
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
-        let new: Vec<NewSubscription> = planned.granted().cloned().collect();
+        let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));
         let (mut retained, mut made, mut failed) = (Vec::new(), Vec::new(), Vec::new());
-        if !new.is_empty() {
-            let ends = self.settle(&new).await;
-            let Made { seen, after } = self.router.subscribe(mailbox, &ends, &new);
+        for (new, is_sys) in [(new, false), (sys, true)] {
+            if new.is_empty() {
+                continue;
+            }
+            let ends = if is_sys { Cursors::default() } else { self.settle(&new).await };
+            let router = if is_sys { &self.sys.router } else { &*self.router };
+            let Made { seen, after } = router.subscribe(mailbox, &ends, &new);
             let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
             made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
@@ -149,6 +154,7 @@ impl Broker {
                 options: s.options,
                 subscription_id: s.subscription_id,
                 seen,
+                is_sys,
                 after: None,
             }));
         }
@@ -266,8 +272,7 @@ impl Broker {
     }
 
     fn end_subscription(&self, filter: &TopicFilter, session: SessionId) {
-        self.router.unsubscribe(filter, session);
-        self.interest.release(filter);
+        self.leave(filter, session);
         if let Some(ingest) = &self.ingest {
             ingest.wants.unsubscribed(session, filter);
         }

@@ -31,11 +31,15 @@ pub struct MqttConfig {
     pub strict: bool,
     /// What an MQTT 3.x client meets that publishes where it may not. Default `acknowledge`.
     pub on_denied_publish: OnDeniedPublish,
+    /// MQTT 5 clients get the `Nats-*` headers of a message too, as user properties. Default `false`.
+    pub nats_headers: bool,
     /// QoS 0 bytes that wait for a slow reader before more are dropped. Default 1 MiB.
     pub qos0_buffer: ByteSize,
     /// Messages that are kept for a session that is offline for longer than the log reaches back, at least 1. Default
     /// 1,000. Counts when the stream of backlogs is made.
     pub session_queue: u32,
+    /// How often `$SYS/broker/…` is brought up to date. Default 10 s; 0 turns it off.
+    pub sys_interval: Duration,
     /// Which message is given up when there are more than `session_queue`. Default `oldest`.
     pub discard: Discard,
 }
@@ -76,8 +80,10 @@ impl Default for MqttConfig {
             topic_alias_maximum: 32,
             strict: false,
             on_denied_publish: OnDeniedPublish::default(),
+            nats_headers: false,
             qos0_buffer: ByteSize(1 << 20),
             session_queue: 1_000,
+            sys_interval: Duration::from_secs(10),
             discard: Discard::default(),
         }
     }

@@ -148,7 +148,7 @@ where
 
     /// A message of the backlog as the session gets it now: `None` when none of its subscriptions takes it any more.
     fn owed_copy(&self, entry: &LogEntry) -> Option<Outgoing> {
-        let message = message_of_backlog(entry)?;
+        let message = message_of_backlog(entry, self.broker.options.nats_headers)?;
         let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let takes = |s: &StoredSubscription| s.since < entry.sequence && s.qos > 0 && !(s.no_local && is_own);

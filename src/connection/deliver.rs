@@ -168,7 +168,9 @@ where
         if let Some(payload) = frame.tail() {
             self.io.output.push(payload.clone());
         }
+        self.mailbox.remember_request(&message);
         self.counts.delivered[qos as usize] += 1;
+        self.counts.payload_bytes[1] += message.payload.len() as u64;
     }
 
     /// A message is not sent after all; its place in the window is free again.

@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ACK_BUCKETS_US, DropReason, Metrics, SessionState, WillCause, process::Process};
+use super::{ACK_BUCKETS_US, DropReason, Metrics, RequestEvent, SessionState, WillCause, process::Process};
 use crate::store::ApiErrors;
 
 /// Labels of the packet types; the first is not a type.
@@ -70,8 +70,15 @@ impl Collector for Snapshot {
 
 fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_connections", "Connected clients", metrics.connections.load(Relaxed))?;
+    out.gauge("mqtt_connections_max", "The most clients at once", metrics.connections_max.load(Relaxed))?;
+    out.counters("mqtt_sockets", "Accepted sockets", [([] as [_; 0], &metrics.sockets)].into_iter())?;
+    let bytes = DIRECTIONS.iter().zip(&metrics.bytes);
+    out.counters("mqtt_bytes", "Bytes of sockets", bytes.map(|(direction, n)| ([("direction", *direction)], n)))?;
+    out.gauge("mqtt_subscriptions", "Subscriptions of connected clients", metrics.subscriptions.load(Relaxed))?;
     let sessions = SessionState::TEXTS.iter().zip(&metrics.sessions);
     out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions.map(|(state, n)| ([("state", *state)], n)))?;
+    let offline = metrics.sessions_offline.load(Relaxed);
+    out.gauge("mqtt_sessions_offline", "Sessions of the account whose clients are away", offline)?;
     let packets = DIRECTIONS.iter().zip(&metrics.packets).flat_map(|(direction, counters)| {
         PACKETS.iter().zip(counters).skip(1).map(move |(kind, n)| ([("direction", *direction), ("type", *kind)], n))
     });
@@ -80,6 +87,12 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         QOS.iter().zip(counters).map(move |(qos, n)| ([("direction", *direction), ("qos", *qos)], n))
     });
     out.counters("mqtt_messages", "Application messages", messages)?;
+    let bytes = DIRECTIONS.iter().zip(&metrics.payload_bytes);
+    out.counters(
+        "mqtt_payload_bytes",
+        "Bytes of payloads of application messages",
+        bytes.map(|(direction, n)| ([("direction", *direction)], n)),
+    )?;
     let dropped = DropReason::TEXTS.iter().zip(&metrics.dropped);
     out.counters(
         "mqtt_messages_dropped",
@@ -87,8 +100,14 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         dropped.map(|(reason, n)| ([("reason", *reason)], n)),
     )?;
     out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
+    out.counters("mqtt_events_dropped", "Events about clients", [([] as [_; 0], &metrics.events_dropped)].into_iter())?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
-    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))
+    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
+    let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);
+    let requests = requests.map(|(event, n)| ([("event", *event)], n));
+    out.counters("mqtt_requests", "Requests between MQTT and NATS", requests)?;
+    let pending = metrics.requests_pending.load(Relaxed);
+    out.gauge("mqtt_requests_pending", "Requests of clients that NATS may answer", pending)
 }
 
 fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
@@ -248,6 +267,8 @@ mod tests {
         metrics.sessions(SessionState::CatchingUp, 2);
         metrics.sessions(SessionState::Live, 1);
         metrics.retained(12);
+        metrics.request(RequestEvent::Offered);
+        metrics.requests_pending(3);
         metrics.will(WillCause::KeepAlive);
         metrics.nats_connected(true);
         let errors = ApiErrors::default();
@@ -276,6 +297,8 @@ mod tests {
             "mqtt_sessions{state=\"catching_up\"} 2",
             "mqtt_retained_messages 12",
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
+            "mqtt_requests_total{event=\"offered\"} 1",
+            "mqtt_requests_pending 3",
             "nats_connected 1",
             "nats_js_api_errors_total{code=\"10164\"} 1",
             "mqtt_connections 1",

@@ -7,8 +7,10 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
+//! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `share`: the consumers of shared subscriptions
+//! - `reply_key`: what tokens of replies are made with
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -24,6 +26,7 @@ mod core;
 mod credentials;
 mod entry;
 mod error;
+mod foreign;
 mod head;
 mod headers;
 mod log;
@@ -31,6 +34,7 @@ mod nodes;
 mod options;
 mod publisher;
 mod reader;
+mod reply_key;
 mod retained;
 mod sessions;
 mod share;
@@ -52,6 +56,7 @@ use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
+pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
@@ -59,6 +64,7 @@ pub use self::options::{
     TlsOptions,
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
+pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
@@ -68,6 +74,7 @@ pub use self::sessions::{
 pub use self::share::{
     Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
 };
+pub(crate) use self::time::rfc3339;
 
 pub use self::streams::{FoundStream, Streams};
 
@@ -95,6 +102,8 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
+    foreign: Foreign,
+    reply_keys: ReplyKeys,
     core: CoreNats,
     shares: Shares,
     connected: watch::Receiver<bool>,
@@ -151,8 +160,13 @@ impl Store {
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
+        let retained_subjects = names.retained_subjects();
+        let retained_prefix = retained_subjects.trim_end_matches('>');
+        // Nobody tails it, and it is made again by `retained`.
+        let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
+        let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
         let backlog = Backlog::new(
             sessions_bucket.clone(),
             api.clone(),
@@ -161,6 +175,7 @@ impl Store {
             assets.clone(),
             backlog_spec,
         );
+        let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
@@ -182,6 +197,8 @@ impl Store {
             sessions,
             backlog,
             nodes,
+            foreign,
+            reply_keys,
             core,
             shares,
             connected,
@@ -238,6 +255,16 @@ impl Store {
     /// The consumers of shared subscriptions.
     pub fn shares(&self) -> &Shares {
         &self.shares
+    }
+
+    /// What NATS clients put into the bucket of retained messages.
+    pub fn foreign(&self) -> &Foreign {
+        &self.foreign
+    }
+
+    /// The key of tokens of replies.
+    pub fn reply_keys(&self) -> &ReplyKeys {
+        &self.reply_keys
     }
 
     /// Plain NATS.

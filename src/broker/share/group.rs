@@ -316,7 +316,7 @@ impl Group {
             return;
         }
         let now_ms = now_ms();
-        let message = convert::from_core(core, now_ms).ok().filter(|message| self.is_for(message));
+        let message = self.router.message_of_core(core).filter(|message| self.is_for(message));
         let Some(message) = message else { return };
         let taken = state.members.pass(|member| !matches!(member.offer_qos0(&message, now_ms, wakes), Taken::Full));
         if taken.is_none() {
