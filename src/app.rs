@@ -89,6 +89,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     tokio::spawn(watch_nats(broker.store().connected(), nats, Arc::clone(&metrics)));
     tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
     let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
+    let puts = tokio::spawn(Broker::carry_puts(Arc::downgrade(&broker)));
     let ingest = tokio::spawn(Broker::keep_ingest(Arc::downgrade(&broker)));
     let mut has_lease = broker.has_lease();
     // Who connects now would be told that persistent sessions are not to be had.
@@ -96,6 +97,10 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     metrics.js_api_errors(broker.store().api_errors());
     tokio::spawn(warm_retained(Arc::clone(&broker), retained));
     tokio::spawn(gauge(Arc::clone(&broker), Arc::clone(&metrics)));
+    let sys_interval = config.mqtt.sys_interval.get();
+    if !sys_interval.is_zero() {
+        tokio::spawn(Broker::tell_sys(Arc::downgrade(&broker), sys_interval));
+    }
     let served = listener::spawn(&config, metrics, Mqtt(Arc::clone(&broker)), shutdown.clone()).await?;
     listeners.open();
     announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
@@ -108,9 +113,10 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     if drained.await.is_err() {
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
+    broker.events.drained(RETRY).await;
     broker.release_lease().await;
     // They give up the lead, so that the others need not wait for its end.
-    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, ingest) }).await;
+    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, puts, ingest) }).await;
     Ok(())
 }
 
@@ -173,7 +179,7 @@ async fn warm_retained(broker: Arc<Broker>, latch: Latch) {
 /// Looks now and then at what is not counted as it changes.
 async fn gauge(broker: Arc<Broker>, metrics: Arc<Metrics>) {
     loop {
-        metrics.retained(broker.store().retained().index().len() as u64);
+        broker.read_gauges();
         let (live, catching_up) = broker.count_sessions();
         metrics.sessions(SessionState::Live, live);
         metrics.sessions(SessionState::CatchingUp, catching_up);

@@ -51,6 +51,8 @@ pub struct Config {
     pub requests: RequestsConfig,
     /// `[jetstream]`: names and limits of what is stored.
     pub jetstream: JetStreamConfig,
+    /// `[events]`: what NATS is told about clients.
+    pub events: EventsConfig,
     /// `[log]`: what is written to stderr.
     pub log: LogConfig,
     /// `[embedded]`: a nats-server of our own as a child process.
@@ -108,6 +110,20 @@ impl<'de> Deserialize<'de> for AuthMode {
 pub struct PublishConfig {
     /// Every message has the client id of its publisher in the header `Mqtt-Client`. Default `false`.
     pub client_id_header: bool,
+}
+
+/// `[events]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct EventsConfig {
+    /// Publish on core NATS who connects, disconnects, subscribes and unsubscribes. Default `true`.
+    pub enabled: bool,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// `[log]`.

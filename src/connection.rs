@@ -7,6 +7,7 @@ mod durable;
 mod ending;
 mod handshake;
 mod io;
+mod told;
 
 use std::collections::{HashSet, VecDeque};
 use std::future::{Future, poll_fn};
@@ -119,6 +120,8 @@ struct Connection<S> {
 struct Counts {
     published: [u64; 3],
     delivered: [u64; 3],
+    /// Bytes of payloads, in and out.
+    payload_bytes: [u64; 2],
 }
 
 /// Serves one connection from its first byte to its last.
@@ -127,8 +130,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut io = Io::new(stream);
+    broker.metrics.socket();
     let Some(greeted) = handshake::greet(&mut io, &broker, &peer).await else {
-        ending::close_socket(io).await;
+        ending::close_socket(io, &broker.metrics).await;
         return;
     };
     peer.handshake.complete();
@@ -137,10 +141,11 @@ where
         Ok(attached) => attached,
         Err(reason) => {
             handshake::refuse(&mut io, &broker, greeted.connect.version, reason);
-            ending::close_socket(io).await;
+            ending::close_socket(io, &broker.metrics).await;
             return;
         }
     };
+    told::tell_connected(&broker, &greeted, &attached, &peer);
     let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
     let end = connection.run().await;
     connection.finish(end, &peer).await;
@@ -386,6 +391,7 @@ where
                         self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
                     }
                 }
+                self.tell_unsubscribed(&request.filters, &reasons);
                 self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
             }
             Output::Close(Close::ByClient { with_will }) => self.end = Some(End::ByClient { with_will }),
@@ -403,6 +409,7 @@ where
 
     fn publish(&mut self, publication: Publication) {
         self.counts.published[publication.qos as usize] += 1;
+        self.counts.payload_bytes[0] += publication.payload.len() as u64;
         let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) else { return };
         let (publication, refused) = *refusal;
         tracing::info!(
@@ -444,6 +451,8 @@ where
             self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
         }
         self.publishing.told(&mut mail.told, &mut self.answers);
+        self.counts.delivered[0] += mail.qos0[0];
+        self.counts.payload_bytes[1] += mail.qos0[1];
         if let Some(owned) = mail.owned.take() {
             self.owned = Some(owned);
         }
@@ -479,6 +488,7 @@ where
 
     fn subscribed(&mut self, subscribed: Subscribed) {
         self.subscribing = None;
+        self.tell_subscribed(&subscribed.made);
         self.mailbox.owe_retained(subscribed.retained);
         if let Some(owned) = &mut self.owned {
             // That of a session that ends with its connection tells the others what it wants above QoS 0.
@@ -509,6 +519,13 @@ where
     }
 
     fn count(&mut self) {
+        let metrics = &self.broker.metrics;
+        let [received, sent] = std::mem::take(&mut self.io.uncounted);
+        metrics.bytes(received, sent);
+        for (direction, bytes) in [Direction::In, Direction::Out].into_iter().zip(&mut self.counts.payload_bytes) {
+            metrics.payload_bytes(direction, std::mem::take(bytes));
+        }
+        metrics.packets(Direction::Out, PacketType::Publish, self.counts.delivered.iter().sum());
         for (qos, index) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
             for (direction, counts) in
                 [(Direction::In, &mut self.counts.published), (Direction::Out, &mut self.counts.delivered)]

@@ -3,6 +3,7 @@
 
 mod process;
 mod render;
+mod totals;
 
 use std::{
     sync::{
@@ -11,6 +12,8 @@ use std::{
     },
     time::Duration,
 };
+
+pub(crate) use totals::Totals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
 
@@ -146,9 +149,15 @@ const REASON_CODES: usize = 256;
 #[derive(Debug)]
 pub struct Metrics {
     connections: AtomicI64,
+    connections_max: AtomicI64,
+    sockets: AtomicU64,
+    bytes: [AtomicU64; 2],
+    subscriptions: AtomicI64,
+    sessions_offline: AtomicI64,
     sessions: [AtomicI64; SessionState::TEXTS.len()],
     packets: [[AtomicU64; PACKET_TYPES]; 2],
     messages: [[AtomicU64; 3]; 2],
+    payload_bytes: [AtomicU64; 2],
     dropped: [AtomicU64; DropReason::TEXTS.len()],
     ack: [AckHistogram; 2],
     connects: [AtomicU64; REASON_CODES],
@@ -157,6 +166,7 @@ pub struct Metrics {
     disconnects_by_client: AtomicU64,
     disconnects_lost: AtomicU64,
     retained: AtomicI64,
+    events_dropped: AtomicU64,
     wills: [AtomicU64; WillCause::TEXTS.len()],
     requests: [AtomicU64; RequestEvent::TEXTS.len()],
     requests_pending: AtomicI64,
@@ -168,6 +178,13 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             connections: AtomicI64::new(0),
+            connections_max: AtomicI64::new(0),
+            sockets: AtomicU64::new(0),
+            bytes: Default::default(),
+            subscriptions: AtomicI64::new(0),
+            sessions_offline: AtomicI64::new(0),
+            payload_bytes: Default::default(),
+            events_dropped: AtomicU64::new(0),
             sessions: Default::default(),
             packets: Default::default(),
             messages: Default::default(),
@@ -218,6 +235,33 @@ impl Metrics {
         add(counters, qos as usize, n);
     }
 
+    /// Counts bytes of payloads of application messages.
+    pub fn payload_bytes(&self, direction: Direction, n: u64) {
+        add(&self.payload_bytes, direction as usize, n);
+    }
+
+    /// Counts bytes of sockets, in and out.
+    pub fn bytes(&self, received: u64, sent: u64) {
+        let [incoming, outgoing] = &self.bytes;
+        incoming.fetch_add(received, Relaxed);
+        outgoing.fetch_add(sent, Relaxed);
+    }
+
+    /// Counts a socket that was accepted.
+    pub fn socket(&self) {
+        self.sockets.fetch_add(1, Relaxed);
+    }
+
+    /// Counts events about clients that were dropped.
+    pub fn events_dropped(&self, n: u64) {
+        self.events_dropped.fetch_add(n, Relaxed);
+    }
+
+    /// Sets the number of subscriptions.
+    pub fn subscriptions(&self, count: usize) {
+        self.subscriptions.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+    }
+
     /// Counts `n` messages that did not reach a subscriber.
     pub fn dropped(&self, reason: DropReason, n: u64) {
         add(&self.dropped, reason as usize, n);
@@ -262,7 +306,8 @@ impl Metrics {
     /// Adds a connection until the guard is dropped.
     #[must_use]
     pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
-        self.connections.fetch_add(1, Relaxed);
+        let before = self.connections.fetch_add(1, Relaxed);
+        self.connections_max.fetch_max(before + 1, Relaxed);
         ConnectionGuard(self.clone())
     }
 
@@ -271,6 +316,11 @@ impl Metrics {
         if let Some(gauge) = self.sessions.get(state as usize) {
             gauge.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
         }
+    }
+
+    /// Sets the number of sessions of the account whose clients are away.
+    pub fn sessions_offline(&self, count: usize) {
+        self.sessions_offline.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Sets the number of retained messages.

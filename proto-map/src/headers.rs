@@ -25,6 +25,9 @@ pub mod name {
     pub const ENCODED_CONTENT_TYPE: &str = "Mqtt-Content-Type";
     /// QoS of the publish: `0`, `1` or `2`.
     pub const QOS: &str = "Mqtt-QoS";
+    /// In the bucket of retained messages: it was published over MQTT, and subscribers get it from there. What NATS
+    /// clients put into the bucket does not have it.
+    pub const ORIGIN: &str = "Mqtt-Origin";
     /// The message was retained: its sequence in the bucket of retained messages.
     pub const RETAIN: &str = "Mqtt-Retain";
     /// The topic of an escaped subject, percent-encoded; for readers on NATS only.

@@ -312,6 +312,13 @@ impl Names {
         format!("{}reply.key", self.sessions_root).into()
     }
 
+    /// How far what NATS clients put into the bucket of retained messages is carried to subscribers, in the bucket of
+    /// sessions: `$KV.MQTT_sessions.retained.position`. No client has a key of this form.
+    #[must_use]
+    pub fn puts_position(&self) -> ByteString {
+        format!("{}retained.position", self.sessions_root).into()
+    }
+
     /// All backlogs: `$NMQ.backlog.*`.
     #[must_use]
     pub fn backlog_subjects(&self) -> String {
@@ -338,6 +345,14 @@ impl Names {
     #[must_use]
     pub fn nodes_subjects(&self) -> String {
         format!("{}>", self.nodes_root)
+    }
+
+    /// What clients do, for whoever wants to know: `$NMQ.event.<kind>.<client>`. The kind is one token of ours.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn event_subject(&self, kind: &str, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&format!("{}.event.{kind}.", self.subject_prefix), client_id, "")
     }
 
     /// What other sidecars ask of one: `$NMQ.node.<node>`.

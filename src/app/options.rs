@@ -123,6 +123,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             max_pending: config.requests.max_pending as usize,
             reply_ttl: config.requests.reply_ttl.get(),
         },
+        tells_events: config.events.enabled,
         ignored_streams: config.jetstream.attach.then(|| config.jetstream.ignored_streams.clone()),
         ingests: config.jetstream.ingest == Ingest::Interest,
     }

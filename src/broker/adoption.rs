@@ -10,13 +10,14 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
 use tokio::sync::mpsc;
 
-use super::Broker;
 use super::clock::now_ms;
 use super::mailbox::Order;
 use super::wills::{Due, due};
+use super::{Broker, Event, EventDisconnect};
 use crate::metrics::WillCause;
 use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable, WriteError};
 
@@ -134,6 +135,7 @@ impl Broker {
             tracing::info!(client_id = record.client_id, "a session that was over");
             return sessions.end(&record.client_id, sequence).await;
         }
+        let lost = record.connected.then(|| record.owner.as_deref().map(Arc::from));
         if std::mem::take(&mut record.connected) {
             record.disconnected_at_ms = Some(now_ms());
             let in_ms = record.will.as_ref().map(|will| due(will, record.expiry_s));
@@ -145,6 +147,11 @@ impl Broker {
         let has_more = record.has_will() || record.expiry_s == 0;
         record.owner = self.node().filter(|_| has_more).map(|node| node.to_string());
         let sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
+        if let Some(node) = lost {
+            let (remote, cause) = (record.remote.as_deref().and_then(|remote| remote.parse().ok()), "node_lost");
+            let event = EventDisconnect { remote, cause, reason_code: None, connected_ms: None };
+            self.events.tell(&ByteString::from(record.client_id.as_str()), node, || Event::Disconnect(event));
+        }
         if record.expiry_s > 0
             && let Ok(Some(progress)) = sessions.load_progress(&record.client_id).await
         {

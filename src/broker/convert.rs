@@ -7,6 +7,7 @@ use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, ReadOptions, 
 
 use super::message::Message;
 use crate::store::CoreMessage;
+use crate::store::ForeignPut;
 use crate::store::LogEntry;
 use crate::store::{RetainedEntry, RetainedMessage};
 
@@ -49,9 +50,45 @@ pub(crate) fn ingested_headers(headers: Option<&Headers>) -> Option<(Headers, Op
     (len < proto_map::HEADER_BLOCK_MAX).then_some((copied, expiry.map(|s| s.max(1))))
 }
 
-/// Headers in the retained bucket.
-pub(crate) fn retained_headers(publication: &Publication) -> Result<Headers, HeaderError> {
-    proto_map::to_headers(&envelope(publication), STORED)
+/// Headers in the retained bucket, of a message or of its deletion. They say that it came over MQTT.
+pub(crate) fn retained_headers(publication: &Publication, is_delete: bool) -> Result<Headers, HeaderError> {
+    let mut headers = if is_delete { Headers::new() } else { proto_map::to_headers(&envelope(publication), STORED)? };
+    headers.push((ByteString::from_static(name::ORIGIN), ByteString::from_static("mqtt")));
+    Ok(headers)
+}
+
+/// What a NATS client has put into the retained bucket, as an envelope for the log. It has QoS 1 unless it says otherwise.
+pub(crate) fn put_envelope(put: &ForeignPut) -> Envelope {
+    let envelope = match &put.message {
+        Some(message) => read(message.headers.as_ref(), STORED, false),
+        None => Envelope { qos: QoS::AtLeastOnce, ..Envelope::default() },
+    };
+    Envelope { retained_seq: Some(put.sequence), publisher: None, log_marker: None, ..envelope }
+}
+
+/// Headers of what has this envelope in a log with this carrier. `message_id` de-duplicates.
+pub(crate) fn log_headers_of(
+    envelope: &Envelope,
+    message_id: ByteString,
+    carrier: Carrier,
+) -> Result<Headers, HeaderError> {
+    let mut headers = proto_map::to_headers(envelope, carrier)?;
+    headers.push((ByteString::from_static(name::NATS_MSG_ID), message_id));
+    Ok(headers)
+}
+
+/// Headers of its copy on its natural subject.
+pub(crate) fn natural_headers_of(
+    envelope: Envelope,
+    subject: &Subject,
+    log_sequence: u64,
+) -> Result<Headers, HeaderError> {
+    let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
+    let topic = proto_map::topic_of(subject.as_str()).ok();
+    let original_topic = topic
+        .filter(|topic| proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN).is_ok_and(|mapped| mapped.escaped));
+    let qos = QoS::AtLeastOnce;
+    proto_map::to_headers(&Envelope { qos, log_marker, original_topic, retained_seq: None, ..envelope }, Carrier::Core)
 }
 
 /// Headers of a QoS 0 message on core NATS: none, for a plain one. `says_qos`: somebody would take it for a message of NATS,

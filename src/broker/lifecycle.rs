@@ -362,7 +362,7 @@ impl Broker {
             };
             let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
             for subscription in subscriptions.values_mut() {
-                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(&*log)));
+                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
             }
             progress
         } else {
@@ -484,9 +484,10 @@ impl Broker {
                 mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
             }
             for (filter, stored) in &owned.subscriptions {
-                let order = |filter: &TopicFilter| self.interest.acquire(filter).ok();
+                let order = |filter: &TopicFilter| self.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
-                    self.router.restore(&mailbox, &records::begins_after(stored, &self.logs), &restored);
+                    let after = records::begins_after(stored, &self.logs);
+                    self.router_of(filter).restore(&mailbox, &after, &restored);
                     if let Some(ingest) = &self.ingest {
                         ingest.wants.subscribed(mailbox.id, filter, restored.options.qos);
                     }

@@ -20,7 +20,7 @@ use proto_map::{Attachment, Carrier, ClosedTrees, Names, Subject, SubjectMap, TO
 use super::catch_up::CatchUp;
 use super::requests::Requests;
 use super::router::{LogTail, Router};
-use crate::store::{FoundStream, Log, LogPosition, Store, Streams, Tail, Unavailable};
+use crate::store::{FoundStream, Log, LogPosition, PutTarget, Store, Streams, Tail, Unavailable};
 
 /// What a record has instead of a log's key when a place is in the bucket of retained messages. No key of a log is like it.
 const IN_RETAINED: &str = "retained";
@@ -129,6 +129,15 @@ impl LogHandle {
     /// Whether it is a stream of somebody else.
     pub(crate) const fn is_attached(&self) -> bool {
         matches!(self.owner, Owner::Attached { .. })
+    }
+
+    /// How a message on a natural subject is stored in the stream.
+    pub(crate) fn target(&self, natural: &Subject) -> PutTarget {
+        let subject = self.subject(natural);
+        match self.owner {
+            Owner::Ours { .. } if self.number == 0 => PutTarget::Log(subject),
+            _ => PutTarget::Attached { stream: ByteString::from(self.log.stream()), subject },
+        }
     }
 
     /// Where a message on a natural subject is in the stream.

@@ -67,11 +67,14 @@ pub(crate) struct Mail {
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
     pub(crate) owned: Option<Owned>,
+    /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
+    pub(crate) qos0: [u64; 2],
 }
 
 #[derive(Debug)]
 struct Lanes {
     qos0: Segments,
+    qos0_counts: [u64; 2],
     /// Of the log that is always there.
     feed: Feed<Outgoing>,
     /// Of the others that it reads, by number.
@@ -153,6 +156,7 @@ impl Mailbox {
             limits,
             lanes: Mutex::new(Lanes {
                 qos0: Segments::default(),
+                qos0_counts: [0; 2],
                 // The gates of its subscriptions say where each begins.
                 feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
                 others: Vec::new(),
@@ -227,6 +231,8 @@ impl Mailbox {
             lanes.qos0.push(payload.clone());
         }
         lanes.remember_request(self.version, message);
+        lanes.qos0_counts[0] += 1;
+        lanes.qos0_counts[1] += message.payload.len() as u64;
         self.mark(&mut lanes, wakes);
         true
     }
@@ -430,6 +436,7 @@ impl Mailbox {
         mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
+        mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
     }
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feeds, which take turns, into `messages`,

@@ -11,6 +11,8 @@
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `requests`: request and reply between MQTT and NATS
+//! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
+//! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -23,13 +25,16 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod events;
 mod ingest;
 mod interest;
+mod leading;
 mod lifecycle;
 mod logs;
 mod mailbox;
 mod message;
 mod publishing;
+mod puts;
 mod records;
 mod refused;
 mod registry;
@@ -40,6 +45,7 @@ mod segments;
 mod settling;
 mod subscribing;
 mod subscriptions;
+mod sys;
 mod wants;
 mod wills;
 
@@ -56,11 +62,15 @@ use proto_map::{ClosedTrees, Names, Subject};
 
 pub(crate) use backlog::message_of_backlog;
 pub(crate) use clock::now_ms;
+use events::Events;
+pub(crate) use events::{
+    Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
+};
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use records::progress_record;
+pub(crate) use records::{progress_record, protocol};
 pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
@@ -82,6 +92,7 @@ use refused::RefusedConnects;
 use registry::Registry;
 use requests::Requests;
 use router::{LogTail, Router};
+use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -120,6 +131,8 @@ pub struct BrokerOptions {
     pub nats_headers: bool,
     /// See [`RequestOptions`].
     pub requests: RequestOptions,
+    /// Whether NATS is told who comes and goes.
+    pub tells_events: bool,
     /// Streams of others that are not attached, by name; `None` when none is attached.
     pub ignored_streams: Option<Vec<String>>,
     /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
@@ -143,6 +156,9 @@ pub struct Broker {
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
     requests: Arc<Requests>,
+    sys: Sys,
+    /// Tells NATS who comes and goes.
+    pub(crate) events: Events,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
@@ -201,14 +217,7 @@ impl Broker {
         closed: ClosedTrees,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
-        let index = Arc::clone(store.retained().index());
-        let (requests, arrived) = Requests::start(
-            options.requests,
-            store.core(),
-            names.subject_prefix(),
-            closed.clone(),
-            Arc::clone(&metrics),
-        );
+        let (requests, arrived) = Requests::start(options.requests, store.core(), &names, &closed, &metrics);
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
         let ingest = options.ingests.then(|| {
             let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
@@ -217,13 +226,15 @@ impl Broker {
         });
         let router = Arc::new(Router::new(
             Arc::clone(&logs),
-            index,
+            Arc::clone(store.retained().index()),
             closed.clone(),
             ingest.clone(),
             options.nats_headers,
             Arc::clone(&requests),
             Arc::clone(&metrics),
         ));
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), Arc::clone(&metrics));
+        store.foreign().begin().await?;
         let first = Arc::clone(logs.first());
         let tail =
             store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
@@ -245,7 +256,11 @@ impl Broker {
         });
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
+        let start_events = || Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics));
+        let events = if options.tells_events { start_events() } else { Events::off() };
         let broker = Arc::new(Self {
+            sys,
+            events,
             interest: Interest::new(store.core().clone()),
             options,
             store,
@@ -266,12 +281,10 @@ impl Broker {
             _tail: tail,
             _wants: wants,
         });
-        let scans = Arc::clone(&broker);
-        tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
+        let router = Arc::clone(&broker.router);
+        tokio::spawn(async move { CatchUp::run(&first, &router).await });
         tokio::spawn(follower.run(Arc::downgrade(&broker)));
-        tokio::spawn(requests::run(Arc::clone(&broker), arrived));
-        let (requests, keys) = (Arc::downgrade(&broker.requests), broker.store.reply_keys().clone());
-        tokio::spawn(Requests::keep_key(requests, keys));
+        broker.serve_requests(arrived);
         Ok(broker)
     }
 
@@ -386,12 +399,8 @@ impl Broker {
     /// The next retained messages of a cursor; returns whether more may follow.
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
-        cursor.page(
-            self.store.retained().index(),
-            |topic| closed.hides_topic_from_wildcard(topic),
-            self.options.nats_headers,
-            out,
-        )
+        let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
+        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), self.options.nats_headers, out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

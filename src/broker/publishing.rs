@@ -24,7 +24,7 @@ use proto_map::{HeaderError, Headers, Subject};
 use super::Broker;
 use super::clock::now_ms;
 use super::convert;
-use super::logs::{LogHandle, Owner};
+use super::logs::LogHandle;
 use super::mailbox::{Mailbox, Wakes};
 use super::message::Message;
 use crate::metrics::DropReason;
@@ -315,15 +315,10 @@ impl Publishing {
                 let id = self.message_id(token, publication);
                 let log = &job.route.log;
                 let headers = convert::log_headers(publication, job.retained_at, self.publisher(), id, log.carrier())?;
-                let subject = log.subject(subject);
-                let target = match log.owner {
-                    Owner::Ours { .. } if log.number == 0 => PutTarget::Log(subject),
-                    _ => PutTarget::Attached { stream: ByteString::from(log.log.stream()), subject },
-                };
-                (target, headers)
+                (log.target(subject), headers)
             }
             Stage::Bucket => {
-                let headers = if is_delete { Headers::new() } else { convert::retained_headers(publication)? };
+                let headers = convert::retained_headers(publication, is_delete)?;
                 (
                     PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete },
                     headers,

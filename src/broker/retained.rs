@@ -27,6 +27,8 @@ pub(crate) struct RetainedCursor {
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// The state of the index at the SUBSCRIBE: what came into it later comes live.
     pub(crate) seen: IndexState,
+    /// It is below `$SYS`.
+    pub(crate) is_sys: bool,
     /// The last topic that was taken.
     pub(crate) after: Option<TopicName>,
 }

@@ -171,6 +171,11 @@ impl Router {
         has_one
     }
 
+    /// How many subscriptions there are.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.subscriptions.read().count()
+    }
+
     /// A client of this sidecar published at QoS 0.
     pub(crate) fn route_local(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
         let _held = message.retain.then(|| self.logs.first().hold());

@@ -95,7 +95,7 @@ impl Broker {
         if filter.is_shared() {
             return Err(ReasonCode::SharedSubscriptionsNotSupported);
         }
-        if self.router.closed().filter_is_closed(&filter) {
+        if self.router.closed().filter_is_closed(&filter) && !self.sys.serves(&filter) {
             return Err(ReasonCode::NotAuthorized);
         }
         // A copy: the filter of a packet keeps the whole read buffer alive.
@@ -108,18 +108,22 @@ impl Broker {
         {
             return Ok(order);
         }
-        let order = self.interest.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let order = self.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         filters.insert(filter.clone());
         Ok(order)
     }
 
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
-        let new: Vec<NewSubscription> = planned.granted().cloned().collect();
+        let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));
         let (mut retained, mut made) = (Vec::new(), Vec::new());
-        if !new.is_empty() {
-            let ends = self.settle(&new).await;
-            let Made { seen, after } = self.router.subscribe(mailbox, &ends, &new);
+        for (new, is_sys) in [(new, false), (sys, true)] {
+            if new.is_empty() {
+                continue;
+            }
+            let ends = if is_sys { Cursors::default() } else { self.settle(&new).await };
+            let router = if is_sys { &self.sys.router } else { &*self.router };
+            let Made { seen, after } = router.subscribe(mailbox, &ends, &new);
             let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
             made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
             retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
@@ -127,6 +131,7 @@ impl Broker {
                 options: s.options,
                 subscription_id: s.subscription_id,
                 seen,
+                is_sys,
                 after: None,
             }));
         }
@@ -206,8 +211,7 @@ impl Broker {
     }
 
     fn end_subscription(&self, filter: &TopicFilter, session: SessionId) {
-        self.router.unsubscribe(filter, session);
-        self.interest.release(filter);
+        self.leave(filter, session);
         if let Some(ingest) = &self.ingest {
             ingest.wants.unsubscribed(session, filter);
         }

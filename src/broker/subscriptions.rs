@@ -78,6 +78,8 @@ pub(crate) struct Subscriptions<S = Subscriber> {
     exact: HashMap<ByteString, Entry<S>>,
     root: Node<S>,
     wildcards: usize,
+    /// Subscriptions of sessions, of all entries together.
+    subscribers: usize,
 }
 
 impl<S> Default for Node<S> {
@@ -88,7 +90,7 @@ impl<S> Default for Node<S> {
 
 impl<S> Default for Subscriptions<S> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0 }
+        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0, subscribers: 0 }
     }
 }
 
@@ -104,13 +106,23 @@ impl Subscriptions {
                 let gates = Gates { first, ..std::mem::take(&mut old.gates) };
                 *old = Subscriber { gates, ..subscriber };
             }
-            None => entry.subscribers.push(subscriber),
+            None => {
+                entry.subscribers.push(subscriber);
+                self.subscribers += 1;
+            }
         }
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.subscribers
     }
 
     /// Removes the session's subscription. Returns the order of the entry when it was the last one.
     pub(crate) fn remove(&mut self, filter: &TopicFilter, session: SessionId) -> Removed {
-        self.remove_one(filter, |s| s.mailbox.id == session)
+        let removed = self.remove_one(filter, |s| s.mailbox.id == session);
+        self.subscribers -= usize::from(removed != Removed::NotFound);
+        removed
     }
 }
 
@@ -336,8 +348,11 @@ mod tests {
             assert_eq!(e.order, 0);
             assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0)).collect::<Vec<_>>(), [5, 9]);
         });
+        assert_eq!(subscriptions.count(), 2);
         assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
         assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);
+        assert_eq!(subscriptions.count(), 1);
         assert_eq!(subscriptions.remove(&f, 2), Removed::Last { order: 0 });
+        assert_eq!(subscriptions.count(), 0);
     }
 }

@@ -27,6 +27,8 @@ struct Held {
     /// By client id.
     records: HashMap<String, Vec<TopicFilter>>,
     here: HashSet<(SessionId, TopicFilter)>,
+    /// Client ids of sessions that are not connected.
+    away: HashSet<String>,
 }
 
 /// The filters that anybody has above QoS 0.
@@ -75,6 +77,20 @@ impl Wants {
         }
     }
 
+    /// How many sessions of the account are not connected, as their records say.
+    pub(crate) fn away(&self) -> usize {
+        self.held.lock().away.len()
+    }
+
+    fn set_away(&self, client_id: &str, is_away: bool) {
+        let mut held = self.held.lock();
+        if is_away {
+            held.away.insert(client_id.to_owned());
+        } else {
+            held.away.remove(client_id);
+        }
+    }
+
     fn set_record(&self, client_id: &str, filters: Vec<TopicFilter>) {
         let mut held = self.held.lock();
         // First what is new, so that what stays is wanted all the time.
@@ -92,6 +108,10 @@ impl Wants {
     }
 
     fn add(&self, held: &mut Held, filter: &TopicFilter) {
+        // `$SYS/#`: nothing of NATS is for it.
+        if self.closed.filter_is_closed(filter) {
+            return;
+        }
         let count = held.counts.entry(filter.clone()).or_default();
         *count += 1;
         if *count == 1 {
@@ -118,10 +138,12 @@ impl SessionsSink for Wants {
         let above_0 = record.subscriptions.iter().filter(|s| s.qos > 0);
         let filters = above_0.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok()).map(|f| unshared(&f));
         self.set_record(&record.client_id, filters.flatten().collect());
+        self.set_away(&record.client_id, !record.connected);
     }
 
     fn gone(&self, client_id: &str, _sequence: u64, _why: Gone) {
         self.set_record(client_id, Vec::new());
+        self.set_away(client_id, false);
     }
 }
 
@@ -171,11 +193,15 @@ mod tests {
         wants.record(1, record("c", &[("a/+", 1), ("b", 0), ("$share/g/s/#", 2)]));
         assert!(wants.matches(&topic("a/x")) && wants.matches(&topic("s/y")));
         assert!(!wants.matches(&topic("b")) && !wants.matches(&topic("$SYS/x")));
+        wants.subscribed(1, &filter("$SYS/#"), QoS::AtLeastOnce);
         wants.subscribed(1, &filter("a/+"), QoS::AtMostOnce);
         assert!(wants.matches(&topic("a/x")), "the record still has it");
         wants.record(2, record("c", &[("b", 1)]));
         assert!(wants.matches(&topic("b")) && !wants.matches(&topic("a/x")));
-        wants.gone("c", 3, Gone::Deleted);
+        assert_eq!(wants.away(), 1);
+        wants.record(3, SessionRecord { connected: true, ..record("c", &[("b", 1)]) });
+        assert_eq!(wants.away(), 0);
+        wants.gone("c", 4, Gone::Deleted);
         assert!(!wants.matches(&topic("b")));
         assert_eq!(*told.0.lock(), ["+a/+", "+s/#", "+b", "-a/+", "-s/#", "-b"]);
     }

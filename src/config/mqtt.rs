@@ -38,6 +38,8 @@ pub struct MqttConfig {
     /// Messages that are kept for a session that is offline for longer than the log reaches back, at least 1. Default
     /// 1,000. Counts when the stream of backlogs is made.
     pub session_queue: u32,
+    /// How often `$SYS/broker/…` is brought up to date. Default 10 s; 0 turns it off.
+    pub sys_interval: Duration,
     /// Which message is given up when there are more than `session_queue`. Default `oldest`.
     pub discard: Discard,
 }
@@ -81,6 +83,7 @@ impl Default for MqttConfig {
             nats_headers: false,
             qos0_buffer: ByteSize(1 << 20),
             session_queue: 1_000,
+            sys_interval: Duration::from_secs(10),
             discard: Discard::default(),
         }
     }

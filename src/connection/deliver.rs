@@ -126,6 +126,7 @@ where
         }
         self.mailbox.remember_request(&message);
         self.counts.delivered[qos as usize] += 1;
+        self.counts.payload_bytes[1] += message.payload.len() as u64;
     }
 
     /// A message is not sent after all; its place in the window is free again.

@@ -12,7 +12,7 @@ use super::io::Io;
 use super::{Connection, End, Eventual};
 use crate::broker::{Broker, Due, Owned, due, now_ms, progress_record};
 use crate::listener::Peer;
-use crate::metrics::{DisconnectReason, WillCause};
+use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::{ProgressRecord, WriteError};
 
 /// How long the last packets may take to leave.
@@ -29,12 +29,14 @@ const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(8);
 
 /// Writes what is left, and closes.
-pub(super) async fn close_socket<S>(io: Io<S>)
+pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Metrics)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // A peer that is gone is no news here.
     let _ = tokio::time::timeout(GOODBYE, io.finish()).await;
+    let [received, sent] = io.uncounted;
+    metrics.bytes(received, sent);
 }
 
 impl<S> Connection<S>
@@ -44,6 +46,7 @@ where
     /// Ends the connection: when this returns, what it published is settled, and its session is in JetStream or over.
     pub(super) async fn finish(mut self, end: End, peer: &Peer) {
         self.log_end(end, peer);
+        self.tell_disconnected(end, peer);
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {
@@ -78,13 +81,15 @@ where
             writing,
         });
         match last {
-            Some(last) if last.takes_back_a_will() => _ = tokio::join!(settle, close_behind(last.write(), io)),
+            Some(last) if last.takes_back_a_will() => {
+                _ = tokio::join!(settle, close_behind(last.write(), io, &broker.metrics))
+            }
             // A will comes behind what the client has published [MQTT-3.1.2-8].
             Some(mut last) => {
-                tokio::join!(close_socket(io), settle, last.finish_writing());
+                tokio::join!(close_socket(io, &broker.metrics), settle, last.finish_writing());
                 last.write().await;
             }
-            None => _ = tokio::join!(close_socket(io), settle),
+            None => _ = tokio::join!(close_socket(io, &broker.metrics), settle),
         }
         broker.detach(&mailbox);
     }
@@ -104,13 +109,13 @@ where
 
 /// Writes, and closes behind that: who waits for the connection to be closed knows that its will is off. A client that does
 /// not wait loses nothing by it, and JetStream may be away for long, so the write goes on behind the closed socket then.
-async fn close_behind<S>(write: impl Future<Output = ()>, io: Io<S>)
+async fn close_behind<S>(write: impl Future<Output = ()>, io: Io<S>, metrics: &Metrics)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut write = std::pin::pin!(write);
     let is_written = tokio::time::timeout(TAKE_BACK, &mut write).await.is_ok();
-    close_socket(io).await;
+    close_socket(io, metrics).await;
     if !is_written {
         write.await;
     }

@@ -29,12 +29,14 @@ pub(crate) struct Io<S> {
     pub(crate) input: BytesMut,
     /// To be written.
     pub(crate) output: Segments,
+    /// Bytes that were received and sent, and not counted yet.
+    pub(crate) uncounted: [u64; 2],
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     /// A socket with empty buffers.
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), output: Segments::default() }
+        Self { stream, input: BytesMut::new(), output: Segments::default(), uncounted: [0; 2] }
     }
 
     /// Reads what is there behind `input`. Zero is the end of the stream.
@@ -48,6 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) => {
+                    self.uncounted[0] += count as u64;
                     if self.input.is_empty() && count >= READ_SIZE / 8 {
                         self.input = scratch.split_to(count);
                     } else {
@@ -73,6 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(count)) => {
                 self.output.advance(count);
+                self.uncounted[1] += count as u64;
                 // A stream that buffers (WebSocket) sends its frame when it is flushed.
                 if self.output.is_empty() { self.poll_flush(cx) } else { Poll::Ready(Ok(())) }
             }
@@ -88,8 +92,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         }
     }
 
-    /// Writes everything and closes. For the end of a connection; bounded in time by the caller.
-    pub(crate) async fn finish(mut self) -> io::Result<()> {
+    /// Writes everything and closes; nothing follows. For the end of a connection; bounded in time by the caller.
+    pub(crate) async fn finish(&mut self) -> io::Result<()> {
         use tokio::io::AsyncWriteExt;
         while !self.output.is_empty() {
             std::future::poll_fn(|cx| self.poll_write(cx)).await?;

@@ -70,8 +70,15 @@ impl Collector for Snapshot {
 
 fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_connections", "Connected clients", metrics.connections.load(Relaxed))?;
+    out.gauge("mqtt_connections_max", "The most clients at once", metrics.connections_max.load(Relaxed))?;
+    out.counters("mqtt_sockets", "Accepted sockets", [([] as [_; 0], &metrics.sockets)].into_iter())?;
+    let bytes = DIRECTIONS.iter().zip(&metrics.bytes);
+    out.counters("mqtt_bytes", "Bytes of sockets", bytes.map(|(direction, n)| ([("direction", *direction)], n)))?;
+    out.gauge("mqtt_subscriptions", "Subscriptions of connected clients", metrics.subscriptions.load(Relaxed))?;
     let sessions = SessionState::TEXTS.iter().zip(&metrics.sessions);
     out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions.map(|(state, n)| ([("state", *state)], n)))?;
+    let offline = metrics.sessions_offline.load(Relaxed);
+    out.gauge("mqtt_sessions_offline", "Sessions of the account whose clients are away", offline)?;
     let packets = DIRECTIONS.iter().zip(&metrics.packets).flat_map(|(direction, counters)| {
         PACKETS.iter().zip(counters).skip(1).map(move |(kind, n)| ([("direction", *direction), ("type", *kind)], n))
     });
@@ -80,6 +87,12 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         QOS.iter().zip(counters).map(move |(qos, n)| ([("direction", *direction), ("qos", *qos)], n))
     });
     out.counters("mqtt_messages", "Application messages", messages)?;
+    let bytes = DIRECTIONS.iter().zip(&metrics.payload_bytes);
+    out.counters(
+        "mqtt_payload_bytes",
+        "Bytes of payloads of application messages",
+        bytes.map(|(direction, n)| ([("direction", *direction)], n)),
+    )?;
     let dropped = DropReason::TEXTS.iter().zip(&metrics.dropped);
     out.counters(
         "mqtt_messages_dropped",
@@ -87,6 +100,7 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         dropped.map(|(reason, n)| ([("reason", *reason)], n)),
     )?;
     out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
+    out.counters("mqtt_events_dropped", "Events about clients", [([] as [_; 0], &metrics.events_dropped)].into_iter())?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
     out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
     let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);

@@ -7,6 +7,7 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
+//! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `reply_key`: what tokens of replies are made with
 //! - `core`: plain NATS
@@ -24,6 +25,7 @@ mod core;
 mod credentials;
 mod entry;
 mod error;
+mod foreign;
 mod head;
 mod headers;
 mod log;
@@ -52,6 +54,7 @@ use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
+pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
@@ -66,6 +69,7 @@ pub use self::sessions::{
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
+pub(crate) use self::time::rfc3339;
 
 pub use self::streams::{FoundStream, Streams};
 
@@ -94,6 +98,7 @@ pub struct Store {
     backlog: Backlog,
     nodes: Nodes,
     reply_keys: ReplyKeys,
+    foreign: Foreign,
     core: CoreNats,
     connected: watch::Receiver<bool>,
     api_errors: ApiErrors,
@@ -118,22 +123,13 @@ impl Store {
 
         let state = Api { link: connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await? };
 
-        let subjects = format!(
-            "{}.>, {}, {} and {}",
-            names.subject_prefix(),
-            names.retained_subjects(),
-            names.sessions_subjects(),
-            names.nodes_subjects()
-        );
-        let assets = Assets::check(api.clone(), subjects, replicas).await?;
+        let assets = Assets::check(api.clone(), all_subjects(&names), replicas).await?;
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
-        assets.ensure(&log_spec).await?;
-        assets.ensure(&retained_spec).await?;
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
-        assets.ensure(&sessions_spec).await?;
-        assets.ensure(&nodes_spec).await?;
         let backlog_spec = names.backlog_spec(&specs);
-        assets.ensure(&backlog_spec).await?;
+        for spec in [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec] {
+            assets.ensure(spec).await?;
+        }
         for (spec, replicas) in &declared {
             assets.ensure_with(spec, *replicas).await?;
         }
@@ -148,6 +144,10 @@ impl Store {
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
+        let retained_subjects = names.retained_subjects();
+        let retained_prefix = retained_subjects.trim_end_matches('>');
+        // Nobody tails it, and it is made again by `retained`.
+        let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
         let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
@@ -159,25 +159,25 @@ impl Store {
             assets.clone(),
             backlog_spec,
         );
+        let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         let connected = connected(&core_link);
-        let streams = Streams::start(state);
-        let logs = LogMaker { api, tail, payload_max };
         Ok(Self {
             core_link,
             publisher,
             log,
-            logs,
-            streams,
+            logs: LogMaker { api, tail, payload_max },
+            streams: Streams::start(state),
             retained,
             sessions,
             backlog,
             nodes,
             reply_keys,
+            foreign,
             core,
             connected,
             api_errors,
@@ -235,6 +235,11 @@ impl Store {
         &self.reply_keys
     }
 
+    /// What NATS clients put into the bucket of retained messages.
+    pub fn foreign(&self) -> &Foreign {
+        &self.foreign
+    }
+
     /// Plain NATS.
     pub fn core(&self) -> &CoreNats {
         &self.core
@@ -254,6 +259,12 @@ impl Store {
     pub fn jetstream_available(&self) -> watch::Receiver<bool> {
         self.publisher.available()
     }
+}
+
+/// The subjects that we need, for messages.
+fn all_subjects(names: &proto_map::Names) -> String {
+    let (retained, sessions) = (names.retained_subjects(), names.sessions_subjects());
+    format!("{}.>, {retained}, {sessions} and {}", names.subject_prefix(), names.nodes_subjects())
 }
 
 /// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the

@@ -298,7 +298,7 @@ impl Follower {
 }
 
 /// What an entry of the bucket means: a message, or with `None` that there is none.
-fn retained(entry: LogEntry) -> Option<RetainedMessage> {
+pub(super) fn retained(entry: LogEntry) -> Option<RetainedMessage> {
     let header = |name| entry.headers.as_ref().and_then(|headers| headers::first(headers, name));
     let is_marker =
         header("KV-Operation").is_some_and(|operation| operation != "PUT") || header("Nats-Marker-Reason").is_some();

@@ -60,28 +60,8 @@ const STORE_FAILED: u32 = 10077;
 impl Broker {
     /// Stands for the lead in keeping the backlog, and keeps it while it leads, until the broker closes.
     pub(crate) async fn keep_backlog(broker: Weak<Self>) {
-        let Some(strong) = broker.upgrade() else { return };
-        let candidacy = strong.store.nodes().lead("backlog");
-        let mut closing = strong.is_closing.subscribe();
-        drop(strong);
-        let mut term = candidacy.term();
-        let is_over = async { closing.wait_for(|closing| *closing).await.map(|_| ()) };
-        let keep = async {
-            loop {
-                let Ok(Some(number)) = term.wait_for(Option::is_some).await.map(|term| *term) else { return };
-                tracing::info!(term = number, "this sidecar keeps the backlog");
-                let is_lost = term.wait_for(|term| *term != Some(number));
-                tokio::select! {
-                    _ = is_lost => tracing::info!(term = number, "another sidecar keeps the backlog"),
-                    () = Writer::new(broker.clone(), number).run() => return,
-                }
-            }
-        };
-        tokio::select! {
-            _ = is_over => {}
-            () = keep => {}
-        }
-        candidacy.resign().await;
+        let writers = broker.clone();
+        Self::lead(broker, "backlog", |term| Writer::new(writers.clone(), term).run()).await;
     }
 
     /// Messages that the log does not have any more, from the backlog of a client, as far as they are there.

@@ -50,7 +50,7 @@ pub enum PutTarget {
     Retained {
         /// Subject of the key, see `Names::retained_subject`.
         subject: ByteString,
-        /// Delete the key; the payload is ignored.
+        /// Delete the key; the payload is ignored, and headers are few.
         delete: bool,
     },
     /// Into a stream of somebody else, which has the subject.
@@ -204,11 +204,24 @@ impl Publisher {
         payload: Bytes,
         ttl_s: Option<u32>,
     ) -> Result<Stored, PutError> {
+        let permit = self.permit(payload.len()).await;
+        let outcome = self.begin(permit, target, headers, payload, ttl_s);
+        outcome.await.unwrap_or(Err(PutError::Unavailable))
+    }
+
+    /// Begins to store one message; what comes of it is received.
+    pub fn begin(
+        &self,
+        permit: Permit,
+        target: PutTarget,
+        headers: Headers,
+        payload: Bytes,
+        ttl_s: Option<u32>,
+    ) -> oneshot::Receiver<Result<Stored, PutError>> {
         let (tx, rx) = oneshot::channel();
         let sink = Arc::new(OneSink(Mutex::new(Some(tx))));
-        let permit = self.permit(payload.len()).await;
         self.submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, sink, token: 0 });
-        rx.await.unwrap_or(Err(PutError::Unavailable))
+        rx
     }
 }
 
@@ -239,7 +252,7 @@ impl Shared {
             PutTarget::Retained { subject, delete } => {
                 if delete {
                     payload = Bytes::new();
-                    headers = delete_headers();
+                    headers.extend(delete_headers());
                 }
                 (Err(LANE_RETAINED), subject)
             }

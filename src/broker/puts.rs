@@ -1,0 +1,167 @@
+//! From `nats kv put` to MQTT subscribers. One sidecar of the account, the one that has the lead in it, reads what NATS
+//! clients put into the bucket of retained messages, and stores it in the log that owns its subject, with its
+//! sequence in the bucket, as a retained publish is stored there. From then on it is one: every sidecar delivers it, offline sessions get it later, and
+//! who has it already from its SUBSCRIBE does not get it again.
+//!
+//! The position is saved behind what is stored. Who dies between the two leaves it to the next one to store it again,
+//! which JetStream recognises by its message id.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use proto_map::Envelope;
+use tokio::sync::oneshot;
+
+use super::clock::now_ms;
+use super::logs::LogHandle;
+use super::{Broker, convert};
+use crate::metrics::DropReason;
+use crate::store::{ForeignPut, PutError, Stored, Unavailable, WriteError};
+
+/// Messages that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// The position is saved after every put, and after so many messages of the bucket that are none.
+const SAVE_EVERY: u64 = 1_000;
+
+/// How long to wait after something failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Why the work begins again at the saved position.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    #[error("a message was not stored: {0}")]
+    Put(#[from] PutError),
+    #[error("the position was not saved: {0}")]
+    Write(#[from] WriteError),
+}
+
+/// A message on its way into the log.
+struct UnderWay<'a> {
+    put: &'a ForeignPut,
+    envelope: Envelope,
+    payload: Bytes,
+    /// The log that owns its subject.
+    log: Arc<LogHandle>,
+    outcome: oneshot::Receiver<Result<Stored, PutError>>,
+}
+
+impl Broker {
+    /// Stands for the lead in carrying what NATS clients put into the bucket of retained messages, and carries it while it
+    /// leads, until the broker closes.
+    pub(crate) async fn carry_puts(broker: Weak<Self>) {
+        let carriers = broker.clone();
+        Self::lead(broker, "retained", |_| carry(carriers.clone())).await;
+    }
+
+    /// Stores puts in the log, in their order. When this returns, all of them are there, but for those that cannot be.
+    async fn store_puts(&self, puts: &[ForeignPut]) -> Result<(), PutError> {
+        for puts in puts.chunks(IN_FLIGHT_MAX) {
+            let mut under_way = Vec::with_capacity(puts.len());
+            for put in puts {
+                under_way.extend(self.submit_put(put).await);
+            }
+            for UnderWay { put, envelope, payload, log, outcome } in under_way {
+                match outcome.await.unwrap_or(Err(PutError::Unavailable)) {
+                    Ok(Stored { duplicate: true, .. }) => {}
+                    // Stored under its natural subject, where everybody has seen it.
+                    Ok(_) if log.is_attached() => {}
+                    Ok(stored) => self.send_natural(put, envelope, payload, stored.sequence).await,
+                    // No other attempt would be better.
+                    Err(error @ (PutError::TooLarge | PutError::Invalid { .. } | PutError::Rejected { .. })) => {
+                        self.give_put_up(put, &error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands one to the publisher. `None` when nobody is to have it.
+    async fn submit_put<'a>(&self, put: &'a ForeignPut) -> Option<UnderWay<'a>> {
+        if self.router.closed().is_closed_subject(put.subject.as_str()) {
+            return None;
+        }
+        let mut envelope = convert::put_envelope(put);
+        let left_ms = put.message.as_ref().and_then(|m| m.expires_at_ms).map(|end| end.saturating_sub(now_ms()));
+        if left_ms == Some(0) {
+            return None;
+        }
+        let ttl_s = left_ms.map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX));
+        if let Some(properties) = &mut envelope.properties {
+            properties.message_expiry_interval_s = ttl_s;
+        }
+        // Sequences come again when the bucket is made anew, but not at the same time.
+        let message_id = ByteString::from(format!("{}.retained.{}", put.stored_at_ms, put.sequence));
+        let log = self.logs.owner_of(put.subject.as_str());
+        let headers = match convert::log_headers_of(&envelope, message_id, log.carrier()) {
+            Ok(headers) => headers,
+            Err(error) => {
+                self.give_put_up(put, &error);
+                return None;
+            }
+        };
+        let payload = put.message.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
+        let bytes = payload.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let publisher = self.store.publisher();
+        let permit = publisher.permit(bytes).await;
+        let ttl_s = ttl_s.filter(|_| log.carrier().has_ttl());
+        let outcome = publisher.begin(permit, log.target(&put.subject), headers, payload.clone(), ttl_s);
+        Some(UnderWay { put, envelope, payload, log, outcome })
+    }
+
+    /// The copy for core NATS, as of every stored message.
+    async fn send_natural(&self, put: &ForeignPut, envelope: Envelope, payload: Bytes, sequence: u64) {
+        let Ok(headers) = convert::natural_headers_of(envelope, &put.subject, sequence) else {
+            return self.metrics.dropped(DropReason::TooLarge, 1);
+        };
+        if self.store.core().publish_wait(put.subject.as_text(), None, &headers, payload).await.is_err() {
+            self.metrics.dropped(DropReason::NatsUnavailable, 1);
+        }
+    }
+
+    fn give_put_up(&self, put: &ForeignPut, error: &dyn std::fmt::Display) {
+        tracing::warn!(
+            subject = put.subject.as_str().escape_debug().to_string(),
+            %error,
+            "a value of the bucket of retained messages does not reach those who are subscribed"
+        );
+        self.metrics.dropped(DropReason::TooLarge, 1);
+    }
+}
+
+/// Carries what is put, until the broker is gone.
+async fn carry(broker: Weak<Broker>) {
+    while broker.strong_count() > 0 {
+        if let Err(error) = carry_on(&broker).await {
+            tracing::warn!(%error, "what is put into the bucket of retained messages waits");
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Goes on at the saved position, until something fails or the broker is gone.
+async fn carry_on(broker: &Weak<Broker>) -> Result<(), Failure> {
+    let Some(foreign) = broker.upgrade().map(|broker| broker.store.foreign().clone()) else { return Ok(()) };
+    let Some((mut position, mut expected)) = foreign.position().await? else {
+        // Somebody has deleted it.
+        return Ok(foreign.begin().await?);
+    };
+    let mut reader = foreign.read(position + 1);
+    loop {
+        let puts = reader.next().await?;
+        let Some(broker) = broker.upgrade() else { return Ok(()) };
+        broker.store_puts(&puts).await?;
+        let reached = reader.position().saturating_sub(1);
+        // It is lower when the bucket was made anew.
+        if !puts.is_empty() || reached < position || reached >= position + SAVE_EVERY {
+            expected = foreign.save(reached, expected).await?;
+            position = reached;
+        }
+    }
+}
