@@ -104,14 +104,6 @@ impl<'de> Deserialize<'de> for AuthMode {
     }
 }
 
-/// `[publish]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PublishConfig {
-    /// Every message has the client id of its publisher in the header `Mqtt-Client`. Default `false`.
-    pub client_id_header: bool,
-}
-
 /// `[events]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
@@ -124,6 +116,14 @@ impl Default for EventsConfig {
     fn default() -> Self {
         Self { enabled: true }
     }
+}
+
+/// `[publish]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PublishConfig {
+    /// Every message has the client id of its publisher in the header `Mqtt-Client`. Default `false`.
+    pub client_id_header: bool,
 }
 
 /// `[log]`.

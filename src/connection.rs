@@ -450,9 +450,9 @@ where
         for (token, result) in mail.stored.drain(..) {
             self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
         }
-        self.publishing.told(&mut mail.told, &mut self.answers);
         self.counts.delivered[0] += mail.qos0[0];
         self.counts.payload_bytes[1] += mail.qos0[1];
+        self.publishing.told(&mut mail.told, &mut self.answers);
         if let Some(owned) = mail.owned.take() {
             self.owned = Some(owned);
         }

@@ -305,18 +305,18 @@ impl Names {
         format!("{}backlog.position", self.sessions_root).into()
     }
 
-    /// The key under which tokens of replies are made, in the bucket of sessions: `$KV.MQTT_sessions.reply.key`. No client
-    /// has a key of this form.
-    #[must_use]
-    pub fn reply_key(&self) -> ByteString {
-        format!("{}reply.key", self.sessions_root).into()
-    }
-
     /// How far what NATS clients put into the bucket of retained messages is carried to subscribers, in the bucket of
     /// sessions: `$KV.MQTT_sessions.retained.position`. No client has a key of this form.
     #[must_use]
     pub fn puts_position(&self) -> ByteString {
         format!("{}retained.position", self.sessions_root).into()
+    }
+
+    /// The key under which tokens of replies are made, in the bucket of sessions: `$KV.MQTT_sessions.reply.key`. No client
+    /// has a key of this form.
+    #[must_use]
+    pub fn reply_key(&self) -> ByteString {
+        format!("{}reply.key", self.sessions_root).into()
     }
 
     /// All backlogs: `$NMQ.backlog.*`.

@@ -116,6 +116,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
+        tells_events: config.events.enabled,
         client_id_header: config.publish.client_id_header,
         nats_headers: mqtt.nats_headers,
         requests: RequestOptions {
@@ -123,7 +124,6 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             max_pending: config.requests.max_pending as usize,
             reply_ttl: config.requests.reply_ttl.get(),
         },
-        tells_events: config.events.enabled,
         ignored_streams: config.jetstream.attach.then(|| config.jetstream.ignored_streams.clone()),
         ingests: config.jetstream.ingest == Ingest::Interest,
     }

@@ -230,9 +230,9 @@ impl Mailbox {
         if let Some(payload) = frame.tail() {
             lanes.qos0.push(payload.clone());
         }
-        lanes.remember_request(self.version, message);
         lanes.qos0_counts[0] += 1;
         lanes.qos0_counts[1] += message.payload.len() as u64;
+        lanes.remember_request(self.version, message);
         self.mark(&mut lanes, wakes);
         true
     }

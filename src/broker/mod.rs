@@ -10,9 +10,9 @@
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
-//! - `requests`: request and reply between MQTT and NATS
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
 //! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
+//! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -127,12 +127,12 @@ pub struct BrokerOptions {
     pub denied_publish: DeniedPublish,
     /// Every message says which client published it.
     pub client_id_header: bool,
+    /// Whether NATS is told who comes and goes.
+    pub tells_events: bool,
     /// `Nats-*` headers become user properties.
     pub nats_headers: bool,
     /// See [`RequestOptions`].
     pub requests: RequestOptions,
-    /// Whether NATS is told who comes and goes.
-    pub tells_events: bool,
     /// Streams of others that are not attached, by name; `None` when none is attached.
     pub ignored_streams: Option<Vec<String>>,
     /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
@@ -155,10 +155,10 @@ pub struct Broker {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     router: Arc<Router>,
-    requests: Arc<Requests>,
     sys: Sys,
     /// Tells NATS who comes and goes.
     pub(crate) events: Events,
+    requests: Arc<Requests>,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,

@@ -163,17 +163,17 @@ impl Router {
         self.subscriptions.write().remove(filter, session);
     }
 
+    /// How many subscriptions there are.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.subscriptions.read().count()
+    }
+
     /// Whether a client here is subscribed to a topic.
     pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
         let is_hidden = self.closed.hides_topic_from_wildcard(topic);
         let mut has_one = false;
         self.subscriptions.read().matching(topic.as_str(), is_hidden, &mut |_| has_one = true);
         has_one
-    }
-
-    /// How many subscriptions there are.
-    pub(crate) fn subscription_count(&self) -> usize {
-        self.subscriptions.read().count()
     }
 
     /// A client of this sidecar published at QoS 0.

@@ -97,8 +97,8 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
-    reply_keys: ReplyKeys,
     foreign: Foreign,
+    reply_keys: ReplyKeys,
     core: CoreNats,
     connected: watch::Receiver<bool>,
     api_errors: ApiErrors,
@@ -176,8 +176,8 @@ impl Store {
             sessions,
             backlog,
             nodes,
-            reply_keys,
             foreign,
+            reply_keys,
             core,
             connected,
             api_errors,
@@ -230,14 +230,14 @@ impl Store {
         &self.nodes
     }
 
-    /// The key of tokens of replies.
-    pub fn reply_keys(&self) -> &ReplyKeys {
-        &self.reply_keys
-    }
-
     /// What NATS clients put into the bucket of retained messages.
     pub fn foreign(&self) -> &Foreign {
         &self.foreign
+    }
+
+    /// The key of tokens of replies.
+    pub fn reply_keys(&self) -> &ReplyKeys {
+        &self.reply_keys
     }
 
     /// Plain NATS.
