@@ -107,7 +107,6 @@ pub struct Store {
     core: CoreNats,
     shares: Shares,
     connected: watch::Receiver<bool>,
-    api_errors: ApiErrors,
 }
 
 impl Store {
@@ -120,7 +119,6 @@ impl Store {
         let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
         let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats)?;
-        let api_errors = connector.errors.clone();
         let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
@@ -191,13 +189,12 @@ impl Store {
             core,
             shares,
             connected,
-            api_errors,
         })
     }
 
     /// Errors that JetStream has answered.
     pub fn api_errors(&self) -> &ApiErrors {
-        &self.api_errors
+        &self.core_link.errors
     }
 
     /// Stores messages.
