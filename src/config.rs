@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `listeners`, `mqtt`, `jetstream`: the larger tables; the small ones are below.
+//! - `nats`, `listeners`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
 //! - `units`: sizes, durations, addresses, secrets.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
 //! - `load`: puts the sources over each other, reads secrets from their files, checks what one key cannot check alone.
@@ -15,6 +15,7 @@ mod listeners;
 mod load;
 mod mqtt;
 mod nats;
+mod requests;
 mod tree;
 mod units;
 
@@ -27,6 +28,7 @@ pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
+pub use requests::RequestsConfig;
 pub use units::{BindAddr, ByteSize, Duration, Secret};
 
 /// Everything that can be configured.
@@ -43,6 +45,10 @@ pub struct Config {
     pub auth: AuthConfig,
     /// `[mqtt]`: limits and habits of the protocol.
     pub mqtt: MqttConfig,
+    /// `[publish]`: what messages say on NATS.
+    pub publish: PublishConfig,
+    /// `[requests]`: request and reply between MQTT and NATS.
+    pub requests: RequestsConfig,
     /// `[jetstream]`: names and limits of what is stored.
     pub jetstream: JetStreamConfig,
     /// `[events]`: what NATS is told about clients.
@@ -110,6 +116,14 @@ impl Default for EventsConfig {
     fn default() -> Self {
         Self { enabled: true }
     }
+}
+
+/// `[publish]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PublishConfig {
+    /// Every message has the client id of its publisher in the header `Mqtt-Client`. Default `false`.
+    pub client_id_header: bool,
 }
 
 /// `[log]`.

@@ -94,6 +94,30 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of requests between MQTT and NATS.
+    RequestEvent {
+        /// A client asked NATS.
+        Asked = "asked",
+        /// NATS answered a client.
+        Answered = "answered",
+        /// NATS answered when the request was over.
+        AnsweredLate = "answered_late",
+        /// Nobody on NATS listens.
+        NoResponders = "no_responders",
+        /// NATS did not answer in time.
+        TimedOut = "timed_out",
+        /// It was given up unanswered, because there were too many.
+        Evicted = "evicted",
+        /// A request of NATS was given a Response Topic.
+        Offered = "offered",
+        /// A device answered NATS.
+        Replied = "replied",
+        /// A device could not answer: too late, or nothing to answer.
+        Refused = "refused",
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
@@ -144,6 +168,8 @@ pub struct Metrics {
     retained: AtomicI64,
     events_dropped: AtomicU64,
     wills: [AtomicU64; WillCause::TEXTS.len()],
+    requests: [AtomicU64; RequestEvent::TEXTS.len()],
+    requests_pending: AtomicI64,
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
 }
@@ -171,6 +197,8 @@ impl Default for Metrics {
             disconnects_lost: AtomicU64::new(0),
             retained: AtomicI64::new(0),
             wills: Default::default(),
+            requests: Default::default(),
+            requests_pending: AtomicI64::new(0),
             nats_connected: AtomicI64::new(0),
             js_errors: OnceLock::new(),
         }
@@ -303,6 +331,16 @@ impl Metrics {
     /// Counts a will that was published.
     pub fn will(&self, cause: WillCause) {
         add(&self.wills, cause as usize, 1);
+    }
+
+    /// Counts what became of a request.
+    pub fn request(&self, event: RequestEvent) {
+        add(&self.requests, event as usize, 1);
+    }
+
+    /// Sets the number of requests of clients that NATS may answer.
+    pub fn requests_pending(&self, count: u64) {
+        self.requests_pending.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Sets whether the connection to NATS is there.

@@ -8,6 +8,7 @@
 //! - `closed`: what devices never see of NATS
 //! - `headers`: properties ⇄ headers; `user_properties` for those whose order or shape a header does not carry;
 //!   `log_marker` for the copy of a stored message on its natural subject
+//! - `reply`: reply subjects of NATS as topics that devices can answer on
 //! - `names`, `key`: the name of everything we make in JetStream
 //! - `spec`: how the streams are configured, and whether one that is there will do
 
@@ -21,6 +22,7 @@ mod key;
 mod log_marker;
 mod names;
 mod percent;
+mod reply;
 mod spec;
 mod subject;
 mod subject_map;
@@ -33,6 +35,7 @@ pub use error::{HeaderError, MapError};
 pub use headers::{Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, name, to_headers};
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
 pub use names::{DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, queue_group, share_consumer};
+pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
 pub use spec::{
     DeclaredLog, Discard, MAPPING_KEY, MAPPING_VERSION, PerSubject, SpecOptions, Storage, StreamSpec, TOPICS_KEY,
     replicas_for,

@@ -312,6 +312,13 @@ impl Names {
         format!("{}retained.position", self.sessions_root).into()
     }
 
+    /// The key under which tokens of replies are made, in the bucket of sessions: `$KV.MQTT_sessions.reply.key`. No client
+    /// has a key of this form.
+    #[must_use]
+    pub fn reply_key(&self) -> ByteString {
+        format!("{}reply.key", self.sessions_root).into()
+    }
+
     /// All backlogs: `$NMQ.backlog.*`.
     #[must_use]
     pub fn backlog_subjects(&self) -> String {

@@ -37,7 +37,7 @@ pub(crate) fn log_headers(
 /// Headers in the log of a message that was published on core NATS, and its time to live there, in seconds. What would tell
 /// JetStream something about another stream is left out. `None` when they are too many.
 pub(crate) fn ingested_headers(headers: Option<&Headers>) -> Option<(Headers, Option<u32>)> {
-    let envelope = read(headers, Carrier::Attached { ttl: false });
+    let envelope = read(headers, Carrier::Attached { ttl: false }, false);
     let is_ours = |name: &str| *name == *name::QOS || *name == *name::INGESTED || *name == *name::LOG;
     let is_kept = |name: &str| !is_ours(name) && (*name == *name::NATS_MSG_ID || !name.starts_with("Nats-"));
     let mut copied: Headers = headers.into_iter().flatten().filter(|(name, _)| is_kept(name)).cloned().collect();
@@ -60,7 +60,7 @@ pub(crate) fn retained_headers(publication: &Publication, is_delete: bool) -> Re
 /// What a NATS client has put into the retained bucket, as an envelope for the log. It has QoS 1 unless it says otherwise.
 pub(crate) fn put_envelope(put: &ForeignPut) -> Envelope {
     let envelope = match &put.message {
-        Some(message) => read(message.headers.as_ref(), STORED),
+        Some(message) => read(message.headers.as_ref(), STORED, false),
         None => Envelope { qos: QoS::AtLeastOnce, ..Envelope::default() },
     };
     Envelope { retained_seq: Some(put.sequence), publisher: None, log_marker: None, ..envelope }
@@ -98,10 +98,11 @@ pub(crate) fn live_headers(
     retained_at: Option<u64>,
     is_escaped: bool,
     says_qos: bool,
+    publisher: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     // Whoever reads this on NATS sees the topic as the device wrote it.
     let original_topic = is_escaped.then(|| publication.topic.clone());
-    let envelope = Envelope { retained_seq: retained_at, original_topic, ..envelope(publication) };
+    let envelope = Envelope { retained_seq: retained_at, original_topic, publisher, ..envelope(publication) };
     let mut headers = proto_map::to_headers(&envelope, Carrier::Core)?;
     if says_qos {
         headers.push((ByteString::from_static(name::QOS), ByteString::from_static("0")));
@@ -115,12 +116,14 @@ pub(crate) fn natural_headers(
     subject: &Subject,
     log_sequence: u64,
     is_escaped: bool,
+    publisher: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
     let original_topic = is_escaped.then(|| publication.topic.clone());
     // One marker and no more: that it is in the log says all that there is to say of its QoS.
     let qos = QoS::AtLeastOnce;
-    proto_map::to_headers(&Envelope { qos, log_marker, original_topic, ..envelope(publication) }, Carrier::Core)
+    let envelope = Envelope { qos, log_marker, original_topic, publisher, ..envelope(publication) };
+    proto_map::to_headers(&envelope, Carrier::Core)
 }
 
 /// Whether a message on core NATS is the copy of one that a log brings.
@@ -146,9 +149,10 @@ pub(crate) fn has_come_live(entry: &LogEntry) -> bool {
     is_copy(entry.headers.as_ref(), entry.subject()) || is_at_most_once(entry.headers.as_ref())
 }
 
-fn read(headers: Option<&Headers>, carrier: Carrier) -> Envelope {
+/// `nats_headers`: `Nats-*` headers become user properties; see [`BrokerOptions`](super::BrokerOptions).
+fn read(headers: Option<&Headers>, carrier: Carrier, nats_headers: bool) -> Envelope {
     let headers = headers.into_iter().flatten().map(|(name, value)| (&**name, &**value));
-    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers: false })
+    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers })
 }
 
 fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelope, since_ms: u64) -> Message {
@@ -163,22 +167,22 @@ fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelo
 }
 
 /// The message that an entry of a log with this carrier is.
-pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier) -> Result<Message, MapError> {
+pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier, nats_headers: bool) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(entry.subject())?;
-    let envelope = read(entry.headers.as_ref(), carrier);
+    let envelope = read(entry.headers.as_ref(), carrier, nats_headers);
     Ok(message(topic, entry.payload.clone(), envelope, entry.stored_at_ms))
 }
 
 /// The message that came over core NATS. It is QoS 0 whatever it says: nothing has stored it.
-pub(crate) fn from_core(core: &CoreMessage, now_ms: u64) -> Result<Message, MapError> {
+pub(crate) fn from_core(core: &CoreMessage, now_ms: u64, nats_headers: bool) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(&core.subject)?;
-    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core) };
+    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core, nats_headers) };
     Ok(message(topic, core.payload.clone(), envelope, now_ms))
 }
 
 /// The message that a retained entry is.
-pub(crate) fn from_retained(entry: &RetainedEntry) -> Message {
-    let envelope = read(entry.message.headers.as_ref(), STORED);
+pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Message {
+    let envelope = read(entry.message.headers.as_ref(), STORED, nats_headers);
     let stored = &entry.message;
     let mut message = message(entry.topic.clone(), stored.payload.clone(), envelope, stored.stored_at_ms);
     message.retain = true;

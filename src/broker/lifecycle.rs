@@ -36,7 +36,7 @@ use crate::store::{
 /// How long a CONNECT that needs a record may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long it waits for the connection to NATS before that.
+/// How long it waits for the connection to NATS, and for our lease, before that.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The same of one that can do without.
@@ -134,8 +134,12 @@ impl Broker {
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
         if needs_record {
             // A server that has just been started again spares the device a round of its own patience.
-            let mut connected = self.store.connected();
-            let _ = tokio::time::timeout(RECONNECT_PATIENCE, connected.wait_for(|connected| *connected)).await;
+            let (mut connected, mut leased) = (self.store.connected(), self.has_lease());
+            let is_there = async {
+                let _ = connected.wait_for(|connected| *connected).await;
+                let _ = leased.wait_for(|leased| *leased).await;
+            };
+            let _ = tokio::time::timeout(RECONNECT_PATIENCE, is_there).await;
         }
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
@@ -362,7 +366,7 @@ impl Broker {
             };
             let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
             for subscription in subscriptions.values_mut() {
-                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(&*log)));
+                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
             }
             progress
         } else {
@@ -484,6 +488,11 @@ impl Broker {
                 mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
             }
             for (filter, stored) in &owned.subscriptions {
+                if let Some(share) = records::share(stored) {
+                    self.shares.restore(&mailbox, &share);
+                    filters.insert(filter.clone());
+                    continue;
+                }
                 let order = |filter: &TopicFilter| self.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
                     let after = records::begins_after(stored, &self.logs);

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::{Attachment, Carrier, ClosedTrees, Names, Subject, SubjectMap, TOPICS_KEY, attachment};
 
 use super::catch_up::CatchUp;
+use super::requests::Requests;
 use super::router::{LogTail, Router};
 use crate::store::{FoundStream, Log, LogPosition, PutTarget, Store, Streams, Tail, Unavailable};
 
@@ -309,6 +310,8 @@ pub(crate) struct Follower {
     pub(crate) logs: Arc<Logs>,
     /// Where their messages go.
     pub(crate) router: Arc<Router>,
+    /// Who is told what streams capture.
+    pub(crate) requests: Arc<Requests>,
     /// Trees that are closed to devices.
     pub(crate) closed: ClosedTrees,
     /// Names of what is ours.
@@ -342,6 +345,7 @@ impl Follower {
         let Some(found) = store.streams().list().await? else {
             return Err(Unavailable { reason: "JetStream does not know all streams now".to_owned() });
         };
+        self.requests.streams_have(found.iter().flat_map(subjects_of_stream).collect());
         let wanted: Vec<(Wanted, FoundStream)> =
             found.into_iter().filter_map(|stream| Some((self.wanted(&stream)?, stream))).collect();
         self.let_go(&wanted);
@@ -483,6 +487,12 @@ async fn first_missed(streams: &Streams, stream: &FoundStream) -> Result<LogPosi
         return Ok(LogPosition::Sequence(1));
     }
     Ok(LogPosition::Sequence(streams.sequence_at(&stream.name, since_ms).await?))
+}
+
+/// The subjects that a stream captures.
+fn subjects_of_stream(stream: &FoundStream) -> impl Iterator<Item = ByteString> {
+    let subjects = stream.config["subjects"].as_array().into_iter().flatten();
+    subjects.filter_map(|subject| subject.as_str().map(ByteString::from))
 }
 
 /// The subjects of the topics of a declared log.

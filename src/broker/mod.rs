@@ -8,10 +8,12 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `share`: shared subscriptions
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
 //! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
+//! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
@@ -37,10 +39,12 @@ mod puts;
 mod records;
 mod refused;
 mod registry;
+mod requests;
 mod retained;
 mod router;
 mod segments;
 mod settling;
+mod share;
 mod subscribing;
 mod subscriptions;
 mod sys;
@@ -69,9 +73,11 @@ pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
 pub(crate) use records::{progress_record, protocol};
+pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
+pub(crate) use share::Share;
 pub(crate) use subscribing::Subscribed;
 pub(crate) use wills::{Due, due};
 
@@ -79,7 +85,7 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{FollowFrom, Following, LogEntry, LogPosition, Tail};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, ShareTimes, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use ingest::Ingest;
@@ -87,7 +93,9 @@ use interest::Interest;
 use logs::{Follower, Logs};
 use refused::RefusedConnects;
 use registry::Registry;
+use requests::Requests;
 use router::{LogTail, Router};
+use share::Shares;
 use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
@@ -121,10 +129,16 @@ pub struct BrokerOptions {
     pub connect_timeout: Duration,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
-    /// Every stored message says which client published it.
+    /// Every message says which client published it.
     pub client_id_header: bool,
+    /// When a message of a shared subscription goes to another member, and when a group ends.
+    pub share_times: ShareTimes,
     /// Whether NATS is told who comes and goes.
     pub tells_events: bool,
+    /// `Nats-*` headers become user properties.
+    pub nats_headers: bool,
+    /// See [`RequestOptions`].
+    pub requests: RequestOptions,
     /// Streams of others that are not attached, by name; `None` when none is attached.
     pub ignored_streams: Option<Vec<String>>,
     /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
@@ -150,9 +164,11 @@ pub struct Broker {
     sys: Sys,
     /// Tells NATS who comes and goes.
     pub(crate) events: Events,
+    requests: Arc<Requests>,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
+    shares: Arc<Shares>,
     registry: Registry,
     refused: RefusedConnects,
     next_session: AtomicU64,
@@ -167,6 +183,7 @@ pub struct CoreInlet(std::sync::OnceLock<Inlets>);
 struct Inlets {
     router: Arc<Router>,
     ingest: Option<Arc<Ingest>>,
+    requests: Arc<Requests>,
 }
 
 impl std::fmt::Debug for Inlets {
@@ -177,8 +194,10 @@ impl std::fmt::Debug for Inlets {
 
 impl CoreSink for CoreInlet {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
-        let Some(Inlets { router, ingest }) = self.0.get() else { return };
-        if subscription_id & ingest::SUBSCRIPTIONS == 0 {
+        let Some(Inlets { router, ingest, requests }) = self.0.get() else { return };
+        if subscription_id == requests::REPLIES_ID {
+            requests.arrived(message);
+        } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
         } else if let Some(ingest) = ingest {
             ingest.message(subscription_id, message);
@@ -205,15 +224,23 @@ impl Broker {
         closed: ClosedTrees,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
-        let index = Arc::clone(store.retained().index());
+        let (requests, arrived) = Requests::start(options.requests, store.core(), &names, &closed, &metrics);
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
         let ingest = options.ingests.then(|| {
             let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
-            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, Arc::clone(&metrics)))
+            let (requests, metrics) = (Arc::clone(&requests), Arc::clone(&metrics));
+            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, requests, metrics))
         });
-        let router =
-            Arc::new(Router::new(Arc::clone(&logs), index, closed.clone(), ingest.clone(), Arc::clone(&metrics)));
-        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&metrics));
+        let router = Arc::new(Router::new(
+            Arc::clone(&logs),
+            Arc::clone(store.retained().index()),
+            closed.clone(),
+            ingest.clone(),
+            options.nats_headers,
+            Arc::clone(&requests),
+            Arc::clone(&metrics),
+        ));
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), Arc::clone(&metrics));
         store.foreign().begin().await?;
         let first = Arc::clone(logs.first());
         let tail =
@@ -222,24 +249,36 @@ impl Broker {
         let follower = Arc::new(Follower {
             logs: Arc::clone(&logs),
             router: Arc::clone(&router),
+            requests: Arc::clone(&requests),
             closed,
             names: names.clone(),
             ignored: options.ignored_streams.clone(),
         });
         follower.look(&store, true).await?;
+        let shares = Shares::start(
+            store.shares().clone(),
+            store.core().clone(),
+            options.share_times,
+            Arc::clone(&logs),
+            Arc::clone(&router),
+            ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)),
+            Arc::clone(&metrics),
+        );
         // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(Inlets { router: Arc::clone(&router), ingest: ingest.clone() });
+        let _ = inlet.0.set(Inlets {
+            router: Arc::clone(&router),
+            ingest: ingest.clone(),
+            requests: Arc::clone(&requests),
+        });
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
-        let events = if options.tells_events {
-            Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics))
-        } else {
-            Events::off()
-        };
+        let start_events = || Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics));
+        let events = if options.tells_events { start_events() } else { Events::off() };
         let broker = Arc::new(Self {
             sys,
             events,
             interest: Interest::new(store.core().clone()),
+            shares,
             options,
             store,
             metrics,
@@ -250,6 +289,7 @@ impl Broker {
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             router,
+            requests,
             follower: Arc::clone(&follower),
             registry: Registry::default(),
             refused: RefusedConnects::default(),
@@ -258,9 +298,10 @@ impl Broker {
             _tail: tail,
             _wants: wants,
         });
-        let scans = Arc::clone(&broker);
-        tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
+        let router = Arc::clone(&broker.router);
+        tokio::spawn(async move { CatchUp::run(&first, &router).await });
         tokio::spawn(follower.run(Arc::downgrade(&broker)));
+        broker.serve_requests(arrived);
         Ok(broker)
     }
 
@@ -311,6 +352,11 @@ impl Broker {
             || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
     }
 
+    /// Whether a session has a subscription that matches: one that is connected here, or one above QoS 0, wherever it is.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        self.router.has_subscriber(topic) || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
+    }
+
     /// Where the log that is always there stands, or a little before.
     pub(crate) fn tail_sequence(&self) -> u64 {
         self.logs.first().tail_sequence()
@@ -358,9 +404,9 @@ impl Broker {
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
         let outgoing = |entry: &LogEntry| {
-            let message = Arc::new(convert::from_log(entry, log.carrier()).ok()?);
+            let message = Arc::new(convert::from_log(entry, log.carrier(), self.options.nats_headers).ok()?);
             let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
-            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids }))
+            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, share: None }))
         };
         let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
         let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
@@ -371,7 +417,7 @@ impl Broker {
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
         let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
-        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), out)
+        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), self.options.nats_headers, out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the
@@ -381,6 +427,7 @@ impl Broker {
             mailbox.order(Order::Drain);
         }
         self.registry.empty().await;
+        self.shares.ended().await;
     }
 
     /// Whether we hold a lease, so that sessions can be ours.

@@ -108,6 +108,8 @@ pub(crate) enum Wanted {
 pub(crate) struct CoreCopy {
     /// Its subject.
     pub(crate) subject: Subject,
+    /// Where an answer is expected.
+    pub(crate) reply: Option<ByteString>,
     /// Its headers.
     pub(crate) headers: Headers,
     /// Its payload.
@@ -119,14 +121,16 @@ pub(crate) struct CoreCopy {
 pub(crate) enum Refused {
     /// The topic leads into a tree that is closed to devices.
     Closed,
+    /// It is the answer to a request, and too late.
+    Late,
     /// The topic has no subject.
     Unmappable(ReasonCode),
 }
 
 /// The publishes of one connection.
 pub(crate) struct Publishing {
-    broker: Arc<Broker>,
-    mailbox: Arc<Mailbox>,
+    pub(super) broker: Arc<Broker>,
+    pub(super) mailbox: Arc<Mailbox>,
     /// With the store, named by their place; `None` is done.
     stored: VecDeque<Option<Job>>,
     first: u64,
@@ -136,6 +140,8 @@ pub(crate) struct Publishing {
     behind: HashMap<TopicName, VecDeque<Job>>,
     /// Core NATS took no more: to be sent before anything else goes there.
     unsent: VecDeque<CoreCopy>,
+    /// Publishes whose answers come through the mailbox; see [`Mailbox::tell`].
+    pub(super) untold: usize,
     last_topic: Option<(TopicName, Route)>,
     /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
     /// that outlive this process.
@@ -156,6 +162,7 @@ impl Publishing {
             parked: VecDeque::new(),
             behind: HashMap::new(),
             unsent: VecDeque::new(),
+            untold: 0,
             last_topic: None,
             tells_publisher: false,
         }
@@ -163,7 +170,11 @@ impl Publishing {
 
     /// Whether nothing is on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.stored.is_empty() && self.parked.is_empty() && self.behind.is_empty() && self.unsent.is_empty()
+        self.stored.is_empty()
+            && self.parked.is_empty()
+            && self.behind.is_empty()
+            && self.unsent.is_empty()
+            && self.untold == 0
     }
 
     /// Whether more may be published.
@@ -180,6 +191,7 @@ impl Publishing {
         publication: Publication,
         wakes: &mut Wakes,
     ) -> Result<(), Box<(Publication, Refused)>> {
+        let Some(publication) = self.answer_request(publication)? else { return Ok(()) };
         let route = match self.route_of(&publication.topic) {
             Ok(route) => route,
             Err(refused) => return Err(Box::new((publication, refused))),
@@ -340,7 +352,7 @@ impl Publishing {
     }
 
     fn publisher(&self) -> Option<ByteString> {
-        (self.tells_publisher || self.broker.options.client_id_header).then(|| self.mailbox.client_id.clone())
+        self.tells_publisher.then(|| self.mailbox.client_id.clone()).or_else(|| self.named_publisher())
     }
 
     /// The store has dealt with one. Answers are appended for the session.
@@ -409,15 +421,20 @@ impl Publishing {
     fn logged(&mut self, job: Job, result: Result<Stored, PutError>, answers: &mut Vec<Answer>) {
         match result {
             Ok(stored) => {
-                answer(&job, Ok(ReasonCode::Success), answers);
                 self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
-                let Job { publication, route, .. } = job;
-                if route.log.is_attached() {
+                if job.route.log.is_attached() {
                     // It was stored under its natural subject, where everybody has seen it.
-                    return;
+                    return answer(&job, Ok(ReasonCode::Success), answers);
                 }
-                let headers = convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped);
-                self.send(route.subject, headers, publication.payload);
+                let asked = self.ask(&job.publication, &job.route.subject);
+                if !asked.is_waited_for() {
+                    answer(&job, Ok(ReasonCode::Success), answers);
+                }
+                let Job { publication, route, .. } = job;
+                let client = self.named_publisher();
+                let headers =
+                    convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped, client);
+                self.send_asked(route.subject, asked, headers, publication.payload);
             }
             Err(PutError::NoStream) if job.route.version != self.broker.logs.version() => self.reroute(job),
             Err(error) => {
@@ -438,31 +455,60 @@ impl Publishing {
     /// QoS 0: to the subscribers here and to core NATS, from one publish.
     fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
         let Job { publication, route, retained_at, since_ms, .. } = job;
+        let asked = self.ask(&publication, &route.subject);
         let says_qos = self.broker.says_qos(&publication.topic, &route.subject);
-        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos);
+        let client = self.named_publisher();
+        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos, client);
         let payload = publication.payload.clone();
         let mut message = Message::new(publication.topic, publication.payload, publication.properties);
         message.retain = publication.retain;
         message.retained_at = retained_at;
         message.since_ms = since_ms;
         self.broker.router.route_local(&mut message, self.mailbox.id, wakes);
-        self.send(route.subject, headers, payload);
+        self.send_asked(route.subject, asked, headers, payload);
     }
 
-    fn send(&mut self, subject: Subject, headers: Result<Headers, HeaderError>, payload: bytes::Bytes) {
+    pub(super) fn send(
+        &mut self,
+        subject: Subject,
+        reply: Option<ByteString>,
+        headers: Result<Headers, HeaderError>,
+        payload: bytes::Bytes,
+    ) {
         let Ok(headers) = headers else {
             // Only user properties of some 64 KB come here; the marker made it too much.
             return self.broker.metrics.dropped(DropReason::TooLarge, 1);
         };
-        let copy = CoreCopy { subject, headers, payload };
+        if self.send_copy(CoreCopy { subject, reply, headers, payload }).is_err() {
+            self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+        }
+    }
+
+    /// Sends to core NATS, now or behind what waits for it.
+    pub(super) fn send_copy(&mut self, copy: CoreCopy) -> Result<(), Dropped> {
         if !self.unsent.is_empty() {
-            return self.unsent.push_back(copy);
+            self.unsent.push_back(copy);
+            return Ok(());
         }
-        match self.broker.store.core().publish(copy.subject.as_text(), None, &copy.headers, copy.payload.clone()) {
-            Ok(()) => {}
-            Err(Dropped::Full) => self.unsent.push_back(copy),
-            Err(_) => self.broker.metrics.dropped(DropReason::NatsUnavailable, 1),
+        let (subject, payload) = (copy.subject.as_text(), copy.payload.clone());
+        match self.broker.store.core().publish(subject, copy.reply.as_ref(), &copy.headers, payload) {
+            Err(Dropped::Full) => {
+                self.unsent.push_back(copy);
+                Ok(())
+            }
+            result => result,
         }
+    }
+
+    /// What the session is told of publishes whose answers came through the mailbox.
+    pub(crate) fn told(&mut self, from_mailbox: &mut Vec<Answer>, answers: &mut Vec<Answer>) {
+        self.untold = self.untold.saturating_sub(from_mailbox.len());
+        answers.append(from_mailbox);
+    }
+
+    /// The client id, when every message is to say it.
+    pub(super) fn named_publisher(&self) -> Option<ByteString> {
+        self.broker.options.client_id_header.then(|| self.mailbox.client_id.clone())
     }
 }
 

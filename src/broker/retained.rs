@@ -39,6 +39,7 @@ impl RetainedCursor {
         &mut self,
         index: &RetainedIndex,
         is_hidden: impl Fn(&TopicName) -> bool,
+        nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms());
@@ -47,12 +48,13 @@ impl RetainedCursor {
             if leads_with_wildcard && is_hidden(&entry.topic) {
                 continue;
             }
-            let message = convert::from_retained(entry);
+            let message = convert::from_retained(entry, nats_headers);
             out.push_back(Outgoing {
                 retain: true,
                 qos: message.qos.min(self.options.qos),
                 message: Arc::new(message),
                 subscription_ids: self.subscription_id.as_slice().into(),
+                share: None,
             });
         }
         if let Some(last) = page.last() {
@@ -77,9 +79,9 @@ impl Broker {
             tokio::time::sleep(RETRY).await;
         };
         let outgoing = |entry: &RetainedEntry| {
-            let message = convert::from_retained(entry);
+            let message = convert::from_retained(entry, self.options.nats_headers);
             let (qos, retain, subscription_ids) = (message.qos, true, Box::default());
-            (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids })
+            (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids, share: None })
         };
         entries.iter().map(outgoing).collect()
     }

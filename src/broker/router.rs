@@ -12,7 +12,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
+use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
 use mqtt_session::{Cursors, Offer, log_of, position};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
@@ -23,6 +23,7 @@ use super::ingest::Ingest;
 use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::message::Message;
+use super::requests::Requests;
 use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
@@ -64,8 +65,10 @@ pub(crate) struct Router {
     logs: Arc<Logs>,
     /// Copies core messages into the log for subscriptions above QoS 0.
     ingest: Option<Arc<Ingest>>,
+    nats_headers: bool,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
+    requests: Arc<Requests>,
     metrics: Arc<Metrics>,
     /// Woken at the end of a batch from core NATS.
     core_wakes: Mutex<Wakes>,
@@ -104,9 +107,12 @@ impl Router {
         index: Arc<RetainedIndex>,
         closed: ClosedTrees,
         ingest: Option<Arc<Ingest>>,
+        nats_headers: bool,
+        requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { subscriptions: RwLock::default(), logs, ingest, index, closed, metrics, core_wakes: Mutex::default() }
+        let (subscriptions, core_wakes) = Default::default();
+        Self { subscriptions, logs, ingest, nats_headers, index, closed, requests, metrics, core_wakes }
     }
 
     /// The trees that devices cannot reach.
@@ -160,6 +166,14 @@ impl Router {
     /// How many subscriptions there are.
     pub(crate) fn subscription_count(&self) -> usize {
         self.subscriptions.read().count()
+    }
+
+    /// Whether a client here is subscribed to a topic.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        let is_hidden = self.closed.hides_topic_from_wildcard(topic);
+        let mut has_one = false;
+        self.subscriptions.read().matching(topic.as_str(), is_hidden, &mut |_| has_one = true);
+        has_one
     }
 
     /// A client of this sidecar published at QoS 0.
@@ -252,14 +266,14 @@ impl Router {
 
     /// A message of a log, unless its subject is no topic of ours or it comes from elsewhere: a stream that captures a
     /// subject has the natural copies of stored messages too, and what clients published at QoS 0.
-    fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
+    pub(super) fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
         if self.closed.is_closed_subject(entry.subject()) {
             return None;
         }
         if log.is_attached() && convert::has_come_live(entry) {
             return None;
         }
-        convert::from_log(entry, log.carrier())
+        convert::from_log(entry, log.carrier(), self.nats_headers)
             .inspect_err(
                 |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
             )
@@ -282,6 +296,18 @@ impl Router {
             self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
         log.routed(&tail);
+    }
+
+    /// Whether those who want a message of core NATS above QoS 0 get it from there too, since no log will have it.
+    pub(super) fn is_on_core_only(&self, core: &CoreMessage) -> bool {
+        matches!(self.reach_on_core(core), Reach::All)
+    }
+
+    /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
+    pub(super) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
+        let mut message = convert::from_core(core, now_ms(), self.nats_headers).ok()?;
+        self.requests.make_answerable(core, &mut message);
+        Some(message)
     }
 
     /// Which sessions get a message of core NATS from there.
@@ -326,19 +352,19 @@ impl LogSink for LogTail {
 }
 
 impl CoreSink for Router {
-    fn message(&self, subscription_id: u64, message: CoreMessage) {
-        let subject = &*message.subject;
-        if self.closed.is_closed_subject(subject) || convert::is_stored_copy(&message) {
+    fn message(&self, subscription_id: u64, core: CoreMessage) {
+        if self.closed.is_closed_subject(&core.subject) || convert::is_stored_copy(&core) {
             return;
         }
-        let reach = self.reach_on_core(&message);
-        let Ok(mut message) = convert::from_core(&message, now_ms()) else { return };
+        let reach = self.reach_on_core(&core);
+        let Ok(mut message) = convert::from_core(&core, now_ms(), self.nats_headers) else { return };
         let _held = message.retain.then(|| self.logs.first().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         self.index(&mut message);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
         if entries.oldest() == Some(subscription_id / super::interest::SUBJECTS_PER_FILTER) {
+            self.requests.make_answerable(&core, &mut message);
             self.deliver_qos0(&entries, &message, Source::Core, reach, &mut self.core_wakes.lock());
         }
     }
@@ -452,6 +478,7 @@ impl Target<'_> {
             retain: self.retain,
             qos: self.qos,
             subscription_ids: self.subscription_ids.into(),
+            share: None,
         }
     }
 }

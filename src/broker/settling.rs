@@ -39,7 +39,8 @@ pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waitin
         Wanted::Core(copy) => {
             let core = broker.store.core().clone();
             Some(Box::pin(async move {
-                Done::Core(core.publish_wait(copy.subject.as_text(), None, &copy.headers, copy.payload).await)
+                let (subject, reply) = (copy.subject.as_text(), copy.reply.as_ref());
+                Done::Core(core.publish_wait(subject, reply, &copy.headers, copy.payload).await)
             }))
         }
         Wanted::Look { log, subject, above, since_ms, message_id } => {
@@ -100,6 +101,7 @@ impl Publishing {
             for (token, result) in mail.stored.drain(..) {
                 self.stored(token, result, &mut answers, &mut wakes);
             }
+            self.told(&mut mail.told, &mut answers);
             wakes.wake_all();
             if let Some(wait) = waiting.take() {
                 let done = wait.await;

@@ -17,6 +17,7 @@ use super::clock::now_ms;
 use super::logs::Logs;
 use super::mailbox::{SessionId, Wakes};
 use super::message::Message;
+use super::requests::Requests;
 use super::router::Router;
 use crate::metrics::{Metrics, Totals};
 use crate::store::RetainedIndex;
@@ -41,9 +42,9 @@ pub(crate) struct Sys {
 
 impl Sys {
     /// Without topics yet.
-    pub(crate) fn new(logs: Arc<Logs>, closed: ClosedTrees, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(logs: Arc<Logs>, closed: ClosedTrees, requests: Arc<Requests>, metrics: Arc<Metrics>) -> Self {
         let index = Arc::new(RetainedIndex::new());
-        Self { router: Router::new(logs, Arc::clone(&index), closed, None, metrics), index }
+        Self { router: Router::new(logs, Arc::clone(&index), closed, None, false, requests, metrics), index }
     }
 
     /// Whether a filter is served from here: it is below `$SYS`, and the operator has not opened that part of NATS's own

@@ -31,6 +31,8 @@ pub struct MqttConfig {
     pub strict: bool,
     /// What an MQTT 3.x client meets that publishes where it may not. Default `acknowledge`.
     pub on_denied_publish: OnDeniedPublish,
+    /// MQTT 5 clients get the `Nats-*` headers of a message too, as user properties. Default `false`.
+    pub nats_headers: bool,
     /// QoS 0 bytes that wait for a slow reader before more are dropped. Default 1 MiB.
     pub qos0_buffer: ByteSize,
     /// Messages that are kept for a session that is offline for longer than the log reaches back, at least 1. Default
@@ -78,6 +80,7 @@ impl Default for MqttConfig {
             topic_alias_maximum: 32,
             strict: false,
             on_denied_publish: OnDeniedPublish::default(),
+            nats_headers: false,
             qos0_buffer: ByteSize(1 << 20),
             session_queue: 1_000,
             sys_interval: Duration::from_secs(10),

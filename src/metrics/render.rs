@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ACK_BUCKETS_US, DropReason, Metrics, SessionState, WillCause, process::Process};
+use super::{ACK_BUCKETS_US, DropReason, Metrics, RequestEvent, SessionState, WillCause, process::Process};
 use crate::store::ApiErrors;
 
 /// Labels of the packet types; the first is not a type.
@@ -102,7 +102,12 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
     out.counters("mqtt_events_dropped", "Events about clients", [([] as [_; 0], &metrics.events_dropped)].into_iter())?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
-    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))
+    out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
+    let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);
+    let requests = requests.map(|(event, n)| ([("event", *event)], n));
+    out.counters("mqtt_requests", "Requests between MQTT and NATS", requests)?;
+    let pending = metrics.requests_pending.load(Relaxed);
+    out.gauge("mqtt_requests_pending", "Requests of clients that NATS may answer", pending)
 }
 
 fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
@@ -262,6 +267,8 @@ mod tests {
         metrics.sessions(SessionState::CatchingUp, 2);
         metrics.sessions(SessionState::Live, 1);
         metrics.retained(12);
+        metrics.request(RequestEvent::Offered);
+        metrics.requests_pending(3);
         metrics.will(WillCause::KeepAlive);
         metrics.nats_connected(true);
         let errors = ApiErrors::default();
@@ -290,6 +297,8 @@ mod tests {
             "mqtt_sessions{state=\"catching_up\"} 2",
             "mqtt_retained_messages 12",
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
+            "mqtt_requests_total{event=\"offered\"} 1",
+            "mqtt_requests_pending 3",
             "nats_connected 1",
             "nats_js_api_errors_total{code=\"10164\"} 1",
             "mqtt_connections 1",

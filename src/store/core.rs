@@ -3,6 +3,7 @@
 //! A subscription costs no task: one task polls those that have something (`subscriptions`). Everything arrives at one sink.
 //! What sidecars ask of each other (`requests`) goes over another connection.
 
+mod replies;
 mod requests;
 mod subscriptions;
 

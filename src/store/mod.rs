@@ -1,7 +1,7 @@
 //! JetStream and NATS for one account: everything durable, and the QoS 0 path beside it.
 //!
 //! # Layout
-//! - `connection`, `credentials`, `options`: five connections and who we are on them
+//! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
@@ -9,6 +9,8 @@
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
+//! - `share`: the consumers of shared subscriptions
+//! - `reply_key`: what tokens of replies are made with
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -32,8 +34,10 @@ mod nodes;
 mod options;
 mod publisher;
 mod reader;
+mod reply_key;
 mod retained;
 mod sessions;
+mod share;
 mod streams;
 mod time;
 
@@ -60,11 +64,15 @@ pub use self::options::{
     TlsOptions,
 };
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
+pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
+};
+pub use self::share::{
+    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
 };
 pub(crate) use self::time::rfc3339;
 
@@ -95,7 +103,9 @@ pub struct Store {
     backlog: Backlog,
     nodes: Nodes,
     foreign: Foreign,
+    reply_keys: ReplyKeys,
     core: CoreNats,
+    shares: Shares,
     connected: watch::Receiver<bool>,
     api_errors: ApiErrors,
 }
@@ -119,27 +129,19 @@ impl Store {
 
         let state = Api { link: connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await? };
 
-        let subjects = format!(
-            "{}.>, {}, {} and {}",
-            names.subject_prefix(),
-            names.retained_subjects(),
-            names.sessions_subjects(),
-            names.nodes_subjects()
-        );
-        let assets = Assets::check(api.clone(), subjects, replicas).await?;
+        let assets = Assets::check(api.clone(), all_subjects(&names), replicas).await?;
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
-        assets.ensure(&log_spec).await?;
-        assets.ensure(&retained_spec).await?;
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
-        assets.ensure(&sessions_spec).await?;
-        assets.ensure(&nodes_spec).await?;
         let backlog_spec = names.backlog_spec(&specs);
-        assets.ensure(&backlog_spec).await?;
+        for spec in [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec] {
+            assets.ensure(spec).await?;
+        }
         for (spec, replicas) in &declared {
             assets.ensure_with(spec, *replicas).await?;
         }
 
         let payload_max = core_link.client.max_payload();
+        let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let publisher = Publisher::start(connector, &names, publisher);
         let log_subjects = names.log_subjects();
         let log_prefix = log_subjects.trim_end_matches('>');
@@ -155,6 +157,7 @@ impl Store {
         let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
+        let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
         let backlog = Backlog::new(
             sessions_bucket.clone(),
             api.clone(),
@@ -169,21 +172,24 @@ impl Store {
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
+        // Queue subscriptions have to hear what our own clients publish.
+        let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
+        let shares = Shares::new(api.clone(), share, state.link.clone(), &echo);
         let connected = connected(&core_link);
-        let streams = Streams::start(state);
-        let logs = LogMaker { api, tail, payload_max };
         Ok(Self {
             core_link,
             publisher,
             log,
-            logs,
-            streams,
+            logs: LogMaker { api, tail, payload_max },
+            streams: Streams::start(state),
             retained,
             sessions,
             backlog,
             nodes,
             foreign,
+            reply_keys,
             core,
+            shares,
             connected,
             api_errors,
         })
@@ -235,9 +241,19 @@ impl Store {
         &self.nodes
     }
 
+    /// The consumers of shared subscriptions.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
     /// What NATS clients put into the bucket of retained messages.
     pub fn foreign(&self) -> &Foreign {
         &self.foreign
+    }
+
+    /// The key of tokens of replies.
+    pub fn reply_keys(&self) -> &ReplyKeys {
+        &self.reply_keys
     }
 
     /// Plain NATS.
@@ -259,6 +275,12 @@ impl Store {
     pub fn jetstream_available(&self) -> watch::Receiver<bool> {
         self.publisher.available()
     }
+}
+
+/// The subjects that we need, for messages.
+fn all_subjects(names: &proto_map::Names) -> String {
+    let (retained, sessions) = (names.retained_subjects(), names.sessions_subjects());
+    format!("{}.>, {retained}, {sessions} and {}", names.subject_prefix(), names.nodes_subjects())
 }
 
 /// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the

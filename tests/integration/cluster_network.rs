@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use mqtt_codec::{Packet, PacketType};
+use mqtt_codec::{Packet, PacketType, ReasonCode};
+use serde_json::json;
 
 use crate::cluster::Received;
 use crate::harness::cluster::Cluster;
 use crate::harness::relay::Relay;
-use crate::harness::sessions::{pid, record};
+use crate::harness::sessions::{pid, progress, record};
 use crate::harness::{Client, Ended, Options, Sidecar, SidecarBuilder, eventually, heavy, msg, shown, stored};
 
 const LONG: u32 = 3600;
@@ -77,7 +78,11 @@ async fn a_sidecar_without_nats_closes_its_clients_and_others_go_on(
         publisher.publish(msg("dev/x", number.to_string()).qos(1 + number % 2)).await;
         assert_eq!(dev.receive_shown().await, format!("dev/x {number} qos{}", 1 + number % 2));
     }
-    dev.ping().await;
+    eventually("all of it is done with", async || {
+        dev.ping().await;
+        progress(&nats, "dev").await.is_some_and(|(_, progress)| progress["in_flight"] == json!([]))
+    })
+    .await;
     relay.dark(true);
     let since = Instant::now();
     // One that is not acknowledged, and must be published once all the same.
@@ -116,7 +121,15 @@ async fn a_sidecar_without_nats_closes_its_clients_and_others_go_on(
     let more = dev.try_receive(Duration::from_millis(300)).await;
     assert_eq!(more.map(|publish| shown(&publish)), Err(Ended::Silent));
     dev.goodbye().await;
-    let mut dev = a.connect(with_will()).await;
+    // Ready is what it was all the time, as far as it knew; it takes a lease under another name first.
+    let mut back = None;
+    eventually("it accepts sessions again", async || {
+        let opened = Client::open(a.mqtt_port, with_will()).await;
+        back = Some(opened).filter(|client| client.connack.reason == ReasonCode::Success);
+        back.is_some()
+    })
+    .await;
+    let mut dev = back.expect("a client");
     assert!(dev.is_resumed());
     other.publish(msg("dev/x", "back").qos(2)).await;
     assert_eq!(dev.receive_shown().await, "dev/x back qos2");

@@ -4,6 +4,7 @@
 mod closed;
 mod headers;
 mod names;
+mod reply;
 mod spec;
 mod table;
 mod topics;

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use self::cover::{Change, Cover};
 use self::standby::Standby;
 use super::logs::{Logs, Owner};
+use super::requests::Requests;
 use super::wants::{Wants, WantsSink};
 use super::{Broker, convert};
 use crate::metrics::{DropReason, Metrics};
@@ -65,6 +66,7 @@ pub(crate) struct Ingest {
     logs: Arc<Logs>,
     core: CoreNats,
     publisher: Publisher,
+    requests: Arc<Requests>,
     metrics: Arc<Metrics>,
     /// Answered by the leader.
     place: String,
@@ -139,6 +141,7 @@ impl Ingest {
         publisher: Publisher,
         closed: ClosedTrees,
         names: &Names,
+        requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let cover = Arc::new(Covered { cover: Mutex::default(), core: core.clone() });
@@ -146,7 +149,7 @@ impl Ingest {
         let (place, news) =
             (format!("{}.ingest.leader", names.subject_prefix()), format!("{}.ingest.news", names.subject_prefix()));
         let (state, wake) = (Mutex::default(), Notify::new());
-        Self { wants, cover, closed, logs, core, publisher, metrics, place, news, state, wake }
+        Self { wants, cover, closed, logs, core, publisher, requests, metrics, place, news, state, wake }
     }
 
     /// A message of one of its NATS subscriptions.
@@ -211,13 +214,15 @@ impl Ingest {
     /// The copy of a message, as it goes into its log.
     fn put(&self, message: CoreMessage, place: OwnedSemaphorePermit) -> Option<Put> {
         let log = self.logs.owner_of(&message.subject);
+        let response_topic = self.requests.response_topic_header(&message);
         let natural = proto_map::Subject::new(message.subject).ok()?;
         let subject = log.subject(&natural);
         let target = match &log.owner {
             Owner::Ours { .. } if log.number == 0 => PutTarget::Log(subject),
             _ => PutTarget::Attached { stream: ByteString::from(log.log.stream()), subject },
         };
-        let (headers, ttl_s) = convert::ingested_headers(message.headers.as_ref())?;
+        let (mut headers, ttl_s) = convert::ingested_headers(message.headers.as_ref())?;
+        headers.extend(response_topic);
         let sink = Arc::new(Copied { metrics: Arc::clone(&self.metrics), _permit: place });
         Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, sink, token: 0 })
     }

@@ -1,0 +1,300 @@
+//! Request and reply between MQTT and NATS.
+//!
+//! ```text
+//! NATS request  -> (its reply subject, sealed into a Response Topic) -> device
+//! device        -> publish on that topic -> (opened) -> inbox of the requester
+//!
+//! MQTT 5 publish with a Response Topic -> core NATS, with a reply subject of ours -> service
+//! service       -> answer on that subject -> publish on the Response Topic, as any client's
+//! ```
+//!
+//! A token holds all that is needed to answer, so any sidecar can open it; what clients ask NATS is pending here, at the
+//! sidecar that they are connected to. A message that a stream captures is not a request, whatever reply subject it has:
+//! that one is for the stream's acknowledgement.
+//!
+//! # Layout
+//! - `asking`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic
+//! - `replying`: clients answer; `answerable`: what a client without properties can answer
+
+mod answerable;
+mod answers;
+mod asking;
+mod pending;
+mod replying;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_codec::{ReasonCode, TopicName};
+use parking_lot::{Mutex, RwLock};
+use proto_map::{ClosedTrees, Headers, Names, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
+use tokio::sync::mpsc;
+
+use super::Broker;
+use super::clock::now_ms;
+use super::message::Message;
+use super::publishing::Refused;
+use crate::metrics::{DropReason, Metrics, RequestEvent};
+use crate::store::{CoreMessage, CoreNats, ReplyKeys};
+pub(crate) use answerable::{Answerable, OpenRequest};
+pub(crate) use answers::Arrived;
+use pending::{Over, Pending, Waiter};
+
+/// Id of the subscription to our reply subjects. No filter has it.
+pub(crate) const REPLIES_ID: u64 = u64::MAX;
+
+/// Answers of NATS that wait to be published; above it they are dropped.
+const ANSWERS_MAX: usize = 4_096;
+
+/// How often the key is looked at, in case that it was lost.
+const KEY_EVERY: Duration = Duration::from_secs(60);
+
+/// How long to wait before the key is asked for again.
+const KEY_RETRY: Duration = Duration::from_secs(1);
+
+/// Headers that only a publish to a stream has, besides [`STREAM_HEADER_PREFIXES`].
+const STREAM_HEADERS: [&str; 4] = ["Nats-Msg-Id", "Nats-TTL", "Nats-Rollup", "Nats-Incr"];
+const STREAM_HEADER_PREFIXES: [&str; 3] = ["Nats-Expected-", "Nats-Batch-", "Nats-Schedule"];
+
+/// How requests are treated.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestOptions {
+    /// How long NATS may take to answer a client.
+    pub timeout: Duration,
+    /// Requests of clients that may be pending; above it the oldest is given up.
+    pub max_pending: usize,
+    /// How long a device may take to answer a request of NATS.
+    pub reply_ttl: Duration,
+}
+
+/// What tokens are made with and opened with.
+#[derive(Debug)]
+struct Keys {
+    current: [u8; REPLY_KEY_LEN],
+    seal: ReplyKey,
+    /// The one before.
+    previous: Option<ReplyKey>,
+}
+
+/// Requests and replies of one account on this sidecar.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    options: RequestOptions,
+    topics: ReplyTopics,
+    closed: ClosedTrees,
+    keys: RwLock<Keys>,
+    /// Subjects of the streams of the account.
+    captured: RwLock<Vec<ByteString>>,
+    /// Our reply subjects are this, and an id.
+    inbox: String,
+    /// A subject that answers us when the server has dealt with everything before.
+    echo: Option<Subject>,
+    pending: Mutex<Pending>,
+    answers: mpsc::Sender<Arrived>,
+    metrics: Arc<Metrics>,
+}
+
+impl Requests {
+    /// Subscribes to our reply subjects. What arrives there is to be taken out of the other end.
+    pub(crate) fn start(
+        options: RequestOptions,
+        core: &CoreNats,
+        names: &Names,
+        closed: &ClosedTrees,
+        metrics: &Arc<Metrics>,
+    ) -> (Arc<Self>, mpsc::Receiver<Arrived>) {
+        let (answers, arrived) = mpsc::channel(ANSWERS_MAX);
+        // Until the key of the account is there, what is asked here can be answered here.
+        let current = rand::random();
+        let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
+        let requests = Self {
+            options,
+            topics: ReplyTopics::new(names.subject_prefix()),
+            closed: closed.clone(),
+            keys: RwLock::new(Keys { current, seal: ReplyKey::new(&current), previous: None }),
+            captured: RwLock::default(),
+            inbox: format!("{}.", core.new_inbox()),
+            echo: Subject::new(core.echo_subject()).ok(),
+            pending: Mutex::new(Pending::new(options.max_pending, timeout_ms)),
+            answers,
+            metrics: Arc::clone(metrics),
+        };
+        core.subscribe(&format!("{}>", requests.inbox), None, REPLIES_ID);
+        (Arc::new(requests), arrived)
+    }
+
+    /// Gives a message that came on core NATS as a request a Response Topic, unless it says one itself.
+    pub(crate) fn make_answerable(&self, core: &CoreMessage, message: &mut Message) {
+        if core.reply.is_none() || message.properties.as_ref().is_some_and(|p| p.response_topic.is_some()) {
+            return;
+        }
+        if let Some(topic) = self.response_topic(core) {
+            message.properties.get_or_insert_default().response_topic = Some(topic);
+            self.metrics.request(RequestEvent::Offered);
+        }
+    }
+
+    /// Where a device answers a request that came on core NATS. `None` when it is none, or may not be answered.
+    pub(crate) fn response_topic(&self, core: &CoreMessage) -> Option<TopicName> {
+        let reply = core.reply.as_ref()?;
+        if !proto_map::is_answerable(reply, &self.closed)
+            || is_for_a_stream(core.headers.as_ref())
+            || self.is_captured(&core.subject)
+        {
+            return None;
+        }
+        let ends_s = now_s().saturating_add(u32::try_from(self.options.reply_ttl.as_secs()).unwrap_or(u32::MAX));
+        let token = self.keys.read().seal.seal(&Subject::new(reply.clone()).ok()?, ends_s);
+        self.topics.of_token(&token)
+    }
+
+    /// The same as the header of a copy in the log, unless the message has that header.
+    pub(crate) fn response_topic_header(&self, core: &CoreMessage) -> Option<(ByteString, ByteString)> {
+        let name = proto_map::name::RESPONSE_TOPIC;
+        if core.reply.is_none() || core.headers.iter().flatten().any(|(header, _)| &**header == name) {
+            return None;
+        }
+        // Nothing in it needs an escape.
+        let topic = self.response_topic(core)?;
+        self.metrics.request(RequestEvent::Offered);
+        Some((ByteString::from_static(name), topic.as_str().into()))
+    }
+
+    /// The reply subject of a token.
+    fn open(&self, token: &str) -> Result<Subject, Refused> {
+        let keys = self.keys.read();
+        let now_s = now_s();
+        let opened = keys.seal.open(token, now_s);
+        let opened = match (opened, &keys.previous) {
+            (Err(ReplyError::Forged), Some(previous)) => previous.open(token, now_s),
+            (opened, _) => opened,
+        };
+        opened.map_err(|error| match error {
+            ReplyError::Forged => Refused::Closed,
+            ReplyError::Expired => Refused::Late,
+        })
+    }
+
+    /// The streams of the account have these subjects.
+    pub(crate) fn streams_have(&self, subjects: Vec<ByteString>) {
+        *self.captured.write() = subjects;
+    }
+
+    /// Whether a stream captures a subject, so that a reply subject on it is for the stream.
+    fn is_captured(&self, subject: &str) -> bool {
+        self.captured.read().iter().any(|filter| proto_map::matches(filter, subject))
+    }
+
+    /// Gets the key of the account and keeps it, for ever.
+    pub(crate) async fn keep_key(requests: std::sync::Weak<Self>, keys: ReplyKeys) {
+        loop {
+            let Some(requests) = requests.upgrade() else { return };
+            let ours = requests.keys.read().current;
+            let pause = match keys.get_or_put(ours).await {
+                Ok(key) => {
+                    requests.use_key(key);
+                    KEY_EVERY
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the key of replies cannot be read yet");
+                    KEY_RETRY
+                }
+            };
+            drop(requests);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn use_key(&self, key: [u8; REPLY_KEY_LEN]) {
+        let mut keys = self.keys.write();
+        if keys.current != key {
+            let seal = ReplyKey::new(&key);
+            keys.previous = Some(std::mem::replace(&mut keys.seal, seal));
+            keys.current = key;
+        }
+    }
+
+    /// Time went by.
+    fn expire(&self) {
+        let mut over = Vec::new();
+        let mut pending = self.pending.lock();
+        let waiters = pending.expire(now_ms(), &mut over);
+        self.metrics.requests_pending(pending.len() as u64);
+        drop(pending);
+        for waiter in waiters {
+            tell(&waiter, ReasonCode::Success);
+        }
+        self.end(over, RequestEvent::TimedOut);
+    }
+
+    /// Requests are over, those without an answer for this reason.
+    fn end(&self, over: impl IntoIterator<Item = Over>, reason: RequestEvent) {
+        for request in over {
+            if !request.is_answered {
+                self.metrics.request(reason);
+            }
+            if let Some(waiter) = request.waiter {
+                tell(&waiter, ReasonCode::Success);
+            }
+        }
+    }
+
+    /// Something came on one of our reply subjects. `flush` follows.
+    pub(crate) fn arrived(&self, core: CoreMessage) {
+        let Some(rest) = core.subject.strip_prefix(self.inbox.as_str()) else { return };
+        let (id, is_echo) = rest.strip_suffix(asking::ECHO).map_or((rest, false), |id| (id, true));
+        let Ok(id) = u64::from_str_radix(id, 16) else { return };
+        if is_echo {
+            let waiter = self.pending.lock().heard(id);
+            waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));
+        } else if core.status == Some(NO_RESPONDERS) {
+            if let Some(over) = self.pending.lock().remove(id) {
+                self.metrics.request(RequestEvent::NoResponders);
+                over.waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::NoMatchingSubscribers));
+            }
+        } else if core.status.is_none() {
+            let (waiter, question) = {
+                let mut pending = self.pending.lock();
+                (pending.heard(id), pending.answered(id))
+            };
+            waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));
+            let Some(question) = question else { return self.metrics.request(RequestEvent::AnsweredLate) };
+            if self.answers.try_send(Arrived { question, core }).is_ok() {
+                self.metrics.request(RequestEvent::Answered);
+            } else {
+                self.metrics.dropped(DropReason::SlowReader, 1);
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Publishes what NATS answers, and keeps the key of replies.
+    pub(super) fn serve_requests(self: &Arc<Self>, arrived: mpsc::Receiver<Arrived>) {
+        tokio::spawn(answers::run(Arc::clone(self), arrived));
+        let keys = self.store.reply_keys().clone();
+        tokio::spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
+    }
+}
+
+/// Status that the server answers with when nobody listens.
+const NO_RESPONDERS: u16 = 503;
+
+fn tell(waiter: &Waiter, reason: ReasonCode) {
+    waiter.mailbox.tell(waiter.token, Ok(reason));
+}
+
+fn now_s() -> u32 {
+    u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX)
+}
+
+/// Whether a message is meant for a stream, as its headers tell.
+fn is_for_a_stream(headers: Option<&Headers>) -> bool {
+    let has_prefix =
+        |name: &str, prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    headers.into_iter().flatten().any(|(name, _)| {
+        STREAM_HEADERS.iter().any(|header| name.eq_ignore_ascii_case(header))
+            || STREAM_HEADER_PREFIXES.iter().any(|prefix| has_prefix(name, prefix))
+    })
+}
