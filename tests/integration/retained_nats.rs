@@ -125,7 +125,7 @@ async fn a_retained_publish_of_mqtt_is_not_taken_for_a_put() {
     let t = unique("own");
     let topic = format!("{t}/x");
     let mut publisher = world.a.v5(&unique("pub")).await;
-    let mut subscriber = world.b.v5(&unique("sub")).await;
+    let mut subscriber = world.a.v5(&unique("sub")).await;
     subscriber.subscribe(&topic, 2).await;
     for qos in [0, 1, 2] {
         publisher.publish(msg(&topic, "m").qos(qos).retained()).await;
