@@ -366,7 +366,7 @@ impl Broker {
             };
             let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
             for subscription in subscriptions.values_mut() {
-                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(&*log)));
+                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
             }
             progress
         } else {

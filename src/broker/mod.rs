@@ -224,14 +224,7 @@ impl Broker {
         closed: ClosedTrees,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
-        let index = Arc::clone(store.retained().index());
-        let (requests, arrived) = Requests::start(
-            options.requests,
-            store.core(),
-            names.subject_prefix(),
-            closed.clone(),
-            Arc::clone(&metrics),
-        );
+        let (requests, arrived) = Requests::start(options.requests, store.core(), &names, &closed, &metrics);
         let logs = Arc::new(Logs::new(store.log().clone(), &names));
         let ingest = options.ingests.then(|| {
             let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
@@ -240,7 +233,7 @@ impl Broker {
         });
         let router = Arc::new(Router::new(
             Arc::clone(&logs),
-            index,
+            Arc::clone(store.retained().index()),
             closed.clone(),
             ingest.clone(),
             options.nats_headers,
@@ -279,11 +272,8 @@ impl Broker {
         });
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
-        let events = if options.tells_events {
-            Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics))
-        } else {
-            Events::off()
-        };
+        let start_events = || Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics));
+        let events = if options.tells_events { start_events() } else { Events::off() };
         let broker = Arc::new(Self {
             sys,
             events,
@@ -308,12 +298,10 @@ impl Broker {
             _tail: tail,
             _wants: wants,
         });
-        let scans = Arc::clone(&broker);
-        tokio::spawn(async move { CatchUp::run(&first, &scans.router).await });
+        let router = Arc::clone(&broker.router);
+        tokio::spawn(async move { CatchUp::run(&first, &router).await });
         tokio::spawn(follower.run(Arc::downgrade(&broker)));
-        tokio::spawn(requests::run(Arc::clone(&broker), arrived));
-        let (requests, keys) = (Arc::downgrade(&broker.requests), broker.store.reply_keys().clone());
-        tokio::spawn(Requests::keep_key(requests, keys));
+        broker.serve_requests(arrived);
         Ok(broker)
     }
 

@@ -129,22 +129,13 @@ impl Store {
 
         let state = Api { link: connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await? };
 
-        let subjects = format!(
-            "{}.>, {}, {} and {}",
-            names.subject_prefix(),
-            names.retained_subjects(),
-            names.sessions_subjects(),
-            names.nodes_subjects()
-        );
-        let assets = Assets::check(api.clone(), subjects, replicas).await?;
+        let assets = Assets::check(api.clone(), all_subjects(&names), replicas).await?;
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
-        assets.ensure(&log_spec).await?;
-        assets.ensure(&retained_spec).await?;
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
-        assets.ensure(&sessions_spec).await?;
-        assets.ensure(&nodes_spec).await?;
         let backlog_spec = names.backlog_spec(&specs);
-        assets.ensure(&backlog_spec).await?;
+        for spec in [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec] {
+            assets.ensure(spec).await?;
+        }
         for (spec, replicas) in &declared {
             assets.ensure_with(spec, *replicas).await?;
         }
@@ -185,14 +176,12 @@ impl Store {
         let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
         let shares = Shares::new(api.clone(), share, state.link.clone(), &echo);
         let connected = connected(&core_link);
-        let streams = Streams::start(state);
-        let logs = LogMaker { api, tail, payload_max };
         Ok(Self {
             core_link,
             publisher,
             log,
-            logs,
-            streams,
+            logs: LogMaker { api, tail, payload_max },
+            streams: Streams::start(state),
             retained,
             sessions,
             backlog,
@@ -286,6 +275,12 @@ impl Store {
     pub fn jetstream_available(&self) -> watch::Receiver<bool> {
         self.publisher.available()
     }
+}
+
+/// The subjects that we need, for messages.
+fn all_subjects(names: &proto_map::Names) -> String {
+    let (retained, sessions) = (names.retained_subjects(), names.sessions_subjects());
+    format!("{}.>, {retained}, {sessions} and {}", names.subject_prefix(), names.nodes_subjects())
 }
 
 /// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the

@@ -28,9 +28,10 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, TopicName};
 use parking_lot::{Mutex, RwLock};
-use proto_map::{ClosedTrees, Headers, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
+use proto_map::{ClosedTrees, Headers, Names, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::mpsc;
 
+use super::Broker;
 use super::clock::now_ms;
 use super::message::Message;
 use super::publishing::Refused;
@@ -38,7 +39,6 @@ use crate::metrics::{DropReason, Metrics, RequestEvent};
 use crate::store::{CoreMessage, CoreNats, ReplyKeys};
 pub(crate) use answerable::{Answerable, OpenRequest};
 pub(crate) use answers::Arrived;
-pub(super) use answers::run;
 use pending::{Over, Pending, Waiter};
 
 /// Id of the subscription to our reply subjects. No filter has it.
@@ -100,9 +100,9 @@ impl Requests {
     pub(crate) fn start(
         options: RequestOptions,
         core: &CoreNats,
-        subject_prefix: &str,
-        closed: ClosedTrees,
-        metrics: Arc<Metrics>,
+        names: &Names,
+        closed: &ClosedTrees,
+        metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, mpsc::Receiver<Arrived>) {
         let (answers, arrived) = mpsc::channel(ANSWERS_MAX);
         // Until the key of the account is there, what is asked here can be answered here.
@@ -110,15 +110,15 @@ impl Requests {
         let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
         let requests = Self {
             options,
-            topics: ReplyTopics::new(subject_prefix),
-            closed,
+            topics: ReplyTopics::new(names.subject_prefix()),
+            closed: closed.clone(),
             keys: RwLock::new(Keys { current, seal: ReplyKey::new(&current), previous: None }),
             captured: RwLock::default(),
             inbox: format!("{}.", core.new_inbox()),
             echo: Subject::new(core.echo_subject()).ok(),
             pending: Mutex::new(Pending::new(options.max_pending, timeout_ms)),
             answers,
-            metrics,
+            metrics: Arc::clone(metrics),
         };
         core.subscribe(&format!("{}>", requests.inbox), None, REPLIES_ID);
         (Arc::new(requests), arrived)
@@ -259,12 +259,22 @@ impl Requests {
                 (pending.heard(id), pending.answered(id))
             };
             waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));
-            match question.map(|question| self.answers.try_send(Arrived { question, core })) {
-                Some(Ok(())) => self.metrics.request(RequestEvent::Answered),
-                Some(Err(_)) => self.metrics.dropped(DropReason::SlowReader, 1),
-                None => self.metrics.request(RequestEvent::AnsweredLate),
+            let Some(question) = question else { return self.metrics.request(RequestEvent::AnsweredLate) };
+            if self.answers.try_send(Arrived { question, core }).is_ok() {
+                self.metrics.request(RequestEvent::Answered);
+            } else {
+                self.metrics.dropped(DropReason::SlowReader, 1);
             }
         }
+    }
+}
+
+impl Broker {
+    /// Publishes what NATS answers, and keeps the key of replies.
+    pub(super) fn serve_requests(self: &Arc<Self>, arrived: mpsc::Receiver<Arrived>) {
+        tokio::spawn(answers::run(Arc::clone(self), arrived));
+        let keys = self.store.reply_keys().clone();
+        tokio::spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
     }
 }
 
