@@ -9,20 +9,20 @@ mod handshake;
 mod io;
 mod told;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use mqtt_codec::{ConnAck, Decoder, Packet, PacketType, QoS, ReasonCode, TopicFilter, Version};
+use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, QoS, ReasonCode, TopicFilter, Version};
 use mqtt_session::{Close, Input, Output, Publication, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker::{
     Answer, Attached, Broker, DeniedPublish, Done, Mail, Mailbox, Order, Outgoing, Owned, Publishing, Refused,
-    RetainedCursor, Subscribed, Waiting, Wakes, wait_for,
+    RetainedCursor, Share, Subscribed, Waiting, Wakes, wait_for,
 };
 use crate::listener::Peer;
 use crate::metrics::{Direction, DropReason};
@@ -82,6 +82,8 @@ struct Connection<S> {
     mailbox: Arc<Mailbox>,
     publishing: Publishing,
     filters: HashSet<TopicFilter>,
+    /// What shared subscriptions gave at QoS 1 and the client has not acknowledged.
+    shares: HashMap<PacketId, Share>,
     version: Version,
     started: Instant,
     /// SUBSCRIBE packets that are not carried out yet.
@@ -189,6 +191,7 @@ where
             broker,
             mailbox,
             filters,
+            shares: HashMap::new(),
             started: Instant::now(),
             subscribes: Vec::new(),
             subscribing: None,
@@ -224,6 +227,7 @@ where
             self.wakes.wake_all();
             self.start_resends();
             self.fill_output();
+            self.offer_share_room();
             self.wait_for_wanted();
             self.start_write();
             self.count();
@@ -383,6 +387,7 @@ where
             Output::Send(packet) => self.send(&packet),
             Output::Transmit(qos, packet_id, outgoing) => self.transmit(qos, packet_id, &outgoing),
             Output::Publish(publication) => self.publish(publication),
+            Output::Settled(packet_id) => self.settled(packet_id),
             Output::Subscribe(request) => self.subscribes.push(request),
             Output::Unsubscribe(request) => {
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
@@ -488,6 +493,9 @@ where
 
     fn subscribed(&mut self, subscribed: Subscribed) {
         self.subscribing = None;
+        for filter in &subscribed.failed {
+            self.filters.remove(filter);
+        }
         self.tell_subscribed(&subscribed.made);
         self.mailbox.owe_retained(subscribed.retained);
         if let Some(owned) = &mut self.owned {

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
-use crate::position::{Cursors, RETAINED, is_in_log};
+use crate::position::{Cursors, RETAINED, is_in_log, is_shared};
 use crate::progress::{Durability, InFlightState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +91,13 @@ impl Outbound {
         }
     }
 
-    /// What must not be forgotten.
+    /// What must not be forgotten. What a shared subscription gave at QoS 1 is not of it: when the connection breaks it
+    /// goes to another member.
     pub(crate) fn states(&self) -> Vec<InFlightState> {
         let mut all: Vec<(u64, InFlightState)> = self
             .in_flight
             .iter()
+            .filter(|(_, m)| m.qos == QoS::ExactlyOnce || !is_shared(m.sequence))
             .map(|(id, m)| {
                 let is_released = matches!(m.state, State::Released(_));
                 (m.order, InFlightState { packet_id: *id, sequence: m.sequence, qos: m.qos, is_released })
@@ -156,23 +158,37 @@ impl Outbound {
                 self.active -= usize::from(std::mem::take(&mut m.is_active));
                 self.resends.push_front(id);
             }
-            _ => self.forget(id, durability),
+            _ => {
+                self.forget(id, durability);
+            }
         }
     }
 
-    fn forget(&mut self, id: PacketId, durability: &mut Durability) {
-        if let Some(m) = self.in_flight.remove(&id) {
-            self.active -= usize::from(m.is_active);
+    /// Ends a delivery. Returns whether a shared subscription gave it.
+    fn forget(&mut self, id: PacketId, durability: &mut Durability) -> bool {
+        let Some(m) = self.in_flight.remove(&id) else { return false };
+        self.active -= usize::from(m.is_active);
+        let is_shared = is_shared(m.sequence);
+        if m.qos == QoS::ExactlyOnce || !is_shared {
             durability.change();
         }
+        is_shared
     }
 
-    /// PUBACK: ends QoS 1.
-    pub(crate) fn puback(&mut self, id: PacketId, durability: &mut Durability) {
+    /// A message of a shared subscription that was not sent yet is not this session's any more.
+    pub(crate) fn withdraw(&mut self, id: PacketId, durability: &mut Durability) {
+        if self.in_flight.get(&id).is_some_and(|m| is_shared(m.sequence)) {
+            self.forget(id, durability);
+        }
+    }
+
+    /// PUBACK: ends QoS 1. Returns whether a shared subscription gave the message.
+    pub(crate) fn puback(&mut self, id: PacketId, durability: &mut Durability) -> bool {
         match self.in_flight.get(&id) {
-            Some(m) if m.qos == QoS::AtLeastOnce => self.forget(id, durability),
+            Some(m) if m.qos == QoS::AtLeastOnce => return self.forget(id, durability),
             _ => self.unknown_acks += 1,
         }
+        false
     }
 
     /// PUBREC: answered by PUBREL, unless it carries an error, which ends the delivery [MQTT-4.3.3-4]. With the answer
@@ -209,7 +225,9 @@ impl Outbound {
     /// PUBCOMP: ends QoS 2.
     pub(crate) fn pubcomp(&mut self, id: PacketId, durability: &mut Durability) {
         match self.in_flight.get(&id) {
-            Some(InFlight { qos: QoS::ExactlyOnce, state: State::Released(_), .. }) => self.forget(id, durability),
+            Some(InFlight { qos: QoS::ExactlyOnce, state: State::Released(_), .. }) => {
+                self.forget(id, durability);
+            }
             _ => self.unknown_acks += 1,
         }
     }

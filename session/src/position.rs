@@ -46,6 +46,12 @@ pub const fn is_in_log(position: u64) -> bool {
     position < SHARED
 }
 
+/// Whether it is the place of a message that came by a shared subscription.
+#[must_use]
+pub const fn is_shared(position: u64) -> bool {
+    position & (RETAINED | SHARED) == SHARED
+}
+
 /// How far a session has read, in each log; each a place in its log. Ascending, at most one of each log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursors(Vec<u64>);
@@ -103,6 +109,7 @@ mod tests {
             assert_eq!((log_of(place), sequence_of(place)), (log, sequence));
             assert_eq!((log_of(place | SHARED), sequence_of(place | SHARED)), (log, sequence));
             assert!(is_in_log(place) && !is_in_log(place | SHARED) && !is_in_log(RETAINED + sequence));
+            assert!(is_shared(place | SHARED) && !is_shared(place) && !is_shared(RETAINED | SHARED | sequence));
         }
         assert_eq!(position(0, 42), 42);
     }

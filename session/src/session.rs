@@ -13,6 +13,7 @@ use mqtt_codec::{
 
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
+use crate::position::is_shared;
 use crate::progress::{Durability, Progress, Save};
 use crate::{Parameters, Time};
 
@@ -47,6 +48,9 @@ pub enum Output<M> {
     Publish(Publication),
     /// Send the message in a PUBLISH with this QoS and packet id.
     Transmit(QoS, PacketId, M),
+    /// The client has acknowledged this QoS 1 message of a shared subscription: nobody else is to get it. One at QoS 2 is
+    /// this session's from the moment of its [`Output::Transmit`].
+    Settled(PacketId),
     /// Subscribe, then tell [`Input::Subscribed`].
     Subscribe(SubscribeRequest),
     /// Unsubscribe, then tell [`Input::Unsubscribed`].
@@ -177,6 +181,17 @@ impl<M> Session<M> {
         self.outbound.lost(packet_id, &mut self.durability);
     }
 
+    /// The connection is over, and what shared subscriptions have given goes to other members: what was sent at QoS 1, and
+    /// what was not sent yet. What was sent at QoS 2 stays and is finished with this session [MQTT-4.8.2-4].
+    pub fn leave_shared(&mut self) {
+        for held in std::mem::take(&mut self.held) {
+            if let Output::Transmit(_, packet_id, _) = held.output {
+                self.outbound.withdraw(packet_id, &mut self.durability);
+            }
+        }
+        self.is_closed = true;
+    }
+
     /// What is saved of the progress is to be saved again, when there is time.
     pub fn save_again(&mut self) {
         self.durability.change();
@@ -279,7 +294,11 @@ impl<M> Session<M> {
     fn packet(&mut self, packet: Packet, out: &mut Vec<Output<M>>) {
         match packet {
             Packet::Publish(publish) => self.publish(publish, out),
-            Packet::PubAck(a) => self.outbound.puback(a.packet_id, &mut self.durability),
+            Packet::PubAck(a) => {
+                if self.outbound.puback(a.packet_id, &mut self.durability) {
+                    out.push(Output::Settled(a.packet_id));
+                }
+            }
             Packet::PubRec(a) => {
                 let version = self.parameters.version;
                 if let Some((needs, packet)) =
@@ -344,7 +363,9 @@ impl<M> Session<M> {
 
     fn deliver(&mut self, qos: QoS, sequence: u64, message: M, out: &mut Vec<Output<M>>) {
         let Some(id) = self.outbound.send(qos, sequence) else { return };
-        let version = self.durability.change();
+        // Of a QoS 1 message of a shared subscription nothing is saved.
+        let is_saved = qos == QoS::ExactlyOnce || !is_shared(sequence);
+        let version = if is_saved { self.durability.change() } else { 0 };
         // A QoS 2 packet id is saved before the client sees it: whatever happens, the message keeps it.
         let needs = if qos == QoS::ExactlyOnce { version } else { 0 };
         self.hold(needs, Output::Transmit(qos, id, message), out);

@@ -8,7 +8,9 @@ use proto_map::{DeclaredLog, Names, SpecOptions, Storage, StreamSpec};
 
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, RequestOptions};
 use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish};
-use crate::store::{AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, StoreOptions, TlsOptions};
+use crate::store::{
+    AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
+};
 
 /// QoS 1 and 2 messages that wait in memory for one client, behind its window.
 const FEED_MESSAGES: usize = 1000;
@@ -102,7 +104,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             max_session_expiry_s: mqtt.max_session_expiry.map_or(u32::MAX, seconds),
             session_expiry_v3_s: seconds(mqtt.session_expiry_v3),
             max_keep_alive_s: mqtt.max_keep_alive.map_or(0, |d| u16::try_from(d.get().as_secs()).unwrap_or(u16::MAX)),
-            shared_subscriptions: false,
+            shared_subscriptions: true,
             strict: mqtt.strict,
         },
         mailbox: MailboxLimits {
@@ -115,6 +117,10 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
         denied_publish: match mqtt.on_denied_publish {
             OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
+        },
+        share_times: ShareTimes {
+            ack_wait: config.jetstream.shared.ack_wait.get(),
+            inactive_threshold: config.jetstream.shared.inactive_threshold.get(),
         },
         tells_events: config.events.enabled,
         client_id_header: config.publish.client_id_header,

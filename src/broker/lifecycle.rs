@@ -488,6 +488,11 @@ impl Broker {
                 mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
             }
             for (filter, stored) in &owned.subscriptions {
+                if let Some(share) = records::share(stored) {
+                    self.shares.restore(&mailbox, &share);
+                    filters.insert(filter.clone());
+                    continue;
+                }
                 let order = |filter: &TopicFilter| self.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
                     let after = records::begins_after(stored, &self.logs);

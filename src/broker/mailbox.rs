@@ -2,9 +2,10 @@
 //! messages with their position in the logs, completions of its publishes, retained messages that it is owed, and the
 //! order to end. Every lane has a limit. The connection is woken once a batch, not once a message.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
@@ -18,6 +19,7 @@ use super::publishing::Answer;
 use super::requests::{Answerable, OpenRequest};
 use super::retained::RetainedCursor;
 use super::segments::Segments;
+use super::share::Share;
 use crate::store::{ProgressRecord, PutError, Stored, StoredSink};
 
 /// Names one connected session of this sidecar; never used again.
@@ -45,6 +47,8 @@ pub(crate) struct Outgoing {
     pub(crate) qos: QoS,
     /// Identifiers of the subscriptions that it matches.
     pub(crate) subscription_ids: Box<[NonZeroU32]>,
+    /// The group that gave it, when a shared subscription did.
+    pub(crate) share: Option<Share>,
 }
 
 /// Why the connection has to end.
@@ -61,6 +65,8 @@ pub(crate) enum Order {
 pub(crate) struct Mail {
     /// Completions of publishes.
     pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// What shared subscriptions gave, with its position; it stays here until it is taken out.
+    pub(crate) shared: VecDeque<(u64, Outgoing)>,
     /// Answers to publishes that something else than the store decided.
     pub(crate) told: Vec<Answer>,
     /// The order to end.
@@ -82,6 +88,10 @@ struct Lanes {
     /// Whose turn it is among the feeds.
     turn: usize,
     stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// What shared subscriptions gave, with its position. No more than the window has room for.
+    shared: VecDeque<(u64, Outgoing)>,
+    /// Wake those that give.
+    share_wakes: Vec<Arc<Notify>>,
     told: Vec<Answer>,
     retained: Vec<RetainedCursor>,
     order: Option<Order>,
@@ -107,6 +117,10 @@ pub(crate) struct Mailbox {
     lanes: Mutex<Lanes>,
     /// Set while a scan reads for this session, so that the scan need not take the lock of those it does not serve.
     is_scanning: AtomicBool,
+    /// How many feeds of shared subscriptions give to this session.
+    shares: AtomicUsize,
+    /// How many messages they may give now.
+    share_room: AtomicUsize,
     wake: Notify,
     room: Notify,
     has_ended: watch::Sender<bool>,
@@ -162,6 +176,8 @@ impl Mailbox {
                 others: Vec::new(),
                 turn: 0,
                 stored: Vec::new(),
+                shared: VecDeque::new(),
+                share_wakes: Vec::new(),
                 told: Vec::new(),
                 retained: Vec::new(),
                 order: None,
@@ -171,6 +187,8 @@ impl Mailbox {
                 answerable: None,
             }),
             is_scanning: AtomicBool::new(false),
+            shares: AtomicUsize::new(0),
+            share_room: AtomicUsize::new(0),
             wake: Notify::new(),
             room: Notify::new(),
             has_ended: watch::Sender::new(false),
@@ -274,6 +292,72 @@ impl Mailbox {
         offer
     }
 
+    /// Whether the lane of QoS 0 is half full or more.
+    pub(crate) fn is_qos0_full(&self) -> bool {
+        self.lanes.lock().qos0.len() * 2 >= self.limits.qos0_bytes
+    }
+
+    /// A shared subscription gives to this session from now on; `wake` is notified when there is more room.
+    pub(crate) fn join_share(&self, wake: &Arc<Notify>) {
+        let mut lanes = self.lanes.lock();
+        if !lanes.share_wakes.iter().any(|known| Arc::ptr_eq(known, wake)) {
+            lanes.share_wakes.push(Arc::clone(wake));
+            self.shares.store(lanes.share_wakes.len(), Ordering::Relaxed);
+        }
+        drop(lanes);
+        // It tells how much room there is.
+        self.wake.notify_one();
+    }
+
+    /// A shared subscription gives nothing any more.
+    pub(crate) fn leave_share(&self, wake: &Arc<Notify>) {
+        let mut lanes = self.lanes.lock();
+        lanes.share_wakes.retain(|known| !Arc::ptr_eq(known, wake));
+        self.shares.store(lanes.share_wakes.len(), Ordering::Relaxed);
+    }
+
+    /// Whether shared subscriptions give to this session.
+    pub(crate) fn is_sharing(&self) -> bool {
+        self.shares.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many messages one feed of shared subscriptions may ask for on behalf of this session.
+    pub(crate) fn share_room(&self) -> usize {
+        self.share_room.load(Ordering::Relaxed).div_ceil(self.shares.load(Ordering::Relaxed).max(1))
+    }
+
+    /// The session has room for so many messages of shared subscriptions.
+    pub(crate) fn offer_share_room(&self, room: usize) {
+        if !self.is_sharing() {
+            return;
+        }
+        let lanes = self.lanes.lock();
+        let room = if lanes.is_closed { 0 } else { room.saturating_sub(lanes.shared.len()) };
+        if room > self.share_room.swap(room, Ordering::Relaxed) {
+            for wake in &lanes.share_wakes {
+                wake.notify_one();
+            }
+        }
+    }
+
+    /// A shared subscription gives a message. False when there is no room, and it has to go elsewhere.
+    pub(crate) fn offer_shared(
+        self: &Arc<Self>,
+        position: u64,
+        wakes: &mut Wakes,
+        outgoing: impl FnOnce() -> Outgoing,
+    ) -> bool {
+        let mut lanes = self.lanes.lock();
+        let room = self.share_room.load(Ordering::Relaxed);
+        if lanes.is_closed || room == 0 {
+            return false;
+        }
+        self.share_room.store(room - 1, Ordering::Relaxed);
+        lanes.shared.push_back((position, outgoing()));
+        self.mark(&mut lanes, wakes);
+        true
+    }
+
     /// Changes the position in a log, for scans.
     pub(crate) fn with_feed<R>(&self, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
         let mut lanes = self.lanes.lock();
@@ -360,6 +444,8 @@ impl Mailbox {
         lanes.feed = Feed::new(u64::MAX, 0, 0);
         lanes.others = Vec::new();
         lanes.retained = Vec::new();
+        lanes.shared = VecDeque::new();
+        self.share_room.store(0, Ordering::Relaxed);
         drop(lanes);
         self.is_scanning.store(false, Ordering::Relaxed);
         self.room.notify_waiters();
@@ -428,11 +514,12 @@ impl Mailbox {
         self.lanes.lock().is_closed
     }
 
-    /// Takes completions and orders. From now on the next thing left here wakes the connection again.
+    /// Takes completions, what shared subscriptions gave, and orders. From now on the next thing left here wakes the connection again.
     pub(crate) fn take(&self, mail: &mut Mail) {
         let mut lanes = self.lanes.lock();
         lanes.is_woken = false;
         std::mem::swap(&mut mail.stored, &mut lanes.stored);
+        mail.shared.append(&mut lanes.shared);
         mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();

@@ -8,6 +8,7 @@
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `share`: shared subscriptions
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
@@ -43,6 +44,7 @@ mod retained;
 mod router;
 mod segments;
 mod settling;
+mod share;
 mod subscribing;
 mod subscriptions;
 mod sys;
@@ -75,6 +77,7 @@ pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
+pub(crate) use share::Share;
 pub(crate) use subscribing::Subscribed;
 pub(crate) use wills::{Due, due};
 
@@ -82,7 +85,7 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{FollowFrom, Following, LogEntry, LogPosition, Tail};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, ShareTimes, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use ingest::Ingest;
@@ -92,6 +95,7 @@ use refused::RefusedConnects;
 use registry::Registry;
 use requests::Requests;
 use router::{LogTail, Router};
+use share::Shares;
 use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
@@ -127,6 +131,8 @@ pub struct BrokerOptions {
     pub denied_publish: DeniedPublish,
     /// Every message says which client published it.
     pub client_id_header: bool,
+    /// When a message of a shared subscription goes to another member, and when a group ends.
+    pub share_times: ShareTimes,
     /// Whether NATS is told who comes and goes.
     pub tells_events: bool,
     /// `Nats-*` headers become user properties.
@@ -162,6 +168,7 @@ pub struct Broker {
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
+    shares: Arc<Shares>,
     registry: Registry,
     refused: RefusedConnects,
     next_session: AtomicU64,
@@ -248,6 +255,15 @@ impl Broker {
             ignored: options.ignored_streams.clone(),
         });
         follower.look(&store, true).await?;
+        let shares = Shares::start(
+            store.shares().clone(),
+            store.core().clone(),
+            options.share_times,
+            Arc::clone(&logs),
+            Arc::clone(&router),
+            ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)),
+            Arc::clone(&metrics),
+        );
         // Only the first router is set; there is one broker for each store.
         let _ = inlet.0.set(Inlets {
             router: Arc::clone(&router),
@@ -262,6 +278,7 @@ impl Broker {
             sys,
             events,
             interest: Interest::new(store.core().clone()),
+            shares,
             options,
             store,
             metrics,
@@ -389,7 +406,7 @@ impl Broker {
         let outgoing = |entry: &LogEntry| {
             let message = Arc::new(convert::from_log(entry, log.carrier(), self.options.nats_headers).ok()?);
             let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
-            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids }))
+            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, share: None }))
         };
         let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
         let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
@@ -410,6 +427,7 @@ impl Broker {
             mailbox.order(Order::Drain);
         }
         self.registry.empty().await;
+        self.shares.ended().await;
     }
 
     /// Whether we hold a lease, so that sessions can be ours.

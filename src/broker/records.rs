@@ -1,5 +1,7 @@
 //! Between what the session engine and the codec know, and what of it is written into a session's record.
 
+use std::num::NonZeroU32;
+
 use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
@@ -8,6 +10,7 @@ use mqtt_session::{Cursors, InFlightState, MessageId, Once, Progress, Publicatio
 
 use super::logs::Logs;
 use super::router::NewSubscription;
+use super::share::NewShare;
 use crate::store::{
     InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, StoredSubscription, StoredWill, WillState,
 };
@@ -82,7 +85,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
         no_local: s.options.no_local,
         retain_as_published: s.options.retain_as_published,
         retain_handling: s.options.retain_handling as u8,
-        id: s.subscription_id.map(std::num::NonZeroU32::get),
+        id: s.subscription_id.map(NonZeroU32::get),
         since: after.get(0).unwrap_or(0),
         since_in: logs.names_of(after),
     }
@@ -93,6 +96,35 @@ pub(crate) fn begins_after(stored: &StoredSubscription, logs: &Logs) -> Cursors 
     let mut places = logs.places_of(&stored.since_in);
     places.raise(stored.since);
     places
+}
+
+/// The same of a shared one, which has no place in the log of its own.
+pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
+    StoredSubscription {
+        filter: s.filter.as_str().to_owned(),
+        qos: s.options.qos as u8,
+        no_local: false,
+        retain_as_published: s.options.retain_as_published,
+        retain_handling: s.options.retain_handling as u8,
+        id: s.subscription_id.map(NonZeroU32::get),
+        since: after,
+        since_in: std::collections::BTreeMap::new(),
+    }
+}
+
+/// A shared subscription that is stored. `None` when it is none.
+pub(crate) fn share(stored: &StoredSubscription) -> Option<NewShare> {
+    let filter = TopicFilter::new(stored.filter.as_str()).ok().filter(TopicFilter::is_shared)?;
+    Some(NewShare { filter, options: options(stored)?, subscription_id: stored.id.and_then(NonZeroU32::new) })
+}
+
+fn options(stored: &StoredSubscription) -> Option<SubscriptionOptions> {
+    Some(SubscriptionOptions {
+        qos: QoS::try_from(stored.qos).ok()?,
+        no_local: stored.no_local,
+        retain_as_published: stored.retain_as_published,
+        retain_handling: RetainHandling::try_from(stored.retain_handling).ok()?,
+    })
 }
 
 /// A stored subscription, without the retained messages that came with it. `None` when it is none.
@@ -106,13 +138,8 @@ pub(crate) fn subscription(
         order: order(&filter)?,
         logs: logs.overlapping(&filter),
         filter,
-        options: SubscriptionOptions {
-            qos: QoS::try_from(stored.qos).ok()?,
-            no_local: stored.no_local,
-            retain_as_published: stored.retain_as_published,
-            retain_handling: RetainHandling::try_from(stored.retain_handling).ok()?,
-        },
-        subscription_id: stored.id.and_then(std::num::NonZeroU32::new),
+        options: options(stored)?,
+        subscription_id: stored.id.and_then(NonZeroU32::new),
         is_owed_retained: false,
     })
 }

@@ -54,6 +54,7 @@ impl RetainedCursor {
                 qos: message.qos.min(self.options.qos),
                 message: Arc::new(message),
                 subscription_ids: self.subscription_id.as_slice().into(),
+                share: None,
             });
         }
         if let Some(last) = page.last() {
@@ -80,7 +81,7 @@ impl Broker {
         let outgoing = |entry: &RetainedEntry| {
             let message = convert::from_retained(entry, self.options.nats_headers);
             let (qos, retain, subscription_ids) = (message.qos, true, Box::default());
-            (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids })
+            (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids, share: None })
         };
         entries.iter().map(outgoing).collect()
     }

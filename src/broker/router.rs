@@ -266,7 +266,7 @@ impl Router {
 
     /// A message of a log, unless its subject is no topic of ours or it comes from elsewhere: a stream that captures a
     /// subject has the natural copies of stored messages too, and what clients published at QoS 0.
-    fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
+    pub(super) fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
         if self.closed.is_closed_subject(entry.subject()) {
             return None;
         }
@@ -296,6 +296,18 @@ impl Router {
             self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
         log.routed(&tail);
+    }
+
+    /// Whether those who want a message of core NATS above QoS 0 get it from there too, since no log will have it.
+    pub(super) fn is_on_core_only(&self, core: &CoreMessage) -> bool {
+        matches!(self.reach_on_core(core), Reach::All)
+    }
+
+    /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
+    pub(super) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
+        let mut message = convert::from_core(core, now_ms(), self.nats_headers).ok()?;
+        self.requests.make_answerable(core, &mut message);
+        Some(message)
     }
 
     /// Which sessions get a message of core NATS from there.
@@ -466,6 +478,7 @@ impl Target<'_> {
             retain: self.retain,
             qos: self.qos,
             subscription_ids: self.subscription_ids.into(),
+            share: None,
         }
     }
 }

@@ -7,6 +7,9 @@
 //!    what it does not hold comes live.
 //!
 //! Packets that came in one burst share the steps. Without JetStream the second step is skipped: QoS 0 goes on.
+//!
+//! Shared subscriptions are made beside these, with neither retained messages nor a place in the log of their own: see
+//! `share`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,16 +22,25 @@ use mqtt_session::{Cursors, SubscribeRequest};
 use super::mailbox::{Mailbox, SessionId};
 use super::retained::RetainedCursor;
 use super::router::{Made, NewSubscription};
-use super::{Broker, records};
+use super::share::{NewShare, Shares};
+use super::{Broker, RETRY, records};
 use crate::store::StoredSubscription;
 
 /// How long a SUBSCRIBE waits for NATS and JetStream before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// A subscription to be made.
+#[derive(Clone, Debug)]
+enum New {
+    Ordinary(NewSubscription),
+    /// A shared one; whether the client did not have it before.
+    Shared(NewShare, bool),
+}
+
 /// SUBSCRIBE packets whose filters were checked and whose NATS subscriptions are on their way.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    packets: Vec<(PacketId, Vec<Result<NewSubscription, ReasonCode>>)>,
+    packets: Vec<(PacketId, Vec<Result<New, ReasonCode>>)>,
 }
 
 /// What came of SUBSCRIBE packets.
@@ -40,11 +52,16 @@ pub(crate) struct Subscribed {
     pub(crate) retained: Vec<RetainedCursor>,
     /// The subscriptions that were made, as they are stored.
     pub(crate) made: Vec<(TopicFilter, StoredSubscription)>,
+    /// Filters that the client does not have after all.
+    pub(crate) failed: Vec<TopicFilter>,
 }
 
 impl Planned {
     fn granted(&self) -> impl Iterator<Item = &NewSubscription> {
-        self.packets.iter().flat_map(|(_, entries)| entries).filter_map(|entry| entry.as_ref().ok())
+        self.packets.iter().flat_map(|(_, entries)| entries).filter_map(|entry| match entry {
+            Ok(New::Ordinary(new)) => Some(new),
+            _ => None,
+        })
     }
 
     /// Whether the client has a No Local subscription from now on.
@@ -67,11 +84,16 @@ impl Broker {
             for entry in request.entries {
                 entries.push(self.check_filter(entry.filter).and_then(|filter| {
                     let is_new = !filters.contains(&filter);
+                    let subscription_id = request.subscription_id;
+                    if filter.is_shared() {
+                        filters.insert(filter.clone());
+                        return Ok(New::Shared(NewShare { filter, options: entry.options, subscription_id }, is_new));
+                    }
                     let order = self.order_of(filters, &filter)?;
                     if let Some(ingest) = &self.ingest {
                         ingest.wants.subscribed(session, &filter, entry.options.qos);
                     }
-                    Ok(NewSubscription {
+                    Ok(New::Ordinary(NewSubscription {
                         logs: self.logs.overlapping(&filter),
                         is_owed_retained: match entry.options.retain_handling {
                             RetainHandling::Send => true,
@@ -80,9 +102,9 @@ impl Broker {
                         },
                         filter,
                         options: entry.options,
-                        subscription_id: request.subscription_id,
+                        subscription_id,
                         order,
-                    })
+                    }))
                 }));
             }
             packets.push((request.packet_id, entries));
@@ -92,10 +114,11 @@ impl Broker {
 
     fn check_filter(&self, filter: Result<TopicFilter, ByteString>) -> Result<TopicFilter, ReasonCode> {
         let filter = filter.map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        if filter.is_shared() {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        if filter.is_shared() && !Shares::takes(&filter) {
+            return Err(ReasonCode::TopicFilterInvalid);
         }
-        if self.router.closed().filter_is_closed(&filter) && !self.sys.serves(&filter) {
+        let is_served = !filter.is_shared() && self.sys.serves(&filter);
+        if self.router.closed().filter_is_closed(&filter) && !is_served {
             return Err(ReasonCode::NotAuthorized);
         }
         // A copy: the filter of a packet keeps the whole read buffer alive.
@@ -116,7 +139,7 @@ impl Broker {
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
         let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));
-        let (mut retained, mut made) = (Vec::new(), Vec::new());
+        let (mut retained, mut made, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (new, is_sys) in [(new, false), (sys, true)] {
             if new.is_empty() {
                 continue;
@@ -135,12 +158,44 @@ impl Broker {
                 after: None,
             }));
         }
-        let reason = |entry: Result<NewSubscription, ReasonCode>| match entry {
-            Ok(granted) => granted_reason(granted.options.qos),
-            Err(reason) => reason,
+        let mut reasons = Vec::with_capacity(planned.packets.len());
+        for (id, entries) in planned.packets {
+            let granted = entries.into_iter().map(|entry| async {
+                match entry {
+                    Ok(New::Ordinary(new)) => (granted_reason(new.options.qos), None),
+                    Ok(New::Shared(new, is_new)) => (self.share(mailbox, &new).await, Some((new, is_new))),
+                    Err(reason) => (reason, None),
+                }
+            });
+            let granted = futures_util::future::join_all(granted).await;
+            for (reason, shared) in &granted {
+                match shared {
+                    Some((new, _)) if !reason.is_error() => {
+                        let since = self.tail_sequence();
+                        made.push((new.filter.clone(), records::stored_share(new, since)));
+                    }
+                    Some((new, true)) => failed.push(new.filter.clone()),
+                    _ => {}
+                }
+            }
+            reasons.push((id, granted.into_iter().map(|(reason, _)| reason).collect()));
+        }
+        Subscribed { reasons, retained, made, failed }
+    }
+
+    /// Makes a session a member of a shared subscription. What stands in SUBACK.
+    async fn share(&self, mailbox: &Arc<Mailbox>, new: &NewShare) -> ReasonCode {
+        let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
+        let joined = async {
+            while let Err(error) = self.shares.join(mailbox, new).await {
+                tracing::warn!(client_id, filter, %error, "a shared subscription waits for JetStream");
+                tokio::time::sleep(RETRY).await;
+            }
         };
-        let reasons = planned.packets.into_iter().map(|(id, entries)| (id, entries.into_iter().map(reason).collect()));
-        Subscribed { reasons: reasons.collect(), retained, made }
+        match tokio::time::timeout(PATIENCE, joined).await {
+            Ok(()) => granted_reason(new.options.qos),
+            Err(_) => ReasonCode::ImplementationSpecificError,
+        }
     }
 
     /// The first two steps. Returns the ends of the logs, as far as they can be known.
@@ -194,6 +249,10 @@ impl Broker {
         let end = |filter: &Result<TopicFilter, ByteString>| match filter {
             Err(_) => ReasonCode::TopicFilterInvalid,
             Ok(filter) if !filters.remove(filter) => ReasonCode::NoSubscriptionExisted,
+            Ok(filter) if filter.is_shared() => {
+                self.shares.withdraw(filter, mailbox.id);
+                ReasonCode::Success
+            }
             Ok(filter) => {
                 self.end_subscription(filter, mailbox.id);
                 ReasonCode::Success
@@ -205,7 +264,9 @@ impl Broker {
     /// Ends what a connection that is over was subscribed to. It gets nothing from now on.
     pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
         mailbox.close();
-        for filter in filters {
+        let (shared, others): (Vec<TopicFilter>, Vec<TopicFilter>) = filters.partition(TopicFilter::is_shared);
+        self.shares.leave(mailbox.id, shared.iter());
+        for filter in others {
             self.end_subscription(&filter, mailbox.id);
         }
     }

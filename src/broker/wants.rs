@@ -64,16 +64,20 @@ impl Wants {
             return self.unsubscribed(session, filter);
         }
         let mut held = self.held.lock();
-        if held.here.insert((session, filter.clone())) {
-            self.add(&mut held, filter);
+        if held.here.insert((session, filter.clone()))
+            && let Some(filter) = unshared(filter)
+        {
+            self.add(&mut held, &filter);
         }
     }
 
     /// A session here is not subscribed any more.
     pub(crate) fn unsubscribed(&self, session: SessionId, filter: &TopicFilter) {
         let mut held = self.held.lock();
-        if held.here.remove(&(session, filter.clone())) {
-            self.remove(&mut held, filter);
+        if held.here.remove(&(session, filter.clone()))
+            && let Some(filter) = unshared(filter)
+        {
+            self.remove(&mut held, &filter);
         }
     }
 

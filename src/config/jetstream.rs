@@ -26,6 +26,8 @@ pub struct JetStreamConfig {
     pub ignored_streams: Vec<String>,
     /// What becomes of messages that NATS clients publish and no stream captures. Default `interest`.
     pub ingest: Ingest,
+    /// `[jetstream.shared]`.
+    pub shared: SharedLimits,
     /// Publishes of one connection that JetStream has not acknowledged yet. Default 512.
     pub publish_inflight: u32,
 }
@@ -97,6 +99,23 @@ pub struct BacklogLimits {
     pub max_bytes: ByteSize,
 }
 
+/// `[jetstream.shared]`: the groups of shared subscriptions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct SharedLimits {
+    /// How long the members of a sidecar that has died keep their messages from the others. Holds for groups that are
+    /// new. Default 15 s.
+    pub ack_wait: Duration,
+    /// A group whose messages nobody has asked for in so long ends, with its backlog. Default 7 days.
+    pub inactive_threshold: Duration,
+}
+
+impl Default for SharedLimits {
+    fn default() -> Self {
+        Self { ack_wait: Duration::from_secs(15), inactive_threshold: Duration::from_secs(7 * 24 * 3600) }
+    }
+}
+
 impl Default for JetStreamConfig {
     fn default() -> Self {
         Self {
@@ -109,6 +128,7 @@ impl Default for JetStreamConfig {
             attach: true,
             ignored_streams: Vec::new(),
             ingest: Ingest::default(),
+            shared: SharedLimits::default(),
             publish_inflight: 512,
         }
     }

@@ -205,6 +205,15 @@ impl Config {
         if jetstream.publish_inflight == 0 {
             return Err(("jetstream.publish_inflight", "0 would publish nothing: write 1 or more".into()));
         }
+        let shared = &jetstream.shared;
+        for (key, duration) in [
+            ("jetstream.shared.ack_wait", shared.ack_wait),
+            ("jetstream.shared.inactive_threshold", shared.inactive_threshold),
+        ] {
+            if duration.get() < std::time::Duration::from_secs(1) {
+                return Err((key, "write \"1s\" or more".into()));
+            }
+        }
         Ok(())
     }
 }

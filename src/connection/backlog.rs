@@ -152,14 +152,17 @@ where
         let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let takes = |s: &StoredSubscription| s.since < entry.sequence && s.qos > 0 && !(s.no_local && is_own);
-        let matching: Vec<&StoredSubscription> =
-            all.filter(|(filter, s)| takes(s) && filter.matches(&message.topic)).map(|(_, s)| s).collect();
+        let matching: Vec<&StoredSubscription> = all
+            .filter(|(filter, s)| takes(s) && !filter.is_shared() && filter.matches(&message.topic))
+            .map(|(_, s)| s)
+            .collect();
         let qos = matching.iter().filter_map(|s| QoS::try_from(s.qos).ok()).max()?;
         Some(Outgoing {
             retain: message.retain && matching.iter().any(|s| s.retain_as_published),
             qos: message.qos.min(qos),
             subscription_ids: matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect(),
             message: Arc::new(message),
+            share: None,
         })
     }
 }

@@ -24,9 +24,10 @@ where
             let is_repeating = self.resending.is_some();
             if !is_repeating {
                 self.fill_retained();
+                self.fill_shared();
                 self.fill_backlog();
             }
-            let room = if is_repeating { 0 } else { self.session.window_room().min(BATCH) };
+            let room = if is_repeating { 0 } else { self.room_for_own().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
             self.mailbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
             let count = messages.len();
@@ -67,12 +68,46 @@ where
         }
     }
 
+    /// What shared subscriptions gave: the window had room for it.
+    fn fill_shared(&mut self) {
+        while self.io.output.len() < OUTPUT_LOW && self.session.window_room() > 0 {
+            let Some((place, outgoing)) = self.mail.shared.pop_front() else { return };
+            self.deliver(place, outgoing);
+        }
+    }
+
+    /// The room of the window for what the session reads by itself. One place is left to shared subscriptions when they
+    /// have none: a session that is behind would never get anything of them.
+    fn room_for_own(&self) -> usize {
+        let room = self.session.window_room();
+        let keeps = self.mailbox.is_sharing() && self.shares.is_empty() && self.session.parameters().window > 1;
+        room.saturating_sub(usize::from(keeps))
+    }
+
+    /// Tells shared subscriptions how many messages the client takes.
+    pub(super) fn offer_share_room(&self) {
+        let takes = self.resending.is_none() && !self.is_draining && self.end.is_none();
+        let room = if takes && self.io.output.len() < OUTPUT_LOW { self.session.window_room() } else { 0 };
+        self.mailbox.offer_share_room(room.saturating_sub(self.mail.shared.len()));
+    }
+
+    /// The client has acknowledged a message of a shared subscription.
+    pub(super) fn settled(&mut self, packet_id: PacketId) {
+        if let Some(share) = self.shares.remove(&packet_id) {
+            share.done();
+        }
+    }
+
     /// Delivers a message that is stored at this place.
     pub(super) fn deliver(&mut self, place: u64, outgoing: Outgoing) {
         match outgoing.qos {
             QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
             qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, place, outgoing)),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => {}
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                if let Some(share) = &outgoing.share {
+                    share.done();
+                }
+            }
         }
     }
 
@@ -96,6 +131,15 @@ where
 
     /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
     pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
+        match &outgoing.share {
+            // From now on it is this session's: its packet id is saved, if anything of the session is
+            // [MQTT-4.8.2-4], [MQTT-4.8.2-5].
+            Some(share) if qos == QoS::ExactlyOnce => share.done(),
+            Some(share) => {
+                self.shares.insert(packet_id, share.clone());
+            }
+            None => {}
+        }
         self.write(false, qos, Some(packet_id), outgoing);
     }
 
@@ -133,6 +177,7 @@ where
     fn give_up(&mut self, packet_id: Option<PacketId>, reason: DropReason) {
         self.broker.metrics.dropped(reason, 1);
         if let Some(packet_id) = packet_id {
+            self.settled(packet_id);
             self.session.forget(packet_id);
         }
     }

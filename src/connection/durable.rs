@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{PacketId, ReasonCode};
-use mqtt_session::{Input, Resend, Save};
+use mqtt_session::{Input, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, End};
@@ -155,8 +155,8 @@ where
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);
                     self.send(&mqtt_codec::Packet::PubRel(ack));
                 }
-                (Resend::Publish(qos, packet_id, _), Some(outgoing)) => {
-                    let outgoing = self.as_subscribed(outgoing, resend.retained().is_some());
+                (Resend::Publish(qos, packet_id, place), Some(outgoing)) => {
+                    let outgoing = self.as_subscribed(outgoing, resend.retained().is_some(), is_shared(place));
                     self.repeat(qos, packet_id, &outgoing);
                 }
                 // A newer one has its place, which the client gets as well.
@@ -178,13 +178,13 @@ where
 }
 
 impl<S> Connection<S> {
-    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches. The flag stays on what a
-    /// SUBSCRIBE brought [MQTT-3.3.1-8].
-    fn as_subscribed(&self, mut outgoing: Outgoing, is_retained: bool) -> Outgoing {
+    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches, shared ones or others. The
+    /// flag stays on what a SUBSCRIBE brought [MQTT-3.3.1-8].
+    fn as_subscribed(&self, mut outgoing: Outgoing, is_retained: bool, is_shared: bool) -> Outgoing {
         let topic = &outgoing.message.topic;
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let matching: Vec<&StoredSubscription> =
-            all.filter(|(filter, _)| filter.matches(topic)).map(|(_, s)| s).collect();
+            all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s).collect();
         outgoing.retain = is_retained || outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
         outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
         outgoing

@@ -1,7 +1,7 @@
 //! NATS connections: how they are opened, who we are on them, and what became of them.
 //!
-//! An account has five: core (QoS 0, no echo), publish, tail, api (bulk reads) and state (sessions, leases, requests between
-//! sidecars). All but one reconnect for ever by themselves ([`Link`]). The publish connection is different: async-nats keeps what it has not written while it is disconnected and writes it
+//! An account has six: core (QoS 0, no echo), publish, tail, api (bulk reads), state (sessions, leases, requests between
+//! sidecars) and share (shared subscriptions). All but one reconnect for ever by themselves ([`Link`]). The publish connection is different: async-nats keeps what it has not written while it is disconnected and writes it
 //! after the reconnect, before anything that we could put in front. So that connection is an *epoch* ([`Epoch`]):
 //! it never reconnects, and its successor starts with what is unacknowledged. See `publisher`.
 

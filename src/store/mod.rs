@@ -1,7 +1,7 @@
 //! JetStream and NATS for one account: everything durable, and the QoS 0 path beside it.
 //!
 //! # Layout
-//! - `connection`, `credentials`, `options`: five connections and who we are on them
+//! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
@@ -9,6 +9,7 @@
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
+//! - `share`: the consumers of shared subscriptions
 //! - `reply_key`: what tokens of replies are made with
 //! - `core`: plain NATS
 //!
@@ -36,6 +37,7 @@ mod reader;
 mod reply_key;
 mod retained;
 mod sessions;
+mod share;
 mod streams;
 mod time;
 
@@ -69,6 +71,9 @@ pub use self::sessions::{
     RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
     StoredWill, WillState,
 };
+pub use self::share::{
+    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+};
 pub(crate) use self::time::rfc3339;
 
 pub use self::streams::{FoundStream, Streams};
@@ -100,6 +105,7 @@ pub struct Store {
     foreign: Foreign,
     reply_keys: ReplyKeys,
     core: CoreNats,
+    shares: Shares,
     connected: watch::Receiver<bool>,
     api_errors: ApiErrors,
 }
@@ -135,6 +141,7 @@ impl Store {
         }
 
         let payload_max = core_link.client.max_payload();
+        let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let publisher = Publisher::start(connector, &names, publisher);
         let log_subjects = names.log_subjects();
         let log_prefix = log_subjects.trim_end_matches('>');
@@ -165,6 +172,9 @@ impl Store {
         let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
+        // Queue subscriptions have to hear what our own clients publish.
+        let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
+        let shares = Shares::new(api.clone(), share, state.link.clone(), &echo);
         let connected = connected(&core_link);
         Ok(Self {
             core_link,
@@ -179,6 +189,7 @@ impl Store {
             foreign,
             reply_keys,
             core,
+            shares,
             connected,
             api_errors,
         })
@@ -228,6 +239,11 @@ impl Store {
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// The consumers of shared subscriptions.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
     /// What NATS clients put into the bucket of retained messages.

@@ -432,7 +432,7 @@ impl Consumer {
 }
 
 /// Waits for messages and takes as many as there are, up to `max`; `false` when there can be no more.
-async fn receive(subscriber: &mut Subscriber, messages: &mut Vec<Message>, max: usize) -> bool {
+pub(super) async fn receive(subscriber: &mut Subscriber, messages: &mut Vec<Message>, max: usize) -> bool {
     poll_fn(|cx| {
         loop {
             match Pin::new(&mut *subscriber).poll_next(cx) {

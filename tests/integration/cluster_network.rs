@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{Packet, PacketType, ReasonCode};
+use serde_json::json;
 
 use crate::cluster::Received;
 use crate::harness::cluster::Cluster;
 use crate::harness::relay::Relay;
-use crate::harness::sessions::{pid, record};
+use crate::harness::sessions::{pid, progress, record};
 use crate::harness::{Client, Ended, Options, Sidecar, SidecarBuilder, eventually, heavy, msg, shown, stored};
 
 const LONG: u32 = 3600;
@@ -77,7 +78,11 @@ async fn a_sidecar_without_nats_closes_its_clients_and_others_go_on(
         publisher.publish(msg("dev/x", number.to_string()).qos(1 + number % 2)).await;
         assert_eq!(dev.receive_shown().await, format!("dev/x {number} qos{}", 1 + number % 2));
     }
-    dev.ping().await;
+    eventually("all of it is done with", async || {
+        dev.ping().await;
+        progress(&nats, "dev").await.is_some_and(|(_, progress)| progress["in_flight"] == json!([]))
+    })
+    .await;
     relay.dark(true);
     let since = Instant::now();
     // One that is not acknowledged, and must be published once all the same.

@@ -31,6 +31,8 @@ mod sessions;
 mod sessions_leases;
 mod sessions_past;
 mod sessions_takeover;
+mod shared;
+mod shared_faults;
 mod slow_reader;
 mod store;
 mod store_sessions;

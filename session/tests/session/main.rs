@@ -13,4 +13,5 @@ mod delivering;
 mod durable;
 mod publishing;
 mod script;
+mod shared;
 mod simulation;

@@ -5,10 +5,11 @@
 //! > PUBREC 1 0x80                                   acknowledgements with their packet id, and a reason code
 //! > SUBSCRIBE 1 a/#:q1 b:q2    > UNSUBSCRIBE 1 a/#    > DISCONNECT 0x04 expiry=5    > PINGREQ    > AUTH    > CONNECT ...
 //! stored 0 ok | stored 0 ok 0x10 | stored 0 0x97    a publish was stored, or was not
-//! deliver q1 10                                     the log's message 10 is to be delivered
+//! deliver q1 10 | deliver q1 s10                    the log's message 10 is to be delivered, by a shared subscription
 //! save; saved                                       a save begins (of the progress at that moment); it succeeded
 //! saved                                             the progress of this moment was saved
 //! resend                                            what is to be repeated is asked for until there is no more
+//! leave                                             the connection is over: shared subscriptions take back what they gave
 //! forget 5 | log 100 | read 50 | at 1000 | time 1000 | subscribed 1 0x01 | unsubscribed 1 0x00
 //! reconnect | crash                                 the next connection goes on from the progress now | as it was saved
 //! < PUBACK 1                                        the next output; every output has to be expected
@@ -32,7 +33,8 @@ use mqtt_codec::{
     Unsubscribe, Version,
 };
 use mqtt_session::{
-    Close, Input, Output, Parameters, Progress, Publication, Resend, Save, Session, SubscribeRequest, Time,
+    Close, Input, Output, Parameters, Progress, Publication, Resend, SHARED, Save, Session, SubscribeRequest, Time,
+    is_shared, sequence_of,
 };
 
 /// Epoch of the first connection of a script.
@@ -164,7 +166,11 @@ impl Run {
                 self.tell(Input::Stored(token, result(&mut words)?));
             }
             "deliver" => {
-                let (qos, sequence) = (qos(words.next())?, number(words.next())?);
+                let (qos, place) = (qos(words.next())?, words.next());
+                let sequence = match place.and_then(|place| place.strip_prefix('s')) {
+                    Some(sequence) => SHARED | number::<u64>(Some(sequence))?,
+                    None => number(place)?,
+                };
                 self.tell(Input::Deliver(qos, sequence, sequence));
             }
             "subscribed" => self.tell(Input::Subscribed(id(words.next())?, reasons(words)?)),
@@ -176,6 +182,7 @@ impl Run {
                 self.tell(Input::Saved(version));
             }
             "resend" => self.resend(),
+            "leave" => self.session.leave_shared(),
             "forget" => self.session.forget(id(words.next())?),
             "log" => self.session.log_stands_at(number(words.next())?),
             "read" => self.session.has_read_up_to(number(words.next())?),
@@ -203,7 +210,7 @@ impl Run {
     fn resend(&mut self) {
         while let Some(resend) = self.session.next_resend() {
             self.outputs.push_back(match resend {
-                Resend::Publish(qos, id, sequence) => format!("DUP q{} {id} #{sequence}", qos as u8),
+                Resend::Publish(qos, id, place) => format!("DUP q{} {id} {}", qos as u8, place_text(place)),
                 Resend::PubRel(id) => format!("PUBREL {id}"),
             });
         }
@@ -248,10 +255,14 @@ impl Run {
     }
 }
 
+fn place_text(place: u64) -> String {
+    if is_shared(place) { format!("#s{}", sequence_of(place)) } else { format!("#{place}") }
+}
+
 fn in_flight_text(progress: &Progress) -> String {
     let text = |s: &mqtt_session::InFlightState| {
         let state = if s.is_released { "released" } else { "sent" };
-        format!("{}:q{}:#{}:{state}", s.packet_id, s.qos as u8, s.sequence)
+        format!("{}:q{}:{}:{state}", s.packet_id, s.qos as u8, place_text(s.sequence))
     };
     progress.in_flight.iter().map(text).collect::<Vec<_>>().join(" ")
 }
@@ -267,7 +278,8 @@ fn output_text(output: &Output<u64>) -> String {
     match output {
         Output::Send(packet) => packet_text(packet),
         Output::Publish(publication) => publication_text(publication),
-        Output::Transmit(qos, id, sequence) => format!("send q{} {id} #{sequence}", *qos as u8),
+        Output::Transmit(qos, id, place) => format!("send q{} {id} {}", *qos as u8, place_text(*place)),
+        Output::Settled(id) => format!("settled {id}"),
         Output::Subscribe(request) => subscribe_text(request),
         Output::Unsubscribe(request) => {
             let filters = request.filters.iter().map(|f| format!(" {}", filter_text(f)));

@@ -99,6 +99,10 @@ impl Owed {
         let mut from = in_flight.iter().copied().min();
         for subscription in record.subscriptions.iter().filter(|s| s.qos > 0) {
             let Ok(filter) = TopicFilter::new(subscription.filter.as_str()) else { continue };
+            if filter.is_shared() {
+                // Its backlog is in the group's consumer.
+                continue;
+            }
             let (since, no_local) = (subscription.since, subscription.no_local);
             let begins = since.max(after) + 1;
             if begins > horizon && in_flight.is_empty() {

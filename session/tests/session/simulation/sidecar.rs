@@ -73,7 +73,7 @@ impl Connection {
                     self.close = Some(close);
                     self.is_over = true;
                 }
-                Output::Subscribe(_) | Output::Unsubscribe(_) => panic!("nobody subscribed"),
+                Output::Subscribe(_) | Output::Unsubscribe(_) | Output::Settled(_) => panic!("nobody subscribed"),
             }
         }
         self.check_limits();

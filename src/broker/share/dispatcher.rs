@@ -1,0 +1,195 @@
+//! Who of a group gets which message, and what becomes of it. No I/O, no clock: it is told the time.
+//!
+//! ```text
+//! pass: to the next member that takes it -> noted as given
+//!     finish: the member has acknowledged it -> its answer is given out
+//!     leave: the member is gone -> the answers of all that it was given are given out
+//! ```
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// A message that a member was given and has not acknowledged.
+#[derive(Debug)]
+struct Given<Id, A> {
+    to: Id,
+    answer: A,
+    /// When the server last heard that it is being worked on.
+    said_at_ms: u64,
+}
+
+/// One group's members here, and what they have. `Id` names a member, `M` is one, `A` is how a message is answered.
+#[derive(Debug)]
+pub(super) struct Dispatcher<Id, M, A> {
+    members: Vec<(Id, M)>,
+    /// Whose turn it is.
+    turn: usize,
+    given: HashMap<u64, Given<Id, A>>,
+}
+
+impl<Id, M, A> Default for Dispatcher<Id, M, A> {
+    fn default() -> Self {
+        Self { members: Vec::new(), turn: 0, given: HashMap::new() }
+    }
+}
+
+impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
+    /// A member comes; the one with its id goes, and is returned.
+    pub(super) fn enter(&mut self, id: Id, member: M) -> Option<M> {
+        match self.members.iter_mut().find(|(old, _)| *old == id) {
+            Some((_, old)) => Some(std::mem::replace(old, member)),
+            None => {
+                self.members.push((id, member));
+                None
+            }
+        }
+    }
+
+    /// A member gets nothing new; what it was given stays its own.
+    pub(super) fn withdraw(&mut self, id: Id) -> Option<M> {
+        let index = self.members.iter().position(|(member, _)| *member == id)?;
+        let (_, member) = self.members.remove(index);
+        if index < self.turn {
+            self.turn -= 1;
+        }
+        Some(member)
+    }
+
+    /// A member is gone: the answers of what it was given come back, in the order of the messages.
+    pub(super) fn leave(&mut self, id: Id) -> (Option<M>, Vec<(u64, A)>) {
+        let mut back: Vec<(u64, A)> = self
+            .given
+            .extract_if(|_, given| given.to == id)
+            .map(|(position, given)| (position, given.answer))
+            .collect();
+        back.sort_unstable_by_key(|(position, _)| *position);
+        (self.withdraw(id), back)
+    }
+
+    /// The members.
+    pub(super) fn members(&self) -> impl Iterator<Item = &M> {
+        self.members.iter().map(|(_, member)| member)
+    }
+
+    /// Whether there is neither a member nor a message that one has.
+    pub(super) fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.given.is_empty()
+    }
+
+    /// Offers a message to the members, beginning with the one whose turn it is. Returns the one that took it.
+    pub(super) fn pass(&mut self, mut takes: impl FnMut(&M) -> bool) -> Option<Id> {
+        let count = self.members.len();
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            if let Some((id, member)) = self.members.get(index)
+                && takes(member)
+            {
+                self.turn = (index + 1) % count;
+                return Some(*id);
+            }
+        }
+        None
+    }
+
+    /// A member has this message from now on.
+    pub(super) fn note(&mut self, position: u64, to: Id, answer: A, now_ms: u64) {
+        self.given.insert(position, Given { to, answer, said_at_ms: now_ms });
+    }
+
+    /// A message came again that a member has: it is answered as it came last, and nobody else gets it. False when nobody
+    /// has it.
+    pub(super) fn renew(&mut self, position: u64, answer: &A, now_ms: u64) -> bool {
+        let Some(given) = self.given.get_mut(&position) else { return false };
+        (given.answer, given.said_at_ms) = (answer.clone(), now_ms);
+        true
+    }
+
+    /// A message is done with.
+    pub(super) fn finish(&mut self, position: u64) -> Option<A> {
+        self.given.remove(&position).map(|given| given.answer)
+    }
+
+    /// The messages of which the server has not heard for so long, with how to tell it that they are being worked on.
+    pub(super) fn due(&mut self, now_ms: u64, age_ms: u64) -> Vec<(u64, A)> {
+        let mut due = Vec::new();
+        for (position, given) in &mut self.given {
+            if given.said_at_ms + age_ms <= now_ms {
+                given.said_at_ms = now_ms;
+                due.push((*position, given.answer.clone()));
+            }
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Group = Dispatcher<char, u32, &'static str>;
+
+    /// Members with room for so many messages.
+    fn group(members: &[char]) -> Group {
+        let mut group = Group::default();
+        for member in members {
+            group.enter(*member, 0);
+        }
+        group
+    }
+
+    fn passed(group: &mut Group, count: usize, takes: impl Fn(&u32) -> bool) -> String {
+        (0..count).map(|_| group.pass(&takes).unwrap_or('-')).collect()
+    }
+
+    #[test]
+    fn members_take_turns() {
+        let mut group = group(&['a', 'b', 'c']);
+        assert_eq!(passed(&mut group, 7, |_| true), "abcabca");
+        assert!(group.withdraw('a').is_some());
+        assert_eq!(passed(&mut group, 3, |_| true), "bcb");
+        group.enter('d', 0);
+        assert_eq!(passed(&mut group, 4, |_| true), "cdbc");
+        assert_eq!(passed(&mut Group::default(), 1, |_| true), "-");
+    }
+
+    #[test]
+    fn who_has_no_room_is_passed_over_and_keeps_its_turn() {
+        let mut group = Group::default();
+        for (member, room) in [('a', 0), ('b', 1), ('c', 1)] {
+            group.enter(member, room);
+        }
+        assert_eq!(passed(&mut group, 3, |room| *room > 0), "bcb");
+        assert_eq!(passed(&mut group, 1, |_| false), "-");
+        assert_eq!(group.enter('a', 1), Some(0), "a member that comes again is the same member");
+        assert_eq!(passed(&mut group, 3, |room| *room > 0), "cab");
+    }
+
+    #[test]
+    fn what_a_member_has_when_it_leaves_comes_back_in_order() {
+        let mut group = group(&['a', 'b']);
+        for (position, to, answer) in [(9, 'a', "9"), (2, 'a', "2"), (3, 'b', "3"), (1, 'a', "1")] {
+            group.note(position, to, answer, 0);
+        }
+        assert_eq!(group.finish(2), Some("2"));
+        assert_eq!(group.finish(2), None, "acknowledged once");
+        assert_eq!(group.leave('a').1, [(1, "1"), (9, "9")]);
+        assert_eq!(group.leave('a'), (None, vec![]));
+        assert_eq!(passed(&mut group, 2, |_| true), "bb");
+        assert_eq!(group.withdraw('b'), Some(0));
+        assert!(!group.is_idle(), "it has a message still");
+        assert_eq!(group.finish(3), Some("3"));
+        assert!(group.is_idle());
+    }
+
+    #[test]
+    fn a_message_that_comes_again_while_a_member_has_it_is_given_to_nobody_else() {
+        let mut group = group(&['a']);
+        assert!(!group.renew(5, &"first", 0));
+        group.note(5, 'a', "first", 0);
+        assert!(group.renew(5, &"second", 10));
+        assert_eq!(group.due(19, 10), []);
+        assert_eq!(group.due(20, 10), [(5, "second")]);
+        assert_eq!(group.due(20, 10), [], "said once");
+        assert_eq!(group.finish(5), Some("second"));
+    }
+}

@@ -1,0 +1,100 @@
+//! The task that feeds a group from one log: it asks the consumer for as many messages as the members here have room for,
+//! gives them out, and tells the consumer what became of them. There is one while the group has members here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::Shares;
+use super::group::Group;
+use crate::broker::logs::{LogHandle, Owner};
+use crate::store::{Heard, ShareAnswer, ShareConsumer, ShareLog, SharePull};
+
+/// How long to wait before JetStream is asked again for a consumer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Feeds a group until nobody here needs it.
+pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake: Arc<Notify>) {
+    let store = shares.store.clone();
+    let source = share_log(&log);
+    let mut pull = store.pull(&source, &group.spec);
+    let mut entries = Vec::new();
+    loop {
+        let Some(consumer) = consumer(shares, &group, &log, &wake).await else { break };
+        let keep_every = consumer.ack_wait / 3;
+        let mut keep = tokio::time::interval(keep_every);
+        let has_ended = loop {
+            say(shares, &group, log.number).await;
+            if shares.end_feed(&group, &log) {
+                break true;
+            }
+            ask(&mut pull, group.room()).await;
+            tokio::select! {
+                () = wake.notified() => {}
+                _ = keep.tick() => {
+                    group.keep(u64::try_from(keep_every.as_millis()).unwrap_or(u64::MAX));
+                    // Of streams that have come since.
+                    shares.feed_from_all(&group);
+                }
+                heard = pull.next(&mut entries) => {
+                    group.give(&log, &mut entries);
+                    if heard == Heard::Gone {
+                        break false;
+                    }
+                }
+            }
+        };
+        if has_ended {
+            break;
+        }
+        tracing::warn!(consumer = &*group.spec.consumer, "the consumer of a shared subscription has to be looked for");
+        tokio::time::sleep(RETRY).await;
+    }
+    for entry in pull.close().await {
+        store.answer(entry.ack, ShareAnswer::Back).await;
+    }
+    store.flush().await;
+}
+
+/// A log as the store knows it.
+pub(super) fn share_log(log: &LogHandle) -> ShareLog {
+    let prefix = match &log.owner {
+        Owner::Ours { prefix } => prefix.as_ref(),
+        Owner::Attached { .. } => "",
+    };
+    ShareLog { stream: log.log.stream().into(), prefix: prefix.into() }
+}
+
+/// The consumer, however long it takes; `None` when nobody needs it any more.
+async fn consumer(shares: &Shares, group: &Arc<Group>, log: &LogHandle, wake: &Notify) -> Option<ShareConsumer> {
+    loop {
+        let error = match shares.store.ensure(&share_log(log), &group.spec, shares.times).await {
+            Ok(consumer) => return Some(consumer),
+            Err(error) => error,
+        };
+        tracing::warn!(consumer = &*group.spec.consumer, %error, "a shared subscription waits for its consumer");
+        say(shares, group, log.number).await;
+        if shares.end_feed(group, log) {
+            return None;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = wake.notified() => {}
+        }
+    }
+}
+
+/// Asks for what there is room for, less what is under way; not for every single place that becomes free.
+async fn ask(pull: &mut SharePull, room: usize) {
+    let asked = pull.asked();
+    if room > asked && asked * 2 <= room {
+        pull.ask(room - asked).await;
+    }
+}
+
+async fn say(shares: &Shares, group: &Group, log: u16) {
+    for (ack, answer) in group.take_answers(log) {
+        shares.store.answer(ack, answer).await;
+    }
+}
