@@ -167,7 +167,6 @@ async fn a_publish_that_a_stream_captures_is_not_answered_into() {
     let nats = world.nats.client().await;
     let mut device = world.a.v5("device").await;
     device.subscribe("orders/#", 0).await;
-    device.subscribe("answers", 1).await;
     let mut asker = world.b.v5("asker").await;
     asker.subscribe("answers", 1).await;
     let config = json!({ "name": "WORK", "subjects": ["orders.>"], "retention": "workqueue", "storage": "memory" });

@@ -108,8 +108,11 @@ mod tests {
             open.push(request("a", &number.to_string()));
         }
         assert_eq!(taken(open.take_next("a")), "1");
-        let large = OpenRequest { correlation_data: Some(vec![0; BYTES_MAX - 10].into()), ..request("a", "large") };
+        let data = vec![0; BYTES_MAX - "a".len() - "large".len()];
+        open.push(request("b", "small"));
+        let large = OpenRequest { correlation_data: Some(data.into()), ..request("a", "large") };
         open.push(large);
+        assert_eq!(taken(open.take_next("b")), "-");
         assert_eq!(taken(open.take_next("a")), "large");
     }
 }
