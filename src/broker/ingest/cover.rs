@@ -155,8 +155,9 @@ impl Cover {
             _ => self.tokens.values().map(|(order, _)| *order).collect(),
         };
         // What was to be made a moment ago need not be.
-        let unmade: Vec<u64> = std::mem::take(&mut change.subscribe).into_iter().map(|(_, number)| number).collect();
-        change.unsubscribe.extend(old.into_iter().flat_map(numbers).filter(|number| !unmade.contains(number)));
+        let unmade = std::mem::take(&mut change.subscribe).into_iter().map(|(_, number)| number / SUBJECTS_MAX);
+        let unmade: Vec<u64> = unmade.collect();
+        change.unsubscribe.extend(old.into_iter().filter(|order| !unmade.contains(order)).flat_map(numbers));
         self.width = width;
         self.by_topic = Subscriptions::default();
         self.tokens.clear();
