@@ -23,6 +23,7 @@ use super::mailbox::{Mailbox, SessionId};
 use super::retained::RetainedCursor;
 use super::router::{Made, NewSubscription};
 use super::share::{NewShare, Shares};
+use super::wants::unshared;
 use super::{Broker, RETRY, records};
 use crate::store::StoredSubscription;
 
@@ -41,6 +42,8 @@ enum New {
 #[derive(Debug)]
 pub(crate) struct Planned {
     packets: Vec<(PacketId, Vec<Result<New, ReasonCode>>)>,
+    /// What nobody in the account wanted above QoS 0 before.
+    wishes: Vec<TopicFilter>,
 }
 
 /// What came of SUBSCRIBE packets.
@@ -78,7 +81,7 @@ impl Broker {
         filters: &mut HashSet<TopicFilter>,
         requests: Vec<SubscribeRequest>,
     ) -> Planned {
-        let mut packets = Vec::with_capacity(requests.len());
+        let (mut packets, mut wishes) = (Vec::with_capacity(requests.len()), Vec::new());
         for request in requests {
             let mut entries = Vec::with_capacity(request.entries.len());
             for entry in request.entries {
@@ -90,8 +93,10 @@ impl Broker {
                         return Ok(New::Shared(NewShare { filter, options: entry.options, subscription_id }, is_new));
                     }
                     let order = self.order_of(filters, &filter)?;
-                    if let Some(ingest) = &self.ingest {
-                        ingest.wants.subscribed(session, &filter, entry.options.qos);
+                    if let Some(ingest) = &self.ingest
+                        && ingest.wants.subscribed(session, &filter, entry.options.qos)
+                    {
+                        wishes.push(filter.clone());
                     }
                     Ok(New::Ordinary(NewSubscription {
                         logs: self.logs.overlapping(&filter),
@@ -109,7 +114,7 @@ impl Broker {
             }
             packets.push((request.packet_id, entries));
         }
-        Planned { packets }
+        Planned { packets, wishes }
     }
 
     fn check_filter(&self, filter: Result<TopicFilter, ByteString>) -> Result<TopicFilter, ReasonCode> {
@@ -144,7 +149,11 @@ impl Broker {
             if new.is_empty() {
                 continue;
             }
-            let ends = if is_sys { Cursors::default() } else { self.settle(&new).await };
+            let ends = if is_sys {
+                Cursors::default()
+            } else {
+                tokio::join!(self.settle(&new), self.announce(&planned.wishes)).0
+            };
             let router = if is_sys { &self.sys.router } else { &*self.router };
             let Made { seen, after } = router.subscribe(mailbox, &ends, &new);
             let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
@@ -183,6 +192,13 @@ impl Broker {
         Subscribed { reasons, retained, made, failed }
     }
 
+    /// Has the sidecar that copies messages of NATS hear what is wanted.
+    async fn announce(&self, wishes: &[TopicFilter]) {
+        if let Some(ingest) = self.ingest.as_ref().filter(|_| *self.store.connected().borrow()) {
+            ingest.announce(wishes).await;
+        }
+    }
+
     /// Makes a session a member of a shared subscription. What stands in SUBACK.
     async fn share(&self, mailbox: &Arc<Mailbox>, new: &NewShare) -> ReasonCode {
         let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
@@ -193,7 +209,12 @@ impl Broker {
             }
         };
         match tokio::time::timeout(PATIENCE, joined).await {
-            Ok(()) => granted_reason(new.options.qos),
+            Ok(()) => {
+                if let Some(wish) = unshared(&new.filter).filter(|_| new.options.qos > QoS::AtMostOnce) {
+                    self.announce(&[wish]).await;
+                }
+                granted_reason(new.options.qos)
+            }
             Err(_) => ReasonCode::ImplementationSpecificError,
         }
     }

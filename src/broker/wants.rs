@@ -58,16 +58,34 @@ impl Wants {
         is_wanted
     }
 
-    /// A session here is subscribed with this QoS.
-    pub(crate) fn subscribed(&self, session: SessionId, filter: &TopicFilter, qos: QoS) {
+    /// A session here is subscribed with this QoS. Returns whether nobody in the account wanted that.
+    pub(crate) fn subscribed(&self, session: SessionId, filter: &TopicFilter, qos: QoS) -> bool {
         if qos == QoS::AtMostOnce {
-            return self.unsubscribed(session, filter);
+            self.unsubscribed(session, filter);
+            return false;
         }
         let mut held = self.held.lock();
         if held.here.insert((session, filter.clone()))
             && let Some(filter) = unshared(filter)
         {
-            self.add(&mut held, &filter);
+            return self.add(&mut held, &filter);
+        }
+        false
+    }
+
+    /// Another sidecar says that somebody there wants this, before the record says so; until [`Wants::forget`].
+    pub(crate) fn announced(&self, filters: &[TopicFilter]) {
+        let mut held = self.held.lock();
+        for filter in filters {
+            self.add(&mut held, filter);
+        }
+    }
+
+    /// What was announced is said by records by now.
+    pub(crate) fn forget(&self, filters: &[TopicFilter]) {
+        let mut held = self.held.lock();
+        for filter in filters {
+            self.remove(&mut held, filter);
         }
     }
 
@@ -111,10 +129,11 @@ impl Wants {
         }
     }
 
-    fn add(&self, held: &mut Held, filter: &TopicFilter) {
+    /// Returns whether nobody had it.
+    fn add(&self, held: &mut Held, filter: &TopicFilter) -> bool {
         // `$SYS/#`: nothing of NATS is for it.
         if self.closed.filter_is_closed(filter) {
-            return;
+            return false;
         }
         let count = held.counts.entry(filter.clone()).or_default();
         *count += 1;
@@ -123,6 +142,7 @@ impl Wants {
             self.is_empty.store(false, Ordering::Release);
             self.sink.wanted(filter);
         }
+        *count == 1
     }
 
     fn remove(&self, held: &mut Held, filter: &TopicFilter) {

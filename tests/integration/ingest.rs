@@ -66,6 +66,32 @@ async fn a_core_publish_reaches_every_subscription_at_its_qos_once_on_both_sidec
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_right_after_suback_arrives_wherever_it_was_published() {
+    let world = World::own().await;
+    let nats = world.nats.client().await;
+    eventually("somebody leads", async || leads(&world.a) || leads(&world.b)).await;
+    let mut publishers = [world.a.v5(&unique("pub")).await, world.b.v5(&unique("pub")).await];
+    for round in 0..20 {
+        for sidecar in [&world.a, &world.b] {
+            let t = unique("fresh");
+            let mut client = sidecar.v5(&unique("sub")).await;
+            client.subscribe(&format!("{t}/x"), 1).await;
+            for publisher in &mut publishers {
+                publisher.publish(msg(&format!("{t}/x"), "mqtt")).await;
+            }
+            publish(&nats, &format!("{t}.x"), "nats").await;
+            let mut got = Vec::new();
+            while got.len() < 3 {
+                got.push(client.receive_shown().await);
+            }
+            got.sort();
+            let mqtt = format!("{t}/x mqtt qos0");
+            assert_eq!(got, [mqtt.clone(), mqtt, format!("{t}/x nats qos1")], "round {round}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_qos_0_publish_says_so_only_where_somebody_would_take_it_for_more() {
     let world = World::shared().await;
     let nats = world.nats.client().await;

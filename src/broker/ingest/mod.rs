@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use mqtt_codec::TopicFilter;
 use parking_lot::Mutex;
 use proto_map::{ClosedTrees, Names};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -47,6 +48,12 @@ const SILENCES: u32 = 2;
 
 /// How long an answer may take. Who does not answer in time is slow, which is no reason to take over.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a SUBSCRIBE waits for the leader to hear of it.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(1);
+
+/// After so long the records of sessions say what was announced.
+const RECORDS_SAY: Duration = Duration::from_secs(30);
 
 /// How long a new leader waits to see what the old one has stored.
 const SEE_WITHIN: Duration = Duration::from_secs(10);
@@ -103,13 +110,13 @@ impl Covered {
 }
 
 impl WantsSink for Arc<Covered> {
-    fn wanted(&self, filter: &mqtt_codec::TopicFilter) {
+    fn wanted(&self, filter: &TopicFilter) {
         let mut cover = self.cover.lock();
         let change = cover.add(filter);
         self.carry_out(change);
     }
 
-    fn unwanted(&self, filter: &mqtt_codec::TopicFilter) {
+    fn unwanted(&self, filter: &TopicFilter) {
         let mut cover = self.cover.lock();
         let change = cover.remove(filter);
         self.carry_out(change);
@@ -278,6 +285,36 @@ impl Ingest {
         self.publisher.drain().await;
     }
 
+    /// Tells the leader what is wanted here that nobody wanted before, so that it hears what is published from now on, and
+    /// knows of it when its own clients publish. Without a leader, or an answer, the records of the sessions say so later.
+    pub(crate) async fn announce(&self, filters: &[TopicFilter]) {
+        if filters.is_empty() || self.state.lock().term.is_some() {
+            return;
+        }
+        let texts: Vec<&str> = filters.iter().map(TopicFilter::as_str).collect();
+        let wishes = Bytes::from(serde_json::to_vec(&texts).unwrap_or_default());
+        if let Err(error) = self.core.request(&self.place, wishes, ANNOUNCE_WITHIN).await {
+            tracing::debug!(%error, "what is wanted here is not announced");
+        }
+    }
+
+    /// Hears what another sidecar wants, until its records have said so. Whoever asks without a wish asks whether we are there.
+    async fn hear_wishes(self: &Arc<Self>, wishes: &[u8]) -> Option<Bytes> {
+        let texts: Vec<String> = serde_json::from_slice(wishes).unwrap_or_default();
+        let filters: Vec<TopicFilter> = texts.into_iter().filter_map(|text| TopicFilter::new(text).ok()).collect();
+        if !filters.is_empty() {
+            self.wants.announced(&filters);
+            let flushed = self.core.flush().await;
+            let wants = Arc::clone(&self.wants);
+            tokio::spawn(async move {
+                tokio::time::sleep(RECORDS_SAY).await;
+                wants.forget(&filters);
+            });
+            flushed.ok()?;
+        }
+        Some(Bytes::new())
+    }
+
     /// Tells whoever believes to lead that we do.
     fn tell(&self, term: u64) {
         let text = Bytes::from(term.to_string());
@@ -359,7 +396,12 @@ async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
             }
             continue;
         };
-        let _served = ingest.core.serve(&ingest.place, |_| std::future::ready(Some(Bytes::new()))).await;
+        let leader = Arc::clone(ingest);
+        let answer = move |filters: Bytes| {
+            let leader = Arc::clone(&leader);
+            async move { leader.hear_wishes(&filters).await }
+        };
+        let _served = ingest.core.serve(&ingest.place, answer).await;
         ingest.tell(number);
         let is_lost = term.wait_for(|term| *term != Some(number));
         tokio::select! {
