@@ -126,6 +126,12 @@ pub(crate) fn natural_headers(
     proto_map::to_headers(&envelope, Carrier::Core)
 }
 
+/// Whether a message on core NATS is one that JetStream hands to a consumer: it goes to the consumer's inbox, where `>` hears
+/// it, and says that it is on its natural subject.
+pub(crate) fn is_delivery(message: &CoreMessage) -> bool {
+    message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."))
+}
+
 /// Whether a message on core NATS is the copy of one that a log brings.
 pub(crate) fn is_stored_copy(message: &CoreMessage) -> bool {
     is_copy(message.headers.as_ref(), &message.subject)

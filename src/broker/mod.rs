@@ -195,6 +195,9 @@ impl std::fmt::Debug for Inlets {
 impl CoreSink for CoreInlet {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
         let Some(Inlets { router, ingest, requests }) = self.0.get() else { return };
+        if convert::is_delivery(&message) {
+            return;
+        }
         if subscription_id == requests::REPLIES_ID {
             requests.arrived(message);
         } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
@@ -211,6 +214,45 @@ impl CoreSink for CoreInlet {
     }
 }
 
+/// Where messages go on this sidecar.
+struct Routing {
+    requests: Arc<Requests>,
+    arrived: tokio::sync::mpsc::Receiver<requests::Arrived>,
+    logs: Arc<Logs>,
+    ingest: Option<Arc<Ingest>>,
+    router: Arc<Router>,
+    sys: Sys,
+}
+
+impl Routing {
+    fn new(
+        options: &BrokerOptions,
+        store: &Store,
+        names: &Names,
+        closed: &ClosedTrees,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let (requests, arrived) = Requests::start(options.requests, store.core(), names, closed, metrics);
+        let logs = Arc::new(Logs::new(store.log().clone(), names));
+        let ingest = options.ingests.then(|| {
+            let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
+            let (requests, metrics) = (Arc::clone(&requests), Arc::clone(metrics));
+            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), names, requests, metrics))
+        });
+        let router = Arc::new(Router::new(
+            Arc::clone(&logs),
+            Arc::clone(store.retained().index()),
+            closed.clone(),
+            ingest.clone(),
+            options.nats_headers,
+            Arc::clone(&requests),
+            Arc::clone(metrics),
+        ));
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), Arc::clone(metrics));
+        Self { requests, arrived, logs, ingest, router, sys }
+    }
+}
+
 impl Broker {
     /// Starts to read the log. `inlet` is the sink that the store was opened with.
     ///
@@ -224,23 +266,8 @@ impl Broker {
         closed: ClosedTrees,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, Unavailable> {
-        let (requests, arrived) = Requests::start(options.requests, store.core(), &names, &closed, &metrics);
-        let logs = Arc::new(Logs::new(store.log().clone(), &names));
-        let ingest = options.ingests.then(|| {
-            let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
-            let (requests, metrics) = (Arc::clone(&requests), Arc::clone(&metrics));
-            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), &names, requests, metrics))
-        });
-        let router = Arc::new(Router::new(
-            Arc::clone(&logs),
-            Arc::clone(store.retained().index()),
-            closed.clone(),
-            ingest.clone(),
-            options.nats_headers,
-            Arc::clone(&requests),
-            Arc::clone(&metrics),
-        ));
-        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), Arc::clone(&metrics));
+        let Routing { requests, arrived, logs, ingest, router, sys } =
+            Routing::new(&options, &store, &names, &closed, &metrics);
         store.foreign().begin().await?;
         let first = Arc::clone(logs.first());
         let tail =

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::group::Share;
 use self::group::{Group, GroupKey, Member};
+use super::convert;
 use super::interest::SUBJECTS_PER_FILTER;
 use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
@@ -321,7 +322,7 @@ fn forget(members: &mut Memberships, group: &Arc<Group>) {
 
 impl CoreSink for Shares {
     fn message(&self, subscription_id: u64, message: CoreMessage) {
-        if message.status.is_some() {
+        if message.status.is_some() || convert::is_delivery(&message) {
             return;
         }
         let group = self.queues.read().get(&(subscription_id / SUBJECTS_PER_FILTER)).cloned();
