@@ -71,7 +71,7 @@ impl Collector for Snapshot {
 fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_connections", "Connected clients", metrics.connections.load(Relaxed))?;
     out.gauge("mqtt_connections_max", "The most clients at once", metrics.connections_max.load(Relaxed))?;
-    out.counters("mqtt_sockets", "Accepted sockets", [([] as [_; 0], &metrics.sockets)].into_iter())?;
+    out.counter("mqtt_sockets", "Accepted sockets", metrics.sockets.load(Relaxed))?;
     let bytes = DIRECTIONS.iter().zip(&metrics.bytes);
     out.counters("mqtt_bytes", "Bytes of sockets", bytes.map(|(direction, n)| ([("direction", *direction)], n)))?;
     out.gauge("mqtt_subscriptions", "Subscriptions of connected clients", metrics.subscriptions.load(Relaxed))?;
@@ -100,7 +100,11 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         dropped.map(|(reason, n)| ([("reason", *reason)], n)),
     )?;
     out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
-    out.counters("mqtt_events_dropped", "Events about clients", [([] as [_; 0], &metrics.events_dropped)].into_iter())?;
+    out.counter(
+        "mqtt_events_dropped",
+        "Events about clients that were not told",
+        metrics.events_dropped.load(Relaxed),
+    )?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
     out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
     let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);
@@ -197,6 +201,11 @@ struct Families<'a>(DescriptorEncoder<'a>);
 impl Families<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: i64) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encoder.encode_counter(&value, None as NoExemplar<'_>)
     }
 
     fn gauges<'v, const N: usize>(

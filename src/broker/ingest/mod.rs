@@ -79,6 +79,8 @@ pub(crate) struct Ingest {
     place: String,
     /// Where a new leader says so.
     news: String,
+    /// Where everybody hears what others want.
+    wishes: String,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -153,10 +155,10 @@ impl Ingest {
     ) -> Self {
         let cover = Arc::new(Covered { cover: Mutex::default(), core: core.clone() });
         let wants = Arc::new(Wants::new(closed.clone(), Box::new(Arc::clone(&cover))));
-        let (place, news) =
-            (format!("{}.ingest.leader", names.subject_prefix()), format!("{}.ingest.news", names.subject_prefix()));
+        let [place, news, wishes] =
+            ["leader", "news", "wishes"].map(|name| format!("{}.ingest.{name}", names.subject_prefix()));
         let (state, wake) = (Mutex::default(), Notify::new());
-        Self { wants, cover, closed, logs, core, publisher, requests, metrics, place, news, state, wake }
+        Self { wants, cover, closed, logs, core, publisher, requests, metrics, place, news, wishes, state, wake }
     }
 
     /// A message of one of its NATS subscriptions.
@@ -285,14 +287,18 @@ impl Ingest {
         self.publisher.drain().await;
     }
 
-    /// Tells the leader what is wanted here that nobody wanted before, so that it hears what is published from now on, and
-    /// knows of it when its own clients publish. Without a leader, or an answer, the records of the sessions say so later.
+    /// Tells the others what is wanted here that nobody wanted before, so that they know of it when their clients publish, and
+    /// waits until the leader hears what is published from now on. Without an answer the records of the sessions say so later.
     pub(crate) async fn announce(&self, filters: &[TopicFilter]) {
-        if filters.is_empty() || self.state.lock().term.is_some() {
+        if filters.is_empty() {
             return;
         }
         let texts: Vec<&str> = filters.iter().map(TopicFilter::as_str).collect();
         let wishes = Bytes::from(serde_json::to_vec(&texts).unwrap_or_default());
+        let _ = self.core.publish(&ByteString::from(self.wishes.as_str()), None, &Vec::new(), wishes.clone());
+        if self.state.lock().term.is_some() {
+            return;
+        }
         if let Err(error) = self.core.request(&self.place, wishes, ANNOUNCE_WITHIN).await {
             tracing::debug!(%error, "what is wanted here is not announced");
         }
@@ -300,19 +306,26 @@ impl Ingest {
 
     /// Hears what another sidecar wants, until its records have said so. Whoever asks without a wish asks whether we are there.
     async fn hear_wishes(self: &Arc<Self>, wishes: &[u8]) -> Option<Bytes> {
-        let texts: Vec<String> = serde_json::from_slice(wishes).unwrap_or_default();
-        let filters: Vec<TopicFilter> = texts.into_iter().filter_map(|text| TopicFilter::new(text).ok()).collect();
-        if !filters.is_empty() {
-            self.wants.announced(&filters);
-            let flushed = self.core.flush().await;
-            let wants = Arc::clone(&self.wants);
-            tokio::spawn(async move {
-                tokio::time::sleep(RECORDS_SAY).await;
-                wants.forget(&filters);
-            });
-            flushed.ok()?;
+        if self.note_wishes(wishes) {
+            self.core.flush().await.ok()?;
         }
         Some(Bytes::new())
+    }
+
+    /// Wants what others want, until their records have said so. Returns whether that is anything.
+    fn note_wishes(&self, wishes: &[u8]) -> bool {
+        let texts: Vec<String> = serde_json::from_slice(wishes).unwrap_or_default();
+        let filters: Vec<TopicFilter> = texts.into_iter().filter_map(|text| TopicFilter::new(text).ok()).collect();
+        if filters.is_empty() {
+            return false;
+        }
+        self.wants.announced(&filters);
+        let wants = Arc::clone(&self.wants);
+        tokio::spawn(async move {
+            tokio::time::sleep(RECORDS_SAY).await;
+            wants.forget(&filters);
+        });
+        true
     }
 
     /// Tells whoever believes to lead that we do.
@@ -387,6 +400,12 @@ async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
             None
         }
     };
+    let wisher = Arc::clone(ingest);
+    let note = move |wishes: Bytes| {
+        wisher.note_wishes(&wishes);
+        std::future::ready(None)
+    };
+    let _wishes = ingest.core.serve(&ingest.wishes, note).await;
     let mut term = candidacy.term();
     loop {
         let Some(number) = *term.borrow_and_update() else {

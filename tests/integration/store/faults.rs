@@ -220,7 +220,7 @@ async fn a_cluster_gets_three_replicas_and_loses_nothing_when_its_leader_is_kill
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_account_has_five_connections_however_often_they_were_lost() {
+async fn an_account_has_six_connections_however_often_they_were_lost() {
     let mut server = NatsServer::start();
     let store = open(&server).await;
     for round in 0..4 {
@@ -233,7 +233,14 @@ async fn an_account_has_five_connections_however_often_they_were_lost() {
         assert!(stored.sequence > round, "stored anew");
         store.retained().bring_up_to_date().await.ok();
     }
-    let expected = ["nats-mqtt-api", "nats-mqtt-core", "nats-mqtt-publish", "nats-mqtt-state", "nats-mqtt-tail"];
+    let expected = [
+        "nats-mqtt-api",
+        "nats-mqtt-core",
+        "nats-mqtt-publish",
+        "nats-mqtt-share",
+        "nats-mqtt-state",
+        "nats-mqtt-tail",
+    ];
     let started = std::time::Instant::now();
     // The slower ones come back within a second; one too many would stay.
     while server.connection_names().len() < expected.len() {
