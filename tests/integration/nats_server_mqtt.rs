@@ -66,7 +66,7 @@ use serde_json::json;
 use crate::harness::sessions::{pid, record};
 use crate::harness::{
     Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, Socket, World, eventually, heavy, js_api,
-    mosquitto_pub, msg, python, shown, stored, stream_info, unique,
+    mosquitto_pub, msg, python, shown, stream_info, unique,
 };
 
 /// Asks for all filters in one packet; what is granted.
