@@ -53,7 +53,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(1);
 
 /// After so long the records of sessions say what was announced.
-const RECORDS_SAY: Duration = Duration::from_secs(30);
+const RECORDS_SAY: Duration = Duration::from_secs(5);
 
 /// How long a new leader waits to see what the old one has stored.
 const SEE_WITHIN: Duration = Duration::from_secs(10);
