@@ -320,6 +320,13 @@ pub(crate) struct Follower {
     pub(crate) ignored: Option<Vec<String>>,
 }
 
+/// A stream that begins to be followed, or otherwise than before.
+struct Change {
+    stream: String,
+    subjects: Vec<ByteString>,
+    what: &'static str,
+}
+
 /// What a stream that was found is to us.
 struct Wanted {
     key: ByteString,
@@ -348,22 +355,35 @@ impl Follower {
         self.requests.streams_have(found.iter().flat_map(subjects_of_stream).collect());
         let wanted: Vec<(Wanted, FoundStream)> =
             found.into_iter().filter_map(|stream| Some((self.wanted(&stream)?, stream))).collect();
-        self.let_go(&wanted);
+        let gone = self.let_go(&wanted);
+        // One that cannot be followed now, perhaps because it is gone again, does not keep the others from it.
+        let mut news = Vec::new();
+        let mut result = Ok(());
         for (wanted, stream) in wanted {
-            self.follow(store, wanted, &stream, is_start).await?;
+            match self.follow(store, wanted, &stream, is_start).await {
+                Ok(change) => news.extend(change),
+                Err(error) => result = Err(error),
+            }
         }
         self.count_owners();
-        *looked_at = Some(now);
-        Ok(())
+        *looked_at = result.is_ok().then_some(now);
+        // Said when it is true.
+        gone.iter().for_each(|stream| tracing::info!(stream, "the stream is not followed any more"));
+        news.iter()
+            .for_each(|Change { stream, subjects, what }| tracing::info!(stream, ?subjects, "the stream {what}"));
+        result
     }
 
     /// Follows the streams as they change, for ever.
     pub(crate) async fn run(self: Arc<Self>, broker: std::sync::Weak<super::Broker>) {
         let Some(mut changes) = broker.upgrade().map(|broker| broker.store.streams().changes()) else { return };
         while changes.changed().await.is_ok() {
-            let Some(broker) = broker.upgrade() else { return };
-            if let Err(error) = self.look(&broker.store, false).await {
+            loop {
+                let Some(broker) = broker.upgrade() else { return };
+                let Err(error) = self.look(&broker.store, false).await else { break };
                 tracing::warn!(%error, "the streams of the account cannot be looked at");
+                drop(broker);
+                tokio::time::sleep(FRESH_FOR).await;
             }
         }
     }
@@ -397,41 +417,45 @@ impl Follower {
         }
     }
 
-    /// Streams that are gone, or that are no logs any more, are not followed any more.
-    fn let_go(&self, wanted: &[(Wanted, FoundStream)]) {
+    /// Streams that are gone, or that are no logs any more, are not followed any more. Gives their names.
+    fn let_go(&self, wanted: &[(Wanted, FoundStream)]) -> Vec<String> {
         let mut set = self.logs.set.write();
         let is_wanted = |followed: &Followed| {
             wanted.iter().any(|(w, _)| w.key == followed.handle.key && w.owner == followed.handle.owner)
         };
         let gone: Vec<ByteString> =
             set.followed.iter().filter(|(_, followed)| !is_wanted(followed)).map(|(key, _)| key.clone()).collect();
+        let mut names = Vec::new();
         for key in gone {
             if let Some(Followed { handle, .. }) = set.followed.remove(&key) {
-                tracing::info!(stream = handle.log.stream(), "the stream is not followed any more");
                 handle.is_gone.store(true, Ordering::Release);
                 handle.catch_up.end();
                 set.by_number.remove(&handle.number);
+                names.push(handle.log.stream().to_owned());
             }
         }
+        names
     }
 
+    /// Follows a stream, with the subjects that it has now. Says what is new.
     async fn follow(
         &self,
         store: &Store,
         wanted: Wanted,
         stream: &FoundStream,
         is_start: bool,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Option<Change>, Unavailable> {
+        let change = |subjects, what| Some(Change { stream: stream.name.clone(), subjects, what });
         if let Some(followed) = self.logs.set.write().followed.get_mut(&wanted.key) {
-            if followed.subjects != wanted.subjects {
-                tracing::info!(stream = stream.name, subjects = ?wanted.subjects, "the stream has other subjects now");
-                followed.subjects = wanted.subjects;
+            if followed.subjects == wanted.subjects {
+                return Ok(None);
             }
-            return Ok(());
+            followed.subjects.clone_from(&wanted.subjects);
+            return Ok(change(wanted.subjects, "has other subjects now"));
         }
         let Some(number) = self.next_number() else {
             tracing::error!(stream = stream.name, "too many streams; this one is not followed");
-            return Ok(());
+            return Ok(None);
         };
         let from = if is_start { LogPosition::New } else { first_missed(store.streams(), stream).await? };
         let log = store.log_of(&stream.name, &wanted.prefix);
@@ -445,10 +469,9 @@ impl Follower {
         handle.starts_at(tail.start_position());
         let (scans, router) = (Arc::clone(&handle), Arc::clone(&self.router));
         tokio::spawn(async move { CatchUp::run(&scans, &router).await });
-        tracing::info!(stream = stream.name, subjects = ?wanted.subjects, "the stream is a log of these subjects");
-        let followed = Followed { handle, subjects: wanted.subjects, _tail: tail };
+        let followed = Followed { handle, subjects: wanted.subjects.clone(), _tail: tail };
         self.logs.set.write().followed.insert(wanted.key, followed);
-        Ok(())
+        Ok(change(wanted.subjects, "is a log of these subjects"))
     }
 
     fn next_number(&self) -> Option<u16> {

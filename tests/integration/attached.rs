@@ -161,8 +161,11 @@ async fn streams_that_appear_change_and_vanish_are_followed() {
     let mut device = durable(&world.b, Version::V5, &id).await;
     device.subscribe(&format!("{t}/#"), 1).await;
     let mut publisher = world.a.v5(&unique("pub")).await;
+    let mut watch = Watch::new(&nats, &format!("{t}.a")).await;
     publisher.publish(msg(&format!("{t}/a"), "in the log").qos(1)).await;
     assert_eq!(device.receive_shown().await, format!("{t}/a in the log qos1"));
+    // NATS gets its copy after the PUBACK; a stream that is made before that copy comes would have it.
+    watch.next().await;
 
     create(&nats, &[&world.a, &world.b], &json!({"name": stream, "subjects": [format!("{t}.a")]})).await;
     publisher.publish(msg(&format!("{t}/a"), "in the stream").qos(1)).await;
