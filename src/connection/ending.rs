@@ -59,7 +59,7 @@ where
             }));
         }
         self.pass_what_is_read();
-        self.session.leave_shared();
+        self.session.leave();
         let (_, progress) = self.session.progress();
         let last_progress =
             self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress, &self.broker.logs));
