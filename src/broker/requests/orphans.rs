@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
-use proto_map::ReplyError;
+use proto_map::Question;
 use tokio::sync::mpsc;
 
 use super::Requests;
 use crate::broker::Broker;
-use crate::metrics::{DropReason, RequestEvent};
+use crate::metrics::DropReason;
 use crate::store::CoreMessage;
 
 /// Answers for which it is asked once who is there.
@@ -22,7 +22,7 @@ pub(in crate::broker) async fn run(broker: Arc<Broker>, mut orphans: mpsc::Recei
     while orphans.recv_many(&mut batch, BATCH).await > 0 {
         let mut gone = HashMap::new();
         for answer in batch.drain(..) {
-            let Some((asker, token)) = broker.requests.asker_and_token(&answer.subject) else { continue };
+            let Some((asker, question)) = broker.requests.asked(&answer.subject) else { continue };
             // Asked after the answer came: one that is there now has it, too.
             let is_gone = match gone.get(asker) {
                 Some(&is_gone) => is_gone,
@@ -33,7 +33,7 @@ pub(in crate::broker) async fn run(broker: Arc<Broker>, mut orphans: mpsc::Recei
                 }
             };
             if is_gone {
-                broker.requests.adopt(token, &answer);
+                broker.requests.pass_on(question, answer.clone());
             }
         }
     }
@@ -48,20 +48,11 @@ impl Requests {
         }
     }
 
-    /// Who asked, and where the answer goes, as the reply subject says.
-    fn asker_and_token<'a>(&self, subject: &'a str) -> Option<(&'a str, &'a str)> {
+    /// Who asked, and where the answer goes, as a reply subject says. `None` when nobody asked, or too long ago.
+    fn asked<'a>(&self, subject: &'a str) -> Option<(&'a str, Question)> {
         let (asker, request) = subject.strip_prefix(self.answers_root.as_str())?.split_once('.')?;
         let (_id, token) = request.split_once('.')?;
-        Some((asker, token))
-    }
-
-    /// Publishes an answer in place of the sidecar that asked.
-    fn adopt(&self, token: &str, core: &CoreMessage) {
-        match self.open_with(|key, now_s| key.open_question(token, now_s)) {
-            Ok(question) => self.pass_on(question, core.clone()),
-            Err(ReplyError::Expired) => self.metrics.request(RequestEvent::AnsweredLate),
-            // Nobody asked.
-            Err(ReplyError::Forged) => {}
-        }
+        let question = self.open_with(|key, now_s| key.open_question(token, now_s)).ok()?;
+        Some((asker, question))
     }
 }
