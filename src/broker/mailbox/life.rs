@@ -69,8 +69,21 @@ impl Mailbox {
         receiver.wait_for(Option::is_some).await.ok().and_then(|left| left.clone().flatten())
     }
 
+    /// What the connection left has been handed over.
+    pub(crate) fn collected(&self) {
+        self.is_collected.send_replace(true);
+    }
+
+    /// Waits for [`Mailbox::collected`].
+    pub(crate) async fn is_collected(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.is_collected.subscribe().wait_for(|collected| *collected).await;
+    }
+
     /// The connection is over, and everything it published is settled.
     pub(crate) fn end(&self) {
+        // One that never began leaves nothing, and nobody is to wait for it.
+        self.handed_over.send_if_modified(|left| left.is_none() && left.replace(None).is_none());
         self.has_ended.send_replace(true);
     }
 

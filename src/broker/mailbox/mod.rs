@@ -116,6 +116,8 @@ pub(crate) struct Mailbox {
     log_begins_at: AtomicU64,
     /// What the connection leaves to the one that takes its session over.
     handed_over: watch::Sender<Option<Option<ProgressRecord>>>,
+    /// It has been asked for.
+    is_collected: watch::Sender<bool>,
 }
 
 /// Mailboxes that got something in this batch and are to be woken at its end.
@@ -163,6 +165,7 @@ impl Mailbox {
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
             handed_over: watch::Sender::new(None),
+            is_collected: watch::Sender::new(false),
         }
     }
 
