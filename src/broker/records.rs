@@ -88,6 +88,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
         id: s.subscription_id.map(NonZeroU32::get),
         since: after.get(0).unwrap_or(0),
         since_in: logs.names_of(after),
+        retained: None,
     }
 }
 
@@ -109,6 +110,7 @@ pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
         id: s.subscription_id.map(NonZeroU32::get),
         since: after,
         since_in: std::collections::BTreeMap::new(),
+        retained: None,
     }
 }
 
@@ -118,7 +120,7 @@ pub(crate) fn share(stored: &StoredSubscription) -> Option<NewShare> {
     Some(NewShare { filter, options: options(stored)?, subscription_id: stored.id.and_then(NonZeroU32::new) })
 }
 
-fn options(stored: &StoredSubscription) -> Option<SubscriptionOptions> {
+pub(super) fn options(stored: &StoredSubscription) -> Option<SubscriptionOptions> {
     Some(SubscriptionOptions {
         qos: QoS::try_from(stored.qos).ok()?,
         no_local: stored.no_local,

@@ -48,23 +48,20 @@ where
 
     /// Retained messages come first: they are older than anything live.
     fn fill_retained(&mut self) {
-        self.mailbox.take_retained(&mut self.retained);
+        self.mailbox.take_retained(self.retained.cursors_mut());
         while self.io.output.len() < OUTPUT_LOW {
-            if let Some(next) = self.retained_page.front() {
-                if next.qos != QoS::AtMostOnce && self.session.window_room() == 0 {
-                    return;
-                }
-                if let Some(outgoing) = self.retained_page.pop_front() {
-                    let sequence = RETAINED + outgoing.message.retained_at.unwrap_or(0);
-                    self.deliver(sequence, outgoing);
-                }
-                continue;
+            let has_room = self.session.window_room() > 0;
+            let is_next = |next: &Outgoing| has_room || next.qos == QoS::AtMostOnce;
+            if !self.retained.front(&self.broker).is_some_and(is_next) {
+                break;
             }
-            let Some(cursor) = self.retained.front_mut() else { return };
-            let has_more = self.broker.retained_page(cursor, &mut self.retained_page);
-            if !has_more {
-                self.retained.pop_front();
+            if let Some(outgoing) = self.retained.take() {
+                let sequence = RETAINED + outgoing.message.retained_at.unwrap_or(0);
+                self.deliver(sequence, outgoing);
             }
+        }
+        if self.retained.is_unsaved() && self.session.is_durable() && self.session.unsaved() == 0 {
+            self.session.save_again();
         }
     }
 

@@ -50,7 +50,10 @@ where
         }
         let sessions = self.broker.store.sessions().clone();
         if self.is_record_dirty {
-            let Some(owned) = &self.owned else { return };
+            let Some(owned) = &mut self.owned else { return };
+            for stored in owned.subscriptions.values_mut() {
+                stored.retained = stored.retained.filter(|owed| !self.retained.is_done(*owed));
+            }
             let answers = self.answers_after_record.len();
             let (record, sequence) = (owned.record(), owned.sequence);
             self.is_record_dirty = false;
@@ -61,7 +64,8 @@ where
             let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
-            let progress = crate::broker::progress_record(owned.record.epoch, &progress, &self.broker.logs);
+            let mut progress = crate::broker::progress_record(owned.record.epoch, &progress, &self.broker.logs);
+            progress.retained = self.retained.begin_save();
             self.unsaved_since = None;
             let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {
@@ -108,6 +112,7 @@ where
             }
             Written::Progress(Ok((version, arrival))) => {
                 self.is_record_dirty |= arrival == Arrival::Again;
+                self.retained.is_saved();
                 self.tell(Input::Saved(version));
             }
             // It may still arrive, after a later one. A record written anew is a fence that keeps it out.

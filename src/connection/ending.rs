@@ -13,7 +13,7 @@ use super::{Connection, End, Eventual};
 use crate::broker::{Broker, Due, Mailbox, Owned, due, now_ms, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
-use crate::store::{ProgressRecord, WriteError};
+use crate::store::{ProgressRecord, SessionRecord, WriteError};
 
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -61,8 +61,10 @@ where
         self.pass_what_is_read();
         self.session.leave_shared();
         let (_, progress) = self.session.progress();
-        let last_progress =
-            self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress, &self.broker.logs));
+        let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
+            retained: self.retained.progress(),
+            ..progress_record(owned.record.epoch, &progress, &self.broker.logs)
+        });
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
@@ -169,8 +171,10 @@ impl LastWrite<'_> {
                 }
             }
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
-                let Some(record) = loaded.record.filter(|record| record.epoch == self.owned.record.epoch) else {
-                    // Who owns the session now takes care of the rest.
+                let owned = &self.owned.record;
+                let is_ours = |record: &SessionRecord| record.epoch == owned.epoch && record.owner == owned.owner;
+                let Some(record) = loaded.record.filter(is_ours) else {
+                    // Who owns the session now, or has adopted it, takes care of the rest.
                     if self.expiry_s > 0 {
                         self.broker.keep_for_successor(self.mailbox).await;
                     }
