@@ -7,6 +7,8 @@ use serde::Deserialize;
 /// What the reply subject of a delivered message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
+    /// How often the consumer has delivered it, with this time.
+    pub(crate) count: u64,
     /// Sequence in the stream.
     pub(crate) stream_sequence: u64,
     /// Sequence in the consumer: 1, 2, 3 without gaps.
@@ -23,12 +25,13 @@ pub(crate) fn parse_delivery(reply: &str) -> Option<Delivery> {
     let rest = reply.strip_prefix("$JS.ACK.")?;
     let tokens = rest.bytes().filter(|byte| *byte == b'.').count() + 1;
     let skip = match tokens {
-        7 => 3,
-        9.. => 5,
+        7 => 2,
+        9.. => 4,
         _ => return None,
     };
     let mut numbers = rest.split('.').skip(skip).map(|token| token.parse::<u64>().ok());
     Some(Delivery {
+        count: numbers.next()??,
         stream_sequence: numbers.next()??,
         consumer_sequence: numbers.next()??,
         stored_at_ns: numbers.next()??,
@@ -75,14 +78,14 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
-        let want = Delivery { stream_sequence: 11, consumer_sequence: 12, stored_at_ns: 13, pending: 14 };
-        assert_eq!(parse_delivery("$JS.ACK.S.C.1.11.12.13.14"), Some(want));
-        assert_eq!(parse_delivery("$JS.ACK._.szMpdrwD.S.C.1.11.12.13.14"), Some(want));
-        assert_eq!(parse_delivery("$JS.ACK.hub.szMpdrwD.S.C.1.11.12.13.14.rnd"), Some(want));
+        let want = Delivery { count: 10, stream_sequence: 11, consumer_sequence: 12, stored_at_ns: 13, pending: 14 };
+        assert_eq!(parse_delivery("$JS.ACK.S.C.10.11.12.13.14"), Some(want));
+        assert_eq!(parse_delivery("$JS.ACK._.szMpdrwD.S.C.10.11.12.13.14"), Some(want));
+        assert_eq!(parse_delivery("$JS.ACK.hub.szMpdrwD.S.C.10.11.12.13.14.rnd"), Some(want));
         for bad in [
             "",
             "$JS.ACK.",
-            "$JS.ACK.S.C.1.11.12.13",
+            "$JS.ACK.S.C.10.11.12.13",
             "$JS.ACK.S.C.1.x.12.13.14",
             "_INBOX.a",
             "$JS.ACK._.h.S.C.1.11.12.13",

@@ -72,7 +72,7 @@ pub use self::sessions::{
     StoredWill, WillState,
 };
 pub use self::share::{
-    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+    Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
 };
 pub(crate) use self::time::rfc3339;
 

@@ -33,6 +33,7 @@ mod sessions_past;
 mod sessions_takeover;
 mod shared;
 mod shared_faults;
+mod shared_logs;
 mod slow_reader;
 mod store;
 mod store_sessions;

@@ -21,7 +21,7 @@ use crate::broker::logs::LogHandle;
 use crate::broker::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
 use crate::broker::message::Message;
 use crate::broker::router::Router;
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::{DropReason, Metrics, ShareEvent};
 use crate::store::{CoreMessage, ShareAnswer, ShareEntry, ShareSpec};
 
 /// Messages that are asked for on behalf of a member at QoS 0, whose own buffer is the limit.
@@ -81,6 +81,12 @@ enum Taken {
     TooLarge,
 }
 
+/// What came of offering a message to all members, and what is to be said of it now.
+enum Offered {
+    Given(Option<ShareAnswer>),
+    NotTaken(ShareAnswer),
+}
+
 impl std::fmt::Debug for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Group").field(&self.key.0).field(&self.key.1).finish()
@@ -126,11 +132,27 @@ impl Group {
     /// A member comes, or comes again with other options. Returns the one that it was before.
     pub(super) fn enter(&self, member: Member) -> Option<Member> {
         let mut state = self.state.lock();
+        let is_first = state.members.members().next().is_none();
         for feed in &state.feeds {
             member.mailbox.join_share(&feed.wake);
             feed.wake.notify_one();
         }
-        state.members.enter(member.mailbox.id, member)
+        let before = state.members.enter(member.mailbox.id, member);
+        if before.is_none() {
+            self.metrics.share_member(true);
+        }
+        if is_first {
+            self.metrics.share_group(true);
+        }
+        before
+    }
+
+    /// A member has gone.
+    fn count_gone(&self, state: &State) {
+        self.metrics.share_member(false);
+        if state.members.members().next().is_none() {
+            self.metrics.share_group(false);
+        }
     }
 
     /// The group is fed from this log from now on. Returns what wakes the task that does it; `None` when one does.
@@ -184,6 +206,7 @@ impl Group {
     pub(super) fn withdraw(&self, id: SessionId) -> Option<Member> {
         let mut state = self.state.lock();
         let member = state.members.withdraw(id)?;
+        self.count_gone(&state);
         for feed in &state.feeds {
             member.mailbox.leave_share(&feed.wake);
             feed.wake.notify_one();
@@ -195,6 +218,10 @@ impl Group {
     pub(super) fn leave(&self, id: SessionId) -> Option<Member> {
         let mut state = self.state.lock();
         let (member, back) = state.members.leave(id);
+        if member.is_some() {
+            self.count_gone(&state);
+        }
+        self.metrics.shared(ShareEvent::Left, back.len() as u64);
         for (position, ack) in back {
             state.answer(position, ack, ShareAnswer::Back);
         }
@@ -235,24 +262,33 @@ impl Group {
         let mut wakes = Wakes::default();
         let now_ms = now_ms();
         let mut state = self.state.lock();
-        for ShareEntry { entry, ack } in entries.drain(..) {
+        for ShareEntry { entry, ack, is_again } in entries.drain(..) {
             let place = SHARED | log.position(entry.sequence);
             if state.members.renew(place, &ack, now_ms) {
                 continue;
             }
             let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
-            let is_expired = message.as_ref().is_some_and(|message| message.expiry(now_ms).is_err());
-            let answer = match message {
-                Some(message) if !is_expired => {
-                    self.offer(&mut state, place, &ack, Arc::new(message), now_ms, &mut wakes)
-                }
-                _ => Some(ShareAnswer::Done),
+            let Some(message) = message else {
+                state.answer(place, ack, ShareAnswer::Done);
+                continue;
             };
-            if is_expired {
+            if message.expiry(now_ms).is_err() {
                 self.metrics.dropped(DropReason::Expired, 1);
+                state.answer(place, ack, ShareAnswer::Done);
+                continue;
             }
-            if let Some(answer) = answer {
-                state.answer(place, ack, answer);
+            match self.offer(&mut state, place, &ack, Arc::new(message), now_ms, &mut wakes) {
+                Offered::Given(answer) => {
+                    self.metrics.shared(ShareEvent::Given, 1);
+                    self.metrics.shared(ShareEvent::Redelivered, u64::from(is_again));
+                    if let Some(answer) = answer {
+                        state.answer(place, ack, answer);
+                    }
+                }
+                Offered::NotTaken(answer) => {
+                    self.metrics.shared(ShareEvent::NoRoom, u64::from(answer == ShareAnswer::Back));
+                    state.answer(place, ack, answer);
+                }
             }
         }
     }
@@ -265,7 +301,7 @@ impl Group {
         !is_hidden && filter.matches(&message.topic)
     }
 
-    /// Gives a message to the next member that takes it. Returns what is to be said of it now.
+    /// Gives a message to the next member that takes it.
     fn offer(
         self: &Arc<Self>,
         state: &mut State,
@@ -274,7 +310,7 @@ impl Group {
         message: Arc<Message>,
         now_ms: u64,
         wakes: &mut Wakes,
-    ) -> Option<ShareAnswer> {
+    ) -> Offered {
         let (mut is_qos0, mut too_large, mut full) = (false, false, false);
         let taken = state.members.pass(|member| {
             is_qos0 = message.qos.min(member.options.qos) == QoS::AtMostOnce;
@@ -289,19 +325,19 @@ impl Group {
         });
         match taken {
             // Nobody acknowledges what is sent at QoS 0.
-            Some(_) if is_qos0 => Some(ShareAnswer::Done),
+            Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Done)),
             Some(id) => {
                 state.members.note(place, id, ack.clone(), now_ms);
-                None
+                Offered::Given(None)
             }
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
             None if too_large && !full => {
                 self.metrics.dropped(DropReason::TooLarge, 1);
-                Some(ShareAnswer::Done)
+                Offered::NotTaken(ShareAnswer::Done)
             }
             // It would come back at once, to the members that cannot take it.
-            None if too_large => Some(ShareAnswer::Later),
-            None => Some(ShareAnswer::Back),
+            None if too_large => Offered::NotTaken(ShareAnswer::Later),
+            None => Offered::NotTaken(ShareAnswer::Back),
         }
     }
 
@@ -319,8 +355,9 @@ impl Group {
         let message = self.router.message_of_core(core).filter(|message| self.is_for(message));
         let Some(message) = message else { return };
         let taken = state.members.pass(|member| !matches!(member.offer_qos0(&message, now_ms, wakes), Taken::Full));
-        if taken.is_none() {
-            self.metrics.dropped(DropReason::SlowReader, 1);
+        match taken {
+            Some(_) => self.metrics.shared(ShareEvent::Given, 1),
+            None => self.metrics.dropped(DropReason::SlowReader, 1),
         }
     }
 }

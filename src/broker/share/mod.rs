@@ -33,7 +33,7 @@ use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::router::Router;
 use super::wants::Wants;
 use crate::metrics::Metrics;
-use crate::store::{CoreMessage, CoreNats, CoreSink, ShareSpec, ShareTimes, Unavailable};
+use crate::store::{CoreMessage, CoreNats, CoreSink, ShareBegins, ShareSpec, ShareTimes, Unavailable};
 
 /// How long the last feeds may take to give back what they have.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -148,13 +148,18 @@ impl Shares {
         };
         let mut has_consumer = new.options.qos != QoS::AtMostOnce;
         if has_consumer {
+            // The first log comes first: with its consumer the group begins.
+            let mut begins = ShareBegins::Now;
             for log in self.logs_of(&key) {
-                self.store.ensure(&feed::share_log(&log), &spec, self.times).await?;
+                let consumer = self.store.ensure(&feed::share_log(&log), &spec, self.times, begins).await?;
+                if log.number == 0 && !consumer.is_new {
+                    begins = ShareBegins::At(consumer.created_ms);
+                }
             }
         } else {
             // A group of which others want stored messages gets those from its consumer only, each once.
             for log in self.logs_of(&key) {
-                has_consumer |= self.store.exists(&feed::share_log(&log), &spec).await.unwrap_or(false);
+                has_consumer |= self.store.find(&feed::share_log(&log), &spec).await.is_ok_and(|found| found.is_some());
             }
         }
         self.seat(mailbox, new, key, spec, has_consumer);
