@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::now_ms;
 use super::mailbox::{Mailbox, Order};
 use super::wills::{Due, due};
-use super::{Broker, TAKEOVER_PATIENCE, records};
+use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::metrics::WillCause;
 use crate::store::{
@@ -66,6 +66,8 @@ pub(crate) struct Owned {
     pub(crate) sequence: u64,
     /// The subscriptions, of a session that outlives its connection.
     pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
+    /// What its progress says of shared subscriptions, and they may not know.
+    pub(crate) claims: Claims,
 }
 
 impl Owned {
@@ -349,7 +351,7 @@ impl Broker {
                 subscriptions.insert(filter, stored);
             }
         }
-        let mut may_come_again = false;
+        let (mut may_come_again, mut claims) = (false, Claims::default());
         let progress = if is_present {
             let stored = match handed_over {
                 Some(progress) => {
@@ -364,7 +366,9 @@ impl Broker {
                 }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
-            let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
+            let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
+            let progress = self.progress_of(stored.as_ref(), &subscriptions, old.as_ref()).await?;
+            claims = stored.map(|stored| records::claims(&stored, &self.logs)).unwrap_or_default();
             for subscription in subscriptions.values_mut() {
                 subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
             }
@@ -372,7 +376,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let mut owned = Owned { record, sequence, subscriptions };
+        let mut owned = Owned { record, sequence, subscriptions, claims };
         if may_come_again {
             // Not behind what this connection saves: a new record shuts it out.
             match self.store.sessions().put_record(&owned.record(), sequence, None).await {
@@ -387,19 +391,17 @@ impl Broker {
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
     async fn progress_of(
         &self,
-        record: &SessionRecord,
-        stored: Option<ProgressRecord>,
+        stored: Option<&ProgressRecord>,
         subscriptions: &HashMap<TopicFilter, StoredSubscription>,
         old: Option<&SessionRecord>,
     ) -> Result<Progress, Unavailable> {
-        let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
         let named = subscriptions.values().flat_map(|s| s.since_in.keys());
         if !self.logs.knows(named.chain(stored.iter().flat_map(|progress| progress.cursors.keys()))) {
             // It may be newer than what we know, or gone.
             self.follower.look_soon(&self.store).await?;
         }
         let mut progress = match stored {
-            Some(stored) => records::progress(&stored, &self.logs),
+            Some(stored) => records::progress(stored, &self.logs),
             None => {
                 let first = subscriptions.values().map(|s| s.since).min();
                 let cursor = first.unwrap_or_else(|| self.tail_sequence());

@@ -39,6 +39,29 @@ pub(crate) fn parse_delivery(reply: &str) -> Option<Delivery> {
     })
 }
 
+/// Which message of which consumer an acknowledgement is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) consumer: &'a str,
+    /// Sequence in the stream.
+    pub(crate) sequence: u64,
+}
+
+/// Reads the same of a reply subject as [`parse_delivery`].
+pub(crate) fn parse_place(reply: &str) -> Option<Place<'_>> {
+    let sequence = parse_delivery(reply)?.stream_sequence;
+    let rest = reply.strip_prefix("$JS.ACK.")?;
+    let skip = if rest.bytes().filter(|byte| *byte == b'.').count() == 6 { 0 } else { 2 };
+    let mut names = rest.split('.').skip(skip);
+    Some(Place { stream: names.next()?, consumer: names.next()?, sequence })
+}
+
+/// Whether two reply subjects are for the same message of the same consumer, however often it was delivered.
+pub fn is_same_delivery(ack: &str, other: &str) -> bool {
+    parse_place(ack).is_some_and(|place| parse_place(other) == Some(place))
+}
+
 /// JetStream's answer to a publish.
 #[derive(Debug, Deserialize)]
 pub(crate) struct PubAck<'a> {
@@ -92,6 +115,19 @@ mod tests {
         ] {
             assert_eq!(parse_delivery(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_message_is_the_same_however_often_it_was_delivered() {
+        let first = "$JS.ACK.S.g@a,#.1.11.12.13.14";
+        assert_eq!(parse_place(first), Some(Place { stream: "S", consumer: "g@a,#", sequence: 11 }));
+        assert!(is_same_delivery(first, "$JS.ACK.S.g@a,#.2.11.40.13.0"));
+        assert!(is_same_delivery(first, "$JS.ACK._.szMpdrwD.S.g@a,#.3.11.41.13.0.rnd"));
+        for other in ["$JS.ACK.S.g@a,#.1.12.12.13.14", "$JS.ACK.S.h@a,#.1.11.12.13.14", "$JS.ACK.T.g@a,#.1.11.12.13.14"]
+        {
+            assert!(!is_same_delivery(first, other), "{other}");
+        }
+        assert!(!is_same_delivery("", ""));
     }
 
     #[test]

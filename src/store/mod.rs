@@ -47,6 +47,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
+pub use self::ack::is_same_delivery;
 use self::api::Api;
 pub use self::api_errors::ApiErrors;
 use self::assets::Assets;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Request, Subscriber};
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::StreamExt;
@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::ack::parse_delivery;
-use super::api::{Api, ApiFailure};
+use super::ack::{parse_delivery, parse_place};
+use super::api::{Api, ApiFailure, STREAM_NOT_FOUND};
 use super::connection::{Link, LinkState};
 use super::core::{CoreNats, CoreSink};
 use super::entry::LogEntry;
@@ -28,6 +28,10 @@ use super::time::rfc3339_ms;
 
 /// JetStream error: no such consumer.
 const CONSUMER_NOT_FOUND: u32 = 10014;
+/// JetStream errors: there is no such consumer, or not even its stream.
+const GONE: [u32; 2] = [CONSUMER_NOT_FOUND, STREAM_NOT_FOUND];
+/// How long a consumer may take to confirm.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 /// JetStream errors: a consumer of that name is there, with another configuration.
 const CONSUMER_EXISTS: [u32; 3] = [10013, 10105, 10148];
 /// JetStream error: more than the server's limit of messages that are not acknowledged.
@@ -57,6 +61,9 @@ pub struct ShareLog {
     pub stream: Arc<str>,
     /// What its subjects have before the natural ones; empty for a stream of the user's own.
     pub prefix: Arc<str>,
+    /// When the stream was created, milliseconds since the epoch: another one of its name is another log. `None`: whichever
+    /// there is.
+    pub created_ms: Option<u64>,
 }
 
 /// What a consumer is made with.
@@ -184,6 +191,11 @@ impl Shares {
         times: ShareTimes,
         begins: ShareBegins,
     ) -> Result<ShareConsumer, Unavailable> {
+        if let Some(created_ms) = log.created_ms
+            && rfc3339_ms(&self.api.stream_info(&log.stream).await?.created) != Some(created_ms)
+        {
+            return Err(Unavailable::new("the stream was made anew"));
+        }
         for _ in 0..TRIES {
             match self.info(log, spec).await {
                 Ok(info) => return self.take_over(log, spec, times, info, false).await,
@@ -270,6 +282,22 @@ impl Shares {
         };
         // What is lost with the connection is answered by the consumer's time.
         let _ = self.link.client.publish(headers::subject(ack), Bytes::from_static(payload)).await;
+    }
+
+    /// Says that a message is done with, and waits until its consumer knows. One that is gone needs not know.
+    ///
+    /// # Errors
+    /// The consumer may not know.
+    pub async fn confirm(&self, ack: &ByteString) -> Result<(), Unavailable> {
+        let request = Request::new().payload(Bytes::from_static(b"+ACK")).timeout(Some(CONFIRM_WITHIN));
+        let confirmed = self.api.unless_lost(self.api.request(headers::subject(ack.clone()), request)).await;
+        let (Err(failure), Some(place)) = (confirmed, parse_place(ack)) else { return Ok(()) };
+        match self.api.consumer_info(place.stream, place.consumer).await {
+            Err(failure) if GONE.contains(&failure.code()) => Ok(()),
+            // Another one of its name, which will not answer: it has not given this message to anybody.
+            Ok(info) if info.delivered.stream_seq < place.sequence => Ok(()),
+            _ => Err(failure.into()),
+        }
     }
 
     /// Waits until what was said has left.
@@ -487,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_consumer_says_what_it_is_for() {
-        let log = ShareLog { stream: "MQTT_log".into(), prefix: "$NMQ.log.".into() };
+        let log = ShareLog { stream: "MQTT_log".into(), prefix: "$NMQ.log.".into(), created_ms: None };
         let spec = |subjects: &[&'static str]| ShareSpec {
             consumer: "w@a,#".into(),
             group: "w".into(),

@@ -11,7 +11,7 @@ use crate::harness::{
 use crate::shared::{Crew, consumer, member, numbered, numbers};
 
 /// A sidecar whose messages go to others soon after it was killed.
-async fn quick(nats: &NatsServer, name: &str) -> Sidecar {
+pub(crate) async fn quick(nats: &NatsServer, name: &str) -> Sidecar {
     SidecarBuilder::of(nats, name).set("JETSTREAM__SHARED__ACK_WAIT", "2s").start().await
 }
 

@@ -12,7 +12,7 @@ use crate::broker::logs::{LogHandle, Owner};
 use crate::store::{Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareLog, SharePull, Unavailable};
 
 /// How long to wait before JetStream is asked again for a consumer.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// Feeds a group until nobody here needs it.
 pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake: Arc<Notify>) {
@@ -40,6 +40,7 @@ pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHa
                     shares.feed_from_all(&group);
                 }
                 heard = pull.next(&mut entries) => {
+                    shares.leave_out_claimed(&group, &log, &mut entries).await;
                     group.give(&log, &mut entries);
                     if heard == Heard::Gone {
                         break false;
@@ -65,7 +66,7 @@ pub(super) fn share_log(log: &LogHandle) -> ShareLog {
         Owner::Ours { prefix } => prefix.as_ref(),
         Owner::Attached { .. } => "",
     };
-    ShareLog { stream: log.log.stream().into(), prefix: prefix.into() }
+    ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created_ms() }
 }
 
 /// The consumer, however long it takes; `None` when nobody needs it any more. `is_lost`: there was one, and somebody has
@@ -78,15 +79,15 @@ async fn consumer(
     is_lost: bool,
 ) -> Option<ShareConsumer> {
     loop {
+        if shares.end_feed(group, log) {
+            return None;
+        }
         let error = match find_or_make(shares, group, log, is_lost).await {
             Ok(consumer) => return Some(consumer),
             Err(error) => error,
         };
         tracing::warn!(consumer = &*group.spec.consumer, %error, "a shared subscription waits for its consumer");
         say(shares, group, log.number).await;
-        if shares.end_feed(group, log) {
-            return None;
-        }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = wake.notified() => {}

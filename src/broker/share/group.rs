@@ -14,7 +14,7 @@ use mqtt_session::{SHARED, log_of};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, Hold, Left};
 use crate::broker::clock::now_ms;
 use crate::broker::convert;
 use crate::broker::logs::LogHandle;
@@ -102,11 +102,43 @@ impl std::fmt::Debug for Share {
 impl Share {
     /// The session has acknowledged the message, or will not get it, and nobody else is to get it.
     pub(crate) fn done(&self) {
+        self.finish(Some(ShareAnswer::Done));
+    }
+
+    /// The session does not have it after all, and somebody else is to get it.
+    pub(crate) fn give_back(&self) {
+        self.finish(Some(ShareAnswer::Back));
+    }
+
+    /// The consumer knows what became of it, or will find out.
+    pub(crate) fn settled(&self) {
+        self.finish(None);
+    }
+
+    fn finish(&self, answer: Option<ShareAnswer>) {
         let mut state = self.group.state.lock();
         if let Some(ack) = state.members.finish(self.position) {
-            state.answer(self.position, ack, ShareAnswer::Done);
+            if let Some(answer) = answer {
+                state.answer(self.position, ack, answer);
+            }
             state.wake(self.position);
         }
+    }
+
+    /// Where the consumer is told what becomes of it; `None` when nobody has to tell it.
+    pub(crate) fn ack(&self) -> Option<ByteString> {
+        self.group.state.lock().members.answer_of(self.position)
+    }
+
+    /// It is saved that the session has it: whatever becomes of the connection, nobody else gets it.
+    pub(crate) fn keep(&self) {
+        self.group.state.lock().members.set_hold(self.position, Hold::Session);
+    }
+
+    /// The connection is over, and it may be saved that the session has it. Somebody will say: [`Self::give_back`] or
+    /// [`Self::settled`].
+    pub(crate) fn doubt(&self) {
+        self.group.state.lock().members.set_hold(self.position, Hold::Doubt);
     }
 }
 
@@ -217,13 +249,16 @@ impl Group {
     /// A member's connection is over: what it has not acknowledged goes to others, at once.
     pub(super) fn leave(&self, id: SessionId) -> Option<Member> {
         let mut state = self.state.lock();
-        let (member, back) = state.members.leave(id);
+        let Left { member, back, kept } = state.members.leave(id);
         if member.is_some() {
             self.count_gone(&state);
         }
         self.metrics.shared(ShareEvent::Left, back.len() as u64);
         for (position, ack) in back {
             state.answer(position, ack, ShareAnswer::Back);
+        }
+        for (position, ack) in kept {
+            state.answer(position, ack, ShareAnswer::Done);
         }
         for feed in &state.feeds {
             feed.wake.notify_one();
@@ -255,6 +290,22 @@ impl Group {
         for (position, ack) in state.members.due(now_ms(), age_ms) {
             state.answer(position, ack, ShareAnswer::Working);
         }
+    }
+
+    /// Takes out what a session may have already, and no member here has: messages at QoS 2 that come again.
+    pub(super) fn doubtful(&self, log: &LogHandle, entries: &mut Vec<ShareEntry>) -> Vec<ShareEntry> {
+        let state = self.state.lock();
+        let is_doubtful = |entry: &mut ShareEntry| {
+            entry.is_again
+                && !state.members.has(SHARED | log.position(entry.entry.sequence))
+                && self.router.message_of(log, &entry.entry).is_some_and(|m| m.qos == QoS::ExactlyOnce)
+        };
+        entries.extract_if(.., is_doubtful).collect()
+    }
+
+    /// Says of a message that no member was given what becomes of it.
+    pub(super) fn say(&self, log: &LogHandle, entry: &ShareEntry, answer: ShareAnswer) {
+        self.state.lock().answer(log.position(entry.entry.sequence), entry.ack.clone(), answer);
     }
 
     /// Gives messages of a log to members.
