@@ -26,9 +26,11 @@ async fn killed_between_the_session_and_the_consumer(is_back_at_once: bool) {
     began.subscribe("$share/g/q", 2).await;
     let mut other = member(&b, "other", "$share/h/q", 2).await;
     let mut publisher = b.v5("pub").await;
-    relay.lose("$JS.ACK.MQTT_log.g@q.");
+    // The command, and not the progress, which names it too.
+    let answer = "PUB $JS.ACK.MQTT_log.g@q.";
+    relay.lose(answer);
     publisher.publish(msg("q", "0").qos(2)).await;
-    relay.has_held("$JS.ACK.MQTT_log.g@q.").await;
+    relay.has_held(answer).await;
     // What the client gets cannot come to anybody else.
     assert_eq!(began.try_receive(Duration::from_millis(200)).await, Err(Ended::Silent));
     a.kill();
