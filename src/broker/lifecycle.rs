@@ -466,15 +466,14 @@ impl Broker {
     /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
     pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
         let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;
-        // One without an epoch has yet to write its record, and will ask us.
-        let is_older = |mailbox: &Arc<Mailbox>| (1..epoch).contains(&mailbox.epoch());
-        let Some(mailbox) = self.registry.find(&client_id).filter(is_older) else {
+        let Some(mailbox) = self.registry.find_before(&client_id, epoch) else {
             return Some(Bytes::from_static(b"null"));
         };
         tracing::info!(client_id, "taken over by a connection elsewhere");
         mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
         // Its progress is there before everything that it published is settled.
         let progress = tokio::time::timeout(HANDOVER_PATIENCE, mailbox.handed_over()).await.ok()?;
+        mailbox.collected();
         Some(Bytes::from(serde_json::to_vec(&progress).ok()?))
     }
 
@@ -508,6 +507,14 @@ impl Broker {
         }
         let epoch = owned.record.epoch;
         Attached { mailbox, is_present, epoch, progress, filters, owned: Some(owned) }
+    }
+
+    /// Somebody elsewhere has become the owner of a session while its connection here ended, so that its progress was not
+    /// saved: it is kept until it is asked for, which is the next thing that a new owner does.
+    pub(crate) async fn keep_for_successor(&self, mailbox: &Mailbox) {
+        if tokio::time::timeout(HANDOVER_PATIENCE, mailbox.is_collected()).await.is_err() {
+            tracing::debug!(client_id = &*mailbox.client_id, "nobody asked for the progress of a session");
+        }
     }
 
     /// The connection is over, and everything it published is settled.

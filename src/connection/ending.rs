@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::durable::Written;
 use super::io::Io;
 use super::{Connection, End, Eventual};
-use crate::broker::{Broker, Due, Owned, Share, due, now_ms, progress_record};
+use crate::broker::{Broker, Due, Mailbox, Owned, Share, due, now_ms, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::{ProgressRecord, WriteError};
@@ -78,6 +78,7 @@ where
         };
         let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
             broker: &broker,
+            mailbox: &mailbox,
             end,
             expiry_s,
             progress,
@@ -134,6 +135,7 @@ where
 /// The last writes of a connection: its progress, its will, and its record without an owner, or the end of the session.
 struct LastWrite<'a> {
     broker: &'a Arc<Broker>,
+    mailbox: &'a Mailbox,
     end: End,
     expiry_s: u32,
     progress: ProgressRecord,
@@ -179,8 +181,11 @@ impl LastWrite<'_> {
                 }
             }
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
-                // Who owns the session now takes care of the rest.
                 let Some(record) = loaded.record.filter(|record| record.epoch == self.owned.record.epoch) else {
+                    // Who owns the session now takes care of the rest.
+                    if self.expiry_s > 0 {
+                        self.broker.keep_for_successor(self.mailbox).await;
+                    }
                     return false;
                 };
                 self.owned.record.will = record.will;

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use mqtt_codec::{ReasonCode, Version};
 use parking_lot::Mutex;
 
+use crate::harness::relay::Relay;
 use crate::harness::sessions::record;
-use crate::harness::{Client, Ended, Options, Sidecar, World, eventually, msg, unique};
+use crate::harness::{Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, msg, unique};
 
 const LONG: u32 = 3600;
 
@@ -34,6 +35,39 @@ async fn the_newcomer_gets_the_session_and_the_old_connection_is_told() {
             assert_eq!(new.receive_shown().await, format!("{t}/x 2 qos1"), "what was acknowledged does not come again");
             new.goodbye().await;
         }
+    }
+}
+
+/// [MQTT-3.3.1-1]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_ends_between_the_loss_of_its_session_and_the_handover_leaves_what_it_had_in_flight() {
+    let server = NatsServer::start();
+    let nats = server.client().await;
+    let relay = Relay::start(server.url()).await;
+    let old_home = Sidecar::start(&server, "old home").await;
+    let new_home = SidecarBuilder::new("new home", &["--nats", &relay.url()]).start().await;
+    for version in [Version::V5, Version::V311] {
+        let (t, id) = (unique("between"), unique("bt"));
+        let options = || Options::new(version, &id).durable(LONG);
+        let mut old = old_home.connect(options()).await;
+        old.acknowledges = false;
+        old.subscribe(&t, 1).await;
+        old_home.v5(&unique("pub")).await.publish(msg(&t, "sent").qos(1)).await;
+        let first = old.next_shown().await;
+        let owner = record(&nats, &id).await.expect("a record").1["owner"].clone();
+        relay.delay(Duration::from_millis(150));
+        let change = async {
+            eventually("it has another owner", async || {
+                record(&nats, &id).await.is_some_and(|(_, record)| record["owner"] != owner)
+            })
+            .await;
+            old.reset();
+        };
+        let (mut new, ()) = tokio::join!(new_home.connect(options()), change);
+        relay.delay(Duration::ZERO);
+        assert!(new.is_resumed());
+        assert_eq!(new.next_shown().await, first.replace("qos1", "qos1 dup"));
+        new.goodbye().await;
     }
 }
 

@@ -1,23 +1,50 @@
-//! Ports to listen on. They are below the range from which the system takes ports for outgoing connections, so that
-//! none is taken between here and the process that listens there, and it is free again when that process restarts.
+//! Ports for the processes of tests. Sidecars and nats-servers keep theirs over restarts, so they cannot ask for port 0.
+//!
+//! A test process takes blocks of ports and keeps them locked as long as it lives: what is down for a moment finds its
+//! port again, whatever other test processes do at the same time.
 
+use std::fs::File;
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::ops::Range;
+use std::sync::Mutex;
 
-const FIRST: u16 = 12_000;
-const COUNT: u16 = 20_000;
+/// Below what the system gives to outgoing connections.
+const PORTS: Range<u16> = 12_000..32_000;
+const BLOCK: usize = 100;
 
-/// A port on 127.0.0.1 where nobody listens, and that is given out once in this run.
+/// The blocks of this process.
+#[derive(Default)]
+struct Blocks {
+    locks: Vec<File>,
+    /// Ports of the last one that were not given out yet.
+    ports: Range<u16>,
+}
+
+/// A port on 127.0.0.1 where nobody listens, and that nobody else gets.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time begin at different places.
-    let start = (std::process::id() % u32::from(COUNT / 100)) as u16 * 100;
-    for _ in 0..COUNT {
-        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-        let port = FIRST + offset;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+    static BLOCKS: Mutex<Option<Blocks>> = Mutex::new(None);
+    let mut blocks = BLOCKS.lock().unwrap();
+    let blocks = blocks.get_or_insert_default();
+    loop {
+        match blocks.ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+            Some(port) => return port,
+            None => blocks.take_another(),
         }
     }
-    panic!("no free port from {FIRST} on");
+}
+
+impl Blocks {
+    fn take_another(&mut self) {
+        let dir = std::env::temp_dir().join("nats-mqtt-test-ports");
+        std::fs::create_dir_all(&dir).unwrap();
+        let (first, lock) = PORTS
+            .step_by(BLOCK)
+            .find_map(|first| {
+                let file = File::create(dir.join(first.to_string())).unwrap();
+                file.try_lock().ok().map(|()| (first, file))
+            })
+            .expect("a block of ports that no other test process has");
+        self.locks.push(lock);
+        self.ports = first..first + BLOCK as u16;
+    }
 }

@@ -1,6 +1,14 @@
 //! Where the rest of the sidecar leaves things for one connection: QoS 0 packets ready to be written, QoS 1 and 2
 //! messages with their position in the logs, completions of its publishes, retained messages that it is owed, and the
 //! order to end. Every lane has a limit. The connection is woken once a batch, not once a message.
+//!
+//! - `lanes`: what waits
+//! - `shared`: what shared subscriptions give
+//! - `life`: how the connection ends
+
+mod lanes;
+mod life;
+mod shared;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -9,10 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
-use mqtt_session::{Feed, FeedState, Offer, Token, position};
+use mqtt_session::{Feed, FeedState, Offer, Token};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use self::lanes::Lanes;
 use super::lifecycle::Owned;
 use super::message::Message;
 use super::publishing::Answer;
@@ -77,31 +86,6 @@ pub(crate) struct Mail {
     pub(crate) qos0: [u64; 2],
 }
 
-#[derive(Debug)]
-struct Lanes {
-    qos0: Segments,
-    qos0_counts: [u64; 2],
-    /// Of the log that is always there.
-    feed: Feed<Outgoing>,
-    /// Of the others that it reads, by number.
-    others: Vec<(u16, Feed<Outgoing>)>,
-    /// Whose turn it is among the feeds.
-    turn: usize,
-    stored: Vec<(u64, Result<Stored, PutError>)>,
-    /// What shared subscriptions gave, with its position. No more than the window has room for.
-    shared: VecDeque<(u64, Outgoing)>,
-    /// Wake those that give.
-    share_wakes: Vec<Arc<Notify>>,
-    told: Vec<Answer>,
-    retained: Vec<RetainedCursor>,
-    order: Option<Order>,
-    owned: Option<Owned>,
-    is_woken: bool,
-    is_closed: bool,
-    /// What a client of MQTT 3.x can answer.
-    answerable: Option<Box<Answerable>>,
-}
-
 /// The mailbox of one connection.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
@@ -132,6 +116,8 @@ pub(crate) struct Mailbox {
     log_begins_at: AtomicU64,
     /// What the connection leaves to the one that takes its session over.
     handed_over: watch::Sender<Option<Option<ProgressRecord>>>,
+    /// It has been asked for.
+    is_collected: watch::Sender<bool>,
 }
 
 /// Mailboxes that got something in this batch and are to be woken at its end.
@@ -168,24 +154,7 @@ impl Mailbox {
             version,
             client_max_packet_size,
             limits,
-            lanes: Mutex::new(Lanes {
-                qos0: Segments::default(),
-                qos0_counts: [0; 2],
-                // The gates of its subscriptions say where each begins.
-                feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
-                others: Vec::new(),
-                turn: 0,
-                stored: Vec::new(),
-                shared: VecDeque::new(),
-                share_wakes: Vec::new(),
-                told: Vec::new(),
-                retained: Vec::new(),
-                order: None,
-                owned: None,
-                is_woken: false,
-                is_closed: false,
-                answerable: None,
-            }),
+            lanes: Mutex::new(Lanes::new(limits)),
             is_scanning: AtomicBool::new(false),
             shares: AtomicUsize::new(0),
             share_room: AtomicUsize::new(0),
@@ -196,6 +165,7 @@ impl Mailbox {
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
             handed_over: watch::Sender::new(None),
+            is_collected: watch::Sender::new(false),
         }
     }
 
@@ -297,67 +267,6 @@ impl Mailbox {
         self.lanes.lock().qos0.len() * 2 >= self.limits.qos0_bytes
     }
 
-    /// A shared subscription gives to this session from now on; `wake` is notified when there is more room.
-    pub(crate) fn join_share(&self, wake: &Arc<Notify>) {
-        let mut lanes = self.lanes.lock();
-        if !lanes.share_wakes.iter().any(|known| Arc::ptr_eq(known, wake)) {
-            lanes.share_wakes.push(Arc::clone(wake));
-            self.shares.store(lanes.share_wakes.len(), Ordering::Relaxed);
-        }
-        drop(lanes);
-        // It tells how much room there is.
-        self.wake.notify_one();
-    }
-
-    /// A shared subscription gives nothing any more.
-    pub(crate) fn leave_share(&self, wake: &Arc<Notify>) {
-        let mut lanes = self.lanes.lock();
-        lanes.share_wakes.retain(|known| !Arc::ptr_eq(known, wake));
-        self.shares.store(lanes.share_wakes.len(), Ordering::Relaxed);
-    }
-
-    /// Whether shared subscriptions give to this session.
-    pub(crate) fn is_sharing(&self) -> bool {
-        self.shares.load(Ordering::Relaxed) > 0
-    }
-
-    /// How many messages one feed of shared subscriptions may ask for on behalf of this session.
-    pub(crate) fn share_room(&self) -> usize {
-        self.share_room.load(Ordering::Relaxed).div_ceil(self.shares.load(Ordering::Relaxed).max(1))
-    }
-
-    /// The session has room for so many messages of shared subscriptions.
-    pub(crate) fn offer_share_room(&self, room: usize) {
-        if !self.is_sharing() {
-            return;
-        }
-        let lanes = self.lanes.lock();
-        let room = if lanes.is_closed { 0 } else { room.saturating_sub(lanes.shared.len()) };
-        if room > self.share_room.swap(room, Ordering::Relaxed) {
-            for wake in &lanes.share_wakes {
-                wake.notify_one();
-            }
-        }
-    }
-
-    /// A shared subscription gives a message. False when there is no room, and it has to go elsewhere.
-    pub(crate) fn offer_shared(
-        self: &Arc<Self>,
-        position: u64,
-        wakes: &mut Wakes,
-        outgoing: impl FnOnce() -> Outgoing,
-    ) -> bool {
-        let mut lanes = self.lanes.lock();
-        let room = self.share_room.load(Ordering::Relaxed);
-        if lanes.is_closed || room == 0 {
-            return false;
-        }
-        self.share_room.store(room - 1, Ordering::Relaxed);
-        lanes.shared.push_back((position, outgoing()));
-        self.mark(&mut lanes, wakes);
-        true
-    }
-
     /// Changes the position in a log, for scans.
     pub(crate) fn with_feed<R>(&self, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
         let mut lanes = self.lanes.lock();
@@ -402,63 +311,9 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
-    pub(crate) fn order(&self, order: Order) {
-        let mut lanes = self.lanes.lock();
-        if lanes.order.is_none_or(|old| old == Order::Drain) {
-            lanes.order = Some(order);
-        }
-        drop(lanes);
-        self.wake.notify_one();
-    }
-
     /// Wakes the connection to look again.
     pub(crate) fn nudge(&self) {
         self.wake.notify_one();
-    }
-
-    /// Gives a connection the record of its session. False when it has ended.
-    pub(crate) fn give(&self, owned: Owned) -> bool {
-        let mut lanes = self.lanes.lock();
-        if lanes.is_closed {
-            return false;
-        }
-        lanes.owned = Some(owned);
-        drop(lanes);
-        self.wake.notify_one();
-        true
-    }
-
-    /// Waits for an order to end.
-    pub(crate) async fn ordered(&self) {
-        while self.lanes.lock().order.is_none() {
-            self.wake.notified().await;
-        }
-    }
-
-    /// Takes nothing more; what is queued is given up. Completions still come through.
-    pub(crate) fn close(&self) {
-        let mut lanes = self.lanes.lock();
-        lanes.is_closed = true;
-        lanes.qos0 = Segments::default();
-        lanes.feed = Feed::new(u64::MAX, 0, 0);
-        lanes.others = Vec::new();
-        lanes.retained = Vec::new();
-        lanes.shared = VecDeque::new();
-        self.share_room.store(0, Ordering::Relaxed);
-        drop(lanes);
-        self.is_scanning.store(false, Ordering::Relaxed);
-        self.room.notify_waiters();
-    }
-
-    /// Epoch of the connection in its session's record; 0 without one.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// The session has a record, with this epoch.
-    pub(crate) fn set_epoch(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Relaxed);
     }
 
     /// The session outlives its connection.
@@ -484,34 +339,6 @@ impl Mailbox {
     /// Where the log begins, when the session is owed something older than that, from `next` on.
     pub(crate) fn log_begins_above(&self, next: u64) -> Option<u64> {
         Some(self.log_begins_at.load(Ordering::Acquire)).filter(|first| next < *first)
-    }
-
-    /// The connection has ended and leaves this to the one that takes its session over.
-    pub(crate) fn hand_over(&self, progress: Option<ProgressRecord>) {
-        self.handed_over.send_replace(Some(progress));
-    }
-
-    /// Waits for [`Mailbox::hand_over`].
-    pub(crate) async fn handed_over(&self) -> Option<ProgressRecord> {
-        // The sender is ours, so the wait cannot fail.
-        let mut receiver = self.handed_over.subscribe();
-        receiver.wait_for(Option::is_some).await.ok().and_then(|left| left.clone().flatten())
-    }
-
-    /// The connection is over, and everything it published is settled.
-    pub(crate) fn end(&self) {
-        self.has_ended.send_replace(true);
-    }
-
-    /// Waits for [`Mailbox::end`].
-    pub(crate) async fn ended(&self) {
-        // The sender is ours, so the wait cannot fail.
-        let _ = self.has_ended.subscribe().wait_for(|ended| *ended).await;
-    }
-
-    /// Whether the connection takes nothing more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lanes.lock().is_closed
     }
 
     /// Takes completions, what shared subscriptions gave, and orders. From now on the next thing left here wakes the connection again.
@@ -562,76 +389,6 @@ impl Mailbox {
             wakes.0.push(Arc::clone(self));
         }
     }
-}
-
-impl Lanes {
-    fn remember_request(&mut self, version: Version, message: &Message) {
-        if version != Version::V5
-            && let Some(request) = OpenRequest::of(message)
-        {
-            self.answerable.get_or_insert_default().push(request);
-        }
-    }
-
-    /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
-    /// begins.
-    fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {
-        if log == 0 {
-            return &mut self.feed;
-        }
-        let index = self.others.iter().position(|(number, _)| *number == log).unwrap_or_else(|| {
-            let (messages, bytes) = if self.is_closed { (0, 0) } else { (limits.feed_messages, limits.feed_bytes) };
-            self.others.push((log, Feed::new(0, messages, bytes)));
-            self.others.len() - 1
-        });
-        &mut self.others[index].1
-    }
-
-    fn feeds(&self) -> impl Iterator<Item = (u16, &Feed<Outgoing>)> {
-        std::iter::once((0, &self.feed)).chain(self.others.iter().map(|(log, feed)| (*log, feed)))
-    }
-
-    fn is_scanning(&self) -> bool {
-        self.feeds().any(|(_, feed)| is_scanning(feed.state()))
-    }
-
-    fn is_scanning_with_room(&self, queued_max: usize) -> bool {
-        self.feeds().any(|(_, feed)| is_scanning(feed.state()) && feed.len() <= queued_max)
-    }
-
-    fn behind(&self) -> impl Iterator<Item = u64> {
-        self.feeds().filter_map(|(log, feed)| match feed.state() {
-            FeedState::Behind { next } => Some(position(log, next)),
-            _ => None,
-        })
-    }
-
-    /// Up to `count` messages, from each feed in its turn.
-    fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
-        let (mut left, mut empty) = (count, 0);
-        while left > 0 && empty <= self.others.len() {
-            let index = self.turn % (self.others.len() + 1);
-            let (log, feed) = match index.checked_sub(1) {
-                None => (0, &mut self.feed),
-                Some(index) => {
-                    let (log, feed) = &mut self.others[index];
-                    (*log, feed)
-                }
-            };
-            match feed.pop() {
-                Some((sequence, outgoing)) => {
-                    messages.push((position(log, sequence), outgoing));
-                    (left, empty) = (left - 1, 0);
-                }
-                None => empty += 1,
-            }
-            self.turn = index + 1;
-        }
-    }
-}
-
-const fn is_scanning(state: FeedState) -> bool {
-    matches!(state, FeedState::Scanning { .. } | FeedState::Joining { .. })
 }
 
 impl StoredSink for Mailbox {

@@ -1,0 +1,145 @@
+//! What waits for one connection. Every lane has a limit; the [`Mailbox`](super::Mailbox) keeps to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mqtt_codec::Version;
+use mqtt_session::{Feed, FeedState, position};
+use tokio::sync::Notify;
+
+use super::{MailboxLimits, Order, Outgoing};
+use crate::broker::lifecycle::Owned;
+use crate::broker::message::Message;
+use crate::broker::publishing::Answer;
+use crate::broker::requests::{Answerable, OpenRequest};
+use crate::broker::retained::RetainedCursor;
+use crate::broker::segments::Segments;
+use crate::store::{PutError, Stored};
+
+/// The lanes of one mailbox.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    pub(super) qos0: Segments,
+    pub(super) qos0_counts: [u64; 2],
+    /// Of the log that is always there.
+    pub(super) feed: Feed<Outgoing>,
+    /// Of the others that it reads, by number.
+    pub(super) others: Vec<(u16, Feed<Outgoing>)>,
+    /// Whose turn it is among the feeds.
+    pub(super) turn: usize,
+    pub(super) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// What shared subscriptions gave, with its position. No more than the window has room for.
+    pub(super) shared: VecDeque<(u64, Outgoing)>,
+    /// Wake those that give.
+    pub(super) share_wakes: Vec<Arc<Notify>>,
+    pub(super) told: Vec<Answer>,
+    pub(super) retained: Vec<RetainedCursor>,
+    pub(super) order: Option<Order>,
+    pub(super) owned: Option<Owned>,
+    pub(super) is_woken: bool,
+    pub(super) is_closed: bool,
+    /// What a client of MQTT 3.x can answer.
+    pub(super) answerable: Option<Box<Answerable>>,
+}
+
+impl Lanes {
+    /// Nothing waits.
+    pub(super) fn new(limits: MailboxLimits) -> Self {
+        Self {
+            qos0: Segments::default(),
+            qos0_counts: [0; 2],
+            // The gates of its subscriptions say where each begins.
+            feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
+            others: Vec::new(),
+            turn: 0,
+            stored: Vec::new(),
+            shared: VecDeque::new(),
+            share_wakes: Vec::new(),
+            told: Vec::new(),
+            retained: Vec::new(),
+            order: None,
+            owned: None,
+            is_woken: false,
+            is_closed: false,
+            answerable: None,
+        }
+    }
+
+    /// Takes nothing more; what is queued is given up. Completions still come through.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.qos0 = Segments::default();
+        self.feed = Feed::new(u64::MAX, 0, 0);
+        self.others = Vec::new();
+        self.retained = Vec::new();
+        self.shared = VecDeque::new();
+    }
+
+    pub(super) fn remember_request(&mut self, version: Version, message: &Message) {
+        if version != Version::V5
+            && let Some(request) = OpenRequest::of(message)
+        {
+            self.answerable.get_or_insert_default().push(request);
+        }
+    }
+
+    /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
+    /// begins.
+    pub(super) fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {
+        if log == 0 {
+            return &mut self.feed;
+        }
+        let index = self.others.iter().position(|(number, _)| *number == log).unwrap_or_else(|| {
+            let (messages, bytes) = if self.is_closed { (0, 0) } else { (limits.feed_messages, limits.feed_bytes) };
+            self.others.push((log, Feed::new(0, messages, bytes)));
+            self.others.len() - 1
+        });
+        &mut self.others[index].1
+    }
+
+    pub(super) fn feeds(&self) -> impl Iterator<Item = (u16, &Feed<Outgoing>)> {
+        std::iter::once((0, &self.feed)).chain(self.others.iter().map(|(log, feed)| (*log, feed)))
+    }
+
+    pub(super) fn is_scanning(&self) -> bool {
+        self.feeds().any(|(_, feed)| is_scanning(feed.state()))
+    }
+
+    pub(super) fn is_scanning_with_room(&self, queued_max: usize) -> bool {
+        self.feeds().any(|(_, feed)| is_scanning(feed.state()) && feed.len() <= queued_max)
+    }
+
+    pub(super) fn behind(&self) -> impl Iterator<Item = u64> {
+        self.feeds().filter_map(|(log, feed)| match feed.state() {
+            FeedState::Behind { next } => Some(position(log, next)),
+            _ => None,
+        })
+    }
+
+    /// Up to `count` messages, from each feed in its turn.
+    pub(super) fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
+        let (mut left, mut empty) = (count, 0);
+        while left > 0 && empty <= self.others.len() {
+            let index = self.turn % (self.others.len() + 1);
+            let (log, feed) = match index.checked_sub(1) {
+                None => (0, &mut self.feed),
+                Some(index) => {
+                    let (log, feed) = &mut self.others[index];
+                    (*log, feed)
+                }
+            };
+            match feed.pop() {
+                Some((sequence, outgoing)) => {
+                    messages.push((position(log, sequence), outgoing));
+                    (left, empty) = (left - 1, 0);
+                }
+                None => empty += 1,
+            }
+            self.turn = index + 1;
+        }
+    }
+}
+
+const fn is_scanning(state: FeedState) -> bool {
+    matches!(state, FeedState::Scanning { .. } | FeedState::Joining { .. })
+}

@@ -1,0 +1,100 @@
+//! How a connection ends, and whose session it has: orders, the record that comes late, and what it leaves to the
+//! connection that takes the session over.
+
+use std::sync::atomic::Ordering;
+
+use super::{Mailbox, Order};
+use crate::broker::lifecycle::Owned;
+use crate::store::ProgressRecord;
+
+impl Mailbox {
+    /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
+    pub(crate) fn order(&self, order: Order) {
+        let mut lanes = self.lanes.lock();
+        if lanes.order.is_none_or(|old| old == Order::Drain) {
+            lanes.order = Some(order);
+        }
+        drop(lanes);
+        self.wake.notify_one();
+    }
+
+    /// Gives a connection the record of its session. False when it has ended.
+    pub(crate) fn give(&self, owned: Owned) -> bool {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return false;
+        }
+        lanes.owned = Some(owned);
+        drop(lanes);
+        self.wake.notify_one();
+        true
+    }
+
+    /// Waits for an order to end.
+    pub(crate) async fn ordered(&self) {
+        while self.lanes.lock().order.is_none() {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Takes nothing more; what is queued is given up. Completions still come through.
+    pub(crate) fn close(&self) {
+        let mut lanes = self.lanes.lock();
+        lanes.close();
+        self.share_room.store(0, Ordering::Relaxed);
+        drop(lanes);
+        self.is_scanning.store(false, Ordering::Relaxed);
+        self.room.notify_waiters();
+    }
+
+    /// Epoch of the connection in its session's record; 0 without one.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// The session has a record, with this epoch.
+    pub(crate) fn set_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The connection has ended and leaves this to the one that takes its session over.
+    pub(crate) fn hand_over(&self, progress: Option<ProgressRecord>) {
+        self.handed_over.send_replace(Some(progress));
+    }
+
+    /// Waits for [`Mailbox::hand_over`].
+    pub(crate) async fn handed_over(&self) -> Option<ProgressRecord> {
+        // The sender is ours, so the wait cannot fail.
+        let mut receiver = self.handed_over.subscribe();
+        receiver.wait_for(Option::is_some).await.ok().and_then(|left| left.clone().flatten())
+    }
+
+    /// What the connection left has been handed over.
+    pub(crate) fn collected(&self) {
+        self.is_collected.send_replace(true);
+    }
+
+    /// Waits for [`Mailbox::collected`].
+    pub(crate) async fn is_collected(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.is_collected.subscribe().wait_for(|collected| *collected).await;
+    }
+
+    /// The connection is over, and everything it published is settled.
+    pub(crate) fn end(&self) {
+        // One that never began leaves nothing, and nobody is to wait for it.
+        self.handed_over.send_if_modified(|left| left.is_none() && left.replace(None).is_none());
+        self.has_ended.send_replace(true);
+    }
+
+    /// Waits for [`Mailbox::end`].
+    pub(crate) async fn ended(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.has_ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Whether the connection takes nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lanes.lock().is_closed
+    }
+}
