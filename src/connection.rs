@@ -2,6 +2,7 @@
 //! write, wait. The session decides; this file only carries out.
 
 mod backlog;
+mod claims;
 mod deliver;
 mod durable;
 mod ending;
@@ -28,6 +29,7 @@ use crate::broker::{
 use crate::listener::Peer;
 use crate::metrics::{Direction, DropReason};
 use crate::store::StoredRetained;
+use claims::Claimed;
 use durable::{Answered, LAZY_AGE, Written};
 use io::Io;
 use retained::Owed;
@@ -71,6 +73,7 @@ enum Event {
     Subscribed(Subscribed),
     Written(Written),
     Fetched(Fetched),
+    Confirmed(Claimed),
     Backlog(backlog::Page),
     Time,
 }
@@ -104,6 +107,10 @@ struct Connection<S> {
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
     resending: Option<Eventual<Fetched>>,
+    /// What shared subscriptions gave at QoS 2, saved; its consumers are to be told.
+    claimed: Claimed,
+    /// The same, while they are being told.
+    confirming: Option<Eventual<Claimed>>,
     backlog: backlog::Reading,
     retained: Owed,
     outputs: Vec<Output<Outgoing>>,
@@ -204,6 +211,8 @@ where
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
             resending: None,
+            claimed: Claimed::new(),
+            confirming: None,
             backlog: backlog::Reading::default(),
             retained,
             outputs: Vec::new(),
@@ -231,6 +240,7 @@ where
             self.offer_share_room();
             self.wait_for_wanted();
             self.start_write();
+            self.start_confirming();
             self.count();
             if let Some(end) = self.end.or_else(|| self.drained()) {
                 return end;
@@ -255,6 +265,7 @@ where
                 Event::Subscribed(subscribed) => self.subscribed(subscribed),
                 Event::Written(written) => self.written(written),
                 Event::Fetched(fetched) => self.fetched(fetched),
+                Event::Confirmed(claimed) => self.confirmed(claimed),
                 Event::Backlog(page) => self.backlog.take(page),
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {}
@@ -281,6 +292,9 @@ where
         }
         if let Poll::Ready(fetched) = poll_some(&mut self.resending, cx) {
             return Poll::Ready(Event::Fetched(fetched));
+        }
+        if let Poll::Ready(claimed) = poll_some(&mut self.confirming, cx) {
+            return Poll::Ready(Event::Confirmed(claimed));
         }
         if let Poll::Ready(page) = self.backlog.poll(cx) {
             return Poll::Ready(Event::Backlog(page));
@@ -386,7 +400,7 @@ where
     fn carry_out(&mut self, output: Output<Outgoing>) {
         match output {
             Output::Send(packet) => self.send(&packet),
-            Output::Transmit(qos, packet_id, outgoing) => self.transmit(qos, packet_id, &outgoing),
+            Output::Transmit(qos, packet_id, outgoing) => self.transmit(qos, packet_id, outgoing),
             Output::Publish(publication) => self.publish(publication),
             Output::Settled(packet_id) => self.settled(packet_id),
             Output::Subscribe(request) => self.subscribes.push(request),

@@ -182,14 +182,27 @@ impl<M> Session<M> {
     }
 
     /// The connection is over, and what shared subscriptions have given goes to other members: what was sent at QoS 1, and
-    /// what was not sent yet. What was sent at QoS 2 stays and is finished with this session [MQTT-4.8.2-4].
-    pub fn leave_shared(&mut self) {
+    /// what was not sent yet. What was sent at QoS 2 stays and is finished with this session [MQTT-4.8.2-4]. Returns those at
+    /// QoS 2 that were not: what is saved may say that they are the session's, until the progress is saved once more.
+    pub fn leave_shared(&mut self) -> Vec<M> {
+        let mut withdrawn = Vec::new();
         for held in std::mem::take(&mut self.held) {
-            if let Output::Transmit(_, packet_id, _) = held.output {
-                self.outbound.withdraw(packet_id, &mut self.durability);
+            if let Output::Transmit(_, packet_id, message) = held.output
+                && self.outbound.withdraw(packet_id, &mut self.durability)
+            {
+                withdrawn.push(message);
             }
         }
         self.is_closed = true;
+        withdrawn
+    }
+
+    /// Messages at QoS 2 that have a packet id and wait until that is saved.
+    pub fn held(&self) -> impl Iterator<Item = (PacketId, &M)> {
+        self.held.iter().filter_map(|held| match &held.output {
+            Output::Transmit(_, packet_id, message) => Some((*packet_id, message)),
+            _ => None,
+        })
     }
 
     /// What is saved of the progress is to be saved again, when there is time.

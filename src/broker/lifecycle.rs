@@ -26,7 +26,7 @@ use super::clock::now_ms;
 use super::mailbox::{Mailbox, Order};
 use super::retained::RetainedCursor;
 use super::wills::{Due, due};
-use super::{Broker, TAKEOVER_PATIENCE, records};
+use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::metrics::WillCause;
 use crate::store::{
@@ -67,6 +67,8 @@ pub(crate) struct Owned {
     pub(crate) sequence: u64,
     /// The subscriptions, of a session that outlives its connection.
     pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
+    /// What its progress says of shared subscriptions, and they may not know.
+    pub(crate) claims: Claims,
 }
 
 impl Owned {
@@ -354,7 +356,7 @@ impl Broker {
                 subscriptions.insert(filter, stored);
             }
         }
-        let mut may_come_again = false;
+        let (mut may_come_again, mut claims) = (false, Claims::default());
         let mut retained = RetainedProgress::default();
         let progress = if is_present {
             let stored = match handed_over {
@@ -371,12 +373,15 @@ impl Broker {
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
             let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
-            retained = stored.as_ref().map(|progress| progress.retained.clone()).unwrap_or_default();
             if subscriptions.values().any(|s| s.retained.is_some()) {
                 // As much as was there when they were made.
                 self.store.retained().bring_up_to_date().await?;
             }
-            let progress = self.progress_of(stored, &subscriptions, old.as_ref()).await?;
+            let progress = self.progress_of(stored.as_ref(), &subscriptions, old.as_ref()).await?;
+            if let Some(stored) = stored {
+                claims = records::claims(&stored, &self.logs);
+                retained = stored.retained;
+            }
             for subscription in subscriptions.values_mut() {
                 subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
             }
@@ -384,7 +389,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let mut owned = Owned { record, sequence, subscriptions };
+        let mut owned = Owned { record, sequence, subscriptions, claims };
         if may_come_again {
             // Not behind what this connection saves: a new record shuts it out.
             match self.store.sessions().put_record(&owned.record(), sequence, None).await {
@@ -399,7 +404,7 @@ impl Broker {
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
     async fn progress_of(
         &self,
-        stored: Option<ProgressRecord>,
+        stored: Option<&ProgressRecord>,
         subscriptions: &HashMap<TopicFilter, StoredSubscription>,
         old: Option<&SessionRecord>,
     ) -> Result<Progress, Unavailable> {
@@ -409,7 +414,7 @@ impl Broker {
             self.follower.look_soon(&self.store).await?;
         }
         let mut progress = match stored {
-            Some(stored) => records::progress(&stored, &self.logs),
+            Some(stored) => records::progress(stored, &self.logs),
             None => {
                 let first = subscriptions.values().map(|s| s.since).min();
                 let cursor = first.unwrap_or_else(|| self.tail_sequence());

@@ -127,17 +127,19 @@ where
     }
 
     /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
-    pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
+    pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: Outgoing) {
+        let is_claim = qos == QoS::ExactlyOnce && outgoing.share.is_some() && self.session.is_durable();
+        let now = if is_claim { self.claim(packet_id, outgoing) } else { Some(outgoing) };
+        let Some(outgoing) = now else { return };
         match &outgoing.share {
-            // From now on it is this session's: its packet id is saved, if anything of the session is
-            // [MQTT-4.8.2-4], [MQTT-4.8.2-5].
+            // From now on it is this session's, and nothing of that is saved [MQTT-4.8.2-5].
             Some(share) if qos == QoS::ExactlyOnce => share.done(),
             Some(share) => {
                 self.shares.insert(packet_id, share.clone());
             }
             None => {}
         }
-        self.write(false, qos, Some(packet_id), outgoing);
+        self.write(false, qos, Some(packet_id), &outgoing);
     }
 
     /// Sends a message again, with DUP and its old packet id [MQTT-3.3.1-1].
@@ -145,7 +147,7 @@ where
         self.write(true, qos, Some(packet_id), outgoing);
     }
 
-    fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
+    pub(super) fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
         let (Some(frame), Ok(expiry_s)) = (message.frame(self.version, packet_id.is_some()), message.expiry(now_ms()))
         else {

@@ -61,10 +61,12 @@ where
                 Some(Box::pin(async move { Written::Record(put_record(&sessions, &record, sequence).await, answers) }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
+            let claims = self.claims();
             let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
-            let mut progress = crate::broker::progress_record(owned.record.epoch, &progress, &self.broker.logs);
+            let mut progress =
+                crate::broker::progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs);
             progress.retained = self.retained.begin_save();
             self.unsaved_since = None;
             let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
@@ -148,13 +150,22 @@ where
             return;
         }
         let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
-        self.resending = Some(Box::pin(async move { broker.fetch_resends(&client_id, resends).await }));
+        // What a consumer does not know may come to somebody else as long as it does not.
+        let claims = self.owned.iter().map(|owned| &owned.claims);
+        let acks: Vec<_> = claims.flat_map(|c| resends.iter().filter_map(|r| c.get(&r.packet_id()).cloned())).collect();
+        self.resending = Some(Box::pin(async move {
+            broker.confirm_shared(&acks).await;
+            broker.fetch_resends(&client_id, resends).await
+        }));
     }
 
     /// Repeats: PUBLISH with DUP and PUBREL, in their old order.
     pub(super) fn fetched(&mut self, fetched: Vec<(Resend, Option<Outgoing>)>) {
         self.resending = None;
         for (resend, outgoing) in fetched {
+            if let Some(owned) = &mut self.owned {
+                owned.claims.remove(&resend.packet_id());
+            }
             match (resend, outgoing) {
                 (Resend::PubRel(packet_id), _) => {
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);

@@ -47,6 +47,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
+pub use self::ack::is_same_delivery;
 use self::api::Api;
 pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
@@ -72,7 +73,7 @@ pub use self::sessions::{
     StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
-    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+    Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
 };
 pub(crate) use self::time::rfc3339;
 

@@ -182,7 +182,7 @@ impl Run {
                 self.tell(Input::Saved(version));
             }
             "resend" => self.resend(),
-            "leave" => self.session.leave_shared(),
+            "leave" => drop(self.session.leave_shared()),
             "forget" => self.session.forget(id(words.next())?),
             "log" => self.session.log_stands_at(number(words.next())?),
             "read" => self.session.has_read_up_to(number(words.next())?),

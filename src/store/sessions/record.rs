@@ -258,6 +258,10 @@ pub struct InFlightRecord {
     pub log: Option<String>,
     /// QoS at which it was sent.
     pub qos: u8,
+    /// Of a message of a shared subscription at QoS 2: where its consumer is told that it is this session's, as long as it may
+    /// not know. Until then it was not sent either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<String>,
     /// What is repeated.
     #[serde(default)]
     pub state: InFlightRecordState,
