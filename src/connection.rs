@@ -299,10 +299,20 @@ where
         if let Poll::Ready(page) = self.backlog.poll(cx) {
             return Poll::Ready(Event::Backlog(page));
         }
-        if self.takes_input() {
-            return self.io.poll_read(cx).map(Event::Read);
+        if self.takes_input()
+            && let Poll::Ready(read) = self.io.poll_read(cx)
+        {
+            return Poll::Ready(Event::Read(read));
+        }
+        if !self.has_answer_coming() {
+            self.io.acknowledge(cx);
         }
         Poll::Pending
+    }
+
+    /// Whether something that the client waits for will be written as soon as it can be.
+    fn has_answer_coming(&self) -> bool {
+        self.session.is_answering() || self.subscribing.is_some() || !self.io.output.is_empty()
     }
 
     fn now(&self) -> Time {
@@ -454,7 +464,8 @@ where
             }
             None if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => None,
             // No packet of this version or QoS can say it.
-            Some(_) | None => {
+            token @ (Some(_) | None) => {
+                token.into_iter().for_each(|token| self.session.not_published(token));
                 self.end = Some(End::ByServer(reason));
                 None
             }
@@ -474,6 +485,9 @@ where
         }
         self.counts.delivered[0] += mail.qos0[0];
         self.counts.payload_bytes[1] += mail.qos0[1];
+        for (token, _) in mail.told.iter().filter(|(_, result)| result.is_err()) {
+            self.session.not_published(*token);
+        }
         self.publishing.told(&mut mail.told, &mut self.answers);
         if let Some(owned) = mail.owned.take() {
             self.owned = Some(owned);

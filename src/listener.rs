@@ -32,13 +32,15 @@ use crate::{
     shutdown::ShutdownSignal,
 };
 use accept::{Acceptor, Limits};
+use socket::Prompt;
 pub(crate) use socket::listen;
 use upgrade::Upgrade;
 
 /// What is done with a connection. One value serves all listeners; it is cloned for each connection.
 pub trait Serve: Clone + Send + Sync + 'static {
     /// Serves the connection until it ends. The future owns the stream: returning closes it. Written bytes may stay
-    /// in the stream until it is flushed, so flush before waiting; end with `shutdown` where the peer shall know that
+    /// in the stream until it is flushed, so flush before waiting, also when what was read has no answer: that tells the
+    /// peer that it arrived. End with `shutdown` where the peer shall know that
     /// this was on purpose (WebSocket sends its Close frame then).
     fn serve<S>(&self, stream: S, peer: Peer) -> impl Future<Output = ()> + Send
     where
@@ -213,6 +215,7 @@ struct Dispatch<H> {
 
 impl<H: Serve> Dispatch<H> {
     async fn run(self, stream: TcpStream, peer: Peer) {
+        let stream = Prompt::new(stream);
         let Some(upgrade) = self.upgrade else {
             return self.serve.serve(stream, peer).await;
         };

@@ -8,7 +8,7 @@
 //! - `closed`: what devices never see of NATS
 //! - `headers`: properties ⇄ headers; `user_properties` for those whose order or shape a header does not carry;
 //!   `log_marker` for the copy of a stored message on its natural subject
-//! - `reply`: reply subjects of NATS as topics that devices can answer on
+//! - `reply`: reply subjects of NATS as topics that devices can answer on; `question`: what clients ask NATS, in a reply subject
 //! - `names`, `key`: the name of everything we make in JetStream
 //! - `spec`: how the streams are configured, and whether one that is there will do
 
@@ -22,6 +22,7 @@ mod key;
 mod log_marker;
 mod names;
 mod percent;
+mod question;
 mod reply;
 mod spec;
 mod subject;
@@ -35,6 +36,7 @@ pub use error::{HeaderError, MapError};
 pub use headers::{Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, name, to_headers};
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
 pub use names::{DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, queue_group, share_consumer};
+pub use question::Question;
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
 pub use spec::{
     DeclaredLog, Discard, MAPPING_KEY, MAPPING_VERSION, PerSubject, SpecOptions, Storage, StreamSpec, TOPICS_KEY,

@@ -347,6 +347,19 @@ impl Names {
         format!("{}>", self.nodes_root)
     }
 
+    /// What every answer of NATS to a request of a client begins with, under the prefix of our inboxes:
+    /// `_INBOX.$NMQ.answer.`. The sidecar that asked and the request follow.
+    #[must_use]
+    pub fn answers(&self, inbox_prefix: &str) -> String {
+        format!("{inbox_prefix}.{}.answer.", self.subject_prefix)
+    }
+
+    /// Says that a sidecar is there, by its name: `$NMQ.echo.<name>`.
+    #[must_use]
+    pub fn echo_subject(&self, name: &str) -> String {
+        format!("{}.echo.{name}", self.subject_prefix)
+    }
+
     /// What clients do, for whoever wants to know: `$NMQ.event.<kind>.<client>`. The kind is one token of ours.
     ///
     /// # Errors

@@ -17,8 +17,8 @@ use crate::{ClosedTrees, Subject};
 /// Bytes of a key.
 pub const REPLY_KEY_LEN: usize = 32;
 
-/// Longest reply subject that a token is made of; inboxes have some forty bytes.
-const REPLY_SUBJECT_MAX: usize = 1024;
+/// Longest reply subject that a token is made of, and longest part of one that is a token; inboxes have some forty bytes.
+pub(crate) const REPLY_SUBJECT_MAX: usize = 1024;
 /// Bytes of the MAC in a token.
 const MAC_LEN: usize = 32;
 /// Bytes of the time in a token.
@@ -111,9 +111,7 @@ impl ReplyKey {
     /// A token for a reply subject that can be used until `ends_s`, in seconds since the epoch.
     #[must_use]
     pub fn seal(&self, reply: &Subject, ends_s: u32) -> String {
-        let signed = signed(ends_s.to_be_bytes(), reply.as_str().as_bytes());
-        let mac = hmac::sign(&self.0, &signed);
-        BASE64.encode([mac.as_ref(), &signed[PURPOSE.len()..]].concat())
+        self.seal_bytes(PURPOSE, reply.as_str().as_bytes(), ends_s)
     }
 
     /// The reply subject of a token, at `now_s`.
@@ -121,19 +119,27 @@ impl ReplyKey {
     /// # Errors
     /// See [`ReplyError`].
     pub fn open(&self, token: &str, now_s: u32) -> Result<Subject, ReplyError> {
+        let reply = self.open_bytes(PURPOSE, token, now_s)?;
+        let reply = String::from_utf8(reply).map_err(|_| ReplyError::Forged)?;
+        Subject::new(reply).map_err(|_| ReplyError::Forged)
+    }
+
+    /// A token with these bytes in it, for one purpose.
+    pub(crate) fn seal_bytes(&self, purpose: &[u8], bytes: &[u8], ends_s: u32) -> String {
+        let ends = ends_s.to_be_bytes();
+        let mac = hmac::sign(&self.0, &[purpose, &ends, bytes].concat());
+        BASE64.encode([mac.as_ref(), &ends, bytes].concat())
+    }
+
+    /// The bytes of a token for this purpose, at `now_s`.
+    pub(crate) fn open_bytes(&self, purpose: &[u8], token: &str, now_s: u32) -> Result<Vec<u8>, ReplyError> {
         let bytes = BASE64.decode(token).map_err(|_| ReplyError::Forged)?;
         let (mac, rest) = bytes.split_at_checked(MAC_LEN).ok_or(ReplyError::Forged)?;
-        let (ends, reply) = rest.split_first_chunk::<TIME_LEN>().ok_or(ReplyError::Forged)?;
-        hmac::verify(&self.0, &signed(*ends, reply), mac).map_err(|_| ReplyError::Forged)?;
+        let (ends, content) = rest.split_first_chunk::<TIME_LEN>().ok_or(ReplyError::Forged)?;
+        hmac::verify(&self.0, &[purpose, rest].concat(), mac).map_err(|_| ReplyError::Forged)?;
         if now_s > u32::from_be_bytes(*ends) {
             return Err(ReplyError::Expired);
         }
-        let reply = std::str::from_utf8(reply).map_err(|_| ReplyError::Forged)?;
-        Subject::new(reply).map_err(|_| ReplyError::Forged)
+        Ok(content.to_vec())
     }
-}
-
-/// What the MAC of a token is of.
-fn signed(ends: [u8; TIME_LEN], reply: &[u8]) -> Vec<u8> {
-    [PURPOSE, &ends, reply].concat()
 }

@@ -164,6 +164,16 @@ impl Inbound {
         }
     }
 
+    /// Nothing of the publish `token` went anywhere: when the client repeats it, it is new.
+    pub(crate) fn not_published(&mut self, token: Token, durability: &mut Durability) {
+        let index = token.checked_sub(self.base).and_then(|i| usize::try_from(i).ok());
+        if let Some(Pending { delivery: Delivery::ExactlyOnce(id), .. }) = index.and_then(|i| self.pending.get(i))
+            && self.qos2.remove(id).is_some()
+        {
+            durability.change();
+        }
+    }
+
     /// The next acknowledgement that may leave, if any.
     pub(crate) fn release(&mut self, version: Version, durability: &mut Durability) -> Option<Released> {
         let result = self.pending.front()?.result?;

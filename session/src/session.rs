@@ -163,6 +163,12 @@ impl<M> Session<M> {
         self.inbound.storing() < usize::from(self.parameters.receive_maximum)
     }
 
+    /// Whether an acknowledgement will be sent as soon as something is stored or saved.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.inbound.storing() > 0 || !self.held.is_empty()
+    }
+
     /// How many QoS 1 and 2 messages the client takes now.
     #[must_use]
     pub fn window_room(&self) -> usize {
@@ -181,16 +187,19 @@ impl<M> Session<M> {
         self.outbound.lost(packet_id, &mut self.durability);
     }
 
-    /// The connection is over, and what shared subscriptions have given goes to other members: what was sent at QoS 1, and
-    /// what was not sent yet. What was sent at QoS 2 stays and is finished with this session [MQTT-4.8.2-4]. Returns those at
-    /// QoS 2 that were not: what is saved may say that they are the session's, until the progress is saved once more.
-    pub fn leave_shared(&mut self) -> Vec<M> {
+    /// The connection is over, and what waited for the progress to be saved does not happen. What shared subscriptions have
+    /// given goes to other members: what was sent at QoS 1, and what was not sent yet. What was sent at QoS 2 stays and is
+    /// finished with this session [MQTT-4.8.2-4]. Returns those at QoS 2 that were not sent: what is saved may say that they
+    /// are the session's, until the progress is saved once more.
+    pub fn leave(&mut self) -> Vec<M> {
         let mut withdrawn = Vec::new();
         for held in std::mem::take(&mut self.held) {
-            if let Output::Transmit(_, packet_id, message) = held.output
-                && self.outbound.withdraw(packet_id, &mut self.durability)
-            {
-                withdrawn.push(message);
+            match held.output {
+                Output::Transmit(_, packet_id, message) if self.outbound.withdraw(packet_id, &mut self.durability) => {
+                    withdrawn.push(message);
+                }
+                Output::Publish(Publication { token: Some(token), .. }) => self.not_published(token),
+                _ => {}
             }
         }
         self.is_closed = true;
@@ -203,6 +212,12 @@ impl<M> Session<M> {
             Output::Transmit(_, packet_id, message) => Some((*packet_id, message)),
             _ => None,
         })
+    }
+
+    /// Nothing of a [`Publication`] with this token went anywhere, and nothing will: should the client repeat it on another
+    /// connection, it is new. What this connection answers is to be told all the same.
+    pub fn not_published(&mut self, token: Token) {
+        self.inbound.not_published(token, &mut self.durability);
     }
 
     /// What is saved of the progress is to be saved again, when there is time.

@@ -128,6 +128,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
         requests: RequestOptions {
             timeout: config.requests.timeout.get(),
             max_pending: config.requests.max_pending as usize,
+            max_pending_per_client: config.requests.max_pending_per_client as usize,
             reply_ttl: config.requests.reply_ttl.get(),
         },
         ignored_streams: config.jetstream.attach.then(|| config.jetstream.ignored_streams.clone()),

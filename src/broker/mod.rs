@@ -200,6 +200,8 @@ impl CoreSink for CoreInlet {
         }
         if subscription_id == requests::REPLIES_ID {
             requests.arrived(message);
+        } else if subscription_id == requests::OTHERS_ID {
+            requests.arrived_for_others(message);
         } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
         } else if let Some(ingest) = ingest {
@@ -217,7 +219,7 @@ impl CoreSink for CoreInlet {
 /// Where messages go on this sidecar.
 struct Routing {
     requests: Arc<Requests>,
-    arrived: tokio::sync::mpsc::Receiver<requests::Arrived>,
+    arrived: requests::Inlet,
     logs: Arc<Logs>,
     ingest: Option<Arc<Ingest>>,
     router: Arc<Router>,
@@ -269,6 +271,8 @@ impl Broker {
         let Routing { requests, arrived, logs, ingest, router, sys } =
             Routing::new(&options, &store, &names, &closed, &metrics);
         store.foreign().begin().await?;
+        // Before the first client: what was asked through other sidecars can be answered here.
+        requests.get_key(store.reply_keys()).await;
         let first = Arc::clone(logs.first());
         let tail =
             store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;

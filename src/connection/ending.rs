@@ -60,7 +60,7 @@ where
         }
         self.pass_what_is_read();
         // What is saved may say that these are the session's, until it is saved once more without them.
-        let doubtful: Vec<Share> = self.session.leave_shared().into_iter().filter_map(|m| m.share).collect();
+        let doubtful: Vec<Share> = self.session.leave().into_iter().filter_map(|m| m.share).collect();
         doubtful.iter().for_each(Share::doubt);
         let claims = self.claims();
         let (_, progress) = self.session.progress();

@@ -31,12 +31,14 @@ pub(crate) struct Io<S> {
     pub(crate) output: Segments,
     /// Bytes that were received and sent, and not counted yet.
     pub(crate) uncounted: [u64; 2],
+    /// Something was read, and nothing was written after it.
+    is_unanswered: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     /// A socket with empty buffers.
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), output: Segments::default(), uncounted: [0; 2] }
+        Self { stream, input: BytesMut::new(), output: Segments::default(), uncounted: [0; 2], is_unanswered: false }
     }
 
     /// Reads what is there behind `input`. Zero is the end of the stream.
@@ -51,6 +53,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) => {
                     self.uncounted[0] += count as u64;
+                    self.is_unanswered = true;
                     if self.input.is_empty() && count >= READ_SIZE / 8 {
                         self.input = scratch.split_to(count);
                     } else {
@@ -77,10 +80,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             Poll::Ready(Ok(count)) => {
                 self.output.advance(count);
                 self.uncounted[1] += count as u64;
+                self.is_unanswered = false;
                 // A stream that buffers (WebSocket) sends its frame when it is flushed.
                 if self.output.is_empty() { self.poll_flush(cx) } else { Poll::Ready(Ok(())) }
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Nothing will be written for now: the peer, whose TCP may hold back what comes next until it knows, is told that what
+    /// was read has arrived.
+    pub(crate) fn acknowledge(&mut self, cx: &mut Context<'_>) {
+        if std::mem::take(&mut self.is_unanswered) {
+            // A socket that broke is for the next read to tell.
+            let _ = self.poll_flush(cx);
         }
     }
 

@@ -1,12 +1,21 @@
 //! Binding, and the options of sockets. Listening sockets may reuse an address in TIME_WAIT, so that a restart does
-//! not have to wait. Accepted sockets send at once and notice a peer that is gone (devices behind carrier NAT vanish
-//! without a word).
+//! not have to wait. Accepted sockets send at once, acknowledge when they are told to, and notice a peer that is gone
+//! (devices behind carrier NAT vanish without a word).
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::config::BindAddr;
 
@@ -46,6 +55,79 @@ pub(super) fn prepare(stream: &TcpStream) {
     let results = [stream.set_nodelay(true), SockRef::from(stream).set_tcp_keepalive(&keepalive)];
     for error in results.into_iter().filter_map(Result::err) {
         tracing::trace!(%error, "socket option not set");
+    }
+}
+
+/// An accepted socket. A flush of it with nothing written since the last read says that no answer is near: then the kernel
+/// acknowledges what was read now, not 40 ms later in the hope of an answer to send the acknowledgement with.
+///
+/// Most clients leave Nagle's algorithm on, so what they send next waits for that acknowledgement: the PUBLISH behind a
+/// PUBACK, the second of two messages at QoS 0.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    stream: TcpStream,
+    /// Something was read, and nothing was written after it.
+    is_unanswered: bool,
+}
+
+impl Prompt {
+    pub(super) const fn new(stream: TcpStream) -> Self {
+        Self { stream, is_unanswered: false }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn acknowledge(&self) {
+        // The kernel forgets it again, which is why it is said each time. A socket that is gone is for reading to notice.
+        let _ = SockRef::from(&self.stream).set_tcp_quickack(true);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn acknowledge(&self) {}
+
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        // What is written takes the acknowledgement along.
+        self.is_unanswered &= polled.is_pending();
+        polled
+    }
+}
+
+impl AsyncRead for Prompt {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.is_unanswered |= buf.filled().len() > before;
+        polled
+    }
+}
+
+impl AsyncWrite for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.is_unanswered) {
+            self.acknowledge();
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -168,7 +168,7 @@ impl Store {
         let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
-        let echo = format!("{}.echo.{:016x}", names.subject_prefix(), rand::random::<u64>());
+        let echo = names.echo_subject(&format!("{:016x}", rand::random::<u64>()));
         serve_echo(&api.link, echo.clone()).await?;
         let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
         // Queue subscriptions have to hear what our own clients publish.

@@ -23,6 +23,8 @@ mod outage;
 mod properties;
 mod protocol;
 mod requests;
+mod requests_faults;
+mod requests_odd;
 mod retained;
 mod retained_nats;
 mod retained_race;

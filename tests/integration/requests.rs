@@ -24,31 +24,31 @@ fn ask(nats: &Nats, subject: &str, headers: HeaderMap, payload: &str) -> Answer 
     })
 }
 
-fn header(name: &str, value: &str) -> HeaderMap {
+pub(crate) fn header(name: &str, value: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(name, value);
     headers
 }
 
-fn properties(publish: &Publish) -> MessageProperties {
+pub(crate) fn properties(publish: &Publish) -> MessageProperties {
     publish.properties.as_deref().cloned().unwrap_or_default()
 }
 
 /// Where a device that got a request answers.
-fn response_topic(publish: &Publish) -> String {
+pub(crate) fn response_topic(publish: &Publish) -> String {
     let topic = properties(publish).response_topic.expect("a Response Topic");
     topic.as_str().to_owned()
 }
 
 /// The answer of a device of MQTT 5: with the correlation data of the request.
-fn answer_to(request: &Publish, payload: &str, qos: u8) -> Message {
+pub(crate) fn answer_to(request: &Publish, payload: &str, qos: u8) -> Message {
     let mut answer = msg(&response_topic(request), payload.to_owned()).qos(qos);
     answer.properties.get_or_insert_default().correlation_data = properties(request).correlation_data;
     answer
 }
 
 /// A request of a client of MQTT 5.
-fn request(topic: &str, response_topic: &str, correlation: &[u8], qos: u8) -> Message {
+pub(crate) fn request(topic: &str, response_topic: &str, correlation: &[u8], qos: u8) -> Message {
     let mut message = msg(topic, "question").qos(qos);
     let properties = message.properties.get_or_insert_default();
     properties.response_topic = Some(TopicName::new(response_topic.to_owned()).unwrap());
@@ -56,12 +56,12 @@ fn request(topic: &str, response_topic: &str, correlation: &[u8], qos: u8) -> Me
     message
 }
 
-fn value(message: &async_nats::Message, name: &str) -> Option<String> {
+pub(crate) fn value(message: &async_nats::Message, name: &str) -> Option<String> {
     message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned())
 }
 
 /// Nothing waits for the client: what was sent to it before is there before the answer to a ping.
-async fn has_nothing(client: &mut Client) {
+pub(crate) async fn has_nothing(client: &mut Client) {
     client.ping().await;
     assert_eq!(client.try_receive(Duration::ZERO).await.err(), Some(crate::harness::Ended::Silent));
 }

@@ -181,3 +181,27 @@ async fn bytes_are_answered_as_the_tables_say_also_when_they_come_one_by_one() {
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_answer_is_acknowledged_at_once_so_that_the_next_packet_leaves() {
+    const ROUNDS: usize = 20;
+    let world = World::shared().await;
+    // A PUBACK of nothing, and a message at QoS 0: the server has nothing to say to either. PINGREQ is held back by the TCP
+    // of the client until they are acknowledged.
+    for (name, silent) in [("PUBACK", "40 02 0001"), ("PUBLISH", "30 03 0001 'n'")] {
+        let mut socket = Socket::open_with_nagle(world.a.mqtt_port).await;
+        socket.send(&hex(C311)).await;
+        assert_eq!(socket.read(4).await, hex(OK));
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            socket.send(&hex(silent)).await;
+            let sent = std::time::Instant::now();
+            socket.send(&hex("C0 00")).await;
+            assert_eq!(socket.read(2).await, hex("D0 00"));
+            times.push(sent.elapsed());
+        }
+        // The kernel acknowledges the first packets of a connection at once in any case, and those later 40 ms late.
+        let best = times[ROUNDS / 2..].iter().min().unwrap();
+        assert!(best.as_millis() < 30, "{name}: {times:?}");
+    }
+}

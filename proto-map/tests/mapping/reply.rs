@@ -1,6 +1,8 @@
 //! Tokens of replies: whole they open, and whatever else a device sends does not.
 
-use proto_map::{ClosedTrees, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, Subject, is_answerable};
+use bytes::Bytes;
+use mqtt_codec::{QoS, TopicName};
+use proto_map::{ClosedTrees, Question, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, Subject, is_answerable};
 
 const NOW_S: u32 = 1_800_000_000;
 
@@ -74,4 +76,40 @@ fn a_sidecar_cannot_be_made_to_answer_where_only_it_may_publish() {
         assert_eq!(is_answerable(reply, &closed), expected, "{reply}");
     }
     assert!(!is_answerable(&"x".repeat(1025), &closed));
+}
+
+fn question(topic: &str, correlation_data: Option<&[u8]>, qos: QoS) -> Question {
+    let response_topic = TopicName::new(topic.to_owned()).unwrap();
+    Question { response_topic, correlation_data: correlation_data.map(Bytes::copy_from_slice), qos }
+}
+
+#[test]
+fn a_question_comes_back_as_it_was() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        for correlation in [None, Some(&[][..]), Some(&[0, 255, b'.', b' ']), Some(&[7; 700])] {
+            for topic in ["a", "/", "antworten/für mich/☃", "a/b.c/*/>"] {
+                let question = question(topic, correlation, qos);
+                let token = key(1).seal_question(&question, NOW_S).unwrap();
+                assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{token}");
+                assert_eq!(key(1).open_question(&token, NOW_S), Ok(question));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_question_is_one_of_ours_in_time_and_not_too_long() {
+    let token = key(1).seal_question(&question("answers", None, QoS::AtLeastOnce), NOW_S).unwrap();
+    assert_eq!(key(1).open_question(&token, NOW_S + 1), Err(ReplyError::Expired));
+    assert_eq!(key(2).open_question(&token, NOW_S), Err(ReplyError::Forged));
+    // Neither kind of token is taken for the other.
+    assert_eq!(key(1).open(&token, NOW_S), Err(ReplyError::Forged));
+    assert_eq!(key(1).open_question(&key(1).seal(&inbox(), NOW_S), NOW_S), Err(ReplyError::Forged));
+    for index in 0..token.len() {
+        assert_eq!(key(1).open_question(&token[..index], NOW_S), Err(ReplyError::Forged), "cut at {index}");
+    }
+    let longest = (0..2000)
+        .rev()
+        .find_map(|n| key(1).seal_question(&question("answers", Some(&vec![0; n]), QoS::AtLeastOnce), NOW_S));
+    assert!((1000..1100).contains(&longest.unwrap().len()));
 }

@@ -137,3 +137,21 @@ fn nothing_that_waits_leaves_after_the_end() {
         "> PUBLISH q2 id1; deliver q2 5; > DISCONNECT; < close client; saved; < nothing; = received 1:7.0>0; = in_flight 1:q2:#5:sent",
     );
 }
+
+#[test]
+fn what_was_not_published_is_new_when_it_is_repeated() {
+    // It waited to be recorded when the connection ended, in spite of which the record may have arrived.
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; < nothing; = received 1:7.0>0; leave; = received; reconnect; > PUBLISH q2 id1 dup; saved;
+         < store 0 q2 t 8.0",
+    );
+    // The caller says so.
+    check(
+        V311.durable(),
+        "> PUBLISH q2 id1; saved; < store 0 q2 t 7.0; unpublished 0; = received; stored 0 0x87; < close 0x87; reconnect;
+         > PUBLISH q2 id1 dup; saved; < store 0 q2 t 8.0",
+    );
+    // One that is with the store stays recorded.
+    check(V5.durable(), "> PUBLISH q2 id1; saved; < store 0; leave; = received 1:7.0>0");
+}

@@ -5,6 +5,7 @@
 //! > PUBREC 1 0x80                                   acknowledgements with their packet id, and a reason code
 //! > SUBSCRIBE 1 a/#:q1 b:q2    > UNSUBSCRIBE 1 a/#    > DISCONNECT 0x04 expiry=5    > PINGREQ    > AUTH    > CONNECT ...
 //! stored 0 ok | stored 0 ok 0x10 | stored 0 0x97    a publish was stored, or was not
+//! unpublished 0                                     nothing of a publish went anywhere
 //! deliver q1 10 | deliver q1 s10                    the log's message 10 is to be delivered, by a shared subscription
 //! save; saved                                       a save begins (of the progress at that moment); it succeeded
 //! saved                                             the progress of this moment was saved
@@ -182,7 +183,8 @@ impl Run {
                 self.tell(Input::Saved(version));
             }
             "resend" => self.resend(),
-            "leave" => drop(self.session.leave_shared()),
+            "leave" => drop(self.session.leave()),
+            "unpublished" => self.session.not_published(number(words.next())?),
             "forget" => self.session.forget(id(words.next())?),
             "log" => self.session.log_stands_at(number(words.next())?),
             "read" => self.session.has_read_up_to(number(words.next())?),

@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, Version};
 use mqtt_session::Publication;
-use proto_map::{Carrier, ReadOptions};
+use proto_map::{Carrier, Question, ReadOptions};
 use tokio::sync::mpsc;
 
-use super::pending::Question;
 use crate::broker::Broker;
 use crate::broker::mailbox::{Mail, Mailbox, Wakes};
 use crate::broker::publishing::Publishing;

@@ -8,16 +8,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_session::Publication;
-use proto_map::{HeaderError, Headers, Subject};
+use proto_map::{HeaderError, Headers, Question, Subject};
 
-use super::Requests;
-use super::pending::{Question, Waiter};
+use super::pending::{Asker, Waiter};
+use super::{Requests, ends_s};
 use crate::broker::clock::now_ms;
 use crate::broker::publishing::{CoreCopy, Publishing};
 use crate::metrics::RequestEvent;
 
-/// Ends the reply subject of the message to ourselves.
-pub(super) const ECHO: &str = ".e";
+/// Begins the part of the reply subject of the message to ourselves that follows our name.
+pub(super) const ECHO: &str = "-";
+
+/// Bytes of a subject and a reply subject together: what nats-server takes in one line (`max_control_line`), but for the
+/// sizes.
+const SUBJECTS_MAX: usize = 4_000;
 
 /// How a publish goes out on core NATS.
 #[derive(Debug, Default)]
@@ -36,17 +40,23 @@ impl Asked {
 }
 
 impl Requests {
-    fn ask(&self, question: Question, waiter: Option<Waiter>) -> Asked {
+    fn ask(&self, asker: Asker, question: Question, subject: &Subject) -> Asked {
         let id: u64 = rand::random();
-        let reply = format!("{}{id:016x}", self.inbox);
-        let echo = self.echo.clone().filter(|_| waiter.is_some()).map(|subject| CoreCopy {
+        let mut reply = format!("{}{id:016x}", self.inbox);
+        if let Some(token) = self.keys.read().seal.seal_question(&question, ends_s(self.options.timeout))
+            && subject.as_str().len() + reply.len() + token.len() < SUBJECTS_MAX
+        {
+            reply.push('.');
+            reply.push_str(&token);
+        }
+        let echo = self.echo.clone().filter(|_| asker.waiter.is_some()).map(|subject| CoreCopy {
             subject,
-            reply: Some(format!("{reply}{ECHO}").into()),
+            reply: Some(format!("{}{ECHO}{id:016x}", self.inbox).into()),
             headers: Headers::new(),
             payload: Bytes::new(),
         });
         let mut over = Vec::new();
-        self.pending.lock().add(id, question, waiter, now_ms(), &mut over);
+        self.pending.lock().add(id, question, asker, now_ms(), &mut over);
         self.metrics.request(RequestEvent::Asked);
         self.end(over, RequestEvent::Evicted);
         Asked { reply: Some(reply.into()), echo }
@@ -74,7 +84,8 @@ impl Publishing {
             correlation_data: properties.correlation_data.as_deref().map(Bytes::copy_from_slice),
             qos: publication.qos,
         };
-        requests.ask(question, waiter)
+        let asker = Asker { client_id: self.mailbox.client_id.clone(), waiter };
+        requests.ask(asker, question, subject)
     }
 
     /// Sends it.

@@ -9,16 +9,18 @@
 //! ```
 //!
 //! A token holds all that is needed to answer, so any sidecar can open it; what clients ask NATS is pending here, at the
-//! sidecar that they are connected to. A message that a stream captures is not a request, whatever reply subject it has:
+//! sidecar that they are connected to, and in the reply subject too, for the others when this one is gone. A message that a stream captures is not a request, whatever reply subject it has:
 //! that one is for the stream's acknowledgement.
 //!
 //! # Layout
-//! - `asking`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic
+//! - `asking`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic;
+//!   `orphans`: what comes back when the sidecar that asked is gone
 //! - `replying`: clients answer; `answerable`: what a client without properties can answer
 
 mod answerable;
 mod answers;
 mod asking;
+mod orphans;
 mod pending;
 mod replying;
 
@@ -28,7 +30,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, TopicName};
 use parking_lot::{Mutex, RwLock};
-use proto_map::{ClosedTrees, Headers, Names, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
+use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::mpsc;
 
 use super::Broker;
@@ -43,6 +45,11 @@ use pending::{Over, Pending, Waiter};
 
 /// Id of the subscription to our reply subjects. No filter has it.
 pub(crate) const REPLIES_ID: u64 = u64::MAX;
+/// Id of the subscription to the reply subjects of all sidecars, which one of them gets. Likewise.
+pub(crate) const OTHERS_ID: u64 = u64::MAX - 1;
+
+/// The queue group of that subscription.
+const OTHERS_GROUP: &str = "nats-mqtt";
 
 /// Answers of NATS that wait to be published; above it they are dropped.
 const ANSWERS_MAX: usize = 4_096;
@@ -64,6 +71,8 @@ pub struct RequestOptions {
     pub timeout: Duration,
     /// Requests of clients that may be pending; above it the oldest is given up.
     pub max_pending: usize,
+    /// Of these, requests of one client; above it its oldest is given up.
+    pub max_pending_per_client: usize,
     /// How long a device may take to answer a request of NATS.
     pub reply_ttl: Duration,
 }
@@ -86,25 +95,39 @@ pub(crate) struct Requests {
     keys: RwLock<Keys>,
     /// Subjects of the streams of the account.
     captured: RwLock<Vec<ByteString>>,
-    /// Our reply subjects are this, and an id.
+    /// The reply subjects of all sidecars are this, the name of the sidecar, an id and, if it is not too long, a token.
+    answers_root: String,
+    /// Our reply subjects are this, an id, and the token.
     inbox: String,
     /// A subject that answers us when the server has dealt with everything before.
     echo: Option<Subject>,
     pending: Mutex<Pending>,
     answers: mpsc::Sender<Arrived>,
+    /// Answers to what others asked, which may be gone.
+    orphans: mpsc::Sender<CoreMessage>,
     metrics: Arc<Metrics>,
+}
+
+/// What arrives on reply subjects.
+pub(super) struct Inlet {
+    /// Answers to what clients asked here.
+    arrived: mpsc::Receiver<Arrived>,
+    /// Answers to what clients asked elsewhere.
+    orphans: mpsc::Receiver<CoreMessage>,
 }
 
 impl Requests {
     /// Subscribes to our reply subjects. What arrives there is to be taken out of the other end.
-    pub(crate) fn start(
+    pub(super) fn start(
         options: RequestOptions,
         core: &CoreNats,
         names: &Names,
         closed: &ClosedTrees,
         metrics: &Arc<Metrics>,
-    ) -> (Arc<Self>, mpsc::Receiver<Arrived>) {
+    ) -> (Arc<Self>, Inlet) {
         let (answers, arrived) = mpsc::channel(ANSWERS_MAX);
+        let (orphans, of_others) = mpsc::channel(ANSWERS_MAX);
+        let answers_root = names.answers(&core.inbox_prefix());
         // Until the key of the account is there, what is asked here can be answered here.
         let current = rand::random();
         let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
@@ -114,14 +137,17 @@ impl Requests {
             closed: closed.clone(),
             keys: RwLock::new(Keys { current, seal: ReplyKey::new(&current), previous: None }),
             captured: RwLock::default(),
-            inbox: format!("{}.", core.new_inbox()),
+            inbox: format!("{answers_root}{}.", core.name()),
+            answers_root,
             echo: Subject::new(core.echo_subject()).ok(),
-            pending: Mutex::new(Pending::new(options.max_pending, timeout_ms)),
+            pending: Mutex::new(Pending::new(options.max_pending, options.max_pending_per_client, timeout_ms)),
             answers,
+            orphans,
             metrics: Arc::clone(metrics),
         };
         core.subscribe(&format!("{}>", requests.inbox), None, REPLIES_ID);
-        (Arc::new(requests), arrived)
+        core.subscribe(&format!("{}*.*.*", requests.answers_root), Some(OTHERS_GROUP), OTHERS_ID);
+        (Arc::new(requests), Inlet { arrived, orphans: of_others })
     }
 
     /// Gives a message that came on core NATS as a request a Response Topic, unless it says one itself.
@@ -144,7 +170,7 @@ impl Requests {
         {
             return None;
         }
-        let ends_s = now_s().saturating_add(u32::try_from(self.options.reply_ttl.as_secs()).unwrap_or(u32::MAX));
+        let ends_s = ends_s(self.options.reply_ttl);
         let token = self.keys.read().seal.seal(&Subject::new(reply.clone()).ok()?, ends_s);
         self.topics.of_token(&token)
     }
@@ -163,17 +189,20 @@ impl Requests {
 
     /// The reply subject of a token.
     fn open(&self, token: &str) -> Result<Subject, Refused> {
-        let keys = self.keys.read();
-        let now_s = now_s();
-        let opened = keys.seal.open(token, now_s);
-        let opened = match (opened, &keys.previous) {
-            (Err(ReplyError::Forged), Some(previous)) => previous.open(token, now_s),
-            (opened, _) => opened,
-        };
-        opened.map_err(|error| match error {
+        self.open_with(|key, now_s| key.open(token, now_s)).map_err(|error| match error {
             ReplyError::Forged => Refused::Closed,
             ReplyError::Expired => Refused::Late,
         })
+    }
+
+    /// Opens a token with the key of now or the one before.
+    fn open_with<T>(&self, open: impl Fn(&ReplyKey, u32) -> Result<T, ReplyError>) -> Result<T, ReplyError> {
+        let keys = self.keys.read();
+        let now_s = now_s();
+        match (open(&keys.seal, now_s), &keys.previous) {
+            (Err(ReplyError::Forged), Some(previous)) => open(previous, now_s),
+            (opened, _) => opened,
+        }
     }
 
     /// The streams of the account have these subjects.
@@ -186,21 +215,26 @@ impl Requests {
         self.captured.read().iter().any(|filter| proto_map::matches(filter, subject))
     }
 
-    /// Gets the key of the account and keeps it, for ever.
-    pub(crate) async fn keep_key(requests: std::sync::Weak<Self>, keys: ReplyKeys) {
+    /// Gets the key of the account. Returns when to look again.
+    pub(super) async fn get_key(&self, keys: &ReplyKeys) -> Duration {
+        let ours = self.keys.read().current;
+        match keys.get_or_put(ours).await {
+            Ok(key) => {
+                self.use_key(key);
+                KEY_EVERY
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the key of replies cannot be read yet");
+                KEY_RETRY
+            }
+        }
+    }
+
+    /// Keeps the key of the account, for ever.
+    async fn keep_key(requests: std::sync::Weak<Self>, keys: ReplyKeys) {
         loop {
             let Some(requests) = requests.upgrade() else { return };
-            let ours = requests.keys.read().current;
-            let pause = match keys.get_or_put(ours).await {
-                Ok(key) => {
-                    requests.use_key(key);
-                    KEY_EVERY
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "the key of replies cannot be read yet");
-                    KEY_RETRY
-                }
-            };
+            let pause = requests.get_key(&keys).await;
             drop(requests);
             tokio::time::sleep(pause).await;
         }
@@ -243,7 +277,8 @@ impl Requests {
     /// Something came on one of our reply subjects. `flush` follows.
     pub(crate) fn arrived(&self, core: CoreMessage) {
         let Some(rest) = core.subject.strip_prefix(self.inbox.as_str()) else { return };
-        let (id, is_echo) = rest.strip_suffix(asking::ECHO).map_or((rest, false), |id| (id, true));
+        let (rest, is_echo) = rest.strip_prefix(asking::ECHO).map_or((rest, false), |rest| (rest, true));
+        let id = rest.split('.').next().unwrap_or_default();
         let Ok(id) = u64::from_str_radix(id, 16) else { return };
         if is_echo {
             let waiter = self.pending.lock().heard(id);
@@ -260,19 +295,25 @@ impl Requests {
             };
             waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));
             let Some(question) = question else { return self.metrics.request(RequestEvent::AnsweredLate) };
-            if self.answers.try_send(Arrived { question, core }).is_ok() {
-                self.metrics.request(RequestEvent::Answered);
-            } else {
-                self.metrics.dropped(DropReason::SlowReader, 1);
-            }
+            self.pass_on(question, core);
+        }
+    }
+
+    /// An answer goes to whoever asked.
+    fn pass_on(&self, question: Question, core: CoreMessage) {
+        if self.answers.try_send(Arrived { question, core }).is_ok() {
+            self.metrics.request(RequestEvent::Answered);
+        } else {
+            self.metrics.dropped(DropReason::SlowReader, 1);
         }
     }
 }
 
 impl Broker {
     /// Publishes what NATS answers, and keeps the key of replies.
-    pub(super) fn serve_requests(self: &Arc<Self>, arrived: mpsc::Receiver<Arrived>) {
-        tokio::spawn(answers::run(Arc::clone(self), arrived));
+    pub(super) fn serve_requests(self: &Arc<Self>, inlet: Inlet) {
+        tokio::spawn(answers::run(Arc::clone(self), inlet.arrived));
+        tokio::spawn(orphans::run(Arc::clone(self), inlet.orphans));
         let keys = self.store.reply_keys().clone();
         tokio::spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
     }
@@ -287,6 +328,12 @@ fn tell(waiter: &Waiter, reason: ReasonCode) {
 
 fn now_s() -> u32 {
     u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX)
+}
+
+/// When something ends that may take this long, rounded up.
+fn ends_s(after: Duration) -> u32 {
+    let after_s = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+    now_s().saturating_add(u32::try_from(after_s).unwrap_or(u32::MAX))
 }
 
 /// Whether a message is meant for a stream, as its headers tell.

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use mqtt_codec::{ReasonCode, TopicName};
-use mqtt_session::Publication;
+use mqtt_session::{Publication, Token};
 use proto_map::{Carrier, Envelope, ReplyTopic};
 
 use super::OpenRequest;
 use crate::broker::publishing::{CoreCopy, Publishing, Refused};
+use crate::broker::records::WILL_NUMBER;
 use crate::metrics::{DropReason, RequestEvent};
 use crate::store::Dropped;
 
@@ -32,6 +33,11 @@ impl Publishing {
         let request = match topic {
             // An answer is for one, once: there is nothing to retain.
             _ if publication.retain => None,
+            // Which request that was is not known any more.
+            ReplyTopic::Next(_) | ReplyTopic::Last(_) if was_sent(&publication) => {
+                self.answered(publication.token, Ok(ReasonCode::Success));
+                return Ok(None);
+            }
             ReplyTopic::Token(_) => {
                 return self.reply(publication.topic.clone(), publication).map(|()| None);
             }
@@ -67,6 +73,10 @@ impl Publishing {
                 return Err(Box::new((publication, refused)));
             }
         };
+        if was_sent(&publication) {
+            self.answered(publication.token, Ok(ReasonCode::Success));
+            return Ok(());
+        }
         let Publication { token, payload, properties, .. } = publication;
         let envelope = Envelope { properties, publisher: self.named_publisher(), ..Envelope::default() };
         let reason = match proto_map::to_headers(&envelope, Carrier::Core) {
@@ -78,16 +88,27 @@ impl Publishing {
         };
         let event = if reason.is_ok() { RequestEvent::Replied } else { RequestEvent::Refused };
         self.broker.metrics.request(event);
-        match token {
-            Some(token) => {
-                self.untold += 1;
-                self.mailbox.tell(token, reason);
-            }
-            None if reason.is_err() => self.broker.metrics.dropped(DropReason::NatsUnavailable, 1),
-            None => {}
+        if token.is_none() && reason.is_err() {
+            self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
         }
+        self.answered(token, reason);
         Ok(())
     }
+
+    /// Acknowledges an answer, in turn.
+    fn answered(&mut self, token: Option<Token>, reason: Result<ReasonCode, ReasonCode>) {
+        if let Some(token) = token {
+            self.untold += 1;
+            self.mailbox.tell(token, reason);
+        }
+    }
+}
+
+/// Whether an answer at QoS 2 is a repetition of one that was sent: that it came was saved right before it was sent. There
+/// is no log to look into. When the sidecar died in that moment, it was not sent, and QoS 2 prefers none to two. A will,
+/// which is marked long before, is rather sent twice.
+fn was_sent(publication: &Publication) -> bool {
+    publication.once.is_some_and(|once| once.maybe_above.is_some() && once.message.number != WILL_NUMBER)
 }
 
 /// What a client is told whose answer was not sent.

@@ -33,6 +33,13 @@ impl Socket {
         Self(stream)
     }
 
+    /// With Nagle's algorithm, which most clients leave on: small pieces wait until those before are acknowledged.
+    pub(crate) async fn open_with_nagle(port: u16) -> Self {
+        let socket = Self::open(port).await;
+        socket.0.set_nodelay(false).expect("TCP_NODELAY");
+        socket
+    }
+
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         // The peer may have closed already, which reading will tell.
         let _ = self.0.write_all(bytes).await;
