@@ -2,11 +2,13 @@
 //! write, wait. The session decides; this file only carries out.
 
 mod backlog;
+mod claims;
 mod deliver;
 mod durable;
 mod ending;
 mod handshake;
 mod io;
+mod retained;
 mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -26,9 +28,11 @@ use crate::broker::{
 };
 use crate::listener::Peer;
 use crate::metrics::{Direction, DropReason};
-use crate::store::StoredSubscription;
+use crate::store::StoredRetained;
+use claims::Claimed;
 use durable::{Answered, LAZY_AGE, Written};
 use io::Io;
+use retained::Owed;
 
 /// While more than this many bytes wait to be written, no message is taken out of the mailbox.
 const OUTPUT_LOW: usize = 64 * 1024;
@@ -69,6 +73,7 @@ enum Event {
     Subscribed(Subscribed),
     Written(Written),
     Fetched(Fetched),
+    Confirmed(Claimed),
     Backlog(backlog::Page),
     Time,
 }
@@ -102,9 +107,12 @@ struct Connection<S> {
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
     resending: Option<Eventual<Fetched>>,
+    /// What shared subscriptions gave at QoS 2, saved; its consumers are to be told.
+    claimed: Claimed,
+    /// The same, while they are being told.
+    confirming: Option<Eventual<Claimed>>,
     backlog: backlog::Reading,
-    retained: VecDeque<RetainedCursor>,
-    retained_page: VecDeque<Outgoing>,
+    retained: Owed,
     outputs: Vec<Output<Outgoing>>,
     wakes: Wakes,
     mail: Mail,
@@ -165,7 +173,8 @@ where
         negotiated: mqtt_session::Negotiated,
         attached: Attached,
     ) -> Self {
-        let Attached { mailbox, is_present, epoch, progress, filters, owned } = attached;
+        let Attached { mailbox, is_present, epoch, progress, retained, filters, owned } = attached;
+        let retained = Owed::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
         let version = negotiated.parameters.version;
         let connack = ConnAck { session_present: is_present, ..negotiated.connack };
         // A CONNACK of ours is small and has no text of the client but its assigned id.
@@ -202,9 +211,10 @@ where
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
             resending: None,
+            claimed: Claimed::new(),
+            confirming: None,
             backlog: backlog::Reading::default(),
-            retained: VecDeque::new(),
-            retained_page: VecDeque::new(),
+            retained,
             outputs: Vec::new(),
             wakes: Wakes::default(),
             mail: Mail::default(),
@@ -230,6 +240,7 @@ where
             self.offer_share_room();
             self.wait_for_wanted();
             self.start_write();
+            self.start_confirming();
             self.count();
             if let Some(end) = self.end.or_else(|| self.drained()) {
                 return end;
@@ -254,6 +265,7 @@ where
                 Event::Subscribed(subscribed) => self.subscribed(subscribed),
                 Event::Written(written) => self.written(written),
                 Event::Fetched(fetched) => self.fetched(fetched),
+                Event::Confirmed(claimed) => self.confirmed(claimed),
                 Event::Backlog(page) => self.backlog.take(page),
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {}
@@ -280,6 +292,9 @@ where
         }
         if let Poll::Ready(fetched) = poll_some(&mut self.resending, cx) {
             return Poll::Ready(Event::Fetched(fetched));
+        }
+        if let Poll::Ready(claimed) = poll_some(&mut self.confirming, cx) {
+            return Poll::Ready(Event::Confirmed(claimed));
         }
         if let Poll::Ready(page) = self.backlog.poll(cx) {
             return Poll::Ready(Event::Backlog(page));
@@ -395,14 +410,16 @@ where
     fn carry_out(&mut self, output: Output<Outgoing>) {
         match output {
             Output::Send(packet) => self.send(&packet),
-            Output::Transmit(qos, packet_id, outgoing) => self.transmit(qos, packet_id, &outgoing),
+            Output::Transmit(qos, packet_id, outgoing) => self.transmit(qos, packet_id, outgoing),
             Output::Publish(publication) => self.publish(publication),
             Output::Settled(packet_id) => self.settled(packet_id),
             Output::Subscribe(request) => self.subscribes.push(request),
             Output::Unsubscribe(request) => {
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
-                if let Some(owned) = &mut self.owned {
-                    for filter in request.filters.iter().flatten() {
+                self.mailbox.take_retained(self.retained.cursors_mut());
+                for filter in request.filters.iter().flatten() {
+                    self.retained.forget(filter);
+                    if let Some(owned) = &mut self.owned {
                         self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
                     }
                 }
@@ -505,26 +522,26 @@ where
         self.publishing.take(done, &self.broker, &mut self.wakes);
     }
 
-    fn subscribed(&mut self, subscribed: Subscribed) {
+    fn subscribed(&mut self, mut subscribed: Subscribed) {
         self.subscribing = None;
         for filter in &subscribed.failed {
             self.filters.remove(filter);
         }
         self.tell_subscribed(&subscribed.made);
+        let owed = self.number_retained(&mut subscribed.retained);
         self.mailbox.owe_retained(subscribed.retained);
         if let Some(owned) = &mut self.owned {
             // That of a session that ends with its connection tells the others what it wants above QoS 0.
             let is_durable = self.session.is_durable();
             let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
-            for (filter, stored) in made {
-                // One that is replaced goes on where it was.
-                let stored = match owned.subscriptions.get(&filter) {
-                    Some(StoredSubscription { since, since_in, .. }) => {
-                        let since = stored.since.min(*since);
-                        StoredSubscription { since, since_in: since_in.clone(), ..stored }
-                    }
-                    None => stored,
-                };
+            for (filter, mut stored) in made {
+                stored.retained = owed.get(&filter).copied();
+                if let Some(old) = owned.subscriptions.remove(&filter) {
+                    // One that is replaced goes on where it was.
+                    stored.since = stored.since.min(old.since);
+                    stored.since_in = old.since_in;
+                    stored.retained = stored.retained.or(old.retained);
+                }
                 owned.subscriptions.insert(filter, stored);
                 self.is_record_dirty = true;
             }
@@ -532,6 +549,21 @@ where
         for (packet_id, reasons) in subscribed.reasons {
             self.answer_after_record(Answered::Subscribed(packet_id, reasons));
         }
+    }
+
+    /// What is owed to subscriptions of a session that goes on has numbers, by which its record and its progress name it.
+    fn number_retained(&mut self, cursors: &mut [RetainedCursor]) -> HashMap<TopicFilter, StoredRetained> {
+        let mut owed = HashMap::new();
+        if !self.session.is_durable() || self.owned.is_none() {
+            return owed;
+        }
+        let lasts = |cursor: &&mut RetainedCursor| cursor.options.qos > QoS::AtMostOnce && !cursor.is_sys;
+        for cursor in cursors.iter_mut().filter(lasts) {
+            if self.broker.has_retained(cursor) {
+                owed.insert(cursor.filter.clone(), self.retained.number(cursor));
+            }
+        }
+        owed
     }
 
     /// A draining connection ends when nothing of it is on its way.

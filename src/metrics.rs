@@ -118,6 +118,20 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of messages of shared subscriptions.
+    ShareEvent {
+        /// A member got it.
+        Given = "given",
+        /// Of those, one that the group had given to somebody before.
+        Redelivered = "redelivered",
+        /// A member left that had not acknowledged it.
+        Left = "left",
+        /// No member had room for it.
+        NoRoom = "no_room",
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
@@ -170,6 +184,9 @@ pub struct Metrics {
     wills: [AtomicU64; WillCause::TEXTS.len()],
     requests: [AtomicU64; RequestEvent::TEXTS.len()],
     requests_pending: AtomicI64,
+    share_groups: AtomicI64,
+    share_members: AtomicI64,
+    shared: [AtomicU64; ShareEvent::TEXTS.len()],
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
 }
@@ -199,6 +216,9 @@ impl Default for Metrics {
             wills: Default::default(),
             requests: Default::default(),
             requests_pending: AtomicI64::new(0),
+            share_groups: AtomicI64::new(0),
+            share_members: AtomicI64::new(0),
+            shared: Default::default(),
             nats_connected: AtomicI64::new(0),
             js_errors: OnceLock::new(),
         }
@@ -341,6 +361,21 @@ impl Metrics {
     /// Sets the number of requests of clients that NATS may answer.
     pub fn requests_pending(&self, count: u64) {
         self.requests_pending.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+    }
+
+    /// A group of a shared subscription has its first member here, or none any more.
+    pub fn share_group(&self, is_there: bool) {
+        self.share_groups.fetch_add(if is_there { 1 } else { -1 }, Relaxed);
+    }
+
+    /// A group has a member more, or one less.
+    pub fn share_member(&self, is_there: bool) {
+        self.share_members.fetch_add(if is_there { 1 } else { -1 }, Relaxed);
+    }
+
+    /// Counts what became of `n` messages of shared subscriptions.
+    pub fn shared(&self, event: ShareEvent, n: u64) {
+        add(&self.shared, event as usize, n);
     }
 
     /// Sets whether the connection to NATS is there.

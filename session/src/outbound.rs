@@ -43,6 +43,14 @@ pub enum Resend {
 }
 
 impl Resend {
+    /// The packet id that it has, and had.
+    #[must_use]
+    pub const fn packet_id(&self) -> PacketId {
+        match self {
+            Self::Publish(_, packet_id, _) | Self::PubRel(packet_id) => *packet_id,
+        }
+    }
+
     /// The sequence in the bucket of retained messages, of one of these.
     #[must_use]
     pub const fn retained(&self) -> Option<u64> {
@@ -175,11 +183,13 @@ impl Outbound {
         is_shared
     }
 
-    /// A message of a shared subscription that was not sent yet is not this session's any more.
-    pub(crate) fn withdraw(&mut self, id: PacketId, durability: &mut Durability) {
-        if self.in_flight.get(&id).is_some_and(|m| is_shared(m.sequence)) {
+    /// A message of a shared subscription that was not sent yet is not this session's any more. Returns whether it is one.
+    pub(crate) fn withdraw(&mut self, id: PacketId, durability: &mut Durability) -> bool {
+        let is_shared = self.in_flight.get(&id).is_some_and(|m| is_shared(m.sequence));
+        if is_shared {
             self.forget(id, durability);
         }
+        is_shared
     }
 
     /// PUBACK: ends QoS 1. Returns whether a shared subscription gave the message.

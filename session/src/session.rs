@@ -189,16 +189,29 @@ impl<M> Session<M> {
 
     /// The connection is over, and what waited for the progress to be saved does not happen. What shared subscriptions have
     /// given goes to other members: what was sent at QoS 1, and what was not sent yet. What was sent at QoS 2 stays and is
-    /// finished with this session [MQTT-4.8.2-4].
-    pub fn leave(&mut self) {
+    /// finished with this session [MQTT-4.8.2-4]. Returns those at QoS 2 that were not sent: what is saved may say that they
+    /// are the session's, until the progress is saved once more.
+    pub fn leave(&mut self) -> Vec<M> {
+        let mut withdrawn = Vec::new();
         for held in std::mem::take(&mut self.held) {
             match held.output {
-                Output::Transmit(_, packet_id, _) => self.outbound.withdraw(packet_id, &mut self.durability),
+                Output::Transmit(_, packet_id, message) if self.outbound.withdraw(packet_id, &mut self.durability) => {
+                    withdrawn.push(message);
+                }
                 Output::Publish(Publication { token: Some(token), .. }) => self.not_published(token),
                 _ => {}
             }
         }
         self.is_closed = true;
+        withdrawn
+    }
+
+    /// Messages at QoS 2 that have a packet id and wait until that is saved.
+    pub fn held(&self) -> impl Iterator<Item = (PacketId, &M)> {
+        self.held.iter().filter_map(|held| match &held.output {
+            Output::Transmit(_, packet_id, message) => Some((*packet_id, message)),
+            _ => None,
+        })
     }
 
     /// Nothing of a [`Publication`] with this token went anywhere, and nothing will: should the client repeat it on another

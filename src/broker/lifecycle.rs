@@ -24,13 +24,14 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::now_ms;
 use super::mailbox::{Mailbox, Order};
+use super::retained::RetainedCursor;
 use super::wills::{Due, due};
-use super::{Broker, TAKEOVER_PATIENCE, records};
+use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::metrics::WillCause;
 use crate::store::{
-    Arrival, LastWill, ProgressRecord, RequestError, SessionRecord, StoredSubscription, Unavailable, WillState,
-    WriteError,
+    Arrival, LastWill, ProgressRecord, RequestError, RetainedProgress, SessionRecord, StoredSubscription, Unavailable,
+    WillState, WriteError,
 };
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -66,6 +67,8 @@ pub(crate) struct Owned {
     pub(crate) sequence: u64,
     /// The subscriptions, of a session that outlives its connection.
     pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
+    /// What its progress says of shared subscriptions, and they may not know.
+    pub(crate) claims: Claims,
 }
 
 impl Owned {
@@ -88,6 +91,8 @@ pub(crate) struct Attached {
     pub(crate) epoch: u64,
     /// Where it goes on.
     pub(crate) progress: Progress,
+    /// How far it is in the retained messages that it is owed.
+    pub(crate) retained: RetainedProgress,
     /// Filters that it is subscribed to.
     pub(crate) filters: HashSet<TopicFilter>,
     /// What it holds in JetStream; `None` without JetStream.
@@ -99,6 +104,7 @@ struct Claim {
     owned: Owned,
     is_present: bool,
     progress: Progress,
+    retained: RetainedProgress,
 }
 
 /// Asks the old owner of a session for it.
@@ -181,7 +187,8 @@ impl Broker {
             Err(_) => {
                 self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox));
                 let (is_present, epoch, progress) = (false, now_ms(), Progress::default());
-                Ok(Attached { mailbox, is_present, epoch, progress, filters: HashSet::new(), owned: None })
+                let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
+                Ok(Attached { mailbox, is_present, epoch, progress, retained, filters, owned })
             }
         }
     }
@@ -349,7 +356,8 @@ impl Broker {
                 subscriptions.insert(filter, stored);
             }
         }
-        let mut may_come_again = false;
+        let (mut may_come_again, mut claims) = (false, Claims::default());
+        let mut retained = RetainedProgress::default();
         let progress = if is_present {
             let stored = match handed_over {
                 Some(progress) => {
@@ -364,7 +372,16 @@ impl Broker {
                 }
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
-            let progress = self.progress_of(&record, stored, &subscriptions, old.as_ref()).await?;
+            let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
+            if subscriptions.values().any(|s| s.retained.is_some()) {
+                // As much as was there when they were made.
+                self.store.retained().bring_up_to_date().await?;
+            }
+            let progress = self.progress_of(stored.as_ref(), &subscriptions, old.as_ref()).await?;
+            if let Some(stored) = stored {
+                claims = records::claims(&stored, &self.logs);
+                retained = stored.retained;
+            }
             for subscription in subscriptions.values_mut() {
                 subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
             }
@@ -372,7 +389,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let mut owned = Owned { record, sequence, subscriptions };
+        let mut owned = Owned { record, sequence, subscriptions, claims };
         if may_come_again {
             // Not behind what this connection saves: a new record shuts it out.
             match self.store.sessions().put_record(&owned.record(), sequence, None).await {
@@ -381,25 +398,23 @@ impl Broker {
                 Err(WriteError::Fenced | WriteError::TooLarge) => {}
             }
         }
-        Ok(Claim { owned, is_present, progress })
+        Ok(Claim { owned, is_present, progress, retained })
     }
 
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
     async fn progress_of(
         &self,
-        record: &SessionRecord,
-        stored: Option<ProgressRecord>,
+        stored: Option<&ProgressRecord>,
         subscriptions: &HashMap<TopicFilter, StoredSubscription>,
         old: Option<&SessionRecord>,
     ) -> Result<Progress, Unavailable> {
-        let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
         let named = subscriptions.values().flat_map(|s| s.since_in.keys());
         if !self.logs.knows(named.chain(stored.iter().flat_map(|progress| progress.cursors.keys()))) {
             // It may be newer than what we know, or gone.
             self.follower.look_soon(&self.store).await?;
         }
         let mut progress = match stored {
-            Some(stored) => records::progress(&stored, &self.logs),
+            Some(stored) => records::progress(stored, &self.logs),
             None => {
                 let first = subscriptions.values().map(|s| s.since).min();
                 let cursor = first.unwrap_or_else(|| self.tail_sequence());
@@ -477,7 +492,7 @@ impl Broker {
 
     /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
     fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
-        let Claim { owned, is_present, progress } = claim;
+        let Claim { owned, is_present, progress, retained } = claim;
         if owned.record.expiry_s > 0 {
             mailbox.expect_backlog();
         }
@@ -503,8 +518,9 @@ impl Broker {
                 }
             }
         }
+        mailbox.owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
         let epoch = owned.record.epoch;
-        Attached { mailbox, is_present, epoch, progress, filters, owned: Some(owned) }
+        Attached { mailbox, is_present, epoch, progress, retained, filters, owned: Some(owned) }
     }
 
     /// Somebody elsewhere has become the owner of a session while its connection here ended, so that its progress was not

@@ -86,6 +86,11 @@ impl LogHandle {
         Self { number, key, owner, log, catch_up, tail, tail_sequence, is_gone }
     }
 
+    /// When the stream was created, milliseconds since the epoch; `None` of the log that is always there.
+    pub(crate) fn created_ms(&self) -> Option<u64> {
+        self.key.rsplit_once('@')?.1.parse().ok()
+    }
+
     /// Stops the tail while the guard lives.
     pub(crate) fn hold(&self) -> MutexGuard<'_, TailPosition> {
         self.tail.lock()

@@ -72,7 +72,7 @@ pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use records::{progress_record, protocol};
+pub(crate) use records::{Claims, progress_record, protocol};
 pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
@@ -85,7 +85,7 @@ use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{FollowFrom, Following, LogEntry, LogPosition, ShareTimes, Tail};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, SessionsSink, ShareTimes, Tail};
 use crate::store::{Store, Unavailable};
 use catch_up::CatchUp;
 use ingest::Ingest;
@@ -95,7 +95,7 @@ use refused::RefusedConnects;
 use registry::Registry;
 use requests::Requests;
 use router::{LogTail, Router};
-use share::Shares;
+use share::{Claimants, Shares};
 use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
@@ -173,7 +173,7 @@ pub struct Broker {
     refused: RefusedConnects,
     next_session: AtomicU64,
     _tail: Tail,
-    _wants: Option<Following>,
+    _records: Following,
 }
 
 /// Receives core NATS messages from the moment the store is open, for the router that is made later.
@@ -286,13 +286,15 @@ impl Broker {
             ignored: options.ignored_streams.clone(),
         });
         follower.look(&store, true).await?;
+        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
+        let claimants = Arc::new(Claimants::new(wants.clone().map(|wants| wants as Arc<dyn SessionsSink>)));
         let shares = Shares::start(
-            store.shares().clone(),
-            store.core().clone(),
+            &store,
+            Arc::clone(&claimants),
             options.share_times,
             Arc::clone(&logs),
             Arc::clone(&router),
-            ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)),
+            wants,
             Arc::clone(&metrics),
         );
         // Only the first router is set; there is one broker for each store.
@@ -301,8 +303,7 @@ impl Broker {
             ingest: ingest.clone(),
             requests: Arc::clone(&requests),
         });
-        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
-        let wants = wants.map(|wants| store.sessions().follow(FollowFrom::Everything, wants));
+        let records = store.sessions().follow(FollowFrom::Everything, claimants);
         let start_events = || Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics));
         let events = if options.tells_events { start_events() } else { Events::off() };
         let broker = Arc::new(Self {
@@ -327,7 +328,7 @@ impl Broker {
             next_session: AtomicU64::new(1),
             ingest,
             _tail: tail,
-            _wants: wants,
+            _records: records,
         });
         let router = Arc::clone(&broker.router);
         tokio::spawn(async move { CatchUp::run(&first, &router).await });
@@ -442,6 +443,11 @@ impl Broker {
         let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
         let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
         found.extend(places.iter().filter_map(at));
+    }
+
+    /// Tells consumers of shared subscriptions that these messages have an owner, and waits until they know.
+    pub(crate) async fn confirm_shared(&self, acks: &[ByteString]) {
+        self.shares.confirm(acks).await;
     }
 
     /// The next retained messages of a cursor; returns whether more may follow.

@@ -1,7 +1,9 @@
 //! Between what the session engine and the codec know, and what of it is written into a session's record.
 
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 
+use bytestring::ByteString;
 use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
@@ -27,8 +29,12 @@ pub(crate) const fn protocol(version: Version) -> &'static str {
     }
 }
 
+/// Messages of shared subscriptions at QoS 2 that are a session's, of which their consumers may not know it: where to tell
+/// them.
+pub(crate) type Claims = HashMap<PacketId, ByteString>;
+
 /// The progress of a session as it is stored.
-pub(crate) fn progress_record(epoch: u64, progress: &Progress, logs: &Logs) -> ProgressRecord {
+pub(crate) fn progress_record(epoch: u64, progress: &Progress, claims: &Claims, logs: &Logs) -> ProgressRecord {
     let in_flight = progress.in_flight.iter().map(|m| {
         let (sequence, log) = logs.name_of(m.sequence);
         InFlightRecord {
@@ -36,6 +42,7 @@ pub(crate) fn progress_record(epoch: u64, progress: &Progress, logs: &Logs) -> P
             sequence,
             log,
             qos: m.qos as u8,
+            ack: claims.get(&m.packet_id).map(ToString::to_string),
             state: if m.is_released { InFlightRecordState::Released } else { InFlightRecordState::Sent },
         }
     });
@@ -77,6 +84,14 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     Progress { cursors, in_flight: in_flight.collect(), received: received.collect() }
 }
 
+/// The claims that are in a stored progress.
+pub(crate) fn claims(record: &ProgressRecord, logs: &Logs) -> Claims {
+    // A log that was made anew has other messages at these sequences.
+    let is_there = |m: &InFlightRecord| m.log.as_ref().is_none_or(|log| logs.knows(std::iter::once(log)));
+    let claim = |m: &InFlightRecord| Some((PacketId::new(m.packet_id)?, m.ack.as_deref()?.into()));
+    record.in_flight.iter().filter(|m| is_there(m)).filter_map(claim).collect()
+}
+
 /// A subscription as it is stored. `after`: the places that it begins after.
 pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &Logs) -> StoredSubscription {
     StoredSubscription {
@@ -88,6 +103,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
         id: s.subscription_id.map(NonZeroU32::get),
         since: after.get(0).unwrap_or(0),
         since_in: logs.names_of(after),
+        retained: None,
     }
 }
 
@@ -109,6 +125,7 @@ pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
         id: s.subscription_id.map(NonZeroU32::get),
         since: after,
         since_in: std::collections::BTreeMap::new(),
+        retained: None,
     }
 }
 
@@ -118,7 +135,7 @@ pub(crate) fn share(stored: &StoredSubscription) -> Option<NewShare> {
     Some(NewShare { filter, options: options(stored)?, subscription_id: stored.id.and_then(NonZeroU32::new) })
 }
 
-fn options(stored: &StoredSubscription) -> Option<SubscriptionOptions> {
+pub(super) fn options(stored: &StoredSubscription) -> Option<SubscriptionOptions> {
     Some(SubscriptionOptions {
         qos: QoS::try_from(stored.qos).ok()?,
         no_local: stored.no_local,

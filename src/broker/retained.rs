@@ -1,6 +1,7 @@
 //! Retained messages on their way to one session: pages of the index, taken when the session has room, so that a
 //! subscriber to a million of them costs a cursor and not a queue. What was in flight when a connection broke is read from
-//! the bucket again; what was not sent yet is not owed any more, and a client that wants it subscribes again.
+//! the bucket again. What was not sent yet stays owed to a session that goes on: its record says which subscriptions have
+//! something coming, and its progress how far it is.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -10,8 +11,8 @@ use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 
 use super::clock::now_ms;
 use super::mailbox::Outgoing;
-use super::{Broker, RETRY, convert};
-use crate::store::{IndexState, RetainedEntry, RetainedIndex};
+use super::{Broker, RETRY, convert, records};
+use crate::store::{IndexState, RetainedEntry, RetainedIndex, RetainedProgress, StoredRetained, StoredSubscription};
 
 /// Messages that are taken from the index at once.
 const PAGE: usize = 128;
@@ -31,9 +32,39 @@ pub(crate) struct RetainedCursor {
     pub(crate) is_sys: bool,
     /// The last topic that was taken.
     pub(crate) after: Option<TopicName>,
+    /// Its number in the record of the session; 0 when it ends with the connection.
+    pub(crate) number: u64,
 }
 
 impl RetainedCursor {
+    /// What a session that comes back is still owed by a subscription.
+    fn resume(stored: &StoredSubscription, progress: &RetainedProgress) -> Option<Self> {
+        let StoredRetained { number, up_to } = stored.retained?;
+        let after = progress.after.as_deref().filter(|_| number == progress.number);
+        if number < progress.number || number == progress.number && after.is_none() {
+            return None;
+        }
+        Some(Self {
+            filter: TopicFilter::new(stored.filter.as_str()).ok()?,
+            options: records::options(stored)?,
+            subscription_id: stored.id.and_then(NonZeroU32::new),
+            seen: IndexState::up_to(up_to),
+            is_sys: false,
+            after: after.and_then(|topic| TopicName::new(topic).ok()),
+            number,
+        })
+    }
+
+    /// What a session that comes back is still owed, in the order in which it subscribed.
+    pub(super) fn resume_all<'a>(
+        subscriptions: impl Iterator<Item = &'a StoredSubscription>,
+        progress: &RetainedProgress,
+    ) -> Vec<Self> {
+        let mut all: Vec<Self> = subscriptions.filter_map(|stored| Self::resume(stored, progress)).collect();
+        all.sort_unstable_by_key(|cursor| cursor.number);
+        all
+    }
+
     /// Appends the next messages, in the order of their topics. Returns whether more may follow.
     pub(crate) fn page(
         &mut self,
@@ -65,6 +96,12 @@ impl RetainedCursor {
 }
 
 impl Broker {
+    /// Whether there is something to be sent.
+    pub(crate) fn has_retained(&self, cursor: &RetainedCursor) -> bool {
+        let index = self.store.retained().index();
+        !index.page(&cursor.filter, None, cursor.seen, 1, now_ms()).is_empty()
+    }
+
     /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has
     /// replaced is not there: the subscriber gets the newer one as it gets every message.
     pub(super) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Outgoing)> {

@@ -165,6 +165,7 @@ impl Broker {
                 seen,
                 is_sys,
                 after: None,
+                number: 0,
             }));
         }
         let mut reasons = Vec::with_capacity(planned.packets.len());

@@ -48,23 +48,20 @@ where
 
     /// Retained messages come first: they are older than anything live.
     fn fill_retained(&mut self) {
-        self.mailbox.take_retained(&mut self.retained);
+        self.mailbox.take_retained(self.retained.cursors_mut());
         while self.io.output.len() < OUTPUT_LOW {
-            if let Some(next) = self.retained_page.front() {
-                if next.qos != QoS::AtMostOnce && self.session.window_room() == 0 {
-                    return;
-                }
-                if let Some(outgoing) = self.retained_page.pop_front() {
-                    let sequence = RETAINED + outgoing.message.retained_at.unwrap_or(0);
-                    self.deliver(sequence, outgoing);
-                }
-                continue;
+            let has_room = self.session.window_room() > 0;
+            let is_next = |next: &Outgoing| has_room || next.qos == QoS::AtMostOnce;
+            if !self.retained.front(&self.broker).is_some_and(is_next) {
+                break;
             }
-            let Some(cursor) = self.retained.front_mut() else { return };
-            let has_more = self.broker.retained_page(cursor, &mut self.retained_page);
-            if !has_more {
-                self.retained.pop_front();
+            if let Some(outgoing) = self.retained.take() {
+                let sequence = RETAINED + outgoing.message.retained_at.unwrap_or(0);
+                self.deliver(sequence, outgoing);
             }
+        }
+        if self.retained.is_unsaved() && self.session.is_durable() && self.session.unsaved() == 0 {
+            self.session.save_again();
         }
     }
 
@@ -130,17 +127,19 @@ where
     }
 
     /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
-    pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
+    pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: Outgoing) {
+        let is_claim = qos == QoS::ExactlyOnce && outgoing.share.is_some() && self.session.is_durable();
+        let now = if is_claim { self.claim(packet_id, outgoing) } else { Some(outgoing) };
+        let Some(outgoing) = now else { return };
         match &outgoing.share {
-            // From now on it is this session's: its packet id is saved, if anything of the session is
-            // [MQTT-4.8.2-4], [MQTT-4.8.2-5].
+            // From now on it is this session's, and nothing of that is saved [MQTT-4.8.2-5].
             Some(share) if qos == QoS::ExactlyOnce => share.done(),
             Some(share) => {
                 self.shares.insert(packet_id, share.clone());
             }
             None => {}
         }
-        self.write(false, qos, Some(packet_id), outgoing);
+        self.write(false, qos, Some(packet_id), &outgoing);
     }
 
     /// Sends a message again, with DUP and its old packet id [MQTT-3.3.1-1].
@@ -148,7 +147,7 @@ where
         self.write(true, qos, Some(packet_id), outgoing);
     }
 
-    fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
+    pub(super) fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
         let (Some(frame), Ok(expiry_s)) = (message.frame(self.version, packet_id.is_some()), message.expiry(now_ms()))
         else {

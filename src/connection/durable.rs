@@ -50,7 +50,10 @@ where
         }
         let sessions = self.broker.store.sessions().clone();
         if self.is_record_dirty {
-            let Some(owned) = &self.owned else { return };
+            let Some(owned) = &mut self.owned else { return };
+            for stored in owned.subscriptions.values_mut() {
+                stored.retained = stored.retained.filter(|owed| !self.retained.is_done(*owed));
+            }
             let answers = self.answers_after_record.len();
             let (record, sequence) = (owned.record(), owned.sequence);
             self.is_record_dirty = false;
@@ -58,10 +61,13 @@ where
                 Some(Box::pin(async move { Written::Record(put_record(&sessions, &record, sequence).await, answers) }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
+            let claims = self.claims();
             let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
-            let progress = crate::broker::progress_record(owned.record.epoch, &progress, &self.broker.logs);
+            let mut progress =
+                crate::broker::progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs);
+            progress.retained = self.retained.begin_save();
             self.unsaved_since = None;
             let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {
@@ -108,6 +114,7 @@ where
             }
             Written::Progress(Ok((version, arrival))) => {
                 self.is_record_dirty |= arrival == Arrival::Again;
+                self.retained.is_saved();
                 self.tell(Input::Saved(version));
             }
             // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
@@ -143,13 +150,22 @@ where
             return;
         }
         let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
-        self.resending = Some(Box::pin(async move { broker.fetch_resends(&client_id, resends).await }));
+        // What a consumer does not know may come to somebody else as long as it does not.
+        let claims = self.owned.iter().map(|owned| &owned.claims);
+        let acks: Vec<_> = claims.flat_map(|c| resends.iter().filter_map(|r| c.get(&r.packet_id()).cloned())).collect();
+        self.resending = Some(Box::pin(async move {
+            broker.confirm_shared(&acks).await;
+            broker.fetch_resends(&client_id, resends).await
+        }));
     }
 
     /// Repeats: PUBLISH with DUP and PUBREL, in their old order.
     pub(super) fn fetched(&mut self, fetched: Vec<(Resend, Option<Outgoing>)>) {
         self.resending = None;
         for (resend, outgoing) in fetched {
+            if let Some(owned) = &mut self.owned {
+                owned.claims.remove(&resend.packet_id());
+            }
             match (resend, outgoing) {
                 (Resend::PubRel(packet_id), _) => {
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);

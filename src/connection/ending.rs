@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::durable::Written;
 use super::io::Io;
 use super::{Connection, End, Eventual};
-use crate::broker::{Broker, Due, Mailbox, Owned, due, now_ms, progress_record};
+use crate::broker::{Broker, Due, Mailbox, Owned, Share, due, now_ms, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
-use crate::store::{ProgressRecord, WriteError};
+use crate::store::{ProgressRecord, SessionRecord, WriteError};
 
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -59,10 +59,15 @@ where
             }));
         }
         self.pass_what_is_read();
-        self.session.leave();
+        // What is saved may say that these are the session's, until it is saved once more without them.
+        let doubtful: Vec<Share> = self.session.leave().into_iter().filter_map(|m| m.share).collect();
+        doubtful.iter().for_each(Share::doubt);
+        let claims = self.claims();
         let (_, progress) = self.session.progress();
-        let last_progress =
-            self.owned.as_ref().map(|owned| progress_record(owned.record.epoch, &progress, &self.broker.logs));
+        let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
+            retained: self.retained.progress(),
+            ..progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs)
+        });
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
@@ -82,17 +87,22 @@ where
             owned,
             writing,
         });
-        match last {
+        let is_saved = match last {
             Some(last) if last.takes_back_a_will() => {
-                _ = tokio::join!(settle, close_behind(last.write(), io, &broker.metrics))
+                tokio::join!(settle, close_behind(last.write(), io, &broker.metrics)).1
             }
             // A will comes behind what the client has published [MQTT-3.1.2-8].
             Some(mut last) => {
                 tokio::join!(close_socket(io, &broker.metrics), settle, last.finish_writing());
-                last.write().await;
+                last.write().await
             }
-            None => _ = tokio::join!(close_socket(io, &broker.metrics), settle),
-        }
+            None => {
+                tokio::join!(close_socket(io, &broker.metrics), settle);
+                true
+            }
+        };
+        // When somebody else owns the session now, what it saves decides, when they come again.
+        doubtful.iter().for_each(if is_saved { Share::give_back } else { Share::settled });
         broker.detach(&mailbox);
     }
 
@@ -111,15 +121,16 @@ where
 
 /// Writes, and closes behind that: who waits for the connection to be closed knows that its will is off. A client that does
 /// not wait loses nothing by it, and JetStream may be away for long, so the write goes on behind the closed socket then.
-async fn close_behind<S>(write: impl Future<Output = ()>, io: Io<S>, metrics: &Metrics)
+async fn close_behind<S>(write: impl Future<Output = bool>, io: Io<S>, metrics: &Metrics) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut write = std::pin::pin!(write);
-    let is_written = tokio::time::timeout(TAKE_BACK, &mut write).await.is_ok();
+    let written = tokio::time::timeout(TAKE_BACK, &mut write).await;
     close_socket(io, metrics).await;
-    if !is_written {
-        write.await;
+    match written {
+        Ok(is_saved) => is_saved,
+        Err(_) => write.await,
     }
 }
 
@@ -151,15 +162,18 @@ impl LastWrite<'_> {
     }
 
     /// Writes until it is done, or somebody else owns the session. There are no more of these than connections that were
-    /// there when JetStream went away, since those that need a record are refused meanwhile.
-    async fn write(mut self) {
+    /// there when JetStream went away, since those that need a record are refused meanwhile. Returns whether it is done.
+    async fn write(mut self) -> bool {
         self.finish_writing().await;
         let client_id = self.owned.record.client_id.clone();
         let mut pause = RETRY;
         loop {
             match self.try_write().await {
-                Ok(()) => return,
-                Err(WriteError::TooLarge) => return tracing::error!(client_id, "a session is too large to be kept"),
+                Ok(()) => return true,
+                Err(WriteError::TooLarge) => {
+                    tracing::error!(client_id, "a session is too large to be kept");
+                    return false;
+                }
                 // Fenced by somebody else, or by a write of ours that was not answered and was done all the same.
                 Err(WriteError::Fenced) => {}
                 Err(WriteError::Unavailable { reason }) => {
@@ -169,12 +183,14 @@ impl LastWrite<'_> {
                 }
             }
             if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
-                let Some(record) = loaded.record.filter(|record| record.epoch == self.owned.record.epoch) else {
-                    // Who owns the session now takes care of the rest.
+                let owned = &self.owned.record;
+                let is_ours = |record: &SessionRecord| record.epoch == owned.epoch && record.owner == owned.owner;
+                let Some(record) = loaded.record.filter(is_ours) else {
+                    // Who owns the session now, or has adopted it, takes care of the rest.
                     if self.expiry_s > 0 {
                         self.broker.keep_for_successor(self.mailbox).await;
                     }
-                    return;
+                    return false;
                 };
                 self.owned.record.will = record.will;
                 self.owned.record.last_wills = record.last_wills;

@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ACK_BUCKETS_US, DropReason, Metrics, RequestEvent, SessionState, WillCause, process::Process};
+use super::{ACK_BUCKETS_US, DropReason, Metrics, RequestEvent, SessionState, ShareEvent, WillCause, process::Process};
 use crate::store::ApiErrors;
 
 /// Labels of the packet types; the first is not a type.
@@ -61,6 +61,7 @@ impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut out = Families(encoder);
         mqtt(&self.0, &mut out)?;
+        shared(&self.0, &mut out)?;
         acknowledgements(&self.0, &mut out)?;
         connects(&self.0, &mut out)?;
         nats(&self.0, &mut out)?;
@@ -112,6 +113,15 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.counters("mqtt_requests", "Requests between MQTT and NATS", requests)?;
     let pending = metrics.requests_pending.load(Relaxed);
     out.gauge("mqtt_requests_pending", "Requests of clients that NATS may answer", pending)
+}
+
+fn shared(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    let (groups, members) = (metrics.share_groups.load(Relaxed), metrics.share_members.load(Relaxed));
+    out.gauge("mqtt_shared_groups", "Groups of shared subscriptions that have members here", groups)?;
+    out.gauge("mqtt_shared_members", "Members of these groups", members)?;
+    let events = ShareEvent::TEXTS.iter().zip(&metrics.shared);
+    let events = events.map(|(event, n)| ([("event", *event)], n));
+    out.counters("mqtt_shared_messages", "Messages of shared subscriptions", events)
 }
 
 fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
@@ -278,6 +288,10 @@ mod tests {
         metrics.retained(12);
         metrics.request(RequestEvent::Offered);
         metrics.requests_pending(3);
+        metrics.share_group(true);
+        (0..3).for_each(|_| metrics.share_member(true));
+        metrics.share_member(false);
+        metrics.shared(ShareEvent::Redelivered, 4);
         metrics.will(WillCause::KeepAlive);
         metrics.nats_connected(true);
         let errors = ApiErrors::default();
@@ -308,6 +322,10 @@ mod tests {
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
             "mqtt_requests_total{event=\"offered\"} 1",
             "mqtt_requests_pending 3",
+            "mqtt_shared_groups 1",
+            "mqtt_shared_members 2",
+            "mqtt_shared_messages_total{event=\"given\"} 0",
+            "mqtt_shared_messages_total{event=\"redelivered\"} 4",
             "nats_connected 1",
             "nats_js_api_errors_total{code=\"10164\"} 1",
             "mqtt_connections 1",

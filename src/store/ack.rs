@@ -7,6 +7,8 @@ use serde::Deserialize;
 /// What the reply subject of a delivered message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
+    /// How often the consumer has delivered it, with this time.
+    pub(crate) count: u64,
     /// Sequence in the stream.
     pub(crate) stream_sequence: u64,
     /// Sequence in the consumer: 1, 2, 3 without gaps.
@@ -23,17 +25,41 @@ pub(crate) fn parse_delivery(reply: &str) -> Option<Delivery> {
     let rest = reply.strip_prefix("$JS.ACK.")?;
     let tokens = rest.bytes().filter(|byte| *byte == b'.').count() + 1;
     let skip = match tokens {
-        7 => 3,
-        9.. => 5,
+        7 => 2,
+        9.. => 4,
         _ => return None,
     };
     let mut numbers = rest.split('.').skip(skip).map(|token| token.parse::<u64>().ok());
     Some(Delivery {
+        count: numbers.next()??,
         stream_sequence: numbers.next()??,
         consumer_sequence: numbers.next()??,
         stored_at_ns: numbers.next()??,
         pending: numbers.next()??,
     })
+}
+
+/// Which message of which consumer an acknowledgement is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) consumer: &'a str,
+    /// Sequence in the stream.
+    pub(crate) sequence: u64,
+}
+
+/// Reads the same of a reply subject as [`parse_delivery`].
+pub(crate) fn parse_place(reply: &str) -> Option<Place<'_>> {
+    let sequence = parse_delivery(reply)?.stream_sequence;
+    let rest = reply.strip_prefix("$JS.ACK.")?;
+    let skip = if rest.bytes().filter(|byte| *byte == b'.').count() == 6 { 0 } else { 2 };
+    let mut names = rest.split('.').skip(skip);
+    Some(Place { stream: names.next()?, consumer: names.next()?, sequence })
+}
+
+/// Whether two reply subjects are for the same message of the same consumer, however often it was delivered.
+pub fn is_same_delivery(ack: &str, other: &str) -> bool {
+    parse_place(ack).is_some_and(|place| parse_place(other) == Some(place))
 }
 
 /// JetStream's answer to a publish.
@@ -75,20 +101,33 @@ mod tests {
 
     #[test]
     fn both_forms_of_the_reply_subject_are_read() {
-        let want = Delivery { stream_sequence: 11, consumer_sequence: 12, stored_at_ns: 13, pending: 14 };
-        assert_eq!(parse_delivery("$JS.ACK.S.C.1.11.12.13.14"), Some(want));
-        assert_eq!(parse_delivery("$JS.ACK._.szMpdrwD.S.C.1.11.12.13.14"), Some(want));
-        assert_eq!(parse_delivery("$JS.ACK.hub.szMpdrwD.S.C.1.11.12.13.14.rnd"), Some(want));
+        let want = Delivery { count: 10, stream_sequence: 11, consumer_sequence: 12, stored_at_ns: 13, pending: 14 };
+        assert_eq!(parse_delivery("$JS.ACK.S.C.10.11.12.13.14"), Some(want));
+        assert_eq!(parse_delivery("$JS.ACK._.szMpdrwD.S.C.10.11.12.13.14"), Some(want));
+        assert_eq!(parse_delivery("$JS.ACK.hub.szMpdrwD.S.C.10.11.12.13.14.rnd"), Some(want));
         for bad in [
             "",
             "$JS.ACK.",
-            "$JS.ACK.S.C.1.11.12.13",
+            "$JS.ACK.S.C.10.11.12.13",
             "$JS.ACK.S.C.1.x.12.13.14",
             "_INBOX.a",
             "$JS.ACK._.h.S.C.1.11.12.13",
         ] {
             assert_eq!(parse_delivery(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_message_is_the_same_however_often_it_was_delivered() {
+        let first = "$JS.ACK.S.g@a,#.1.11.12.13.14";
+        assert_eq!(parse_place(first), Some(Place { stream: "S", consumer: "g@a,#", sequence: 11 }));
+        assert!(is_same_delivery(first, "$JS.ACK.S.g@a,#.2.11.40.13.0"));
+        assert!(is_same_delivery(first, "$JS.ACK._.szMpdrwD.S.g@a,#.3.11.41.13.0.rnd"));
+        for other in ["$JS.ACK.S.g@a,#.1.12.12.13.14", "$JS.ACK.S.h@a,#.1.11.12.13.14", "$JS.ACK.T.g@a,#.1.11.12.13.14"]
+        {
+            assert!(!is_same_delivery(first, other), "{other}");
+        }
+        assert!(!is_same_delivery("", ""));
     }
 
     #[test]

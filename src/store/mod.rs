@@ -47,6 +47,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
+pub use self::ack::is_same_delivery;
 use self::api::Api;
 pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
@@ -68,11 +69,11 @@ pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
-    RECORD_VERSION, ReceivedRecord, SessionRecord, SessionState, Sessions, SessionsSink, StoredSubscription,
-    StoredWill, WillState,
+    RECORD_VERSION, ReceivedRecord, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsSink,
+    StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
-    Heard, ShareAnswer, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+    Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
 };
 pub(crate) use self::time::rfc3339;
 

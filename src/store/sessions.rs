@@ -29,7 +29,7 @@ pub use self::follower::{FollowFrom, Following, Gone, SessionsSink};
 pub(crate) use self::record::instant;
 pub use self::record::{
     InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord,
-    SessionRecord, StoredSubscription, StoredWill, WillState,
+    RetainedProgress, SessionRecord, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::snapshot::SessionState;
 use super::api::{Api, STREAM_NOT_FOUND};

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Request, Subscriber};
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::StreamExt;
@@ -16,17 +16,22 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::ack::parse_delivery;
-use super::api::{Api, ApiFailure};
+use super::ack::{parse_delivery, parse_place};
+use super::api::{Api, ApiFailure, STREAM_NOT_FOUND};
 use super::connection::{Link, LinkState};
 use super::core::{CoreNats, CoreSink};
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
 use super::reader::receive;
+use super::time::rfc3339_ms;
 
 /// JetStream error: no such consumer.
 const CONSUMER_NOT_FOUND: u32 = 10014;
+/// JetStream errors: there is no such consumer, or not even its stream.
+const GONE: [u32; 2] = [CONSUMER_NOT_FOUND, STREAM_NOT_FOUND];
+/// How long a consumer may take to confirm.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 /// JetStream errors: a consumer of that name is there, with another configuration.
 const CONSUMER_EXISTS: [u32; 3] = [10013, 10105, 10148];
 /// JetStream error: more than the server's limit of messages that are not acknowledged.
@@ -56,6 +61,9 @@ pub struct ShareLog {
     pub stream: Arc<str>,
     /// What its subjects have before the natural ones; empty for a stream of the user's own.
     pub prefix: Arc<str>,
+    /// When the stream was created, milliseconds since the epoch: another one of its name is another log. `None`: whichever
+    /// there is.
+    pub created_ms: Option<u64>,
 }
 
 /// What a consumer is made with.
@@ -85,6 +93,19 @@ pub struct ShareSpec {
 pub struct ShareConsumer {
     /// See [`ShareTimes::ack_wait`]; whoever made the consumer has chosen it.
     pub ack_wait: Duration,
+    /// When it was made, by the server's clock; milliseconds since the epoch.
+    pub created_ms: u64,
+    /// It was not there before.
+    pub is_new: bool,
+}
+
+/// What a consumer begins with that is not there yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareBegins {
+    /// What is stored from now on.
+    Now,
+    /// What was stored at this time or later, milliseconds since the epoch.
+    At(u64),
 }
 
 /// What is said of a message.
@@ -107,6 +128,8 @@ pub struct ShareEntry {
     pub entry: LogEntry,
     /// Where to say what becomes of it.
     pub ack: ByteString,
+    /// Whether the consumer has given it to somebody before.
+    pub is_again: bool,
 }
 
 /// What [`SharePull::next`] came back for.
@@ -130,6 +153,8 @@ pub struct Shares {
 #[derive(Deserialize)]
 struct Info {
     config: Value,
+    #[serde(default)]
+    created: String,
 }
 
 impl Shares {
@@ -143,19 +168,19 @@ impl Shares {
         CoreNats::start(self.link.clone(), self.requests.clone(), &self.echo, sink)
     }
 
-    /// Whether the consumer is there.
+    /// The consumer, if it is there.
     ///
     /// # Errors
     /// JetStream does not answer.
-    pub async fn exists(&self, log: &ShareLog, spec: &ShareSpec) -> Result<bool, Unavailable> {
+    pub async fn find(&self, log: &ShareLog, spec: &ShareSpec) -> Result<Option<ShareConsumer>, Unavailable> {
         match self.info(log, spec).await {
-            Ok(_) => Ok(true),
-            Err(failure) if failure.code() == CONSUMER_NOT_FOUND => Ok(false),
+            Ok(info) => Ok(Some(consumer(&info, false))),
+            Err(failure) if failure.code() == CONSUMER_NOT_FOUND => Ok(None),
             Err(failure) => Err(failure.into()),
         }
     }
 
-    /// Makes the consumer unless it is there. A new one begins with what is stored from now on.
+    /// Makes the consumer unless it is there.
     ///
     /// # Errors
     /// JetStream does not answer, or the consumer that has its name is of another kind.
@@ -164,17 +189,26 @@ impl Shares {
         log: &ShareLog,
         spec: &ShareSpec,
         times: ShareTimes,
+        begins: ShareBegins,
     ) -> Result<ShareConsumer, Unavailable> {
+        if let Some(created_ms) = log.created_ms
+            && rfc3339_ms(&self.api.stream_info(&log.stream).await?.created) != Some(created_ms)
+        {
+            return Err(Unavailable::new("the stream was made anew"));
+        }
         for _ in 0..TRIES {
             match self.info(log, spec).await {
-                Ok(info) => return self.take_over(log, spec, times, info.config).await,
+                Ok(info) => return self.take_over(log, spec, times, info, false).await,
                 Err(failure) if failure.code() == CONSUMER_NOT_FOUND => {}
                 Err(failure) => return Err(failure.into()),
             }
             // A sequence and not "new": whoever leads the consumer later knows where it began.
-            let begins = self.api.stream_state(&log.stream).await?.last_seq + 1;
+            let begins = match begins {
+                ShareBegins::Now => self.api.stream_state(&log.stream).await?.last_seq + 1,
+                ShareBegins::At(time_ms) => self.api.sequence_at(&log.stream, time_ms).await?,
+            };
             match self.create(log, spec, times, begins).await {
-                Ok(info) => return self.take_over(log, spec, times, info.config).await,
+                Ok(info) => return self.take_over(log, spec, times, info, true).await,
                 // Another sidecar was faster.
                 Err(failure) if CONSUMER_EXISTS.contains(&failure.code()) => {}
                 Err(failure) => return Err(failure.into()),
@@ -218,22 +252,24 @@ impl Shares {
         log: &ShareLog,
         spec: &ShareSpec,
         times: ShareTimes,
-        mut config: Value,
+        info: Info,
+        is_new: bool,
     ) -> Result<ShareConsumer, Unavailable> {
+        let found = consumer(&info, is_new);
+        let mut config = info.config;
         if config["ack_policy"] != "explicit" || config["deliver_subject"].is_string() {
             return Err(Unavailable::new(format!(
                 "consumer {} of {} is not a pull consumer with explicit acknowledgements",
                 spec.consumer, log.stream
             )));
         }
-        let ack_wait = Duration::from_nanos(config["ack_wait"].as_u64().filter(|ns| *ns > 0).unwrap_or(30_000_000_000));
         let inactive = nanos(times.inactive_threshold);
         let is_ours = config["metadata"]["nats-mqtt.filter"].is_string();
         if is_ours && config["inactive_threshold"].as_u64().unwrap_or(0) != inactive {
             config["inactive_threshold"] = json!(inactive);
             self.put(log, spec, "update", &config).await?;
         }
-        Ok(ShareConsumer { ack_wait })
+        Ok(found)
     }
 
     /// Says what becomes of a message.
@@ -246,6 +282,22 @@ impl Shares {
         };
         // What is lost with the connection is answered by the consumer's time.
         let _ = self.link.client.publish(headers::subject(ack), Bytes::from_static(payload)).await;
+    }
+
+    /// Says that a message is done with, and waits until its consumer knows. One that is gone needs not know.
+    ///
+    /// # Errors
+    /// The consumer may not know.
+    pub async fn confirm(&self, ack: &ByteString) -> Result<(), Unavailable> {
+        let request = Request::new().payload(Bytes::from_static(b"+ACK")).timeout(Some(CONFIRM_WITHIN));
+        let confirmed = self.api.unless_lost(self.api.request(headers::subject(ack.clone()), request)).await;
+        let (Err(failure), Some(place)) = (confirmed, parse_place(ack)) else { return Ok(()) };
+        match self.api.consumer_info(place.stream, place.consumer).await {
+            Err(failure) if GONE.contains(&failure.code()) => Ok(()),
+            // Another one of its name, which will not answer: it has not given this message to anybody.
+            Ok(info) if info.delivered.stream_seq < place.sequence => Ok(()),
+            _ => Err(failure.into()),
+        }
     }
 
     /// Waits until what was said has left.
@@ -289,6 +341,12 @@ fn config(log: &ShareLog, spec: &ShareSpec, times: ShareTimes, begins: u64) -> V
         several => config["filter_subjects"] = json!(several),
     }
     config
+}
+
+fn consumer(info: &Info, is_new: bool) -> ShareConsumer {
+    let ack_wait = info.config["ack_wait"].as_u64().filter(|ns| *ns > 0).unwrap_or(30_000_000_000);
+    let created_ms = rfc3339_ms(&info.created).unwrap_or(u64::MAX);
+    ShareConsumer { ack_wait: Duration::from_nanos(ack_wait), created_ms, is_new }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -440,7 +498,8 @@ fn entry(mut message: Message, prefix: &str) -> Option<ShareEntry> {
     }
     let ack = message.reply.take()?;
     let delivery = parse_delivery(&ack)?;
-    Some(ShareEntry { entry: LogEntry::of_message(message, prefix, delivery), ack: headers::text(ack) })
+    let is_again = delivery.count > 1;
+    Some(ShareEntry { entry: LogEntry::of_message(message, prefix, delivery), ack: headers::text(ack), is_again })
 }
 
 async fn until(at: Option<Instant>) {
@@ -456,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_consumer_says_what_it_is_for() {
-        let log = ShareLog { stream: "MQTT_log".into(), prefix: "$NMQ.log.".into() };
+        let log = ShareLog { stream: "MQTT_log".into(), prefix: "$NMQ.log.".into(), created_ms: None };
         let spec = |subjects: &[&'static str]| ShareSpec {
             consumer: "w@a,#".into(),
             group: "w".into(),

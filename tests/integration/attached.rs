@@ -12,7 +12,7 @@ use crate::harness::{
 const LONG: u32 = 3600;
 
 /// Creates a stream, and waits until the sidecars follow it.
-async fn create(nats: &async_nats::Client, sidecars: &[&Sidecar], config: &Value) {
+pub(crate) async fn create(nats: &async_nats::Client, sidecars: &[&Sidecar], config: &Value) {
     let name = config["name"].as_str().unwrap();
     let answer = js_api(nats, &format!("STREAM.CREATE.{name}"), config).await;
     assert!(answer["error"].is_null(), "{answer}");
@@ -22,7 +22,7 @@ async fn create(nats: &async_nats::Client, sidecars: &[&Sidecar], config: &Value
 }
 
 /// Waits until a sidecar has begun to follow a stream for the `times`-th time.
-async fn follows(sidecar: &Sidecar, stream: &str, times: usize) {
+pub(crate) async fn follows(sidecar: &Sidecar, stream: &str, times: usize) {
     let is_said = |line: &str| line.contains(stream) && line.contains("is a log of these subjects");
     eventually(&format!("{stream} is followed"), async || {
         sidecar.log().lines().filter(|line| is_said(line)).count() >= times
@@ -31,7 +31,7 @@ async fn follows(sidecar: &Sidecar, stream: &str, times: usize) {
 }
 
 /// Stores a message through JetStream, as a NATS client does.
-async fn put(nats: &async_nats::Client, subject: &str, payload: &str) {
+pub(crate) async fn put(nats: &async_nats::Client, subject: &str, payload: &str) {
     let answer = nats.request(subject.to_owned(), payload.to_owned().into()).await.unwrap();
     let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
     assert!(answer["error"].is_null() && answer["seq"].is_u64(), "{answer}");

@@ -6,7 +6,7 @@
 //! - `sidecar`: nats-mqtt; `world`: a nats-server with two of them
 //! - `mqtt`, `connect`: a raw MQTT client on the codec; `message`: what it publishes; `socket`: bare bytes
 //! - `sessions`: persistent sessions; `cluster`: three nats-servers; `relay`: a network that is slow or broken
-//! - `foreign`: mosquitto's clients and paho
+//! - `foreign`: mosquitto's clients, paho and nats-py
 
 pub(crate) mod cluster;
 mod connect;
@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) use connect::Options;
-pub(crate) use foreign::{MosquittoSub, mosquitto_pub, python};
+pub(crate) use foreign::{MosquittoSub, Worker, mosquitto_pub, python};
 pub(crate) use message::{Message, msg, shown};
 pub(crate) use mqtt::{Client, Ended};
 pub(crate) use nats::{NatsServer, Watch, js_api, nats_server_program, settle, stored, stream_info};

@@ -35,6 +35,8 @@ mod sessions_past;
 mod sessions_takeover;
 mod shared;
 mod shared_faults;
+mod shared_logs;
+mod shared_once;
 mod slow_reader;
 mod store;
 mod store_sessions;

@@ -447,3 +447,124 @@ async fn paho_answers_nats_request_and_asks_a_micro_service() {
     let output = python("requests.py", &[&port, &world.nats.url(), &t]).await;
     assert_eq!(output.lines().last(), Some("both ways"), "{output}");
 }
+
+/// Workers of one group that answer whatever they are asked, with their own name. Ends with the handle.
+fn answering(mut worker: Client) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Ok(question) = worker.try_receive(PATIENCE * 10).await {
+            let name = worker.id().to_owned();
+            let answer = format!("{} by {name}", String::from_utf8_lossy(&question.payload));
+            worker.publish(answer_to(&question, &answer, 1)).await;
+        }
+    })
+}
+
+/// Six workers on two sidecars, two of each QoS.
+async fn workers(world: &World, filter: &str) -> Vec<tokio::task::JoinHandle<()>> {
+    let mut workers = Vec::new();
+    // Those at QoS 0 come last: then they know that the group has a consumer.
+    for qos in [2, 1, 0] {
+        for sidecar in [&world.a, &world.b] {
+            let mut worker = sidecar.v5(&unique("worker")).await;
+            worker.subscribe(filter, qos).await;
+            workers.push(answering(worker));
+        }
+    }
+    workers
+}
+
+/// Each request has one answer, and more than one worker has answered.
+fn each_once(answers: &[String], count: usize) {
+    let (mut asked, mut names) = (Vec::new(), std::collections::HashSet::new());
+    for answer in answers {
+        let (question, name) = answer.split_once(" by ").unwrap();
+        asked.push(question.parse::<usize>().unwrap());
+        names.insert(name);
+    }
+    asked.sort_unstable();
+    assert_eq!(asked, (0..count).collect::<Vec<_>>());
+    assert!(names.len() > 1, "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_workers_answers_each_request_of_nats_once() {
+    const COUNT: usize = 60;
+    let world = World::shared().await;
+    let nats = world.nats.client().await;
+    let t = unique("group");
+    let workers = workers(&world, &format!("$share/{t}/{t}/+/do")).await;
+    let inbox = format!("{t}.answers");
+    let mut watch = Watch::new(&nats, &inbox).await;
+    for number in 0..COUNT {
+        nats.publish_with_reply(format!("{t}.job.do"), inbox.clone(), number.to_string().into()).await.unwrap();
+    }
+    let mut answers = Vec::new();
+    for _ in 0..COUNT {
+        answers.push(String::from_utf8(watch.next().await.payload.to_vec()).unwrap());
+    }
+    each_once(&answers, COUNT);
+    // `nats request` takes the first one; a second one would be seen here.
+    let asked = ask(&nats, &format!("{t}.job.do"), HeaderMap::new(), "last").await.unwrap();
+    assert!(String::from_utf8_lossy(&asked.payload).starts_with("last by worker"), "{asked:?}");
+    nats.publish(inbox, "end".into()).await.unwrap();
+    assert_eq!(watch.next().await.payload, "end", "nobody else has answered");
+    workers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_workers_answers_each_request_of_a_client_once() {
+    const EACH: usize = 20;
+    let world = World::shared().await;
+    let t = unique("group");
+    let workers = workers(&world, &format!("$share/{t}/{t}/+/do")).await;
+    let answers = format!("{t}/answers");
+    let mut asker = world.b.v5(&unique("asker")).await;
+    asker.subscribe(&answers, 1).await;
+    for qos in 0..=2 {
+        for number in 0..EACH {
+            let mut question = request(&format!("{t}/job/do"), &answers, &[qos, number as u8], qos);
+            question.payload = number.to_string().into();
+            assert_eq!(asker.publish(question).await, ReasonCode::Success, "there are workers");
+        }
+        let mut got = Vec::new();
+        for _ in 0..EACH {
+            let answer = asker.receive().await;
+            let text = String::from_utf8(answer.payload.to_vec()).unwrap();
+            let number: u8 = text.split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(properties(&answer).correlation_data.as_deref(), Some(&[qos, number][..]), "{text}");
+            got.push(text);
+        }
+        each_once(&got, EACH);
+    }
+    has_nothing(&mut asker).await;
+    workers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// A worker of MQTT 3.1.1 in a group answers by the topic of the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_mqtt_3_1_1_in_a_group_answers_too() {
+    let world = World::shared().await;
+    let nats = world.nats.client().await;
+    for qos in 0..=2 {
+        let t = unique("old");
+        let mut members = Vec::new();
+        for sidecar in [&world.a, &world.b] {
+            let mut worker = sidecar.v311(&unique("worker")).await;
+            worker.subscribe(&format!("$share/g/{t}"), qos).await;
+            members.push(worker);
+        }
+        for number in 0..6 {
+            let asked = ask(&nats, &t, HeaderMap::new(), &number.to_string());
+            let [one, other] = &mut members[..] else { unreachable!() };
+            let worker = tokio::select! {
+                _ = one.receive() => one,
+                _ = other.receive() => other,
+            };
+            worker.publish(msg(&format!("$NMQ/reply/next/{t}"), format!("{number} done")).qos(1)).await;
+            assert_eq!(asked.await.unwrap().payload, format!("{number} done"));
+        }
+        for worker in &mut members {
+            has_nothing(worker).await;
+        }
+    }
+}

@@ -433,7 +433,7 @@ async fn nats_workers_share_the_consumer() {
 }
 
 /// A worker on NATS: pulls messages of the group's consumer in small batches, and acknowledges them.
-pub(crate) async fn nats_worker(nats: NatsClient, name: String, sender: mpsc::UnboundedSender<(String, String)>) {
+async fn nats_worker(nats: NatsClient, name: String, sender: mpsc::UnboundedSender<(String, String)>) {
     let inbox = nats.new_inbox();
     let mut messages = nats.subscribe(inbox.clone()).await.unwrap();
     loop {

@@ -4,15 +4,14 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use mqtt_codec::ReasonCode;
-use serde_json::json;
 
 use crate::harness::{
-    Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, heavy, msg, unique,
+    Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, Worker, World, eventually, heavy, msg, unique,
 };
-use crate::shared::{Crew, consumer, member, nats_worker, numbered, numbers};
+use crate::shared::{Crew, consumer, member, numbered, numbers};
 
 /// A sidecar whose messages go to others soon after it was killed.
-async fn quick(nats: &NatsServer, name: &str) -> Sidecar {
+pub(crate) async fn quick(nats: &NatsServer, name: &str) -> Sidecar {
     SidecarBuilder::of(nats, name).set("JETSTREAM__SHARED__ACK_WAIT", "2s").start().await
 }
 
@@ -56,61 +55,135 @@ async fn a_sidecar_that_is_stopped_gives_back_at_once() {
     assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
 }
 
-/// Members of four kinds in one group, two workers killed in the middle; nothing is lost, and what is done is done once.
+/// Four workers of MQTT on two sidecars and two of NATS share many messages: `SHARED_COUNT`. One of each kind is killed with
+/// SIGKILL in the middle, and then a sidecar with its two. Nothing is lost, and nothing comes again but what the killed ones
+/// had. While nobody is there, not even a sidecar, the lag can be seen, and it is worked off by whoever comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_workers_lose_nothing() {
     let _turn = heavy().await;
     let count = std::env::var("SHARED_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(4_000);
     let nats = NatsServer::start();
-    let (mut a, b) = (quick(&nats, "a").await, quick(&nats, "b").await);
+    let (mut a, mut b) = (quick(&nats, "a").await, quick(&nats, "b").await);
     let client = nats.client().await;
     let name = "g@k,#";
     let mut crew = Crew::new();
-    for (sidecar, id) in [(&a, "a1"), (&a, "a2"), (&b, "b1"), (&b, "b2")] {
+    for (sidecar, id) in [(&a, "a1"), (&a, "a2"), (&b, "b1")] {
         crew.add(member(sidecar, id, "$share/g/k/#", 1).await);
     }
-    let workers = [(); 2].map(|()| tokio::spawn(nats_worker(client.clone(), name.to_owned(), crew.sender())));
+    let mqtt = Worker::start(&["mqtt", &b.mqtt_port.to_string(), "b2", "$share/g/k/#"]).await;
+    let mqtt = mqtt.run("b2", crew.sender());
+    let mut workers = Vec::new();
+    for id in ["nats1", "nats2"] {
+        workers.push(Worker::start(&["nats", &nats.url(), "MQTT_log", name]).await.run(id, crew.sender()));
+    }
     let mut publisher = b.v5("pub").await;
     let since = Instant::now();
     let publishing = tokio::spawn(async move {
         publisher.publish_all(numbered("k/x", 0..count, 1), 128, |_| {}).await;
         publisher
     });
-    let mut got = crew.take(count / 3).await;
+    let mut tally = Tally::default();
+    tally.take(&mut crew, count / 3).await;
+    drop((mqtt, workers.remove(0)));
+    tally.take(&mut crew, count * 2 / 3).await;
     // Both members of this sidecar at once.
     a.kill();
     let killed = Instant::now();
-    let mut seen: HashMap<usize, usize> = HashMap::new();
-    let mut longest = Duration::ZERO;
-    for (_, payload) in &got {
-        *seen.entry(payload.parse().unwrap()).or_default() += 1;
-    }
-    while seen.len() < count {
-        let before = Instant::now();
-        let next = crew.take(1).await;
-        longest = longest.max(before.elapsed());
-        *seen.entry(next[0].1.parse().unwrap()).or_default() += 1;
-        got.extend(next);
-    }
+    tally.take(&mut crew, count).await;
     let mut publisher = publishing.await.unwrap();
-    let again = seen.values().filter(|times| **times > 1).count();
     println!(
-        "{count} messages in {:?}, all within {:?} of the kill, {again} twice, longest pause {longest:?}; {:?}",
+        "{count} messages in {:?}, all within {:?} of the last kill; {tally:?}",
         since.elapsed(),
-        killed.elapsed(),
-        crate::shared::shares(&got)
+        killed.elapsed()
     );
+    assert_eq!(tally.shares.len(), 6, "all have worked: {tally:?}");
     // Those that the killed ones had acknowledged, or were about to.
-    assert!(again <= 2 * 128, "{again} came twice");
-    workers.iter().for_each(tokio::task::JoinHandle::abort);
-    drop(crew);
+    assert!(tally.again() <= 3 * 128 + 16, "{tally:?}");
     eventually("all is acknowledged", async || consumer(&client, name).await["num_ack_pending"] == 0).await;
-    // Nobody is there: the lag can be seen, and is worked off by whoever comes.
+    drop((workers, crew));
+    eventually("nobody asks", async || b.metric("mqtt_shared_members").await == 0.0).await;
     publisher.publish_all(numbered("k/x", count..count + 100, 1), 100, |_| {}).await;
-    assert_eq!(consumer(&client, name).await["num_pending"], json!(100));
+    b.kill();
+    let info = consumer(&client, name).await;
+    let lag = info["num_pending"].as_u64().unwrap() + info["num_ack_pending"].as_u64().unwrap();
+    assert_eq!(lag, 100, "{info}");
+    b.restart().await;
     let mut crew = Crew::new();
     crew.add(member(&b, "late", "$share/g/k/#", 1).await);
     assert_eq!(numbers(&crew.take(100).await), (count..count + 100).collect::<Vec<_>>());
+}
+
+/// What has been done, and by whom.
+#[derive(Default)]
+struct Tally {
+    seen: HashMap<usize, usize>,
+    shares: HashMap<String, usize>,
+    longest_pause: Duration,
+}
+
+impl Tally {
+    /// Waits until so many different messages have been done.
+    async fn take(&mut self, crew: &mut Crew, count: usize) {
+        while self.seen.len() < count {
+            let before = Instant::now();
+            for (who, payload) in crew.take(1).await {
+                *self.seen.entry(payload.parse().unwrap()).or_default() += 1;
+                *self.shares.entry(who).or_default() += 1;
+            }
+            self.longest_pause = self.longest_pause.max(before.elapsed());
+        }
+    }
+
+    /// Messages that were done more than once.
+    fn again(&self) -> usize {
+        self.seen.values().filter(|times| **times > 1).count()
+    }
+}
+
+impl std::fmt::Debug for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (seen, again) = (self.seen.len(), self.again());
+        write!(f, "{seen} done, {again} again, longest pause {:?}; {:?}", self.longest_pause, self.shares)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_say_who_is_in_groups_and_what_they_got() {
+    let nats = NatsServer::start();
+    let (a, b) = (Sidecar::start(&nats, "a").await, Sidecar::start(&nats, "b").await);
+    let counted = async |sidecar: &Sidecar| {
+        let mut all = Vec::new();
+        for series in ["groups", "members"] {
+            all.push(sidecar.metric(&format!("mqtt_shared_{series}")).await as u64);
+        }
+        for event in ["given", "redelivered", "left"] {
+            all.push(sidecar.metric(&format!("mqtt_shared_messages_total{{event=\"{event}\"}}")).await as u64);
+        }
+        all
+    };
+    let mut lazy = member(&a, "lazy", "$share/g/m", 1).await;
+    lazy.acknowledges = false;
+    assert_eq!(lazy.asks_for("$share/g/m", 2).await, ReasonCode::GrantedQoS2, "the same member");
+    lazy.subscribe("$share/h/other", 1).await;
+    let second = member(&a, "second", "$share/h/other", 0).await;
+    assert_eq!(counted(&a).await, [2, 3, 0, 0, 0]);
+    let mut publisher = b.v5("pub").await;
+    publisher.publish_all(numbered("m", 0..10, 1), 10, |_| {}).await;
+    for _ in 0..10 {
+        lazy.receive().await;
+    }
+    let mut other = member(&b, "other", "$share/g/m", 1).await;
+    assert_eq!(counted(&b).await, [1, 1, 0, 0, 0]);
+    lazy.reset();
+    for _ in 0..10 {
+        other.receive().await;
+    }
+    assert_eq!(counted(&a).await, [1, 1, 10, 0, 10]);
+    assert_eq!(counted(&b).await, [1, 1, 10, 10, 0]);
+    second.goodbye().await;
+    assert_eq!(other.unsubscribe("$share/g/m").await, [ReasonCode::Success]);
+    eventually("nobody is in a group", async || counted(&a).await[..2] == [0, 0] && counted(&b).await[..2] == [0, 0])
+        .await;
 }
 
 /// [MQTT-4.8.2-4]

@@ -60,8 +60,14 @@ fn record(client_id: &str, epoch: u64) -> SessionRecord {
 }
 
 fn progress(epoch: u64, cursor: u64) -> ProgressRecord {
-    let in_flight =
-        InFlightRecord { packet_id: 5, sequence: cursor, log: None, qos: 2, state: InFlightRecordState::Released };
+    let in_flight = InFlightRecord {
+        packet_id: 5,
+        sequence: cursor,
+        log: None,
+        qos: 2,
+        ack: None,
+        state: InFlightRecordState::Released,
+    };
     ProgressRecord { epoch, cursor, in_flight: vec![in_flight], ..ProgressRecord::default() }
 }
 

@@ -183,7 +183,7 @@ impl Run {
                 self.tell(Input::Saved(version));
             }
             "resend" => self.resend(),
-            "leave" => self.session.leave(),
+            "leave" => drop(self.session.leave()),
             "unpublished" => self.session.not_published(number(words.next())?),
             "forget" => self.session.forget(id(words.next())?),
             "log" => self.session.log_stands_at(number(words.next())?),

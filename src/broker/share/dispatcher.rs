@@ -3,7 +3,7 @@
 //! ```text
 //! pass: to the next member that takes it -> noted as given
 //!     finish: the member has acknowledged it -> its answer is given out
-//!     leave: the member is gone -> the answers of all that it was given are given out
+//!     leave: the member is gone -> the answers of all that it was given are given out, but of those in doubt
 //! ```
 
 use std::collections::HashMap;
@@ -16,6 +16,29 @@ struct Given<Id, A> {
     answer: A,
     /// When the server last heard that it is being worked on.
     said_at_ms: u64,
+    hold: Hold,
+}
+
+/// Whose a message is that a member was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// The connection's: when that is over it is for others.
+    Connection,
+    /// The session's, which outlives the connection.
+    Session,
+    /// It is not known yet, and somebody else will say.
+    Doubt,
+}
+
+/// What a member that is gone leaves behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Left<M, A> {
+    /// The member, unless it had been withdrawn.
+    pub(super) member: Option<M>,
+    /// What is for others, in the order of the messages, with its answers.
+    pub(super) back: Vec<(u64, A)>,
+    /// What stays its session's.
+    pub(super) kept: Vec<(u64, A)>,
 }
 
 /// One group's members here, and what they have. `Id` names a member, `M` is one, `A` is how a message is answered.
@@ -55,15 +78,16 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
         Some(member)
     }
 
-    /// A member is gone: the answers of what it was given come back, in the order of the messages.
-    pub(super) fn leave(&mut self, id: Id) -> (Option<M>, Vec<(u64, A)>) {
-        let mut back: Vec<(u64, A)> = self
-            .given
-            .extract_if(|_, given| given.to == id)
-            .map(|(position, given)| (position, given.answer))
-            .collect();
-        back.sort_unstable_by_key(|(position, _)| *position);
-        (self.withdraw(id), back)
+    /// A member is gone: the answers of what it was given come back. What is in doubt stays.
+    pub(super) fn leave(&mut self, id: Id) -> Left<M, A> {
+        let of = |given: &mut HashMap<u64, Given<Id, A>>, hold| {
+            let taken = given.extract_if(|_, given| given.to == id && given.hold == hold);
+            let mut taken: Vec<(u64, A)> = taken.map(|(position, given)| (position, given.answer)).collect();
+            taken.sort_unstable_by_key(|(position, _)| *position);
+            taken
+        };
+        let (back, kept) = (of(&mut self.given, Hold::Connection), of(&mut self.given, Hold::Session));
+        Left { member: self.withdraw(id), back, kept }
     }
 
     /// The members.
@@ -93,7 +117,24 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
 
     /// A member has this message from now on.
     pub(super) fn note(&mut self, position: u64, to: Id, answer: A, now_ms: u64) {
-        self.given.insert(position, Given { to, answer, said_at_ms: now_ms });
+        self.given.insert(position, Given { to, answer, said_at_ms: now_ms, hold: Hold::Connection });
+    }
+
+    /// Whether a member has this message.
+    pub(super) fn has(&self, position: u64) -> bool {
+        self.given.contains_key(&position)
+    }
+
+    /// How a message is answered that a member has.
+    pub(super) fn answer_of(&self, position: u64) -> Option<A> {
+        self.given.get(&position).map(|given| given.answer.clone())
+    }
+
+    /// Says whose a message is that a member has.
+    pub(super) fn set_hold(&mut self, position: u64, hold: Hold) {
+        if let Some(given) = self.given.get_mut(&position) {
+            given.hold = hold;
+        }
     }
 
     /// A message came again that a member has: it is answered as it came last, and nobody else gets it. False when nobody
@@ -172,12 +213,27 @@ mod tests {
         }
         assert_eq!(group.finish(2), Some("2"));
         assert_eq!(group.finish(2), None, "acknowledged once");
-        assert_eq!(group.leave('a').1, [(1, "1"), (9, "9")]);
-        assert_eq!(group.leave('a'), (None, vec![]));
+        assert_eq!(group.leave('a').back, [(1, "1"), (9, "9")]);
+        assert_eq!(group.leave('a'), Left { member: None, back: vec![], kept: vec![] });
         assert_eq!(passed(&mut group, 2, |_| true), "bb");
         assert_eq!(group.withdraw('b'), Some(0));
         assert!(!group.is_idle(), "it has a message still");
         assert_eq!(group.finish(3), Some("3"));
+        assert!(group.is_idle());
+    }
+
+    #[test]
+    fn what_is_the_session_s_or_in_doubt_does_not_come_back() {
+        let mut group = group(&['a']);
+        for (position, answer) in [(1, "1"), (2, "2"), (3, "3")] {
+            group.note(position, 'a', answer, 0);
+        }
+        group.set_hold(1, Hold::Session);
+        group.set_hold(2, Hold::Doubt);
+        group.set_hold(7, Hold::Session);
+        assert_eq!(group.leave('a'), Left { member: Some(0), back: vec![(3, "3")], kept: vec![(1, "1")] });
+        assert!(group.has(2) && !group.has(1) && !group.is_idle());
+        assert_eq!((group.answer_of(2), group.finish(2), group.answer_of(2)), (Some("2"), Some("2"), None));
         assert!(group.is_idle());
     }
 

@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 use super::Shares;
 use super::group::Group;
 use crate::broker::logs::{LogHandle, Owner};
-use crate::store::{Heard, ShareAnswer, ShareConsumer, ShareLog, SharePull};
+use crate::store::{Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareLog, SharePull, Unavailable};
 
 /// How long to wait before JetStream is asked again for a consumer.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// Feeds a group until nobody here needs it.
 pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake: Arc<Notify>) {
@@ -20,8 +20,10 @@ pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHa
     let source = share_log(&log);
     let mut pull = store.pull(&source, &group.spec);
     let mut entries = Vec::new();
+    let mut had_consumer = false;
     loop {
-        let Some(consumer) = consumer(shares, &group, &log, &wake).await else { break };
+        let Some(consumer) = consumer(shares, &group, &log, &wake, had_consumer).await else { break };
+        had_consumer = true;
         let keep_every = consumer.ack_wait / 3;
         let mut keep = tokio::time::interval(keep_every);
         let has_ended = loop {
@@ -38,6 +40,7 @@ pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHa
                     shares.feed_from_all(&group);
                 }
                 heard = pull.next(&mut entries) => {
+                    shares.leave_out_claimed(&group, &log, &mut entries).await;
                     group.give(&log, &mut entries);
                     if heard == Heard::Gone {
                         break false;
@@ -63,26 +66,49 @@ pub(super) fn share_log(log: &LogHandle) -> ShareLog {
         Owner::Ours { prefix } => prefix.as_ref(),
         Owner::Attached { .. } => "",
     };
-    ShareLog { stream: log.log.stream().into(), prefix: prefix.into() }
+    ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created_ms() }
 }
 
-/// The consumer, however long it takes; `None` when nobody needs it any more.
-async fn consumer(shares: &Shares, group: &Arc<Group>, log: &LogHandle, wake: &Notify) -> Option<ShareConsumer> {
+/// The consumer, however long it takes; `None` when nobody needs it any more. `is_lost`: there was one, and somebody has
+/// deleted it.
+async fn consumer(
+    shares: &Shares,
+    group: &Arc<Group>,
+    log: &LogHandle,
+    wake: &Notify,
+    is_lost: bool,
+) -> Option<ShareConsumer> {
     loop {
-        let error = match shares.store.ensure(&share_log(log), &group.spec, shares.times).await {
+        if shares.end_feed(group, log) {
+            return None;
+        }
+        let error = match find_or_make(shares, group, log, is_lost).await {
             Ok(consumer) => return Some(consumer),
             Err(error) => error,
         };
         tracing::warn!(consumer = &*group.spec.consumer, %error, "a shared subscription waits for its consumer");
         say(shares, group, log.number).await;
-        if shares.end_feed(group, log) {
-            return None;
-        }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = wake.notified() => {}
         }
     }
+}
+
+/// A log that came later, or got the group's subjects later, is the group's from when the group began, which its consumer of
+/// the first log tells. What somebody gave up by deleting a consumer does not come back.
+async fn find_or_make(
+    shares: &Shares,
+    group: &Group,
+    log: &LogHandle,
+    is_lost: bool,
+) -> Result<ShareConsumer, Unavailable> {
+    let mut begins = ShareBegins::Now;
+    if log.number > 0 && !is_lost {
+        let first = shares.store.find(&share_log(shares.logs.first()), &group.spec).await?;
+        begins = first.map_or(begins, |first| ShareBegins::At(first.created_ms));
+    }
+    shares.store.ensure(&share_log(log), &group.spec, shares.times, begins).await
 }
 
 /// Asks for what there is room for, less what is under way; not for every single place that becomes free.

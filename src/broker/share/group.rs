@@ -14,14 +14,14 @@ use mqtt_session::{SHARED, log_of};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, Hold, Left};
 use crate::broker::clock::now_ms;
 use crate::broker::convert;
 use crate::broker::logs::LogHandle;
 use crate::broker::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
 use crate::broker::message::Message;
 use crate::broker::router::Router;
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::{DropReason, Metrics, ShareEvent};
 use crate::store::{CoreMessage, ShareAnswer, ShareEntry, ShareSpec};
 
 /// Messages that are asked for on behalf of a member at QoS 0, whose own buffer is the limit.
@@ -81,6 +81,12 @@ enum Taken {
     TooLarge,
 }
 
+/// What came of offering a message to all members, and what is to be said of it now.
+enum Offered {
+    Given(Option<ShareAnswer>),
+    NotTaken(ShareAnswer),
+}
+
 impl std::fmt::Debug for Group {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Group").field(&self.key.0).field(&self.key.1).finish()
@@ -96,11 +102,43 @@ impl std::fmt::Debug for Share {
 impl Share {
     /// The session has acknowledged the message, or will not get it, and nobody else is to get it.
     pub(crate) fn done(&self) {
+        self.finish(Some(ShareAnswer::Done));
+    }
+
+    /// The session does not have it after all, and somebody else is to get it.
+    pub(crate) fn give_back(&self) {
+        self.finish(Some(ShareAnswer::Back));
+    }
+
+    /// The consumer knows what became of it, or will find out.
+    pub(crate) fn settled(&self) {
+        self.finish(None);
+    }
+
+    fn finish(&self, answer: Option<ShareAnswer>) {
         let mut state = self.group.state.lock();
         if let Some(ack) = state.members.finish(self.position) {
-            state.answer(self.position, ack, ShareAnswer::Done);
+            if let Some(answer) = answer {
+                state.answer(self.position, ack, answer);
+            }
             state.wake(self.position);
         }
+    }
+
+    /// Where the consumer is told what becomes of it; `None` when nobody has to tell it.
+    pub(crate) fn ack(&self) -> Option<ByteString> {
+        self.group.state.lock().members.answer_of(self.position)
+    }
+
+    /// It is saved that the session has it: whatever becomes of the connection, nobody else gets it.
+    pub(crate) fn keep(&self) {
+        self.group.state.lock().members.set_hold(self.position, Hold::Session);
+    }
+
+    /// The connection is over, and it may be saved that the session has it. Somebody will say: [`Self::give_back`] or
+    /// [`Self::settled`].
+    pub(crate) fn doubt(&self) {
+        self.group.state.lock().members.set_hold(self.position, Hold::Doubt);
     }
 }
 
@@ -126,11 +164,27 @@ impl Group {
     /// A member comes, or comes again with other options. Returns the one that it was before.
     pub(super) fn enter(&self, member: Member) -> Option<Member> {
         let mut state = self.state.lock();
+        let is_first = state.members.members().next().is_none();
         for feed in &state.feeds {
             member.mailbox.join_share(&feed.wake);
             feed.wake.notify_one();
         }
-        state.members.enter(member.mailbox.id, member)
+        let before = state.members.enter(member.mailbox.id, member);
+        if before.is_none() {
+            self.metrics.share_member(true);
+        }
+        if is_first {
+            self.metrics.share_group(true);
+        }
+        before
+    }
+
+    /// A member has gone.
+    fn count_gone(&self, state: &State) {
+        self.metrics.share_member(false);
+        if state.members.members().next().is_none() {
+            self.metrics.share_group(false);
+        }
     }
 
     /// The group is fed from this log from now on. Returns what wakes the task that does it; `None` when one does.
@@ -184,6 +238,7 @@ impl Group {
     pub(super) fn withdraw(&self, id: SessionId) -> Option<Member> {
         let mut state = self.state.lock();
         let member = state.members.withdraw(id)?;
+        self.count_gone(&state);
         for feed in &state.feeds {
             member.mailbox.leave_share(&feed.wake);
             feed.wake.notify_one();
@@ -194,9 +249,16 @@ impl Group {
     /// A member's connection is over: what it has not acknowledged goes to others, at once.
     pub(super) fn leave(&self, id: SessionId) -> Option<Member> {
         let mut state = self.state.lock();
-        let (member, back) = state.members.leave(id);
+        let Left { member, back, kept } = state.members.leave(id);
+        if member.is_some() {
+            self.count_gone(&state);
+        }
+        self.metrics.shared(ShareEvent::Left, back.len() as u64);
         for (position, ack) in back {
             state.answer(position, ack, ShareAnswer::Back);
+        }
+        for (position, ack) in kept {
+            state.answer(position, ack, ShareAnswer::Done);
         }
         for feed in &state.feeds {
             feed.wake.notify_one();
@@ -230,29 +292,54 @@ impl Group {
         }
     }
 
+    /// Takes out what a session may have already, and no member here has: messages at QoS 2 that come again.
+    pub(super) fn doubtful(&self, log: &LogHandle, entries: &mut Vec<ShareEntry>) -> Vec<ShareEntry> {
+        let state = self.state.lock();
+        let is_doubtful = |entry: &mut ShareEntry| {
+            entry.is_again
+                && !state.members.has(SHARED | log.position(entry.entry.sequence))
+                && self.router.message_of(log, &entry.entry).is_some_and(|m| m.qos == QoS::ExactlyOnce)
+        };
+        entries.extract_if(.., is_doubtful).collect()
+    }
+
+    /// Says of a message that no member was given what becomes of it.
+    pub(super) fn say(&self, log: &LogHandle, entry: &ShareEntry, answer: ShareAnswer) {
+        self.state.lock().answer(log.position(entry.entry.sequence), entry.ack.clone(), answer);
+    }
+
     /// Gives messages of a log to members.
     pub(super) fn give(self: &Arc<Self>, log: &LogHandle, entries: &mut Vec<ShareEntry>) {
         let mut wakes = Wakes::default();
         let now_ms = now_ms();
         let mut state = self.state.lock();
-        for ShareEntry { entry, ack } in entries.drain(..) {
+        for ShareEntry { entry, ack, is_again } in entries.drain(..) {
             let place = SHARED | log.position(entry.sequence);
             if state.members.renew(place, &ack, now_ms) {
                 continue;
             }
             let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
-            let is_expired = message.as_ref().is_some_and(|message| message.expiry(now_ms).is_err());
-            let answer = match message {
-                Some(message) if !is_expired => {
-                    self.offer(&mut state, place, &ack, Arc::new(message), now_ms, &mut wakes)
-                }
-                _ => Some(ShareAnswer::Done),
+            let Some(message) = message else {
+                state.answer(place, ack, ShareAnswer::Done);
+                continue;
             };
-            if is_expired {
+            if message.expiry(now_ms).is_err() {
                 self.metrics.dropped(DropReason::Expired, 1);
+                state.answer(place, ack, ShareAnswer::Done);
+                continue;
             }
-            if let Some(answer) = answer {
-                state.answer(place, ack, answer);
+            match self.offer(&mut state, place, &ack, Arc::new(message), now_ms, &mut wakes) {
+                Offered::Given(answer) => {
+                    self.metrics.shared(ShareEvent::Given, 1);
+                    self.metrics.shared(ShareEvent::Redelivered, u64::from(is_again));
+                    if let Some(answer) = answer {
+                        state.answer(place, ack, answer);
+                    }
+                }
+                Offered::NotTaken(answer) => {
+                    self.metrics.shared(ShareEvent::NoRoom, u64::from(answer == ShareAnswer::Back));
+                    state.answer(place, ack, answer);
+                }
             }
         }
     }
@@ -265,7 +352,7 @@ impl Group {
         !is_hidden && filter.matches(&message.topic)
     }
 
-    /// Gives a message to the next member that takes it. Returns what is to be said of it now.
+    /// Gives a message to the next member that takes it.
     fn offer(
         self: &Arc<Self>,
         state: &mut State,
@@ -274,7 +361,7 @@ impl Group {
         message: Arc<Message>,
         now_ms: u64,
         wakes: &mut Wakes,
-    ) -> Option<ShareAnswer> {
+    ) -> Offered {
         let (mut is_qos0, mut too_large, mut full) = (false, false, false);
         let taken = state.members.pass(|member| {
             is_qos0 = message.qos.min(member.options.qos) == QoS::AtMostOnce;
@@ -289,19 +376,19 @@ impl Group {
         });
         match taken {
             // Nobody acknowledges what is sent at QoS 0.
-            Some(_) if is_qos0 => Some(ShareAnswer::Done),
+            Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Done)),
             Some(id) => {
                 state.members.note(place, id, ack.clone(), now_ms);
-                None
+                Offered::Given(None)
             }
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
             None if too_large && !full => {
                 self.metrics.dropped(DropReason::TooLarge, 1);
-                Some(ShareAnswer::Done)
+                Offered::NotTaken(ShareAnswer::Done)
             }
             // It would come back at once, to the members that cannot take it.
-            None if too_large => Some(ShareAnswer::Later),
-            None => Some(ShareAnswer::Back),
+            None if too_large => Offered::NotTaken(ShareAnswer::Later),
+            None => Offered::NotTaken(ShareAnswer::Back),
         }
     }
 
@@ -319,8 +406,9 @@ impl Group {
         let message = self.router.message_of_core(core).filter(|message| self.is_for(message));
         let Some(message) = message else { return };
         let taken = state.members.pass(|member| !matches!(member.offer_qos0(&message, now_ms, wakes), Taken::Full));
-        if taken.is_none() {
-            self.metrics.dropped(DropReason::SlowReader, 1);
+        match taken {
+            Some(_) => self.metrics.shared(ShareEvent::Given, 1),
+            None => self.metrics.dropped(DropReason::SlowReader, 1),
         }
     }
 }

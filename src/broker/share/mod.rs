@@ -5,10 +5,12 @@
 //! - [`Shares`]: the groups that have members on this sidecar; members come and go
 //! - `group`: one group, its members and what they were given; `dispatcher`: whose turn it is, without I/O
 //! - `feed`: the task that asks a group's consumer for messages and answers it
+//! - `claims`: what sessions have at QoS 2 when their consumers do not know it
 //!
 //! Groups on different sidecars know nothing of each other: their consumer in JetStream and the queue group in NATS do the
 //! sharing. Ordinary subscriptions are the router's; nothing of a shared one is in there.
 
+mod claims;
 mod dispatcher;
 mod feed;
 mod group;
@@ -24,6 +26,7 @@ use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+pub(crate) use self::claims::Claimants;
 pub(crate) use self::group::Share;
 use self::group::{Group, GroupKey, Member};
 use super::convert;
@@ -33,7 +36,7 @@ use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::router::Router;
 use super::wants::Wants;
 use crate::metrics::Metrics;
-use crate::store::{CoreMessage, CoreNats, CoreSink, ShareSpec, ShareTimes, Unavailable};
+use crate::store::{CoreMessage, CoreNats, CoreSink, Sessions, ShareBegins, ShareSpec, ShareTimes, Store, Unavailable};
 
 /// How long the last feeds may take to give back what they have.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -52,6 +55,8 @@ pub(crate) struct NewShare {
 /// The groups of an account that have members on this sidecar.
 pub(crate) struct Shares {
     store: crate::store::Shares,
+    sessions: Sessions,
+    claimants: Arc<Claimants>,
     times: ShareTimes,
     logs: Arc<Logs>,
     router: Arc<Router>,
@@ -87,8 +92,8 @@ impl std::fmt::Debug for Shares {
 impl Shares {
     /// No groups yet.
     pub(crate) fn start(
-        store: crate::store::Shares,
-        ordinary: CoreNats,
+        store: &Store,
+        claimants: Arc<Claimants>,
         times: ShareTimes,
         logs: Arc<Logs>,
         router: Arc<Router>,
@@ -96,14 +101,16 @@ impl Shares {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let shares = Arc::new(Self {
-            store: store.clone(),
+            store: store.shares().clone(),
+            sessions: store.sessions().clone(),
+            claimants,
             times,
             logs,
             router,
             wants,
             metrics,
             core: OnceLock::new(),
-            ordinary,
+            ordinary: store.core().clone(),
             next_order: AtomicU64::new(0),
             members: Mutex::default(),
             queues: RwLock::default(),
@@ -111,7 +118,7 @@ impl Shares {
             feeds: watch::Sender::new(0),
         });
         // Set once: `shares` was made here.
-        let _ = shares.core.set(store.core(Arc::clone(&shares) as Arc<dyn CoreSink>));
+        let _ = shares.core.set(store.shares().core(Arc::clone(&shares) as Arc<dyn CoreSink>));
         shares
     }
 
@@ -148,13 +155,18 @@ impl Shares {
         };
         let mut has_consumer = new.options.qos != QoS::AtMostOnce;
         if has_consumer {
+            // The first log comes first: with its consumer the group begins.
+            let mut begins = ShareBegins::Now;
             for log in self.logs_of(&key) {
-                self.store.ensure(&feed::share_log(&log), &spec, self.times).await?;
+                let consumer = self.store.ensure(&feed::share_log(&log), &spec, self.times, begins).await?;
+                if log.number == 0 && !consumer.is_new {
+                    begins = ShareBegins::At(consumer.created_ms);
+                }
             }
         } else {
             // A group of which others want stored messages gets those from its consumer only, each once.
             for log in self.logs_of(&key) {
-                has_consumer |= self.store.exists(&feed::share_log(&log), &spec).await.unwrap_or(false);
+                has_consumer |= self.store.find(&feed::share_log(&log), &spec).await.is_ok_and(|found| found.is_some());
             }
         }
         self.seat(mailbox, new, key, spec, has_consumer);

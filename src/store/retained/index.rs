@@ -49,6 +49,16 @@ pub struct IndexState {
     pub applied: u64,
     /// Raised by every change.
     pub version: u64,
+    /// The highest sequence of what came into the index, also before the reader brought it.
+    pub highest: u64,
+}
+
+impl IndexState {
+    /// A state that had everything in the bucket up to a sequence, in whatever index.
+    #[must_use]
+    pub const fn up_to(sequence: u64) -> Self {
+        Self { applied: sequence, version: u64::MAX, highest: sequence }
+    }
 }
 
 /// The index. Cheap to share; readers do not block each other.
@@ -151,7 +161,8 @@ impl RetainedIndex {
 
     /// How far the index is.
     pub fn state(&self) -> IndexState {
-        self.inner.read().state
+        let IndexState { applied, version, highest } = self.inner.read().state;
+        IndexState { applied, version, highest: highest.max(applied) }
     }
 
     /// Retained messages, expired ones included until they are removed.
@@ -237,7 +248,7 @@ impl RetainedIndex {
     pub(crate) fn reset(&self) {
         let mut inner = self.inner.write();
         let version = inner.state.version + 1;
-        *inner = Inner { state: IndexState { applied: 0, version }, ..Inner::default() };
+        *inner = Inner { state: IndexState { version, ..IndexState::default() }, ..Inner::default() };
     }
 
     /// Removes what has expired.
@@ -284,6 +295,7 @@ impl Inner {
         }
         let key = Key(topic.as_byte_string().clone());
         self.remove(&key);
+        self.state.highest = self.state.highest.max(sequence);
         self.state.version += 1;
         let version = self.state.version;
         let entry = match message {

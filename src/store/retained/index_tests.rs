@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use super::*;
 
 /// Everything that the index has.
-const ALL: IndexState = IndexState { applied: u64::MAX, version: u64::MAX };
+const ALL: IndexState = IndexState::up_to(u64::MAX);
 
 /// Everything that it had at a version.
 const fn seen(version: u64) -> IndexState {
-    IndexState { applied: u64::MAX, version }
+    IndexState { version, ..ALL }
 }
 
 fn topic(text: &str) -> TopicName {

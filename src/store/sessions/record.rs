@@ -121,6 +121,29 @@ pub struct StoredSubscription {
     /// The same in other logs, by stream and when that was created.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub since_in: BTreeMap<String, u64>,
+    /// The retained messages that it is owed, until [`ProgressRecord`] says that it has got them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained: Option<StoredRetained>,
+}
+
+/// The retained messages that a SUBSCRIBE brings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRetained {
+    /// Its number among those of the session, ascending: they are sent in this order.
+    pub number: u64,
+    /// The last sequence of the bucket then. What came later comes from the log.
+    pub up_to: u64,
+}
+
+/// How far a session is in the retained messages that its subscriptions are owed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetainedProgress {
+    /// Of the last subscription that was begun with; those with lower numbers are done.
+    pub number: u64,
+    /// The last topic of it that was sent; `None` when it is done as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// What has its default is not written, so that ten thousand subscriptions fit into a record.
@@ -199,6 +222,9 @@ pub struct ProgressRecord {
     /// The same in other logs, by stream and when that was created.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cursors: BTreeMap<String, u64>,
+    /// How far it is in the retained messages that it is owed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retained: RetainedProgress,
     /// Sent and not acknowledged in full, in the order in which it was sent.
     pub in_flight: Vec<InFlightRecord>,
     /// QoS 2 messages from the client that are not released, in the order in which they came.
@@ -212,6 +238,7 @@ impl Default for ProgressRecord {
             epoch: 0,
             cursor: 0,
             cursors: BTreeMap::new(),
+            retained: RetainedProgress::default(),
             in_flight: Vec::new(),
             received: Vec::new(),
         }
@@ -231,6 +258,10 @@ pub struct InFlightRecord {
     pub log: Option<String>,
     /// QoS at which it was sent.
     pub qos: u8,
+    /// Of a message of a shared subscription at QoS 2: where its consumer is told that it is this session's, as long as it may
+    /// not know. Until then it was not sent either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<String>,
     /// What is repeated.
     #[serde(default)]
     pub state: InFlightRecordState,

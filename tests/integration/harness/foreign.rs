@@ -1,10 +1,11 @@
-//! MQTT clients that others have written: mosquitto's programs, and paho from Python.
+//! Clients that others have written: mosquitto's programs, and paho and nats-py from Python.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Finished, PATIENCE, run};
 
@@ -78,23 +79,76 @@ pub(crate) async fn mosquitto_pub(port: u16, args: &[&str], stdin: String) -> Fi
     }
 }
 
-/// Runs a script of `tests/integration/py` to its end, which has to be a good one; its output.
-pub(crate) async fn python(script: &str, args: &[&str]) -> String {
+/// A script of `tests/integration/py` with these arguments.
+fn script(name: &str, args: &[&str]) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let inherited = std::env::var_os("PYTHONPATH").unwrap_or_default();
     let paths = std::env::split_paths(&inherited).chain([root.join(".tools/python")]);
     let mut command = Command::new("python3");
     command
-        .arg(root.join("tests/integration/py").join(script))
+        .arg(root.join("tests/integration/py").join(name))
         .args(args)
         .env("PYTHONPATH", std::env::join_paths(paths).expect("paths without separators"))
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    let finished = run(command, PATIENCE * 3).await;
+    command
+}
+
+/// Runs a script of `tests/integration/py` to its end, which has to be a good one; its output.
+pub(crate) async fn python(name: &str, args: &[&str]) -> String {
+    let finished = run(script(name, args), PATIENCE * 3).await;
     let hint = if finished.stderr.contains("ModuleNotFoundError") {
         "paho-mqtt 2 is needed for the integration tests: put it into .tools/python, or set PYTHONPATH to it\n"
     } else {
         ""
     };
-    assert_eq!(finished.code, 0, "{script} {args:?}: {hint}{}{}", finished.stdout, finished.stderr);
+    assert_eq!(finished.code, 0, "{name} {args:?}: {hint}{}{}", finished.stdout, finished.stderr);
     finished.stdout
+}
+
+/// A worker of a shared subscription in a process of its own, `worker.py`. It says what it has done before it acknowledges it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    lines: Lines<BufReader<ChildStdout>>,
+    child: Child,
+}
+
+impl Worker {
+    /// Starts one, and waits until it is there.
+    pub(crate) async fn start(args: &[&str]) -> Self {
+        let mut child = tokio::process::Command::from(script("worker.py", args))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("python3 is needed for the integration tests");
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut worker = Self { lines: BufReader::new(stdout).lines(), child };
+        let ready = tokio::time::timeout(PATIENCE, worker.lines.next_line()).await;
+        assert_eq!(ready.expect("a worker in time").expect("its output").as_deref(), Some("ready"), "{args:?}");
+        worker
+    }
+
+    /// Hands on what it says, to the last line before it ends. What this returns kills it, with SIGKILL, when it is used or
+    /// dropped.
+    pub(crate) fn run(self, name: &str, done: mpsc::UnboundedSender<(String, String)>) -> oneshot::Sender<()> {
+        let Self { mut lines, mut child } = self;
+        let (kill, mut killed) = oneshot::channel();
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            loop {
+                let line = tokio::select! {
+                    line = lines.next_line() => line,
+                    _ = &mut killed, if child.id().is_some() => {
+                        child.kill().await.expect("SIGKILL");
+                        continue;
+                    }
+                };
+                let Ok(Some(line)) = line else { return };
+                if done.send((name.clone(), line)).is_err() {
+                    return;
+                }
+            }
+        });
+        kill
+    }
 }

@@ -23,9 +23,11 @@ struct Weather {
     is_mute: bool,
     /// Becomes mute when a client sends this.
     mute_at: Bytes,
+    /// What a client sends together with this is lost.
+    lost: Bytes,
     /// What clients of connections with lower numbers send does not pass; it does later, also when they are gone.
     held_below: u64,
-    /// What of that there is.
+    /// What of that there is, and what was lost.
     held: Vec<Bytes>,
     cuts: u64,
 }
@@ -73,6 +75,11 @@ impl Relay {
     /// Becomes mute when a client sends these bytes; they do pass.
     pub(crate) fn mute_at(&self, bytes: &str) {
         self.weather.send_modify(|weather| weather.mute_at = Bytes::copy_from_slice(bytes.as_bytes()));
+    }
+
+    /// Loses what a client sends together with these bytes.
+    pub(crate) fn lose(&self, bytes: &str) {
+        self.weather.send_modify(|weather| weather.lost = Bytes::copy_from_slice(bytes.as_bytes()));
     }
 
     /// Waits until a client has sent these bytes in vain.
@@ -129,16 +136,18 @@ async fn relay(client: TcpStream, server: TcpStream, number: u64, weather: watch
     let notices = weather.clone();
     tokio::select! {
         () = take(from_client, up_tx, |bytes| {
+            let mut is_lost = false;
             notices.send_if_modified(|weather| {
                 let is_it = !weather.mute_at.is_empty() && contains(bytes, &weather.mute_at);
                 weather.is_mute |= is_it;
-                let is_held = number < weather.held_below;
+                is_lost = !weather.lost.is_empty() && contains(bytes, &weather.lost);
+                let is_held = is_lost || number < weather.held_below;
                 if is_held {
                     weather.held.push(bytes.clone());
                 }
                 is_it || is_held
             });
-            true
+            !is_lost
         }) => {}
         () = take(from_server, down_tx, |_| !weather.borrow().is_mute) => {}
         () = deliver(down_rx, to_client, weather.subscribe(), |weather| weather.is_dark) => {}

@@ -1,0 +1,189 @@
+//! QoS 2 messages that a session may have already when they come again [MQTT-4.8.2-4].
+//!
+//! A message is a session's own when its packet id is saved. Only then its consumer is told, and only when that has
+//! confirmed it the client gets it:
+//!
+//! ```text
+//! given -> saved, with its acknowledgement -> confirmed by the consumer -> sent -> saved without it, in time
+//! ```
+//!
+//! Whatever dies behind the first arrow leaves a message that comes again, and a session whose progress says that it has it.
+//! So of a QoS 2 message that does not come for the first time the progress of those sessions is read that can have it, and
+//! who has it keeps it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytestring::ByteString;
+use mqtt_codec::TopicFilter;
+use parking_lot::Mutex;
+
+use super::feed::RETRY;
+use super::group::{Group, GroupKey};
+use super::{LogHandle, Shares};
+use crate::store::{
+    Gone, InFlightRecord, SessionRecord, SessionsSink, ShareAnswer, ShareEntry, Unavailable, is_same_delivery,
+};
+
+/// The sessions of the account that can have claims: members at QoS 2 that outlive their connections, as their records say.
+pub(crate) struct Claimants {
+    held: Mutex<Held>,
+    /// Whether all records were seen.
+    is_complete: AtomicBool,
+    /// Who follows the records as well.
+    next: Option<Arc<dyn SessionsSink>>,
+}
+
+#[derive(Default)]
+struct Held {
+    members: HashMap<GroupKey, HashSet<String>>,
+    groups: HashMap<String, Vec<GroupKey>>,
+}
+
+impl Claimants {
+    /// Nobody is known yet. `next`: is told everything as well.
+    pub(crate) fn new(next: Option<Arc<dyn SessionsSink>>) -> Self {
+        Self { held: Mutex::default(), is_complete: AtomicBool::new(false), next }
+    }
+
+    /// Client ids of the sessions that can have claims on messages of a group; `None` while they are not all known.
+    fn of(&self, key: &GroupKey) -> Option<Vec<String>> {
+        let is_complete = self.is_complete.load(Ordering::Acquire);
+        is_complete.then(|| self.held.lock().members.get(key).into_iter().flatten().cloned().collect())
+    }
+
+    fn set(&self, client_id: &str, groups: Vec<GroupKey>) {
+        let mut held = self.held.lock();
+        let Held { members, groups: known } = &mut *held;
+        let old = known.get(client_id).map(Vec::as_slice).unwrap_or_default();
+        if old == groups {
+            return;
+        }
+        for key in old {
+            if let Some(ids) = members.get_mut(key) {
+                ids.remove(client_id);
+                if ids.is_empty() {
+                    members.remove(key);
+                }
+            }
+        }
+        for key in &groups {
+            members.entry(key.clone()).or_default().insert(client_id.to_owned());
+        }
+        if groups.is_empty() {
+            known.remove(client_id);
+        } else {
+            known.insert(client_id.to_owned(), groups);
+        }
+    }
+}
+
+impl SessionsSink for Claimants {
+    fn record(&self, sequence: u64, record: SessionRecord) {
+        let at_qos_2 = record.subscriptions.iter().filter(|s| s.qos == 2 && record.expiry_s > 0);
+        let filters = at_qos_2.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok());
+        self.set(&record.client_id, filters.filter_map(|filter| Shares::key(&filter)).collect());
+        if let Some(next) = &self.next {
+            next.record(sequence, record);
+        }
+    }
+
+    fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
+        self.set(client_id, Vec::new());
+        if let Some(next) = &self.next {
+            next.gone(client_id, sequence, why);
+        }
+    }
+
+    fn caught_up(&self) {
+        self.is_complete.store(true, Ordering::Release);
+        if let Some(next) = &self.next {
+            next.caught_up();
+        }
+    }
+}
+
+impl Shares {
+    /// Leaves out what a session has already, and what cannot be said of now: that comes once more, in a moment.
+    pub(super) async fn leave_out_claimed(&self, group: &Group, log: &LogHandle, entries: &mut Vec<ShareEntry>) {
+        let doubtful = group.doubtful(log, entries);
+        if doubtful.is_empty() {
+            return;
+        }
+        let claims = self.claims_on(group).await;
+        let mut unclaimed = Vec::new();
+        for entry in doubtful {
+            match &claims {
+                Ok(claims) if !claims.iter().any(|ack| is_same_delivery(ack, &entry.ack)) => unclaimed.push(entry),
+                Ok(_) => group.say(log, &entry, ShareAnswer::Done),
+                Err(_) => group.say(log, &entry, ShareAnswer::Later),
+            }
+        }
+        entries.splice(0..0, unclaimed);
+    }
+
+    /// Acknowledgements of what sessions have of which their consumers may not know it.
+    async fn claims_on(&self, group: &Group) -> Result<Vec<String>, Unavailable> {
+        let not_yet = || Unavailable { reason: "the sessions are not all known yet".to_owned() };
+        let mut claims = Vec::new();
+        for client_id in self.claimants.of(&group.key).ok_or_else(not_yet)? {
+            let progress = self.sessions.load_progress(&client_id).await?.unwrap_or_default();
+            claims.extend(progress.in_flight.into_iter().filter_map(|InFlightRecord { ack, .. }| ack));
+        }
+        Ok(claims)
+    }
+
+    /// Tells consumers that these messages have an owner, and waits until they know, however long that takes.
+    pub(crate) async fn confirm(&self, acks: &[ByteString]) {
+        let confirm = async |ack: &ByteString| {
+            while let Err(error) = self.store.confirm(ack).await {
+                tracing::debug!(%error, "the consumer of a shared subscription does not confirm yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        futures_util::future::join_all(acks.iter().map(confirm)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoredSubscription;
+
+    #[test]
+    fn who_can_have_claims_is_what_records_say() {
+        let claimants = Claimants::new(None);
+        let record = |client_id: &str, expiry_s, filters: &[(&str, u8)]| SessionRecord {
+            client_id: client_id.to_owned(),
+            expiry_s,
+            subscriptions: filters
+                .iter()
+                .map(|(filter, qos)| StoredSubscription {
+                    filter: (*filter).to_owned(),
+                    qos: *qos,
+                    ..Default::default()
+                })
+                .collect(),
+            ..SessionRecord::default()
+        };
+        let of = |filter: &str| {
+            let key = Shares::key(&TopicFilter::new(filter).unwrap()).unwrap();
+            claimants.of(&key).map(|mut ids| {
+                ids.sort_unstable();
+                ids.join(" ")
+            })
+        };
+        claimants.record(1, record("a", 60, &[("$share/g/x", 2), ("$share/g/y", 1), ("x", 2)]));
+        assert_eq!(of("$share/g/x"), None, "not all are known");
+        claimants.caught_up();
+        claimants.record(2, record("b", 60, &[("$share/g/x", 2)]));
+        claimants.record(3, record("c", 0, &[("$share/g/x", 2)]));
+        assert_eq!(of("$share/g/x").as_deref(), Some("a b"));
+        assert_eq!((of("$share/g/y").as_deref(), of("$share/h/x").as_deref()), (Some(""), Some("")));
+        claimants.record(4, record("a", 60, &[("$share/h/x", 2)]));
+        claimants.gone("b", 5, Gone::Expired);
+        assert_eq!((of("$share/g/x").as_deref(), of("$share/h/x").as_deref()), (Some(""), Some("a")));
+        assert_eq!(claimants.held.lock().members.len(), 1);
+    }
+}

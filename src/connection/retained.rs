@@ -1,0 +1,124 @@
+//! Retained messages that a connection owes its client: one subscription after the other, in the order in which they were
+//! made, each in the order of the topics. How far it is belongs to the progress of the session.
+
+use std::collections::VecDeque;
+
+use mqtt_codec::{TopicFilter, TopicName};
+
+use crate::broker::{Broker, Outgoing, RetainedCursor};
+use crate::store::{RetainedProgress, StoredRetained, StoredSubscription};
+
+/// How far the client is with what it is owed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// Of the last subscription that was begun with.
+    number: u64,
+    /// The last topic of it that was taken; `None` when all was.
+    after: Option<TopicName>,
+}
+
+/// What is owed.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    cursors: VecDeque<RetainedCursor>,
+    /// The next messages of the first cursor.
+    page: VecDeque<Outgoing>,
+    /// Nothing of the first cursor is behind the page.
+    is_last_page: bool,
+    place: Place,
+    /// Where a save that is under way says that we are.
+    saving: Place,
+    /// Everything of the subscriptions up to this one is taken, and that is saved.
+    saved: u64,
+    last_number: u64,
+}
+
+impl Owed {
+    /// Goes on where the session was.
+    pub(super) fn resume<'a>(
+        progress: RetainedProgress,
+        subscriptions: impl Iterator<Item = &'a StoredSubscription>,
+    ) -> Self {
+        let RetainedProgress { number, after } = progress;
+        let numbers = subscriptions.filter_map(|s| s.retained.map(|retained| retained.number));
+        let last_number = numbers.fold(number, u64::max);
+        let place = Place { number, after: after.and_then(|topic| TopicName::new(topic).ok()) };
+        Self { place, last_number, ..Self::default() }
+    }
+
+    /// The cursors that were left in the mailbox.
+    pub(super) fn cursors_mut(&mut self) -> &mut VecDeque<RetainedCursor> {
+        &mut self.cursors
+    }
+
+    /// Numbers what a subscription is owed that goes on with its session, which is written into the record.
+    pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
+        self.last_number += 1;
+        cursor.number = self.last_number;
+        StoredRetained { number: cursor.number, up_to: cursor.seen.highest }
+    }
+
+    /// The next message.
+    pub(super) fn front(&mut self, broker: &Broker) -> Option<&Outgoing> {
+        while self.page.is_empty() {
+            if self.is_last_page {
+                self.finish_first();
+            }
+            let cursor = self.cursors.front_mut()?;
+            self.is_last_page = !broker.retained_page(cursor, &mut self.page);
+        }
+        self.page.front()
+    }
+
+    /// Takes the next message, which the client will have got as far as the session's progress says.
+    pub(super) fn take(&mut self) -> Option<Outgoing> {
+        let outgoing = self.page.pop_front()?;
+        let number = self.cursors.front().map_or(0, |cursor| cursor.number);
+        if number > 0 {
+            self.place = Place { number, after: Some(outgoing.message.topic.clone()) };
+        }
+        Some(outgoing)
+    }
+
+    /// A subscription ends, and nothing more of it comes [MQTT-3.10.4-2].
+    pub(super) fn forget(&mut self, filter: &TopicFilter) {
+        if self.cursors.front().is_some_and(|first| first.filter == *filter) {
+            self.page.clear();
+            self.finish_first();
+        }
+        self.cursors.retain(|cursor| cursor.filter != *filter);
+    }
+
+    /// Whether something was taken to its end that is not saved yet.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.place != self.saving
+    }
+
+    /// How far it is, for a save that begins now.
+    pub(super) fn begin_save(&mut self) -> RetainedProgress {
+        self.saving = self.place.clone();
+        self.progress()
+    }
+
+    /// That save is done.
+    pub(super) fn is_saved(&mut self) {
+        self.saved = self.saving.number - u64::from(self.saving.after.is_some());
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> RetainedProgress {
+        RetainedProgress { number: self.place.number, after: self.place.after.as_ref().map(ToString::to_string) }
+    }
+
+    /// Whether what a record says a subscription is owed is done with, and need not stand there any more.
+    pub(super) fn is_done(&self, owed: StoredRetained) -> bool {
+        owed.number <= self.saved
+    }
+
+    fn finish_first(&mut self) {
+        self.is_last_page = false;
+        if let Some(cursor) = self.cursors.pop_front().filter(|cursor| cursor.number > 0) {
+            self.place = Place { number: cursor.number, after: None };
+        }
+    }
+}
