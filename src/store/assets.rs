@@ -11,6 +11,7 @@ use super::api::{
     StreamInfo,
 };
 use super::error::OpenError;
+use super::permissions::Needs;
 
 /// How long JetStream may need to elect a leader when everything starts at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,15 +34,15 @@ const LIMITS: [u32; 7] = [10002, 10023, 10026, 10027, 10028, 10047, 10120];
 pub(crate) struct Assets {
     api: Api,
     // For the error about permissions.
-    subjects: String,
+    needs: Needs,
     replicas: Option<u8>,
 }
 
 impl Assets {
     /// Checks that the server is new enough and the account has JetStream.
-    pub(crate) async fn check(api: Api, subjects: String, replicas: Option<u8>) -> Result<Self, OpenError> {
+    pub(crate) async fn check(api: Api, needs: Needs, replicas: Option<u8>) -> Result<Self, OpenError> {
         check_version(&api.link.client.server_info().version)?;
-        let assets = Self { api, subjects, replicas };
+        let assets = Self { api, needs, replicas };
         let deadline = Instant::now() + PATIENCE;
         loop {
             match assets.api.call::<IgnoredAny>("INFO", "").await {
@@ -119,10 +120,7 @@ impl Assets {
             ApiFailure::NoResponders | ApiFailure::Other(_) => None,
             // A request that we may not send, or whose answer we may not receive, is answered by silence
             // and an error line on the connection.
-            ApiFailure::TimedOut => self.api.link.take_violation().map(|text| OpenError::Permission {
-                what: text.trim_start_matches(|c: char| c != 'f').trim_start_matches("for ").to_owned(),
-                subjects: self.subjects.clone(),
-            }),
+            ApiFailure::TimedOut => self.needs.refused_on(&self.api.link),
             ApiFailure::Error(error) => match error.err_code {
                 NOT_ENABLED => Some(OpenError::JetStreamDisabled),
                 NOT_ENABLED_FOR_ACCOUNT => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::permissions::Needs;
+
 /// Why a [`Store`](crate::store::Store) could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -67,14 +69,12 @@ pub enum OpenError {
         reason: String,
     },
     /// The server does not let us use a subject that we cannot do without.
-    #[error(
-        "the NATS user is not allowed to {what}; allow it to publish $JS.API.> and {subjects}, and to subscribe _INBOX.> and {subjects}"
-    )]
+    #[error("the NATS user is not allowed to {what}; {needs}, besides the subjects of devices")]
     Permission {
         /// What was refused, for instance `publish to "$JS.API.INFO"`.
         what: String,
-        /// Our own subjects.
-        subjects: String,
+        /// What it has to be allowed.
+        needs: Needs,
     },
     /// The account's limits do not allow what we must create.
     #[error(

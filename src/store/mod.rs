@@ -4,6 +4,7 @@
 //! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are
+//! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
@@ -32,6 +33,7 @@ mod headers;
 mod log;
 mod nodes;
 mod options;
+mod permissions;
 mod publisher;
 mod reader;
 mod reply_key;
@@ -45,6 +47,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use proto_map::StreamSpec;
 use tokio::sync::watch;
 
 pub use self::ack::is_same_delivery;
@@ -64,6 +67,7 @@ pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
     TlsOptions,
 };
+use self::permissions::Needs;
 pub use self::publisher::{Permit, Publisher, Put, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
@@ -128,16 +132,13 @@ impl Store {
 
         let state = Api { link: connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await? };
 
-        let assets = Assets::check(api.clone(), all_subjects(&names), replicas).await?;
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
         let backlog_spec = names.backlog_spec(&specs);
-        for spec in [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec] {
-            assets.ensure(spec).await?;
-        }
-        for (spec, replicas) in &declared {
-            assets.ensure_with(spec, *replicas).await?;
-        }
+        let needs = Needs::new(&names, connector.inbox_prefix());
+        let needed = [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec].map(|spec| (spec, None));
+        let declared = declared.iter().map(|(spec, replicas)| (spec, *replicas));
+        let assets = prepare(&api, needs, replicas, needed.into_iter().chain(declared)).await?;
 
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
@@ -275,10 +276,19 @@ impl Store {
     }
 }
 
-/// The subjects that we need, for messages.
-fn all_subjects(names: &proto_map::Names) -> String {
-    let (retained, sessions) = (names.retained_subjects(), names.sessions_subjects());
-    format!("{}.>, {retained}, {sessions} and {}", names.subject_prefix(), names.nodes_subjects())
+/// Checks that everything we need is allowed, and makes streams with a number of replicas of their own, or with `replicas`.
+async fn prepare<'a>(
+    api: &Api,
+    needs: Needs,
+    replicas: Option<u8>,
+    streams: impl Iterator<Item = (&'a StreamSpec, Option<u8>)>,
+) -> Result<Assets, OpenError> {
+    let assets = Assets::check(api.clone(), needs.clone(), replicas).await?;
+    needs.try_all(&api.link).await.map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
+    for (spec, replicas) in streams {
+        assets.ensure_with(spec, replicas).await?;
+    }
+    needs.refused_on(&api.link).map_or(Ok(assets), Err)
 }
 
 /// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the

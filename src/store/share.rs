@@ -51,6 +51,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const PULL_BYTES: usize = 4 << 20;
 /// Messages that are taken from the socket at once.
 const BATCH: usize = 512;
+/// Messages that the server makes itself and that can be on their way at once: a request has ended, a heartbeat.
+const STATUSES_MAX: usize = 16;
 /// How long messages may take that were on their way when nobody wants any more.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -370,6 +372,8 @@ struct Live {
     epoch: u64,
     /// Messages asked for and not yet come.
     asked: usize,
+    /// Messages that have come, of the server's own making too.
+    received: u64,
     pulls: u64,
     heard: Instant,
 }
@@ -423,6 +427,7 @@ impl SharePull {
             return Heard::Entries;
         }
         live.heard = Instant::now();
+        live.received += self.messages.len() as u64;
         let mut heard = Heard::Entries;
         for message in self.messages.drain(..) {
             if let Some(status) = headers::status(&message) {
@@ -447,7 +452,8 @@ impl SharePull {
         let inbox = self.link.client.new_inbox();
         match self.link.client.subscribe(format!("{inbox}.*")).await {
             Ok(subscriber) => {
-                self.live = Some(Live { inbox, subscriber, epoch, asked: 0, pulls: 0, heard: Instant::now() });
+                self.live =
+                    Some(Live { inbox, subscriber, epoch, asked: 0, received: 0, pulls: 0, heard: Instant::now() });
             }
             Err(error) => {
                 tracing::warn!(%error, "messages of a shared subscription cannot be asked for");
@@ -456,23 +462,45 @@ impl SharePull {
         }
     }
 
-    /// Asks for no more. Returns what was on its way.
+    /// Asks for no more. Returns what was on its way; none of it is lost. When this returns, nothing that is answered comes
+    /// to us again.
     pub async fn close(mut self) -> Vec<ShareEntry> {
-        let Some(mut live) = self.live.take() else { return Vec::new() };
-        let mut rest = Vec::new();
-        let drained = async {
-            if live.subscriber.drain().await.is_ok() {
-                while let Some(message) = live.subscriber.next().await {
-                    rest.extend(entry(message, &self.log.prefix));
-                }
+        let (Some(mut live), mut rest) = (self.live.take(), Vec::new()) else { return Vec::new() };
+        if live.asked > 0 {
+            let ended = tokio::time::timeout(CLOSE_WITHIN, live.end(&self.link, &self.log.prefix, &mut rest)).await;
+            if ended.is_err() {
+                tracing::debug!(consumer = &*self.consumer, "messages that were on their way come again later");
             }
-        };
-        let _ = tokio::time::timeout(CLOSE_WITHIN, drained).await;
+        }
+        let _ = live.subscriber.unsubscribe().await;
         rest
     }
 }
 
 impl Live {
+    /// Ends the subscription, and takes what comes before its end.
+    ///
+    /// A subscription whose end is asked for is forgotten by the client at once, with all that is on its way. One that ends
+    /// after so many messages is kept until they have come, here and on the server. So it ends after more messages than can
+    /// be on their way, and what is missing comes from us.
+    async fn end(&mut self, link: &Link, prefix: &str, out: &mut Vec<ShareEntry>) {
+        let padding = self.asked + STATUSES_MAX;
+        if self.subscriber.unsubscribe_after(self.received + padding as u64).await.is_err() {
+            return;
+        }
+        let pad = async {
+            for _ in 0..padding {
+                let _ = link.client.publish(format!("{}.end", self.inbox), Bytes::new()).await;
+            }
+        };
+        let take = async {
+            while let Some(message) = self.subscriber.next().await {
+                out.extend(entry(message, prefix));
+            }
+        };
+        tokio::join!(pad, take);
+    }
+
     /// Takes a message that the server made. Whether it says that there is no consumer.
     fn is_gone(&mut self, status: u16, message: &Message) -> bool {
         match status {

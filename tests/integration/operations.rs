@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Ended, Finished, NatsServer, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, World, eventually, js_api, msg,
+    Ended, Finished, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, World, eventually, js_api, msg,
     nats_server_program, run, stored, unique,
 };
 
@@ -70,6 +70,78 @@ async fn a_user_without_the_jetstream_api_ends_it_with_78() {
     let config = format!("[nats]\nurls = [\"{}\"]\nuser = \"poor\"\npassword = \"pw\"\n", nats.url());
     std::fs::write(&file, config).unwrap();
     is_refused(&["-c", file.to_str().unwrap()], &["not allowed", "$JS.API"]).await;
+}
+
+/// The subjects in a row of the table of permissions in the documentation, and those of the devices, as a list for nats-server.
+fn documented(row: &str) -> String {
+    let text = include_str!("../../docs/operations.md");
+    let line = text.lines().find(|line| line.starts_with(&format!("| {row} |"))).expect("a row of the table");
+    let subjects = line.split('`').skip(1).step_by(2).chain(["dev", "dev.>"]);
+    subjects.map(|subject| format!("{subject:?}")).collect::<Vec<_>>().join(", ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_permissions_of_the_documentation_are_enough() {
+    let (publish, subscribe) = (documented("publish"), documented("subscribe"));
+    let nats = NatsServer::start_with(
+        true,
+        &format!(
+            "no_auth_user: admin
+            authorization {{ users: [
+              {{ user: admin, password: a }}
+              {{ user: mqtt, password: pw, permissions: {{ publish: [{publish}], subscribe: [{subscribe}] }} }}
+            ] }}"
+        ),
+    );
+    let start = async |name: &str| {
+        SidecarBuilder::of(&nats, name).set("NATS__USER", "mqtt").set("NATS__PASSWORD", "pw").start().await
+    };
+    let (a, b) = (start("a").await, start("b").await);
+    let client = nats.client().await;
+    // A stream of the operator's, retained, sessions, a group on both sidecars whose members leave, requests both ways.
+    let stream = json!({ "name": "DEV", "subjects": ["dev.stream.>"] });
+    assert!(js_api(&client, "STREAM.CREATE.DEV", &stream).await["error"].is_null());
+    let mut device = a.connect(Options::v5("device").durable(3600)).await;
+    device.subscribe("dev/#", 1).await;
+    let mut publisher = b.v5("publisher").await;
+    let mut retained = msg("dev/retained", "r").qos(1);
+    retained.retain = true;
+    publisher.publish(retained).await;
+    assert_eq!(device.receive_shown().await, "dev/retained r qos1");
+    client.publish("dev.plain", "p".into()).await.unwrap();
+    assert_eq!(device.receive_shown().await, "dev/plain p qos1");
+    device.reset();
+    publisher.publish(msg("dev/stream/x", "s").qos(1)).await;
+    let mut device = b.connect(Options::v5("device").durable(3600)).await;
+    assert_eq!(device.receive_shown().await, "dev/stream/x s qos1");
+    for qos in [1, 2] {
+        let filter = format!("$share/g{qos}/dev/shared");
+        let mut first = crate::shared::member(&a, "first", &filter, qos).await;
+        publisher.publish(msg("dev/shared", "1").qos(qos)).await;
+        assert_eq!(first.receive_shown().await, format!("dev/shared 1 qos{qos}"));
+        first.goodbye().await;
+        let mut second = crate::shared::member(&b, "second", &filter, qos).await;
+        publisher.publish(msg("dev/shared", "2").qos(qos)).await;
+        assert_eq!(second.receive_shown().await, format!("dev/shared 2 qos{qos}"));
+        second.goodbye().await;
+        let name = format!("g{qos}@dev,shared");
+        eventually("nothing is left of the group's", async || {
+            crate::shared::consumer(&client, &name).await["num_ack_pending"] == 0
+        })
+        .await;
+    }
+    let asked = crate::requests::ask(&client, "dev.cmd", async_nats::HeaderMap::new(), "question");
+    loop {
+        let got = device.receive().await;
+        if got.topic_name().unwrap().as_str() == "dev/cmd" {
+            device.publish(crate::requests::answer_to(&got, "answer", 1)).await;
+            break;
+        }
+    }
+    assert_eq!(asked.await.unwrap().payload, "answer");
+    for sidecar in [&a, &b] {
+        assert!(!sidecar.log().contains("ermissions"), "{}", sidecar.log());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

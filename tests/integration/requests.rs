@@ -16,7 +16,7 @@ use crate::harness::{
 type Answer = tokio::task::JoinHandle<async_nats::Message>;
 
 /// Asks on NATS, as `nats request` does.
-fn ask(nats: &Nats, subject: &str, headers: HeaderMap, payload: &str) -> Answer {
+pub(crate) fn ask(nats: &Nats, subject: &str, headers: HeaderMap, payload: &str) -> Answer {
     let (nats, subject, payload) = (nats.clone(), subject.to_owned(), Bytes::from(payload.to_owned()));
     tokio::spawn(async move {
         let request = async_nats::Request::new().headers(headers).payload(payload).timeout(Some(PATIENCE));

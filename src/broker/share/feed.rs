@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::Shares;
-use super::group::Group;
+use super::group::{Answer, Group};
 use crate::broker::logs::{LogHandle, Owner};
 use crate::store::{Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareLog, SharePull, Unavailable};
 
@@ -21,16 +21,19 @@ pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHa
     let mut pull = store.pull(&source, &group.spec);
     let mut entries = Vec::new();
     let mut had_consumer = false;
-    loop {
-        let Some(consumer) = consumer(shares, &group, &log, &wake, had_consumer).await else { break };
+    let left = loop {
+        let consumer = match consumer(shares, &group, &log, &wake, had_consumer).await {
+            Ok(consumer) => consumer,
+            Err(Ended(left)) => break left,
+        };
         had_consumer = true;
         let keep_every = consumer.ack_wait / 3;
         let mut keep = tokio::time::interval(keep_every);
-        let has_ended = loop {
-            say(shares, &group, log.number).await;
-            if shares.end_feed(&group, &log) {
-                break true;
+        let left = loop {
+            if let Some(left) = shares.end_feed(&group, &log) {
+                break Some(left);
             }
+            say(shares, &group, log.number).await;
             ask(&mut pull, group.room()).await;
             tokio::select! {
                 () = wake.notified() => {}
@@ -43,22 +46,28 @@ pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHa
                     shares.leave_out_claimed(&group, &log, &mut entries).await;
                     group.give(&log, &mut entries);
                     if heard == Heard::Gone {
-                        break false;
+                        break None;
                     }
                 }
             }
         };
-        if has_ended {
-            break;
+        if let Some(left) = left {
+            break left;
         }
         tracing::warn!(consumer = &*group.spec.consumer, "the consumer of a shared subscription has to be looked for");
         tokio::time::sleep(RETRY).await;
-    }
-    for entry in pull.close().await {
-        store.answer(entry.ack, ShareAnswer::Back).await;
+    };
+    // First it asks for nothing any more: what is given back would come here again.
+    let on_its_way = pull.close().await;
+    let back = on_its_way.into_iter().map(|entry| (entry.ack, ShareAnswer::Back));
+    for (ack, answer) in left.into_iter().chain(back) {
+        store.answer(ack, answer).await;
     }
     store.flush().await;
 }
+
+/// Nobody needs the feed any more; this is to be said still.
+struct Ended(Vec<Answer>);
 
 /// A log as the store knows it.
 pub(super) fn share_log(log: &LogHandle) -> ShareLog {
@@ -69,21 +78,21 @@ pub(super) fn share_log(log: &LogHandle) -> ShareLog {
     ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created_ms() }
 }
 
-/// The consumer, however long it takes; `None` when nobody needs it any more. `is_lost`: there was one, and somebody has
-/// deleted it.
+/// The consumer, however long it takes, unless nobody needs it any more. `is_lost`: there was one, and somebody has deleted
+/// it.
 async fn consumer(
     shares: &Shares,
     group: &Arc<Group>,
     log: &LogHandle,
     wake: &Notify,
     is_lost: bool,
-) -> Option<ShareConsumer> {
+) -> Result<ShareConsumer, Ended> {
     loop {
-        if shares.end_feed(group, log) {
-            return None;
+        if let Some(left) = shares.end_feed(group, log) {
+            return Err(Ended(left));
         }
         let error = match find_or_make(shares, group, log, is_lost).await {
-            Ok(consumer) => return Some(consumer),
+            Ok(consumer) => return Ok(consumer),
             Err(error) => error,
         };
         tracing::warn!(consumer = &*group.spec.consumer, %error, "a shared subscription waits for its consumer");

@@ -30,6 +30,9 @@ const ROOM_QOS0: usize = 16;
 /// Share name and filter.
 pub(super) type GroupKey = (ByteString, TopicFilter);
 
+/// Where it is said of a message what becomes of it, and what.
+pub(super) type Answer = (ByteString, ShareAnswer);
+
 /// One member.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -47,7 +50,7 @@ struct Feed {
     /// Wakes the task that asks and answers.
     wake: Arc<Notify>,
     /// To be said, in this order. Bounded by what members were given.
-    answers: Vec<(ByteString, ShareAnswer)>,
+    answers: Vec<Answer>,
 }
 
 #[derive(Debug, Default)]
@@ -201,21 +204,20 @@ impl Group {
         Some(wake)
     }
 
-    /// Ends the feed of a log when nobody here needs it: no member, nothing given, nothing to be said. Or when the log is
-    /// gone.
-    pub(super) fn end_feed(&self, log: &LogHandle) -> bool {
+    /// Ends the feed of a log when nobody here needs it: no member, and nothing given. Or when the log is gone. Returns what
+    /// is to be said still.
+    pub(super) fn end_feed(&self, log: &LogHandle) -> Option<Vec<Answer>> {
         let mut state = self.state.lock();
-        let is_idle = state.members.is_idle() && state.feeds.iter().all(|feed| feed.answers.is_empty());
-        let has_ended = is_idle || log.is_gone();
-        if has_ended {
-            let ended: Vec<Feed> = state.feeds.extract_if(.., |feed| feed.log == log.number).collect();
-            for feed in ended {
-                for member in state.members.members() {
-                    member.mailbox.leave_share(&feed.wake);
-                }
+        if !state.members.is_idle() && !log.is_gone() {
+            return None;
+        }
+        let ended: Vec<Feed> = state.feeds.extract_if(.., |feed| feed.log == log.number).collect();
+        for feed in &ended {
+            for member in state.members.members() {
+                member.mailbox.leave_share(&feed.wake);
             }
         }
-        has_ended
+        Some(ended.into_iter().flat_map(|feed| feed.answers).collect())
     }
 
     /// Whether it has members here.
@@ -278,7 +280,7 @@ impl Group {
     }
 
     /// Takes what is to be said.
-    pub(super) fn take_answers(&self, log: u16) -> Vec<(ByteString, ShareAnswer)> {
+    pub(super) fn take_answers(&self, log: u16) -> Vec<Answer> {
         let mut state = self.state.lock();
         let feed = state.feeds.iter_mut().find(|feed| feed.log == log);
         feed.map(|feed| std::mem::take(&mut feed.answers)).unwrap_or_default()

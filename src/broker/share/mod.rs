@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::claims::Claimants;
 pub(crate) use self::group::Share;
-use self::group::{Group, GroupKey, Member};
+use self::group::{Answer, Group, GroupKey, Member};
 use super::convert;
 use super::interest::SUBJECTS_PER_FILTER;
 use super::logs::{LogHandle, Logs};
@@ -313,15 +313,13 @@ impl Shares {
         let _ = tokio::time::timeout(END_WITHIN, feeds.wait_for(|running| *running == 0)).await;
     }
 
-    /// Ends the feed of a group that nobody here needs.
-    fn end_feed(&self, group: &Arc<Group>, log: &LogHandle) -> bool {
+    /// Ends the feed of a group that nobody here needs. Returns what is to be said when nothing is asked for any more.
+    fn end_feed(&self, group: &Arc<Group>, log: &LogHandle) -> Option<Vec<Answer>> {
         // Nobody becomes a member meanwhile.
         let mut members = self.members.lock();
-        let has_ended = group.end_feed(log);
-        if has_ended {
-            forget(&mut members, group);
-        }
-        has_ended
+        let left = group.end_feed(log)?;
+        forget(&mut members, group);
+        Some(left)
     }
 }
 

@@ -17,6 +17,9 @@ accounts {
   B { jetstream: enabled, users [
     { user: no_api, password: p, permissions: { publish: { deny: "$JS.API.>" } } }
     { user: no_inbox, password: p, permissions: { subscribe: { deny: "_INBOX.>" } } }
+    { user: no_ack, password: p, permissions: { publish: { deny: "$JS.ACK.>" } } }
+    { user: no_advisories, password: p, permissions: { subscribe: { deny: "$JS.EVENT.>" } } }
+    { user: no_sessions, password: p, permissions: { publish: { deny: "$KV.MQTT_sessions.>" } } }
     { user: no_log, password: p, permissions: { publish: { deny: "$NMQ.log.forbidden" } } }
     { user: good, password: p }
   ] }
@@ -38,6 +41,12 @@ async fn an_account_without_jetstream_and_users_without_permissions_are_named() 
     assert!(matches!(&error, OpenError::Permission { what, .. } if what.contains("$JS.API")), "{error}");
     let error = open_error(with_user(&server, "no_inbox", "p")).await;
     assert!(matches!(&error, OpenError::Permission { what, .. } if what.contains("_INBOX")), "{error}");
+    for (user, subject) in [("no_ack", "$JS.ACK"), ("no_advisories", "$JS.EVENT"), ("no_sessions", "$KV.MQTT_sessions")]
+    {
+        let error = open_error(with_user(&server, user, "p")).await;
+        assert!(matches!(&error, OpenError::Permission { what, .. } if what.contains(subject)), "{error}");
+        assert!(error.is_configuration());
+    }
     let error = open_error(with_user(&server, "good", "wrong")).await;
     assert!(matches!(error, OpenError::Authorization { .. }), "{error}");
     assert!(error.is_configuration());
