@@ -114,9 +114,11 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
     broker.events.drained(RETRY).await;
-    broker.release_lease().await;
     // They give up the lead, so that the others need not wait for its end.
-    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, puts, ingest) }).await;
+    broker.leave_ingest();
+    let _ = tokio::time::timeout(LAST, ingest).await;
+    broker.release_lease().await;
+    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, puts) }).await;
     Ok(())
 }
 

@@ -76,6 +76,10 @@ impl Broker {
             Ok(subject) => self.store.core().serve(&subject, handler).await,
             Err(error) => return tracing::error!(%error, "a node has no subject"),
         };
+        let left = match &self.ingest {
+            Some(ingest) => ingest.serve_left(node).await,
+            None => None,
+        };
         *self.lease.write() = Some(Arc::from(node));
         self.has_lease.send_replace(true);
         let mut state = lease.state();
@@ -98,7 +102,7 @@ impl Broker {
                 std::future::pending::<()>().await;
             }
         }
-        drop(served);
+        drop((served, left));
     }
 
     /// Puts the sessions in order whose owner is gone.

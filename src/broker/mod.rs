@@ -160,6 +160,7 @@ pub struct Broker {
     lease: RwLock<Option<Arc<str>>>,
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
+    is_leaving: watch::Sender<bool>,
     router: Arc<Router>,
     sys: Sys,
     /// Tells NATS who comes and goes.
@@ -237,9 +238,8 @@ impl Routing {
         let (requests, arrived) = Requests::start(options.requests, store.core(), names, closed, metrics);
         let logs = Arc::new(Logs::new(store.log().clone(), names));
         let ingest = options.ingests.then(|| {
-            let (logs, core, publisher) = (Arc::clone(&logs), store.core().clone(), store.publisher().clone());
-            let (requests, metrics) = (Arc::clone(&requests), Arc::clone(metrics));
-            Arc::new(Ingest::new(logs, core, publisher, closed.clone(), names, requests, metrics))
+            let (logs, requests, metrics) = (Arc::clone(&logs), Arc::clone(&requests), Arc::clone(metrics));
+            Arc::new(Ingest::new(logs, store, closed.clone(), names, requests, metrics))
         });
         let router = Arc::new(Router::new(
             Arc::clone(&logs),
@@ -320,6 +320,7 @@ impl Broker {
             lease: RwLock::default(),
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
+            is_leaving: watch::Sender::new(false),
             router,
             requests,
             follower: Arc::clone(&follower),
@@ -470,6 +471,12 @@ impl Broker {
     /// Whether we hold a lease, so that sessions can be ours.
     pub(crate) fn has_lease(&self) -> watch::Receiver<bool> {
         self.has_lease.subscribe()
+    }
+
+    /// Has the copying of messages of NATS end when what was heard is stored; before the lease is given back, so that a new
+    /// leader can ask what is left.
+    pub(crate) fn leave_ingest(&self) {
+        self.is_leaving.send_replace(true);
     }
 
     /// Gives the lease back; after the last connection.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mqtt_codec::{QoS, TopicFilter, TopicName};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
+use tokio::sync::watch;
 
 use super::mailbox::SessionId;
 use super::subscriptions::Subscriptions;
@@ -36,6 +37,8 @@ pub(crate) struct Wants {
     held: Mutex<Held>,
     filters: RwLock<Subscriptions<()>>,
     is_empty: AtomicBool,
+    /// Whether all records were seen.
+    is_complete: watch::Sender<bool>,
     closed: ClosedTrees,
     sink: Box<dyn WantsSink>,
 }
@@ -44,7 +47,14 @@ impl Wants {
     /// Nobody wants anything yet.
     pub(crate) fn new(closed: ClosedTrees, sink: Box<dyn WantsSink>) -> Self {
         let (held, filters) = (Mutex::default(), RwLock::default());
-        Self { held, filters, is_empty: AtomicBool::new(true), closed, sink }
+        let (is_empty, is_complete) = (AtomicBool::new(true), watch::Sender::new(false));
+        Self { held, filters, is_empty, is_complete, closed, sink }
+    }
+
+    /// Waits until all that the records say is known.
+    pub(crate) async fn is_complete(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.is_complete.subscribe().wait_for(|complete| *complete).await;
     }
 
     /// Whether somebody wants messages of a topic above QoS 0.
@@ -168,6 +178,10 @@ impl SessionsSink for Wants {
     fn gone(&self, client_id: &str, _sequence: u64, _why: Gone) {
         self.set_record(client_id, Vec::new());
         self.set_away(client_id, false);
+    }
+
+    fn caught_up(&self) {
+        self.is_complete.send_replace(true);
     }
 }
 

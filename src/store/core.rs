@@ -154,6 +154,11 @@ impl CoreNats {
         }
     }
 
+    /// Largest message that the server takes, headers included, in bytes.
+    pub fn max_payload(&self) -> usize {
+        self.link.client.max_payload()
+    }
+
     /// Messages that `publish` and `publish_wait` dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

@@ -158,6 +158,43 @@ async fn a_device_that_was_away_gets_what_was_published_while_all_sidecars_resta
     }
 }
 
+/// A sidecar that ends and is started again leads again before the other one has noticed, and has not heard what that one has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_asks_the_others_what_the_last_one_has_left() {
+    let mut world = World::own().await;
+    let nats = world.nats.client().await;
+    eventually("somebody leads", async || leads(&world.a) || leads(&world.b)).await;
+    let (leader, other) = if leads(&world.a) { (&mut world.a, &world.b) } else { (&mut world.b, &world.a) };
+    let t = unique("newcomer");
+    let id = unique("device");
+    let mut device = durable(other, Version::V5, &id).await;
+    device.subscribe(&format!("{t}/x"), 1).await;
+    let (subject, mut sent) = (format!("{t}.x"), 0);
+    let mut send = async |count: usize| {
+        for _ in 0..count {
+            nats.publish(subject.clone(), format!("{sent:1000}").into()).await.unwrap();
+            sent += 1;
+        }
+        settle(&nats).await;
+    };
+    for round in 0..3 {
+        send(50).await;
+        if round == 1 {
+            leader.kill();
+        } else {
+            leader.stop().await;
+        }
+        // Large enough for several answers.
+        send(500).await;
+        leader.restart().await;
+        send(50).await;
+    }
+    for n in 0..3 * 600 {
+        let publish = device.receive().await;
+        assert_eq!(String::from_utf8_lossy(&publish.payload).trim(), n.to_string());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_and_nothing_comes_twice_when_the_leader_is_killed() {
     let mut world = World::own().await;

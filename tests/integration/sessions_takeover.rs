@@ -1,6 +1,6 @@
 //! One client id, one connection: the newcomer wins, on whichever sidecar, and the session goes on. Wills of sessions.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -91,7 +91,8 @@ async fn a_clean_client_is_taken_over_across_sidecars_too() {
 /// What the connections of a storm have in common.
 #[derive(Default)]
 struct Storm {
-    got: Mutex<HashSet<usize>>,
+    /// How often each message came as a new one, without DUP.
+    got: Mutex<HashMap<usize, usize>>,
     alive: AtomicUsize,
     refused: AtomicUsize,
 }
@@ -113,7 +114,7 @@ async fn one_of_a_storm(port: u16, id: String, storm: Arc<Storm>, mut stop: toki
         match client.try_receive(Duration::from_millis(50)).await {
             Ok(publish) => {
                 let number = String::from_utf8_lossy(&publish.payload).parse().unwrap();
-                storm.got.lock().insert(number);
+                *storm.got.lock().entry(number).or_default() += usize::from(!publish.dup);
             }
             Err(Ended::Silent) => {}
             Err(Ended::Closed) => break,
@@ -150,6 +151,8 @@ async fn of_a_storm_of_connections_with_one_client_id_one_is_left_and_no_message
         eventually("all messages are there", async || storm.got.lock().len() == MESSAGES || is_all_over(&tasks)).await;
         assert_eq!(storm.alive.load(Ordering::Relaxed), 1, "round {round}");
         assert_eq!(storm.got.lock().len(), MESSAGES, "round {round}");
+        let twice: Vec<_> = storm.got.lock().iter().filter(|(_, new)| **new > 1).map(|(n, _)| *n).collect();
+        assert_eq!(twice, [0; 0], "round {round}: what was sent before has DUP [MQTT-3.3.1-1]");
         stop.send_replace(true);
         for task in tasks {
             task.await.unwrap();

@@ -264,8 +264,10 @@ async fn a_group_keeps_its_backlog_and_a_new_one_begins_now() {
     let mut away = world.a.connect(Options::v5(&id).durable(3600)).await;
     away.subscribe(&filter, 1).await;
     away.goodbye().await;
+    let name = format!("{group}@{t},#");
+    eventually("nobody asks for messages", async || consumer(&nats, &name).await["num_waiting"] == 0).await;
     publisher.publish_all(numbered(&format!("{t}/x"), 0..COUNT, 1), 50, |_| {}).await;
-    let info = consumer(&nats, &format!("{group}@{t},#")).await;
+    let info = consumer(&nats, &name).await;
     assert_eq!(info["num_pending"], json!(COUNT), "{info}");
     assert_eq!(info["config"]["metadata"]["nats-mqtt.share"], json!(group));
     assert_eq!(info["config"]["metadata"]["nats-mqtt.filter"], json!(format!("{t}/#")));

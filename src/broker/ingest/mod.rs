@@ -6,8 +6,10 @@
 //! place, one of them stores what is left and goes on. What nobody hears is lost: core NATS promises no more.
 //!
 //! - [`cover`]: what is subscribed to on NATS for that
+//! - [`left`]: how a leader begins, with what the last one has left
 
 mod cover;
+mod left;
 mod standby;
 
 use std::collections::VecDeque;
@@ -29,7 +31,8 @@ use super::wants::{Wants, WantsSink};
 use super::{Broker, convert};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{
-    Candidacy, CoreMessage, CoreNats, Publisher, Put, PutError, PutTarget, RequestError, Stored, StoredSink,
+    Candidacy, CoreMessage, CoreNats, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
+    StoredSink,
 };
 
 /// Set in the numbers of its NATS subscriptions.
@@ -55,9 +58,6 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(1);
 /// After so long the records of sessions say what was announced.
 const RECORDS_SAY: Duration = Duration::from_secs(5);
 
-/// How long a new leader waits to see what the old one has stored.
-const SEE_WITHIN: Duration = Duration::from_secs(10);
-
 /// How long a sidecar that ends waits for what it has heard to be stored.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -81,6 +81,9 @@ pub(crate) struct Ingest {
     news: String,
     /// Where everybody hears what others want.
     wishes: String,
+    /// Begins where nodes are asked what is left.
+    left: String,
+    nodes: Nodes,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -146,19 +149,35 @@ impl Ingest {
     /// Nothing is wanted yet.
     pub(crate) fn new(
         logs: Arc<Logs>,
-        core: CoreNats,
-        publisher: Publisher,
+        store: &Store,
         closed: ClosedTrees,
         names: &Names,
         requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let (core, publisher, nodes) = (store.core().clone(), store.publisher().clone(), store.nodes().clone());
         let cover = Arc::new(Covered { cover: Mutex::default(), core: core.clone() });
         let wants = Arc::new(Wants::new(closed.clone(), Box::new(Arc::clone(&cover))));
-        let [place, news, wishes] =
-            ["leader", "news", "wishes"].map(|name| format!("{}.ingest.{name}", names.subject_prefix()));
+        let [place, news, wishes, left] =
+            ["leader", "news", "wishes", "left"].map(|name| format!("{}.ingest.{name}", names.subject_prefix()));
         let (state, wake) = (Mutex::default(), Notify::new());
-        Self { wants, cover, closed, logs, core, publisher, requests, metrics, place, news, wishes, state, wake }
+        Self {
+            wants,
+            cover,
+            closed,
+            logs,
+            core,
+            publisher,
+            requests,
+            metrics,
+            place,
+            news,
+            wishes,
+            left,
+            nodes,
+            state,
+            wake,
+        }
     }
 
     /// A message of one of its NATS subscriptions.
@@ -236,35 +255,14 @@ impl Ingest {
         Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, sink, token: 0 })
     }
 
-    /// Leads from now on, when what the last leader has stored is seen.
-    async fn lead(&self, term: u64) {
-        let seen = async {
-            for log in self.logs.all().into_iter().filter(|log| !log.is_attached()) {
-                let Ok(end) = log.log.last_sequence().await else { continue };
-                while log.tail_sequence() < end {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-            }
-        };
-        if tokio::time::timeout(SEE_WITHIN, seen).await.is_err() {
-            tracing::warn!("the log is not read to its end; messages of NATS may be stored again");
-        }
-        let mut state = self.state.lock();
-        state.term = Some(term);
-        let left: Vec<CoreMessage> = state.standby.take().collect();
-        let count = left.len();
-        for message in left {
-            state.queue(message);
-        }
-        drop(state);
-        self.wake.notify_one();
-        tracing::info!(term, left = count, "this sidecar copies messages of NATS into the log");
-    }
-
+    /// Leads no more. What is not stored yet is kept until somebody has stored it.
     fn stand_by(&self) {
         let mut state = self.state.lock();
-        // What is not stored yet is kept by the others too.
-        *state = State::default();
+        state.term = None;
+        state.queued_bytes = 0;
+        for message in std::mem::take(&mut state.queue) {
+            state.standby.push(message, Instant::now());
+        }
     }
 
     /// Waits until nobody answers in the leader's place.
@@ -336,8 +334,7 @@ impl Ingest {
     }
 
     /// Somebody leads in a term.
-    fn heard(&self, news: &[u8]) {
-        let Some(term) = std::str::from_utf8(news).ok().and_then(|text| text.parse::<u64>().ok()) else { return };
+    fn heard(&self, term: u64) {
         let is_old = self.state.lock().term.is_some_and(|ours| ours < term);
         if is_old {
             self.stand_by();
@@ -366,15 +363,15 @@ fn size(message: &CoreMessage) -> usize {
 }
 
 impl Broker {
-    /// Stands for the lead in copying messages of NATS, and does it while it leads, until the broker closes.
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Broker::leave_ingest`].
     pub(crate) async fn keep_ingest(broker: Weak<Self>) {
         let Some(strong) = broker.upgrade() else { return };
         let Some(ingest) = strong.ingest.clone() else { return };
         let candidacy = strong.store.nodes().lead("ingest");
-        let mut closing = strong.is_closing.subscribe();
+        let mut leaving = strong.is_leaving.subscribe();
         drop(strong);
         let is_over = async {
-            let _ = closing.wait_for(|closing| *closing).await;
+            let _ = leaving.wait_for(|leaving| *leaving).await;
             // What nobody else may have heard is stored first, by the leader or by us.
             let _ = tokio::time::timeout(LEAVE_WITHIN, ingest.is_through()).await;
         };
@@ -390,7 +387,9 @@ impl Broker {
 async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
     let listener = Arc::clone(ingest);
     let hear = move |news: Bytes| {
-        listener.heard(&news);
+        if let Some(term) = std::str::from_utf8(&news).ok().and_then(|text| text.parse().ok()) {
+            listener.heard(term);
+        }
         std::future::ready(None)
     };
     let _news = match ingest.core.serve(&ingest.news, hear).await {

@@ -44,6 +44,36 @@ fn size(message: &CoreMessage) -> usize {
     message.subject.len() + message.payload.len() + 64
 }
 
+/// What two have heard, as one would have heard it: each message as often as the one who heard it more often. What only
+/// they have heard comes before what both heard next.
+pub(super) fn merge(ours: Vec<CoreMessage>, theirs: Vec<CoreMessage>) -> Vec<CoreMessage> {
+    let print_of = |message: &CoreMessage| print(&message.subject, &message.payload);
+    let (mut of_both, mut all) = (HashMap::<Print, usize>::new(), Vec::with_capacity(ours.len()));
+    for message in &ours {
+        *of_both.entry(print_of(message)).or_default() += 1;
+    }
+    let mut rest = of_both.clone();
+    let mut ours = ours.into_iter();
+    for message in theirs {
+        let print = print_of(&message);
+        match of_both.get_mut(&print) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => {
+                all.push(message);
+                continue;
+            }
+        }
+        // Up to where we have it; it may have come already.
+        while rest.get(&print).is_some_and(|count| *count > *of_both.get(&print).unwrap_or(&0)) {
+            let Some(next) = ours.next() else { break };
+            rest.entry(print_of(&next)).and_modify(|count| *count -= 1);
+            all.push(next);
+        }
+    }
+    all.extend(ours);
+    all
+}
+
 impl Standby {
     /// A message that the leader is to store.
     pub(super) fn push(&mut self, message: CoreMessage, now: Instant) {
@@ -80,6 +110,11 @@ impl Standby {
     /// Whether all that came was seen in the log.
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    /// What is left from a number on, in the order in which it came, with its numbers.
+    pub(super) fn from(&self, number: u64) -> impl Iterator<Item = (u64, &CoreMessage)> {
+        self.kept.range(number..).map(|(number, kept)| (*number, &kept.message))
     }
 
     /// Takes what is left, in the order in which it came.
@@ -140,6 +175,25 @@ mod tests {
         standby.stored("a.c", b"one", now);
         assert_eq!(left(&mut standby), ["one", "same", "two"]);
         assert_eq!(left(&mut standby), [""; 0]);
+    }
+
+    #[test]
+    fn what_two_have_heard_is_merged_in_order_and_nothing_comes_twice() {
+        let merged = |ours: &str, theirs: &str| {
+            let [ours, theirs] =
+                [ours, theirs].map(|text| text.chars().map(|c| message(&c.to_string())).collect::<Vec<_>>());
+            let all = merge(ours, theirs).into_iter().map(|m| String::from_utf8_lossy(&m.payload).into_owned());
+            all.collect::<String>()
+        };
+        assert_eq!(merged("", "abc"), "abc");
+        assert_eq!(merged("abc", ""), "abc");
+        assert_eq!(merged("cd", "abc"), "abcd", "we came later");
+        assert_eq!(merged("ad", "abcd"), "abcd", "we were cut off");
+        assert_eq!(merged("abcd", "bd"), "abcd");
+        assert_eq!(merged("ab", "ba"), "ab", "ours is the order");
+        assert_eq!(merged("aba", "aab"), "aba");
+        assert_eq!(merged("a", "aab"), "aab", "as often as the one who heard it more often");
+        assert_eq!(merged("aab", "ab"), "aab");
     }
 
     #[test]

@@ -65,7 +65,8 @@ impl CoreNats {
         }
     }
 
-    /// Serves a subject: what `handler` returns is the answer, `None` is none. Who does not ask for one gets none. When this returns, the server knows.
+    /// Serves a subject: what `handler` returns is the answer, `None` is none. Who does not ask for one gets none. When this
+    /// returns, the server knows.
     ///
     /// # Errors
     /// When NATS cannot be asked to.
@@ -76,9 +77,11 @@ impl CoreNats {
     {
         let client = self.requests.client.clone();
         let mut subscriber = client.subscribe(subject.to_owned()).await.map_err(Unavailable::new)?;
-        match tokio::time::timeout(NOTE_WITHIN, client.flush()).await {
-            Ok(flushed) => flushed.map_err(Unavailable::new)?,
-            Err(_) => return Err(Unavailable::new("no answer in time")),
+        // Answered after all that came before on this connection, by whomever.
+        match self.request(&self.echo, Bytes::new(), NOTE_WITHIN).await {
+            Ok(_) | Err(RequestError::Nobody) => {}
+            Err(RequestError::TimedOut) => return Err(Unavailable::new("no answer in time")),
+            Err(RequestError::Unavailable(error)) => return Err(error),
         }
         let workers = Arc::new(Semaphore::new(SERVED_MAX));
         let task = tokio::spawn(async move {

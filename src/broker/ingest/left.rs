@@ -1,0 +1,228 @@
+//! What is left when a leader is gone: messages that those who stood by have heard and not seen in the log. A new leader may
+//! not have heard all of them, least of all one that has just been started, so it asks everybody before it leads.
+//!
+//! An answer is a page of frames, each the length of a head (four bytes, little endian), the head in JSON, and the payload;
+//! an empty page is the last one.
+
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::{ANSWER_WITHIN, Ingest, LOOK_AGAIN, standby};
+use crate::store::{CoreMessage, RequestError};
+
+/// How long a new leader waits to see what the old one has stored, and to know what is wanted.
+const SEE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long somebody who is asked waits to see it.
+const SEE_WITHIN_ASKED: Duration = Duration::from_secs(1);
+
+/// Bytes of a page, unless one message is larger.
+const PAGE_BYTES: usize = 256 << 10;
+
+/// Bytes that a head may be larger than what is in it.
+const HEAD_ROOM: usize = 4096;
+
+/// Asks for the messages that are left, from this number on, on behalf of the leader of a term.
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    term: u64,
+    from: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    number: u64,
+    subject: String,
+    headers: Option<Vec<(String, String)>>,
+    reply: Option<String>,
+    len: usize,
+}
+
+impl Ingest {
+    /// Leads from now on, when all that is left is known.
+    pub(super) async fn lead(&self, term: u64) {
+        let is_ready = async {
+            self.wants.is_complete().await;
+            // What is published from now on we hear ourselves.
+            let _ = self.core.flush().await;
+            self.log_is_read().await;
+        };
+        if tokio::time::timeout(SEE_WITHIN, is_ready).await.is_err() {
+            tracing::warn!("the log is not read to its end; messages of NATS may be stored again");
+        }
+        let others = self.ask_what_is_left(term).await;
+        // What they had heard when they answered we have heard when this is answered.
+        let _ = self.core.flush().await;
+        let mut state = self.state.lock();
+        state.term = Some(term);
+        let left = others.into_iter().fold(state.standby.take().collect(), standby::merge);
+        let count = left.len();
+        for message in left {
+            state.queue(message);
+        }
+        drop(state);
+        self.wake.notify_one();
+        tracing::info!(term, left = count, "this sidecar copies messages of NATS into the log");
+    }
+
+    /// Waits until all that is in our logs is seen.
+    async fn log_is_read(&self) {
+        for log in self.logs.all().into_iter().filter(|log| !log.is_attached()) {
+            let Ok(end) = log.log.last_sequence().await else { continue };
+            while log.tail_sequence() < end {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+
+    /// Where a node is asked what is left.
+    fn left_subject(&self, node: &str) -> String {
+        format!("{}.{node}", self.left)
+    }
+
+    async fn ask_what_is_left(&self, term: u64) -> Vec<Vec<CoreMessage>> {
+        let nodes = match self.nodes.alive().await {
+            Ok(nodes) => nodes,
+            Err(error) => {
+                tracing::warn!(%error, "nobody can be asked what the last leader has left");
+                return Vec::new();
+            }
+        };
+        join_all(nodes.iter().map(|info| self.left_of(&info.node, term))).await
+    }
+
+    async fn left_of(&self, node: &str, term: u64) -> Vec<CoreMessage> {
+        let (subject, mut all, mut from) = (self.left_subject(node), Vec::new(), 0);
+        loop {
+            let question = serde_json::to_vec(&Question { term, from }).unwrap_or_default();
+            let page = match self.core.request(&subject, question.into(), ANSWER_WITHIN).await {
+                Ok(page) => read_page(page),
+                // It has died, and its lease has not ended.
+                Err(RequestError::Nobody) => return all,
+                Err(error) => {
+                    tracing::warn!(node, %error, "a sidecar does not say what the last leader has left");
+                    return all;
+                }
+            };
+            let Some((number, _)) = page.last() else { return all };
+            from = number + 1;
+            all.extend(page.into_iter().map(|(_, message)| message));
+        }
+    }
+
+    /// Answers a new leader. `None` to what is no question.
+    async fn tell_what_is_left(&self, question: &[u8]) -> Option<Bytes> {
+        let Question { term, from } = serde_json::from_slice(question).ok()?;
+        // The news may be on their way.
+        self.heard(term);
+        if from == 0 {
+            let _ = tokio::time::timeout(SEE_WITHIN_ASKED, self.log_is_read()).await;
+        }
+        let size_max = self.core.max_payload().saturating_sub(HEAD_ROOM);
+        let (state, mut page) = (self.state.lock(), BytesMut::new());
+        for (number, message) in state.standby.from(from) {
+            let frame = frame(number, message)?;
+            if !page.is_empty() && page.len() + frame.len() > PAGE_BYTES.min(size_max) {
+                break;
+            }
+            // One that is too large for an answer cannot be told.
+            if frame.len() <= size_max {
+                page.extend_from_slice(&frame);
+            }
+        }
+        Some(page.freeze())
+    }
+
+    /// Answers new leaders under the name of a node, until what this returns is dropped.
+    pub(crate) async fn serve_left(self: &std::sync::Arc<Self>, node: &str) -> Option<crate::store::Served> {
+        let ingest = std::sync::Arc::clone(self);
+        let answer = move |question: Bytes| {
+            let ingest = std::sync::Arc::clone(&ingest);
+            async move { ingest.tell_what_is_left(&question).await }
+        };
+        let served = self.core.serve(&self.left_subject(node), answer).await;
+        served.inspect_err(|error| tracing::warn!(%error, "the other sidecars cannot ask what is left")).ok()
+    }
+}
+
+fn frame(number: u64, message: &CoreMessage) -> Option<BytesMut> {
+    let text = |text: &ByteString| text.to_string();
+    let headers = message.headers.as_ref();
+    let head = Head {
+        number,
+        subject: text(&message.subject),
+        headers: headers.map(|all| all.iter().map(|(name, value)| (text(name), text(value))).collect()),
+        reply: message.reply.as_ref().map(text),
+        len: message.payload.len(),
+    };
+    let head = serde_json::to_vec(&head).ok()?;
+    let mut frame = BytesMut::with_capacity(4 + head.len() + message.payload.len());
+    frame.put_u32_le(u32::try_from(head.len()).ok()?);
+    frame.put_slice(&head);
+    frame.put_slice(&message.payload);
+    Some(frame)
+}
+
+/// The messages of a page, with their numbers. What is malformed ends it.
+fn read_page(mut page: Bytes) -> Vec<(u64, CoreMessage)> {
+    let mut all = Vec::new();
+    while page.len() >= 4 {
+        let head_len = page.get_u32_le() as usize;
+        if page.len() < head_len {
+            break;
+        }
+        let Ok(head) = serde_json::from_slice::<Head>(&page.split_to(head_len)) else { break };
+        if page.len() < head.len {
+            break;
+        }
+        let headers =
+            head.headers.map(|all| all.into_iter().map(|(name, value)| (name.into(), value.into())).collect());
+        let message = CoreMessage {
+            subject: head.subject.into(),
+            headers,
+            payload: page.split_to(head.len),
+            reply: head.reply.map(ByteString::from),
+            status: None,
+        };
+        all.push((head.number, message));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_read_as_it_was_written_and_no_other() {
+        let message = |payload: &'static [u8], headers, reply| CoreMessage {
+            subject: "a.ü".into(),
+            headers,
+            payload: Bytes::from_static(payload),
+            reply,
+            status: None,
+        };
+        let messages = [
+            message(b"\0\xff\n", None, None),
+            message(b"", Some(vec![("A".into(), "1".into()), ("A".into(), "".into())]), Some("_INBOX.x".into())),
+        ];
+        let mut page = BytesMut::new();
+        for (number, message) in (7..).zip(&messages) {
+            page.extend_from_slice(&frame(number, message).unwrap());
+        }
+        let page = page.freeze();
+        let read = read_page(page.clone());
+        assert_eq!(read.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [7, 8]);
+        for ((_, read), message) in read.iter().zip(&messages) {
+            assert_eq!(format!("{read:?}"), format!("{message:?}"));
+        }
+        for end in 0..page.len() {
+            assert!(read_page(page.slice(..end)).len() < 2);
+        }
+        assert!(read_page(Bytes::from_static(b"\xff\xff\xff\xff{}")).is_empty());
+    }
+}
