@@ -13,16 +13,15 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
-use serde::{Deserialize, Serialize};
 
 use super::clock::now_ms;
+use super::handover::HandedOver;
 use super::mailbox::{Mailbox, Order};
 use super::retained::RetainedCursor;
 use super::wills::{Due, due};
@@ -30,8 +29,7 @@ use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::metrics::WillCause;
 use crate::store::{
-    Arrival, LastWill, ProgressRecord, RequestError, RetainedProgress, SessionRecord, StoredSubscription, Unavailable,
-    WillState, WriteError,
+    LastWill, ProgressRecord, RetainedProgress, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
 };
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -46,17 +44,11 @@ const PATIENCE_CLEAN: Duration = Duration::from_secs(2);
 /// How often a CONNECT tries to become the owner against others that want the same client id.
 const CLAIMS: usize = 50;
 
-/// How long the old owner may take to hand over.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 
 /// How far the clocks of sidecars and servers may differ, milliseconds.
 pub(super) const CLOCKS_DIFFER_MS: u64 = 60_000;
-
-/// How often it is asked.
-const HANDOVER_REQUESTS: usize = 2;
 
 /// What a connection holds of its session in JetStream.
 #[derive(Clone, Debug)]
@@ -99,19 +91,32 @@ pub(crate) struct Attached {
     pub(crate) owned: Option<Owned>,
 }
 
+/// What has become of a CONNECT so far, should it be given up.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// The epoch of a record that may be written; 0 before.
+    epoch: AtomicU64,
+    /// Somebody newer wants the client id. A record that is written is followed by the handover all the same: nobody else
+    /// knows of the owner before.
+    is_given_up: AtomicBool,
+    handed: HandedOver,
+}
+
+impl Attempt {
+    fn go_on(&self) -> Result<(), Unavailable> {
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return Err(unavailable("somebody newer wants the client id"));
+        }
+        Ok(())
+    }
+}
+
 /// A record that was written with ourselves as the owner.
 struct Claim {
     owned: Owned,
     is_present: bool,
     progress: Progress,
     retained: RetainedProgress,
-}
-
-/// Asks the old owner of a session for it.
-#[derive(Debug, Serialize, Deserialize)]
-struct HandoverRequest {
-    client_id: String,
-    epoch: u64,
 }
 
 impl Broker {
@@ -139,36 +144,36 @@ impl Broker {
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
         if needs_record {
-            // A server that has just been started again spares the device a round of its own patience.
-            let (mut connected, mut leased) = (self.store.connected(), self.has_lease());
-            let is_there = async {
-                let _ = connected.wait_for(|connected| *connected).await;
-                let _ = leased.wait_for(|leased| *leased).await;
-            };
-            let _ = tokio::time::timeout(RECONNECT_PATIENCE, is_there).await;
+            self.may_own_sessions().await;
         }
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
                 let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
-                let tried = AtomicU64::new(0);
+                let attempt = Attempt::default();
                 let claim = async {
                     self.end_local_owner(&mailbox).await;
-                    let claim = self.claim(&node, negotiated, connect, peer.addr, &mailbox, &tried);
+                    let claim = self.claim(&node, negotiated, connect, peer.addr, &mailbox, &attempt);
                     tokio::time::timeout(patience, claim).await
                 };
+                tokio::pin!(claim);
                 let claimed = tokio::select! {
-                    claimed = claim => claimed.unwrap_or_else(|_| Err(unavailable("no answer in time"))),
+                    claimed = &mut claim => claimed,
                     () = mailbox.ordered() => {
                         // Somebody newer wants the client id, and waits for us to be gone.
-                        if tried.load(Ordering::Relaxed) > 0 {
-                            self.abandon(node, &mailbox.client_id, None);
+                        attempt.is_given_up.store(true, Ordering::Relaxed);
+                        let _ = claim.await;
+                        if attempt.epoch.load(Ordering::Relaxed) > 0 {
+                            self.abandon(Arc::clone(&node), &mailbox.client_id, None);
                         }
+                        self.pass_on(&mailbox, &attempt.handed).await;
                         self.detach(&mailbox);
                         return Err(ReasonCode::SessionTakenOver);
                     }
                 };
-                if let (Err(_), epoch @ 1..) = (&claimed, tried.load(Ordering::Relaxed)) {
-                    self.abandon(node, &mailbox.client_id, Some(epoch));
+                let claimed = claimed.unwrap_or_else(|_| Err(unavailable("no answer in time")));
+                if let (Err(_), epoch @ 1..) = (&claimed, attempt.epoch.load(Ordering::Relaxed)) {
+                    self.abandon(Arc::clone(&node), &mailbox.client_id, Some(epoch));
+                    self.pass_on(&mailbox, &attempt.handed).await;
                 }
                 claimed
             }
@@ -193,6 +198,17 @@ impl Broker {
         }
     }
 
+    /// Waits for NATS and our lease, not for long: a server that has just been started again spares the device a round of its
+    /// own patience.
+    async fn may_own_sessions(&self) {
+        let (mut connected, mut leased) = (self.store.connected(), self.has_lease());
+        let is_there = async {
+            let _ = connected.wait_for(|connected| *connected).await;
+            let _ = leased.wait_for(|leased| *leased).await;
+        };
+        let _ = tokio::time::timeout(RECONNECT_PATIENCE, is_there).await;
+    }
+
     /// A session without a will that ends with its connection went on without a record. It gets one when JetStream is there,
     /// so that its client id can be taken over.
     fn claim_later(
@@ -207,10 +223,11 @@ impl Broker {
             while !mailbox.is_closed() {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
-                let tried = AtomicU64::new(0);
-                let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &tried).await;
+                // A session that ends with its connection is handed over nothing.
+                let attempt = Attempt::default();
+                let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &attempt).await;
                 let Ok(claim) = claimed else {
-                    if tried.load(Ordering::Relaxed) > 0 {
+                    if attempt.epoch.load(Ordering::Relaxed) > 0 {
                         broker.abandon(node, &mailbox.client_id, None);
                     }
                     continue;
@@ -236,7 +253,7 @@ impl Broker {
         }
     }
 
-    /// Writes a record with ourselves as the owner. `tried`: set to the epoch of a record that may be written.
+    /// Writes a record with ourselves as the owner.
     async fn claim(
         self: &Arc<Self>,
         node: &str,
@@ -244,10 +261,11 @@ impl Broker {
         connect: &Connect,
         remote: SocketAddr,
         mailbox: &Mailbox,
-        tried: &AtomicU64,
+        attempt: &Attempt,
     ) -> Result<Claim, Unavailable> {
         let sessions = self.store.sessions();
         for _ in 0..CLAIMS {
+            attempt.go_on()?;
             let loaded = sessions.load(&negotiated.client_id).await?;
             let old = match loaded.record {
                 // A record of the past is none.
@@ -257,12 +275,12 @@ impl Broker {
             let is_going_on = |old: &&SessionRecord| old.expiry_s > 0 && !old.has_expired(now_ms());
             let resumed = old.as_ref().filter(|_| !connect.clean_start).filter(is_going_on);
             let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
-            tried.store(record.epoch, Ordering::Relaxed);
+            attempt.epoch.store(record.epoch, Ordering::Relaxed);
             match sessions.put_record(&record, loaded.sequence, None).await {
                 Ok(sequence) => {
                     // From now on whoever comes later asks us to hand over.
                     mailbox.set_epoch(record.epoch);
-                    return self.claimed(record, sequence, old).await;
+                    return self.claimed(record, sequence, old, attempt).await;
                 }
                 Err(WriteError::Fenced) => {}
                 Err(WriteError::TooLarge) => return Err(unavailable("the record is too large")),
@@ -299,6 +317,7 @@ impl Broker {
             subscriptions: resumed.map(|old| old.subscriptions.clone()).unwrap_or_default(),
             will: records::stored_will(connect, self.tail_sequence()),
             last_wills: old.map(|old| self.last_wills(old, is_resumed)).unwrap_or_default(),
+            handover_from: old.map(|old| Self::handover_from(old, node)).unwrap_or_default(),
             ..SessionRecord::default()
         }
     }
@@ -327,49 +346,26 @@ impl Broker {
         mut record: SessionRecord,
         mut sequence: u64,
         old: Option<SessionRecord>,
+        attempt: &Attempt,
     ) -> Result<Claim, Unavailable> {
         let is_present = old.is_some() && record.first_epoch < record.epoch;
-        let handed_over = match &old {
-            Some(old) if old.connected && old.owner != record.owner => self.ask_old_owner(old, record.epoch).await,
-            _ => None,
-        };
+        let (handed_over, may_come_again) = self.take_over(&record, sequence, is_present, &attempt.handed).await?;
+        record.handover_from.clear();
+        attempt.go_on()?;
         if !is_present && old.as_ref().is_some_and(|old| old.expiry_s > 0) {
             self.forget_backlog(&record.client_id);
         }
-        let last_wills = std::mem::take(&mut record.last_wills);
-        for last in &last_wills {
-            if !self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await {
-                return Err(unavailable("a will is not stored yet"));
-            }
-        }
-        if !last_wills.is_empty() {
-            match self.store.sessions().put_record(&record, sequence, None).await {
-                Ok(written) => sequence = written,
-                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-                // Whoever took the session over meanwhile goes on with it; our connection ends at its first write.
-                Err(WriteError::Fenced | WriteError::TooLarge) => {}
-            }
-        }
+        self.publish_last_wills(&mut record, &mut sequence).await?;
         let mut subscriptions = HashMap::new();
         for stored in std::mem::take(&mut record.subscriptions) {
             if let Ok(filter) = TopicFilter::new(stored.filter.as_str()) {
                 subscriptions.insert(filter, stored);
             }
         }
-        let (mut may_come_again, mut claims) = (false, Claims::default());
-        let mut retained = RetainedProgress::default();
+        let (mut claims, mut retained) = (Claims::default(), RetainedProgress::default());
         let progress = if is_present {
             let stored = match handed_over {
-                Some(progress) => {
-                    // What follows depends on it, so it is saved first, under the new fence.
-                    match self.store.sessions().put_progress(&record.client_id, &progress, sequence, None).await {
-                        Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-                        saved => {
-                            may_come_again = saved == Ok(Arrival::Again);
-                            Some(progress)
-                        }
-                    }
-                }
+                Some(progress) => Some(progress),
                 None => self.store.sessions().load_progress(&record.client_id).await?,
             };
             let stored = stored.filter(|progress| progress.epoch >= record.first_epoch);
@@ -399,6 +395,30 @@ impl Broker {
             }
         }
         Ok(Claim { owned, is_present, progress, retained })
+    }
+
+    /// Publishes the wills of connections before that are due, and writes that it is done.
+    async fn publish_last_wills(
+        self: &Arc<Self>,
+        record: &mut SessionRecord,
+        sequence: &mut u64,
+    ) -> Result<(), Unavailable> {
+        let last_wills = std::mem::take(&mut record.last_wills);
+        for last in &last_wills {
+            if !self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await {
+                return Err(unavailable("a will is not stored yet"));
+            }
+        }
+        if last_wills.is_empty() {
+            return Ok(());
+        }
+        match self.store.sessions().put_record(record, *sequence, None).await {
+            Ok(written) => *sequence = written,
+            Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
+            // Whoever took the session over meanwhile goes on with it; our connection ends at its first write.
+            Err(WriteError::Fenced | WriteError::TooLarge) => {}
+        }
+        Ok(())
     }
 
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
@@ -461,35 +481,6 @@ impl Broker {
         Ok(places)
     }
 
-    /// Has the old owner end its connection. Returns the progress that it had in memory, if it answers.
-    async fn ask_old_owner(&self, old: &SessionRecord, epoch: u64) -> Option<ProgressRecord> {
-        let subject = self.names.node_subject(old.owner.as_deref()?).ok()?;
-        let request = HandoverRequest { client_id: old.client_id.clone(), epoch };
-        let request = Bytes::from(serde_json::to_vec(&request).ok()?);
-        for _ in 0..HANDOVER_REQUESTS {
-            match self.store.core().request(&subject, request.clone(), HANDOVER_PATIENCE).await {
-                Ok(answer) => return serde_json::from_slice(&answer).ok(),
-                Err(RequestError::Nobody) => return None,
-                Err(RequestError::TimedOut | RequestError::Unavailable(_)) => {}
-            }
-        }
-        None
-    }
-
-    /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
-    pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
-        let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;
-        let Some(mailbox) = self.registry.find_before(&client_id, epoch) else {
-            return Some(Bytes::from_static(b"null"));
-        };
-        tracing::info!(client_id, "taken over by a connection elsewhere");
-        mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
-        // Its progress is there before everything that it published is settled.
-        let progress = tokio::time::timeout(HANDOVER_PATIENCE, mailbox.handed_over()).await.ok()?;
-        mailbox.collected();
-        Some(Bytes::from(serde_json::to_vec(&progress).ok()?))
-    }
-
     /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
     fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
         let Claim { owned, is_present, progress, retained } = claim;
@@ -521,14 +512,6 @@ impl Broker {
         mailbox.owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
         let epoch = owned.record.epoch;
         Attached { mailbox, is_present, epoch, progress, retained, filters, owned: Some(owned) }
-    }
-
-    /// Somebody elsewhere has become the owner of a session while its connection here ended, so that its progress was not
-    /// saved: it is kept until it is asked for, which is the next thing that a new owner does.
-    pub(crate) async fn keep_for_successor(&self, mailbox: &Mailbox) {
-        if tokio::time::timeout(HANDOVER_PATIENCE, mailbox.is_collected()).await.is_err() {
-            tracing::debug!(client_id = &*mailbox.client_id, "nobody asked for the progress of a session");
-        }
     }
 
     /// The connection is over, and everything it published is settled.

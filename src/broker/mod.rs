@@ -4,7 +4,7 @@
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
 //! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one;
-//!   `adoption`: leases, and the sessions of sidecars that are gone; `wills`
+//!   `handover`: from the sidecar that had it; `adoption`: leases, and the sessions of sidecars that are gone; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -27,6 +27,7 @@ mod catch_up;
 mod clock;
 mod convert;
 mod events;
+mod handover;
 mod ingest;
 mod interest;
 mod leading;

@@ -20,10 +20,14 @@ async fn sidecar(cluster: &Cluster, name: &str) -> Sidecar {
 /// The server that leads a stream.
 async fn leader_of(cluster: &Cluster, stream: &str) -> usize {
     let client = cluster.servers[0].client().await;
-    let info = stream_info(&client, stream).await;
-    assert_eq!(info["config"]["num_replicas"], 3, "{info}");
-    let leader = info["cluster"]["leader"].as_str().expect("a leader");
-    leader.trim_start_matches('n').parse().expect("a number")
+    let mut leader = None;
+    eventually("the stream has a leader", async || {
+        let info = stream_info(&client, stream).await;
+        leader = info["cluster"]["leader"].as_str().and_then(|name| name.trim_start_matches('n').parse().ok());
+        leader.is_some() && info["config"]["num_replicas"] == 3
+    })
+    .await;
+    leader.expect("it has")
 }
 
 /// A publisher that is told how far it may go, and says how far it is.

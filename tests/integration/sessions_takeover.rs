@@ -71,6 +71,43 @@ async fn a_connection_that_ends_between_the_loss_of_its_session_and_the_handover
     }
 }
 
+/// [MQTT-3.3.1-1]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_flight_goes_on_from_a_connect_that_is_taken_over_itself() {
+    let server = NatsServer::start();
+    let nats = server.client().await;
+    let relay = Relay::start(server.url()).await;
+    let home = Sidecar::start(&server, "home").await;
+    let late = SidecarBuilder::new("late", &["--nats", &relay.url()]).start().await;
+    for (version, next_is_late) in [(Version::V5, false), (Version::V311, true), (Version::V5, true)] {
+        let (t, id) = (unique("passed"), unique("ps"));
+        let options = || Options::new(version, &id).durable(LONG);
+        let mut old = home.connect(options()).await;
+        old.acknowledges = false;
+        old.subscribe(&t, 1).await;
+        home.v5(&unique("pub")).await.publish(msg(&t, "sent").qos(1)).await;
+        let first = old.next_shown().await;
+        let owner = record(&nats, &id).await.expect("a record").1["owner"].clone();
+        relay.delay(Duration::from_millis(150));
+        // The record is written, and what follows takes its time: the third one comes meanwhile.
+        let (port, connect) = (late.mqtt_port, options());
+        let second =
+            tokio::spawn(async move { Client::try_open(port, connect).await.map(|client| client.connack.reason) });
+        eventually("it has another owner", async || {
+            record(&nats, &id).await.is_some_and(|(_, record)| record["owner"] != owner)
+        })
+        .await;
+        let third = if next_is_late { &late } else { &home };
+        let mut new = third.connect(options()).await;
+        relay.delay(Duration::ZERO);
+        assert!(new.is_resumed());
+        assert_eq!(new.next_shown().await, first.replace("qos1", "qos1 dup"), "late: {next_is_late}");
+        assert_eq!(old.closed().await, (version == Version::V5).then_some(ReasonCode::SessionTakenOver));
+        let _ = second.await.unwrap();
+        new.goodbye().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_client_is_taken_over_across_sidecars_too() {
     let world = World::shared().await;

@@ -338,6 +338,8 @@ fn classify(error: ApiError) -> Answer {
     match err_code {
         // JetStream is starting, has no leader, or the stream is offline.
         10008 | 10009 | 10118 | 10194 => Answer::Refused,
+        // A message with this id was sent before, and the replicas have not agreed on it yet.
+        10158 => Answer::Refused,
         // The server is shutting down.
         10077 if text.contains("closed") => Answer::Refused,
         // A message that is larger than the stream or the header block may be.
@@ -368,6 +370,7 @@ mod tests {
     fn errors_of_jetstream_become_ours() {
         let of = |code, err_code| classify(ApiError { code, err_code, description: String::new() });
         assert!(matches!(of(503, 10008), Answer::Refused));
+        assert!(matches!(of(409, 10158), Answer::Refused), "it is on its way");
         assert!(matches!(of(400, 10054), Answer::Failed(PutError::TooLarge)));
         assert!(matches!(of(503, 10077), Answer::Failed(PutError::Full { .. })));
         assert!(matches!(of(429, 10167), Answer::Failed(PutError::Full { .. })));

@@ -48,6 +48,9 @@ pub struct SessionRecord {
     /// Wills of connections before that are being published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_wills: Vec<LastWill>,
+    /// Nodes that may have connections from before which nobody has asked for their progress yet; the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handover_from: Vec<String>,
 }
 
 impl SessionRecord {
@@ -92,6 +95,7 @@ impl Default for SessionRecord {
             subscriptions: Vec::new(),
             will: None,
             last_wills: Vec::new(),
+            handover_from: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use async_nats::{Client, Message, Subscriber};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -126,9 +127,16 @@ pub(crate) async fn settle(client: &Client) {
 /// A request to the JetStream API; the answer as it is, errors included.
 pub(crate) async fn js_api(client: &Client, what: &str, body: &Value) -> Value {
     let subject = format!("$JS.API.{what}");
-    let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    let answer = client.request(subject, payload.into()).await.expect("JetStream answers");
-    serde_json::from_slice(&answer.payload).expect("JetStream answers JSON")
+    let payload = Bytes::from(if body.is_null() { Vec::new() } else { body.to_string().into_bytes() });
+    let since = Instant::now();
+    loop {
+        match client.request(subject.clone(), payload.clone()).await {
+            Ok(answer) => return serde_json::from_slice(&answer.payload).expect("JetStream answers JSON"),
+            // There is no leader at the moment. What asks only may be asked again.
+            Err(_) if what.contains("INFO") && since.elapsed() < PATIENCE => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) => panic!("JetStream does not answer {what}: {error}"),
+        }
+    }
 }
 
 /// `$JS.API.STREAM.INFO`.
