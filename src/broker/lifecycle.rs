@@ -99,10 +99,24 @@ struct Attempt {
     /// Somebody newer wants the client id. A record that is written is followed by the handover all the same: nobody else
     /// knows of the owner before.
     is_given_up: AtomicBool,
+    /// When the client came, milliseconds since the epoch, if that is longer ago: whoever came later keeps the client id.
+    came_ms: Option<u64>,
     handed: HandedOver,
 }
 
 impl Attempt {
+    /// Gives up when somebody who came later is connected elsewhere.
+    fn yield_to(&self, owner: Option<&SessionRecord>, node: &str) {
+        let is_newer = |record: &SessionRecord| {
+            record.connected
+                && record.owner.as_deref() != Some(node)
+                && self.came_ms.is_some_and(|came_ms| record.since_ms > came_ms)
+        };
+        if owner.is_some_and(is_newer) {
+            self.is_given_up.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn go_on(&self) -> Result<(), Unavailable> {
         if self.is_given_up.load(Ordering::Relaxed) {
             return Err(unavailable("somebody newer wants the client id"));
@@ -130,7 +144,7 @@ impl Broker {
         connect: &Connect,
         peer: &Peer,
     ) -> Result<Attached, ReasonCode> {
-        let parameters = &negotiated.parameters;
+        let (parameters, came_ms) = (&negotiated.parameters, now_ms());
         if self.client_key(&negotiated.client_id).is_none() {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
@@ -190,7 +204,7 @@ impl Broker {
                 Err(ReasonCode::ServerUnavailable)
             }
             Err(_) => {
-                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox));
+                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox), came_ms);
                 let (is_present, epoch, progress) = (false, now_ms(), Progress::default());
                 let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
                 Ok(Attached { mailbox, is_present, epoch, progress, retained, filters, owned })
@@ -217,6 +231,7 @@ impl Broker {
         connect: Connect,
         remote: SocketAddr,
         mailbox: Arc<Mailbox>,
+        came_ms: u64,
     ) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
@@ -224,11 +239,14 @@ impl Broker {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
-                let attempt = Attempt::default();
+                let attempt = Attempt { came_ms: Some(came_ms), ..Attempt::default() };
                 let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &attempt).await;
                 let Ok(claim) = claimed else {
                     if attempt.epoch.load(Ordering::Relaxed) > 0 {
                         broker.abandon(node, &mailbox.client_id, None);
+                    }
+                    if attempt.is_given_up.load(Ordering::Relaxed) {
+                        return mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
                     }
                     continue;
                 };
@@ -265,8 +283,9 @@ impl Broker {
     ) -> Result<Claim, Unavailable> {
         let sessions = self.store.sessions();
         for _ in 0..CLAIMS {
-            attempt.go_on()?;
             let loaded = sessions.load(&negotiated.client_id).await?;
+            attempt.yield_to(loaded.record.as_ref(), node);
+            attempt.go_on()?;
             let old = match loaded.record {
                 // A record of the past is none.
                 Some(old) if old.connected && sessions.is_of_the_past(&old, loaded.sequence).await? => None,
