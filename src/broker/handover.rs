@@ -1,6 +1,7 @@
 //! What a connection had in memory goes to the one that takes its session over on another sidecar, and on from there when
 //! that one is taken over before it could save it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -114,14 +115,18 @@ impl Broker {
     }
 
     /// A CONNECT is given up. What the old owner has handed over to it is for whoever comes next: saved for one on this
-    /// sidecar, and kept for one elsewhere, who has shut us out by then.
-    pub(super) async fn pass_on(&self, mailbox: &Mailbox, handed: &HandedOver) {
-        let Some((progress, sequence)) = handed.0.lock().take() else { return };
-        mailbox.hand_over(Some(progress.clone()));
-        let saved = self.store.sessions().put_progress(&mailbox.client_id, &progress, sequence, None).await;
-        if saved.is_err() {
-            self.keep_for_successor(mailbox).await;
-        }
+    /// sidecar, which waits for that, and kept for one elsewhere, who has shut us out by then. The client does not wait.
+    pub(super) fn pass_on(self: &Arc<Self>, mailbox: Arc<Mailbox>, handed: &HandedOver) {
+        let Some((progress, sequence)) = handed.0.lock().take() else { return self.detach(&mailbox) };
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            mailbox.hand_over(Some(progress.clone()));
+            let saved = broker.store.sessions().put_progress(&mailbox.client_id, &progress, sequence, None).await;
+            if saved.is_err() {
+                broker.keep_for_successor(&mailbox).await;
+            }
+            broker.detach(&mailbox);
+        });
     }
 }
 

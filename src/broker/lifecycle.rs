@@ -160,10 +160,10 @@ impl Broker {
         if needs_record {
             self.may_own_sessions().await;
         }
+        let attempt = Attempt::default();
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
                 let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
-                let attempt = Attempt::default();
                 let claim = async {
                     self.end_local_owner(&mailbox).await;
                     let claim = self.claim(&node, negotiated, connect, peer.addr, &mailbox, &attempt);
@@ -179,15 +179,13 @@ impl Broker {
                         if attempt.epoch.load(Ordering::Relaxed) > 0 {
                             self.abandon(Arc::clone(&node), &mailbox.client_id, None);
                         }
-                        self.pass_on(&mailbox, &attempt.handed).await;
-                        self.detach(&mailbox);
+                        self.pass_on(Arc::clone(&mailbox), &attempt.handed);
                         return Err(ReasonCode::SessionTakenOver);
                     }
                 };
                 let claimed = claimed.unwrap_or_else(|_| Err(unavailable("no answer in time")));
                 if let (Err(_), epoch @ 1..) = (&claimed, attempt.epoch.load(Ordering::Relaxed)) {
                     self.abandon(Arc::clone(&node), &mailbox.client_id, Some(epoch));
-                    self.pass_on(&mailbox, &attempt.handed).await;
                 }
                 claimed
             }
@@ -200,7 +198,7 @@ impl Broker {
             Ok(claim) => Ok(self.enter(mailbox, claim)),
             Err(error) if needs_record => {
                 tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
-                self.detach(&mailbox);
+                self.pass_on(mailbox, &attempt.handed);
                 Err(ReasonCode::ServerUnavailable)
             }
             Err(_) => {

@@ -38,7 +38,60 @@ async fn the_newcomer_gets_the_session_and_the_old_connection_is_told() {
     }
 }
 
-/// [MQTT-3.3.1-1]
+/// A session with one message in flight, and what is to be seen of it when it comes again.
+struct InFlight {
+    version: Version,
+    id: String,
+    old: Client,
+    again: String,
+    owner: serde_json::Value,
+    nats: async_nats::Client,
+}
+
+impl InFlight {
+    async fn at(home: &Sidecar, nats: &async_nats::Client, version: Version) -> Self {
+        let (t, id) = (unique("inflight"), unique("if"));
+        let mut old = home.connect(Options::new(version, &id).durable(LONG)).await;
+        old.acknowledges = false;
+        old.subscribe(&t, 1).await;
+        home.v5(&unique("pub")).await.publish(msg(&t, "sent").qos(1)).await;
+        let again = old.next_shown().await.replace("qos1", "qos1 dup");
+        let owner = record(nats, &id).await.expect("a record").1["owner"].clone();
+        Self { version, id, old, again, owner, nats: nats.clone() }
+    }
+
+    fn options(&self) -> Options {
+        Options::new(self.version, &self.id).durable(LONG)
+    }
+
+    /// Connects in the background, and waits until its sidecar is the owner. What follows takes its time there.
+    async fn begin_takeover(&self, late: &Sidecar) -> tokio::task::JoinHandle<()> {
+        let (port, options) = (late.mqtt_port, self.options());
+        let second = tokio::spawn(async move { drop(Client::try_open(port, options).await) });
+        self.has_another_owner().await;
+        second
+    }
+
+    async fn has_another_owner(&self) {
+        eventually("it has another owner", async || {
+            record(&self.nats, &self.id).await.is_some_and(|(_, record)| record["owner"] != self.owner)
+        })
+        .await;
+    }
+
+    /// The session goes on here with the message, and the first connection was told.
+    async fn goes_on_with(mut self, mut new: Client) {
+        assert!(new.is_resumed());
+        assert_eq!(new.next_shown().await, self.again, "[MQTT-3.3.1-1]");
+        let told = (self.version == Version::V5).then_some(ReasonCode::SessionTakenOver);
+        assert_eq!(self.old.closed().await, told);
+        new.goodbye().await;
+    }
+}
+
+/// What comes from NATS through a relay is so late.
+const LATE: Duration = Duration::from_millis(150);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_ends_between_the_loss_of_its_session_and_the_handover_leaves_what_it_had_in_flight() {
     let server = NatsServer::start();
@@ -47,31 +100,22 @@ async fn a_connection_that_ends_between_the_loss_of_its_session_and_the_handover
     let old_home = Sidecar::start(&server, "old home").await;
     let new_home = SidecarBuilder::new("new home", &["--nats", &relay.url()]).start().await;
     for version in [Version::V5, Version::V311] {
-        let (t, id) = (unique("between"), unique("bt"));
-        let options = || Options::new(version, &id).durable(LONG);
-        let mut old = old_home.connect(options()).await;
-        old.acknowledges = false;
-        old.subscribe(&t, 1).await;
-        old_home.v5(&unique("pub")).await.publish(msg(&t, "sent").qos(1)).await;
-        let first = old.next_shown().await;
-        let owner = record(&nats, &id).await.expect("a record").1["owner"].clone();
-        relay.delay(Duration::from_millis(150));
+        let session = InFlight::at(&old_home, &nats, version).await;
+        relay.delay(LATE);
+        let connecting = new_home.connect(session.options());
+        let again = session.again.clone();
         let change = async {
-            eventually("it has another owner", async || {
-                record(&nats, &id).await.is_some_and(|(_, record)| record["owner"] != owner)
-            })
-            .await;
-            old.reset();
+            session.has_another_owner().await;
+            session.old.reset();
         };
-        let (mut new, ()) = tokio::join!(new_home.connect(options()), change);
+        let (mut new, ()) = tokio::join!(connecting, change);
         relay.delay(Duration::ZERO);
         assert!(new.is_resumed());
-        assert_eq!(new.next_shown().await, first.replace("qos1", "qos1 dup"));
+        assert_eq!(new.next_shown().await, again, "[MQTT-3.3.1-1]");
         new.goodbye().await;
     }
 }
 
-/// [MQTT-3.3.1-1]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_in_flight_goes_on_from_a_connect_that_is_taken_over_itself() {
     let server = NatsServer::start();
@@ -80,31 +124,35 @@ async fn what_was_in_flight_goes_on_from_a_connect_that_is_taken_over_itself() {
     let home = Sidecar::start(&server, "home").await;
     let late = SidecarBuilder::new("late", &["--nats", &relay.url()]).start().await;
     for (version, next_is_late) in [(Version::V5, false), (Version::V311, true), (Version::V5, true)] {
-        let (t, id) = (unique("passed"), unique("ps"));
-        let options = || Options::new(version, &id).durable(LONG);
-        let mut old = home.connect(options()).await;
-        old.acknowledges = false;
-        old.subscribe(&t, 1).await;
-        home.v5(&unique("pub")).await.publish(msg(&t, "sent").qos(1)).await;
-        let first = old.next_shown().await;
-        let owner = record(&nats, &id).await.expect("a record").1["owner"].clone();
-        relay.delay(Duration::from_millis(150));
-        // The record is written, and what follows takes its time: the third one comes meanwhile.
-        let (port, connect) = (late.mqtt_port, options());
-        let second =
-            tokio::spawn(async move { Client::try_open(port, connect).await.map(|client| client.connack.reason) });
-        eventually("it has another owner", async || {
-            record(&nats, &id).await.is_some_and(|(_, record)| record["owner"] != owner)
-        })
-        .await;
-        let third = if next_is_late { &late } else { &home };
-        let mut new = third.connect(options()).await;
+        let session = InFlight::at(&home, &nats, version).await;
+        relay.delay(LATE);
+        let second = session.begin_takeover(&late).await;
+        let new = if next_is_late { &late } else { &home }.connect(session.options()).await;
         relay.delay(Duration::ZERO);
-        assert!(new.is_resumed());
-        assert_eq!(new.next_shown().await, first.replace("qos1", "qos1 dup"), "late: {next_is_late}");
-        assert_eq!(old.closed().await, (version == Version::V5).then_some(ReasonCode::SessionTakenOver));
-        let _ = second.await.unwrap();
-        new.goodbye().await;
+        session.goes_on_with(new).await;
+        second.await.unwrap();
+    }
+}
+
+/// The owner that has written itself into the record and asked nobody yet is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_dead_owner_has_not_asked_is_asked_by_the_next_one() {
+    let server = NatsServer::start();
+    let nats = server.client().await;
+    let relay = Relay::start(server.url()).await;
+    let home = Sidecar::start(&server, "home").await;
+    let next = Sidecar::start(&server, "next").await;
+    for version in [Version::V5, Version::V311] {
+        let mut late = SidecarBuilder::new("late", &["--nats", &relay.url()]).start().await;
+        let session = InFlight::at(&home, &nats, version).await;
+        relay.delay(LATE);
+        let second = session.begin_takeover(&late).await;
+        // Before it hears that the record is written.
+        late.kill();
+        relay.delay(Duration::ZERO);
+        let new = next.connect(session.options()).await;
+        session.goes_on_with(new).await;
+        second.await.unwrap();
     }
 }
 

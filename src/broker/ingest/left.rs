@@ -4,6 +4,7 @@
 //! An answer is a page of frames, each the length of a head (four bytes, little endian), the head in JSON, and the payload;
 //! an empty page is the last one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -12,7 +13,8 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::{ANSWER_WITHIN, Ingest, LOOK_AGAIN, standby};
-use crate::store::{CoreMessage, RequestError};
+use crate::metrics::DropReason;
+use crate::store::{CoreMessage, RequestError, Served};
 
 /// How long a new leader waits to see what the old one has stored, and to know what is wanted.
 const SEE_WITHIN: Duration = Duration::from_secs(10);
@@ -61,10 +63,9 @@ impl Ingest {
         state.term = Some(term);
         let left = others.into_iter().fold(state.standby.take().collect(), standby::merge);
         let count = left.len();
-        for message in left {
-            state.queue(message);
-        }
+        let dropped = left.into_iter().filter_map(|message| (!state.queue(message)).then_some(())).count();
         drop(state);
+        self.metrics.dropped(DropReason::QueueFull, dropped as u64);
         self.wake.notify_one();
         tracing::info!(term, left = count, "this sidecar copies messages of NATS into the log");
     }
@@ -138,10 +139,10 @@ impl Ingest {
     }
 
     /// Answers new leaders under the name of a node, until what this returns is dropped.
-    pub(crate) async fn serve_left(self: &std::sync::Arc<Self>, node: &str) -> Option<crate::store::Served> {
-        let ingest = std::sync::Arc::clone(self);
+    pub(crate) async fn serve_left(self: &Arc<Self>, node: &str) -> Option<Served> {
+        let ingest = Arc::clone(self);
         let answer = move |question: Bytes| {
-            let ingest = std::sync::Arc::clone(&ingest);
+            let ingest = Arc::clone(&ingest);
             async move { ingest.tell_what_is_left(&question).await }
         };
         let served = self.core.serve(&self.left_subject(node), answer).await;

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A token holds all that is needed to answer, so any sidecar can open it; what clients ask NATS is pending here, at the
-//! sidecar that they are connected to, and in the reply subject too, for the others when this one is gone. A message that a stream captures is not a request, whatever reply subject it has:
-//! that one is for the stream's acknowledgement.
+//! sidecar that they are connected to, and in the reply subject too, for the others when this one is gone. A message that a
+//! stream captures is not a request, whatever reply subject it has: that one is for the stream's acknowledgement.
 //!
 //! # Layout
 //! - `asking`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic;

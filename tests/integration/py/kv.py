@@ -1,6 +1,7 @@
 """The bucket of retained messages with nats-py.
 
-kv.py URL put PREFIX: puts two keys, then deletes one and purges the other.
+kv.py URL put PREFIX: puts two keys.
+kv.py URL end PREFIX: deletes one of them and purges the other.
 kv.py URL watch KEYS COUNT: prints so many changes of keys, each as `KEY VALUE` or `KEY OPERATION`.
 """
 
@@ -13,8 +14,9 @@ import nats
 async def put(bucket, prefix):
     await bucket.put(f"{prefix}.a", b"1")
     await bucket.put(f"{prefix}.b", b"2")
-    # A bucket has the last value of a key only: what is replaced at once may be seen by nobody.
-    await asyncio.sleep(1)
+
+
+async def end(bucket, prefix):
     await bucket.delete(f"{prefix}.a")
     await bucket.purge(f"{prefix}.b")
 
@@ -34,6 +36,8 @@ async def main():
     bucket = await connection.jetstream().key_value("MQTT_retained")
     if sys.argv[2] == "put":
         await put(bucket, sys.argv[3])
+    elif sys.argv[2] == "end":
+        await end(bucket, sys.argv[3])
     else:
         await watch(bucket, sys.argv[3], int(sys.argv[4]))
     await connection.close()
