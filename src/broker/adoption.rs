@@ -14,7 +14,6 @@ use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
 use tokio::sync::mpsc;
 
-use super::clock::now_ms;
 use super::mailbox::Order;
 use super::wills::{Due, due};
 use super::{Broker, Event, EventDisconnect};
@@ -107,10 +106,13 @@ impl Broker {
 
     /// Puts the sessions in order whose owner is gone.
     async fn adopt_all(self: &Arc<Self>) -> Result<usize, Unavailable> {
+        if self.store.clock().now_ms().is_none() {
+            return Err(Unavailable { reason: "the time of the server is not known".to_owned() });
+        }
         let alive: HashSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         let mut adopted = 0;
         for (sequence, record) in self.store.sessions().all().await? {
-            if record.has_expired(now_ms()) && !record.has_will() {
+            if record.has_expired(self.store.clock().certain_ms()) && !record.has_will() {
                 // The server was to remove it, and has lost that. Should somebody come back to it now, they are faster.
                 let ended = self.store.sessions().end(&record.client_id, sequence).await;
                 tracing::info!(client_id = record.client_id, ?ended, "a session that had expired");
@@ -141,16 +143,17 @@ impl Broker {
         }
         let lost = record.connected.then(|| record.owner.as_deref().map(Arc::from));
         if std::mem::take(&mut record.connected) {
-            record.disconnected_at_ms = Some(now_ms());
+            let now_ms = self.store.clock().now_ms();
+            record.disconnected_at_ms = now_ms;
             let in_ms = record.will.as_ref().map(|will| due(will, record.expiry_s));
             if let (Some(will), Some(Due::InMs(ms))) = (&mut record.will, in_ms) {
-                will.due_at_ms.get_or_insert(now_ms() + ms);
+                will.due_at_ms = will.due_at_ms.or_else(|| now_ms.map(|now_ms| now_ms + ms));
             }
         }
         // Ours as long as there is something to do for it, so that somebody else does it when we are gone.
         let has_more = record.has_will() || record.expiry_s == 0;
         record.owner = self.node().filter(|_| has_more).map(|node| node.to_string());
-        let sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
+        let sequence = sessions.put_record(&record, sequence, self.ttl(&record)).await?;
         if let Some(node) = lost {
             let (remote, cause) = (record.remote.as_deref().and_then(|remote| remote.parse().ok()), "node_lost");
             let event = EventDisconnect { remote, cause, reason_code: None, connected_ms: None };
@@ -159,10 +162,10 @@ impl Broker {
         if record.expiry_s > 0
             && let Ok(Some(progress)) = sessions.load_progress(&record.client_id).await
         {
-            sessions.put_progress(&record.client_id, &progress, sequence, Self::progress_ttl(&record)).await?;
+            sessions.put_progress(&record.client_id, &progress, sequence, self.progress_ttl(&record)).await?;
         }
         let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
-        let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(now_ms()));
+        let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(self.store.clock().earliest_ms()));
         if has_more {
             self.put_in_order(record.client_id, record.epoch, wait_ms, WillCause::NodeLost);
         }

@@ -1,8 +1,11 @@
-//! Wall-clock time, for what is stored; the engine's time is the connection's.
+//! Our own clock, for what begins and ends in this process. What is stored, or somebody else's, has the server's time:
+//! [`ServerClock`](crate::store::ServerClock).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::Instant;
 
-/// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+/// Milliseconds since some moment of this process.
+pub(crate) fn uptime_ms() -> u64 {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(STARTED.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -180,10 +180,11 @@ pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier, nats_headers: bool) -
 }
 
 /// The message that came over core NATS. It is QoS 0 whatever it says: nothing has stored it.
-pub(crate) fn from_core(core: &CoreMessage, now_ms: u64, nats_headers: bool) -> Result<Message, MapError> {
+/// `since_ms`: the server's time at the latest, so that it does not expire early.
+pub(crate) fn from_core(core: &CoreMessage, since_ms: u64, nats_headers: bool) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(&core.subject)?;
     let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core, nats_headers) };
-    Ok(message(topic, core.payload.clone(), envelope, now_ms))
+    Ok(message(topic, core.payload.clone(), envelope, since_ms))
 }
 
 /// The message that a retained entry is.
@@ -208,6 +209,6 @@ pub(crate) fn retained_of(message: &Message) -> Option<RetainedMessage> {
         headers: (!headers.is_empty()).then_some(headers),
         payload: message.payload.clone(),
         stored_at_ms: message.since_ms,
-        expires_at_ms: lives_ms.map(|ms| message.since_ms + ms),
+        expires_at_ms: lives_ms.map(|ms| message.since_ms.saturating_add(ms)),
     })
 }

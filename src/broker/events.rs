@@ -12,9 +12,8 @@ use proto_map::Names;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::clock::now_ms;
 use crate::metrics::Metrics;
-use crate::store::{CoreNats, rfc3339};
+use crate::store::{CoreNats, ServerClock, Store, rfc3339};
 
 /// Events that wait to be sent; above, they are dropped.
 const QUEUE_MAX: usize = 16_384;
@@ -123,6 +122,7 @@ pub(crate) struct Events(Option<Queue>);
 #[derive(Debug)]
 struct Queue {
     sender: mpsc::Sender<Queued>,
+    clock: ServerClock,
     metrics: Arc<Metrics>,
 }
 
@@ -133,17 +133,20 @@ impl Events {
     }
 
     /// Sends what is left here until this is dropped.
-    pub(super) fn start(core: CoreNats, names: Names, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn start(store: &Store, names: Names, metrics: Arc<Metrics>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(send(receiver, core, names, Arc::clone(&metrics)));
-        Self(Some(Queue { sender, metrics }))
+        tokio::spawn(send(receiver, store.core().clone(), names, Arc::clone(&metrics)));
+        Self(Some(Queue { sender, clock: store.clock().clone(), metrics }))
     }
 
     /// Leaves an event, or drops it. `node`: whose client it is, or was.
     pub(crate) fn tell(&self, client_id: &ByteString, node: Option<Arc<str>>, event: impl FnOnce() -> Event) {
-        let Some(Queue { sender, metrics }) = &self.0 else { return };
+        let Some(Queue { sender, clock, metrics }) = &self.0 else { return };
         match sender.try_reserve() {
-            Ok(slot) => slot.send(Queued { at_ms: now_ms(), node, client_id: client_id.clone(), event: event() }),
+            Ok(slot) => {
+                let at_ms = clock.earliest_ms();
+                slot.send(Queued { at_ms, node, client_id: client_id.clone(), event: event() });
+            }
             Err(_) => metrics.events_dropped(1),
         }
     }
@@ -177,7 +180,7 @@ mod tests {
     async fn a_full_queue_drops_and_counts_and_makes_nobody_wait() {
         let metrics = Metrics::new();
         let (sender, mut receiver) = mpsc::channel(2);
-        let events = Events(Some(Queue { sender, metrics: Arc::clone(&metrics) }));
+        let events = Events(Some(Queue { sender, clock: ServerClock::default(), metrics: Arc::clone(&metrics) }));
         let client_id = ByteString::from_static("c");
         for _ in 0..5 {
             events.tell(&client_id, None, || Event::Unsubscribe { filters: vec!["a".to_owned()] });

@@ -14,13 +14,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
-use super::clock::now_ms;
 use super::handover::HandedOver;
 use super::mailbox::{Mailbox, Order};
 use super::retained::RetainedCursor;
@@ -29,7 +28,8 @@ use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::metrics::WillCause;
 use crate::store::{
-    LastWill, ProgressRecord, RetainedProgress, SessionRecord, StoredSubscription, Unavailable, WillState, WriteError,
+    LastWill, ProgressRecord, RetainedProgress, SERVERS_DIFFER_MS, ServerClock, SessionRecord, StoredSubscription,
+    Unavailable, WillState, WriteError,
 };
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -46,9 +46,6 @@ const CLAIMS: usize = 50;
 
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
-
-/// How far the clocks of sidecars and servers may differ, milliseconds.
-pub(super) const CLOCKS_DIFFER_MS: u64 = 60_000;
 
 /// What a connection holds of its session in JetStream.
 #[derive(Clone, Debug)]
@@ -99,18 +96,19 @@ struct Attempt {
     /// Somebody newer wants the client id. A record that is written is followed by the handover all the same: nobody else
     /// knows of the owner before.
     is_given_up: AtomicBool,
-    /// When the client came, milliseconds since the epoch, if that is longer ago: whoever came later keeps the client id.
-    came_ms: Option<u64>,
+    /// When the client came, if that is longer ago: whoever came later keeps the client id.
+    came: Option<Instant>,
     handed: HandedOver,
 }
 
 impl Attempt {
     /// Gives up when somebody who came later is connected elsewhere.
-    fn yield_to(&self, owner: Option<&SessionRecord>, node: &str) {
+    fn yield_to(&self, owner: Option<&SessionRecord>, node: &str, clock: &ServerClock) {
+        let came_ms = self.came.map(|came| clock.ago_ms(came.elapsed()));
         let is_newer = |record: &SessionRecord| {
             record.connected
                 && record.owner.as_deref() != Some(node)
-                && self.came_ms.is_some_and(|came_ms| record.since_ms > came_ms)
+                && came_ms.is_some_and(|came_ms| record.since_ms > came_ms)
         };
         if owner.is_some_and(is_newer) {
             self.is_given_up.store(true, Ordering::Relaxed);
@@ -144,7 +142,7 @@ impl Broker {
         connect: &Connect,
         peer: &Peer,
     ) -> Result<Attached, ReasonCode> {
-        let (parameters, came_ms) = (&negotiated.parameters, now_ms());
+        let (parameters, came) = (&negotiated.parameters, Instant::now());
         if self.client_key(&negotiated.client_id).is_none() {
             return Err(ReasonCode::ClientIdentifierNotValid);
         }
@@ -202,8 +200,8 @@ impl Broker {
                 Err(ReasonCode::ServerUnavailable)
             }
             Err(_) => {
-                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox), came_ms);
-                let (is_present, epoch, progress) = (false, now_ms(), Progress::default());
+                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox), came);
+                let (is_present, epoch, progress) = (false, self.store.clock().earliest_ms(), Progress::default());
                 let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
                 Ok(Attached { mailbox, is_present, epoch, progress, retained, filters, owned })
             }
@@ -229,7 +227,7 @@ impl Broker {
         connect: Connect,
         remote: SocketAddr,
         mailbox: Arc<Mailbox>,
-        came_ms: u64,
+        came: Instant,
     ) {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
@@ -237,7 +235,7 @@ impl Broker {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
-                let attempt = Attempt { came_ms: Some(came_ms), ..Attempt::default() };
+                let attempt = Attempt { came: Some(came), ..Attempt::default() };
                 let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &attempt).await;
                 let Ok(claim) = claimed else {
                     if attempt.epoch.load(Ordering::Relaxed) > 0 {
@@ -279,17 +277,20 @@ impl Broker {
         mailbox: &Mailbox,
         attempt: &Attempt,
     ) -> Result<Claim, Unavailable> {
-        let sessions = self.store.sessions();
+        let (sessions, clock) = (self.store.sessions(), self.store.clock());
+        if clock.now_ms().is_none() {
+            return Err(unavailable("the time of the server is not known"));
+        }
         for _ in 0..CLAIMS {
             let loaded = sessions.load(&negotiated.client_id).await?;
-            attempt.yield_to(loaded.record.as_ref(), node);
+            attempt.yield_to(loaded.record.as_ref(), node, self.store.clock());
             attempt.go_on()?;
             let old = match loaded.record {
                 // A record of the past is none.
                 Some(old) if old.connected && sessions.is_of_the_past(&old, loaded.sequence).await? => None,
                 old => old,
             };
-            let is_going_on = |old: &&SessionRecord| old.expiry_s > 0 && !old.has_expired(now_ms());
+            let is_going_on = |old: &&SessionRecord| old.expiry_s > 0 && !old.has_expired(clock.earliest_ms());
             let resumed = old.as_ref().filter(|_| !connect.clean_start).filter(is_going_on);
             let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
             attempt.epoch.store(record.epoch, Ordering::Relaxed);
@@ -317,8 +318,9 @@ impl Broker {
         is_resumed: bool,
     ) -> SessionRecord {
         // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten, or when
-        // what nats-server has is an older record than the last one.
-        let epoch = old.map_or(0, |old| old.epoch + 1).max(now_ms());
+        // what nats-server has is an older record than the last one. What is stored in it is looked for from its time on.
+        let now_ms = self.store.clock().earliest_ms();
+        let epoch = old.map_or(0, |old| old.epoch + 1).max(now_ms);
         let resumed = old.filter(|_| is_resumed);
         SessionRecord {
             client_id: negotiated.client_id.to_string(),
@@ -326,7 +328,7 @@ impl Broker {
             first_epoch: resumed.map_or(epoch, |old| old.first_epoch),
             owner: Some(node.to_owned()),
             connected: true,
-            since_ms: now_ms(),
+            since_ms: now_ms,
             protocol: records::protocol(connect.version).to_owned(),
             remote: Some(remote.to_string()),
             expiry_s: negotiated.parameters.session_expiry_s,
@@ -489,7 +491,7 @@ impl Broker {
                 Some(sequence) => sequence,
                 None => {
                     let since_ms = old.map_or(0, |old| old.disconnected_at_ms.unwrap_or(old.since_ms));
-                    let from_ms = since_ms.saturating_sub(CLOCKS_DIFFER_MS);
+                    let from_ms = since_ms.saturating_sub(SERVERS_DIFFER_MS);
                     self.store.streams().sequence_at(log.log.stream(), from_ms).await?.saturating_sub(1)
                 }
             };

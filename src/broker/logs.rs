@@ -462,7 +462,8 @@ impl Follower {
             tracing::error!(stream = stream.name, "too many streams; this one is not followed");
             return Ok(None);
         };
-        let from = if is_start { LogPosition::New } else { first_missed(store.streams(), stream).await? };
+        let now_ms = store.clock().earliest_ms();
+        let from = if is_start { LogPosition::New } else { first_missed(store.streams(), stream, now_ms).await? };
         let log = store.log_of(&stream.name, &wanted.prefix);
         let handle = Arc::new(LogHandle::new(number, wanted.key.clone(), wanted.owner, log));
         let sink = Arc::new(LogTail::new(Arc::clone(&self.router), Arc::clone(&handle)));
@@ -509,8 +510,8 @@ impl Follower {
 
 /// Where to begin with a stream that was found while clients were connected: a new one at its beginning, another one, which
 /// has got other subjects, a little before it was found.
-async fn first_missed(streams: &Streams, stream: &FoundStream) -> Result<LogPosition, Unavailable> {
-    let since_ms = super::now_ms().saturating_sub(FOUND_WITHIN_MS);
+async fn first_missed(streams: &Streams, stream: &FoundStream, now_ms: u64) -> Result<LogPosition, Unavailable> {
+    let since_ms = now_ms.saturating_sub(FOUND_WITHIN_MS);
     if stream.created_ms >= since_ms {
         return Ok(LogPosition::Sequence(1));
     }

@@ -66,7 +66,7 @@ impl Message {
             .as_ref()
     }
 
-    /// Remaining Message Expiry Interval in seconds at `now_ms`; `Err` when it is over [MQTT-3.3.2-5, -6].
+    /// Remaining Message Expiry Interval in seconds at `now_ms`, the server's time at the earliest; `Err` when it is over [MQTT-3.3.2-5, -6].
     pub(crate) fn expiry(&self, now_ms: u64) -> Result<Option<u32>, Expired> {
         let Some(interval_s) = self.properties.as_ref().and_then(|p| p.message_expiry_interval_s) else {
             return Ok(None);

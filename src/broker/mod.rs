@@ -64,7 +64,6 @@ use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names, Subject};
 
 pub(crate) use backlog::message_of_backlog;
-pub(crate) use clock::now_ms;
 use events::Events;
 pub(crate) use events::{
     Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
@@ -95,7 +94,7 @@ use logs::{Follower, Logs};
 use refused::RefusedConnects;
 use registry::Registry;
 use requests::Requests;
-use router::{LogTail, Router};
+use router::{LogTail, Reading, Router};
 use share::{Claimants, Shares};
 use sys::Sys;
 
@@ -236,7 +235,7 @@ impl Routing {
         closed: &ClosedTrees,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let (requests, arrived) = Requests::start(options.requests, store.core(), names, closed, metrics);
+        let (requests, arrived) = Requests::start(options.requests, store, names, closed, metrics);
         let logs = Arc::new(Logs::new(store.log().clone(), names));
         let ingest = options.ingests.then(|| {
             let (logs, requests, metrics) = (Arc::clone(&logs), Arc::clone(&requests), Arc::clone(metrics));
@@ -247,11 +246,12 @@ impl Routing {
             Arc::clone(store.retained().index()),
             closed.clone(),
             ingest.clone(),
-            options.nats_headers,
+            Reading { nats_headers: options.nats_headers, clock: store.clock().clone() },
             Arc::clone(&requests),
             Arc::clone(metrics),
         ));
-        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), Arc::clone(metrics));
+        let (clock, metrics) = (store.clock().clone(), Arc::clone(metrics));
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), clock, metrics);
         Self { requests, arrived, logs, ingest, router, sys }
     }
 }
@@ -305,7 +305,7 @@ impl Broker {
             requests: Arc::clone(&requests),
         });
         let records = store.sessions().follow(FollowFrom::Everything, claimants);
-        let start_events = || Events::start(store.core().clone(), names.clone(), Arc::clone(&metrics));
+        let start_events = || Events::start(&store, names.clone(), Arc::clone(&metrics));
         let events = if options.tells_events { start_events() } else { Events::off() };
         let broker = Arc::new(Self {
             sys,
@@ -456,7 +456,8 @@ impl Broker {
     pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
         let closed = self.router.closed();
         let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
-        cursor.page(index, |topic| closed.hides_topic_from_wildcard(topic), self.options.nats_headers, out)
+        let now_ms = self.store.clock().earliest_ms();
+        cursor.page(index, now_ms, |topic| closed.hides_topic_from_wildcard(topic), self.options.nats_headers, out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

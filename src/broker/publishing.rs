@@ -22,7 +22,6 @@ use mqtt_session::{MessageId, Once, Publication, Token};
 use proto_map::{HeaderError, Headers, Subject};
 
 use super::Broker;
-use super::clock::now_ms;
 use super::convert;
 use super::logs::LogHandle;
 use super::mailbox::{Mailbox, Wakes};
@@ -92,8 +91,8 @@ pub(crate) enum Wanted {
         subject: ByteString,
         /// Its sequence, if it is there, is above.
         above: u64,
-        /// It was received at this time or later, milliseconds since the epoch: in other logs that says where.
-        since_ms: u64,
+        /// The epoch in which it was received. It was not received before: in other logs that says where.
+        epoch: u64,
         /// Its `Nats-Msg-Id`.
         message_id: ByteString,
     },
@@ -197,7 +196,7 @@ impl Publishing {
             Err(refused) => return Err(Box::new((publication, refused))),
         };
         let maybe_above = publication.once.and_then(|once| once.maybe_above);
-        let (since_ms, began) = (now_ms(), Instant::now());
+        let (since_ms, began) = (self.broker.store.clock().latest_ms(), Instant::now());
         let job = Job { publication, route, retained_at: None, since_ms, began, stage: Stage::Log, maybe_above };
         self.begin(job, wakes);
         Ok(())
@@ -255,8 +254,7 @@ impl Publishing {
                 Some(above) => Wanted::Look {
                     subject: job.route.log.subject(&job.route.subject),
                     above,
-                    // An epoch is never ahead of the clock.
-                    since_ms: job.publication.once.map_or(0, |once| once.message.epoch),
+                    epoch: job.publication.once.map_or(0, |once| once.message.epoch),
                     log: Arc::clone(&job.route.log),
                     message_id: self.message_id(0, &job.publication).unwrap_or_default(),
                 },

@@ -14,7 +14,6 @@ use bytestring::ByteString;
 use proto_map::Envelope;
 use tokio::sync::oneshot;
 
-use super::clock::now_ms;
 use super::logs::LogHandle;
 use super::{Broker, convert};
 use crate::metrics::DropReason;
@@ -88,7 +87,8 @@ impl Broker {
             return None;
         }
         let mut envelope = convert::put_envelope(put);
-        let left_ms = put.message.as_ref().and_then(|m| m.expires_at_ms).map(|end| end.saturating_sub(now_ms()));
+        let now_ms = self.store.clock().earliest_ms();
+        let left_ms = put.message.as_ref().and_then(|m| m.expires_at_ms).map(|end| end.saturating_sub(now_ms));
         if left_ms == Some(0) {
             return None;
         }

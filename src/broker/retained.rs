@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 
-use super::clock::now_ms;
 use super::mailbox::Outgoing;
 use super::{Broker, RETRY, convert, records};
 use crate::store::{IndexState, RetainedEntry, RetainedIndex, RetainedProgress, StoredRetained, StoredSubscription};
@@ -69,11 +68,12 @@ impl RetainedCursor {
     pub(crate) fn page(
         &mut self,
         index: &RetainedIndex,
+        now_ms: u64,
         is_hidden: impl Fn(&TopicName) -> bool,
         nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
-        let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms());
+        let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms);
         let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
         for entry in &page {
             if leads_with_wildcard && is_hidden(&entry.topic) {
@@ -99,7 +99,7 @@ impl Broker {
     /// Whether there is something to be sent.
     pub(crate) fn has_retained(&self, cursor: &RetainedCursor) -> bool {
         let index = self.store.retained().index();
-        !index.page(&cursor.filter, None, cursor.seen, 1, now_ms()).is_empty()
+        !index.page(&cursor.filter, None, cursor.seen, 1, self.store.clock().earliest_ms()).is_empty()
     }
 
     /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has

@@ -17,7 +17,6 @@ use mqtt_session::{Cursors, Offer, log_of, position};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
-use super::clock::now_ms;
 use super::convert;
 use super::ingest::Ingest;
 use super::logs::{LogHandle, Logs};
@@ -26,7 +25,7 @@ use super::message::Message;
 use super::requests::Requests;
 use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
-use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex};
+use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex, ServerClock};
 
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +57,15 @@ enum Reach {
     Stored,
 }
 
+/// How messages of NATS are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    /// `Nats-*` headers become user properties.
+    pub(crate) nats_headers: bool,
+    /// The server's time.
+    pub(crate) clock: ServerClock,
+}
+
 /// Routes messages to the sessions of this sidecar.
 pub(crate) struct Router {
     /// Locked after the tails, which are locked in the order of their numbers, by whoever needs them to stand still.
@@ -65,7 +73,7 @@ pub(crate) struct Router {
     logs: Arc<Logs>,
     /// Copies core messages into the log for subscriptions above QoS 0.
     ingest: Option<Arc<Ingest>>,
-    nats_headers: bool,
+    reading: Reading,
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
     requests: Arc<Requests>,
@@ -107,12 +115,17 @@ impl Router {
         index: Arc<RetainedIndex>,
         closed: ClosedTrees,
         ingest: Option<Arc<Ingest>>,
-        nats_headers: bool,
+        reading: Reading,
         requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (subscriptions, core_wakes) = Default::default();
-        Self { subscriptions, logs, ingest, nats_headers, index, closed, requests, metrics, core_wakes }
+        Self { subscriptions, logs, ingest, reading, index, closed, requests, metrics, core_wakes }
+    }
+
+    /// The server's time.
+    pub(crate) const fn clock(&self) -> &ServerClock {
+        &self.reading.clock
     }
 
     /// The trees that devices cannot reach.
@@ -204,7 +217,7 @@ impl Router {
         if entries.is_empty() {
             return;
         }
-        let now_ms = now_ms();
+        let now_ms = self.reading.clock.earliest_ms();
         let mut dropped = 0;
         entries.targets(message, source, reach, |target| {
             let ids = target.subscription_ids;
@@ -273,7 +286,7 @@ impl Router {
         if log.is_attached() && convert::has_come_live(entry) {
             return None;
         }
-        convert::from_log(entry, log.carrier(), self.nats_headers)
+        convert::from_log(entry, log.carrier(), self.reading.nats_headers)
             .inspect_err(
                 |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
             )
@@ -285,7 +298,7 @@ impl Router {
         let mut wakes = Wakes::default();
         let mut tail = log.hold();
         let subscriptions = self.subscriptions.read();
-        let now_ms = now_ms();
+        let now_ms = self.reading.clock.earliest_ms();
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
             let Some(mut message) = self.message_of(log, &entry) else { continue };
@@ -305,7 +318,7 @@ impl Router {
 
     /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
     pub(super) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
-        let mut message = convert::from_core(core, now_ms(), self.nats_headers).ok()?;
+        let mut message = convert::from_core(core, self.reading.clock.latest_ms(), self.reading.nats_headers).ok()?;
         self.requests.make_answerable(core, &mut message);
         Some(message)
     }
@@ -357,7 +370,10 @@ impl CoreSink for Router {
             return;
         }
         let reach = self.reach_on_core(&core);
-        let Ok(mut message) = convert::from_core(&core, now_ms(), self.nats_headers) else { return };
+        let Ok(mut message) = convert::from_core(&core, self.reading.clock.latest_ms(), self.reading.nats_headers)
+        else {
+            return;
+        };
         let _held = message.retain.then(|| self.logs.first().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         self.index(&mut message);

@@ -4,11 +4,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::Broker;
-use super::lifecycle::CLOCKS_DIFFER_MS;
 use super::mailbox::{Mail, Mailbox, Wakes};
 use super::publishing::{Answer, Publishing, Wanted};
 use crate::metrics::DropReason;
-use crate::store::{Dropped, Permit};
+use crate::store::{Dropped, Permit, SERVERS_DIFFER_MS};
 
 /// How long publishes are followed when nobody waits for them. The store gives up on each before that.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,18 +42,16 @@ pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waitin
                 Done::Core(core.publish_wait(subject, reply, &copy.headers, copy.payload).await)
             }))
         }
-        Wanted::Look { log, subject, above, since_ms, message_id } => {
-            let streams = broker.store.streams().clone();
+        Wanted::Look { log, subject, above, epoch, message_id } => {
+            let (streams, clock) = (broker.store.streams().clone(), broker.store.clock().clone());
             Some(Box::pin(async move {
                 loop {
                     let find = async {
                         // Where it was received is known in the log that is always there.
-                        let above = match log.number {
-                            0 => above,
-                            _ => {
-                                streams.sequence_at(log.log.stream(), since_ms.saturating_sub(CLOCKS_DIFFER_MS)).await?
-                                    - 1
-                            }
+                        let above = match (log.number, begins_ms(epoch, clock.earliest_ms())) {
+                            (0, _) => above,
+                            (_, Some(ms)) => streams.sequence_at(log.log.stream(), ms).await?.saturating_sub(1),
+                            (_, None) => 0,
                         };
                         log.log.find(&subject, above, &message_id).await
                     };
@@ -68,6 +65,12 @@ pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waitin
             }))
         }
     }
+}
+
+/// When what was received in an epoch was stored, at the earliest, milliseconds since the epoch. An epoch is no later than the
+/// time at which it began, unless the one before was made by a clock that was ahead: such a one says nothing.
+fn begins_ms(epoch: u64, now_ms: u64) -> Option<u64> {
+    (epoch <= now_ms).then(|| epoch.saturating_sub(SERVERS_DIFFER_MS))
 }
 
 impl Publishing {
@@ -116,5 +119,18 @@ impl Publishing {
                 mailbox.notified().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_that_is_ahead_of_the_server_does_not_say_when_something_was_stored() {
+        assert_eq!(begins_ms(1_000_000, 1_000_000), Some(940_000));
+        assert_eq!(begins_ms(1_000_001, 1_000_000), None);
+        // The server's time is not known.
+        assert_eq!(begins_ms(1_000_000, 0), None);
     }
 }

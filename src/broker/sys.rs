@@ -13,14 +13,13 @@ use mqtt_codec::{TopicFilter, TopicName};
 use proto_map::{ClosedTrees, MapError};
 
 use super::Broker;
-use super::clock::now_ms;
 use super::logs::Logs;
 use super::mailbox::{SessionId, Wakes};
 use super::message::Message;
 use super::requests::Requests;
-use super::router::Router;
+use super::router::{Reading, Router};
 use crate::metrics::{Metrics, Totals};
-use crate::store::RetainedIndex;
+use crate::store::{RetainedIndex, ServerClock};
 
 /// How long JetStream may take to say how many messages the log has.
 const STORED_PATIENCE: Duration = Duration::from_secs(2);
@@ -42,9 +41,16 @@ pub(crate) struct Sys {
 
 impl Sys {
     /// Without topics yet.
-    pub(crate) fn new(logs: Arc<Logs>, closed: ClosedTrees, requests: Arc<Requests>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        logs: Arc<Logs>,
+        closed: ClosedTrees,
+        requests: Arc<Requests>,
+        clock: ServerClock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let index = Arc::new(RetainedIndex::new());
-        Self { router: Router::new(logs, Arc::clone(&index), closed, None, false, requests, metrics), index }
+        let reading = Reading { nats_headers: false, clock };
+        Self { router: Router::new(logs, Arc::clone(&index), closed, None, reading, requests, metrics), index }
     }
 
     /// Whether a filter is served from here: it is below `$SYS`, and the operator has not opened that part of NATS's own
@@ -154,7 +160,7 @@ impl Teller {
             let mut message = Message::new(topic, Bytes::from(payload.clone()), None);
             message.retain = true;
             message.retained_at = Some(self.sequence);
-            message.since_ms = now_ms();
+            message.since_ms = broker.store.clock().latest_ms();
             broker.sys.router.route_local(&mut message, NOBODY, &mut wakes);
             self.told.insert(name, payload);
         }

@@ -14,7 +14,6 @@ use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
 
 use super::Broker;
-use super::clock::now_ms;
 use super::mailbox::{Mailbox, Wakes};
 use super::publishing::Publishing;
 use super::records::{self, WILL_NUMBER};
@@ -130,7 +129,7 @@ impl Broker {
     ) -> Result<(SessionRecord, u64), WriteError> {
         let sessions = self.store.sessions();
         let client_id = ByteString::from(record.client_id.as_str());
-        let (epoch, ttl_s) = (record.epoch, Self::ttl(&record));
+        let (epoch, ttl_s) = (record.epoch, self.ttl(&record));
         if let Some(mut will) = record.will.take() {
             if will.state == WillState::Armed {
                 self.mark_firing(&mut will, &self.client_key(&client_id).unwrap_or_default(), epoch);
@@ -147,23 +146,24 @@ impl Broker {
         }
         record.last_wills.clear();
         record.owner = None;
-        sequence = sessions.put_record(&record, sequence, Self::ttl(&record)).await?;
+        sequence = sessions.put_record(&record, sequence, self.ttl(&record)).await?;
         Ok((record, sequence))
     }
 
     /// How long the progress of a session that is not connected stays, in seconds: longer than its record.
-    pub(crate) fn progress_ttl(record: &SessionRecord) -> Option<u32> {
+    pub(crate) fn progress_ttl(&self, record: &SessionRecord) -> Option<u32> {
         const LONGER_S: u32 = 5;
-        Self::ttl(record).map(|s| s.saturating_add(LONGER_S))
+        self.ttl(record).map(|s| s.saturating_add(LONGER_S))
     }
 
     /// How long the record of a session that is not connected stays, in seconds.
-    pub(crate) fn ttl(record: &SessionRecord) -> Option<u32> {
+    pub(crate) fn ttl(&self, record: &SessionRecord) -> Option<u32> {
         if record.connected {
             return None;
         }
-        let ended_ms = record.disconnected_at_ms.unwrap_or_else(now_ms);
-        let gone_s = u32::try_from(now_ms().saturating_sub(ended_ms) / 1000).unwrap_or(u32::MAX);
+        let now_ms = self.store.clock().earliest_ms();
+        let gone_ms = record.disconnected_at_ms.map_or(0, |ended_ms| now_ms.saturating_sub(ended_ms));
+        let gone_s = u32::try_from(gone_ms / 1000).unwrap_or(u32::MAX);
         // A record stays until its wills are published, which may be due at the end of the session only.
         let for_wills_s = if record.has_will() { WILL_PATIENCE_S } else { 0 };
         match record.expiry_s {

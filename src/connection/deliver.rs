@@ -7,7 +7,7 @@ use mqtt_session::{Input, RETAINED};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_LOW};
-use crate::broker::{Outgoing, now_ms};
+use crate::broker::Outgoing;
 use crate::metrics::DropReason;
 
 /// Messages that are taken out of the mailbox at once.
@@ -108,10 +108,15 @@ where
         }
     }
 
+    /// The server's time, at the earliest.
+    fn now_ms(&self) -> u64 {
+        self.broker.store().clock().earliest_ms()
+    }
+
     /// A message that has expired, or that the client cannot take, is passed over before it gets a packet id
     /// [MQTT-3.1.2-25], [MQTT-3.3.2-5].
     fn is_deliverable(&self, outgoing: &Outgoing) -> bool {
-        if outgoing.message.expiry(now_ms()).is_err() {
+        if outgoing.message.expiry(self.now_ms()).is_err() {
             self.broker.metrics.dropped(DropReason::Expired, 1);
             return false;
         }
@@ -149,8 +154,8 @@ where
 
     pub(super) fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
-        let (Some(frame), Ok(expiry_s)) = (message.frame(self.version, packet_id.is_some()), message.expiry(now_ms()))
-        else {
+        let frame = message.frame(self.version, packet_id.is_some());
+        let (Some(frame), Ok(expiry_s)) = (frame, message.expiry(self.now_ms())) else {
             return self.give_up(packet_id, DropReason::Expired);
         };
         let max = self.session.parameters().client_max_packet_size as usize;

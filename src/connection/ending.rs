@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::durable::Written;
 use super::io::Io;
 use super::{Connection, End, Eventual};
-use crate::broker::{Broker, Due, Mailbox, Owned, Share, due, now_ms, progress_record};
+use crate::broker::{Broker, Due, Mailbox, Owned, Share, due, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::{ProgressRecord, SessionRecord, WriteError};
@@ -206,9 +206,10 @@ impl LastWrite<'_> {
         owned.record.expiry_s = self.expiry_s;
         let mut record = owned.record();
         record.connected = false;
-        record.disconnected_at_ms = Some(now_ms());
+        let now_ms = self.broker.store().clock().now_ms();
+        record.disconnected_at_ms = now_ms;
         if self.expiry_s > 0 {
-            let ttl_s = Broker::progress_ttl(&record);
+            let ttl_s = self.broker.progress_ttl(&record);
             sessions.put_progress(&client_id, &self.progress, owned.sequence, ttl_s).await?;
         }
         let cause = will_cause(self.end);
@@ -219,17 +220,17 @@ impl LastWrite<'_> {
             }
             (Some(Due::InMs(ms)), _) => {
                 if let Some(will) = &mut record.will {
-                    will.due_at_ms = Some(now_ms() + ms);
+                    will.due_at_ms = now_ms.map(|now_ms| now_ms + ms);
                 }
                 // Whose timer it is: when we are gone, somebody else's.
-                owned.sequence = sessions.put_record(&record, owned.sequence, Broker::ttl(&record)).await?;
+                owned.sequence = sessions.put_record(&record, owned.sequence, self.broker.ttl(&record)).await?;
                 self.broker.put_in_order(client_id, record.epoch, ms, WillCause::ConnectionLost);
                 return Ok(());
             }
             _ if self.expiry_s > 0 => {
                 record.will = None;
                 record.owner = None;
-                owned.sequence = sessions.put_record(&record, owned.sequence, Broker::ttl(&record)).await?;
+                owned.sequence = sessions.put_record(&record, owned.sequence, self.broker.ttl(&record)).await?;
             }
             _ => {}
         }

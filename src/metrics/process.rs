@@ -16,6 +16,7 @@ pub(super) struct Process {
 }
 
 /// When this was first asked: [`super::Metrics::new`] does, at start.
+#[expect(clippy::disallowed_methods, reason = "it is compared with the clock of this machine")]
 pub(super) fn start_time_seconds() -> f64 {
     static START: OnceLock<f64> = OnceLock::new();
     *START.get_or_init(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))

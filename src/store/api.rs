@@ -2,6 +2,7 @@
 //!
 //! Only what is needed is sent and read. Consumers are made and pulled from here; what they deliver is `reader`'s.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use async_nats::client::Request;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::ack::ApiError;
 use super::connection::Link;
@@ -163,9 +165,13 @@ impl Api {
     /// Sends a request and reads the answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, verb: &str, body: impl Into<Bytes>) -> Result<T, ApiFailure> {
         let request = Request::new().payload(body.into()).timeout(Some(REQUEST_TIMEOUT));
+        let sent = Instant::now();
         let answer = self.request(format!("$JS.API.{verb}").into(), request).await?;
-        let failed: Failed = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
-        if let Some(error) = failed.error {
+        let head: Head<'_> = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
+        if let Some(stamp_ms) = head.ts.as_deref().and_then(super::time::rfc3339_ms) {
+            self.link.clock.observe(sent, stamp_ms);
+        }
+        if let Some(error) = head.error {
             self.link.errors.count(error.err_code);
             return Err(ApiFailure::Error(error));
         }
@@ -343,10 +349,14 @@ impl Api {
     }
 }
 
+/// What any answer may have.
 #[derive(Deserialize)]
-struct Failed {
+struct Head<'a> {
     #[serde(default)]
     error: Option<ApiError>,
+    /// When it was made.
+    #[serde(default, borrow)]
+    ts: Option<Cow<'a, str>>,
 }
 
 fn unreadable(error: serde_json::Error) -> ApiFailure {

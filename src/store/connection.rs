@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use super::api_errors::ApiErrors;
+use super::clock::ServerClock;
 use super::credentials::Authenticator;
 use super::error::OpenError;
 use super::options::NatsOptions;
@@ -53,6 +54,8 @@ pub(crate) struct Link {
     overflows: Arc<AtomicU64>,
     /// What JetStream answered.
     pub(crate) errors: ApiErrors,
+    /// The server's time, as its answers tell.
+    pub(crate) clock: ServerClock,
 }
 
 impl Link {
@@ -89,6 +92,8 @@ pub(crate) struct Connector {
     authenticator: Arc<Authenticator>,
     /// What JetStream answered on any connection.
     pub(crate) errors: ApiErrors,
+    /// The server's time, as the answers on any connection tell.
+    clock: ServerClock,
 }
 
 impl Connector {
@@ -111,7 +116,8 @@ impl Connector {
                 .map_err(|err| OpenError::Credentials { reason: format!("{}: {err}", file.display()) })?;
         }
         let (options, addresses) = (Arc::new(options), Arc::new(addresses));
-        Ok(Self { options, addresses, authenticator: Arc::new(authenticator), errors: ApiErrors::default() })
+        let (errors, clock) = (ApiErrors::default(), ServerClock::default());
+        Ok(Self { options, addresses, authenticator: Arc::new(authenticator), errors, clock })
     }
 
     /// The URLs without passwords, for messages.
@@ -196,7 +202,8 @@ impl Connector {
                     let mut wait = state.clone();
                     // The event travels through a task of its own; nobody may see a link that is not yet up.
                     let _ = tokio::time::timeout(Duration::from_secs(5), wait.wait_for(|s| s.connected)).await;
-                    return Ok(Link { client, state, violation, overflows, errors: self.errors.clone() });
+                    let (errors, clock) = (self.errors.clone(), self.clock.clone());
+                    return Ok(Link { client, state, violation, overflows, errors, clock });
                 }
                 Err(error) => error,
             };

@@ -3,7 +3,7 @@
 //! # Layout
 //! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
-//! - `streams`: which streams there are
+//! - `streams`: which streams there are; `clock`: the server's time
 //! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
@@ -22,6 +22,7 @@ mod api_errors;
 mod assets;
 mod backlog;
 mod bucket;
+mod clock;
 mod connection;
 mod core;
 mod credentials;
@@ -56,6 +57,7 @@ pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
 pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
 use self::bucket::Bucket;
+pub use self::clock::{SERVERS_DIFFER_MS, ServerClock};
 use self::connection::{Connector, Link, Role};
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
@@ -197,6 +199,11 @@ impl Store {
     /// Errors that JetStream has answered.
     pub fn api_errors(&self) -> &ApiErrors {
         &self.core_link.errors
+    }
+
+    /// The server's time.
+    pub fn clock(&self) -> &ServerClock {
+        &self.core_link.clock
     }
 
     /// Stores messages.

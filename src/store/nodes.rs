@@ -23,7 +23,6 @@ use super::api::Api;
 use super::bucket::Bucket;
 use super::error::Unavailable;
 use super::sessions::{RECORD_VERSION, instant};
-use super::time::now_ms;
 
 /// The leases of an account.
 #[derive(Clone, Debug)]
@@ -49,7 +48,7 @@ pub struct NodeInfo {
     pub node: String,
     /// Another one each time that it takes its lease.
     pub boot: String,
-    /// When it took its lease, milliseconds since the epoch.
+    /// When it took its lease, milliseconds since the epoch, by the server's clock.
     #[serde(rename = "since", with = "instant")]
     pub since_ms: u64,
     /// Where it listens for MQTT.
@@ -78,7 +77,8 @@ impl Nodes {
     pub async fn acquire(&self, node: &str, mqtt: Vec<String>) -> Result<Lease, Unavailable> {
         let subject = self.shared.names.node_lease(node).map_err(Unavailable::new)?;
         let boot = format!("{:016x}", rand::random::<u64>());
-        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms: now_ms(), mqtt };
+        let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
+        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms, mqtt };
         let value = serde_json::to_vec(&info).map_err(Unavailable::new)?;
         let keeper = Keeper::new(&self.shared, subject, value.into(), &info.boot);
         let Some(grip) = keeper.take(true).await? else {

@@ -25,7 +25,6 @@ use super::error::Unavailable;
 use super::head::Head;
 use super::headers;
 use super::reader::{Pace, Progress, Reader, Source};
-use super::time::now_ms;
 
 const BATCH_MAX: usize = 512;
 /// How often expired entries are removed; they are not shown before that.
@@ -187,7 +186,7 @@ impl Shared {
         if u64::try_from(self.index.len()).is_ok_and(|len| len <= head.messages) || known() <= head.messages {
             return;
         }
-        self.index.expire(now_ms());
+        self.index.expire(self.api.link.clock.earliest_ms());
         self.index.drop_before(head.first_seq);
         if self.index.state().applied == head.last_seq && known() > head.messages {
             tracing::warn!(stream = %self.stream, "retained messages were purged, reading all of them again");
@@ -241,7 +240,7 @@ impl Follower {
             let progress = tokio::select! {
                 progress = reader.next(&mut batch, BATCH_MAX) => progress,
                 _ = expire.tick() => {
-                    self.shared.index.expire(now_ms());
+                    self.shared.index.expire(self.shared.api.link.clock.earliest_ms());
                     continue;
                 }
                 () = self.shared.read_again.notified() => {

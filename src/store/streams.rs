@@ -53,6 +53,9 @@ struct Listed {
     created: String,
     #[serde(default)]
     state: StreamState,
+    /// When this was said.
+    #[serde(default)]
+    ts: String,
 }
 
 /// The streams of the account.
@@ -77,11 +80,15 @@ impl Streams {
         let mut found = Vec::new();
         loop {
             let request = json!({ "offset": found.len() }).to_string();
+            let sent = Instant::now();
             let page: Page = self.api.unless_lost(self.api.call("STREAM.LIST", request)).await?;
             if page.missing.is_some_and(|missing| !missing.is_empty()) {
                 return Ok(None);
             }
             let listed = page.streams.unwrap_or_default();
+            if let Some(stamp_ms) = listed.first().and_then(|listed| rfc3339_ms(&listed.ts)) {
+                self.api.link.clock.observe(sent, stamp_ms);
+            }
             let is_last = listed.is_empty();
             found.extend(listed.into_iter().filter_map(FoundStream::of));
             if is_last || found.len() >= page.total {

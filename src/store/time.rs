@@ -1,11 +1,4 @@
-//! Wall-clock time as the store needs it: milliseconds since the epoch.
-
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Now, milliseconds since the epoch.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+//! Times as nats-server writes them, and as milliseconds since the epoch. Whose clock they are of is said where they are.
 
 /// `2026-01-02T03:04:05.678Z`, as nats-server writes it, to milliseconds since the epoch.
 pub(crate) fn rfc3339_ms(text: &str) -> Option<u64> {

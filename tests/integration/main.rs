@@ -1,10 +1,11 @@
 //! All integration tests in one binary, so that it is linked once: the program as users run it, against a real
 //! nats-server, with foreign MQTT clients beside our own. Each module says what it proves.
 //!
-//! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, and python3 with paho-mqtt
-//! (`.tools/python` is looked at too).
+//! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, python3 with paho-mqtt, and
+//! libfaketime (`.tools/python` is looked at for both).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+#![allow(clippy::disallowed_methods, reason = "tests are on the machine of nats-server")]
 #![allow(clippy::print_stdout, reason = "the logs of the processes, when a test fails")]
 
 mod harness;
@@ -12,6 +13,7 @@ mod harness;
 mod attached;
 mod backlog;
 mod both_worlds;
+mod clocks;
 mod cluster;
 mod cluster_network;
 mod durable;

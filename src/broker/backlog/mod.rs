@@ -25,7 +25,6 @@ use tokio::sync::Semaphore;
 
 use self::horizon::Search;
 use self::owed::{Owed, is_consumed, is_read};
-use super::clock::now_ms;
 use super::message::Message;
 use super::{Broker, convert};
 use crate::metrics::DropReason;
@@ -254,7 +253,8 @@ impl Writer {
         if self.oldest.is_none_or(|(sequence, _)| sequence <= position || sequence < log.first) {
             self.oldest = backlog.log_time(position + 1).await?;
         }
-        let now_ms = now_ms();
+        // Too early costs a copy, too late a message.
+        let Some(now_ms) = broker.store.clock().now_ms() else { return Ok(None) };
         let Some((_, stored_ms)) = self.oldest else { return Ok(None) };
         if !horizon::is_due_by_age(max_age_ms, now_ms.saturating_sub(stored_ms)) {
             return Ok(None);
@@ -283,7 +283,7 @@ impl Writer {
         }
         // Copies of a log that was there before say nothing about this one.
         ends.retain(|_, end| end.log_sequence <= last);
-        let owed = Owed::of(&states, &ends, position, horizon);
+        let owed = Owed::of(&states, &ends, position, horizon, store.clock().certain_ms());
         drop((states, ends));
         let copies = match owed.from() {
             Some(from) => {
@@ -334,8 +334,9 @@ impl Look {
 
 /// Removes backlogs that nobody is owed any more. What fails here is found again.
 async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &HashMap<String, BacklogEnd>) {
+    let now_ms = broker.store.clock().certain_ms();
     let is_wanted = |client_id: &str, end: &BacklogEnd| match states.get(client_id) {
-        Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms()) => false,
+        Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms) => false,
         Some(state) => !is_consumed(state, end.log_sequence),
         None => false,
     };
@@ -384,7 +385,7 @@ fn live(broker: &Broker, entry: &LogEntry) -> Option<(Option<u32>, bool, Message
         return None;
     }
     let message = convert::from_log(entry, convert::STORED, false).ok()?;
-    match message.expiry(now_ms()) {
+    match message.expiry(broker.store.clock().earliest_ms()) {
         Ok(Some(0)) | Err(_) => None,
         Ok(ttl_s) => Some((ttl_s, closed.hides_topic_from_wildcard(&message.topic), message)),
     }

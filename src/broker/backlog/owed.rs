@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use mqtt_codec::{QoS, TopicFilter};
 
-use crate::broker::clock::now_ms;
 use crate::broker::message::Message;
 use crate::broker::subscriptions::Subscriptions;
 use crate::store::{BacklogEnd, ProgressRecord, SessionRecord, SessionState};
@@ -70,17 +69,18 @@ fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> b
 
 impl Owed {
     /// What of the log above `position`, up to and with `horizon`, is owed to whom. `ends`: how far each backlog reaches
-    /// already, where that may be above `position`.
+    /// already, where that may be above `position`. `now_ms`: what was to be over by then is over.
     pub(crate) fn of(
         states: &HashMap<String, SessionState>,
         ends: &HashMap<String, BacklogEnd>,
         position: u64,
         horizon: u64,
+        now_ms: u64,
     ) -> Self {
         let mut owed = Self::default();
         for (client_id, state) in states {
             // A session of which nothing is left after its connection is owed nothing later.
-            if state.record.expiry_s == 0 || state.record.has_expired(now_ms()) {
+            if state.record.expiry_s == 0 || state.record.has_expired(now_ms) {
                 continue;
             }
             let (cursor, mut in_flight) = progress(&state.record, state.progress.as_ref());
@@ -189,7 +189,7 @@ mod tests {
     fn owed(session: Session, position: u64, end: Option<u64>) -> (Option<u64>, Vec<u64>) {
         let states = HashMap::from([("c".to_owned(), session.0)]);
         let ends = end.map(|log_sequence| ("c".to_owned(), BacklogEnd { stream_sequence: 1, log_sequence }));
-        let owed = Owed::of(&states, &ends.into_iter().collect(), position, 8);
+        let owed = Owed::of(&states, &ends.into_iter().collect(), position, 8, 0);
         let mut message = Message::new(TopicName::new("a/b").unwrap(), Bytes::new(), None);
         message.qos = QoS::AtLeastOnce;
         message.publisher = Some("c".into());

@@ -10,9 +10,9 @@ use bytestring::ByteString;
 use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Question, Subject};
 
+use super::Requests;
 use super::pending::{Asker, Waiter};
-use super::{Requests, ends_s};
-use crate::broker::clock::now_ms;
+use crate::broker::clock::uptime_ms;
 use crate::broker::publishing::{CoreCopy, Publishing};
 use crate::metrics::RequestEvent;
 
@@ -43,7 +43,7 @@ impl Requests {
     fn ask(&self, asker: Asker, question: Question, subject: &Subject) -> Asked {
         let id: u64 = rand::random();
         let mut reply = format!("{}{id:016x}", self.inbox);
-        if let Some(token) = self.keys.read().seal.seal_question(&question, ends_s(self.options.timeout))
+        if let Some(token) = self.keys.read().seal.seal_question(&question, self.ends_s(self.options.timeout))
             && subject.as_str().len() + reply.len() + token.len() < SUBJECTS_MAX
         {
             reply.push('.');
@@ -56,7 +56,7 @@ impl Requests {
             payload: Bytes::new(),
         });
         let mut over = Vec::new();
-        self.pending.lock().add(id, question, asker, now_ms(), &mut over);
+        self.pending.lock().add(id, question, asker, uptime_ms(), &mut over);
         self.metrics.request(RequestEvent::Asked);
         self.end(over, RequestEvent::Evicted);
         Asked { reply: Some(reply.into()), echo }

@@ -34,11 +34,11 @@ use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError
 use tokio::sync::mpsc;
 
 use super::Broker;
-use super::clock::now_ms;
+use super::clock::uptime_ms;
 use super::message::Message;
 use super::publishing::Refused;
 use crate::metrics::{DropReason, Metrics, RequestEvent};
-use crate::store::{CoreMessage, CoreNats, ReplyKeys};
+use crate::store::{CoreMessage, ReplyKeys, ServerClock, Store};
 pub(crate) use answerable::{Answerable, OpenRequest};
 pub(crate) use answers::Arrived;
 use pending::{Over, Pending, Waiter};
@@ -105,6 +105,8 @@ pub(crate) struct Requests {
     answers: mpsc::Sender<Arrived>,
     /// Answers to what others asked, which may be gone.
     orphans: mpsc::Sender<CoreMessage>,
+    /// Tokens end by it, wherever they were made.
+    clock: ServerClock,
     metrics: Arc<Metrics>,
 }
 
@@ -120,11 +122,12 @@ impl Requests {
     /// Subscribes to our reply subjects. What arrives there is to be taken out of the other end.
     pub(super) fn start(
         options: RequestOptions,
-        core: &CoreNats,
+        store: &Store,
         names: &Names,
         closed: &ClosedTrees,
         metrics: &Arc<Metrics>,
     ) -> (Arc<Self>, Inlet) {
+        let core = store.core();
         let (answers, arrived) = mpsc::channel(ANSWERS_MAX);
         let (orphans, of_others) = mpsc::channel(ANSWERS_MAX);
         let answers_root = names.answers(&core.inbox_prefix());
@@ -140,6 +143,7 @@ impl Requests {
             inbox: format!("{answers_root}{}.", core.name()),
             answers_root,
             echo: Subject::new(core.echo_subject()).ok(),
+            clock: store.clock().clone(),
             pending: Mutex::new(Pending::new(options.max_pending, options.max_pending_per_client, timeout_ms)),
             answers,
             orphans,
@@ -170,7 +174,7 @@ impl Requests {
         {
             return None;
         }
-        let ends_s = ends_s(self.options.reply_ttl);
+        let ends_s = self.ends_s(self.options.reply_ttl);
         let token = self.keys.read().seal.seal(&Subject::new(reply.clone()).ok()?, ends_s);
         self.topics.of_token(&token)
     }
@@ -195,10 +199,16 @@ impl Requests {
         })
     }
 
+    /// When something ends that may take this long, rounded up.
+    fn ends_s(&self, after: Duration) -> u32 {
+        let after_s = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        seconds(self.clock.latest_ms()).saturating_add(u32::try_from(after_s).unwrap_or(u32::MAX))
+    }
+
     /// Opens a token with the key of now or the one before.
     fn open_with<T>(&self, open: impl Fn(&ReplyKey, u32) -> Result<T, ReplyError>) -> Result<T, ReplyError> {
         let keys = self.keys.read();
-        let now_s = now_s();
+        let now_s = seconds(self.clock.earliest_ms());
         match (open(&keys.seal, now_s), &keys.previous) {
             (Err(ReplyError::Forged), Some(previous)) => open(previous, now_s),
             (opened, _) => opened,
@@ -253,7 +263,7 @@ impl Requests {
     fn expire(&self) {
         let mut over = Vec::new();
         let mut pending = self.pending.lock();
-        let waiters = pending.expire(now_ms(), &mut over);
+        let waiters = pending.expire(uptime_ms(), &mut over);
         self.metrics.requests_pending(pending.len() as u64);
         drop(pending);
         for waiter in waiters {
@@ -326,14 +336,8 @@ fn tell(waiter: &Waiter, reason: ReasonCode) {
     waiter.mailbox.tell(waiter.token, Ok(reason));
 }
 
-fn now_s() -> u32 {
-    u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX)
-}
-
-/// When something ends that may take this long, rounded up.
-fn ends_s(after: Duration) -> u32 {
-    let after_s = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-    now_s().saturating_add(u32::try_from(after_s).unwrap_or(u32::MAX))
+fn seconds(ms: u64) -> u32 {
+    u32::try_from(ms / 1000).unwrap_or(u32::MAX)
 }
 
 /// Whether a message is meant for a stream, as its headers tell.

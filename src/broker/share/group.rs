@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, Hold, Left};
-use crate::broker::clock::now_ms;
+use crate::broker::clock::uptime_ms;
 use crate::broker::convert;
 use crate::broker::logs::LogHandle;
 use crate::broker::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
@@ -289,7 +289,7 @@ impl Group {
     /// Says of what members have had for `age_ms` that they have it still.
     pub(super) fn keep(&self, age_ms: u64) {
         let mut state = self.state.lock();
-        for (position, ack) in state.members.due(now_ms(), age_ms) {
+        for (position, ack) in state.members.due(uptime_ms(), age_ms) {
             state.answer(position, ack, ShareAnswer::Working);
         }
     }
@@ -313,11 +313,11 @@ impl Group {
     /// Gives messages of a log to members.
     pub(super) fn give(self: &Arc<Self>, log: &LogHandle, entries: &mut Vec<ShareEntry>) {
         let mut wakes = Wakes::default();
-        let now_ms = now_ms();
+        let now_ms = self.router.clock().earliest_ms();
         let mut state = self.state.lock();
         for ShareEntry { entry, ack, is_again } in entries.drain(..) {
             let place = SHARED | log.position(entry.sequence);
-            if state.members.renew(place, &ack, now_ms) {
+            if state.members.renew(place, &ack, uptime_ms()) {
                 continue;
             }
             let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
@@ -380,7 +380,7 @@ impl Group {
             // Nobody acknowledges what is sent at QoS 0.
             Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Done)),
             Some(id) => {
-                state.members.note(place, id, ack.clone(), now_ms);
+                state.members.note(place, id, ack.clone(), uptime_ms());
                 Offered::Given(None)
             }
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
@@ -404,7 +404,7 @@ impl Group {
         if !state.feeds.is_empty() && (convert::is_stored_copy(core) || !self.router.is_on_core_only(core)) {
             return;
         }
-        let now_ms = now_ms();
+        let now_ms = self.router.clock().earliest_ms();
         let message = self.router.message_of_core(core).filter(|message| self.is_for(message));
         let Some(message) = message else { return };
         let taken = state.members.pass(|member| !matches!(member.offer_qos0(&message, now_ms, wakes), Taken::Full));

@@ -30,7 +30,8 @@ impl Candidacy {
         let challenged = Arc::clone(&challenge);
         let task = tokio::spawn(async move {
             // For whoever looks at the bucket; nobody reads it.
-            let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(crate::store::time::now_ms()));
+            let since_ms = shared.bucket.api.link.clock.earliest_ms();
+            let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(since_ms));
             let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id());
             run(keeper, shared, tx, resigned, challenged).await;
         });

@@ -1,5 +1,6 @@
 //! nats-mqtt as a process, and what it says over HTTP.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -51,6 +52,16 @@ impl SidecarBuilder {
         self
     }
 
+    /// Its wall clock is off by this: `+3600s`.
+    pub(crate) fn clock(mut self, off: &str) -> Self {
+        let library = libfaketime();
+        for (key, value) in [("LD_PRELOAD", library.as_str()), ("FAKETIME", off), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")]
+        {
+            self.env.push((key.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
     /// Starts it without waiting for anything.
     pub(crate) fn launch(self) -> Sidecar {
         let mut sidecar = Sidecar {
@@ -71,6 +82,19 @@ impl SidecarBuilder {
         sidecar.ready().await;
         sidecar
     }
+}
+
+/// The library that a process with another clock is started with: of Python's package or of the system's.
+fn libfaketime() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let inherited = std::env::var_os("PYTHONPATH").unwrap_or_default();
+    let packages = std::env::split_paths(&inherited).chain([root.join(".tools/python")]);
+    let of_package = packages.map(|path| path.join("libfaketime/vendor/libfaketime/src/libfaketime.so.1"));
+    let of_system =
+        ["x86_64", "aarch64"].map(|cpu| format!("/usr/lib/{cpu}-linux-gnu/faketime/libfaketime.so.1").into());
+    let found = of_package.chain(of_system).find(|library: &PathBuf| library.exists());
+    let library = found.expect("libfaketime is needed for the integration tests: scripts/tools.sh python fetches it");
+    library.to_str().expect("a path in UTF-8").to_owned()
 }
 
 impl Sidecar {
