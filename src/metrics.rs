@@ -181,6 +181,7 @@ pub struct Metrics {
     disconnects_lost: AtomicU64,
     retained: AtomicI64,
     events_dropped: AtomicU64,
+    sessions_adopted: AtomicU64,
     wills: [AtomicU64; WillCause::TEXTS.len()],
     requests: [AtomicU64; RequestEvent::TEXTS.len()],
     requests_pending: AtomicI64,
@@ -213,6 +214,7 @@ impl Default for Metrics {
             disconnects_by_client: AtomicU64::new(0),
             disconnects_lost: AtomicU64::new(0),
             retained: AtomicI64::new(0),
+            sessions_adopted: AtomicU64::new(0),
             wills: Default::default(),
             requests: Default::default(),
             requests_pending: AtomicI64::new(0),
@@ -346,6 +348,11 @@ impl Metrics {
     /// Sets the number of retained messages.
     pub fn retained(&self, count: u64) {
         self.retained.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+    }
+
+    /// Counts a session of a sidecar that is gone, which was put in order here.
+    pub fn session_adopted(&self) {
+        self.sessions_adopted.fetch_add(1, Relaxed);
     }
 
     /// Counts a will that was published.

@@ -1,19 +1,23 @@
 //! Leases, and the sessions of sidecars that are gone. Each sidecar holds a lease; when one ends, the others find its
 //! sessions by their owner and put them in order: not connected any more, their wills published, their expiry running.
-//! All of them try, and compare-and-swap decides. Who starts looks for sessions whose owner is not there, so that the
+//! They divide them (`dividing`), wills first; a moment later each looks at what the others have left of their parts, and
+//! compare-and-swap decides. No more than [`ORDERING_MAX`] are under way, and no more are in memory than that. Who starts looks for sessions whose owner is not there, so that the
 //! last one to die leaves nothing to nobody.
 //!
 //! A sidecar that cannot refresh its lease ends its connections before the others adopt them, and comes back under
 //! another name.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use super::dividing;
 use super::mailbox::Order;
 use super::wills::{Due, due};
 use super::{Broker, Event, EventDisconnect};
@@ -22,6 +26,12 @@ use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavai
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Sessions that are put in order at the same time.
+pub(super) const ORDERING_MAX: usize = 64;
+
+/// How long the others have for their parts when we are through with ours: all parts are about as large.
+const NEXT_LOOK: Duration = Duration::from_secs(3);
 
 /// Nodes that may be gone and not yet looked after; more are found when one of them is.
 const GONE_QUEUE: usize = 1024;
@@ -104,29 +114,56 @@ impl Broker {
         drop((served, left));
     }
 
-    /// Puts the sessions in order whose owner is gone.
-    async fn adopt_all(self: &Arc<Self>) -> Result<usize, Unavailable> {
+    /// Reads the sessions and puts those in order whose owner is gone, as far as they are ours to do.
+    async fn adopt_all(self: &Arc<Self>, look: Look, done: &Arc<AtomicU64>) -> Result<(), Unavailable> {
+        // Without a lease we own nothing; the others see to it, and so do we when we have one again.
+        let Some(node) = self.node() else { return Ok(()) };
         if self.store.clock().now_ms().is_none() {
             return Err(Unavailable { reason: "the time of the server is not known".to_owned() });
         }
-        let alive: HashSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
-        let mut adopted = 0;
-        for (sequence, record) in self.store.sessions().all().await? {
-            if record.has_expired(self.store.clock().certain_ms()) && !record.has_will() {
-                // The server was to remove it, and has lost that. Should somebody come back to it now, they are faster.
-                let ended = self.store.sessions().end(&record.client_id, sequence).await;
-                tracing::info!(client_id = record.client_id, ?ended, "a session that had expired");
-            } else if record.owner.as_ref().is_some_and(|owner| !alive.contains(owner)) {
-                match self.adopt(record, sequence).await {
-                    Ok(()) => adopted += 1,
-                    // Another sidecar was faster, or the client came back.
-                    Err(WriteError::Fenced) => {}
-                    Err(WriteError::TooLarge) => tracing::error!(sequence, "a session's record is too large to adopt"),
-                    Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-                }
-            }
+        let alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
+        let mut pass = Pass { broker: self, node, alive, look, done, under_way: JoinSet::new() };
+        // Somebody waits for the wills.
+        if pass.scan(|kind| kind == Kind::Will).await? > 0 {
+            pass.scan(|kind| kind != Kind::Will).await?;
         }
-        Ok(adopted)
+        while pass.under_way.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Puts one session in order that nobody owns any more, and tries until it is done. True when we have done it.
+    async fn adopt_one(self: &Arc<Self>, mut record: SessionRecord, mut sequence: u64) -> bool {
+        let (client_id, epoch) = (record.client_id.clone(), record.epoch);
+        loop {
+            let reason = match self.adopt(record, sequence).await {
+                Ok(()) => return true,
+                // Another sidecar was faster, or the client came back.
+                Err(WriteError::Fenced) => return false,
+                Err(WriteError::TooLarge) => {
+                    tracing::error!(client_id, "a session's record is too large to adopt");
+                    return false;
+                }
+                Err(WriteError::Unavailable { reason }) => reason,
+            };
+            tracing::debug!(client_id, reason, "a session waits for JetStream to be put in order");
+            // A write that was not answered may have been done: then the session has us as its owner, and nobody else looks.
+            (record, sequence) = loop {
+                tokio::time::sleep(RETRY).await;
+                let Ok(loaded) = self.store.sessions().load(&client_id).await else { continue };
+                let is_same = |found: &SessionRecord| found.epoch == epoch;
+                match loaded.record.filter(is_same) {
+                    Some(found) => break (found, loaded.sequence),
+                    None => return false,
+                }
+            };
+        }
+    }
+
+    /// Ends a session that had ended: the server was to remove it, and has lost that.
+    async fn end_expired(&self, client_id: &str, sequence: u64) {
+        // Should somebody come back to it now, they are faster.
+        let ended = self.store.sessions().end(client_id, sequence).await;
+        tracing::info!(client_id, ?ended, "a session that had expired");
     }
 
     async fn is_of_the_past(&self, record: &SessionRecord, sequence: u64) -> Result<bool, WriteError> {
@@ -166,30 +203,170 @@ impl Broker {
         }
         let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
         let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(self.store.clock().earliest_ms()));
-        if has_more {
-            self.put_in_order(record.client_id, record.epoch, wait_ms, WillCause::NodeLost);
+        match wait_ms {
+            _ if !has_more => {}
+            // Whoever waits for us to be through waits for this as well.
+            0 => self.put_in_order_now(&record.client_id, record.epoch, WillCause::NodeLost).await,
+            _ => self.put_in_order(record.client_id, record.epoch, wait_ms, WillCause::NodeLost),
         }
         Ok(())
+    }
+}
+
+/// Why a session is to be looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Its owner is gone, and it has a will.
+    Will,
+    /// Its owner is gone.
+    Owner,
+    /// It has ended by its own words.
+    Expired,
+}
+
+/// Which part of the sessions is ours, in looks that follow one another. What is left of a part belongs to somebody who
+/// stands still, and compare-and-swap decides when that is not so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Our own part.
+    Own,
+    /// With that of those whose second we are.
+    Second,
+    /// Everything.
+    All,
+}
+
+impl Look {
+    const fn has(self, place: usize) -> bool {
+        match self {
+            Self::Own => place == 0,
+            Self::Second => place <= 1,
+            Self::All => true,
+        }
+    }
+
+    const fn next(self) -> Option<Self> {
+        match self {
+            Self::Own => Some(Self::Second),
+            Self::Second => Some(Self::All),
+            Self::All => None,
+        }
+    }
+}
+
+/// One look at all sessions.
+struct Pass<'a> {
+    broker: &'a Arc<Broker>,
+    node: Arc<str>,
+    alive: BTreeSet<String>,
+    look: Look,
+    /// Sessions that we have put in order.
+    done: &'a Arc<AtomicU64>,
+    /// Sessions that are being put in order. They go on should the pass be given up: a session that was begun with has us as
+    /// its owner.
+    under_way: JoinSet<()>,
+}
+
+impl Pass<'_> {
+    /// Sees to the sessions of some kinds. Returns how many there are of others.
+    async fn scan(&mut self, kinds: impl Fn(Kind) -> bool) -> Result<u64, Unavailable> {
+        let mut scan = self.broker.store.sessions().scan();
+        let mut others = 0;
+        loop {
+            let records = match scan.next().await {
+                Ok(Some(records)) => records,
+                Ok(None) => return Ok(others),
+                Err(error) => {
+                    self.under_way.detach_all();
+                    return Err(error);
+                }
+            };
+            for (sequence, record) in records {
+                match self.kind_of(&record).filter(|_| self.is_ours(&record.client_id)) {
+                    Some(kind) if kinds(kind) => self.begin(kind, record, sequence).await,
+                    Some(_) => others += 1,
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn kind_of(&self, record: &SessionRecord) -> Option<Kind> {
+        if record.has_expired(self.broker.store.clock().certain_ms()) && !record.has_will() {
+            return Some(Kind::Expired);
+        }
+        record.owner.as_ref().filter(|owner| !self.alive.contains(*owner))?;
+        Some(if record.has_will() { Kind::Will } else { Kind::Owner })
+    }
+
+    fn is_ours(&self, client_id: &str) -> bool {
+        let alive = self.alive.iter().map(String::as_str);
+        self.look.has(dividing::place(client_id, &self.node, alive))
+    }
+
+    /// Begins with one as soon as there is room.
+    async fn begin(&mut self, kind: Kind, record: SessionRecord, sequence: u64) {
+        let Ok(room) = Arc::clone(&self.broker.ordering).acquire_owned().await else { return };
+        let (broker, done) = (Arc::clone(self.broker), Arc::clone(self.done));
+        self.under_way.spawn(async move {
+            let _room = room;
+            if kind == Kind::Expired {
+                broker.end_expired(&record.client_id, sequence).await;
+            } else if broker.adopt_one(record, sequence).await {
+                broker.metrics.session_adopted();
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        while self.under_way.try_join_next().is_some() {}
     }
 }
 
 /// Looks after sessions whenever a node is gone.
 async fn look_after(broker: Weak<Broker>, mut gone: mpsc::Receiver<()>) {
     while gone.recv().await.is_some() {
-        while gone.try_recv().is_ok() {}
-        loop {
-            let Some(broker) = broker.upgrade() else { return };
-            match broker.adopt_all().await {
-                Ok(adopted) => {
+        let done = Arc::new(AtomicU64::new(0));
+        let mut next = Some(Look::Own);
+        while let Some(look) = next {
+            // Whoever is gone by now is found.
+            while gone.try_recv().is_ok() {}
+            let Some(strong) = broker.upgrade() else { return };
+            let looked = strong.adopt_all(look, &done).await;
+            drop(strong);
+            let pause = match looked {
+                Ok(()) => {
+                    let adopted = done.swap(0, Ordering::Relaxed);
                     if adopted > 0 {
-                        tracing::info!(adopted, "sessions of sidecars that are gone are in order");
+                        tracing::info!(adopted, ?look, "sessions of sidecars that are gone are in order");
                     }
-                    break;
+                    next = look.next();
+                    NEXT_LOOK
                 }
-                Err(error) => tracing::warn!(%error, "sessions of sidecars that are gone cannot be put in order yet"),
+                Err(error) => {
+                    tracing::warn!(%error, "sessions of sidecars that are gone cannot be put in order yet");
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                heard = gone.recv(), if next.is_some() => match heard {
+                    // Somebody else is gone: the parts are others now.
+                    Some(()) => next = Some(Look::Own),
+                    None => return,
+                },
             }
-            drop(broker);
-            tokio::time::sleep(RETRY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_end_with_one_at_everything() {
+        let looks: Vec<Look> = std::iter::successors(Some(Look::Own), |look| look.next()).collect();
+        assert_eq!(looks, [Look::Own, Look::Second, Look::All]);
+        let has = |place| looks.iter().map(|look| look.has(place)).collect::<Vec<_>>();
+        assert_eq!([has(0), has(1), has(2)], [vec![true; 3], vec![false, true, true], vec![false, false, true]]);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
 //! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one;
-//!   `handover`: from the sidecar that had it; `adoption`: leases, and the sessions of sidecars that are gone; `wills`
+//!   `handover`: from the sidecar that had it; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`; `wills`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -26,6 +26,7 @@ mod backlog;
 mod catch_up;
 mod clock;
 mod convert;
+mod dividing;
 mod events;
 mod handover;
 mod ingest;
@@ -81,7 +82,7 @@ pub(crate) use share::Share;
 pub(crate) use subscribing::Subscribed;
 pub(crate) use wills::{Due, due};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
@@ -172,6 +173,8 @@ pub struct Broker {
     shares: Arc<Shares>,
     registry: Registry,
     refused: RefusedConnects,
+    /// Room for sessions that are put in order.
+    ordering: Arc<Semaphore>,
     next_session: AtomicU64,
     _tail: Tail,
     _records: Following,
@@ -327,6 +330,7 @@ impl Broker {
             follower: Arc::clone(&follower),
             registry: Registry::default(),
             refused: RefusedConnects::default(),
+            ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
             next_session: AtomicU64::new(1),
             ingest,
             _tail: tail,

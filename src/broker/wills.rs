@@ -90,17 +90,21 @@ impl Broker {
         let broker = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(in_ms)).await;
-            loop {
-                match broker.try_put_in_order(&client_id, epoch, cause).await {
-                    // A new connection of the session was faster, and takes care of the rest.
-                    Ok(()) | Err(WriteError::Fenced) => return,
-                    Err(error) => {
-                        tracing::debug!(client_id, %error, "a session waits for JetStream to be put in order")
-                    }
-                }
-                tokio::time::sleep(RETRY).await;
-            }
+            let Ok(_room) = Arc::clone(&broker.ordering).acquire_owned().await else { return };
+            broker.put_in_order_now(&client_id, epoch, cause).await;
         });
+    }
+
+    /// The same now, for whoever has room for it.
+    pub(super) async fn put_in_order_now(self: &Arc<Self>, client_id: &str, epoch: u64, cause: WillCause) {
+        loop {
+            match self.try_put_in_order(client_id, epoch, cause).await {
+                // A new connection of the session was faster, and takes care of the rest.
+                Ok(()) | Err(WriteError::Fenced) => return,
+                Err(error) => tracing::debug!(client_id, %error, "a session waits for JetStream to be put in order"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     async fn try_put_in_order(

@@ -106,6 +106,8 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         "Events about clients that were not told",
         metrics.events_dropped.load(Relaxed),
     )?;
+    let adopted = metrics.sessions_adopted.load(Relaxed);
+    out.counter("mqtt_sessions_adopted", "Sessions of sidecars that are gone, put in order here", adopted)?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
     out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
     let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);

@@ -75,8 +75,8 @@ pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
-    RECORD_VERSION, ReceivedRecord, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsSink,
-    StoredRetained, StoredSubscription, StoredWill, WillState,
+    RECORD_VERSION, ReceivedRecord, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
+    SessionsSink, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
     Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,

@@ -25,7 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-pub use self::follower::{FollowFrom, Following, Gone, SessionsSink};
+pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink};
 pub(crate) use self::record::instant;
 pub use self::record::{
     InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord,
@@ -192,12 +192,10 @@ impl Sessions {
         self.shared.remove_rest(client_id, &subject, sequence).await
     }
 
-    /// Every session with the sequence of its record, as they were at some moment after the call or later.
-    ///
-    /// # Errors
-    /// When JetStream does not answer.
-    pub async fn all(&self) -> Result<Vec<(u64, SessionRecord)>, Unavailable> {
-        follower::all(&self.shared).await
+    /// Every session with the sequence of its record, as they are at some moment after the call or later.
+    #[must_use]
+    pub fn scan(&self) -> SessionsScan {
+        SessionsScan::new(Arc::clone(&self.shared))
     }
 
     /// Follows the records, until what this returns is dropped.

@@ -17,9 +17,10 @@ async fn off(nats: &NatsServer, name: &str, by: &str) -> Sidecar {
     SidecarBuilder::of(nats, name).clock(by).start().await
 }
 
-/// A sidecar starts, and has looked after the sessions of all that are gone: it has adopted one that is planted here.
+/// A sidecar starts while no other is there, and has looked after the sessions of all that are gone: it has adopted one that
+/// is planted here.
 async fn look_after(nats: &Nats, sidecar: &mut Sidecar, id: &str) {
-    sidecar.kill();
+    sidecar.stop().await;
     let planted = json!({ "version": 1, "client_id": id, "epoch": 1, "owner": "gone", "connected": true, "expiry_s": EXPIRY_S,
         "since": "2026-01-01T00:00:00.000Z", "protocol": "5.0", "subscriptions": [] });
     nats.publish(format!("$KV.MQTT_sessions.{id}"), planted.to_string().into()).await.unwrap();
@@ -42,14 +43,16 @@ fn from_now_s(time: &Value) -> f64 {
 async fn a_sidecar_whose_clock_is_an_hour_ahead_ends_nobody_s_session() {
     let server = NatsServer::start();
     let nats = server.client().await;
-    let right = Sidecar::start(&server, "right").await;
+    let mut right = Sidecar::start(&server, "right").await;
     let mut client = right.connect(Options::v5("away").durable(EXPIRY_S)).await;
     client.subscribe("away/#", 1).await;
     client.goodbye().await;
     right.v5("pub").await.publish(msg("away/x", "kept").qos(1)).await;
 
+    right.stop().await;
     let mut ahead = off(&server, "ahead", "+3600s").await;
     look_after(&nats, &mut ahead, "planted").await;
+    right.restart().await;
     for sidecar in [&right, &ahead] {
         let mut client = sidecar.connect(Options::v5("away").durable(EXPIRY_S)).await;
         assert!(client.is_resumed());
@@ -66,7 +69,7 @@ async fn what_a_sidecar_with_a_wrong_clock_writes_means_the_same_to_others() {
     let nats = server.client().await;
     let mut right = Sidecar::start(&server, "right").await;
     for (name, by) in OFF {
-        let wrong = off(&server, name, by).await;
+        let mut wrong = off(&server, name, by).await;
         let mut client = wrong.connect(Options::v5(name).durable(EXPIRY_S)).await;
         client.subscribe(&format!("{name}/#"), 1).await;
         let (_, connected) = record(&nats, name).await.unwrap();
@@ -83,6 +86,7 @@ async fn what_a_sidecar_with_a_wrong_clock_writes_means_the_same_to_others() {
         assert!(from_now_s(&connected["since"]).abs() < 30.0, "{name}: {connected}");
         assert!(from_now_s(&away["disconnected_at"]).abs() < 30.0, "{name}: {away}");
         // Somebody whose clock is right judges it.
+        wrong.stop().await;
         look_after(&nats, &mut right, &format!("planted-{name}")).await;
         assert!(right.connect(Options::v5(name).durable(EXPIRY_S)).await.is_resumed(), "{name}");
     }

@@ -10,6 +10,7 @@
 
 mod harness;
 
+mod adoption;
 mod attached;
 mod backlog;
 mod both_worlds;

@@ -2,7 +2,6 @@
 //!
 //! Progress is under keys of its own, which the server leaves out: it changes often, and nobody but the owner reads it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,19 +128,43 @@ impl Shared {
     }
 }
 
-pub(super) async fn all(shared: &Shared) -> Result<Vec<(u64, SessionRecord)>, Unavailable> {
-    let mut records = HashMap::new();
-    shared
-        .snapshot(|sequence, event| match event {
-            Event::Record(record) => {
-                records.insert(record.client_id.clone(), (sequence, record));
+/// Reads every record once, a batch at a time, so that no more of them are in memory than whoever reads them has in hand.
+pub struct SessionsScan {
+    shared: Arc<Shared>,
+    reader: Reader,
+    batch: Vec<LogEntry>,
+    is_over: bool,
+}
+
+impl SessionsScan {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let reader = shared.reader(true, 1);
+        Self { shared, reader, batch: Vec::with_capacity(BATCH_MAX), is_over: false }
+    }
+
+    /// The next records with their sequences, perhaps none; `None` when all were given. A record that is written meanwhile can
+    /// come again, with another sequence, and so can any when the connection is lost.
+    ///
+    /// # Errors
+    /// When JetStream does not answer. The next call goes on.
+    pub async fn next(&mut self) -> Result<Option<Vec<(u64, SessionRecord)>>, Unavailable> {
+        if self.is_over {
+            return Ok(None);
+        }
+        if self.reader.next(&mut self.batch, BATCH_MAX).await? == Progress::StreamMissing {
+            return Err(Unavailable::new("the stream is gone"));
+        }
+        self.is_over = self.reader.is_caught_up();
+        let shared = &self.shared;
+        let record = |entry: LogEntry| {
+            let sequence = entry.sequence;
+            match shared.event(entry)? {
+                Event::Record(record) => Some((sequence, record)),
+                Event::Gone(..) => None,
             }
-            Event::Gone(client_id, _) => {
-                records.remove(&client_id);
-            }
-        })
-        .await?;
-    Ok(records.into_values().collect())
+        };
+        Ok(Some(self.batch.drain(..).filter_map(record).collect()))
+    }
 }
 
 pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn super::SessionsSink>) {
