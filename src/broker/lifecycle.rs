@@ -28,8 +28,8 @@ use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::metrics::WillCause;
 use crate::store::{
-    LastWill, ProgressRecord, RetainedProgress, SERVERS_DIFFER_MS, ServerClock, SessionRecord, StoredSubscription,
-    Unavailable, WillState, WriteError,
+    LastWill, ProgressRecord, RECORD_VERSION, Rest, RetainedProgress, SERVERS_DIFFER_MS, ServerClock, SessionRecord,
+    StoredSubscription, Unavailable, WillState, WriteError,
 };
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -58,6 +58,8 @@ pub(crate) struct Owned {
     pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
     /// What its progress says of shared subscriptions, and they may not know.
     pub(crate) claims: Claims,
+    /// What a newer version has added to its progress.
+    pub(crate) progress_rest: Rest,
 }
 
 impl Owned {
@@ -96,6 +98,8 @@ struct Attempt {
     /// Somebody newer wants the client id. A record that is written is followed by the handover all the same: nobody else
     /// knows of the owner before.
     is_given_up: AtomicBool,
+    /// The session is one of a newer version.
+    is_too_new: AtomicBool,
     /// When the client came, if that is longer ago: whoever came later keeps the client id.
     came: Option<Instant>,
     handed: HandedOver,
@@ -194,7 +198,7 @@ impl Broker {
         };
         match claimed {
             Ok(claim) => Ok(self.enter(mailbox, claim)),
-            Err(error) if needs_record => {
+            Err(error) if needs_record || attempt.is_too_new.load(Ordering::Relaxed) => {
                 tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
                 self.pass_on(mailbox, &attempt.handed);
                 Err(ReasonCode::ServerUnavailable)
@@ -241,6 +245,9 @@ impl Broker {
                     if attempt.epoch.load(Ordering::Relaxed) > 0 {
                         broker.abandon(node, &mailbox.client_id, None);
                     }
+                    if attempt.is_too_new.load(Ordering::Relaxed) {
+                        return mailbox.order(Order::Close(ReasonCode::ImplementationSpecificError));
+                    }
                     if attempt.is_given_up.load(Ordering::Relaxed) {
                         return mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
                     }
@@ -285,6 +292,17 @@ impl Broker {
             let loaded = sessions.load(&negotiated.client_id).await?;
             attempt.yield_to(loaded.record.as_ref(), node, self.store.clock());
             attempt.go_on()?;
+            if let Some(version) = loaded.newer {
+                let client_id = &*negotiated.client_id;
+                tracing::error!(
+                    client_id,
+                    version,
+                    known = RECORD_VERSION,
+                    "the session was written by a newer version"
+                );
+                attempt.is_too_new.store(true, Ordering::Relaxed);
+                return Err(unavailable("the session was written by a newer version, and is left alone"));
+            }
             let old = match loaded.record {
                 // A record of the past is none.
                 Some(old) if old.connected && sessions.is_of_the_past(&old, loaded.sequence).await? => None,
@@ -337,6 +355,7 @@ impl Broker {
             will: records::stored_will(connect, self.tail_sequence()),
             last_wills: old.map(|old| self.last_wills(old, is_resumed)).unwrap_or_default(),
             handover_from: old.map(|old| Self::handover_from(old, node)).unwrap_or_default(),
+            rest: resumed.map(|old| old.rest.clone()).unwrap_or_default(),
             ..SessionRecord::default()
         }
     }
@@ -355,7 +374,7 @@ impl Broker {
             let key = self.client_key(&ByteString::from(old.client_id.as_str())).unwrap_or_default();
             self.mark_firing(&mut will, &key, old.epoch);
         }
-        wills.push(LastWill { epoch: old.epoch, will });
+        wills.push(LastWill { epoch: old.epoch, will, rest: Rest::new() });
         wills
     }
 
@@ -381,7 +400,8 @@ impl Broker {
                 subscriptions.insert(filter, stored);
             }
         }
-        let (mut claims, mut retained) = (Claims::default(), RetainedProgress::default());
+        let (mut claims, mut retained, mut progress_rest) =
+            (Claims::default(), RetainedProgress::default(), Rest::new());
         let progress = if is_present {
             let stored = match handed_over {
                 Some(progress) => Some(progress),
@@ -395,7 +415,7 @@ impl Broker {
             let progress = self.progress_of(stored.as_ref(), &subscriptions, old.as_ref()).await?;
             if let Some(stored) = stored {
                 claims = records::claims(&stored, &self.logs);
-                retained = stored.retained;
+                (retained, progress_rest) = (stored.retained, stored.rest);
             }
             for subscription in subscriptions.values_mut() {
                 subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
@@ -404,7 +424,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let mut owned = Owned { record, sequence, subscriptions, claims };
+        let mut owned = Owned { record, sequence, subscriptions, claims, progress_rest };
         if may_come_again {
             // Not behind what this connection saves: a new record shuts it out.
             match self.store.sessions().put_record(&owned.record(), sequence, None).await {

@@ -14,7 +14,8 @@ use super::logs::Logs;
 use super::router::NewSubscription;
 use super::share::NewShare;
 use crate::store::{
-    InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, StoredSubscription, StoredWill, WillState,
+    InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, Rest, StoredSubscription, StoredWill,
+    WillState,
 };
 
 /// The number of a will among the QoS 2 messages of its epoch: above all of them.
@@ -104,6 +105,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
         since: after.get(0).unwrap_or(0),
         since_in: logs.names_of(after),
         retained: None,
+        rest: Rest::new(),
     }
 }
 
@@ -126,6 +128,7 @@ pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
         since: after,
         since_in: std::collections::BTreeMap::new(),
         retained: None,
+        rest: Rest::new(),
     }
 }
 
@@ -187,6 +190,7 @@ pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<Stored
         state: WillState::Armed,
         due_at_ms: None,
         since: log_sequence,
+        rest: Rest::new(),
     })
 }
 

@@ -18,7 +18,7 @@ use super::mailbox::{Mailbox, Wakes};
 use super::publishing::Publishing;
 use super::records::{self, WILL_NUMBER};
 use crate::metrics::WillCause;
-use crate::store::{LastWill, SessionRecord, StoredWill, Unavailable, WillState, WriteError};
+use crate::store::{LastWill, Rest, SessionRecord, StoredWill, Unavailable, WillState, WriteError};
 
 /// How long to wait before a write is tried again that JetStream did not take.
 const RETRY: Duration = Duration::from_secs(1);
@@ -141,7 +141,7 @@ impl Broker {
                 sequence = sessions.put_record(&record, sequence, ttl_s).await?;
             }
             record.will = None;
-            record.last_wills.push(LastWill { epoch, will });
+            record.last_wills.push(LastWill { epoch, will, rest: Rest::new() });
         }
         for last in &record.last_wills {
             if !self.publish_will(&client_id, &last.will, last.epoch, cause).await {

@@ -68,6 +68,7 @@ where
             let mut progress =
                 crate::broker::progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs);
             progress.retained = self.retained.begin_save();
+            progress.rest.clone_from(&owned.progress_rest);
             self.unsaved_since = None;
             let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
             self.writing = Some(Box::pin(async move {

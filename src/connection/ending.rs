@@ -66,6 +66,7 @@ where
         let (_, progress) = self.session.progress();
         let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
             retained: self.retained.progress(),
+            rest: owned.progress_rest.clone(),
             ..progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs)
         });
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));

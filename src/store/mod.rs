@@ -75,7 +75,7 @@ pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
-    RECORD_VERSION, ReceivedRecord, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
+    RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
     SessionsSink, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{

@@ -21,14 +21,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use proto_map::Names;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink};
+use self::record::Versioned;
 pub(crate) use self::record::instant;
 pub use self::record::{
-    InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord,
+    InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest,
     RetainedProgress, SessionRecord, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::snapshot::SessionState;
@@ -70,6 +71,8 @@ pub struct Loaded {
     pub record: Option<SessionRecord>,
     /// What the next write has to expect: the sequence of the record, of a marker in its place, or 0.
     pub sequence: u64,
+    /// There is one, of this version, which is newer than ours: nobody here may write it.
+    pub newer: Option<u32>,
 }
 
 impl Sessions {
@@ -84,8 +87,12 @@ impl Sessions {
     /// When JetStream does not answer within some seconds, or the client id makes a key that is too long.
     pub async fn load(&self, client_id: &str) -> Result<Loaded, Unavailable> {
         let Some(last) = self.shared.last_record(client_id).await? else { return Ok(Loaded::default()) };
-        let record = last.value().and_then(|value| parsed(client_id, value));
-        Ok(Loaded { record, sequence: last.sequence })
+        let (sequence, value) = (last.sequence, last.value());
+        Ok(match value.map(|value| read(client_id, value)) {
+            Some(Stored::Known(record)) => Loaded { record: Some(record), sequence, newer: None },
+            Some(Stored::Newer(version)) => Loaded { record: None, sequence, newer: Some(version) },
+            Some(Stored::Unreadable) | None => Loaded { record: None, sequence, newer: None },
+        })
     }
 
     /// The progress of a client, from the leader.
@@ -95,7 +102,11 @@ impl Sessions {
     pub async fn load_progress(&self, client_id: &str) -> Result<Option<ProgressRecord>, Unavailable> {
         let subject = self.shared.names.session_progress(client_id).map_err(Unavailable::new)?;
         let last = self.shared.bucket.last(&subject).await?;
-        Ok(last.as_ref().and_then(Last::value).and_then(|value| parsed(client_id, value)))
+        match last.as_ref().and_then(Last::value).map(|value| read(client_id, value)) {
+            Some(Stored::Known(progress)) => Ok(Some(progress)),
+            Some(Stored::Newer(_)) => Err(Unavailable::new("its progress was written by a newer version")),
+            Some(Stored::Unreadable) | None => Ok(None),
+        }
     }
 
     /// Writes a record if what is there has the sequence `expected`, with a lifetime of `ttl_s` seconds; [`NEVER`] is none.
@@ -267,14 +278,43 @@ fn written<T: Serialize>(value: &T) -> Result<Bytes, WriteError> {
     Ok(json.into())
 }
 
-/// A value as it was stored; one that cannot be read is as good as none, and the next write replaces it.
-fn parsed<T: DeserializeOwned>(client_id: &str, json: &[u8]) -> Option<T> {
-    match serde_json::from_slice(json) {
-        Ok(value) => Some(value),
-        Err(error) => {
-            tracing::error!(client_id, %error, "what is stored of the session cannot be read and is ignored");
+/// A value as it was stored.
+enum Stored<T> {
+    Known(T),
+    /// A newer version wrote it, this one, and it is left as it is.
+    Newer(u32),
+    /// As good as none: the next write replaces it.
+    Unreadable,
+}
+
+fn read<T: DeserializeOwned + Versioned>(client_id: &str, json: &[u8]) -> Stored<T> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    match serde_json::from_slice::<T>(json) {
+        Ok(value) if value.version() > RECORD_VERSION => Stored::Newer(value.version()),
+        Ok(value) => Stored::Known(value),
+        // A newer version may have given a field another type.
+        Err(error) => match serde_json::from_slice::<Head>(json) {
+            Ok(Head { version }) if version > RECORD_VERSION => Stored::Newer(version),
+            _ => {
+                tracing::error!(client_id, %error, "what is stored of the session cannot be read and is ignored");
+                Stored::Unreadable
+            }
+        },
+    }
+}
+
+/// A value that is known here.
+fn parsed<T: DeserializeOwned + Versioned>(client_id: &str, json: &[u8]) -> Option<T> {
+    match read(client_id, json) {
+        Stored::Known(value) => Some(value),
+        Stored::Newer(version) => {
+            tracing::debug!(client_id, version, "what a newer version has stored is left alone");
             None
         }
+        Stored::Unreadable => None,
     }
 }
 

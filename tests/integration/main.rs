@@ -36,6 +36,7 @@ mod sessions;
 mod sessions_leases;
 mod sessions_past;
 mod sessions_takeover;
+mod sessions_versions;
 mod shared;
 mod shared_faults;
 mod shared_logs;

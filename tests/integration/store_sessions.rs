@@ -136,7 +136,7 @@ async fn only_the_owner_writes_a_session() {
     a.sessions().put_progress(id, &progress(1, 41), first, None).await.unwrap();
 
     let loaded = b.sessions().load(id).await.unwrap();
-    assert_eq!(loaded, Loaded { record: Some(record(id, 1)), sequence: first });
+    assert_eq!(loaded, Loaded { record: Some(record(id, 1)), sequence: first, newer: None });
     let second = b.sessions().put_record(&record(id, 2), first, None).await.unwrap();
 
     // The zombie knows only the first record.
@@ -248,7 +248,10 @@ async fn writes_whose_acknowledgement_is_lost_end_right() {
     eventually("the record arrives", async || near.sessions().load("x").await.unwrap().sequence > fence).await;
     relay.cut();
     let sequence = put.await.unwrap().unwrap();
-    assert_eq!(near.sessions().load("x").await.unwrap(), Loaded { record: Some(record("x", 2)), sequence });
+    assert_eq!(
+        near.sessions().load("x").await.unwrap(),
+        Loaded { record: Some(record("x", 2)), sequence, newer: None }
+    );
 
     // The same, and somebody takes over before we can look.
     relay.mute(true);
@@ -314,7 +317,7 @@ async fn a_server_that_is_killed_among_writes_loses_none_and_repeats_none() {
         nats.restart();
         for put in puts {
             let (id, fence) = put.await.unwrap();
-            let expected = Loaded { record: Some(record(&id, round)), sequence: fence };
+            let expected = Loaded { record: Some(record(&id, round)), sequence: fence, newer: None };
             assert_eq!(store.sessions().load(&id).await.unwrap(), expected, "{id} in round {round}");
         }
     }

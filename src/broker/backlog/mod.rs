@@ -336,6 +336,7 @@ impl Look {
 async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &HashMap<String, BacklogEnd>) {
     let now_ms = broker.store.clock().certain_ms();
     let is_wanted = |client_id: &str, end: &BacklogEnd| match states.get(client_id) {
+        Some(SessionState { record, .. }) if record.is_too_new() => true,
         Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms) => false,
         Some(state) => !is_consumed(state, end.log_sequence),
         None => false,

@@ -1,14 +1,27 @@
-//! What is stored of a session, as JSON that a person can read. Fields that a newer version adds are not an error here.
+//! What is stored of a session, as JSON that a person can read.
+//!
+//! **Invariant:** sidecars of several versions write the same records. A field that a newer one has added is kept by an older
+//! one that writes the record, wherever it was added ([`Rest`]). What an older one must not touch has a higher
+//! [`RECORD_VERSION`], and is left alone by it as it is.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Version of what is written here.
+/// Version of what is written here. A new field that older versions may overlook is not a new version.
 pub const RECORD_VERSION: u32 = 1;
 /// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
+
+/// Fields that are not known here, as they were read.
+pub type Rest = BTreeMap<String, serde_json::Value>;
+
+/// What is stored with a version.
+pub(super) trait Versioned {
+    /// [`RECORD_VERSION`] of whoever wrote it.
+    fn version(&self) -> u32;
+}
 
 /// A session: who has it, and what it is subscribed to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +64,21 @@ pub struct SessionRecord {
     /// Nodes that may have connections from before which nobody has asked for their progress yet; the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handover_from: Vec<String>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+impl Versioned for SessionRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Versioned for ProgressRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
 }
 
 impl SessionRecord {
@@ -60,6 +88,12 @@ impl SessionRecord {
     pub fn has_expired(&self, now_ms: u64) -> bool {
         let ended_ms = self.disconnected_at_ms.filter(|_| !self.connected && self.expiry_s != NEVER);
         ended_ms.is_some_and(|ms| ms.saturating_add(u64::from(self.expiry_s) * 1000) <= now_ms)
+    }
+
+    /// Whether a newer version wrote it, for itself.
+    #[must_use]
+    pub const fn is_too_new(&self) -> bool {
+        self.version > RECORD_VERSION
     }
 
     /// Whether a will of its is not published yet.
@@ -76,6 +110,9 @@ pub struct LastWill {
     pub epoch: u64,
     /// The will, being published.
     pub will: StoredWill,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
 }
 
 impl Default for SessionRecord {
@@ -96,6 +133,7 @@ impl Default for SessionRecord {
             will: None,
             last_wills: Vec::new(),
             handover_from: Vec::new(),
+            rest: Rest::new(),
         }
     }
 }
@@ -128,6 +166,9 @@ pub struct StoredSubscription {
     /// The retained messages that it is owed, until [`ProgressRecord`] says that it has got them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained: Option<StoredRetained>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
 }
 
 /// The retained messages that a SUBSCRIBE brings.
@@ -195,6 +236,9 @@ pub struct StoredWill {
     pub due_at_ms: Option<u64>,
     /// Where the log stood when the client connected: the will, once published, is above.
     pub since: u64,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
 }
 
 /// How far the publication of a will is.
@@ -233,6 +277,9 @@ pub struct ProgressRecord {
     pub in_flight: Vec<InFlightRecord>,
     /// QoS 2 messages from the client that are not released, in the order in which they came.
     pub received: Vec<ReceivedRecord>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
 }
 
 impl Default for ProgressRecord {
@@ -245,6 +292,7 @@ impl Default for ProgressRecord {
             retained: RetainedProgress::default(),
             in_flight: Vec::new(),
             received: Vec::new(),
+            rest: Rest::new(),
         }
     }
 }
@@ -370,6 +418,8 @@ mod maybe_base64_bytes {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn full() -> SessionRecord {
@@ -416,12 +466,26 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_adds_and_an_older_one_lacks_is_tolerated() {
+    fn what_a_newer_version_adds_survives_what_an_older_one_writes() {
         let mut json = serde_json::to_value(full()).unwrap();
-        json["colour"] = "blue".into();
+        json["colour"] = json!({ "hue": 3 });
         json["will"]["mood"] = 3.into();
-        json["version"] = 9.into();
-        assert_eq!(serde_json::from_value::<SessionRecord>(json).unwrap().version, 9);
+        json["will"]["state"]["firing"]["after"] = u64::MAX.into();
+        json["subscriptions"][0]["taste"] = json!(["sweet", null]);
+        json["last_wills"] = json!([{ "epoch": 6, "will": json["will"], "place": "here" }]);
+        let mut record: SessionRecord = serde_json::from_value(json.clone()).unwrap();
+        record.epoch += 1;
+        json["epoch"] = record.epoch.into();
+        assert_eq!(serde_json::to_value(&record).unwrap(), json);
+
+        let mut json = serde_json::to_value(ProgressRecord::default()).unwrap();
+        json["speed"] = 7.into();
+        let progress: ProgressRecord = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&progress).unwrap(), json);
+    }
+
+    #[test]
+    fn what_an_older_version_lacks_has_its_default() {
         let sparse: SessionRecord =
             serde_json::from_str(r#"{"client_id":"c","epoch":3,"disconnected_at":null}"#).unwrap();
         assert_eq!((sparse.epoch, sparse.disconnected_at_ms, sparse.will), (3, None, None));

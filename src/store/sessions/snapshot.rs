@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proto_map::SessionSubject;
 
-use super::{ProgressRecord, SessionRecord, Sessions, Shared, parsed};
+use super::{ProgressRecord, SessionRecord, Sessions, Shared, Stored, parsed, read};
 use crate::store::bucket::Content;
 use crate::store::entry::LogEntry;
 use crate::store::error::Unavailable;
@@ -16,7 +16,7 @@ const BATCH_MAX: usize = 512;
 /// A session and how far it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionState {
-    /// Its record.
+    /// Its record; without anything in it when it [is too new](SessionRecord::is_too_new).
     pub record: SessionRecord,
     /// Its progress, when it has saved any; perhaps that of the session before it, see [`SessionRecord::first_epoch`].
     pub progress: Option<ProgressRecord>,
@@ -79,9 +79,16 @@ impl Shared {
         // A key can come twice when it is written while it is read.
         match (subject, content) {
             (Some(SessionSubject::Record { client_id }), Content::Value(value)) => {
-                if let Some(record) = parsed(&client_id, &value) {
-                    records.insert(client_id, record);
-                }
+                match read(&client_id, &value) {
+                    Stored::Known(record) => records.insert(client_id, record),
+                    // That it is there is all that is known of it.
+                    Stored::Newer(version) => {
+                        let record =
+                            SessionRecord { version, client_id: client_id.clone(), ..SessionRecord::default() };
+                        records.insert(client_id, record)
+                    }
+                    Stored::Unreadable => None,
+                };
             }
             (Some(SessionSubject::Progress { client_id }), Content::Value(value)) => {
                 if let Some(record) = parsed(&client_id, &value) {

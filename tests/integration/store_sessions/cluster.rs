@@ -67,7 +67,7 @@ async fn three_replicas_agree_on_one_owner_through_the_loss_of_a_leader() {
             (Err(WriteError::Fenced), Ok(sequence)) => (3, sequence),
             other => panic!("{id}: {other:?}"),
         };
-        let expected = Loaded { record: Some(record(id, epoch)), sequence };
+        let expected = Loaded { record: Some(record(id, epoch)), sequence, newer: None };
         assert_eq!(b.sessions().load(id).await.unwrap(), expected);
         assert_eq!(b.sessions().put_progress(id, &progress(9, 9), *fence, None).await, Err(WriteError::Fenced));
         a.sessions().put_progress(id, &progress(epoch, 5), sequence, None).await.unwrap();
@@ -86,7 +86,7 @@ async fn three_replicas_agree_on_one_owner_through_the_loss_of_a_leader() {
                 break loaded;
             }
         };
-        assert_eq!(loaded, Loaded { record: Some(record(id, 10)), sequence: fence }, "{id}");
+        assert_eq!(loaded, Loaded { record: Some(record(id, 10)), sequence: fence, newer: None }, "{id}");
     }
 }
 
