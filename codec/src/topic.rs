@@ -130,7 +130,8 @@ impl TopicFilter {
     }
 
     /// More levels than this, the share name not counted.
-    pub(crate) fn levels_exceed(&self, limit: u16) -> bool {
+    #[must_use]
+    pub fn levels_exceed(&self, limit: u16) -> bool {
         levels_exceed(self.matching_part(), limit)
     }
 }

@@ -394,12 +394,7 @@ impl Broker {
             self.forget_backlog(&record.client_id);
         }
         self.publish_last_wills(&mut record, &mut sequence).await?;
-        let mut subscriptions = HashMap::new();
-        for stored in std::mem::take(&mut record.subscriptions) {
-            if let Ok(filter) = TopicFilter::new(stored.filter.as_str()) {
-                subscriptions.insert(filter, stored);
-            }
-        }
+        let mut subscriptions = self.still_granted(&record.client_id, std::mem::take(&mut record.subscriptions));
         let (mut claims, mut retained, mut progress_rest) =
             (Claims::default(), RetainedProgress::default(), Rest::new());
         let progress = if is_present {
@@ -434,6 +429,34 @@ impl Broker {
             }
         }
         Ok(Claim { owned, is_present, progress, retained })
+    }
+
+    /// The subscriptions of a session that it may have today. **Invariant:** what SUBSCRIBE refuses does not come by a session
+    /// that has it from before: not live, not from a log, the backlog or the retained messages.
+    fn still_granted(
+        &self,
+        client_id: &str,
+        stored: Vec<StoredSubscription>,
+    ) -> HashMap<TopicFilter, StoredSubscription> {
+        let mut granted = HashMap::with_capacity(stored.len());
+        for stored in stored {
+            let Ok(filter) = TopicFilter::new(stored.filter.as_str()) else { continue };
+            match self.judge(&filter) {
+                Ok(()) => {
+                    granted.insert(filter, stored);
+                }
+                Err(reason) => {
+                    let filter = filter.as_str().escape_debug().to_string();
+                    tracing::warn!(
+                        client_id,
+                        filter,
+                        ?reason,
+                        "a subscription of a session is refused today, and is gone"
+                    );
+                }
+            }
+        }
+        granted
     }
 
     /// Publishes the wills of connections before that are due, and writes that it is done.

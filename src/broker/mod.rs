@@ -359,6 +359,11 @@ impl Broker {
         self.lease.read().clone()
     }
 
+    /// Whether devices have nothing to do with a topic, as it is configured.
+    pub(crate) fn is_closed(&self, topic: &TopicName) -> bool {
+        self.router.closed().is_closed_topic(topic)
+    }
+
     /// A client id as a part of subjects. `None` when it is too long for one.
     pub(crate) fn client_key(&self, client_id: &ByteString) -> Option<ByteString> {
         self.names.client_key(client_id).ok()

@@ -119,15 +119,25 @@ impl Broker {
 
     fn check_filter(&self, filter: Result<TopicFilter, ByteString>) -> Result<TopicFilter, ReasonCode> {
         let filter = filter.map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        if filter.is_shared() && !Shares::takes(&filter) {
-            return Err(ReasonCode::TopicFilterInvalid);
-        }
-        let is_served = !filter.is_shared() && self.sys.serves(&filter);
-        if self.router.closed().filter_is_closed(&filter) && !is_served {
-            return Err(ReasonCode::NotAuthorized);
-        }
+        self.judge(&filter)?;
         // A copy: the filter of a packet keeps the whole read buffer alive.
         Ok(filter.to_owned_copy())
+    }
+
+    /// Whether a client may have a subscription: one that it asks for, and one that its session has from before, when the
+    /// configuration may have been another.
+    pub(super) fn judge(&self, filter: &TopicFilter) -> Result<(), ReasonCode> {
+        if filter.levels_exceed(self.options.max_topic_levels) || filter.is_shared() && !Shares::takes(filter) {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        if filter.is_shared() && !self.options.limits.shared_subscriptions {
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        let is_served = !filter.is_shared() && self.sys.serves(filter);
+        if self.router.closed().filter_is_closed(filter) && !is_served {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        Ok(())
     }
 
     fn order_of(&self, filters: &mut HashSet<TopicFilter>, filter: &TopicFilter) -> Result<u64, ReasonCode> {

@@ -172,6 +172,13 @@ where
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);
                     self.send(&mqtt_codec::Packet::PubRel(ack));
                 }
+                // It was open when the message was sent.
+                (Resend::Publish(_, packet_id, _), Some(outgoing))
+                    if self.broker.is_closed(&outgoing.message.topic) =>
+                {
+                    self.broker.metrics.dropped(crate::metrics::DropReason::NotAuthorized, 1);
+                    self.session.forget(packet_id);
+                }
                 (Resend::Publish(qos, packet_id, place), Some(outgoing)) => {
                     let outgoing = self.as_subscribed(outgoing, resend.retained().is_some(), is_shared(place));
                     self.repeat(qos, packet_id, &outgoing);

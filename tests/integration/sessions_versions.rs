@@ -1,11 +1,13 @@
-//! Records that another version has written.
+//! Records that another version has written, and sessions from when the configuration was another.
+
+use std::time::Duration;
 
 use async_nats::Client as Nats;
 use mqtt_codec::ReasonCode;
 use serde_json::{Value, json};
 
 use crate::harness::sessions::record;
-use crate::harness::{Client, Options, SidecarBuilder, World, eventually, msg, settle};
+use crate::harness::{Client, Ended, NatsServer, Options, SidecarBuilder, World, eventually, msg, settle};
 
 const LONG: u32 = 3600;
 
@@ -73,4 +75,38 @@ async fn a_session_of_a_newer_version_is_left_alone() {
     }
     assert!(world.a.log().contains("the session was written by a newer version"));
     assert_eq!([record(&nats, "readable").await, record(&nats, "changed").await], before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_does_not_bring_back_what_today_s_configuration_refuses() {
+    let server = NatsServer::start();
+    let nats = server.client().await;
+    let mut open = SidecarBuilder::of(&server, "open").set("OPEN_TREES", "$SRV").start().await;
+    let mut publisher = open.v5("pub").await;
+    for n in 1..=3 {
+        publisher.publish(msg(&format!("$SRV/config/{n}"), "retained").qos(1).retained()).await;
+    }
+    // It has got the first of three retained messages, and has not acknowledged it.
+    let options = || Options::v5("from before").durable(LONG).receive_maximum(1);
+    let mut client = open.connect(options()).await;
+    client.acknowledges = false;
+    client.subscribe("$SRV/config/#", 1).await;
+    client.subscribe("plain", 1).await;
+    assert!(client.receive_shown().await.starts_with("$SRV/config/1 retained qos1"));
+    client.reset();
+    away(&nats, "from before").await;
+    publisher.publish(msg("$SRV/config/4", "logged").qos(1)).await;
+    publisher.publish(msg("plain", "logged").qos(1)).await;
+    open.kill();
+
+    let closed = SidecarBuilder::of(&server, "closed").start().await;
+    let mut client = closed.connect(options()).await;
+    assert!(client.is_resumed());
+    assert_eq!(client.receive_shown().await, "plain logged qos1");
+    nats.publish("$SRV.config.5", "live".into()).await.unwrap();
+    settle(&nats).await;
+    closed.v5("pub").await.publish(msg("plain", "live").qos(1)).await;
+    assert_eq!(client.receive_shown().await, "plain live qos1");
+    assert_eq!(client.try_receive(Duration::from_millis(300)).await.map(|_| ()), Err(Ended::Silent));
+    assert_eq!(client.asks_for("$SRV/config/#", 1).await, ReasonCode::NotAuthorized);
 }
