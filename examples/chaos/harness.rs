@@ -1,7 +1,5 @@
 //! What of the harness of the integration tests is used here.
 
-#[path = "../../tests/integration/harness/cluster.rs"]
-pub(crate) mod cluster;
 #[path = "../../tests/integration/harness/connect.rs"]
 mod connect;
 #[path = "../../tests/integration/harness/message.rs"]
@@ -14,15 +12,18 @@ mod nats;
 mod ports;
 #[path = "../../tests/integration/harness/process.rs"]
 mod process;
+#[path = "../../tests/integration/harness/relay.rs"]
+mod relay;
 
 use std::time::Duration;
 
 pub(crate) use connect::Options;
 pub(crate) use message::{Message, msg, shown};
 pub(crate) use mqtt::{Client, Ended};
-pub(crate) use nats::{NatsServer, js_api};
+pub(crate) use nats::nats_server_program;
 pub(crate) use ports::free_port;
 pub(crate) use process::Process;
+pub(crate) use relay::Relay;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
