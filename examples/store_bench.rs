@@ -128,6 +128,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     payload: payload.clone(),
                     ttl_s: None,
                     expected_last: None,
+                    guard: None,
                     sink,
                     token,
                 };

@@ -332,6 +332,7 @@ impl Publishing {
             // JetStream knows no time to live below a second; what expires at once is not kept for long.
             ttl_s: expiry.filter(|_| !is_delete && has_ttl).map(|s| s.max(1)),
             expected_last: None,
+            guard: None,
             sink: Arc::clone(&self.mailbox) as Arc<dyn StoredSink>,
             token,
         })
@@ -529,6 +530,6 @@ fn reason_of(error: &PutError) -> ReasonCode {
         }
         PutError::Full { .. } | PutError::TooLarge => ReasonCode::QuotaExceeded,
         // It may be stored all the same, which no acknowledgement can say: the connection ends, and the client repeats it.
-        PutError::Unavailable => ReasonCode::ServerBusy,
+        PutError::Unavailable | PutError::Withdrawn => ReasonCode::ServerBusy,
     }
 }

@@ -174,6 +174,9 @@ pub enum PutError {
     /// No acknowledgement within `put_timeout`; the message may be stored all the same.
     #[error("JetStream did not acknowledge in time")]
     Unavailable,
+    /// Nobody wants it any more, so it was not sent again; what was sent before may be stored all the same.
+    #[error("the message is not wanted any more")]
+    Withdrawn,
     /// JetStream says no for another reason, an expected sequence that is not there for instance.
     #[error("JetStream refused the message: {text} (error {code})")]
     Rejected {

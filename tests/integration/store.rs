@@ -142,7 +142,8 @@ async fn submit_numbers(
         let permit = store.publisher().permit(payload.len()).await;
         let target = PutTarget::Log(log_subject("a.b"));
         let sink = sink.clone();
-        let put = Put { target, headers: Vec::new(), payload, ttl_s: None, expected_last: None, sink, token };
+        let put =
+            Put { target, headers: Vec::new(), payload, ttl_s: None, expected_last: None, guard: None, sink, token };
         store.publisher().submit(permit, put);
     }
 }

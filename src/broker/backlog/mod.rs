@@ -447,7 +447,8 @@ impl Copies {
         let permit = publisher.permit(bytes).await;
         let sink = Arc::clone(self) as Arc<dyn StoredSink>;
         let payload = entry.payload.clone();
-        publisher.submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, sink, token });
+        publisher
+            .submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, guard: None, sink, token });
         Ok(())
     }
 

@@ -252,7 +252,7 @@ impl Ingest {
         let (mut headers, ttl_s) = convert::ingested_headers(message.headers.as_ref())?;
         headers.extend(response_topic);
         let sink = Arc::new(Copied { metrics: Arc::clone(&self.metrics), _permit: place });
-        Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, sink, token: 0 })
+        Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, guard: None, sink, token: 0 })
     }
 
     /// Leads no more. What is not stored yet is kept until somebody has stored it.

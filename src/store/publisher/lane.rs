@@ -33,6 +33,8 @@ struct Slot<T> {
     // In the current round; `None` before, and again when it has to be repeated.
     sent_at: Option<Instant>,
     refused: bool,
+    // It was sent before this round.
+    is_repeat: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,13 @@ impl<T> Lane<T> {
 
     /// Appends an item; returns its number.
     pub(super) fn push(&mut self, item: T, now: Instant) -> u64 {
-        self.slots.push_back(Slot { item: Some(item), submitted_at: now, sent_at: None, refused: false });
+        self.slots.push_back(Slot {
+            item: Some(item),
+            submitted_at: now,
+            sent_at: None,
+            refused: false,
+            is_repeat: false,
+        });
         self.first + self.slots.len() as u64 - 1
     }
 
@@ -86,8 +94,8 @@ impl<T> Lane<T> {
         self.mode == Mode::Open
     }
 
-    /// The item that has to be sent now, if any; it counts as sent.
-    pub(super) fn next_to_send(&mut self, now: Instant) -> Option<(u64, &T)> {
+    /// The item that has to be sent now, if any, and whether it was sent before; it counts as sent.
+    pub(super) fn next_to_send(&mut self, now: Instant) -> Option<(u64, &T, bool)> {
         if self.mode == Mode::Draining && self.in_flight == 0 {
             self.mode = Mode::Probing { at: now + self.pause, number: None };
         }
@@ -109,7 +117,8 @@ impl<T> Lane<T> {
         if let Mode::Probing { number: probe, .. } = &mut self.mode {
             *probe = Some(number);
         }
-        slot.item.as_ref().map(|item| (number, item))
+        let is_repeat = std::mem::replace(&mut slot.is_repeat, true);
+        slot.item.as_ref().map(|item| (number, item, is_repeat))
     }
 
     /// The item could not be handed to the connection after all.
@@ -123,6 +132,14 @@ impl<T> Lane<T> {
                 *probe = None;
             }
         }
+    }
+
+    /// Takes out the item that was to be sent: it is not to be sent any more, and its place in the round is the next one's.
+    pub(super) fn withdraw(&mut self, number: u64) -> Option<T> {
+        self.unsend(number);
+        let item = self.slot(number)?.item.take();
+        self.trim();
+        item
     }
 
     /// The stream answered for an item, whatever the answer: the item is done.

@@ -4,7 +4,7 @@ use super::*;
 
 fn drain(lane: &mut Lane<u32>, now: Instant) -> Vec<u32> {
     let mut sent = Vec::new();
-    while let Some((_, item)) = lane.next_to_send(now) {
+    while let Some((_, item, _)) = lane.next_to_send(now) {
         sent.push(*item);
     }
     sent
@@ -123,9 +123,23 @@ fn a_probe_that_is_given_up_makes_room_for_the_next() {
 fn what_the_connection_did_not_take_is_sent_next() {
     let now = Instant::now();
     let mut lane = filled(2, now);
-    let (number, _) = lane.next_to_send(now).unwrap();
+    let (number, ..) = lane.next_to_send(now).unwrap();
     lane.unsend(number);
     assert_eq!(drain(&mut lane, now), [0, 1]);
+}
+
+#[test]
+fn what_is_withdrawn_before_a_repeat_leaves_its_turn_to_the_next() {
+    let now = Instant::now();
+    let mut lane = filled(3, now);
+    drain(&mut lane, now);
+    lane.restart(now);
+    let (number, _, is_repeat) = lane.next_to_send(now).unwrap();
+    assert!(is_repeat);
+    assert_eq!(lane.withdraw(number), Some(0));
+    assert_eq!(drain(&mut lane, now), [1], "alone, like the first");
+    lane.resolve(1);
+    assert_eq!(drain(&mut lane, now), [2]);
 }
 
 /// A stream that comes and goes, connections that break, answers that are lost: whatever happens, the first occurrences of
@@ -148,7 +162,7 @@ fn first_occurrences_stay_in_order_through_random_faults() {
                     next += 1;
                 }
                 4..=6 => {
-                    while let Some((number, item)) = lane.next_to_send(now) {
+                    while let Some((number, item, _)) = lane.next_to_send(now) {
                         wire.push_back((number, *item));
                     }
                 }

@@ -74,10 +74,21 @@ pub struct Put {
     pub ttl_s: Option<u32>,
     /// Store only if the last message of the subject has this sequence (`Nats-Expected-Last-Subject-Sequence`).
     pub expected_last: Option<u64>,
+    /// Asked before it is sent again; without one it is wanted until it is stored or has failed.
+    pub guard: Option<Arc<dyn PutGuard>>,
     /// Who is told.
     pub sink: Arc<dyn StoredSink>,
     /// What the sink calls it.
     pub token: u64,
+}
+
+/// Says whether a message that is not acknowledged is wanted still: who published it may have ended, and may have
+/// published something newer elsewhere.
+///
+/// **Invariant:** a message that is not wanted is not sent again. What was sent before may be stored all the same.
+pub trait PutGuard: Send + Sync {
+    /// Whether the message is to be sent again. Called under the publisher's lock: must not block, and call nothing of it.
+    fn is_wanted(&self) -> bool;
 }
 
 /// A message is in the stream.
@@ -109,6 +120,7 @@ struct Pending {
     subject: Subject,
     headers: Headers,
     payload: Bytes,
+    guard: Option<Arc<dyn PutGuard>>,
     sink: Arc<dyn StoredSink>,
     token: u64,
     _permit: Permit,
@@ -220,7 +232,7 @@ impl Publisher {
     ) -> oneshot::Receiver<Result<Stored, PutError>> {
         let (tx, rx) = oneshot::channel();
         let sink = Arc::new(OneSink(Mutex::new(Some(tx))));
-        self.submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, sink, token: 0 });
+        self.submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, guard: None, sink, token: 0 });
         rx
     }
 }
@@ -246,7 +258,7 @@ impl StreamLane {
 
 impl Shared {
     fn submit(&self, permit: Permit, put: Put) {
-        let Put { target, mut headers, mut payload, ttl_s, expected_last, sink, token } = put;
+        let Put { target, mut headers, mut payload, ttl_s, expected_last, guard, sink, token } = put;
         let (stream, subject) = match target {
             PutTarget::Log(subject) => (Err(LANE_LOG), subject),
             PutTarget::Retained { subject, delete } => {
@@ -273,7 +285,7 @@ impl Shared {
             }
         };
         let subject = headers::subject(subject);
-        let pending = Pending { subject, headers, payload, sink, token, _permit: permit };
+        let pending = Pending { subject, headers, payload, guard, sink, token, _permit: permit };
         let now = Instant::now();
         let mut state = self.state.lock();
         let lane = match stream {
@@ -296,7 +308,14 @@ impl Shared {
         let lane_number = lane;
         let Some(StreamLane { lane, .. }) = lanes.get_mut(lane_number) else { return false };
         let mut attention = false;
-        while let Some((number, pending)) = lane.next_to_send(now) {
+        while let Some((number, pending, is_repeat)) = lane.next_to_send(now) {
+            if is_repeat && pending.guard.as_ref().is_some_and(|guard| !guard.is_wanted()) {
+                if let Some(Pending { sink, token, .. }) = lane.withdraw(number) {
+                    completions.push_back(Completion { sink, token, result: Err(PutError::Withdrawn) });
+                }
+                attention = true;
+                continue;
+            }
             let map = match ready.take() {
                 Some((ready_number, map)) if ready_number == number => Ok(map),
                 _ => headers::outgoing(&pending.headers),

@@ -33,6 +33,7 @@ async fn five_thousand_retained_messages_are_all_there_after_restarts_of_server_
                 payload,
                 ttl_s: None,
                 expected_last: None,
+                guard: None,
                 sink: acks.clone(),
                 token,
             };
@@ -204,8 +205,16 @@ async fn an_index_that_comes_amid_writes_and_restarts_ends_like_the_bucket() {
         }
         let permit = writer.publisher().permit(10).await;
         let payload = token.to_string().into();
-        let put =
-            Put { target, headers: Vec::new(), payload, ttl_s: None, expected_last: None, sink: acks.clone(), token };
+        let put = Put {
+            target,
+            headers: Vec::new(),
+            payload,
+            ttl_s: None,
+            expected_last: None,
+            guard: None,
+            sink: acks.clone(),
+            token,
+        };
         writer.publisher().submit(permit, put);
         match token {
             3_000 | 9_000 | 15_000 => others.push(open(&server).await),
