@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use async_nats::client::Request;
 use async_nats::{Message, RequestErrorKind, Subject};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,8 @@ use tokio::time::Instant;
 use super::ack::ApiError;
 use super::connection::Link;
 use super::error::Unavailable;
+use super::horizon::{Horizons, Verdict};
+use super::time::rfc3339_ms;
 
 /// How long an answer may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +47,9 @@ pub(crate) enum ApiFailure {
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
+    /// Who has answered knows less of the stream than we have read or written: a leader of before, or one that is not ready.
+    #[error("the leader of the stream is behind")]
+    Behind,
     /// The connection cannot send it, or the answer is not what we know.
     #[error("{0}")]
     Other(String),
@@ -53,7 +60,7 @@ impl ApiFailure {
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::Error(error) => error.err_code,
-            Self::NoResponders | Self::TimedOut | Self::Other(_) => 0,
+            Self::NoResponders | Self::TimedOut | Self::Behind | Self::Other(_) => 0,
         }
     }
 }
@@ -68,6 +75,8 @@ impl From<ApiFailure> for Unavailable {
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) link: Link,
+    /// What is known of streams, on any connection.
+    pub(crate) horizons: Horizons,
 }
 
 /// Part of an answer to STREAM.INFO and STREAM.CREATE.
@@ -161,6 +170,23 @@ pub(crate) struct StoredMessageBody {
     pub(crate) time: String,
 }
 
+impl StoredMessageBody {
+    /// Its headers.
+    pub(crate) fn headers(&self) -> Result<proto_map::Headers, Unavailable> {
+        Ok(super::headers::from_block(&decode(self.hdrs.as_deref())?))
+    }
+
+    /// Its payload.
+    pub(crate) fn payload(&self) -> Result<Bytes, Unavailable> {
+        Ok(decode(self.data.as_deref())?.into())
+    }
+}
+
+fn decode(text: Option<&str>) -> Result<Vec<u8>, Unavailable> {
+    let decoded = BASE64.decode(text.unwrap_or_default());
+    decoded.map_err(|_| Unavailable::new("an answer of JetStream cannot be read"))
+}
+
 impl Api {
     /// Sends a request and reads the answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, verb: &str, body: impl Into<Bytes>) -> Result<T, ApiFailure> {
@@ -207,19 +233,35 @@ impl Api {
         }
     }
 
-    /// State and configuration of a stream, from its leader.
+    /// State and configuration of a stream, from a leader that knows as much as we have read and written.
     pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiFailure> {
-        self.call(&format!("STREAM.INFO.{stream}"), Bytes::new()).await
+        let highest = self.horizons.of(stream).highest();
+        let info: StreamInfo = self.call(&format!("STREAM.INFO.{stream}"), Bytes::new()).await?;
+        self.believe(stream, &info.created, info.state.last_seq, highest)?;
+        Ok(info)
     }
 
-    /// State of a stream, from its leader.
+    /// State of a stream, likewise.
     pub(crate) async fn stream_state(&self, stream: &str) -> Result<StreamState, ApiFailure> {
         #[derive(Deserialize)]
         struct Info {
+            #[serde(default)]
+            created: String,
             state: StreamState,
         }
+        let highest = self.horizons.of(stream).highest();
         let info: Info = self.call(&format!("STREAM.INFO.{stream}"), Bytes::new()).await?;
+        self.believe(stream, &info.created, info.state.last_seq, highest)?;
         Ok(info.state)
+    }
+
+    /// Whether an answer that says so of a stream knows as much as we did when we asked.
+    pub(crate) fn believe(&self, stream: &str, created: &str, last: u64, highest: u64) -> Result<(), ApiFailure> {
+        let created_ms = rfc3339_ms(created).unwrap_or(0);
+        match self.horizons.of(stream).judge(created_ms, last, highest, Instant::now()) {
+            Verdict::Knows | Verdict::Another | Verdict::Cut => Ok(()),
+            Verdict::Behind => Err(ApiFailure::Behind),
+        }
     }
 
     /// Creates a consumer that goes away by itself: pull, no acknowledgements, one replica in memory.
@@ -309,7 +351,8 @@ impl Api {
         sequence: u64,
         subject: &str,
     ) -> Result<Option<StoredMessageBody>, ApiFailure> {
-        self.message(stream, &json!({ "seq": sequence, "next_by_subj": subject })).await
+        self.known_message(stream, sequence.saturating_sub(1), &json!({ "seq": sequence, "next_by_subj": subject }))
+            .await
     }
 
     /// The last message of a subject, from the leader; `None` when there is none.
@@ -327,13 +370,35 @@ impl Api {
         stream: &str,
         sequence: u64,
     ) -> Result<Option<StoredMessageBody>, ApiFailure> {
-        self.message(stream, &json!({ "seq": sequence })).await
+        self.known_message(stream, sequence, &json!({ "seq": sequence })).await
     }
 
     /// Removes the messages of a subject up to and including a sequence.
     pub(crate) async fn purge(&self, stream: &str, subject: &str, through: u64) -> Result<(), ApiFailure> {
         let body = json!({ "filter": subject, "seq": through.saturating_add(1) }).to_string();
         self.call::<IgnoredAny>(&format!("STREAM.PURGE.{stream}"), body).await.map(|_| ())
+    }
+
+    /// A message. That there is none is believed only of a leader that knows as much as we do, and `exists`, a sequence that
+    /// somebody has seen.
+    async fn known_message(
+        &self,
+        stream: &str,
+        exists: u64,
+        request: &serde_json::Value,
+    ) -> Result<Option<StoredMessageBody>, ApiFailure> {
+        let found = self.message(stream, request).await?;
+        let horizon = self.horizons.of(stream);
+        if let Some(stored) = &found {
+            horizon.note(stored.seq);
+            return Ok(found);
+        }
+        let state = self.stream_state(stream).await?;
+        if !horizon.is_absence_believed(exists, state.last_seq, Instant::now()) {
+            return Err(ApiFailure::Behind);
+        }
+        // Who said so before may have been another one.
+        self.message(stream, request).await
     }
 
     async fn message(
@@ -346,6 +411,16 @@ impl Api {
             Err(ApiFailure::Error(error)) if error.code == 404 && error.err_code != STREAM_NOT_FOUND => Ok(None),
             Err(failure) => Err(failure),
         }
+    }
+}
+
+/// Reads the answer to STREAM.MSG.GET; `None` when there is no such message.
+pub(crate) fn stored_message(answer: &[u8]) -> Result<Option<StoredMessageBody>, ApiFailure> {
+    let head: Head<'_> = serde_json::from_slice(answer).map_err(unreadable)?;
+    match head.error {
+        Some(error) if error.code == 404 && error.err_code != STREAM_NOT_FOUND => Ok(None),
+        Some(error) => Err(ApiFailure::Error(error)),
+        None => Ok(Some(serde_json::from_slice::<StoredMessage>(answer).map_err(unreadable)?.message)),
     }
 }
 

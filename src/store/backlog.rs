@@ -157,8 +157,10 @@ impl Backlog {
     /// # Errors
     /// When JetStream does not answer.
     pub async fn log_info(&self) -> Result<LogInfo, Unavailable> {
-        let info: RawInfo =
-            self.shared.readers.call(&format!("STREAM.INFO.{}", self.shared.names.log_stream()), "").await?;
+        let (api, stream) = (&self.shared.readers, self.shared.names.log_stream());
+        let highest = api.horizons.of(&stream).highest();
+        let info: RawInfo = api.call(&format!("STREAM.INFO.{stream}"), "").await?;
+        api.believe(&stream, &info.created, info.state.last_seq, highest)?;
         let limit = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
         Ok(LogInfo {
             created: info.created,

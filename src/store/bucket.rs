@@ -10,8 +10,6 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::client::Request;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use bytestring::ByteString;
 use proto_map::StreamSpec;
@@ -22,7 +20,8 @@ use super::ack::{ApiError, parse_pub_ack};
 use super::api::{Api, ApiFailure, STREAM_NOT_FOUND, StoredMessageBody};
 use super::assets::Assets;
 use super::error::{PutError, Unavailable, WriteError};
-use super::headers;
+use super::headers::{self, WRITE_ID};
+use super::horizon::Horizon;
 
 /// Requests of one bucket that are under way; whoever comes then waits.
 pub(crate) const REQUESTS_MAX: usize = 1_024;
@@ -36,8 +35,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// What headers and the protocol add to a payload, generously.
 const OVERHEAD: usize = 16_384;
 
-/// Names a write.
-const WRITE_ID: &str = "Mqtt-Write";
 /// On a marker: nothing is left of what the key stood for.
 const CLEANED: &str = "Mqtt-Cleaned";
 
@@ -122,11 +119,22 @@ enum Attempt {
     Refused(WriteError),
 }
 
+/// Why a write was refused for its sequence.
+enum Refusal {
+    /// It is there, at this sequence.
+    IsOurs(u64),
+    /// Somebody else has written since.
+    Fenced,
+    /// Nobody has: who refused it, or who was asked then, knows less than we do.
+    Behind,
+}
+
 /// One bucket of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     pub(crate) api: Api,
     pub(crate) stream: Arc<str>,
+    horizon: Arc<Horizon>,
     requests: Arc<Semaphore>,
     assets: Assets,
     spec: Arc<StreamSpec>,
@@ -136,6 +144,7 @@ pub(crate) struct Bucket {
 impl Bucket {
     pub(crate) fn new(api: Api, assets: Assets, spec: StreamSpec) -> Self {
         Self {
+            horizon: api.horizons.of(&spec.name),
             api,
             stream: Arc::from(spec.name.as_str()),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -156,7 +165,12 @@ impl Bucket {
                 tokio::time::timeout(ATTEMPT_WITHIN, answer).await
             };
             let failure = match tokio::time::timeout_at(deadline, read).await {
-                Ok(Ok(Ok(stored))) => return stored.map(Last::of_stored).transpose(),
+                Ok(Ok(Ok(stored))) => {
+                    if let Some(stored) = &stored {
+                        self.horizon.note(stored.seq);
+                    }
+                    return stored.map(Last::of_stored).transpose();
+                }
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_)) | Err(_) => ApiFailure::TimedOut,
             };
@@ -198,14 +212,11 @@ impl Bucket {
         loop {
             let reason = match self.attempt(write, map.clone(), deadline).await {
                 Attempt::Stored(sequence) => return Ok((sequence, arrival)),
-                Attempt::WrongSequence => match write.fence {
-                    Fence::Of(..) => return Err(WriteError::Fenced),
-                    // Perhaps it is ours that stands there, and its acknowledgement was lost.
-                    Fence::Own(_) => match self.last(write.subject).await {
-                        Ok(Some(last)) if last.write_id.as_deref() == Some(id) => return Ok((last.sequence, arrival)),
-                        Ok(_) => return Err(WriteError::Fenced),
-                        Err(Unavailable { reason }) => reason,
-                    },
+                Attempt::WrongSequence => match self.refusal(write, id).await {
+                    Ok(Refusal::IsOurs(sequence)) => return Ok((sequence, arrival)),
+                    Ok(Refusal::Fenced) => return Err(WriteError::Fenced),
+                    Ok(Refusal::Behind) => ApiFailure::Behind.to_string(),
+                    Err(Unavailable { reason }) => reason,
                 },
                 Attempt::Refused(error) => return Err(error),
                 Attempt::Again(reason) => reason,
@@ -219,6 +230,32 @@ impl Bucket {
             }
             self.wait(&mut pause, deadline).await;
         }
+    }
+
+    /// Why a write was refused for its sequence: that says only what the one knew who refused it.
+    async fn refusal(&self, write: &Write<'_>, id: &str) -> Result<Refusal, Unavailable> {
+        let (subject, expected, is_own) = match &write.fence {
+            Fence::Own(sequence) => (write.subject, *sequence, true),
+            Fence::Of(subject, sequence) => (*subject, *sequence, false),
+        };
+        let last = self.last(subject).await?;
+        // Perhaps it is ours that stands there, and its acknowledgement was lost.
+        if let Some(last) = &last
+            && is_own
+            && last.write_id.as_deref() == Some(id)
+        {
+            return Ok(Refusal::IsOurs(last.sequence));
+        }
+        let sequence = last.map_or(0, |last| last.sequence);
+        if sequence < expected {
+            // What we know of is not there: the stream is another one, or who answers has not heard of it.
+            return match self.api.stream_state(&self.stream).await {
+                Ok(_) => Ok(Refusal::Fenced),
+                Err(ApiFailure::Behind) => Ok(Refusal::Behind),
+                Err(failure) => Err(failure.into()),
+            };
+        }
+        Ok(if sequence == expected { Refusal::Behind } else { Refusal::Fenced })
     }
 
     async fn attempt(&self, write: &Write<'_>, map: HeaderMap, deadline: Instant) -> Attempt {
@@ -240,7 +277,10 @@ impl Bucket {
         };
         match parse_pub_ack(&message.payload) {
             Some(ack) => match ack.error {
-                None => Attempt::Stored(ack.seq),
+                None => {
+                    self.horizon.note(ack.seq);
+                    Attempt::Stored(ack.seq)
+                }
                 Some(error) => {
                     self.api.link.errors.count(error.err_code);
                     refused(&error)
@@ -331,14 +371,10 @@ impl Write<'_> {
 
 impl Last {
     fn of_stored(stored: StoredMessageBody) -> Result<Self, Unavailable> {
-        let decode = |text: Option<String>| {
-            let decoded = BASE64.decode(text.unwrap_or_default());
-            decoded.map_err(|_| Unavailable::new("an answer of JetStream cannot be read"))
-        };
-        let headers = headers::from_block(&decode(stored.hdrs)?);
+        let headers = stored.headers()?;
         Ok(Self {
             sequence: stored.seq,
-            content: Content::of(&headers, decode(stored.data)?.into()),
+            content: Content::of(&headers, stored.payload()?),
             write_id: headers::first(&headers, WRITE_ID).map(str::to_owned),
         })
     }

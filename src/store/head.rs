@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::api::{Api, ApiFailure, StreamState};
 use super::error::Unavailable;
+
+/// A leader that is behind is asked again for so long, and so often.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(3);
+const BEHIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Reads a stream's last sequence. Callers that come while a request is under way share the next one: what they get was
 /// read after they asked.
@@ -50,8 +56,19 @@ impl Head {
             return latest.answer.clone();
         }
         let request = self.shared.begun.fetch_add(1, Ordering::AcqRel) + 1;
-        let answer = self.api.stream_state(&self.stream).await;
+        let answer = self.ask().await;
         *latest = Latest { request, answer: answer.clone() };
         answer
+    }
+
+    /// Asks until a leader answers that knows as much as we do, for a while.
+    async fn ask(&self) -> Result<StreamState, ApiFailure> {
+        let deadline = Instant::now() + BEHIND_PATIENCE;
+        loop {
+            match self.api.stream_state(&self.stream).await {
+                Err(ApiFailure::Behind) if Instant::now() < deadline => tokio::time::sleep(BEHIND_PAUSE).await,
+                answer => return answer,
+            }
+        }
     }
 }

@@ -12,6 +12,9 @@ use proto_map::Headers;
 
 use super::error::PutError;
 
+/// Names a write: no other message of any stream has its value.
+pub(crate) const WRITE_ID: &str = "Mqtt-Write";
+
 /// Adds one header; refuses what could end the line it stands on.
 pub(crate) fn push(map: &mut HeaderMap, name: &str, value: &str) -> Result<(), PutError> {
     let name = HeaderName::from_str(name).map_err(|_| PutError::Invalid { what: "header name" })?;

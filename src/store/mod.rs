@@ -6,7 +6,8 @@
 //! - `streams`: which streams there are; `clock`: the server's time
 //! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
-//! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences
+//! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences;
+//!   `horizon`: which answers know as much as we do
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
@@ -31,6 +32,7 @@ mod error;
 mod foreign;
 mod head;
 mod headers;
+mod horizon;
 mod log;
 mod nodes;
 mod options;
@@ -63,6 +65,7 @@ pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Ser
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
 pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
+use self::horizon::Horizons;
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
@@ -129,10 +132,13 @@ impl Store {
         let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
-        let api = Api { link: connector.link(role("api", false, QUEUE, READER_QUEUE), connect_timeout).await? };
+        let horizons = Horizons::default();
+        let api_link = connector.link(role("api", false, QUEUE, READER_QUEUE), connect_timeout).await?;
+        let api = Api { link: api_link, horizons: horizons.clone() };
         let tail = connector.link(role("tail", false, QUEUE, READER_QUEUE), connect_timeout).await?;
 
-        let state = Api { link: connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await? };
+        let state_link = connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await?;
+        let state = Api { link: state_link, horizons: horizons.clone() };
 
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
@@ -144,7 +150,7 @@ impl Store {
 
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
-        let publisher = Publisher::start(connector, &names, publisher);
+        let publisher = Publisher::start(connector, &names, publisher, horizons);
         let log_subjects = names.log_subjects();
         let log_prefix = log_subjects.trim_end_matches('>');
         let log_stream = names.log_stream();

@@ -139,7 +139,8 @@ pub struct PublisherLimits {
     pub in_flight_max: usize,
     /// Bytes without an acknowledgement; likewise.
     pub in_flight_bytes_max: usize,
-    /// A message without an acknowledgement for this long is published again.
+    /// A connection on which nothing is answered for this long is given up for another one. (When a message is looked for and
+    /// sent again follows from measured round trips.)
     pub ack_timeout: Duration,
     /// A message without an acknowledgement for this long, over all attempts, fails.
     pub put_timeout: Duration,

@@ -24,6 +24,7 @@ use super::connection::{Link, LinkState};
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
+use super::horizon::Horizon;
 
 /// The server says so often that a pull is alive, and it is taken for dead after so long without a word.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -114,6 +115,8 @@ pub(crate) struct Reader {
     position: u64,
     /// `created` of the stream.
     created: Option<String>,
+    /// What is read is known to be there.
+    horizon: Arc<Horizon>,
     retry: Duration,
     warned: Option<Instant>,
     lost_at: (u64, u32),
@@ -131,6 +134,7 @@ impl Reader {
     pub(crate) fn new(api: Api, link: Link, source: Source, position: u64) -> Self {
         let state = link.state.clone();
         Self {
+            horizon: api.horizons.of(&source.stream),
             api,
             link,
             source,
@@ -201,6 +205,9 @@ impl Reader {
                 }
             }
             self.messages = messages;
+            if out.len() > before {
+                self.horizon.note(self.position - 1);
+            }
             if let Step::Renew(why) = step {
                 self.renew(why).await;
             }
@@ -279,7 +286,8 @@ impl Reader {
         Ok((consumer.num_pending == 0).then_some(Progress::Read))
     }
 
-    /// Where to go on when the stream is not the one that we have read, or has lost its end.
+    /// Where to go on when the stream is not the one that we have read, or has lost its end. The answer that says so knows as
+    /// much as we have read, or the stream has been cut for sure ([`Horizon`]).
     fn restarted(&self, created: &str, last_sequence: u64) -> Option<u64> {
         let known = self.created.as_deref()?;
         if known != created {

@@ -17,6 +17,7 @@ mod both_worlds;
 mod clocks;
 mod cluster;
 mod cluster_network;
+mod cluster_order;
 mod durable;
 mod events;
 mod ingest;

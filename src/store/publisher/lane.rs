@@ -1,21 +1,42 @@
-//! Messages on their way to one stream, in order, until each is acknowledged or has failed. No I/O, no clock of its own.
+//! Messages on their way to one stream, in order per subject, until each is acknowledged or has failed. No I/O, no clock of
+//! its own.
 //!
 //! ```text
-//!            refused (503)                in flight = 0
-//!   Open ───────────────────▶ Draining ───────────────────▶ Probing(at) ──at──▶ Probing(one in flight)
-//!    ▲                                                          ▲  ▲                 │        │
-//!    │                                        restart, silence ─┘  └─── refused ─────┘        │
-//!    └──────────────────────────────── acknowledged ──────────────────────────────────────────┘
+//!          refused · silent for some round trips · a later one acknowledged first · leader elected · connection lost
+//!   Open ──────────────────────────────────────────────────────────────────────────────────────────────────▶ Doubt
+//!    ▲                                                                                                           │
+//!    └──────────────── what was sent since is acknowledged, or nothing is unanswered any more ─────────────────┘
 //! ```
 //!
-//! **Invariant:** while the stream may be away only the first message is sent, alone. If it were sent with its successors,
-//! the stream could come back between them, store a later one, and the order would be lost for good.
+//! **Invariant:** while a message of a subject may be stored, or may be lost, without our knowing, nothing newer of that
+//! subject is sent. What it became of is looked for at the stream's leader (`settling`), and only what is not there is
+//! sent again, on the condition that nothing has come to the subject since. So first copies are in order, and no copy of a
+//! message comes behind its successor.
+//!
+//! A leader that has gone deaf says nothing; what comes behind may go to the next one and be stored. Therefore messages of
+//! one subject leave in *volleys*: what follows the first within [`VOLLEY_SPREAD`] goes at once, the rest waits until the
+//! volley is acknowledged.
 
-use std::collections::VecDeque;
+mod rtt;
+mod settling;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::{Duration, Instant};
+
+use self::rtt::RoundTrip;
+pub(super) use self::settling::{Ask, AskToken, Found, Resolved};
+use self::settling::{Probe, Settling};
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Messages of a subject that leave so soon behind the first of them that is unanswered need not wait for it: as long as a
+/// burst takes, and little enough that hardly any change of leaders falls into it.
+const VOLLEY_SPREAD: Duration = Duration::from_micros(250);
+
+/// Queues of subjects that are kept for others, and how large one of them may be.
+const SPARE_MAX: usize = 1_024;
+const SPARE_CAPACITY_MAX: usize = 64;
 
 /// Why a message was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,37 +47,121 @@ pub(super) enum GaveUp {
     Silence,
 }
 
+/// Names one copy of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Token {
+    pub(super) number: u64,
+    pub(super) attempt: u32,
+}
+
+/// A message that is pushed.
+#[derive(Debug)]
+pub(super) struct Entry<T> {
+    pub(super) item: T,
+    /// Stands for its subject: the same for the same subject.
+    pub(super) subject: u64,
+    /// Told from every other message in the stream by this.
+    pub(super) id: u64,
+    /// The sequence that the last message of its subject must have, when the sender says so.
+    pub(super) expected_last: Option<u64>,
+}
+
+/// What is to be done now.
+#[derive(Debug)]
+pub(super) enum Step<'a, T> {
+    /// The item is to be sent.
+    Send {
+        token: Token,
+        item: &'a T,
+        /// On the condition that the last message of its subject has this sequence.
+        expected_last: Option<u64>,
+    },
+    /// The leader is to be asked about the item's subject.
+    Look { token: AskToken, item: &'a T, ask: Ask },
+    /// It would have to be sent again, and nobody wants it any more.
+    Withdrawn(T),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Behind others of its subject.
+    Waiting,
+    /// In the line of what may be sent.
+    Ready,
+    /// A copy may be somewhere, or may be stored.
+    Sent,
+}
+
 #[derive(Debug)]
 struct Slot<T> {
-    item: Option<T>,
+    entry: Option<Entry<T>>,
+    state: State,
     submitted_at: Instant,
-    // In the current round; `None` before, and again when it has to be repeated.
-    sent_at: Option<Instant>,
+    sent_at: Instant,
+    attempt: u32,
+    was_sent: bool,
+    /// Of the lane when it was sent last.
+    round: u32,
+    /// How many copies had left before.
+    serial: u64,
+    /// If it is in the stream, then above this sequence.
+    above: u64,
     refused: bool,
-    // It was sent before this round.
-    is_repeat: bool,
+}
+
+/// What of one subject is not resolved.
+#[derive(Debug)]
+struct Subject {
+    /// Ascending: first the ones that are sent, then those that are ready, then those that wait.
+    numbers: VecDeque<u64>,
+    sent: usize,
+    ready: usize,
+    volley_at: Instant,
+    settling: Option<Settling>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Open,
-    Draining,
-    Probing { at: Instant, number: Option<u64> },
+    /// Since when; one thing at a time, the next not before `at`.
+    Doubt {
+        since: Instant,
+        at: Instant,
+        probe: Option<Probe>,
+    },
 }
 
 /// A queue whose items have consecutive numbers.
 #[derive(Debug)]
 pub(super) struct Lane<T> {
     slots: VecDeque<Slot<T>>,
-    // Number of the first slot.
+    /// Number of the first slot.
     first: u64,
-    // Everything below it was sent in this round, or is resolved.
-    unsent: u64,
-    in_flight: usize,
+    subjects: HashMap<u64, Subject, BuildHasherDefault<Plain>>,
+    /// Memory of subjects that are done with.
+    spare: Vec<VecDeque<u64>>,
+    ready: VecDeque<u64>,
+    /// Copies in the order in which they left in this round; those that are resolved go when they are at the front.
+    flight: VecDeque<Token>,
+    /// Subjects in doubt with nothing asked, the one with the oldest message first.
+    doubtful: VecDeque<u64>,
+    /// Subjects in doubt that wait for an answer.
+    asking: usize,
+    /// Counts questions.
+    asked: u32,
     mode: Mode,
+    /// Counts doubts.
+    round: u32,
+    /// Counts copies.
+    serial: u64,
+    round_trip: RoundTrip,
     pause: Duration,
-    // Probes in a row that met silence.
+    /// Probes in a row that met silence.
     silent_probes: u32,
+    /// Highest sequence that an acknowledgement has named.
+    highest: u64,
+    /// The leader cannot be asked: what is unanswered is sent again in order, without knowing.
+    is_blind: bool,
 }
 
 impl<T> Lane<T> {
@@ -64,27 +169,53 @@ impl<T> Lane<T> {
         Self {
             slots: VecDeque::new(),
             first: 0,
-            unsent: 0,
-            in_flight: 0,
+            subjects: HashMap::default(),
+            spare: Vec::new(),
+            ready: VecDeque::new(),
+            flight: VecDeque::new(),
+            doubtful: VecDeque::new(),
+            asking: 0,
+            asked: 0,
             mode: Mode::Open,
+            round: 0,
+            serial: 0,
+            round_trip: RoundTrip::new(),
             pause: PAUSE_MIN,
             silent_probes: 0,
+            highest: 0,
+            is_blind: false,
         }
     }
 
-    /// Appends an item; returns its number.
-    pub(super) fn push(&mut self, item: T, now: Instant) -> u64 {
+    /// Appends a message; returns its number.
+    pub(super) fn push(&mut self, entry: Entry<T>, now: Instant) -> u64 {
+        let number = self.first + self.slots.len() as u64;
+        let key = entry.subject;
         self.slots.push_back(Slot {
-            item: Some(item),
+            entry: Some(entry),
+            state: State::Waiting,
             submitted_at: now,
-            sent_at: None,
+            sent_at: now,
+            attempt: 0,
+            was_sent: false,
+            round: 0,
+            serial: 0,
+            above: 0,
             refused: false,
-            is_repeat: false,
         });
-        self.first + self.slots.len() as u64 - 1
+        let subject =
+            self.subjects.entry(key).or_insert_with(|| Subject::new(now, self.spare.pop().unwrap_or_default()));
+        let has_waiting = subject.numbers.len() > subject.sent + subject.ready;
+        subject.numbers.push_back(number);
+        let is_free = subject.sent == 0 || now.saturating_duration_since(subject.volley_at) < VOLLEY_SPREAD;
+        if subject.settling.is_none() && !has_waiting && is_free {
+            subject.ready += 1;
+            self.make_ready(number);
+        }
+        number
     }
 
-    /// Items that are neither acknowledged nor failed.
+    /// Whether every item is acknowledged or has failed.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -94,165 +225,327 @@ impl<T> Lane<T> {
         self.mode == Mode::Open
     }
 
-    /// The item that has to be sent now, if any, and whether it was sent before; it counts as sent.
-    pub(super) fn next_to_send(&mut self, now: Instant) -> Option<(u64, &T, bool)> {
-        if self.mode == Mode::Draining && self.in_flight == 0 {
-            self.mode = Mode::Probing { at: now + self.pause, number: None };
+    /// What has to be done now, if anything; it counts as done. Of what would be sent again, `is_wanted` is asked.
+    pub(super) fn next(&mut self, now: Instant, is_wanted: impl Fn(&T) -> bool) -> Option<Step<'_, T>> {
+        if let Some(key) = self.next_to_settle(now) {
+            return self.settle(key, now, is_wanted);
         }
-        match self.mode {
-            Mode::Open => {}
-            Mode::Probing { at, number: None } if now >= at => self.unsent = self.first,
-            Mode::Draining | Mode::Probing { .. } => return None,
+        let is_probe = match self.mode {
+            Mode::Open => false,
+            Mode::Doubt { at, probe: None, .. } if now >= at && self.doubtful.is_empty() => true,
+            Mode::Doubt { .. } => return None,
+        };
+        let number = self.ready.pop_front()?;
+        if self.is_unwanted(number, is_wanted) {
+            return self.resolve(number, now).map(Step::Withdrawn);
         }
-        let mut index = usize::try_from(self.unsent - self.first).ok()?;
-        while self.slots.get(index).is_some_and(|slot| slot.item.is_none() || slot.sent_at.is_some()) {
-            index += 1;
+        let key = self.key(number)?;
+        let subject = self.subjects.get_mut(&key)?;
+        if subject.sent == 0 {
+            subject.volley_at = now;
         }
-        let number = self.first + index as u64;
-        self.unsent = number;
-        let slot = self.slots.get_mut(index)?;
-        slot.sent_at = Some(now);
-        self.unsent += 1;
-        self.in_flight += 1;
-        if let Mode::Probing { number: probe, .. } = &mut self.mode {
-            *probe = Some(number);
+        subject.sent += 1;
+        subject.ready = subject.ready.saturating_sub(1);
+        let token = self.mark_sent(number, now)?;
+        if is_probe {
+            self.set_probe(Some(Probe::Message(token)));
         }
-        let is_repeat = std::mem::replace(&mut slot.is_repeat, true);
-        slot.item.as_ref().map(|item| (number, item, is_repeat))
+        let item = &self.slot(number)?.entry.as_ref()?;
+        Some(Step::Send { token, item: &item.item, expected_last: item.expected_last })
     }
 
-    /// The item could not be handed to the connection after all.
-    pub(super) fn unsend(&mut self, number: u64) {
-        if let Some(slot) = self.slot(number)
-            && slot.sent_at.take().is_some()
-        {
-            self.in_flight -= 1;
-            self.unsent = self.unsent.min(number);
-            if let Mode::Probing { number: probe, .. } = &mut self.mode {
-                *probe = None;
-            }
+    /// What [`Self::next`] gave could not be handed to the connection after all.
+    pub(super) fn unsend(&mut self, token: Token, now: Instant) {
+        if self.unrepeat(token, now) {
+            return;
         }
+        let Some(key) = self.key(token.number) else { return };
+        if self.flight.back() == Some(&token) {
+            self.flight.pop_back();
+        }
+        if let Some(subject) = self.subjects.get_mut(&key) {
+            subject.sent = subject.sent.saturating_sub(1);
+            subject.ready += 1;
+        }
+        if let Some(slot) = self.slot_mut(token.number) {
+            slot.state = State::Ready;
+        }
+        self.ready.push_front(token.number);
+        self.end_probe(|probe| probe == Probe::Message(token));
     }
 
-    /// Takes out the item that was to be sent: it is not to be sent any more, and its place in the round is the next one's.
-    pub(super) fn withdraw(&mut self, number: u64) -> Option<T> {
-        self.unsend(number);
-        let item = self.slot(number)?.item.take();
-        self.trim();
+    /// The stream has a message, at this sequence.
+    pub(super) fn stored(&mut self, token: Token, sequence: u64, is_duplicate: bool, now: Instant) -> Option<T> {
+        // What was stored before says nothing about how far the stream is, and is answered out of turn.
+        let is_in_turn = !is_duplicate;
+        if is_in_turn {
+            self.highest = self.highest.max(sequence);
+        }
+        let slot = self.slot(token.number)?;
+        let key = slot.entry.as_ref()?.subject;
+        let is_current = slot.attempt == token.attempt && slot.round == self.round;
+        let serial = slot.serial;
+        if is_current {
+            let took = now.saturating_duration_since(slot.sent_at);
+            self.round_trip.measured(took);
+        }
+        let is_repeat = self.is_repeat_of(key, token);
+        let item = self.resolve(token.number, now);
+        if is_repeat {
+            self.settled(key, now);
+        }
+        if is_current || self.has_no_doubt() {
+            self.open();
+        }
+        if is_current && is_in_turn && self.is_overtaken_by(serial) {
+            self.doubt(now, now);
+        }
         item
     }
 
-    /// The stream answered for an item, whatever the answer: the item is done.
-    pub(super) fn resolve(&mut self, number: u64) -> Option<T> {
-        let slot = self.slot(number)?;
-        let item = slot.item.take()?;
-        let was_sent = slot.sent_at.take().is_some();
-        if was_sent {
-            self.in_flight -= 1;
+    /// The stream will never have a message, or nobody can say: the item is done.
+    pub(super) fn failed(&mut self, token: Token, now: Instant) -> Option<T> {
+        let slot = self.slot(token.number)?;
+        let key = slot.entry.as_ref()?.subject;
+        let is_current = slot.attempt == token.attempt && slot.round == self.round;
+        let is_repeat = self.is_repeat_of(key, token);
+        let item = self.resolve(token.number, now);
+        if is_repeat {
+            self.settled(key, now);
         }
-        if matches!(self.mode, Mode::Probing { number: Some(probe), .. } if probe == number) {
-            self.mode = Mode::Open;
-            self.pause = PAUSE_MIN;
-            self.silent_probes = 0;
+        if is_current || self.has_no_doubt() {
+            self.open();
         }
-        self.trim();
-        Some(item)
+        item
     }
 
     /// Takes out every item that was sent and of which this is true.
-    pub(super) fn resolve_where(&mut self, is_it: impl Fn(&T) -> bool, out: &mut Vec<T>) {
-        let sent = |slot: &Slot<T>| slot.sent_at.is_some() && slot.item.as_ref().is_some_and(&is_it);
+    pub(super) fn take_sent(&mut self, is_it: impl Fn(&T) -> bool, now: Instant, out: &mut Vec<T>) {
+        let sent =
+            |slot: &Slot<T>| slot.state == State::Sent && slot.entry.as_ref().is_some_and(|entry| is_it(&entry.item));
         let found: Vec<u64> =
             (self.first..).zip(&self.slots).filter(|(_, slot)| sent(slot)).map(|(number, _)| number).collect();
-        out.extend(found.into_iter().filter_map(|number| self.resolve(number)));
+        out.extend(found.into_iter().filter_map(|number| self.resolve(number, now)));
+        if self.has_no_doubt() {
+            self.open();
+        }
     }
 
-    /// No stream was there for an item: it has to be sent again, and nothing before it.
-    pub(super) fn refuse(&mut self, number: u64, now: Instant) {
-        let Some(slot) = self.slot(number) else { return };
-        if slot.item.is_none() || slot.sent_at.take().is_none() {
+    /// Nobody took a copy, or an answer: the stream is away.
+    pub(super) fn refused(&mut self, token: Token, now: Instant) {
+        let round = self.round;
+        let Some(slot) = self.slot_mut(token.number).filter(|slot| slot.attempt == token.attempt) else { return };
+        slot.refused = true;
+        if slot.round != round {
             return;
         }
-        slot.refused = true;
-        self.in_flight -= 1;
-        match self.mode {
-            Mode::Open => self.mode = Mode::Draining,
-            Mode::Draining => {}
-            Mode::Probing { .. } => {
-                self.silent_probes = 0;
-                self.probe_after_pause(now);
+        self.silent_probes = 0;
+        self.doubt_after_pause(now);
+    }
+
+    /// A leader was elected: who waits for one need not wait any more, and what an older one has not answered may be lost.
+    pub(super) fn elected(&mut self, now: Instant) {
+        match &mut self.mode {
+            Mode::Doubt { at, .. } => *at = now.min(*at),
+            Mode::Open => {
+                self.forget_resolved();
+                if !self.flight.is_empty() {
+                    self.doubt(now, now);
+                }
             }
         }
     }
 
-    /// Everything that is not resolved has to be sent again, first things first.
+    /// There is another connection: no answer will come of what the last one has taken.
     pub(super) fn restart(&mut self, now: Instant) {
-        self.repeat_all();
-        self.mode = Mode::Probing { at: now, number: None };
+        self.silent_probes = 0;
+        self.doubt(now, now);
     }
 
-    /// Looks for items that were sent and met silence for `limit`. Returns how many probes in a row did.
-    pub(super) fn check_silence(&mut self, now: Instant, limit: Duration) -> u32 {
-        // Sent in order, so the oldest is the first that is in flight.
-        let oldest = self.slots.iter().find_map(|slot| slot.sent_at);
-        let silent = oldest.is_some_and(|sent_at| now.saturating_duration_since(sent_at) >= limit);
-        if silent {
-            if matches!(self.mode, Mode::Probing { .. }) {
+    /// The leader cannot be asked about messages on this connection.
+    pub(super) fn is_not_answered(&mut self) {
+        self.is_blind = true;
+    }
+
+    /// Looks for silence. Returns how many probes in a row have met it.
+    pub(super) fn check_silence(&mut self, now: Instant) -> u32 {
+        self.forget_resolved();
+        let patience = self.round_trip.patience() * (1 << self.silent_probes.min(6));
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= patience.min(PAUSE_MAX);
+        let oldest = self.flight.front().and_then(|token| self.slot(token.number)).map(|slot| slot.sent_at);
+        let asked = self.asked_since();
+        if oldest.is_some_and(is_over) || asked.is_some_and(is_over) {
+            if matches!(self.mode, Mode::Doubt { probe: Some(_), .. }) {
                 self.silent_probes += 1;
             }
-            for slot in &mut self.slots {
-                slot.refused &= slot.sent_at.is_none();
-            }
-            self.repeat_all();
-            self.probe_after_pause(now);
+            self.slots.iter_mut().for_each(|slot| slot.refused &= slot.state != State::Sent);
+            self.doubt_after_pause(now);
         }
         self.silent_probes
     }
 
     /// Takes out what was submitted `limit` ago and is not resolved.
     pub(super) fn give_up(&mut self, now: Instant, limit: Duration, out: &mut Vec<(T, GaveUp)>) {
-        while let Some(slot) = self.slots.front_mut() {
-            if let Some(item) = slot.item.take_if(|_| now.saturating_duration_since(slot.submitted_at) >= limit) {
-                let why = if slot.refused { GaveUp::NoStream } else { GaveUp::Silence };
-                let (number, was_sent) = (self.first, slot.sent_at.take().is_some());
-                if was_sent {
-                    self.in_flight -= 1;
-                }
-                if matches!(self.mode, Mode::Probing { number: Some(probe), .. } if probe == number) {
-                    self.probe_after_pause(now);
-                }
-                out.push((item, why));
-                self.trim();
-            } else {
+        while let Some(slot) = self.slots.front() {
+            if now.saturating_duration_since(slot.submitted_at) < limit {
                 return;
             }
+            let why = if slot.refused { GaveUp::NoStream } else { GaveUp::Silence };
+            let (number, attempt) = (self.first, slot.attempt);
+            let Some(item) = self.resolve(number, now) else { return };
+            if self.end_probe(|probe| probe == Probe::Message(Token { number, attempt })) {
+                self.doubt_after_pause(now);
+            }
+            out.push((item, why));
         }
     }
 
-    fn repeat_all(&mut self) {
-        for slot in &mut self.slots {
-            slot.sent_at = None;
+    fn open(&mut self) {
+        self.mode = Mode::Open;
+        self.pause = PAUSE_MIN;
+        self.silent_probes = 0;
+    }
+
+    fn has_no_doubt(&self) -> bool {
+        self.doubtful.is_empty() && self.asking == 0 && self.mode != Mode::Open
+    }
+
+    /// Whether something that left before a copy is still without an answer.
+    fn is_overtaken_by(&mut self, serial: u64) -> bool {
+        self.forget_resolved();
+        self.flight.front().and_then(|first| self.slot(first.number)).is_some_and(|slot| slot.serial < serial)
+    }
+
+    fn forget_resolved(&mut self) {
+        while let Some(token) = self.flight.front() {
+            let is_open = self
+                .slot(token.number)
+                .is_some_and(|slot| slot.entry.is_some() && slot.state == State::Sent && slot.attempt == token.attempt);
+            if is_open {
+                return;
+            }
+            self.flight.pop_front();
         }
-        self.in_flight = 0;
-        self.unsent = self.first;
     }
 
-    fn probe_after_pause(&mut self, now: Instant) {
-        self.mode = Mode::Probing { at: now + self.pause, number: None };
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    fn make_ready(&mut self, number: u64) {
+        if let Some(slot) = self.slot_mut(number) {
+            slot.state = State::Ready;
+            self.ready.push_back(number);
+        }
     }
 
-    fn slot(&mut self, number: u64) -> Option<&mut Slot<T>> {
-        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.slots.get_mut(index)
+    fn mark_sent(&mut self, number: u64, now: Instant) -> Option<Token> {
+        let (round, highest, serial) = (self.round, self.highest, self.serial);
+        self.serial += 1;
+        let slot = self.slot_mut(number)?;
+        slot.serial = serial;
+        slot.state = State::Sent;
+        slot.sent_at = now;
+        slot.attempt = slot.attempt.wrapping_add(1);
+        slot.round = round;
+        if !slot.was_sent {
+            slot.above = highest;
+        }
+        slot.was_sent = true;
+        let token = Token { number, attempt: slot.attempt };
+        self.flight.push_back(token);
+        Some(token)
     }
 
-    fn trim(&mut self) {
-        while self.slots.front().is_some_and(|slot| slot.item.is_none()) {
+    fn is_unwanted(&self, number: u64, is_wanted: impl Fn(&T) -> bool) -> bool {
+        let Some(slot) = self.slot(number) else { return false };
+        slot.was_sent && slot.entry.as_ref().is_some_and(|entry| !is_wanted(&entry.item))
+    }
+
+    fn resolve(&mut self, number: u64, now: Instant) -> Option<T> {
+        let slot = self.slot_mut(number)?;
+        let entry = slot.entry.take()?;
+        let state = slot.state;
+        if let Some(subject) = self.subjects.get_mut(&entry.subject) {
+            if let Ok(index) = subject.numbers.binary_search(&number) {
+                subject.numbers.remove(index);
+            }
+            match state {
+                State::Sent => subject.sent = subject.sent.saturating_sub(1),
+                State::Ready => subject.ready = subject.ready.saturating_sub(1),
+                State::Waiting => {}
+            }
+            if subject.numbers.is_empty() {
+                self.forget_subject(entry.subject);
+            } else if subject.settling.is_some() {
+                self.resolved_in_doubt(entry.subject, number, now);
+            } else if subject.sent + subject.ready == 0 {
+                self.release(entry.subject, now);
+            }
+        }
+        if state == State::Ready {
+            self.ready.retain(|ready| *ready != number);
+        }
+        while self.slots.front().is_some_and(|slot| slot.entry.is_none()) {
             self.slots.pop_front();
             self.first += 1;
         }
-        self.unsent = self.unsent.max(self.first);
+        Some(entry.item)
+    }
+
+    /// Everything of a subject may leave.
+    fn release(&mut self, key: u64, now: Instant) {
+        let Some(subject) = self.subjects.get_mut(&key) else { return };
+        (subject.sent, subject.ready, subject.volley_at) = (0, subject.numbers.len(), now);
+        let numbers = std::mem::take(&mut subject.numbers);
+        for number in &numbers {
+            self.make_ready(*number);
+        }
+        if let Some(subject) = self.subjects.get_mut(&key) {
+            subject.numbers = numbers;
+        }
+    }
+
+    /// Most subjects have one message at a time: their next one finds the memory of the last.
+    fn keep_spare(&mut self, mut numbers: VecDeque<u64>) {
+        if self.spare.len() < SPARE_MAX && numbers.capacity() <= SPARE_CAPACITY_MAX {
+            numbers.clear();
+            self.spare.push(numbers);
+        }
+    }
+
+    fn key(&self, number: u64) -> Option<u64> {
+        self.slot(number)?.entry.as_ref().map(|entry| entry.subject)
+    }
+
+    fn slot(&self, number: u64) -> Option<&Slot<T>> {
+        self.slots.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    fn slot_mut(&mut self, number: u64) -> Option<&mut Slot<T>> {
+        self.slots.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+}
+
+impl Subject {
+    const fn new(now: Instant, numbers: VecDeque<u64>) -> Self {
+        Self { numbers, sent: 0, ready: 0, volley_at: now, settling: None }
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Plain(u64);
+
+impl Hasher for Plain {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
     }
 }
 

@@ -1,8 +1,10 @@
 //! The pipelined JetStream publisher: many messages under way, one subscription for all acknowledgements.
 //!
 //! `submit` writes straight into the connection's queue; there is no task in between. Order of `submit` = order on the wire =
-//! order in the stream, also over reconnects; see [`lane`] and [`worker`]. A message may be stored twice when its
-//! acknowledgement was lost (QoS 1 allows it); a message is never reported as stored when it is not.
+//! order in the stream, for each subject, over reconnects and changes of leaders; see [`lane`] and [`worker`]. A message whose
+//! acknowledgement was lost is looked for before it is sent again: every message has an id of its own in a header. It may be
+//! stored twice only when a server that is cut off from us passes it on after it was looked for; a message is never reported as
+//! stored when it is not.
 //!
 //! Not here: which stream owns a subject, and what an MQTT client is told.
 
@@ -11,6 +13,7 @@ mod permits;
 mod worker;
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,19 +22,22 @@ use async_nats::message::OutboundMessage;
 use async_nats::{Client, HeaderMap, PublishErrorKind, Subject};
 use bytes::Bytes;
 use bytestring::ByteString;
+use foldhash::fast::RandomState;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use proto_map::Headers;
 use proto_map::Names;
+use serde_json::json;
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::lane::Lane;
+use self::lane::{Ask, AskToken, Entry, Lane, Step, Token};
 pub use self::permits::Permit;
 use self::permits::Permits;
 use super::api_errors::ApiErrors;
 use super::connection::Connector;
 use super::error::PutError;
 use super::headers;
+use super::horizon::{Horizon, Horizons};
 use super::options::PublisherLimits;
 
 /// How long the marker of a deleted retained message stays, so that readers that are a little behind see it, seconds.
@@ -117,6 +123,8 @@ pub struct Publisher {
 }
 
 struct Pending {
+    /// Of the message in the stream, as it stands in its header.
+    id: ByteString,
     subject: Subject,
     headers: Headers,
     payload: Bytes,
@@ -133,16 +141,31 @@ struct Completion {
     result: Result<Stored, PutError>,
 }
 
+impl Pending {
+    fn message(&self, headers: HeaderMap, reply: Subject) -> OutboundMessage {
+        let (subject, payload) = (self.subject.clone(), self.payload.clone());
+        OutboundMessage { subject, payload, headers: Some(headers), reply: Some(reply) }
+    }
+
+    /// What its sink is to be told; the permit goes.
+    fn completed(self, result: Result<Stored, PutError>) -> Completion {
+        Completion { sink: self.sink, token: self.token, result }
+    }
+}
+
 struct Shared {
     limits: PublisherLimits,
     errors: ApiErrors,
     permits: Arc<Permits>,
-    /// Replies come to this subject, `.`, lane, `.`, number.
+    /// Replies come to this subject, and what [`reply_of`] puts behind it.
     inbox: String,
     state: Mutex<State>,
     /// Something happened in `submit` that the worker must see.
     attention: Notify,
     available: watch::Sender<bool>,
+    /// Of subjects, which devices choose.
+    hasher: RandomState,
+    horizons: Horizons,
 }
 
 struct State {
@@ -154,13 +177,16 @@ struct State {
 
 struct StreamLane {
     stream: Arc<str>,
+    /// What is written is known to be there.
+    horizon: Arc<Horizon>,
     lane: Lane<Pending>,
 }
 
 impl Publisher {
     /// Starts the publisher's task, which connects by itself.
-    pub(super) fn start(connector: Connector, names: &Names, limits: PublisherLimits) -> Self {
-        let lanes = vec![StreamLane::new(&names.log_stream()), StreamLane::new(&names.retained_stream())];
+    pub(super) fn start(connector: Connector, names: &Names, limits: PublisherLimits, horizons: Horizons) -> Self {
+        let lane = |stream: String| StreamLane::new(&stream, &horizons);
+        let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
         let shared = Arc::new(Shared {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
             inbox: format!("{}.{:x}", connector.inbox_prefix(), rand::random::<u64>()),
@@ -169,6 +195,8 @@ impl Publisher {
             state: Mutex::new(State { client: None, lanes, completions: VecDeque::new() }),
             attention: Notify::new(),
             available: watch::channel(false).0,
+            hasher: RandomState::default(),
+            horizons,
         });
         let (alive, ended) = oneshot::channel();
         tokio::spawn(worker::run(Arc::clone(&shared), connector, ended));
@@ -251,8 +279,8 @@ impl StoredSink for OneSink {
 }
 
 impl StreamLane {
-    fn new(stream: &str) -> Self {
-        Self { stream: Arc::from(stream), lane: Lane::new() }
+    fn new(stream: &str, horizons: &Horizons) -> Self {
+        Self { stream: Arc::from(stream), horizon: horizons.of(stream), lane: Lane::new() }
     }
 }
 
@@ -273,10 +301,10 @@ impl Shared {
         if let Some(ttl_s) = ttl_s {
             headers.push((ByteString::from_static("Nats-TTL"), ttl_s.to_string().into()));
         }
-        if let Some(sequence) = expected_last {
-            headers.push((ByteString::from_static("Nats-Expected-Last-Subject-Sequence"), sequence.to_string().into()));
-        }
-        let map = match headers::outgoing(&headers) {
+        let id = rand::random::<u64>();
+        // One small allocation a message; it is what tells a message that is stored from one that is lost.
+        let id_text = ByteString::from(format!("{id:016x}"));
+        let map = match message_headers(&id_text, &headers, expected_last) {
             Ok(map) => map,
             Err(error) => {
                 self.state.lock().completions.push_back(Completion { sink, token, result: Err(error) });
@@ -284,15 +312,17 @@ impl Shared {
                 return;
             }
         };
+        let key = self.hasher.hash_one(subject.as_bytes());
         let subject = headers::subject(subject);
-        let pending = Pending { subject, headers, payload, guard, sink, token, _permit: permit };
+        let pending = Pending { id: id_text, subject, headers, payload, guard, sink, token, _permit: permit };
+        let entry = Entry { item: pending, subject: key, id, expected_last };
         let now = Instant::now();
         let mut state = self.state.lock();
         let lane = match stream {
             Err(lane) => lane,
-            Ok(stream) => state.lane_of(&stream),
+            Ok(stream) => state.lane_of(&stream, &self.horizons),
         };
-        let number = state.lanes[lane].lane.push(pending, now);
+        let number = state.lanes[lane].lane.push(entry, now);
         if self.pump(&mut state, lane, now, Some((number, map))) {
             drop(state);
             self.attention.notify_one();
@@ -302,56 +332,43 @@ impl Shared {
     /// Sends what the lane wants sent. Returns whether the worker has something to do about it.
     ///
     /// `ready` are the headers of a message that has just been made, so that they are not made twice.
-    fn pump(&self, state: &mut State, lane: usize, now: Instant, mut ready: Option<(u64, Option<HeaderMap>)>) -> bool {
+    fn pump(&self, state: &mut State, number: usize, now: Instant, mut ready: Option<(u64, HeaderMap)>) -> bool {
         let State { client, lanes, completions } = state;
         let Some(connection) = client.as_ref() else { return false };
-        let lane_number = lane;
-        let Some(StreamLane { lane, .. }) = lanes.get_mut(lane_number) else { return false };
+        let Some(StreamLane { lane, stream, .. }) = lanes.get_mut(number) else { return false };
         let mut attention = false;
-        while let Some((number, pending, is_repeat)) = lane.next_to_send(now) {
-            if is_repeat && pending.guard.as_ref().is_some_and(|guard| !guard.is_wanted()) {
-                if let Some(Pending { sink, token, .. }) = lane.withdraw(number) {
-                    completions.push_back(Completion { sink, token, result: Err(PutError::Withdrawn) });
-                }
-                attention = true;
-                continue;
-            }
-            let map = match ready.take() {
-                Some((ready_number, map)) if ready_number == number => Ok(map),
-                _ => headers::outgoing(&pending.headers),
-            };
-            let sent = map.and_then(|headers| {
-                let message = OutboundMessage {
-                    subject: pending.subject.clone(),
-                    payload: pending.payload.clone(),
-                    headers,
-                    reply: Some(format!("{}.{lane_number}.{number}", self.inbox).into()),
-                };
-                // The queue has room for everything that may be under way, so this is ready at once, unless the
-                // connection is behind with repetitions; `unconstrained`, because a task that has used up its budget
-                // would be told to wait although there is room.
-                match tokio::task::unconstrained(connection.publish_message(message)).now_or_never() {
-                    Some(Ok(())) => Ok(true),
-                    None => Ok(false),
-                    Some(Err(error)) => match error.kind() {
-                        PublishErrorKind::MaxPayloadExceeded => Err(PutError::TooLarge),
-                        PublishErrorKind::InvalidSubject => Err(PutError::Invalid { what: "subject" }),
-                        // The connection has ended; the worker is about to see that and to make a new one.
-                        PublishErrorKind::Send => Ok(false),
-                    },
-                }
-            });
-            match sent {
-                Ok(true) => {}
-                Ok(false) => {
-                    lane.unsend(number);
-                    return true;
-                }
-                Err(error) => {
-                    attention = true;
-                    if let Some(Pending { sink, token, .. }) = lane.resolve(number) {
-                        completions.push_back(Completion { sink, token, result: Err(error) });
+        let is_wanted = |pending: &Pending| pending.guard.as_ref().is_none_or(|guard| guard.is_wanted());
+        while let Some(step) = lane.next(now, is_wanted) {
+            match step {
+                Step::Send { token, item, expected_last } => {
+                    let map = match ready.take() {
+                        Some((ready, map)) if ready == token.number => Ok(map),
+                        _ => message_headers(&item.id, &item.headers, expected_last),
+                    };
+                    let reply = reply_of(&self.inbox, number, Reply::Copy(token));
+                    match map.and_then(|map| hand_over(connection, item.message(map, reply))) {
+                        Ok(true) => {}
+                        Ok(false) => {
+                            lane.unsend(token, now);
+                            return true;
+                        }
+                        Err(error) => {
+                            attention = true;
+                            let failed = lane.failed(token, now);
+                            completions.extend(failed.map(|pending| pending.completed(Err(error))));
+                        }
                     }
+                }
+                Step::Look { token, item, ask } => {
+                    let reply = reply_of(&self.inbox, number, Reply::Ask(token));
+                    if !matches!(hand_over(connection, question(stream, &item.subject, ask, reply)), Ok(true)) {
+                        lane.unask(token, now);
+                        return true;
+                    }
+                }
+                Step::Withdrawn(pending) => {
+                    attention = true;
+                    completions.push_back(pending.completed(Err(PutError::Withdrawn)));
                 }
             }
         }
@@ -359,12 +376,85 @@ impl Shared {
     }
 }
 
+/// What a message on our inbox is the answer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reply {
+    Copy(Token),
+    Ask(AskToken),
+}
+
+/// `<inbox>.<lane>.<number>.<attempt>`, and for a question `<inbox>.<lane>.ask.<subject>.<attempt>`.
+fn reply_of(inbox: &str, lane: usize, reply: Reply) -> Subject {
+    match reply {
+        Reply::Copy(Token { number, attempt }) => format!("{inbox}.{lane}.{number}.{attempt}").into(),
+        Reply::Ask(AskToken { subject, attempt }) => format!("{inbox}.{lane}.ask.{subject}.{attempt}").into(),
+    }
+}
+
+/// Reads what stands behind the inbox.
+fn parse_reply(rest: &str) -> Option<(usize, Reply)> {
+    let (lane, rest) = rest.split_once('.')?;
+    let parts = |text: &str| {
+        let (name, attempt) = text.split_once('.')?;
+        Some((name.parse::<u64>().ok()?, attempt.parse::<u32>().ok()?))
+    };
+    let reply = match rest.strip_prefix("ask.") {
+        Some(rest) => parts(rest).map(|(subject, attempt)| Reply::Ask(AskToken { subject, attempt }))?,
+        None => parts(rest).map(|(number, attempt)| Reply::Copy(Token { number, attempt }))?,
+    };
+    Some((lane.parse().ok()?, reply))
+}
+
+/// Asks a stream's leader about messages of a subject.
+fn question(stream: &str, subject: &Subject, ask: Ask, reply: Subject) -> OutboundMessage {
+    let body = match ask {
+        Ask::Last => json!({ "last_by_subj": subject.as_str() }),
+        Ask::From(sequence) => json!({ "seq": sequence, "next_by_subj": subject.as_str() }),
+    };
+    let subject = Subject::from(question_subject(stream));
+    OutboundMessage { subject, payload: body.to_string().into(), headers: None, reply: Some(reply) }
+}
+
+fn question_subject(stream: &str) -> String {
+    format!("$JS.API.STREAM.MSG.GET.{stream}")
+}
+
+/// Writes into the connection's queue; `false` when it has ended or has no room.
+///
+/// The queue has room for everything that may be under way, so this is ready at once, unless the connection is behind with
+/// repetitions; `unconstrained`, because a task that has used up its budget would be told to wait although there is room.
+fn hand_over(connection: &Client, message: OutboundMessage) -> Result<bool, PutError> {
+    match tokio::task::unconstrained(connection.publish_message(message)).now_or_never() {
+        Some(Ok(())) => Ok(true),
+        None => Ok(false),
+        Some(Err(error)) => match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => Err(PutError::TooLarge),
+            PublishErrorKind::InvalidSubject => Err(PutError::Invalid { what: "subject" }),
+            // The connection has ended; the worker is about to see that and to make a new one.
+            PublishErrorKind::Send => Ok(false),
+        },
+    }
+}
+
+/// Headers of a message: its id first, so that nothing that a device sends stands before it.
+fn message_headers(id: &ByteString, own: &Headers, expected_last: Option<u64>) -> Result<HeaderMap, PutError> {
+    let mut map = HeaderMap::new();
+    headers::push(&mut map, headers::WRITE_ID, id)?;
+    for (name, value) in own {
+        headers::push(&mut map, name, value)?;
+    }
+    if let Some(sequence) = expected_last {
+        headers::push(&mut map, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string())?;
+    }
+    Ok(map)
+}
+
 impl State {
-    fn lane_of(&mut self, stream: &str) -> usize {
+    fn lane_of(&mut self, stream: &str, horizons: &Horizons) -> usize {
         match self.lanes.iter().position(|lane| &*lane.stream == stream) {
             Some(lane) => lane,
             None => {
-                self.lanes.push(StreamLane::new(stream));
+                self.lanes.push(StreamLane::new(stream, horizons));
                 self.lanes.len() - 1
             }
         }

@@ -3,6 +3,7 @@
 //! A connection is used until it is lost and never again: its successor gets everything that is unacknowledged, in order,
 //! before anything newer ([`super::super::connection::Epoch`]).
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,16 +11,20 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subscriber};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use super::lane::GaveUp;
-use super::{Completion, LANE_RETAINED, Pending, Shared, Stored, StoredSink};
+use super::lane::{AskToken, Found, GaveUp, Lane, Resolved};
+use super::{
+    Completion, LANE_RETAINED, Pending, Reply, Shared, Stored, StoredSink, StreamLane, parse_reply, question_subject,
+};
 use crate::store::ack::{ApiError, parse_pub_ack};
+use crate::store::api::stored_message;
 use crate::store::api_errors::ApiErrors;
 use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
+use crate::store::headers::{self, WRITE_ID};
 
 /// Acknowledgements that are handled before the sinks are flushed.
 const BATCH_MAX: usize = 512;
@@ -31,11 +36,18 @@ const CONNECT_LOG_EVERY: Duration = Duration::from_secs(5);
 /// So many probes in a row without an answer: the connection is dead although nobody said so.
 const SILENT_PROBES_MAX: u32 = 2;
 
+/// JetStream says who leads a stream now. Such messages can be lost: they end a wait, and nothing depends on them.
+const ELECTED: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.";
+/// JetStream errors: the last message of the subject is another one; it may be, as others are on their way.
+const WRONG_LAST: [u32; 3] = [10071, 10163, 10164];
+
 /// What an acknowledgement says.
 enum Answer {
     Stored(Stored),
     /// Nobody has the subject now; worth another try.
     Refused,
+    /// The last message of the subject is not the one that was expected.
+    WrongLast(PutError),
     Failed(PutError),
 }
 
@@ -110,6 +122,7 @@ impl Worker {
         let Ok(mut acks) = epoch.client.subscribe(format!("{}.>", self.shared.inbox)).await else {
             return Ended::Lost;
         };
+        let Ok(mut elections) = epoch.client.subscribe(format!("{ELECTED}*")).await else { return Ended::Lost };
         self.attach(&epoch);
         self.settle();
         let mut tick = tokio::time::interval(TICK);
@@ -129,6 +142,10 @@ impl Worker {
                     }
                 }
                 () = self.shared.attention.notified() => self.settle(),
+                Some(elected) = elections.next() => {
+                    self.elected(&elected.subject);
+                    self.settle();
+                }
                 Some(subject) = epoch.denied.recv() => {
                     self.fail_denied(&subject);
                     self.settle();
@@ -171,30 +188,38 @@ impl Worker {
     fn check_silence(&self) -> bool {
         let now = Instant::now();
         let mut state = self.shared.state.lock();
-        let limit = self.shared.limits.ack_timeout;
         let mut silent = 0;
         for lane in &mut state.lanes {
-            silent = silent.max(lane.lane.check_silence(now, limit));
+            silent = silent.max(lane.lane.check_silence(now));
         }
         // One stream may be without a leader while others answer: the connection is not to blame.
-        silent >= SILENT_PROBES_MAX && now.saturating_duration_since(self.answered_at) >= limit
+        let is_silent = now.saturating_duration_since(self.answered_at) >= self.shared.limits.ack_timeout;
+        silent >= SILENT_PROBES_MAX && is_silent
+    }
+
+    /// A stream has a new leader.
+    fn elected(&self, subject: &str) {
+        let Some(stream) = subject.strip_prefix(ELECTED) else { return };
+        let now = Instant::now();
+        let mut state = self.shared.state.lock();
+        state.lanes.iter_mut().filter(|lane| &*lane.stream == stream).for_each(|lane| lane.lane.elected(now));
     }
 
     /// The server did not let us publish on this subject, and that is all it will say.
     fn fail_denied(&self, subject: &str) {
-        let mut denied = Vec::new();
+        let (mut denied, now) = (Vec::new(), Instant::now());
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         for lane in &mut state.lanes {
-            lane.lane.resolve_where(|pending| pending.subject.as_str() == subject, &mut denied);
+            if subject == question_subject(&lane.stream) {
+                tracing::warn!(%subject, "messages without an answer are sent again without looking for them");
+                lane.lane.is_not_answered();
+            }
+            lane.lane.take_sent(|pending| pending.subject.as_str() == subject, now, &mut denied);
         }
         let result = || Err(PutError::Rejected { code: 403, text: format!("not allowed to publish to {subject}") });
         let completions = denied.into_iter();
-        state.completions.extend(completions.map(|Pending { sink, token, .. }| Completion {
-            sink,
-            token,
-            result: result(),
-        }));
+        state.completions.extend(completions.map(|pending| pending.completed(result())));
     }
 
     /// Reads the acknowledgements of a batch.
@@ -207,24 +232,31 @@ impl Worker {
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         for message in &self.batch {
-            let Some((lane_number, number)) = parse_token(message.subject.get(prefix..)) else { continue };
-            let Some(lane) = state.lanes.get_mut(lane_number) else { continue };
-            let answer = answer(message, &lane.stream, &self.shared.errors);
-            if answer.is_some() {
-                self.answered_at = now;
-            }
-            let result = match answer {
-                None => continue,
-                Some(Answer::Refused) => {
-                    lane.lane.refuse(number, now);
+            let Some((lane, reply)) = message.subject.get(prefix..).and_then(parse_reply) else { continue };
+            let Some(StreamLane { lane, stream, horizon }) = state.lanes.get_mut(lane) else { continue };
+            let token = match reply {
+                Reply::Copy(token) => token,
+                Reply::Ask(token) => {
+                    self.answered_at = now;
+                    take_found(lane, token, message, now, &mut state.completions);
                     continue;
                 }
-                Some(Answer::Stored(stored)) => Ok(stored),
-                Some(Answer::Failed(error)) => Err(error),
             };
-            if let Some(pending) = lane.lane.resolve(number) {
-                state.completions.push_back(Completion { sink: pending.sink, token: pending.token, result });
+            let Some(answer) = answer(message, stream, &self.shared.errors) else { continue };
+            self.answered_at = now;
+            if let Answer::Stored(stored) = &answer {
+                horizon.note(stored.sequence);
             }
+            let (pending, result) = match answer {
+                Answer::Refused => {
+                    lane.refused(token, now);
+                    continue;
+                }
+                Answer::WrongLast(error) => (lane.mismatched(token, now), Err(error)),
+                Answer::Stored(stored) => (lane.stored(token, stored.sequence, stored.duplicate, now), Ok(stored)),
+                Answer::Failed(error) => (lane.failed(token, now), Err(error)),
+            };
+            state.completions.extend(pending.map(|pending| pending.completed(result)));
         }
         self.batch.clear();
     }
@@ -308,10 +340,38 @@ fn receive_now(acks: &mut Subscriber, batch: &mut Vec<Message>) -> bool {
     tokio::task::unconstrained(receive(acks, batch)).now_or_never().is_some() && !batch.is_empty()
 }
 
-/// `<lane>.<number>`
-fn parse_token(token: Option<&str>) -> Option<(usize, u64)> {
-    let (lane, number) = token?.split_once('.')?;
-    Some((lane.parse().ok()?, number.parse().ok()?))
+/// Takes what the leader has answered about messages of a subject.
+fn take_found(
+    lane: &mut Lane<Pending>,
+    token: AskToken,
+    message: &Message,
+    now: Instant,
+    completions: &mut VecDeque<Completion>,
+) {
+    let is_refused = headers::status(message).is_some();
+    let found = match stored_message(&message.payload) {
+        Ok(None) if !is_refused => Found::Nothing,
+        Ok(Some(stored)) if !is_refused => {
+            let id = stored
+                .headers()
+                .ok()
+                .and_then(|headers| headers::first(&headers, WRITE_ID).and_then(|id| u64::from_str_radix(id, 16).ok()));
+            Found::Message { sequence: stored.seq, id }
+        }
+        // No leader, no stream, or nothing that can be read.
+        _ => return lane.ask_refused(token, now),
+    };
+    let mut resolved = Vec::new();
+    lane.looked(token, found, now, &mut resolved);
+    completions.extend(resolved.into_iter().map(|resolved| match resolved {
+        Resolved::Stored(pending, sequence) => pending.completed(Ok(Stored { sequence, duplicate: false })),
+        Resolved::Overtaken(pending, last) => {
+            pending.completed(Err(PutError::Rejected {
+                code: WRONG_LAST[0],
+                text: format!("wrong last sequence: {last}"),
+            }))
+        }
+    }));
 }
 
 /// What a message on our inbox says about a put to `stream`; `None` if nothing: a subscriber of the subject may have answered.
@@ -336,6 +396,7 @@ fn answer(message: &Message, stream: &str, errors: &ApiErrors) -> Option<Answer>
 fn classify(error: ApiError) -> Answer {
     let ApiError { code, err_code, description: text } = error;
     match err_code {
+        _ if WRONG_LAST.contains(&err_code) => Answer::WrongLast(PutError::Rejected { code: err_code, text }),
         // JetStream is starting, has no leader, or the stream is offline.
         10008 | 10009 | 10118 | 10194 => Answer::Refused,
         // A message with this id was sent before, and the replicas have not agreed on it yet.
@@ -356,13 +417,18 @@ fn classify(error: ApiError) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::publisher::lane::Token;
 
     #[test]
-    fn the_token_of_a_reply_is_read() {
-        assert_eq!(parse_token(Some("0.17")), Some((0, 17)));
-        assert_eq!(parse_token(Some("12.18446744073709551615")), Some((12, u64::MAX)));
-        for bad in [None, Some(""), Some("1"), Some("1.x"), Some("1.2.3")] {
-            assert_eq!(parse_token(bad), None);
+    fn the_reply_to_a_copy_and_to_a_question_is_read() {
+        let copy = Reply::Copy(Token { number: u64::MAX, attempt: 3 });
+        let ask = Reply::Ask(AskToken { subject: u64::MAX - 1, attempt: 4 });
+        for (lane, reply) in [(0, copy), (12, ask)] {
+            let subject = super::super::reply_of("in.box", lane, reply);
+            assert_eq!(parse_reply(subject.strip_prefix("in.box.").unwrap()), Some((lane, reply)));
+        }
+        for bad in ["", "1", "1.x", "1.2", "1.2.x", "1.2.3.4", "1.ask.2", "1.ask.2.3.4"] {
+            assert_eq!(parse_reply(bad), None, "{bad}");
         }
     }
 
@@ -374,6 +440,7 @@ mod tests {
         assert!(matches!(of(400, 10054), Answer::Failed(PutError::TooLarge)));
         assert!(matches!(of(503, 10077), Answer::Failed(PutError::Full { .. })));
         assert!(matches!(of(429, 10167), Answer::Failed(PutError::Full { .. })));
-        assert!(matches!(of(400, 10071), Answer::Failed(PutError::Rejected { code: 10071, .. })));
+        assert!(matches!(of(400, 10071), Answer::WrongLast(PutError::Rejected { code: 10071, .. })));
+        assert!(matches!(of(400, 10164), Answer::WrongLast(_)), "it is not decided yet");
     }
 }

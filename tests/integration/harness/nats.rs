@@ -69,6 +69,16 @@ impl NatsServer {
         self.process = None;
     }
 
+    /// SIGSTOP: it answers nothing, and its connections stay.
+    pub(crate) fn pause(&self) {
+        self.process.as_ref().expect("the server runs").pause();
+    }
+
+    /// SIGCONT: it goes on where it was.
+    pub(crate) fn go_on(&self) {
+        self.process.as_ref().expect("the server runs").go_on();
+    }
+
     /// Starts it, again or for the first time, and waits until it says that it is ready.
     pub(crate) fn restart(&mut self) {
         self.process = None;
