@@ -187,6 +187,8 @@ where
         let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
         publishing.tells_publisher = tells_publisher;
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
+        let keys = broker.store.keys();
+        session.name_with(keys.ring().at(keys.now_ms()).id().get());
         if is_present {
             // What is saved was given a time to live when the client left.
             session.save_again();

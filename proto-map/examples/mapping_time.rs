@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         black_box(is_log_copy(black_box(&marker), subject.as_str()));
     });
 
-    let options = ReadOptions { carrier: Carrier::StreamWithTtl, nats_headers: false };
+    let options = ReadOptions { carrier: Carrier::StreamWithTtl, nats_headers: false, is_genuine: true };
     let plain = Envelope { qos: QoS::AtLeastOnce, ..Envelope::default() };
     time("to_headers, no properties", || drop(black_box(to_headers(black_box(&plain), options.carrier))));
     time("from_headers, no headers", || {

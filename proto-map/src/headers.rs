@@ -50,6 +50,11 @@ pub mod name {
     pub const SUBJECT: &str = "Mqtt-Subject";
     /// Client id of the publisher, percent-encoded.
     pub const CLIENT: &str = "Mqtt-Client";
+    /// A sidecar has made this, and it is as it was: see [`crate::KeyRing`]. On messages where others can write too, and on
+    /// what sidecars ask of each other.
+    pub const MAC: &str = "Mqtt-Mac";
+    /// Names one attempt of a sidecar to write, by which it knows what is its own.
+    pub const WRITE: &str = "Mqtt-Write";
     /// What plain headers lose of user properties.
     pub const USER_PROPERTIES: &str = "Mqtt-User-Properties";
     /// Time to live of a message in a stream.
@@ -77,6 +82,12 @@ pub enum Carrier {
 }
 
 impl Carrier {
+    /// Whether nobody but sidecars writes there.
+    #[must_use]
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Stream | Self::StreamWithTtl)
+    }
+
     /// Whether `Nats-TTL` says the expiry interval.
     #[must_use]
     pub const fn has_ttl(self) -> bool {
@@ -111,6 +122,26 @@ pub struct ReadOptions {
     pub carrier: Carrier,
     /// `Nats-*` headers become user properties.
     pub nats_headers: bool,
+    /// A sidecar has written it. What decides about more than the message itself, [`name::RETAIN`] and [`name::INGESTED`], is
+    /// passed over otherwise.
+    pub is_genuine: bool,
+}
+
+/// Whether a header of this name is about nothing but its message, so that it stays when somebody's message is copied to where
+/// sidecars alone write: all but those of NATS, and of ours what says a property.
+#[must_use]
+pub fn is_about_itself(header: &str) -> bool {
+    const PROPERTIES: [&str; 8] = [
+        name::ENCODED_CONTENT_TYPE,
+        name::TOPIC,
+        name::PAYLOAD_FORMAT,
+        name::RESPONSE_TOPIC,
+        name::CORRELATION_DATA,
+        name::EXPIRY,
+        name::CLIENT,
+        name::USER_PROPERTIES,
+    ];
+    !has_prefix(header, "Nats-") && (!has_prefix(header, "Mqtt-") || PROPERTIES.contains(&header))
 }
 
 const fn default_qos(carrier: Carrier, is_log_copy: bool) -> QoS {
@@ -231,7 +262,10 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn read(&mut self, name: &'a str, value: &'a str, options: ReadOptions) {
         if has_prefix(name, "Mqtt-") {
-            self.read_ours(name, value);
+            let decides = matches!(name, name::RETAIN | name::INGESTED);
+            if options.is_genuine || !decides {
+                self.read_ours(name, value);
+            }
         } else if has_prefix(name, "Nats-") {
             if name == name::NATS_TTL {
                 set(&mut self.ttl_s, duration::whole_seconds(value));

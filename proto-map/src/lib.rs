@@ -9,9 +9,11 @@
 //! - `headers`: properties ⇄ headers; `user_properties` for those whose order or shape a header does not carry;
 //!   `log_marker` for the copy of a stored message on its natural subject
 //! - `reply`: reply subjects of NATS as topics that devices can answer on; `question`: what clients ask NATS, in a reply subject
+//! - `account_key`: the secret of the sidecars of an account, and what it vouches for
 //! - `names`, `key`: the name of everything we make in JetStream
 //! - `spec`: how the streams are configured, and whether one that is there will do
 
+mod account_key;
 mod attach;
 mod closed;
 mod duration;
@@ -30,10 +32,15 @@ mod subject_map;
 mod topic;
 mod user_properties;
 
+pub use account_key::{
+    ACCOUNT_KEY_LEN, AccountKey, Judgement, KNOWN_AFTER_MS, KeyId, KeyRing, MessageName, SealedRequest,
+};
 pub use attach::{Attachment, attachment};
 pub use closed::ClosedTrees;
 pub use error::{HeaderError, MapError};
-pub use headers::{Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, name, to_headers};
+pub use headers::{
+    Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, is_about_itself, name, to_headers,
+};
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
 pub use names::{DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, queue_group, share_consumer};
 pub use question::Question;
@@ -45,3 +52,4 @@ pub use spec::{
 pub use subject::{FilterSubjects, MAX_SUBJECT_LEN, Subject, SubjectFilter, matches};
 pub use subject_map::{SubjectMap, overlaps};
 pub use topic::{Mapped, map_topic, subject_of, subjects_of, topic_of};
+pub use user_properties::own_message_id;

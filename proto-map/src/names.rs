@@ -28,6 +28,7 @@ pub struct Names {
     retained_root: String,
     sessions_root: String,
     nodes_root: String,
+    keys_root: String,
 }
 
 /// What a subject of the sessions bucket holds.
@@ -75,6 +76,7 @@ impl Names {
             retained_root: format!("$KV.{prefix}_retained."),
             sessions_root: format!("$KV.{prefix}_sessions."),
             nodes_root: format!("$KV.{prefix}_nodes."),
+            keys_root: format!("$KV.{prefix}_keys."),
         }
     }
 
@@ -132,6 +134,12 @@ impl Names {
     #[must_use]
     pub fn nodes_stream(&self) -> String {
         format!("KV_{}_nodes", self.prefix)
+    }
+
+    /// The stream of the bucket of the account's keys: `KV_MQTT_keys`.
+    #[must_use]
+    pub fn keys_stream(&self) -> String {
+        format!("KV_{}_keys", self.prefix)
     }
 
     // The log.
@@ -345,6 +353,31 @@ impl Names {
     #[must_use]
     pub fn nodes_subjects(&self) -> String {
         format!("{}>", self.nodes_root)
+    }
+
+    /// All of the bucket of the account's keys: `$KV.MQTT_keys.>`.
+    #[must_use]
+    pub fn keys_subjects(&self) -> String {
+        format!("{}>", self.keys_root)
+    }
+
+    /// The account's keys: `$KV.MQTT_keys.account`.
+    #[must_use]
+    pub fn account_keys(&self) -> ByteString {
+        format!("{}account", self.keys_root).into()
+    }
+
+    /// Where JetStream acknowledges what a process publishes, by a name that no other process has: `$NMQ.ack.<name>`. Nobody
+    /// but JetStream has to publish there, so that others can be denied to.
+    #[must_use]
+    pub fn acknowledgements(&self, name: &str) -> String {
+        format!("{}.ack.{name}", self.subject_prefix)
+    }
+
+    /// What the reply subjects begin with on which only JetStream and sidecars answer: `$NMQ.inbox`.
+    #[must_use]
+    pub fn inbox_prefix(&self) -> String {
+        format!("{}.inbox", self.subject_prefix)
     }
 
     /// What every answer of NATS to a request of a client begins with, under the prefix of our inboxes:

@@ -164,6 +164,7 @@ impl Names {
             self.sessions_spec(options),
             self.backlog_spec(options),
             self.nodes_spec(options),
+            self.keys_spec(options),
         ]
     }
 
@@ -238,6 +239,19 @@ impl Names {
     #[must_use]
     pub fn nodes_spec(&self, options: &SpecOptions) -> StreamSpec {
         bucket(self.nodes_stream(), "Live MQTT sidecars", self.nodes_subjects(), NODE_MARKER_TTL_S, options)
+    }
+
+    /// The bucket of the account's keys. What is read of it is read from its leader, so that fewer ways lead to it.
+    #[must_use]
+    pub fn keys_spec(&self, options: &SpecOptions) -> StreamSpec {
+        let spec = bucket(
+            self.keys_stream(),
+            "Keys that MQTT sidecars share, for nobody else",
+            self.keys_subjects(),
+            NODE_MARKER_TTL_S,
+            options,
+        );
+        StreamSpec { allow_direct: false, ..spec }
     }
 
     /// The backlogs.

@@ -15,11 +15,10 @@ use mqtt_codec::UserProperties;
 use crate::headers::{Headers, name};
 use crate::percent;
 
-/// Whether a name belongs to NATS or to us, so that no user property is written under it. Clients differ in how they
-/// treat case, so it does not count.
+/// Whether a name belongs to NATS, its buckets or us, so that no user property is written under it: a server or a reader would
+/// do what it says. Clients differ in how they treat case, so it does not count.
 pub(crate) fn is_reserved(name: &str) -> bool {
-    has_prefix(name, "Nats-")
-        || has_prefix(name, "Mqtt-")
+    ["Nats-", "Mqtt-", "KV-"].iter().any(|prefix| has_prefix(name, prefix))
         || ["Content-Type", "Status", "Description"].iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
@@ -42,21 +41,21 @@ fn is_plain(name: &str, value: &str) -> bool {
     is_header_name(name) && !is_reserved(name) && is_header_value(value)
 }
 
+/// The id that the publisher gives its message: the first user property `Nats-Msg-Id` that is not empty.
+#[must_use]
+pub fn own_message_id(properties: &UserProperties) -> Option<&str> {
+    properties.iter().find(|(name, value)| name == name::NATS_MSG_ID && !value.is_empty()).map(|(_, value)| &**value)
+}
+
 /// Appends the headers of user properties.
 pub(crate) fn push(headers: &mut Headers, properties: &UserProperties) {
     let first = properties.first().map(|(name, _)| name);
     let needs_list = properties.iter().any(|(name, value)| Some(name) != first || !is_plain(name, value));
     let mut list = String::new();
-    let mut has_message_id = false;
     for (index, (name, value)) in properties.iter().enumerate() {
         let is_plain = is_plain(name, value);
         if is_plain {
             headers.push((name.clone(), value.clone()));
-        } else if name == name::NATS_MSG_ID && !has_message_id && !value.is_empty() && is_header_value(value) {
-            // De-duplicates in JetStream. It is in the list with its value too, because whoever stores the message
-            // can need the header for an id of its own.
-            has_message_id = true;
-            headers.push((ByteString::from_static(name::NATS_MSG_ID), value.clone()));
         }
         if needs_list {
             if index > 0 {
@@ -92,7 +91,7 @@ pub(crate) fn read(mut plain: UserProperties, list: Option<&str>) -> UserPropert
         };
         let Some(name) = percent::decode_text(name) else { continue };
         if let Some(value) = value {
-            // The header that de-duplicates is the same property once more.
+            // The header that de-duplicates is made of that property.
             if let Some(index) =
                 by_name.get(name.as_str()).filter(|_| name == name::NATS_MSG_ID).and_then(|at| at.front())
             {

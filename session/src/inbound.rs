@@ -76,6 +76,8 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) struct Inbound {
     epoch: u64,
+    /// [`MessageId::key`] of what comes on this connection.
+    pub(crate) key: u32,
     next_number: u64,
     /// Token of the first entry of `pending`.
     base: Token,
@@ -93,6 +95,7 @@ impl Inbound {
             |r: &ReceivedState| (r.packet_id, Qos2 { stage: Stage::Recorded, message: r.message, after: r.after });
         Self {
             epoch,
+            key: 0,
             next_number: 0,
             base: 0,
             pending: VecDeque::new(),
@@ -143,7 +146,7 @@ impl Inbound {
                 Some(Once { message: recorded.message, maybe_above: Some(recorded.after) })
             }
             (Delivery::ExactlyOnce(id), None) => {
-                let message = MessageId { epoch: self.epoch, number: self.next_number };
+                let message = MessageId { epoch: self.epoch, number: self.next_number, key: self.key };
                 self.next_number += 1;
                 self.qos2.insert(id, Qos2 { stage: Stage::Storing, message, after: log_sequence });
                 durability.change();

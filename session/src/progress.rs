@@ -4,13 +4,16 @@ use mqtt_codec::{PacketId, QoS};
 
 use crate::position::Cursors;
 
-/// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it.
+/// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it; and which
+/// secret of the account makes what it is called in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageId {
     /// Epoch of the session.
     pub epoch: u64,
     /// Number of the message within it.
     pub number: u64,
+    /// The secret, by its number. Zero: of a version before there were any.
+    pub key: u32,
 }
 
 /// A message that was sent and is not acknowledged in full.

@@ -150,6 +150,12 @@ impl<M> Session<M> {
         }
     }
 
+    /// What the client publishes at QoS 2 from now on is called in the log what this secret makes of it; see
+    /// [`MessageId::key`](crate::MessageId).
+    pub const fn name_with(&mut self, key: u32) {
+        self.inbound.key = key;
+    }
+
     /// What was agreed at CONNECT.
     #[must_use]
     pub const fn parameters(&self) -> &Parameters {

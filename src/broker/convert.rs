@@ -3,11 +3,12 @@
 use bytestring::ByteString;
 use mqtt_codec::QoS;
 use mqtt_session::Publication;
-use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, ReadOptions, Subject, name};
+use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, MessageName, ReadOptions, Subject, name};
 
 use super::message::Message;
 use crate::store::CoreMessage;
 use crate::store::ForeignPut;
+use crate::store::Keys;
 use crate::store::LogEntry;
 use crate::store::{RetainedEntry, RetainedMessage};
 
@@ -27,20 +28,34 @@ pub(crate) fn log_headers(
     carrier: Carrier,
 ) -> Result<Headers, HeaderError> {
     let envelope = Envelope { retained_seq: retained_at, publisher, ..envelope(publication) };
-    let mut headers = proto_map::to_headers(&envelope, carrier)?;
-    if let Some(id) = message_id {
-        headers.push((ByteString::from_static(name::NATS_MSG_ID), id));
-    }
-    Ok(headers)
+    Ok(with_id(proto_map::to_headers(&envelope, carrier)?, message_id))
 }
 
-/// Headers in the log of a message that was published on core NATS, and its time to live there, in seconds. What would tell
-/// JetStream something about another stream is left out. `None` when they are too many.
-pub(crate) fn ingested_headers(headers: Option<&Headers>) -> Option<(Headers, Option<u32>)> {
-    let envelope = read(headers, Carrier::Attached { ttl: false }, false);
-    let is_ours = |name: &str| *name == *name::QOS || *name == *name::INGESTED || *name == *name::LOG;
-    let is_kept = |name: &str| !is_ours(name) && (*name == *name::NATS_MSG_ID || !name.starts_with("Nats-"));
-    let mut copied: Headers = headers.into_iter().flatten().filter(|(name, _)| is_kept(name)).cloned().collect();
+/// With a message id, before which there is none: JetStream goes by the first one.
+fn with_id(mut headers: Headers, message_id: Option<ByteString>) -> Headers {
+    headers.extend(message_id.map(|id| (ByteString::from_static(name::NATS_MSG_ID), id)));
+    headers
+}
+
+/// The id that a publisher gives its message.
+pub(crate) fn own_id(publication: &Publication) -> Option<&str> {
+    proto_map::own_message_id(&publication.properties.as_ref()?.user_properties)
+}
+
+/// Headers in the log of a message that was published on core NATS, and its time to live there, in seconds. Whoever publishes
+/// on core NATS chooses them: what decides about more than the message stays out, where only sidecars say it, and what would
+/// tell JetStream something about another stream. `None` when they are too many.
+pub(crate) fn ingested_headers(message: &CoreMessage, keys: &Keys) -> Option<(Headers, Option<u32>)> {
+    let headers = message.headers.as_ref();
+    let envelope = read(headers, Carrier::Attached { ttl: false }, false, false);
+    let is_kept = |name: &str| proto_map::is_about_itself(name);
+    let copied = headers.into_iter().flatten().filter(|(name, _)| is_kept(name)).cloned().collect();
+    let has_id = headers.is_some_and(|all| all.iter().any(|(name, id)| *name == *name::NATS_MSG_ID && !id.is_empty()));
+    let id = headers.filter(|_| has_id).map(|headers| {
+        let (subject, payload) = (&*message.subject, &*message.payload);
+        keys.ring().at(keys.now_ms()).message_id(MessageName::Core { subject, headers, payload })
+    });
+    let mut copied = with_id(copied, id);
     copied.push((ByteString::from_static(name::INGESTED), ByteString::from_static("1")));
     // As high as a subscription allows, unless it says otherwise itself.
     let qos = if envelope.qos == QoS::AtLeastOnce { "1" } else { "2" };
@@ -51,8 +66,15 @@ pub(crate) fn ingested_headers(headers: Option<&Headers>) -> Option<(Headers, Op
 }
 
 /// Headers in the retained bucket, of a message or of its deletion. They say that it came over MQTT.
-pub(crate) fn retained_headers(publication: &Publication, is_delete: bool) -> Result<Headers, HeaderError> {
-    let mut headers = if is_delete { Headers::new() } else { proto_map::to_headers(&envelope(publication), STORED)? };
+pub(crate) fn retained_headers(
+    publication: &Publication,
+    is_delete: bool,
+    message_id: Option<ByteString>,
+) -> Result<Headers, HeaderError> {
+    let mut headers = match is_delete {
+        true => Headers::new(),
+        false => with_id(proto_map::to_headers(&envelope(publication), STORED)?, message_id),
+    };
     headers.push((ByteString::from_static(name::ORIGIN), ByteString::from_static("mqtt")));
     Ok(headers)
 }
@@ -60,7 +82,7 @@ pub(crate) fn retained_headers(publication: &Publication, is_delete: bool) -> Re
 /// What a NATS client has put into the retained bucket, as an envelope for the log. It has QoS 1 unless it says otherwise.
 pub(crate) fn put_envelope(put: &ForeignPut) -> Envelope {
     let envelope = match &put.message {
-        Some(message) => read(message.headers.as_ref(), STORED, false),
+        Some(message) => read(message.headers.as_ref(), STORED, false, false),
         None => Envelope { qos: QoS::AtLeastOnce, ..Envelope::default() },
     };
     Envelope { retained_seq: Some(put.sequence), publisher: None, log_marker: None, ..envelope }
@@ -72,9 +94,7 @@ pub(crate) fn log_headers_of(
     message_id: ByteString,
     carrier: Carrier,
 ) -> Result<Headers, HeaderError> {
-    let mut headers = proto_map::to_headers(envelope, carrier)?;
-    headers.push((ByteString::from_static(name::NATS_MSG_ID), message_id));
-    Ok(headers)
+    Ok(with_id(proto_map::to_headers(envelope, carrier)?, Some(message_id)))
 }
 
 /// Headers of its copy on its natural subject.
@@ -99,11 +119,12 @@ pub(crate) fn live_headers(
     is_escaped: bool,
     says_qos: bool,
     publisher: Option<ByteString>,
+    message_id: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     // Whoever reads this on NATS sees the topic as the device wrote it.
     let original_topic = is_escaped.then(|| publication.topic.clone());
     let envelope = Envelope { retained_seq: retained_at, original_topic, publisher, ..envelope(publication) };
-    let mut headers = proto_map::to_headers(&envelope, Carrier::Core)?;
+    let mut headers = with_id(proto_map::to_headers(&envelope, Carrier::Core)?, message_id);
     if says_qos {
         headers.push((ByteString::from_static(name::QOS), ByteString::from_static("0")));
     }
@@ -117,13 +138,14 @@ pub(crate) fn natural_headers(
     log_sequence: u64,
     is_escaped: bool,
     publisher: Option<ByteString>,
+    message_id: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
     let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
     let original_topic = is_escaped.then(|| publication.topic.clone());
     // One marker and no more: that it is in the log says all that there is to say of its QoS.
     let qos = QoS::AtLeastOnce;
     let envelope = Envelope { qos, log_marker, original_topic, publisher, ..envelope(publication) };
-    proto_map::to_headers(&envelope, Carrier::Core)
+    Ok(with_id(proto_map::to_headers(&envelope, Carrier::Core)?, message_id))
 }
 
 /// Whether a message on core NATS is one that JetStream hands to a consumer: it goes to the consumer's inbox, where `>` hears
@@ -149,16 +171,36 @@ pub(crate) fn is_at_most_once(headers: Option<&Headers>) -> bool {
     headers.into_iter().flatten().any(|(header, value)| **header == *name::QOS && **value == *"0")
 }
 
+/// The QoS at which a client has published what came on core NATS. What goes into a stream of somebody else says it unless it
+/// is 2; what goes nowhere, unless it is 0.
+pub(crate) fn published_qos(headers: Option<&Headers>, is_captured: impl FnOnce() -> bool) -> QoS {
+    let said = headers.into_iter().flatten().find(|(header, _)| **header == *name::QOS);
+    match said.map(|(_, value)| &**value) {
+        Some("0") => QoS::AtMostOnce,
+        Some("1") => QoS::AtLeastOnce,
+        Some(_) => QoS::ExactlyOnce,
+        None if is_captured() => QoS::ExactlyOnce,
+        None => QoS::AtMostOnce,
+    }
+}
+
 /// Whether what a stream has captured has come to everybody another way: it is the copy of a stored message, or the publish
 /// of a client at QoS 0.
 pub(crate) fn has_come_live(entry: &LogEntry) -> bool {
     is_copy(entry.headers.as_ref(), entry.subject()) || is_at_most_once(entry.headers.as_ref())
 }
 
-/// `nats_headers`: `Nats-*` headers become user properties; see [`BrokerOptions`](super::BrokerOptions).
-fn read(headers: Option<&Headers>, carrier: Carrier, nats_headers: bool) -> Envelope {
+/// `nats_headers`: `Nats-*` headers become user properties; see [`BrokerOptions`](super::BrokerOptions). `is_genuine`: see
+/// [`ReadOptions`].
+fn read(headers: Option<&Headers>, carrier: Carrier, nats_headers: bool, is_genuine: bool) -> Envelope {
     let headers = headers.into_iter().flatten().map(|(name, value)| (&**name, &**value));
-    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers })
+    proto_map::from_headers(headers, ReadOptions { carrier, nats_headers, is_genuine })
+}
+
+/// Whether a message that came where others write too has the mark of a sidecar. Most have none, which costs a look.
+fn is_marked(keys: &Keys, subject: &str, headers: Option<&Headers>, payload: &[u8]) -> bool {
+    let marked = headers.filter(|headers| headers.iter().any(|(header, _)| *header == *name::MAC));
+    marked.is_some_and(|headers| keys.ring().is_marked(subject, headers, payload))
 }
 
 fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelope, since_ms: u64) -> Message {
@@ -172,24 +214,41 @@ fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelo
     message
 }
 
-/// The message that an entry of a log with this carrier is.
-pub(crate) fn from_log(entry: &LogEntry, carrier: Carrier, nats_headers: bool) -> Result<Message, MapError> {
+/// The message that an entry of a log with this carrier is. `keys`: where others write too, what a sidecar has written there
+/// is known by them.
+pub(crate) fn from_log(
+    entry: &LogEntry,
+    carrier: Carrier,
+    nats_headers: bool,
+    keys: Option<&Keys>,
+) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(entry.subject())?;
-    let envelope = read(entry.headers.as_ref(), carrier, nats_headers);
+    let headers = entry.headers.as_ref();
+    let is_genuine =
+        carrier.is_ours() || keys.is_some_and(|keys| is_marked(keys, entry.subject(), headers, &entry.payload));
+    let envelope = read(headers, carrier, nats_headers, is_genuine);
     Ok(message(topic, entry.payload.clone(), envelope, entry.stored_at_ms))
 }
 
 /// The message that came over core NATS. It is QoS 0 whatever it says: nothing has stored it.
 /// `since_ms`: the server's time at the latest, so that it does not expire early.
-pub(crate) fn from_core(core: &CoreMessage, since_ms: u64, nats_headers: bool) -> Result<Message, MapError> {
+pub(crate) fn from_core(
+    core: &CoreMessage,
+    since_ms: u64,
+    nats_headers: bool,
+    keys: &Keys,
+) -> Result<Message, MapError> {
     let topic = proto_map::topic_of(&core.subject)?;
-    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(core.headers.as_ref(), Carrier::Core, nats_headers) };
+    let headers = core.headers.as_ref();
+    let is_genuine = is_marked(keys, &core.subject, headers, &core.payload);
+    let envelope = Envelope { qos: QoS::AtMostOnce, ..read(headers, Carrier::Core, nats_headers, is_genuine) };
     Ok(message(topic, core.payload.clone(), envelope, since_ms))
 }
 
 /// The message that a retained entry is.
 pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Message {
-    let envelope = read(entry.message.headers.as_ref(), STORED, nats_headers);
+    // NATS clients write there, too.
+    let envelope = read(entry.message.headers.as_ref(), STORED, nats_headers, false);
     let stored = &entry.message;
     let mut message = message(entry.topic.clone(), stored.payload.clone(), envelope, stored.stored_at_ms);
     message.retain = true;
@@ -197,12 +256,12 @@ pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Messag
     message
 }
 
-/// What the index keeps of a retained message that came live; `None` when it deletes.
-pub(crate) fn retained_of(message: &Message) -> Option<RetainedMessage> {
+/// What the index keeps of a retained message that came live and was published at this QoS; `None` when it deletes.
+pub(crate) fn retained_of(message: &Message, qos: QoS) -> Option<RetainedMessage> {
     if message.payload.is_empty() {
         return None;
     }
-    let envelope = Envelope { qos: message.qos, properties: message.properties.clone(), ..Envelope::default() };
+    let envelope = Envelope { qos, properties: message.properties.clone(), ..Envelope::default() };
     let headers = proto_map::to_headers(&envelope, Carrier::Stream).ok()?;
     let lives_ms = message.properties.as_ref().and_then(|p| p.message_expiry_interval_s).map(|s| u64::from(s) * 1000);
     Some(RetainedMessage {

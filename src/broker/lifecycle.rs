@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytestring::ByteString;
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
@@ -371,8 +370,7 @@ impl Broker {
             if !is_due {
                 return wills;
             }
-            let key = self.client_key(&ByteString::from(old.client_id.as_str())).unwrap_or_default();
-            self.mark_firing(&mut will, &key, old.epoch);
+            self.mark_firing(&mut will, &old.client_id, old.epoch);
         }
         wills.push(LastWill { epoch: old.epoch, will, rest: Rest::new() });
         wills

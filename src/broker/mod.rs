@@ -244,17 +244,19 @@ impl Routing {
             let (logs, requests, metrics) = (Arc::clone(&logs), Arc::clone(&requests), Arc::clone(metrics));
             Arc::new(Ingest::new(logs, store, closed.clone(), names, requests, metrics))
         });
+        let (clock, keys) = (store.clock().clone(), store.keys().clone());
+        let reading = Reading { nats_headers: options.nats_headers, clock, keys };
         let router = Arc::new(Router::new(
             Arc::clone(&logs),
             Arc::clone(store.retained().index()),
             closed.clone(),
             ingest.clone(),
-            Reading { nats_headers: options.nats_headers, clock: store.clock().clone() },
+            reading.clone(),
             Arc::clone(&requests),
             Arc::clone(metrics),
         ));
-        let (clock, metrics) = (store.clock().clone(), Arc::clone(metrics));
-        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), clock, metrics);
+        let reading = Reading { nats_headers: false, ..reading };
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), reading, Arc::clone(metrics));
         Self { requests, arrived, logs, ingest, router, sys }
     }
 }
@@ -320,7 +322,7 @@ impl Broker {
             metrics,
             logs,
             names,
-            process: format!("{:08x}", rand::random::<u32>()),
+            process: format!("{:016x}", rand::random::<u64>()),
             lease: RwLock::default(),
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
@@ -447,7 +449,8 @@ impl Broker {
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
         let outgoing = |entry: &LogEntry| {
-            let message = Arc::new(convert::from_log(entry, log.carrier(), self.options.nats_headers).ok()?);
+            let (nats_headers, keys) = (self.options.nats_headers, Some(self.store.keys()));
+            let message = Arc::new(convert::from_log(entry, log.carrier(), nats_headers, keys).ok()?);
             let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
             Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, share: None }))
         };

@@ -18,8 +18,8 @@ use std::time::Instant;
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
-use mqtt_session::{MessageId, Once, Publication, Token};
-use proto_map::{HeaderError, Headers, Subject};
+use mqtt_session::{MessageId, Publication, Token};
+use proto_map::{HeaderError, Headers, KeyId, MessageName, Subject};
 
 use super::Broker;
 use super::convert;
@@ -145,6 +145,8 @@ pub(crate) struct Publishing {
     /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
     /// that outlive this process.
     client_key: Option<ByteString>,
+    /// The message id of all that is published here: of a will, which its record has.
+    given_id: Option<ByteString>,
     /// Set while the client has a No Local subscription: its messages say whose they are.
     pub(crate) tells_publisher: bool,
 }
@@ -156,6 +158,7 @@ impl Publishing {
             broker,
             mailbox,
             client_key,
+            given_id: None,
             stored: VecDeque::new(),
             first: 0,
             parked: VecDeque::new(),
@@ -165,6 +168,11 @@ impl Publishing {
             last_topic: None,
             tells_publisher: false,
         }
+    }
+
+    /// What is published has this message id.
+    pub(crate) fn name_as(&mut self, id: &str) {
+        self.given_id = Some(id.into());
     }
 
     /// Whether nothing is on its way.
@@ -312,11 +320,15 @@ impl Publishing {
             Stage::Log => {
                 let id = self.message_id(token, publication);
                 let log = &job.route.log;
-                let headers = convert::log_headers(publication, job.retained_at, self.publisher(), id, log.carrier())?;
+                let carrier = log.carrier();
+                let mut headers = convert::log_headers(publication, job.retained_at, self.publisher(), id, carrier)?;
+                if job.retained_at.is_some() && !carrier.is_ours() {
+                    self.mark(subject, &mut headers, &publication.payload);
+                }
                 (log.target(subject), headers)
             }
             Stage::Bucket => {
-                let headers = convert::retained_headers(publication, is_delete)?;
+                let headers = convert::retained_headers(publication, is_delete, self.own_id(publication))?;
                 (
                     PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete },
                     headers,
@@ -338,16 +350,52 @@ impl Publishing {
         })
     }
 
-    /// QoS 2 messages are stored once even if the connection to NATS breaks between the message and its
-    /// acknowledgement.
+    /// The `Nats-Msg-Id` of a message, which nobody outside can guess: made of the id that the publisher gives it, or at QoS 2
+    /// of its place in the session, so that it is stored once even if the connection to NATS breaks between the message and
+    /// its acknowledgement, and is found by whichever sidecar recovers it.
+    ///
+    /// **Invariant:** what is one message has one id: the key that makes it is what the session's progress says.
     fn message_id(&self, token: u64, publication: &Publication) -> Option<ByteString> {
-        match (publication.once, &self.client_key) {
-            (Some(Once { message: MessageId { epoch, number }, .. }), Some(client)) => {
-                Some(ByteString::from(format!("{client}.{epoch}.{number}")))
-            }
-            _ => (publication.qos == QoS::ExactlyOnce)
-                .then(|| ByteString::from(format!("{}.{}.{token}", self.broker.process, self.mailbox.id))),
+        if self.given_id.is_some() {
+            return self.given_id.clone();
         }
+        let of_session = publication.once.map(|once| once.message);
+        if let (Some(MessageId { epoch, number, key: 0 }), Some(client)) = (of_session, &self.client_key) {
+            // Received by a version that had no key.
+            return Some(ByteString::from(format!("{client}.{epoch}.{number}")));
+        }
+        let keys = self.broker.store.keys();
+        let ring = keys.ring();
+        // A key that is gone cannot say what the message was called; it is another one then.
+        let named = of_session.and_then(|message| KeyId::new(message.key)).and_then(|id| ring.get(id));
+        let key = || named.unwrap_or_else(|| ring.at(keys.now_ms()));
+        let client_id = &*self.mailbox.client_id;
+        let (process, connection) = (self.broker.process.as_str(), self.mailbox.id);
+        let name = match (convert::own_id(publication), of_session) {
+            (Some(id), _) => MessageName::ById { client_id, id },
+            (None, Some(MessageId { epoch, number, .. })) if self.client_key.is_some() => {
+                MessageName::OfSession { client_id, epoch, number }
+            }
+            (None, _) if publication.qos == QoS::ExactlyOnce => {
+                MessageName::OfConnection { process, connection, number: token }
+            }
+            (None, _) => return None,
+        };
+        Some(key().message_id(name))
+    }
+
+    /// What the id that the publisher gives its message is in JetStream.
+    fn own_id(&self, publication: &Publication) -> Option<ByteString> {
+        let id = convert::own_id(publication)?;
+        let keys = self.broker.store.keys();
+        let name = MessageName::ById { client_id: &self.mailbox.client_id, id };
+        Some(keys.ring().at(keys.now_ms()).message_id(name))
+    }
+
+    /// Marks a message that goes where others write too, and says more than they may.
+    fn mark(&self, subject: &Subject, headers: &mut Headers, payload: &[u8]) {
+        let keys = self.broker.store.keys();
+        keys.ring().mark(keys.now_ms(), subject.as_str(), headers, payload);
     }
 
     fn publisher(&self) -> Option<ByteString> {
@@ -430,9 +478,9 @@ impl Publishing {
                     answer(&job, Ok(ReasonCode::Success), answers);
                 }
                 let Job { publication, route, .. } = job;
-                let client = self.named_publisher();
-                let headers =
-                    convert::natural_headers(&publication, &route.subject, stored.sequence, route.is_escaped, client);
+                let (client, id) = (self.named_publisher(), self.own_id(&publication));
+                let Route { subject, is_escaped, .. } = &route;
+                let headers = convert::natural_headers(&publication, subject, stored.sequence, *is_escaped, client, id);
                 self.send_asked(route.subject, asked, headers, publication.payload);
             }
             Err(PutError::NoStream) if job.route.version != self.broker.logs.version() => self.reroute(job),
@@ -456,8 +504,11 @@ impl Publishing {
         let Job { publication, route, retained_at, since_ms, .. } = job;
         let asked = self.ask(&publication, &route.subject);
         let says_qos = self.broker.says_qos(&publication.topic, &route.subject);
-        let client = self.named_publisher();
-        let headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos, client);
+        let (client, id) = (self.named_publisher(), self.own_id(&publication));
+        let mut headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos, client, id);
+        if let (Some(_), Ok(headers)) = (retained_at, &mut headers) {
+            self.mark(&route.subject, headers, &publication.payload);
+        }
         let payload = publication.payload.clone();
         let mut message = Message::new(publication.topic, publication.payload, publication.properties);
         message.retain = publication.retain;

@@ -10,8 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use bytestring::ByteString;
-use proto_map::Envelope;
+use proto_map::{Envelope, MessageName};
 use tokio::sync::oneshot;
 
 use super::logs::LogHandle;
@@ -97,9 +96,12 @@ impl Broker {
             properties.message_expiry_interval_s = ttl_s;
         }
         // Sequences come again when the bucket is made anew, but not at the same time.
-        let message_id = ByteString::from(format!("{}.retained.{}", put.stored_at_ms, put.sequence));
+        let keys = self.store.keys().ring();
+        let name = MessageName::Put { stored_at_ms: put.stored_at_ms, sequence: put.sequence };
+        // The key is chosen by when it was put, so that the next one to store it chooses the same.
+        let message_id = keys.at(put.stored_at_ms).message_id(name);
         let log = self.logs.owner_of(put.subject.as_str());
-        let headers = match convert::log_headers_of(&envelope, message_id, log.carrier()) {
+        let mut headers = match convert::log_headers_of(&envelope, message_id, log.carrier()) {
             Ok(headers) => headers,
             Err(error) => {
                 self.give_put_up(put, &error);
@@ -107,6 +109,9 @@ impl Broker {
             }
         };
         let payload = put.message.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
+        if !log.carrier().is_ours() {
+            keys.mark(self.store.keys().now_ms(), put.subject.as_str(), &mut headers, &payload);
+        }
         let bytes = payload.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let publisher = self.store.publisher();
         let permit = publisher.permit(bytes).await;

@@ -51,6 +51,7 @@ pub(crate) fn progress_record(epoch: u64, progress: &Progress, claims: &Claims, 
         packet_id: r.packet_id.get(),
         epoch: r.message.epoch,
         number: r.message.number,
+        key: r.message.key,
         after: r.after,
     });
     ProgressRecord {
@@ -76,7 +77,7 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     let received = record.received.iter().filter_map(|r| {
         Some(ReceivedState {
             packet_id: PacketId::new(r.packet_id)?,
-            message: MessageId { epoch: r.epoch, number: r.number },
+            message: MessageId { epoch: r.epoch, number: r.number, key: r.key },
             after: r.after,
         })
     });
@@ -212,7 +213,7 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publicat
     Some(Publication {
         token: None,
         once: (qos != QoS::AtMostOnce)
-            .then_some(Once { message: MessageId { epoch, number: WILL_NUMBER }, maybe_above }),
+            .then_some(Once { message: MessageId { epoch, number: WILL_NUMBER, key: 0 }, maybe_above }),
         topic: TopicName::new(will.topic.as_str()).ok()?,
         qos,
         retain: will.retain,

@@ -25,7 +25,7 @@ use super::message::Message;
 use super::requests::Requests;
 use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
-use crate::store::{CoreMessage, CoreSink, IndexState, LogEntry, LogSink, RetainedIndex, ServerClock};
+use crate::store::{CoreMessage, CoreSink, IndexState, Keys, LogEntry, LogSink, RetainedIndex, ServerClock};
 
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,8 @@ pub(crate) struct Reading {
     pub(crate) nats_headers: bool,
     /// The server's time.
     pub(crate) clock: ServerClock,
+    /// By which is known what a sidecar has written where others write too.
+    pub(crate) keys: Keys,
 }
 
 /// Routes messages to the sessions of this sidecar.
@@ -192,7 +194,7 @@ impl Router {
     /// A client of this sidecar published at QoS 0.
     pub(crate) fn route_local(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
         let _held = message.retain.then(|| self.logs.first().hold());
-        self.index(message);
+        self.index(message, QoS::AtMostOnce);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, message);
         self.deliver_qos0(&entries, message, Source::Local { publisher }, Reach::All, wakes);
@@ -200,9 +202,9 @@ impl Router {
 
     /// Retained messages go into the index in the same instant as to the subscribers, with the tail held, so that who
     /// subscribes meanwhile gets them one way or the other, and not both.
-    fn index(&self, message: &mut Message) {
+    fn index(&self, message: &mut Message, qos: QoS) {
         if let Some(sequence) = message.retained_at {
-            message.indexed_at = self.index.apply_live(sequence, &message.topic, convert::retained_of(message));
+            message.indexed_at = self.index.apply_live(sequence, &message.topic, convert::retained_of(message, qos));
         }
     }
 
@@ -286,7 +288,7 @@ impl Router {
         if log.is_attached() && convert::has_come_live(entry) {
             return None;
         }
-        convert::from_log(entry, log.carrier(), self.reading.nats_headers)
+        convert::from_log(entry, log.carrier(), self.reading.nats_headers, Some(&self.reading.keys))
             .inspect_err(
                 |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
             )
@@ -305,7 +307,8 @@ impl Router {
             if let Some(ingest) = self.ingest.as_ref().filter(|_| message.is_ingested) {
                 ingest.seen(entry.subject(), &entry.payload);
             }
-            self.index(&mut message);
+            let qos = message.qos;
+            self.index(&mut message, qos);
             self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
         }
         log.routed(&tail);
@@ -318,7 +321,8 @@ impl Router {
 
     /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
     pub(super) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
-        let mut message = convert::from_core(core, self.reading.clock.latest_ms(), self.reading.nats_headers).ok()?;
+        let Reading { clock, nats_headers, keys } = &self.reading;
+        let mut message = convert::from_core(core, clock.latest_ms(), *nats_headers, keys).ok()?;
         self.requests.make_answerable(core, &mut message);
         Some(message)
     }
@@ -370,13 +374,14 @@ impl CoreSink for Router {
             return;
         }
         let reach = self.reach_on_core(&core);
-        let Ok(mut message) = convert::from_core(&core, self.reading.clock.latest_ms(), self.reading.nats_headers)
-        else {
-            return;
-        };
+        let Reading { clock, nats_headers, keys } = &self.reading;
+        let Ok(mut message) = convert::from_core(&core, clock.latest_ms(), *nats_headers, keys) else { return };
         let _held = message.retain.then(|| self.logs.first().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
-        self.index(&mut message);
+        if message.retain {
+            let qos = convert::published_qos(core.headers.as_ref(), || self.logs.is_captured(&core.subject));
+            self.index(&mut message, qos);
+        }
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
         if entries.oldest() == Some(subscription_id / super::interest::SUBJECTS_PER_FILTER) {

@@ -19,7 +19,7 @@ use super::message::Message;
 use super::requests::Requests;
 use super::router::{Reading, Router};
 use crate::metrics::{Metrics, Totals};
-use crate::store::{RetainedIndex, ServerClock};
+use crate::store::RetainedIndex;
 
 /// How long JetStream may take to say how many messages the log has.
 const STORED_PATIENCE: Duration = Duration::from_secs(2);
@@ -45,11 +45,10 @@ impl Sys {
         logs: Arc<Logs>,
         closed: ClosedTrees,
         requests: Arc<Requests>,
-        clock: ServerClock,
+        reading: Reading,
         metrics: Arc<Metrics>,
     ) -> Self {
         let index = Arc::new(RetainedIndex::new());
-        let reading = Reading { nats_headers: false, clock };
         Self { router: Router::new(logs, Arc::clone(&index), closed, None, reading, requests, metrics), index }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, Version};
+use proto_map::MessageName;
 
 use super::Broker;
 use super::mailbox::{Mailbox, Wakes};
@@ -43,8 +44,14 @@ pub(crate) const fn due(will: &StoredWill, expiry_s: u32) -> Due {
 
 impl Broker {
     /// Marks a will as being published.
-    pub(crate) fn mark_firing(&self, will: &mut StoredWill, client_key: &str, epoch: u64) {
-        let id = format!("{client_key}.{epoch}.{WILL_NUMBER}");
+    pub(crate) fn mark_firing(&self, will: &mut StoredWill, client_id: &str, epoch: u64) {
+        let is_id = |(name, value): &&(String, String)| name == proto_map::name::NATS_MSG_ID && !value.is_empty();
+        let name = match will.user_properties.iter().find(is_id) {
+            Some((_, id)) => MessageName::ById { client_id, id },
+            None => MessageName::OfSession { client_id, epoch, number: WILL_NUMBER },
+        };
+        let keys = self.store.keys();
+        let id = keys.ring().at(keys.now_ms()).message_id(name).to_string();
         // From the CONNECT on: a record can come back that JetStream had deleted, when its server was killed.
         will.state = WillState::Firing { id, after: will.since };
         will.due_at_ms = None;
@@ -67,6 +74,9 @@ impl Broker {
         let limits = self.options.mailbox;
         let mailbox = Arc::new(Mailbox::new(self.next_session_id(), client_id, Version::V5, u32::MAX, limits));
         let mut publishing = Publishing::new(Arc::clone(self), Arc::clone(&mailbox), key);
+        if let WillState::Firing { id, .. } = &will.state {
+            publishing.name_as(id);
+        }
         if let Err(refusal) = publishing.publish(publication, &mut Wakes::default()) {
             let (publication, refused) = *refusal;
             let topic = publication.topic.as_str();
@@ -136,7 +146,7 @@ impl Broker {
         let (epoch, ttl_s) = (record.epoch, self.ttl(&record));
         if let Some(mut will) = record.will.take() {
             if will.state == WillState::Armed {
-                self.mark_firing(&mut will, &self.client_key(&client_id).unwrap_or_default(), epoch);
+                self.mark_firing(&mut will, &client_id, epoch);
                 record.will = Some(will.clone());
                 sequence = sessions.put_record(&record, sequence, ttl_s).await?;
             }

@@ -39,6 +39,9 @@ pub(crate) struct Role {
     pub(crate) name: &'static str,
     /// Do not send our own messages back to us.
     pub(crate) no_echo: bool,
+    /// NATS clients answer requests on it. On others nobody but JetStream and sidecars does, so that everybody else can be
+    /// denied to.
+    pub(crate) is_answered_by_anybody: bool,
     /// Commands between us and the socket.
     pub(crate) queue: usize,
     /// Messages of one subscription between the socket and us.
@@ -94,11 +97,13 @@ pub(crate) struct Connector {
     pub(crate) errors: ApiErrors,
     /// The server's time, as the answers on any connection tell.
     clock: ServerClock,
+    /// First tokens of reply subjects on which only JetStream and sidecars answer.
+    private_inbox: String,
 }
 
 impl Connector {
-    /// Checks URLs and credential files; connects nothing.
-    pub(crate) fn new(options: NatsOptions) -> Result<Self, OpenError> {
+    /// Checks URLs and credential files; connects nothing. `private_inbox`: see [`Role::is_answered_by_anybody`].
+    pub(crate) fn new(options: NatsOptions, private_inbox: String) -> Result<Self, OpenError> {
         let mut addresses = Vec::with_capacity(options.urls.len());
         for url in &options.urls {
             let address = url
@@ -116,8 +121,8 @@ impl Connector {
                 .map_err(|err| OpenError::Credentials { reason: format!("{}: {err}", file.display()) })?;
         }
         let (options, addresses) = (Arc::new(options), Arc::new(addresses));
-        let (errors, clock) = (ApiErrors::default(), ServerClock::default());
-        Ok(Self { options, addresses, authenticator: Arc::new(authenticator), errors, clock })
+        let (authenticator, errors, clock) = (Arc::new(authenticator), ApiErrors::default(), ServerClock::default());
+        Ok(Self { options, addresses, authenticator, errors, clock, private_inbox })
     }
 
     /// The URLs without passwords, for messages.
@@ -144,7 +149,7 @@ impl Connector {
             }
         })
         .name(format!("{}-{}", self.options.name, role.name))
-        .custom_inbox_prefix(&self.options.inbox_prefix)
+        .custom_inbox_prefix(if role.is_answered_by_anybody { &self.options.inbox_prefix } else { &self.private_inbox })
         .client_capacity(role.queue)
         .subscription_capacity(role.subscription_queue)
         .read_buffer_capacity(u16::MAX)

@@ -5,6 +5,7 @@
 
 mod replies;
 mod requests;
+mod seals;
 mod subscriptions;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use proto_map::Headers;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::requests::{RequestError, Served};
+pub(super) use self::seals::Seals;
 use self::subscriptions::Command;
 use super::connection::Link;
 use super::error::Unavailable;
@@ -74,6 +76,7 @@ pub enum Dropped {
 pub struct CoreNats {
     link: Link,
     requests: Link,
+    seals: Seals,
     commands: mpsc::UnboundedSender<Command>,
     dropped: Arc<AtomicU64>,
     /// A subject that another connection of ours answers.
@@ -81,11 +84,11 @@ pub struct CoreNats {
 }
 
 impl CoreNats {
-    pub(super) fn start(link: Link, requests: Link, echo: &str, sink: Arc<dyn CoreSink>) -> Self {
+    pub(super) fn start(link: Link, requests: Link, seals: Seals, echo: &str, sink: Arc<dyn CoreSink>) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         // Without the runtime's budget, which would end a turn after 128 messages; the task yields by itself.
         tokio::spawn(tokio::task::unconstrained(subscriptions::run(link.client.clone(), inbox, sink)));
-        Self { link, requests, commands, dropped: Arc::new(AtomicU64::new(0)), echo: echo.to_owned() }
+        Self { link, requests, seals, commands, dropped: Arc::new(AtomicU64::new(0)), echo: echo.to_owned() }
     }
 
     /// Publishes, or drops and counts. Never waits.

@@ -13,7 +13,6 @@ use super::connection::Link;
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::head::Head;
-use super::headers;
 use super::reader::{Pace, Progress, Reader, Source};
 
 /// Entries that a sink gets at once.
@@ -135,8 +134,9 @@ impl Log {
     pub async fn find(&self, subject: &str, after: u64, message_id: &str) -> Result<Option<u64>, Unavailable> {
         let Shared { api, stream, prefix, .. } = &*self.shared;
         let is_it = |entry: &LogEntry| {
-            let id = entry.headers.as_ref().and_then(|headers| headers::first(headers, "Nats-Msg-Id"));
-            id == Some(message_id)
+            // On any of them: what a version before ours wrote can have its publisher's before ours.
+            let mut ids = entry.headers.iter().flatten().filter(|(name, _)| name == proto_map::name::NATS_MSG_ID);
+            ids.any(|(_, id)| id == message_id)
         };
         let mut position = after + 1;
         loop {

@@ -12,7 +12,7 @@
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `share`: the consumers of shared subscriptions
-//! - `reply_key`: what tokens of replies are made with
+//! - `reply_key`: what tokens of replies are made with; `keys`: what sidecars share and nobody else is to know
 //! - `core`: plain NATS
 //!
 //! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
@@ -33,6 +33,7 @@ mod foreign;
 mod head;
 mod headers;
 mod horizon;
+mod keys;
 mod log;
 mod nodes;
 mod options;
@@ -61,11 +62,13 @@ pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Len
 use self::bucket::Bucket;
 pub use self::clock::{SERVERS_DIFFER_MS, ServerClock};
 use self::connection::{Connector, Link, Role};
+use self::core::Seals;
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
 pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 use self::horizon::Horizons;
+pub use self::keys::Keys;
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
@@ -114,6 +117,7 @@ pub struct Store {
     nodes: Nodes,
     foreign: Foreign,
     reply_keys: ReplyKeys,
+    keys: Keys,
     core: CoreNats,
     shares: Shares,
     connected: watch::Receiver<bool>,
@@ -128,8 +132,7 @@ impl Store {
     pub async fn open(options: StoreOptions, core_sink: Arc<dyn CoreSink>) -> Result<Self, OpenError> {
         let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
         let AssetOptions { names, specs, declared, replicas } = assets;
-        let connector = Connector::new(nats)?;
-        let role = |name, no_echo, queue, subscription_queue| Role { name, no_echo, queue, subscription_queue };
+        let connector = Connector::new(nats, names.inbox_prefix())?;
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
         let horizons = Horizons::default();
@@ -142,27 +145,26 @@ impl Store {
 
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
-        let backlog_spec = names.backlog_spec(&specs);
+        let (backlog_spec, keys_spec) = (names.backlog_spec(&specs), names.keys_spec(&specs));
         let needs = Needs::new(&names, connector.inbox_prefix());
-        let needed = [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec].map(|spec| (spec, None));
+        let needed = [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec, &keys_spec];
+        let needed = needed.map(|spec| (spec, None));
         let declared = declared.iter().map(|(spec, replicas)| (spec, *replicas));
         let assets = prepare(&api, needs, replicas, needed.into_iter().chain(declared)).await?;
 
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let publisher = Publisher::start(connector, &names, publisher, horizons);
-        let log_subjects = names.log_subjects();
-        let log_prefix = log_subjects.trim_end_matches('>');
-        let log_stream = names.log_stream();
+        let root = |subjects: String| subjects.trim_end_matches('>').to_owned();
         let ours = Some((assets.clone(), log_spec));
-        let log = Log::new(api.clone(), tail.clone(), &log_stream, log_prefix, payload_max, ours);
+        let log =
+            Log::new(api.clone(), tail.clone(), &names.log_stream(), &root(names.log_subjects()), payload_max, ours);
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
             Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
-        let retained_subjects = names.retained_subjects();
-        let retained_prefix = retained_subjects.trim_end_matches('>');
+        let retained_prefix = root(names.retained_subjects());
         // Nobody tails it, and it is made again by `retained`.
-        let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), retained_prefix, payload_max, None);
+        let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), &retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
         let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
@@ -177,14 +179,16 @@ impl Store {
         let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
+        let keys = Keys::open(bucket(keys_spec), names.account_keys()).await?;
         let echo = names.echo_subject(&format!("{:016x}", rand::random::<u64>()));
         serve_echo(&api.link, echo.clone()).await?;
-        let core = CoreNats::start(core_link.clone(), state.link.clone(), &echo, core_sink);
+        let seals = Seals::new(keys.clone(), nodes.clone());
+        let core = CoreNats::start(core_link.clone(), state.link.clone(), seals.clone(), &echo, core_sink);
         // Queue subscriptions have to hear what our own clients publish.
         let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
-        let shares = Shares::new(api.clone(), share, state.link.clone(), &echo);
-        let connected = connected(&core_link);
+        let shares = Shares::new(api.clone(), share, state.link.clone(), seals, &echo);
         Ok(Self {
+            connected: connected(&core_link),
             core_link,
             publisher,
             log,
@@ -196,9 +200,9 @@ impl Store {
             nodes,
             foreign,
             reply_keys,
+            keys,
             core,
             shares,
-            connected,
         })
     }
 
@@ -268,6 +272,11 @@ impl Store {
         &self.reply_keys
     }
 
+    /// The keys of the account.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Plain NATS.
     pub fn core(&self) -> &CoreNats {
         &self.core
@@ -302,6 +311,11 @@ async fn prepare<'a>(
         assets.ensure_with(spec, replicas).await?;
     }
     needs.refused_on(&api.link).map_or(Ok(assets), Err)
+}
+
+/// What a connection is for. The one of core NATS does not hear itself, and NATS clients answer on it.
+const fn role(name: &'static str, is_core: bool, queue: usize, subscription_queue: usize) -> Role {
+    Role { name, no_echo: is_core, is_answered_by_anybody: is_core, queue, subscription_queue }
 }
 
 /// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the

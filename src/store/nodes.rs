@@ -54,6 +54,9 @@ pub struct NodeInfo {
     /// Where it listens for MQTT.
     #[serde(default)]
     pub mqtt: Vec<String>,
+    /// It seals what it asks and answers.
+    #[serde(default)]
+    pub seals: bool,
 }
 
 impl Nodes {
@@ -78,7 +81,7 @@ impl Nodes {
         let subject = self.shared.names.node_lease(node).map_err(Unavailable::new)?;
         let boot = format!("{:016x}", rand::random::<u64>());
         let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
-        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms, mqtt };
+        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms, mqtt, seals: true };
         let value = serde_json::to_vec(&info).map_err(Unavailable::new)?;
         let keeper = Keeper::new(&self.shared, subject, value.into(), &info.boot);
         let Some(grip) = keeper.take(true).await? else {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::ack::{parse_delivery, parse_place};
 use super::api::{Api, ApiFailure, STREAM_NOT_FOUND};
 use super::connection::{Link, LinkState};
-use super::core::{CoreNats, CoreSink};
+use super::core::{CoreNats, CoreSink, Seals};
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
@@ -149,6 +149,7 @@ pub struct Shares {
     api: Api,
     link: Link,
     requests: Link,
+    seals: Seals,
     echo: Arc<str>,
 }
 
@@ -160,14 +161,14 @@ struct Info {
 }
 
 impl Shares {
-    /// `link`: for messages and acknowledgements. `requests` and `echo`: see [`CoreNats`].
-    pub(super) fn new(api: Api, link: Link, requests: Link, echo: &str) -> Self {
-        Self { api, link, requests, echo: Arc::from(echo) }
+    /// `link`: for messages and acknowledgements. `requests`, `seals` and `echo`: see [`CoreNats`].
+    pub(super) fn new(api: Api, link: Link, requests: Link, seals: Seals, echo: &str) -> Self {
+        Self { api, link, requests, seals, echo: Arc::from(echo) }
     }
 
     /// Plain NATS on a connection that hears what others of our connections publish, for queue subscriptions.
     pub fn core(&self, sink: Arc<dyn CoreSink>) -> CoreNats {
-        CoreNats::start(self.link.clone(), self.requests.clone(), &self.echo, sink)
+        CoreNats::start(self.link.clone(), self.requests.clone(), self.seals.clone(), &self.echo, sink)
     }
 
     /// The consumer, if it is there.

@@ -6,8 +6,8 @@ use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, QoS, ReasonCode, TopicName, UserProperties};
 use proptest::prelude::*;
 use proto_map::{
-    Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, is_log_copy, log_marker, parse_log_marker,
-    to_headers,
+    Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, is_about_itself, is_log_copy, log_marker,
+    parse_log_marker, to_headers,
 };
 
 const CARRIERS: [Carrier; 5] = [
@@ -47,7 +47,7 @@ fn over_the_wire(headers: &Headers) -> Vec<(String, String)> {
 }
 
 fn read(headers: &[(String, String)], carrier: Carrier) -> Envelope {
-    let options = ReadOptions { carrier, nats_headers: false };
+    let options = ReadOptions { carrier, nats_headers: false, is_genuine: true };
     from_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())), options)
 }
 
@@ -145,11 +145,9 @@ fn the_list_of_user_properties_is_there_only_when_needed() {
         (&[("Mqtt-Log", "1")], &["Mqtt-User-Properties: Mqtt-Log=1"]),
         (&[("content-type", "1")], &["Mqtt-User-Properties: content-type=1"]),
         (&[("Status", "503")], &["Mqtt-User-Properties: Status=503"]),
-        (&[("Nats-Msg-Id", "x")], &["Nats-Msg-Id: x", "Mqtt-User-Properties: Nats-Msg-Id=x"]),
-        (
-            &[("Nats-Msg-Id", "x"), ("Nats-Msg-Id", "y")],
-            &["Nats-Msg-Id: x", "Mqtt-User-Properties: Nats-Msg-Id=x&Nats-Msg-Id=y"],
-        ),
+        (&[("Nats-Msg-Id", "x")], &["Mqtt-User-Properties: Nats-Msg-Id=x"]),
+        (&[("KV-Operation", "DEL")], &["Mqtt-User-Properties: KV-Operation=DEL"]),
+        (&[("Nats-Msg-Id", "x"), ("Nats-Msg-Id", "y")], &["Mqtt-User-Properties: Nats-Msg-Id=x&Nats-Msg-Id=y"]),
     ] {
         let envelope = with_user_properties(pairs);
         assert_eq!(written(&envelope, Carrier::Core), expected);
@@ -163,9 +161,9 @@ fn the_list_of_user_properties_is_there_only_when_needed() {
 fn a_message_id_of_the_writer_does_not_change_that_of_the_publisher() {
     let envelope = with_user_properties(&[("Nats-Msg-Id", "theirs")]);
     let mut headers = over_the_wire(&to_headers(&envelope, Carrier::Core).unwrap());
-    headers.iter_mut().filter(|(name, _)| name == "Nats-Msg-Id").for_each(|(_, value)| *value = "ours".to_owned());
+    headers.push(("Nats-Msg-Id".to_owned(), "ours".to_owned()));
     assert_eq!(read(&headers, Carrier::Core), envelope);
-    let nats_headers = ReadOptions { carrier: Carrier::Core, nats_headers: true };
+    let nats_headers = ReadOptions { carrier: Carrier::Core, nats_headers: true, is_genuine: true };
     let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     assert_eq!(from_headers(pairs, nats_headers), envelope);
 }
@@ -197,7 +195,7 @@ fn headers_of_nats_clients_become_properties() {
         user_properties: user_properties(&[("Trace", "1"), ("Status", "ok")]),
         ..Default::default()
     };
-    let options = ReadOptions { carrier: Carrier::Stream, nats_headers: false };
+    let options = ReadOptions { carrier: Carrier::Stream, nats_headers: false, is_genuine: true };
     let envelope = from_headers(headers.into_iter(), options);
     assert_eq!((envelope.qos, envelope.properties.as_deref()), (QoS::AtLeastOnce, Some(&expected)));
     expected.user_properties =
@@ -221,7 +219,7 @@ fn values_that_mean_nothing_are_ignored() {
         ("Nats-TTL", "never"),
         ("nul", "a\0b"),
     ];
-    let options = ReadOptions { carrier: Carrier::Core, nats_headers: false };
+    let options = ReadOptions { carrier: Carrier::Core, nats_headers: false, is_genuine: true };
     assert_eq!(from_headers(headers.into_iter(), options), with_user_properties(&[("", "")]));
     let twice = [("Mqtt-QoS", "x"), ("Mqtt-QoS", "2"), ("Mqtt-QoS", "1")];
     assert_eq!(from_headers(twice.into_iter(), options).qos, QoS::ExactlyOnce);
@@ -284,7 +282,7 @@ fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "[ab]",
         2 => "[a-zA-Z0-9:=&% \t\r\n\u{2003}ü-]{0,6}",
-        1 => "(Nats|Mqtt|nats|MQTT)-[a-zA-Z-]{0,8}",
+        1 => "(Nats|Mqtt|nats|MQTT|KV|kv)-[a-zA-Z-]{0,8}",
         1 => prop::sample::select(
             &["Nats-Msg-Id", "Content-Type", "status", "Description", "Mqtt-User-Properties", "Mqtt-QoS", "Nats-TTL"][..])
             .prop_map(str::to_owned),
@@ -333,15 +331,47 @@ proptest! {
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         for (name, _) in to_headers(&with_user_properties(&pairs), Carrier::Core).unwrap() {
             let lower = name.to_ascii_lowercase();
-            let is_reserved = lower.starts_with("nats-") || lower.starts_with("mqtt-")
+            let is_reserved = lower.starts_with("nats-") || lower.starts_with("mqtt-") || lower.starts_with("kv-")
                 || ["content-type", "status", "description"].contains(&lower.as_str());
-            prop_assert!(!is_reserved || ["Nats-Msg-Id", "Mqtt-User-Properties"].contains(&&*name), "{name}");
+            prop_assert!(!is_reserved || name == "Mqtt-User-Properties", "{name}");
+        }
+    }
+
+    /// Whatever somebody outside writes, it does not say that its message is retained or was copied by a sidecar, and what
+    /// is copied of it to where only sidecars write says nothing of that kind either.
+    #[test]
+    fn no_header_from_outside_decides_about_more_than_its_message(
+        headers in prop::collection::vec((any_text(), any_text()), 0..6),
+        deciding in prop::collection::vec((prop::sample::select(&[
+            "Mqtt-Retain", "Mqtt-Ingested", "Mqtt-Origin", "Mqtt-Log-Sequence", "Mqtt-Subject", "Mqtt-Log", "Mqtt-Write",
+            "Mqtt-Cleaned", "Mqtt-Mac", "Mqtt-QoS", "Nats-Rollup", "Nats-TTL", "Nats-Msg-Id", "Nats-Expected-Last-Sequence",
+        ][..]), "[0-9]{1,20}"), 0..6),
+        lower: bool,
+    ) {
+        let deciding = deciding.iter().map(|(name, value)| {
+            (if lower { name.to_lowercase() } else { (*name).to_owned() }, value.clone())
+        });
+        let all: Vec<(String, String)> = headers.into_iter().chain(deciding).collect();
+        let pairs = || all.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for carrier in CARRIERS {
+            let options = ReadOptions { carrier, nats_headers: false, is_genuine: false };
+            let read = from_headers(pairs(), options);
+            prop_assert_eq!((read.retained_seq, read.is_ingested), (None, false));
+            let kept = pairs().filter(|(name, _)| is_about_itself(name));
+            let copied = from_headers(kept.clone(), ReadOptions { is_genuine: true, ..options });
+            prop_assert_eq!((copied.retained_seq, copied.is_ingested, copied.log_marker), (None, false, None));
+            prop_assert_eq!(copied.properties.and_then(|p| p.content_type), read.properties.and_then(|p| p.content_type));
+            for (name, _) in kept {
+                let lower = name.to_ascii_lowercase();
+                prop_assert!(!lower.starts_with("nats-"), "{}", name);
+                prop_assert!(!["mqtt-log-sequence", "mqtt-subject", "mqtt-qos"].contains(&&*lower), "{}", name);
+            }
         }
     }
 
     #[test]
     fn reading_never_fails(headers in prop::collection::vec((any_text(), any_text()), 0..8), nats_headers: bool) {
-        let options = ReadOptions { carrier: Carrier::Stream, nats_headers };
+        let options = ReadOptions { carrier: Carrier::Stream, nats_headers, is_genuine: false };
         let envelope = from_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())), options);
         if let Some(properties) = envelope.properties {
             prop_assert!(*properties != MessageProperties::default());

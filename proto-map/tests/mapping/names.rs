@@ -31,6 +31,7 @@ fn default_names_are_those_of_the_design() {
         (names.retained_stream(), "KV_MQTT_retained"),
         (names.sessions_stream(), "KV_MQTT_sessions"),
         (names.nodes_stream(), "KV_MQTT_nodes"),
+        (names.keys_stream(), "KV_MQTT_keys"),
         (names.log_subjects(), "$NMQ.log.>"),
         (names.backlog_subjects(), "$NMQ.backlog.*"),
         (names.log_subject(&subject).to_string(), "$NMQ.log.plant.line1.temp"),

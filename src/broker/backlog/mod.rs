@@ -309,7 +309,7 @@ impl Writer {
 
 /// The message that an entry of a backlog is, unless it is none.
 pub(crate) fn message_of_backlog(entry: &LogEntry, nats_headers: bool) -> Option<Message> {
-    convert::from_log(entry, convert::STORED, nats_headers).ok()
+    convert::from_log(entry, convert::STORED, nats_headers, None).ok()
 }
 
 /// How long a log may be left alone.
@@ -385,7 +385,7 @@ fn live(broker: &Broker, entry: &LogEntry) -> Option<(Option<u32>, bool, Message
     if closed.is_closed_subject(entry.subject()) {
         return None;
     }
-    let message = convert::from_log(entry, convert::STORED, false).ok()?;
+    let message = convert::from_log(entry, convert::STORED, false, None).ok()?;
     match message.expiry(broker.store.clock().earliest_ms()) {
         Ok(Some(0)) | Err(_) => None,
         Ok(ttl_s) => Some((ttl_s, closed.hides_topic_from_wildcard(&message.topic), message)),

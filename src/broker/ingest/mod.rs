@@ -31,7 +31,7 @@ use super::wants::{Wants, WantsSink};
 use super::{Broker, convert};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{
-    Candidacy, CoreMessage, CoreNats, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
+    Candidacy, CoreMessage, CoreNats, Keys, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
     StoredSink,
 };
 
@@ -84,6 +84,7 @@ pub(crate) struct Ingest {
     /// Begins where nodes are asked what is left.
     left: String,
     nodes: Nodes,
+    keys: Keys,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -175,6 +176,7 @@ impl Ingest {
             wishes,
             left,
             nodes,
+            keys: store.keys().clone(),
             state,
             wake,
         }
@@ -243,13 +245,13 @@ impl Ingest {
     fn put(&self, message: CoreMessage, place: OwnedSemaphorePermit) -> Option<Put> {
         let log = self.logs.owner_of(&message.subject);
         let response_topic = self.requests.response_topic_header(&message);
+        let (mut headers, ttl_s) = convert::ingested_headers(&message, &self.keys)?;
         let natural = proto_map::Subject::new(message.subject).ok()?;
         let subject = log.subject(&natural);
         let target = match &log.owner {
             Owner::Ours { .. } if log.number == 0 => PutTarget::Log(subject),
             _ => PutTarget::Attached { stream: ByteString::from(log.log.stream()), subject },
         };
-        let (mut headers, ttl_s) = convert::ingested_headers(message.headers.as_ref())?;
         headers.extend(response_topic);
         let sink = Arc::new(Copied { metrics: Arc::clone(&self.metrics), _permit: place });
         Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, guard: None, sink, token: 0 })
@@ -293,7 +295,7 @@ impl Ingest {
         }
         let texts: Vec<&str> = filters.iter().map(TopicFilter::as_str).collect();
         let wishes = Bytes::from(serde_json::to_vec(&texts).unwrap_or_default());
-        let _ = self.core.publish(&ByteString::from(self.wishes.as_str()), None, &Vec::new(), wishes.clone());
+        let _ = self.core.tell(&self.wishes, wishes.clone());
         if self.state.lock().term.is_some() {
             return;
         }
@@ -330,7 +332,7 @@ impl Ingest {
     fn tell(&self, term: u64) {
         let text = Bytes::from(term.to_string());
         // Who does not hear it finds out when it refreshes its lease.
-        let _ = self.core.publish(&ByteString::from(self.news.as_str()), None, &Vec::new(), text);
+        let _ = self.core.tell(&self.news, text);
     }
 
     /// Somebody leads in a term.

@@ -71,7 +71,7 @@ impl Arrived {
     fn publication(self, nats_headers: bool) -> Publication {
         let Self { question, core } = self;
         let headers = || core.headers.iter().flatten().map(|(name, value)| (&**name, &**value));
-        let read = ReadOptions { carrier: Carrier::Core, nats_headers };
+        let read = ReadOptions { carrier: Carrier::Core, nats_headers, is_genuine: false };
         let mut properties: MessageProperties =
             proto_map::from_headers(headers(), read).properties.map(|properties| *properties).unwrap_or_default();
         if !nats_headers {

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::{CoreNats, RequestError};
 
 /// How long a process may take to say that it is there.
@@ -25,7 +23,7 @@ impl CoreNats {
     /// Whether the process is gone whose echo subject this is: nobody says in time that it is there. Somebody may listen to
     /// everything, so that the server does not say it.
     pub async fn is_gone(&self, echo_subject: &str) -> bool {
-        let asked = self.request(echo_subject, Bytes::new(), PRESENT_WITHIN).await;
+        let asked = self.hear_echo(echo_subject, PRESENT_WITHIN).await;
         matches!(asked, Err(RequestError::Nobody | RequestError::TimedOut))
     }
 

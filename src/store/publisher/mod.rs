@@ -10,6 +10,7 @@
 
 mod lane;
 mod permits;
+mod tokens;
 mod worker;
 
 use std::collections::VecDeque;
@@ -33,6 +34,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::lane::{Ask, AskToken, Entry, Lane, Step, Token};
 pub use self::permits::Permit;
 use self::permits::Permits;
+use self::tokens::Tokens;
 use super::api_errors::ApiErrors;
 use super::connection::Connector;
 use super::error::PutError;
@@ -157,8 +159,8 @@ struct Shared {
     limits: PublisherLimits,
     errors: ApiErrors,
     permits: Arc<Permits>,
-    /// Replies come to this subject, and what [`reply_of`] puts behind it.
-    inbox: String,
+    /// Where acknowledgements come, and answers to questions; see [`reply_of`].
+    tokens: Tokens,
     state: Mutex<State>,
     /// Something happened in `submit` that the worker must see.
     attention: Notify,
@@ -180,6 +182,8 @@ struct StreamLane {
     /// What is written is known to be there.
     horizon: Arc<Horizon>,
     lane: Lane<Pending>,
+    /// The highest sequence that was acknowledged.
+    highest: u64,
 }
 
 impl Publisher {
@@ -189,7 +193,7 @@ impl Publisher {
         let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
         let shared = Arc::new(Shared {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
-            inbox: format!("{}.{:x}", connector.inbox_prefix(), rand::random::<u64>()),
+            tokens: Tokens::new(names.acknowledgements(&format!("{:032x}", rand::random::<u128>()))),
             limits,
             errors: connector.errors.clone(),
             state: Mutex::new(State { client: None, lanes, completions: VecDeque::new() }),
@@ -280,7 +284,7 @@ impl StoredSink for OneSink {
 
 impl StreamLane {
     fn new(stream: &str, horizons: &Horizons) -> Self {
-        Self { stream: Arc::from(stream), horizon: horizons.of(stream), lane: Lane::new() }
+        Self { stream: Arc::from(stream), horizon: horizons.of(stream), lane: Lane::new(), highest: 0 }
     }
 }
 
@@ -345,7 +349,7 @@ impl Shared {
                         Some((ready, map)) if ready == token.number => Ok(map),
                         _ => message_headers(&item.id, &item.headers, expected_last),
                     };
-                    let reply = reply_of(&self.inbox, number, Reply::Copy(token));
+                    let reply = reply_of(&self.tokens, number, Reply::Copy(token));
                     match map.and_then(|map| hand_over(connection, item.message(map, reply))) {
                         Ok(true) => {}
                         Ok(false) => {
@@ -360,7 +364,7 @@ impl Shared {
                     }
                 }
                 Step::Look { token, item, ask } => {
-                    let reply = reply_of(&self.inbox, number, Reply::Ask(token));
+                    let reply = reply_of(&self.tokens, number, Reply::Ask(token));
                     if !matches!(hand_over(connection, question(stream, &item.subject, ask, reply)), Ok(true)) {
                         lane.unask(token, now);
                         return true;
@@ -383,15 +387,16 @@ enum Reply {
     Ask(AskToken),
 }
 
-/// `<inbox>.<lane>.<number>.<attempt>`, and for a question `<inbox>.<lane>.ask.<subject>.<attempt>`.
-fn reply_of(inbox: &str, lane: usize, reply: Reply) -> Subject {
+/// What it is, and a token: `<inbox>.<lane>.<number>.<attempt>.<token>`, and for a question
+/// `<inbox>.<lane>.ask.<subject>.<attempt>.<token>`.
+fn reply_of(tokens: &Tokens, lane: usize, reply: Reply) -> Subject {
     match reply {
-        Reply::Copy(Token { number, attempt }) => format!("{inbox}.{lane}.{number}.{attempt}").into(),
-        Reply::Ask(AskToken { subject, attempt }) => format!("{inbox}.{lane}.ask.{subject}.{attempt}").into(),
+        Reply::Copy(Token { number, attempt }) => tokens.subject(&format!("{lane}.{number}.{attempt}")).into(),
+        Reply::Ask(AskToken { subject, attempt }) => tokens.subject(&format!("{lane}.ask.{subject}.{attempt}")).into(),
     }
 }
 
-/// Reads what stands behind the inbox.
+/// Reads what it is.
 fn parse_reply(rest: &str) -> Option<(usize, Reply)> {
     let (lane, rest) = rest.split_once('.')?;
     let parts = |text: &str| {

@@ -40,6 +40,10 @@ const SILENT_PROBES_MAX: u32 = 2;
 const ELECTED: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.";
 /// JetStream errors: the last message of the subject is another one; it may be, as others are on their way.
 const WRONG_LAST: [u32; 3] = [10071, 10163, 10164];
+/// The highest sequence that a stream can have when we see it first, and by how much it can be ahead of what we have seen:
+/// years, and days, at a million messages a second.
+const SEQUENCE_MAX: u64 = 1 << 48;
+const SEQUENCE_JUMP_MAX: u64 = 1 << 38;
 
 /// What an acknowledgement says.
 enum Answer {
@@ -62,6 +66,7 @@ pub(super) async fn run(shared: Arc<Shared>, connector: Connector, mut ended: on
     let role = Role {
         name: "publish",
         no_echo: false,
+        is_answered_by_anybody: false,
         // Whatever is under way fits, so `submit` need not wait.
         queue: shared.limits.in_flight_max * 2 + 64,
         subscription_queue: shared.limits.in_flight_max * 2 + 64,
@@ -119,7 +124,7 @@ impl Worker {
 
     /// Uses a connection until it is lost.
     async fn serve(&mut self, mut epoch: Epoch, ended: &mut oneshot::Receiver<()>) -> Ended {
-        let Ok(mut acks) = epoch.client.subscribe(format!("{}.>", self.shared.inbox)).await else {
+        let Ok(mut acks) = epoch.client.subscribe(self.shared.tokens.subscription()).await else {
             return Ended::Lost;
         };
         let Ok(mut elections) = epoch.client.subscribe(format!("{ELECTED}*")).await else { return Ended::Lost };
@@ -228,12 +233,11 @@ impl Worker {
             return;
         }
         let now = Instant::now();
-        let prefix = self.shared.inbox.len() + 1;
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         for message in &self.batch {
-            let Some((lane, reply)) = message.subject.get(prefix..).and_then(parse_reply) else { continue };
-            let Some(StreamLane { lane, stream, horizon }) = state.lanes.get_mut(lane) else { continue };
+            let Some((lane, reply)) = self.shared.tokens.read(&message.subject).and_then(parse_reply) else { continue };
+            let Some(StreamLane { lane, stream, horizon, highest }) = state.lanes.get_mut(lane) else { continue };
             let token = match reply {
                 Reply::Copy(token) => token,
                 Reply::Ask(token) => {
@@ -242,9 +246,10 @@ impl Worker {
                     continue;
                 }
             };
-            let Some(answer) = answer(message, stream, &self.shared.errors) else { continue };
+            let Some(answer) = answer(message, stream, *highest, &self.shared.errors) else { continue };
             self.answered_at = now;
             if let Answer::Stored(stored) = &answer {
+                *highest = stored.sequence.max(*highest);
                 horizon.note(stored.sequence);
             }
             let (pending, result) = match answer {
@@ -374,13 +379,19 @@ fn take_found(
     }));
 }
 
+/// Whether a stream can have this sequence when the highest that we know of is `highest`: a lie would be believed for ever by
+/// whoever remembers how far a stream is.
+const fn is_plausible(sequence: u64, highest: u64) -> bool {
+    sequence <= highest.saturating_add(if highest == 0 { SEQUENCE_MAX } else { SEQUENCE_JUMP_MAX })
+}
+
 /// What a message on our inbox says about a put to `stream`; `None` if nothing: a subscriber of the subject may have answered.
-fn answer(message: &Message, stream: &str, errors: &ApiErrors) -> Option<Answer> {
+fn answer(message: &Message, stream: &str, highest: u64, errors: &ApiErrors) -> Option<Answer> {
     if let Some(status) = crate::store::headers::status(message) {
         return (status == 503).then_some(Answer::Refused);
     }
     let ack = parse_pub_ack(&message.payload)?;
-    if ack.stream.as_deref().is_some_and(|acknowledged| acknowledged != stream) {
+    if ack.stream.as_deref().is_some_and(|acknowledged| acknowledged != stream) || !is_plausible(ack.seq, highest) {
         return None;
     }
     Some(match ack.error {
@@ -421,14 +432,29 @@ mod tests {
 
     #[test]
     fn the_reply_to_a_copy_and_to_a_question_is_read() {
+        let tokens = super::super::Tokens::new("in.box".to_owned());
         let copy = Reply::Copy(Token { number: u64::MAX, attempt: 3 });
         let ask = Reply::Ask(AskToken { subject: u64::MAX - 1, attempt: 4 });
         for (lane, reply) in [(0, copy), (12, ask)] {
-            let subject = super::super::reply_of("in.box", lane, reply);
-            assert_eq!(parse_reply(subject.strip_prefix("in.box.").unwrap()), Some((lane, reply)));
+            let subject = super::super::reply_of(&tokens, lane, reply);
+            assert_eq!(tokens.read(&subject).and_then(parse_reply), Some((lane, reply)));
         }
         for bad in ["", "1", "1.x", "1.2", "1.2.x", "1.2.3.4", "1.ask.2", "1.ask.2.3.4"] {
             assert_eq!(parse_reply(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_that_no_stream_has_is_not_believed() {
+        for (sequence, highest, expected) in [
+            (1, 0, true),
+            (1 << 40, 0, true),
+            (u64::MAX, 0, false),
+            (5, 9, true),
+            (1 << 30, 9, true),
+            (1 << 48, 9, false),
+        ] {
+            assert_eq!(is_plausible(sequence, highest), expected, "{sequence} after {highest}");
         }
     }
 

@@ -339,6 +339,9 @@ pub struct ReceivedRecord {
     pub epoch: u64,
     /// Its number within the epoch.
     pub number: u64,
+    /// Which key of the account makes its message id; zero: none, of a version before there were any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub key: u32,
     /// Last sequence of the log before it was stored.
     pub after: u64,
 }
