@@ -22,7 +22,7 @@ use super::mailbox::Order;
 use super::wills::{Due, due};
 use super::{Broker, Event, EventDisconnect};
 use crate::metrics::WillCause;
-use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable, WriteError};
+use crate::store::{Behind, Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable, WillState, WriteError};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -166,27 +166,20 @@ impl Broker {
         tracing::info!(client_id, ?ended, "a session that had expired");
     }
 
-    async fn is_of_the_past(&self, record: &SessionRecord, sequence: u64) -> Result<bool, WriteError> {
-        let asked = self.store.sessions().is_of_the_past(record, sequence).await;
-        asked.map_err(|Unavailable { reason }| WriteError::Unavailable { reason })
-    }
-
     /// Puts one session in order whose connection is gone.
     pub(super) async fn adopt(self: &Arc<Self>, mut record: SessionRecord, sequence: u64) -> Result<(), WriteError> {
         let sessions = self.store.sessions();
-        if record.connected && self.is_of_the_past(&record, sequence).await? {
+        let unavailable = |Unavailable { reason }| WriteError::Unavailable { reason };
+        let mut behind = Behind::Progress;
+        if record.connected {
+            behind = sessions.look_behind(&record, sequence).await.map_err(unavailable)?;
+        }
+        if behind == Behind::Later {
             tracing::info!(client_id = record.client_id, "a session that was over");
             return sessions.end(&record.client_id, sequence).await;
         }
         let lost = record.connected.then(|| record.owner.as_deref().map(Arc::from));
-        if std::mem::take(&mut record.connected) {
-            let now_ms = self.store.clock().now_ms();
-            record.disconnected_at_ms = now_ms;
-            let in_ms = record.will.as_ref().map(|will| due(will, record.expiry_s));
-            if let (Some(will), Some(Due::InMs(ms))) = (&mut record.will, in_ms) {
-                will.due_at_ms = will.due_at_ms.or_else(|| now_ms.map(|now_ms| now_ms + ms));
-            }
-        }
+        let wait_ms = self.end_connection(&mut record);
         // Ours as long as there is something to do for it, so that somebody else does it when we are gone.
         let has_more = record.has_will() || record.expiry_s == 0;
         record.owner = self.node().filter(|_| has_more).map(|node| node.to_string());
@@ -196,20 +189,41 @@ impl Broker {
             let event = EventDisconnect { remote, cause, reason_code: None, connected_ms: None };
             self.events.tell(&ByteString::from(record.client_id.as_str()), node, || Event::Disconnect(event));
         }
+        // It lives no longer than the session. What was behind the record before may not be all that the owner wrote.
         if record.expiry_s > 0
+            && behind == Behind::Progress
             && let Ok(Some(progress)) = sessions.load_progress(&record.client_id).await
         {
             sessions.put_progress(&record.client_id, &progress, sequence, self.progress_ttl(&record)).await?;
         }
-        let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
-        let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(self.store.clock().earliest_ms()));
-        match wait_ms {
-            _ if !has_more => {}
+        let (client_id, epoch) = (record.client_id.clone(), record.epoch);
+        if has_more && wait_ms > 0 {
+            self.put_in_order(client_id, epoch, wait_ms, WillCause::NodeLost);
+        } else if has_more && self.finish_session(record, sequence, WillCause::NodeLost).await.is_err() {
             // Whoever waits for us to be through waits for this as well.
-            0 => self.put_in_order_now(&record.client_id, record.epoch, WillCause::NodeLost).await,
-            _ => self.put_in_order(record.client_id, record.epoch, wait_ms, WillCause::NodeLost),
+            self.put_in_order_now(&client_id, epoch, WillCause::NodeLost).await;
         }
         Ok(())
+    }
+
+    /// The connection of a record is gone. Returns in how many milliseconds its will is due; one that is due now is marked as
+    /// being published.
+    fn end_connection(&self, record: &mut SessionRecord) -> u64 {
+        if std::mem::take(&mut record.connected) {
+            let now_ms = self.store.clock().now_ms();
+            record.disconnected_at_ms = now_ms;
+            let in_ms = record.will.as_ref().map(|will| due(will, record.expiry_s));
+            if let (Some(will), Some(Due::InMs(ms))) = (&mut record.will, in_ms) {
+                will.due_at_ms = will.due_at_ms.or_else(|| now_ms.map(|now_ms| now_ms + ms));
+            }
+        }
+        let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
+        let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(self.store.clock().earliest_ms()));
+        if let Some(will) = record.will.as_mut().filter(|will| wait_ms == 0 && will.state == WillState::Armed) {
+            let key = self.client_key(&ByteString::from(record.client_id.as_str())).unwrap_or_default();
+            self.mark_firing(will, &key, record.epoch);
+        }
+        wait_ms
     }
 }
 
@@ -325,8 +339,8 @@ impl Pass<'_> {
 async fn look_after(broker: Weak<Broker>, mut gone: mpsc::Receiver<()>) {
     while gone.recv().await.is_some() {
         let done = Arc::new(AtomicU64::new(0));
-        let mut next = Some(Look::Own);
-        while let Some(look) = next {
+        let mut look = Look::Own;
+        loop {
             // Whoever is gone by now is found.
             while gone.try_recv().is_ok() {}
             let Some(strong) = broker.upgrade() else { return };
@@ -338,7 +352,10 @@ async fn look_after(broker: Weak<Broker>, mut gone: mpsc::Receiver<()>) {
                     if adopted > 0 {
                         tracing::info!(adopted, ?look, "sessions of sidecars that are gone are in order");
                     }
-                    next = look.next();
+                    match look.next() {
+                        Some(next) => look = next,
+                        None => break,
+                    }
                     NEXT_LOOK
                 }
                 Err(error) => {
@@ -348,9 +365,9 @@ async fn look_after(broker: Weak<Broker>, mut gone: mpsc::Receiver<()>) {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                heard = gone.recv(), if next.is_some() => match heard {
+                heard = gone.recv() => match heard {
                     // Somebody else is gone: the parts are others now.
-                    Some(()) => next = Some(Look::Own),
+                    Some(()) => look = Look::Own,
                     None => return,
                 },
             }

@@ -126,9 +126,19 @@ impl Broker {
         let unavailable = |error: Unavailable| WriteError::Unavailable { reason: error.reason };
         let loaded = self.store.sessions().load(client_id).await.map_err(unavailable)?;
         let Some(record) = loaded.record.filter(|r| r.epoch == epoch && !r.connected) else { return Ok(()) };
-        let (record, sequence) = self.fire(record, loaded.sequence, cause).await?;
+        self.finish_session(record, loaded.sequence, cause).await
+    }
+
+    /// Publishes the wills of a session that is not connected, and ends it if it was to end with its connection.
+    pub(super) async fn finish_session(
+        self: &Arc<Self>,
+        record: SessionRecord,
+        sequence: u64,
+        cause: WillCause,
+    ) -> Result<(), WriteError> {
+        let (record, sequence) = self.fire(record, sequence, cause).await?;
         if record.expiry_s == 0 {
-            self.store.sessions().end(client_id, sequence).await?;
+            self.store.sessions().end(&record.client_id, sequence).await?;
         }
         Ok(())
     }

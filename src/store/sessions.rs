@@ -75,6 +75,17 @@ pub struct Loaded {
     pub newer: Option<u32>,
 }
 
+/// What the key of a client's progress says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// There is none.
+    Nothing,
+    /// There is one, perhaps of the session.
+    Progress,
+    /// The record is not the last one that there was; see [`Sessions::is_of_the_past`].
+    Later,
+}
+
 impl Sessions {
     pub(super) fn new(bucket: Bucket, readers: Api, names: Names, payload_max: usize) -> Self {
         let backlog = Head::new(bucket.api.clone(), Arc::from(names.backlog_stream()));
@@ -157,17 +168,29 @@ impl Sessions {
     /// # Errors
     /// When JetStream does not answer.
     pub async fn is_of_the_past(&self, record: &SessionRecord, sequence: u64) -> Result<bool, Unavailable> {
+        Ok(self.look_behind(record, sequence).await? == Behind::Later)
+    }
+
+    /// What is behind a record that was read with this sequence.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn look_behind(&self, record: &SessionRecord, sequence: u64) -> Result<Behind, Unavailable> {
         let subject = self.shared.names.session_progress(&record.client_id).map_err(Unavailable::new)?;
-        let Some(last) = self.shared.bucket.last(&subject).await?.filter(|last| last.sequence > sequence) else {
-            return Ok(false);
-        };
-        // Each is written behind a later record only.
-        Ok(match &last.content {
+        let Some(last) = self.shared.bucket.last(&subject).await? else { return Ok(Behind::Nothing) };
+        let is_later = match &last.content {
+            // Each is written behind a later record only.
+            _ if last.sequence <= sequence => false,
             Content::Deleted | Content::Cleaned => true,
             Content::Value(value) => {
                 parsed(&record.client_id, value).is_some_and(|progress: ProgressRecord| progress.epoch > record.epoch)
             }
             Content::Expired => false,
+        };
+        Ok(match last.content {
+            _ if is_later => Behind::Later,
+            Content::Value(_) => Behind::Progress,
+            Content::Deleted | Content::Cleaned | Content::Expired => Behind::Nothing,
         })
     }
 
