@@ -220,8 +220,7 @@ impl Broker {
         let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
         let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(self.store.clock().earliest_ms()));
         if let Some(will) = record.will.as_mut().filter(|will| wait_ms == 0 && will.state == WillState::Armed) {
-            let key = self.client_key(&ByteString::from(record.client_id.as_str())).unwrap_or_default();
-            self.mark_firing(will, &key, record.epoch);
+            self.mark_firing(will, &record.client_id, record.epoch);
         }
         wait_ms
     }
