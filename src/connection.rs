@@ -7,6 +7,7 @@ mod deliver;
 mod durable;
 mod ending;
 mod handshake;
+mod input;
 mod io;
 mod retained;
 mod told;
@@ -31,6 +32,7 @@ use crate::metrics::{Direction, DropReason};
 use crate::store::StoredRetained;
 use claims::Claimed;
 use durable::{Answered, LAZY_AGE, Written};
+use input::Remainder;
 use io::Io;
 use retained::Owed;
 
@@ -67,6 +69,8 @@ type Fetched = Vec<(Resend, Option<Outgoing>)>;
 /// What ended a wait.
 enum Event {
     Read(std::io::Result<usize>),
+    /// Nothing more is read.
+    ReadAll,
     Wrote(std::io::Result<()>),
     Mail,
     Done(Done),
@@ -101,6 +105,8 @@ struct Connection<S> {
     owned: Option<Owned>,
     /// A write of the record or the progress that is under way.
     writing: Option<Eventual<Written>>,
+    /// A write was refused, and no other one is tried.
+    is_unwritable: bool,
     is_record_dirty: bool,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.
@@ -121,7 +127,10 @@ struct Connection<S> {
     /// Places in logs from which on the session is behind.
     behind: Vec<u64>,
     counts: Counts,
-    is_draining: bool,
+    /// No complete packet was left after the last look.
+    is_through: bool,
+    /// The exchange is over, but not all of it is handled.
+    remainder: Option<Remainder>,
     end: Option<End>,
 }
 
@@ -209,6 +218,7 @@ where
             waiting: None,
             owned,
             writing: None,
+            is_unwritable: false,
             is_record_dirty: false,
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
@@ -224,7 +234,8 @@ where
             messages: Vec::new(),
             behind: Vec::new(),
             counts: Counts::default(),
-            is_draining: false,
+            is_through: false,
+            remainder: None,
             end: None,
         }
     }
@@ -244,7 +255,7 @@ where
             self.start_write();
             self.start_confirming();
             self.count();
-            if let Some(end) = self.end.or_else(|| self.drained()) {
+            if let Some(end) = self.ended() {
                 return end;
             }
             let wake_at = self.wake_at();
@@ -260,7 +271,10 @@ where
             match event {
                 Event::Mail => notified.set(mailbox.notified()),
                 Event::Time => {
-                    self.tell(Input::Time);
+                    // Nothing more is heard of a client that is gone.
+                    if self.remainder.is_none() {
+                        self.tell(Input::Time);
+                    }
                     alarm.as_mut().reset(tokio::time::Instant::now() + self.until_deadline());
                 }
                 Event::Done(done) => self.done(done),
@@ -270,15 +284,16 @@ where
                 Event::Confirmed(claimed) => self.confirmed(claimed),
                 Event::Backlog(page) => self.backlog.take(page),
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
-                Event::Read(Ok(count)) if count > 0 => {}
-                Event::Wrote(Err(_)) | Event::Read(_) => return End::Lost,
+                Event::Read(Ok(count)) if count > 0 => self.count_read(count),
+                Event::ReadAll => {}
+                Event::Wrote(Err(_)) | Event::Read(_) => self.lose(),
             }
         }
     }
 
     /// The next thing that happens but for mail and the alarm. Writing comes first: it makes room.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if !self.io.output.is_empty()
+        if self.io.has_output()
             && let Poll::Ready(result) = self.io.poll_write(cx)
         {
             return Poll::Ready(Event::Wrote(result));
@@ -301,10 +316,14 @@ where
         if let Poll::Ready(page) = self.backlog.poll(cx) {
             return Poll::Ready(Event::Backlog(page));
         }
-        if self.takes_input()
-            && let Poll::Ready(read) = self.io.poll_read(cx)
-        {
-            return Poll::Ready(Event::Read(read));
+        if self.takes_input() {
+            if let Poll::Ready(read) = self.io.poll_read(cx) {
+                return Poll::Ready(Event::Read(read));
+            }
+            // A task that has used up its budget is told to wait whatever is there.
+            if tokio::task::coop::has_budget_remaining() && self.close_reading() {
+                return Poll::Ready(Event::ReadAll);
+            }
         }
         if !self.has_answer_coming() {
             self.io.acknowledge(cx);
@@ -323,61 +342,14 @@ where
 
     fn until_deadline(&self) -> Duration {
         let left = |deadline: Time| Duration::from_millis(deadline.0.saturating_sub(self.now().0).max(1));
-        self.session.deadline().map_or(IDLE, left)
+        self.session.deadline().filter(|_| self.remainder.is_none()).map_or(IDLE, left)
     }
 
-    /// When the next lazy write is due, or the next look at the clock.
+    /// When the next lazy write is due, the remainder is given up, or the next look at the clock.
     fn wake_at(&self) -> tokio::time::Instant {
         let lazily = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + LAZY_AGE);
-        lazily.map_or_else(|| tokio::time::Instant::now() + IDLE, tokio::time::Instant::from_std)
-    }
-
-    /// Whether packets of the client are handled now.
-    fn takes_packets(&self) -> bool {
-        self.waiting.is_none()
-            && self.subscribing.is_none()
-            && self.end.is_none()
-            && !self.is_draining
-            && self.io.output.len() < OUTPUT_HIGH
-            && self.session.takes_packets()
-            && self.publishing.has_room()
-    }
-
-    /// Whether the socket is read now. While a wait is on, one read's worth is buffered, so that a lost connection is
-    /// seen, and no more.
-    fn takes_input(&self) -> bool {
-        self.takes_packets() || (self.io.input.is_empty() && !self.is_draining)
-    }
-
-    /// Handles the packets that are there.
-    fn handle_input(&mut self) {
-        if self.session.is_durable() {
-            self.session.log_stands_at(self.broker.tail_sequence());
-        }
-        while self.takes_packets() && !self.io.input.is_empty() {
-            if !self.subscribes.is_empty() && !self.continues_subscribes() {
-                break;
-            }
-            match self.decoder.decode(&mut self.io.input) {
-                Ok(Some(packet)) => {
-                    self.broker.metrics.packets(Direction::In, packet.packet_type(), 1);
-                    self.tell(Input::Packet(packet));
-                }
-                Ok(None) => break,
-                Err(violation) => {
-                    tracing::info!(client_id = &*self.mailbox.client_id, clause = violation.clause(), "{violation}");
-                    self.end = Some(End::ByServer(violation.reason_code()));
-                }
-            }
-        }
-        self.start_subscribes();
-        self.tell_answers();
-    }
-
-    /// Whether the next packet is another SUBSCRIBE of a burst.
-    fn continues_subscribes(&self) -> bool {
-        const SUBSCRIBE: u8 = 8;
-        self.subscribes.len() < SUBSCRIBE_BATCH && self.io.input.first().is_some_and(|b| b >> 4 == SUBSCRIBE)
+        let lazily = lazily.map(tokio::time::Instant::from_std);
+        lazily.into_iter().chain(self.remainder_until()).min().unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }
 
     fn start_subscribes(&mut self) {
@@ -495,8 +467,8 @@ where
             self.owned = Some(owned);
         }
         match mail.order.take() {
-            Some(Order::Close(reason)) => self.end = Some(End::ByServer(reason)),
-            Some(Order::Drain) => self.is_draining = true,
+            Some(Order::Close(reason)) => self.end_by_order(reason),
+            Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
             None => {}
         }
         self.mail = mail;
@@ -566,12 +538,6 @@ where
             }
         }
         owed
-    }
-
-    /// A draining connection ends when nothing of it is on its way.
-    fn drained(&self) -> Option<End> {
-        let is_drained = self.is_draining && self.publishing.is_idle() && self.io.output.is_empty();
-        is_drained.then_some(End::ByServer(ReasonCode::ServerShuttingDown))
     }
 
     fn count(&mut self) {

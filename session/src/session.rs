@@ -169,6 +169,12 @@ impl<M> Session<M> {
         self.inbound.storing() < usize::from(self.parameters.receive_maximum)
     }
 
+    /// Whether a publish of the client waits to be stored, or to be acknowledged behind one that does.
+    #[must_use]
+    pub fn is_storing(&self) -> bool {
+        self.inbound.storing() > 0
+    }
+
     /// Whether an acknowledgement will be sent as soon as something is stored or saved.
     #[must_use]
     pub fn is_answering(&self) -> bool {

@@ -19,7 +19,7 @@ where
 {
     /// Moves messages from the mailbox to the output, until one of them has no more.
     pub(super) fn fill_output(&mut self) {
-        while self.end.is_none() && self.io.output.len() < OUTPUT_LOW {
+        while self.delivers() && self.io.output.len() < OUTPUT_LOW {
             // What is repeated comes before anything new.
             let is_repeating = self.resending.is_some();
             if !is_repeating {
@@ -83,7 +83,7 @@ where
 
     /// Tells shared subscriptions how many messages the client takes.
     pub(super) fn offer_share_room(&self) {
-        let takes = self.resending.is_none() && !self.is_draining && self.end.is_none();
+        let takes = self.resending.is_none() && self.remainder.is_none() && self.end.is_none();
         let room = if takes && self.io.output.len() < OUTPUT_LOW { self.session.window_room() } else { 0 };
         self.mailbox.offer_share_room(room.saturating_sub(self.mail.shared.len()));
     }

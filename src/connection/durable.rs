@@ -10,7 +10,7 @@ use mqtt_codec::{PacketId, ReasonCode};
 use mqtt_session::{Input, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Connection, End};
+use super::Connection;
 use crate::broker::Outgoing;
 use crate::store::{Arrival, SessionRecord, Sessions, StoredSubscription, WriteError};
 
@@ -45,7 +45,7 @@ where
 {
     /// Starts the next write, when one is due and none is under way.
     pub(super) fn start_write(&mut self) {
-        if self.writing.is_some() {
+        if self.writing.is_some() || self.is_unwritable {
             return;
         }
         let sessions = self.broker.store.sessions().clone();
@@ -124,7 +124,10 @@ where
             Written::Record(Err(error), _) if !self.session.is_durable() && error != WriteError::Fenced => {
                 self.is_record_dirty = matches!(error, WriteError::Unavailable { .. });
             }
-            Written::Record(Err(error), _) | Written::Progress(Err(error)) => self.end = Some(unwritable(&error)),
+            Written::Record(Err(error), _) | Written::Progress(Err(error)) => {
+                self.is_unwritable = true;
+                self.end_by_order(unwritable(&error));
+            }
         }
     }
 
@@ -143,7 +146,7 @@ where
 
     /// Starts to fetch what of the last connection is to be repeated, as far as the window goes.
     pub(super) fn start_resends(&mut self) {
-        if self.resending.is_some() {
+        if self.resending.is_some() || !self.delivers() {
             return;
         }
         let resends: Vec<Resend> = std::iter::from_fn(|| self.session.next_resend()).collect();
@@ -236,11 +239,11 @@ async fn put_record(sessions: &Sessions, record: &SessionRecord, mut sequence: u
     sessions.put_record(record, sequence, None).await
 }
 
-/// How a connection ends whose session cannot be written.
-fn unwritable(error: &WriteError) -> End {
+/// Why a connection ends whose session cannot be written.
+fn unwritable(error: &WriteError) -> ReasonCode {
     match error {
-        WriteError::Fenced => End::ByServer(ReasonCode::SessionTakenOver),
-        WriteError::TooLarge => End::ByServer(ReasonCode::QuotaExceeded),
-        WriteError::Unavailable { .. } => End::ByServer(ReasonCode::ServerBusy),
+        WriteError::Fenced => ReasonCode::SessionTakenOver,
+        WriteError::TooLarge => ReasonCode::QuotaExceeded,
+        WriteError::Unavailable { .. } => ReasonCode::ServerBusy,
     }
 }

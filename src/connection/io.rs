@@ -13,6 +13,9 @@ use crate::broker::Segments;
 /// Bytes that one read takes at most.
 const READ_SIZE: usize = 32 * 1024;
 
+/// Reads of what is not handled any more, before a socket is closed: as much as a kernel keeps for one at first, or more.
+const DISCARDED_READS: usize = 32;
+
 /// Pieces that one write hands to the socket at most.
 const WRITE_PIECES: usize = 32;
 
@@ -31,6 +34,12 @@ pub(crate) struct Io<S> {
     pub(crate) output: Segments,
     /// Bytes that were received and sent, and not counted yet.
     pub(crate) uncounted: [u64; 2],
+    /// Nothing more comes: the stream is over, or reading failed.
+    pub(crate) is_over: bool,
+    /// Writing failed: what is to be written is dropped. There may be more to read all the same.
+    is_broken: bool,
+    /// Everything was handed to the stream, which has not sent all of it.
+    is_unflushed: bool,
     /// Something was read, and nothing was written after it.
     is_unanswered: bool,
 }
@@ -38,7 +47,9 @@ pub(crate) struct Io<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     /// A socket with empty buffers.
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), output: Segments::default(), uncounted: [0; 2], is_unanswered: false }
+        let (input, output) = (BytesMut::new(), Segments::default());
+        let (is_over, is_broken, is_unflushed, is_unanswered) = (false, false, false, false);
+        Self { stream, input, output, uncounted: [0; 2], is_over, is_broken, is_unflushed, is_unanswered }
     }
 
     /// Reads what is there behind `input`. Zero is the end of the stream.
@@ -50,8 +61,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             let count = buffer.filled().len();
             match polled {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => {
+                    self.is_over = true;
+                    Poll::Ready(Err(error))
+                }
                 Poll::Ready(Ok(())) => {
+                    self.is_over = count == 0;
                     self.uncounted[0] += count as u64;
                     self.is_unanswered = true;
                     if self.input.is_empty() && count >= READ_SIZE / 8 {
@@ -65,8 +80,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         })
     }
 
-    /// Writes some of `output`, which must not be empty.
+    /// Whether something waits to be written.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.output.is_empty() || self.is_unflushed
+    }
+
+    /// Writes some of what [`Io::has_output`] tells of. After an error it is dropped, and so is what follows.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = if self.is_broken {
+            Poll::Ready(Ok(()))
+        } else if self.output.is_empty() {
+            self.poll_flush(cx)
+        } else {
+            self.poll_write_some(cx)
+        };
+        if self.is_broken || matches!(written, Poll::Ready(Err(_))) {
+            (self.is_broken, self.is_unflushed, self.output) = (true, false, Segments::default());
+        }
+        written
+    }
+
+    fn poll_write_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut pieces = [io::IoSlice::new(&[]); WRITE_PIECES];
         let filled = self.output.chunks_vectored(&mut pieces);
         let written = if filled == 1 {
@@ -82,7 +116,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
                 self.uncounted[1] += count as u64;
                 self.is_unanswered = false;
                 // A stream that buffers (WebSocket) sends its frame when it is flushed.
-                if self.output.is_empty() { self.poll_flush(cx) } else { Poll::Ready(Ok(())) }
+                let is_refused = self.output.is_empty() && matches!(self.poll_flush(cx), Poll::Ready(Err(_)));
+                Poll::Ready(if is_refused { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) })
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
@@ -98,11 +133,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_flush(cx) {
-            // What is left is flushed with the next write, or by the stream itself.
-            Poll::Pending | Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.is_unflushed = flushed.is_pending();
+        flushed
     }
 
     /// Writes everything and closes; nothing follows. For the end of a connection; bounded in time by the caller.
@@ -111,7 +144,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         while !self.output.is_empty() {
             std::future::poll_fn(|cx| self.poll_write(cx)).await?;
         }
+        if self.is_broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.stream.flush().await?;
-        self.stream.shutdown().await
+        self.stream.shutdown().await?;
+        // Closing a socket that has something unread resets it, and the last packets may be lost by that.
+        std::future::poll_fn(|cx| self.poll_discard(cx)).await;
+        Ok(())
+    }
+
+    /// Reads what is there, up to some limit, and forgets it; waits for nothing.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..DISCARDED_READS {
+            self.input.clear();
+            if !matches!(self.poll_read(cx), Poll::Ready(Ok(1..))) {
+                break;
+            }
+        }
+        Poll::Ready(())
     }
 }

@@ -11,7 +11,7 @@ use mqtt_codec::{
     Ack, ConnAck, Decoder, DecoderOptions, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, Role, Subscribe,
     SubscribeEntry, SubscriptionOptions, TopicFilter, Unsubscribe, Version,
 };
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
@@ -384,6 +384,12 @@ impl Client {
         let disconnect = Disconnect { reason, session_expiry_interval_s, server_reference, properties };
         self.write(&Packet::Disconnect(disconnect));
         self.flush().await;
+        self.closed().await;
+    }
+
+    /// Sends nothing more, which the server is told, and reads until it has closed.
+    pub(crate) async fn half_close(mut self) {
+        let _ = self.stream.shutdown().await;
         self.closed().await;
     }
 

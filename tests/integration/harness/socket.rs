@@ -7,7 +7,10 @@ use super::PATIENCE;
 
 /// A TCP connection without a protocol.
 #[derive(Debug)]
-pub(crate) struct Socket(TcpStream);
+pub(crate) struct Socket {
+    stream: TcpStream,
+    is_websocket: bool,
+}
 
 /// Bytes from hexadecimal text with spaces; what is in `'…'` stands for its own bytes.
 pub(crate) fn hex(text: &str) -> Vec<u8> {
@@ -26,23 +29,74 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// A binary frame of a client, masked with zeros.
+fn frame(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x82, 0xFF];
+    frame.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(bytes);
+    frame
+}
+
 impl Socket {
     pub(crate) async fn open(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        Self(stream)
+        Self { stream, is_websocket: false }
     }
 
     /// With Nagle's algorithm, which most clients leave on: small pieces wait until those before are acknowledged.
     pub(crate) async fn open_with_nagle(port: u16) -> Self {
         let socket = Self::open(port).await;
-        socket.0.set_nodelay(false).expect("TCP_NODELAY");
+        socket.stream.set_nodelay(false).expect("TCP_NODELAY");
         socket
+    }
+
+    /// Has become a WebSocket: bytes are sent as binary frames, and what comes is not looked at.
+    pub(crate) async fn open_websocket(port: u16) -> Self {
+        let mut socket = Self::open(port).await;
+        let request = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+        socket.send(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let byte = socket.read(1).await;
+            assert!(!byte.is_empty(), "no WebSocket: {}", String::from_utf8_lossy(&answer));
+            answer.extend(byte);
+        }
+        socket.is_websocket = true;
+        socket
+    }
+
+    /// Sends nothing more, which the peer is told, and can still read.
+    pub(crate) async fn half_close(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// Waits until the kernel of the peer has everything: closing a socket with something unread discards what it has not
+    /// sent.
+    pub(crate) async fn all_arrived(&self) {
+        let port = self.stream.local_addr().expect("a socket").port();
+        super::eventually("what was sent has arrived", async || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's sockets");
+            let own = format!(":{port:04X}");
+            // Its own address, that of the peer, its state, and the bytes that wait to be acknowledged and to be read.
+            sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).any(|fields| {
+                let (address, queues) = (fields.get(1), fields.get(4));
+                address.is_some_and(|a| a.ends_with(&own)) && queues.is_some_and(|q| q.starts_with("00000000:"))
+            })
+        })
+        .await;
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         // The peer may have closed already, which reading will tell.
-        let _ = self.0.write_all(bytes).await;
+        if self.is_websocket {
+            let _ = self.stream.write_all(&frame(bytes)).await;
+        } else {
+            let _ = self.stream.write_all(bytes).await;
+        }
     }
 
     /// Reads exactly that many bytes; fewer when the peer closes before.
@@ -50,7 +104,7 @@ impl Socket {
         let mut bytes = vec![0; count];
         let mut filled = 0;
         while filled < count {
-            match tokio::time::timeout(PATIENCE, self.0.read(&mut bytes[filled..])).await {
+            match tokio::time::timeout(PATIENCE, self.stream.read(&mut bytes[filled..])).await {
                 Ok(Ok(0) | Err(_)) => break,
                 Ok(Ok(more)) => filled += more,
                 Err(_) => panic!("{filled} of {count} bytes came: {:02x?}", &bytes[..filled]),
@@ -63,7 +117,7 @@ impl Socket {
     /// Reads until the peer closes.
     pub(crate) async fn read_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let read = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await;
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut bytes)).await;
         assert!(read.is_ok(), "the connection stays open; it got {bytes:02x?}");
         bytes
     }

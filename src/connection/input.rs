@@ -1,0 +1,233 @@
+//! What the client sends, from the buffer to the session, and the end of that.
+//!
+//! **Invariant:** what was received is handled. A write that fails, the end of the stream and an order to end are the end of
+//! what we send or of what comes, never of what has come: packets that are in our buffer or in the kernel's are decoded and
+//! handled in their order, DISCONNECT included, and only then the connection ends. Its will follows from what was handled.
+//!
+//! ```text
+//! Open ── write error, end of stream ─▶ Remainder (until the stream is over, and all is answered) ─▶ Lost
+//!   │ ─── order to end ───────────────▶ Remainder (until nothing is there to be read) ────────────▶ ByServer
+//!   └──── DISCONNECT, a violation, keep alive ─▶ over          (DISCONNECT in a remainder ends it as well)
+//! ```
+//!
+//! After a reset only the kernel's receive buffer is left: Linux hands it out, other systems may have discarded it, and what
+//! was still on its way is lost in any case. No acknowledgement was received for it, so at QoS 1 and 2 it is the client's.
+
+use std::time::Duration;
+
+use mqtt_codec::{Packet, ReasonCode};
+use mqtt_session::Input;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::{Connection, End, OUTPUT_HIGH, SUBSCRIBE_BATCH};
+use crate::metrics::{Direction, DropReason};
+
+/// How long the rest is handled of a client that is gone, while JetStream takes its time.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a goodbye waits for the answers to what came before it.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The same when we end the connection, for which somebody waits.
+const ORDERED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Bytes that are read of the rest: more than a kernel keeps for a socket.
+const REST_MAX: usize = 16 * 1024 * 1024;
+
+/// First byte of DISCONNECT.
+const DISCONNECT: u8 = 0xE0;
+
+/// First byte of SUBSCRIBE, without its flags.
+const SUBSCRIBE: u8 = 8;
+
+/// The exchange is over; what had come before is still handled.
+#[derive(Debug)]
+pub(super) struct Remainder {
+    /// How the connection ends, unless DISCONNECT is found.
+    end: End,
+    /// What is left then is given up; `None` once it is.
+    until: Option<Instant>,
+    /// Bytes that may still be read.
+    bytes: usize,
+    /// Nothing more is read.
+    is_read: bool,
+}
+
+impl Remainder {
+    fn is_draining(&self) -> bool {
+        self.end == End::ByServer(ReasonCode::ServerShuttingDown)
+    }
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Whether packets of the client are handled now.
+    pub(super) fn takes_packets(&self) -> bool {
+        self.waiting.is_none()
+            && self.subscribing.is_none()
+            && self.end.is_none()
+            && self.io.output.len() < OUTPUT_HIGH
+            && self.session.takes_packets()
+            && self.publishing.has_room()
+            && !self.is_goodbye_early()
+    }
+
+    /// Whether DISCONNECT is next, and what came before it is not answered yet: nothing is answered behind it, and what waits
+    /// to be saved would not be published.
+    fn is_goodbye_early(&self) -> bool {
+        self.io.input.first() == Some(&DISCONNECT) && self.session.is_storing()
+    }
+
+    /// Whether the socket is read now. While a wait is on, one read's worth is buffered, so that a lost connection is
+    /// seen, and no more.
+    pub(super) fn takes_input(&self) -> bool {
+        let is_read = self.remainder.as_ref().is_some_and(|rest| rest.is_read || rest.bytes == 0);
+        !self.io.is_over && !is_read && (self.io.input.is_empty() || self.takes_packets())
+    }
+
+    /// Handles the packets that are there, as far as they are taken now.
+    pub(super) fn handle_input(&mut self) {
+        if self.session.is_durable() {
+            self.session.log_stands_at(self.broker.tail_sequence());
+        }
+        loop {
+            self.is_through = self.handle_packets();
+            self.start_subscribes();
+            self.tell_answers();
+            if self.is_through || !self.takes_packets() {
+                break;
+            }
+        }
+        if self.remainder.is_none() && self.is_goodbye_early() {
+            self.begin_remainder(End::Lost, GOODBYE_WITHIN);
+        }
+    }
+
+    /// Returns whether no complete packet is left.
+    fn handle_packets(&mut self) -> bool {
+        while self.takes_packets() {
+            if self.io.input.is_empty() {
+                return true;
+            }
+            if !self.subscribes.is_empty() && !self.continues_subscribes() {
+                return false;
+            }
+            match self.decoder.decode(&mut self.io.input) {
+                Ok(Some(packet)) => {
+                    self.broker.metrics.packets(Direction::In, packet.packet_type(), 1);
+                    self.tell(Input::Packet(packet));
+                }
+                Ok(None) => return true,
+                Err(violation) => {
+                    tracing::info!(client_id = &*self.mailbox.client_id, clause = violation.clause(), "{violation}");
+                    self.end = Some(End::ByServer(violation.reason_code()));
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether the next packet is another SUBSCRIBE of a burst.
+    fn continues_subscribes(&self) -> bool {
+        self.subscribes.len() < SUBSCRIBE_BATCH && self.io.input.first().is_some_and(|b| b >> 4 == SUBSCRIBE)
+    }
+
+    /// The client is gone, as far as writing or reading tells.
+    pub(super) fn lose(&mut self) {
+        self.begin_remainder(End::Lost, GONE_WITHIN);
+    }
+
+    /// We end the connection.
+    pub(super) fn end_by_order(&mut self, reason: ReasonCode) {
+        self.begin_remainder(End::ByServer(reason), ORDERED_WITHIN);
+    }
+
+    fn begin_remainder(&mut self, end: End, within: Duration) {
+        let until = Instant::now() + within;
+        match &mut self.remainder {
+            None => self.remainder = Some(Remainder { end, until: Some(until), bytes: REST_MAX, is_read: false }),
+            Some(rest) => {
+                rest.until = rest.until.map(|old| old.min(until));
+                if rest.is_draining() && end != End::Lost {
+                    rest.end = end;
+                }
+            }
+        }
+    }
+
+    /// Bytes were read, perhaps of the remainder.
+    pub(super) fn count_read(&mut self, bytes: usize) {
+        if let Some(rest) = &mut self.remainder {
+            rest.bytes = rest.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// Nothing is there to be read now. Where we end the connection, what comes later comes too late; returns whether that is
+    /// news.
+    pub(super) fn close_reading(&mut self) -> bool {
+        let is_ours = |rest: &&mut Remainder| rest.end != End::Lost && !rest.is_read;
+        self.remainder.as_mut().filter(is_ours).is_some_and(|rest| {
+            rest.is_read = true;
+            true
+        })
+    }
+
+    /// Whether the client may get messages: while it can be expected to acknowledge them.
+    pub(super) fn delivers(&self) -> bool {
+        self.end.is_none() && self.remainder.as_ref().is_none_or(Remainder::is_draining)
+    }
+
+    /// When the remainder is given up.
+    pub(super) fn remainder_until(&self) -> Option<Instant> {
+        self.remainder.as_ref().and_then(|rest| rest.until)
+    }
+
+    /// How the connection ends, once it does.
+    pub(super) fn ended(&mut self) -> Option<End> {
+        let Some(rest) = self.remainder.as_ref().filter(|_| self.end.is_none()) else { return self.end };
+        let end = rest.end;
+        let is_read = self.io.is_over || rest.is_read || rest.bytes == 0;
+        let is_handled = rest.until.is_none() || is_read && self.is_through && self.takes_packets();
+        let (is_waiting, is_settled) = match end {
+            // Somebody may still read the answers.
+            End::Lost => (false, self.is_all_answered()),
+            _ if rest.is_draining() => (true, self.publishing.is_idle() && !self.io.has_output()),
+            End::ByServer(_) | End::ByClient { .. } => (false, true),
+        };
+        if is_handled && is_settled {
+            return Some(end);
+        }
+        if rest.until.is_none_or(|until| Instant::now() < until) {
+            return None;
+        }
+        self.give_up_rest();
+        self.end.or_else(|| (is_settled || !is_waiting).then_some(end))
+    }
+
+    fn is_all_answered(&self) -> bool {
+        self.publishing.is_idle() && !self.session.is_storing() && self.answers_after_record.is_empty()
+    }
+
+    /// Time is up. What is left is not handled; a client that has said goodbye has done so all the same.
+    fn give_up_rest(&mut self) {
+        if let Some(rest) = &mut self.remainder {
+            (rest.until, rest.is_read) = (None, true);
+        }
+        let mut given_up = 0_u64;
+        while let Ok(Some(packet)) = self.decoder.decode(&mut self.io.input) {
+            if let Packet::Disconnect(_) = packet {
+                self.tell(Input::Packet(packet));
+                break;
+            }
+            given_up += u64::from(matches!(packet, Packet::Publish(_)));
+        }
+        if given_up > 0 {
+            self.broker.metrics.dropped(DropReason::NatsUnavailable, given_up);
+            let client_id = &*self.mailbox.client_id;
+            tracing::warn!(client_id, given_up, "publishes of a connection that has ended were given up");
+        }
+    }
+}
