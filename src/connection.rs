@@ -424,11 +424,7 @@ where
             ?refused,
             "a publish was refused"
         );
-        let reason = match refused {
-            Refused::Closed => ReasonCode::NotAuthorized,
-            Refused::Late => ReasonCode::TopicNameInvalid,
-            Refused::Unmappable(reason) => reason,
-        };
+        let reason = refused.reason_code();
         self.broker.metrics.dropped(DropReason::NotAuthorized, 1);
         let is_denied = matches!(refused, Refused::Closed | Refused::Late);
         let answer = match publication.token {

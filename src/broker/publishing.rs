@@ -11,6 +11,8 @@
 //! While a topic waits for the bucket, what the client publishes there later waits behind it: order within a topic is
 //! that of the client [MQTT-4.6.0-6]. Acknowledgements are the session's: it is told what was stored.
 
+mod judging;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -124,6 +126,8 @@ pub(crate) enum Refused {
     Late,
     /// The topic has no subject.
     Unmappable(ReasonCode),
+    /// NATS does not take headers, keys or messages of this size.
+    TooLarge,
 }
 
 /// The publishes of one connection.

@@ -1,6 +1,7 @@
 //! From a new byte stream to an accepted CONNECT. Whoever does not get there costs a bounded time and a bounded buffer.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use mqtt_codec::{
@@ -34,7 +35,7 @@ enum Failed {
 }
 
 /// Waits for CONNECT and decides what it gets. What fails is answered, logged and counted here.
-pub(crate) async fn greet<S>(io: &mut Io<S>, broker: &Broker, peer: &Peer) -> Option<Greeted>
+pub(crate) async fn greet<S>(io: &mut Io<S>, broker: &Arc<Broker>, peer: &Peer) -> Option<Greeted>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -48,13 +49,20 @@ where
     let failed = match tokio::time::timeout(broker.options.connect_timeout, first_packet(io, &mut decoder)).await {
         Err(_) => Failed::Lost("no CONNECT in time"),
         Ok(Err(failed)) => failed,
-        Ok(Ok(connect)) => match negotiate(&connect, &broker.options.limits, || assigned_id(broker)) {
+        Ok(Ok(connect)) => match judge(&connect, broker) {
             Ok(negotiated) => return Some(Greeted { decoder, connect, negotiated }),
             Err(connack) => Failed::Refused(connect.version, connack),
         },
     };
     answer(io, broker, peer, failed, decoder.version());
     None
+}
+
+/// What a CONNECT gets, as far as nobody else has to be asked.
+fn judge(connect: &Connect, broker: &Arc<Broker>) -> Result<Negotiated, Box<ConnAck>> {
+    let negotiated = negotiate(connect, &broker.options.limits, || assigned_id(broker))?;
+    broker.judge_will(connect, &negotiated.client_id).map_err(|reason| Box::new(refusal(reason)))?;
+    Ok(negotiated)
 }
 
 async fn first_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<Box<Connect>, Failed>
@@ -140,7 +148,10 @@ fn send_refusal<S>(io: &mut Io<S>, version: Version, reason: ReasonCode)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let connack = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
     // A CONNACK without properties always fits.
-    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
+    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(refusal(reason))), version, io.output.tail());
+}
+
+fn refusal(reason: ReasonCode) -> ConnAck {
+    ConnAck { session_present: false, reason, properties: ConnAckProperties::default() }
 }

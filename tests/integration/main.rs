@@ -54,4 +54,5 @@ mod topics;
 mod websocket;
 mod wills;
 mod wills_outage;
+mod wills_refused;
 mod wire;

@@ -120,14 +120,17 @@ async fn a_retained_will_is_retained_and_a_birth_after_the_takeover_beats_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_will_into_nats_internals_is_not_published_and_harms_nobody() {
+async fn a_will_into_nats_internals_is_refused_or_not_published_and_harms_nobody() {
     let world = World::shared().await;
     let mut watch = crate::harness::Watch::new(&world.nats.client().await, "$SRV.>").await;
     let lost = "mqtt_disconnect_total{reason=\"connection_lost\"}";
     let before = world.a.metric(lost).await;
     for qos in [0, 1] {
         let will = msg("$SRV/will", "bad").qos(qos);
-        world.a.connect(Options::v5(&unique("bad")).will(will)).await.reset();
+        let refused = Client::open(world.a.mqtt_port, Options::v5(&unique("bad")).will(will.clone())).await;
+        assert_eq!(refused.connack.reason, ReasonCode::NotAuthorized);
+        // A publish of it would be acknowledged and dropped, since 3.x has no way to refuse it.
+        world.a.connect(Options::v311(&unique("bad")).will(will)).await.reset();
     }
     crate::harness::eventually("both are gone", async || world.a.metric(lost).await >= before + 2.0).await;
     let nats = world.nats.client().await;

@@ -119,6 +119,11 @@ pub(super) struct Inlet {
 }
 
 impl Requests {
+    /// Whether what is published there answers a request.
+    pub(crate) fn is_reply_topic(&self, topic: &TopicName) -> bool {
+        self.topics.parse(topic.as_str()).is_some()
+    }
+
     /// Subscribes to our reply subjects. What arrives there is to be taken out of the other end.
     pub(super) fn start(
         options: RequestOptions,
