@@ -4,13 +4,14 @@
 //! # Layout
 //! - `socket`: binding, and the options of sockets.
 //! - `accept`: the loop that takes connections, and its limits.
-//! - `upgrade`: the HTTP side of WebSocket; `ws_stream`: its frames as a byte stream.
+//! - `upgrade`: the HTTP side of WebSocket; `ws_frame`, `ws_stream`: its frames as a byte stream.
 //! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
 
 mod accept;
 mod foreign;
 mod socket;
 mod upgrade;
+mod ws_frame;
 mod ws_stream;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
@@ -149,14 +150,7 @@ pub enum ListenerError {
     None,
 }
 
-/// WebSocket messages are this much larger than the largest packet, so that a client can put several in one.
-const WS_MESSAGE_SLACK: usize = 64 * 1024;
-
-/// The largest packet that is assumed while `mqtt.max_packet_size` is 0: nats-server's default `max_payload`.
-const MAX_PACKET_SIZE_ASSUMED: usize = 1024 * 1024;
-
-/// Opens every configured listener and serves what connects, until shutdown. `config.mqtt.max_packet_size` must be
-/// settled by then (not 0), because it bounds WebSocket messages; 1 MiB is assumed otherwise.
+/// Opens every configured listener and serves what connects, until shutdown.
 ///
 /// # Errors
 /// An address cannot be bound; those bound before are closed again.
@@ -193,15 +187,10 @@ pub async fn spawn<H: Serve>(
 }
 
 fn upgrade_of(config: &Config, ws: &WsListenerConfig) -> Arc<Upgrade> {
-    let max_packet_size = match config.mqtt.max_packet_size.as_usize() {
-        0 => MAX_PACKET_SIZE_ASSUMED,
-        size => size,
-    };
     Arc::new(Upgrade {
         paths: ws.paths.clone(),
         strict: config.mqtt.strict,
         timeout: config.mqtt.connect_timeout.get(),
-        max_message: max_packet_size + WS_MESSAGE_SLACK,
     })
 }
 

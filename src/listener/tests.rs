@@ -16,7 +16,10 @@ use tokio_tungstenite::{
         Error, Message,
         client::IntoClientRequest,
         http::{HeaderValue, StatusCode},
-        protocol::frame::coding::CloseCode,
+        protocol::frame::{
+            Frame,
+            coding::{CloseCode, Data, OpCode},
+        },
     },
 };
 
@@ -241,12 +244,45 @@ async fn a_text_frame_is_closed_with_1003() {
 }
 
 #[tokio::test]
-async fn a_message_beyond_the_limit_is_closed_with_1009() {
-    let mut running = Running::with(|config| config.mqtt.max_packet_size = ByteSize(1_000), true).await;
+async fn a_message_may_be_larger_than_a_packet_in_one_frame_or_in_many() {
+    let running = Running::with(|config| config.mqtt.max_packet_size = ByteSize(1_000), true).await;
+    let (ws, _) = running.ws("/mqtt", Some("mqtt")).await.unwrap();
+    let (mut sink, mut source) = ws.split();
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 253) as u8).collect();
+    let (first, rest) = (sent.clone(), sent.clone());
+    let sender = tokio::spawn(async move {
+        sink.send(Message::binary(first)).await.unwrap();
+        let pieces: Vec<&[u8]> = rest.chunks(700_001).collect();
+        for (index, piece) in pieces.iter().enumerate() {
+            let code = OpCode::Data(if index == 0 { Data::Binary } else { Data::Continue });
+            let frame = Frame::message(piece.to_vec(), code, index + 1 == pieces.len());
+            sink.send(Message::Frame(frame)).await.unwrap();
+            // Between the parts of a message there may be control frames.
+            sink.send(Message::Ping("and now".into())).await.unwrap();
+        }
+        sink
+    });
+    let (mut received, mut pongs) = (Vec::new(), 0);
+    while received.len() < 2 * sent.len() {
+        match source.next().await.unwrap().unwrap() {
+            Message::Binary(frame) => received.extend_from_slice(&frame),
+            Message::Pong(_) => pongs += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(received == [sent.as_slice(), sent.as_slice()].concat());
+    drop(sender.await.unwrap());
+    assert!(pongs > 0);
+}
+
+#[tokio::test]
+async fn what_is_not_the_websocket_protocol_is_closed_with_1002() {
+    let mut running = Running::new().await;
     let (mut ws, _) = running.ws("/", Some("mqtt")).await.unwrap();
-    ws.send(Message::binary(vec![0; 1_000 + WS_MESSAGE_SLACK + 1])).await.unwrap();
-    match ws.next().await.unwrap() {
-        Ok(Message::Close(Some(frame))) => assert_eq!(frame.code, CloseCode::Size),
+    let frame = Frame::message(vec![1], OpCode::Data(Data::Continue), true);
+    ws.send(Message::Frame(frame)).await.unwrap();
+    match ws.next().await.unwrap().unwrap() {
+        Message::Close(Some(frame)) => assert_eq!(frame.code, CloseCode::Protocol),
         other => panic!("{other:?}"),
     }
     assert_eq!(running.ended.recv().await.unwrap().unwrap_err().kind(), std::io::ErrorKind::InvalidData);

@@ -35,8 +35,6 @@ pub(super) struct Upgrade {
     pub(super) strict: bool,
     /// For the whole HTTP exchange.
     pub(super) timeout: Duration,
-    /// Bytes of a WebSocket message.
-    pub(super) max_message: usize,
 }
 
 /// No WebSocket connection came of it.
@@ -85,7 +83,7 @@ impl Upgrade {
         };
         let Parts { io, read_buf, .. } =
             tokio::time::timeout(self.timeout, exchange).await.map_err(|_| UpgradeError::TimedOut)??;
-        Ok(WsStream::new(io.into_inner(), read_buf, self.max_message).await)
+        Ok(WsStream::new(io.into_inner(), &read_buf))
     }
 
     /// The switching answer, or why there is none.

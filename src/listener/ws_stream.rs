@@ -1,6 +1,9 @@
 //! WebSocket frames as a byte stream. MQTT packets and frames have nothing to do with each other: a frame may hold
-//! several packets, and a packet may be spread over frames [MQTT-6.0.0-2]. What is written is gathered until it is
-//! flushed and goes out as one binary frame. Pings are answered while reading.
+//! several packets, and a packet may be spread over frames [MQTT-6.0.0-2]. So frames are not gathered: their payload is
+//! handed on as it comes, and a message may have any size. What is written is gathered until it is flushed and goes out as
+//! one binary frame. Pings are answered while reading.
+//!
+//! **Invariant:** reading does not end because something cannot be written.
 
 use std::{
     io,
@@ -9,164 +12,279 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message, Utf8Bytes,
-        error::ProtocolError,
-        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
-    },
-};
 
-/// Bytes of one outgoing frame; more than this between two flushes becomes several frames.
-const FRAME_OUT_MAX: usize = 64 * 1024;
+use super::ws_frame::{CONTROL_MAX, HEADER_MAX, HEADER_OUT_MAX, Header, Mask, Opcode, write_header};
 
-/// Read from the socket at once. A connection keeps a buffer of this size, so it is small.
-const READ_BUFFER: usize = 4 * 1024;
+/// Payload of one outgoing frame; more than this between two flushes becomes several frames.
+const FRAME_OUT_MAX: usize = 0xFFFF;
+
+/// Bytes that are read for a header: what follows it comes along.
+const READ_HEADER: usize = 4 * 1024;
+
+/// An empty buffer keeps no more than this, so that ten thousand idle connections cost little.
+const KEPT_CAPACITY: usize = 4 * 1024;
+
+/// Why a connection is closed by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It does not keep to RFC 6455.
+    Protocol,
+    /// A text frame [MQTT-6.0.0-1].
+    Text,
+}
+
+impl Refusal {
+    /// The status code of the Close frame.
+    const fn code(self) -> u16 {
+        match self {
+            Self::Protocol => 1002,
+            Self::Text => 1003,
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Protocol => "this is not the WebSocket protocol",
+            Self::Text => "MQTT travels in binary frames",
+        }
+    }
+}
+
+/// `Open` → `Refusing` (a Close frame has to go out) → `Ended`; or `Open` → `Ended`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Refusing(Refusal),
+    Ended,
+}
 
 /// A WebSocket connection as a byte stream.
 #[derive(Debug)]
 pub struct WsStream<S> {
-    ws: WebSocketStream<S>,
-    /// What came in a frame and was not read yet.
-    incoming: Bytes,
-    /// What was written and not flushed yet.
+    stream: S,
+    /// Read: headers, control frames, and payload that came with them.
+    incoming: BytesMut,
+    /// What is left of the payload of the data frame that is being read.
+    left: u64,
+    mask: Mask,
+    /// The message goes on in another frame.
+    is_unfinished: bool,
+    /// Frames on their way to the socket.
+    sending: BytesMut,
+    /// A control frame to be sent next. Of several pings the last one is answered [RFC 6455, 5.5.3].
+    control: Bytes,
+    /// What was written and not flushed yet, behind room for a header.
     outgoing: BytesMut,
+    /// Writing failed.
+    is_broken: bool,
     state: State,
 }
 
-/// `Open` → `Refusing` (a Close frame has to go out) → `Refused` (it has to be flushed) → `Ended`; or `Open` → `Ended`.
-#[derive(Debug)]
-enum State {
-    Open,
-    Refusing(CloseCode, &'static str),
-    Refused(&'static str),
-    Ended,
+/// What reading a header came to.
+enum Step {
+    /// There is payload, or another header.
+    Again,
+    /// It is not complete.
+    More,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
-    /// The server's side of a connection whose HTTP part is over. `read_before` came after the request. Incoming
-    /// messages are at most `max_message` bytes.
-    pub(super) async fn new(stream: S, read_before: Bytes, max_message: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_write_buffer_size(4 * FRAME_OUT_MAX)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
-        let ws = WebSocketStream::from_partially_read(stream, read_before.into(), Role::Server, Some(config)).await;
-        Self { ws, incoming: Bytes::new(), outgoing: BytesMut::new(), state: State::Open }
+    /// The server's side of a connection whose HTTP part is over. `read_before` came after the request.
+    pub(super) fn new(stream: S, read_before: &[u8]) -> Self {
+        Self {
+            stream,
+            incoming: BytesMut::from(read_before),
+            left: 0,
+            mask: Mask::default(),
+            is_unfinished: false,
+            sending: BytesMut::new(),
+            control: Bytes::new(),
+            outgoing: BytesMut::new(),
+            is_broken: false,
+            state: State::Open,
+        }
     }
 
-    /// Fills `incoming`. `false` is the end of the stream.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        loop {
-            match self.state {
-                State::Open => {}
-                State::Ended => return Poll::Ready(Ok(false)),
-                State::Refusing(..) | State::Refused(_) => return self.poll_refuse(cx).map(Err),
+    /// Takes a header, and a control frame with its payload, out of what was read.
+    fn step(&mut self) -> Result<Step, Refusal> {
+        let Some((header, header_len)) = Header::read(&self.incoming)? else { return Ok(Step::More) };
+        if !header.opcode.is_control() {
+            let begins = header.opcode != Opcode::Continuation;
+            if begins == self.is_unfinished {
+                return Err(Refusal::Protocol);
             }
-            match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
-                Some(Ok(Message::Binary(bytes))) if bytes.is_empty() => {}
-                Some(Ok(Message::Binary(bytes))) => {
-                    self.incoming = bytes;
-                    return Poll::Ready(Ok(true));
-                }
-                // [MQTT-6.0.0-1]
-                Some(Ok(Message::Text(_))) => {
-                    self.state = State::Refusing(CloseCode::Unsupported, "MQTT travels in binary frames");
-                }
-                // Answering pings and Close is the crate's, which does it when it is polled again.
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
-                Some(Err(Error::Capacity(_))) => {
-                    self.state = State::Refusing(CloseCode::Size, "the WebSocket message is too large");
-                }
-                None => self.state = State::Ended,
-                Some(Err(error)) => {
-                    self.state = State::Ended;
-                    return Poll::Ready(match into_io(error) {
-                        None => Ok(false),
-                        Some(error) => Err(error),
-                    });
-                }
+            if header.opcode == Opcode::Text {
+                return Err(Refusal::Text);
             }
+            self.incoming.advance(header_len);
+            (self.left, self.mask, self.is_unfinished) = (header.payload_len, header.mask, !header.is_final);
+            return Ok(Step::Again);
         }
+        let payload_len = usize::try_from(header.payload_len).unwrap_or(CONTROL_MAX);
+        if self.incoming.len() < header_len + payload_len {
+            return Ok(Step::More);
+        }
+        self.incoming.advance(header_len);
+        let (mut mask, mut payload) = (header.mask, self.incoming.split_to(payload_len));
+        mask.remove(&mut payload);
+        match header.opcode {
+            Opcode::Ping => self.control = frame(Opcode::Pong, &payload),
+            Opcode::Close => {
+                self.control = frame(Opcode::Close, payload.get(..2).unwrap_or_default());
+                self.state = State::Ended;
+            }
+            _ => {}
+        }
+        Ok(Step::Again)
+    }
+
+    /// Payload that came with a header.
+    fn take_payload(&mut self, buf: &mut ReadBuf<'_>) {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.remaining());
+        let mut payload = self.incoming.split_to(wanted.min(self.incoming.len()));
+        self.mask.remove(&mut payload);
+        self.left -= payload.len() as u64;
+        buf.put_slice(&payload);
+        if self.incoming.is_empty() {
+            self.incoming = BytesMut::new();
+        }
+    }
+
+    /// Payload from the socket, without a copy.
+    fn poll_payload(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(wanted));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let count = part.filled().len();
+        buf.advance(count);
+        self.mask.remove(buf.filled_mut().get_mut(before..).unwrap_or_default());
+        self.left -= count as u64;
+        if count == 0 && wanted > 0 {
+            self.state = State::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// More for a header. `false` is the end of the stream.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut room = [0; READ_HEADER];
+        let mut buf = ReadBuf::new(&mut room);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+        self.incoming.reserve(HEADER_MAX + CONTROL_MAX);
+        self.incoming.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(!buf.filled().is_empty()))
     }
 
     /// Sends the Close frame, then tells the reader why.
-    fn poll_refuse(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if let State::Refusing(code, reason) = self.state {
-            if let Err(error) = ready!(Pin::new(&mut self.ws).poll_ready(cx)) {
-                return self.ended(error);
-            }
-            let close = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-            if let Err(error) = Pin::new(&mut self.ws).start_send(Message::Close(Some(close))) {
-                return self.ended(error);
-            }
-            self.state = State::Refused(reason);
-        }
-        let State::Refused(reason) = self.state else {
-            return Poll::Ready(io::ErrorKind::NotConnected.into());
-        };
-        if let Err(error) = ready!(Pin::new(&mut self.ws).poll_flush(cx)) {
-            return self.ended(error);
-        }
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, refusal: Refusal) -> Poll<io::Error> {
+        // A peer that is gone needs none.
+        let _ = ready!(self.poll_drain(cx));
         self.state = State::Ended;
-        Poll::Ready(io::Error::new(io::ErrorKind::InvalidData, reason))
+        Poll::Ready(io::Error::new(io::ErrorKind::InvalidData, refusal.reason()))
     }
 
-    fn ended(&mut self, error: Error) -> Poll<io::Error> {
-        self.state = State::Ended;
-        Poll::Ready(into_io(error).unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+    fn refuse(&mut self, refusal: Refusal) {
+        let payload = [&refusal.code().to_be_bytes()[..], refusal.reason().as_bytes()].concat();
+        self.control = frame(Opcode::Close, &payload);
+        self.state = State::Refusing(refusal);
+    }
+
+    /// Sends what is on its way, and then a control frame.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.sending.is_empty() {
+                if self.sending.capacity() > KEPT_CAPACITY {
+                    self.sending = BytesMut::new();
+                }
+                if self.control.is_empty() {
+                    return Poll::Ready(if self.is_broken { Err(broken()) } else { Ok(()) });
+                }
+                self.sending.extend_from_slice(&std::mem::take(&mut self.control));
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.sending)) {
+                Ok(count @ 1..) => self.sending.advance(count),
+                Ok(0) | Err(_) => {
+                    self.is_broken = true;
+                    (self.sending, self.control, self.outgoing) = Default::default();
+                }
+            }
+        }
     }
 
     /// Makes a frame of what was written. It is on its way to the socket then, not through.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.outgoing.is_empty() {
-            return Poll::Ready(Ok(()));
+        ready!(self.poll_drain(cx))?;
+        if let Some((room, payload)) = self.outgoing.split_first_chunk_mut::<HEADER_OUT_MAX>() {
+            // No longer than this, by `poll_room`.
+            let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+            let unused = write_header(Opcode::Binary, len, room);
+            self.sending = std::mem::take(&mut self.outgoing);
+            self.sending.advance(unused);
         }
-        ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(broken)?;
-        let frame = self.outgoing.split().freeze();
-        Poll::Ready(Pin::new(&mut self.ws).start_send(Message::Binary(frame)).map_err(broken))
+        Poll::Ready(Ok(()))
     }
 
     /// Room for more before a frame has to go out; never 0.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if !matches!(self.state, State::Open) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        if self.state != State::Open || self.is_broken {
+            return Poll::Ready(Err(broken()));
         }
-        if self.outgoing.len() >= FRAME_OUT_MAX {
+        if self.outgoing.len() >= HEADER_OUT_MAX + FRAME_OUT_MAX {
             ready!(self.poll_send(cx))?;
         }
-        Poll::Ready(Ok(FRAME_OUT_MAX - self.outgoing.len()))
+        if self.outgoing.is_empty() {
+            self.outgoing.extend_from_slice(&[0; HEADER_OUT_MAX]);
+        }
+        Poll::Ready(Ok(HEADER_OUT_MAX + FRAME_OUT_MAX - self.outgoing.len()))
     }
 }
 
-/// `None` when it is an ordinary end: the peer closed, with a Close frame or without.
-fn into_io(error: Error) -> Option<io::Error> {
-    match error {
-        Error::ConnectionClosed | Error::AlreadyClosed => None,
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        Error::Io(error) => Some(error),
-        other => Some(io::Error::new(io::ErrorKind::InvalidData, other)),
-    }
+/// A control frame.
+fn frame(opcode: Opcode, payload: &[u8]) -> Bytes {
+    let payload = payload.get(..CONTROL_MAX).unwrap_or(payload);
+    let mut room = [0; HEADER_OUT_MAX];
+    let unused = write_header(opcode, u16::try_from(payload.len()).unwrap_or(0), &mut room);
+    let mut frame = BytesMut::from(&room[unused..]);
+    frame.extend_from_slice(payload);
+    frame.freeze()
 }
 
-fn broken(error: Error) -> io::Error {
-    into_io(error).unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+fn broken() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.incoming.is_empty() && !ready!(this.poll_frame(cx))? {
-            return Poll::Ready(Ok(()));
+        // What could not leave before leaves as soon as it can; that it never can is for a write to tell.
+        let _ = this.poll_drain(cx);
+        loop {
+            match this.state {
+                State::Open => {}
+                State::Refusing(refusal) => return this.poll_refuse(cx, refusal).map(Err),
+                State::Ended => return Poll::Ready(Ok(())),
+            }
+            if this.left > 0 {
+                if this.incoming.is_empty() {
+                    return this.poll_payload(cx, buf);
+                }
+                this.take_payload(buf);
+                return Poll::Ready(Ok(()));
+            }
+            match this.step() {
+                Ok(Step::Again) => {
+                    let _ = this.poll_drain(cx);
+                }
+                Ok(Step::More) => {
+                    if !ready!(this.poll_more(cx))? {
+                        this.state = State::Ended;
+                    }
+                }
+                Err(refusal) => this.refuse(refusal),
+            }
         }
-        let n = this.incoming.len().min(buf.remaining());
-        buf.put_slice(&this.incoming.split_to(n));
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -187,10 +305,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
         let this = self.get_mut();
         let mut room = ready!(this.poll_room(cx))?;
         let mut written = 0;
-        for mut slice in slices.iter().map(|slice| &**slice) {
+        for slice in slices {
             let n = slice.len().min(room);
             this.outgoing.extend_from_slice(slice.get(..n).unwrap_or_default());
-            slice.advance(n);
             room -= n;
             written += n;
             if room == 0 {
@@ -207,16 +324,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_send(cx))?;
-        Pin::new(&mut this.ws).poll_flush(cx).map_err(broken)
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     /// Flushes, sends a Close frame and ends the sending side of the socket.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if matches!(this.state, State::Open) {
+        if this.state == State::Open {
             ready!(this.poll_send(cx))?;
-            ready!(Pin::new(&mut this.ws).poll_close(cx)).map_err(broken)?;
+            this.control = frame(Opcode::Close, &[]);
+            this.state = State::Ended;
         }
-        Pin::new(this.ws.get_mut()).poll_shutdown(cx)
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

@@ -1,6 +1,9 @@
 //! MQTT over WebSocket, with a client that others have written.
 
-use crate::harness::{Socket, World, python, unique};
+use bytes::BytesMut;
+use mqtt_codec::{Packet, PacketId, Version};
+
+use crate::harness::{Options, Socket, World, msg, python, unique};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn paho_speaks_mqtt_over_websocket_on_both_paths() {
@@ -24,4 +27,27 @@ async fn another_path_is_not_found() {
     socket.send(request.as_bytes()).await;
     let answer = socket.read(12).await;
     assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 404");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_may_hold_many_packets_that_are_larger_together_than_any_may_be() {
+    const COUNT: u16 = 50;
+    let world = World::shared().await;
+    let topic = unique("ws");
+    let mut watcher = world.a.v5(&unique("watcher")).await;
+    watcher.subscribe(&topic, 1).await;
+    let mut socket = Socket::open_websocket(world.a.ws_port).await;
+    let connect = Packet::Connect(Box::new(Options::v311(&unique("queue")).connect));
+    let mut bytes = BytesMut::new();
+    mqtt_codec::encode(&connect, Version::V311, &mut bytes).unwrap();
+    // As a library does that has queued while it was offline: 3 MB.
+    for number in 1..=COUNT {
+        let message = msg(&topic, format!("{number:>60000}")).qos(1);
+        let publish = Packet::Publish(message.packet(PacketId::new(number)));
+        mqtt_codec::encode(&publish, Version::V311, &mut bytes).unwrap();
+    }
+    socket.send(&bytes).await;
+    for number in 1..=COUNT {
+        assert_eq!(String::from_utf8_lossy(&watcher.receive().await.payload).trim(), number.to_string());
+    }
 }
