@@ -125,7 +125,7 @@ impl Decoder {
         let Some(&first) = buf.first() else {
             return Ok(None);
         };
-        if self.awaits_connect && first != (PacketType::Connect as u8) << 4 {
+        if self.awaits_connect && is_not_connect(first, buf) {
             return not_connect(first, buf);
         }
         let packet_type = PacketType::from_first_byte(first).ok_or(Violation::ReservedPacketType(0))?;
@@ -156,6 +156,8 @@ impl Decoder {
             PacketType::Connect if self.options.role == Role::Server && !self.awaits_connect => {
                 return Err(Violation::SecondConnect);
             }
+            // Its flags mean nothing in 3.1, and which version it is says the packet itself.
+            PacketType::Connect if self.awaits_connect => return Ok(()),
             PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe | PacketType::PingReq => {
                 Some(Role::Client)
             }
@@ -201,7 +203,7 @@ impl Decoder {
             PacketType::PubComp => Ack::read(&mut reader).map(Packet::PubComp),
             PacketType::PingReq => reader.finish().map(|()| Packet::PingReq),
             PacketType::PingResp => reader.finish().map(|()| Packet::PingResp),
-            PacketType::Connect => self.connect(&mut reader),
+            PacketType::Connect => self.connect(header.flags, &mut reader),
             PacketType::ConnAck => ConnAck::read(&mut reader).map(|packet| Packet::ConnAck(Box::new(packet))),
             PacketType::Subscribe => Subscribe::read(&mut reader).map(Packet::Subscribe),
             PacketType::SubAck => SubAck::read(&mut reader).map(Packet::SubAck),
@@ -212,10 +214,13 @@ impl Decoder {
         }
     }
 
-    fn connect(&mut self, reader: &mut Reader) -> Result<Packet, Violation> {
+    fn connect(&mut self, flags: u8, reader: &mut Reader) -> Result<Packet, Violation> {
         let (version, is_bridge) = Connect::read_version(reader)?;
         self.version = Some(version);
         self.awaits_connect = false;
+        if !PacketType::Connect.has_valid_flags(flags, self.version, self.options.strict) {
+            return Err(Violation::ReservedFlags { packet: PacketType::Connect, flags });
+        }
         reader.rules.version = version;
         Connect::read(reader, is_bridge).map(|packet| Packet::Connect(Box::new(packet)))
     }
@@ -239,13 +244,23 @@ fn remaining_length(buf: &[u8]) -> Result<Option<(u32, u32)>, Violation> {
     Err(Violation::VariableByteInteger)
 }
 
+/// First byte of a TLS record that is a handshake, and of a CONNECT of 3.1 with all the flags of a PUBLISH at QoS 3.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Whether a connection begins with something else than CONNECT, whatever flags that has.
+fn is_not_connect(first: u8, buf: &[u8]) -> bool {
+    // No CONNECT is as short as the major version of TLS would say.
+    let may_be_tls = first == TLS_HANDSHAKE && buf.get(1).is_none_or(|second| *second == 3);
+    first >> 4 != PacketType::Connect as u8 || may_be_tls
+}
+
 /// The first bytes of a connection that begins with something else than CONNECT: says what it is, as soon as that can
 /// be told.
 #[cold]
 fn not_connect(first: u8, buf: &[u8]) -> Result<Option<FixedHeader>, Violation> {
     const HTTP: [&[u8]; 7] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"DELETE ", b"PRI * HTTP/2"];
     /// A handshake record of any version of TLS.
-    const TLS: &[u8] = &[0x16, 0x03];
+    const TLS: &[u8] = &[TLS_HANDSHAKE, 0x03];
 
     if buf.starts_with(TLS) {
         return Err(Violation::TlsClientHello);

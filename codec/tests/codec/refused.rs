@@ -88,12 +88,16 @@ fn the_first_packet() {
         ("C0 00", Violation::FirstPacketNotConnect(0xC0)),
         ("00", Violation::FirstPacketNotConnect(0)),
         ("F0 00", Violation::FirstPacketNotConnect(0xF0)),
-        ("11 00", Violation::FirstPacketNotConnect(0x11)),
+        ("11 00", Violation::Truncated(PacketType::Connect)),
+        ("21 00", Violation::FirstPacketNotConnect(0x21)),
         ("'GET / HTTP/1.1'", Violation::HttpRequest),
         ("'POST /mqtt HTTP/1.1'", Violation::HttpRequest),
         ("'GETTER'", Violation::FirstPacketNotConnect(b'G')),
         ("16 03 01 0200 01", Violation::TlsClientHello),
-        ("16 04", Violation::FirstPacketNotConnect(0x16)),
+        ("16 04 01 0200 01", Violation::Truncated(PacketType::Connect)),
+        // Flags mean something in none of them, and 3.1 only lets them be.
+        ("11 {s'MQTT' 04 02 003C s'c'}", Violation::ReservedFlags { packet: PacketType::Connect, flags: 1 }),
+        ("1F {s'MQTT' 05 02 003C {} s'c'}", Violation::ReservedFlags { packet: PacketType::Connect, flags: 15 }),
     ]);
 }
 
@@ -398,6 +402,17 @@ fn mqtt_3_1_sets_dup_when_it_repeats_a_request() {
     let strict = DecoderOptions { strict: true, ..options(Server, V31) };
     for text in ["6A 02 0001", "8A {0001 s'a' 00}", "AA {0001 s'a'}"] {
         assert!(decode_one(strict, &bytes_of(text)).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn the_flags_of_connect_mean_nothing_in_mqtt_3_1() {
+    // DUP, QoS and RETAIN are not used in CONNECT [MQTT 3.1, 3.1].
+    for flags in 1..16_u8 {
+        let text = format!("1{flags:X} {{s'MQIsdp' 03 02 003C s'c'}}");
+        assert!(matches!(first(false, &text), Ok(Packet::Connect(_))), "{text}");
+        let strict = Err(Violation::ReservedFlags { packet: PacketType::Connect, flags });
+        assert_eq!(first(true, &text), strict, "{text}");
     }
 }
 
