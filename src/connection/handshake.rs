@@ -1,6 +1,7 @@
 //! From a new byte stream to an accepted CONNECT. Whoever does not get there costs a bounded time and a bounded buffer.
 
 use std::future::poll_fn;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -30,8 +31,8 @@ enum Failed {
     Lost(&'static str),
     /// What it sent is not MQTT.
     Violation(Violation),
-    /// It was refused with this.
-    Refused(Version, Box<ConnAck>),
+    /// It was refused with this, which may be this large.
+    Refused(Version, u32, Box<ConnAck>),
 }
 
 /// Waits for CONNECT and decides what it gets. What fails is answered, logged and counted here.
@@ -51,7 +52,7 @@ where
         Ok(Err(failed)) => failed,
         Ok(Ok(connect)) => match judge(&connect, broker) {
             Ok(negotiated) => return Some(Greeted { decoder, connect, negotiated }),
-            Err(connack) => Failed::Refused(connect.version, connack),
+            Err(connack) => Failed::Refused(connect.version, client_max_packet_size(&connect), connack),
         },
     };
     answer(io, broker, peer, failed, decoder.version());
@@ -61,8 +62,18 @@ where
 /// What a CONNECT gets, as far as nobody else has to be asked.
 fn judge(connect: &Connect, broker: &Arc<Broker>) -> Result<Negotiated, Box<ConnAck>> {
     let negotiated = negotiate(connect, &broker.options.limits, || assigned_id(broker))?;
+    let is_too_large = |len| len > client_max_packet_size(connect) as usize;
+    let connack = Packet::ConnAck(Box::new(negotiated.connack.clone()));
+    if mqtt_codec::encoded_len(&connack, connect.version).is_ok_and(is_too_large) {
+        // What it says has to be known, and no packet may be larger than the client wants [MQTT-3.1.2-24].
+        return Err(Box::new(refusal(ReasonCode::PacketTooLarge)));
+    }
     broker.judge_will(connect, &negotiated.client_id).map_err(|reason| Box::new(refusal(reason)))?;
     Ok(negotiated)
+}
+
+fn client_max_packet_size(connect: &Connect) -> u32 {
+    connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get)
 }
 
 async fn first_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<Box<Connect>, Failed>
@@ -135,11 +146,11 @@ where
                 send_refusal(io, version, violation.reason_code());
             }
         }
-        Failed::Refused(version, connack) => {
+        Failed::Refused(version, max, connack) => {
             broker.metrics.connect(connack.reason);
             tracing::info!(%remote, listener, reason_code = ?connack.reason, "refused");
-            // A CONNACK without properties always fits.
-            let _ = mqtt_codec::encode(&Packet::ConnAck(connack), version, io.output.tail());
+            // What is too large for the client is not sent [MQTT-3.1.2-24].
+            let _ = mqtt_codec::encode_limited(&Packet::ConnAck(connack), version, max, io.output.tail());
         }
     }
 }

@@ -53,6 +53,13 @@ const CONNECTS: &[Case] = &[
     ("a will QoS of 3", "10 14 0004 'MQTT' 04 1E 0000 0002 'w1' 0001 'w' 0001 'w'", "", Says("")),
     ("an authentication method", "10 15 0004 'MQTT' 05 02 0000 06 15 0003 'abc' 0002 'w1'", "", Says("20 03 00 8C 00")),
     ("a property twice", "10 15 0004 'MQTT' 05 02 0000 06 21 0001 21 0001 0002 'w1'", "", Says("20 03 00 82 00")),
+    (
+        "CONNACK beyond the Maximum Packet Size",
+        "10 14 0004 'MQTT' 05 02 0000 05 27 00000005 0002 'w1'",
+        "20 03 00 95 00",
+        Closed,
+    ),
+    ("no CONNACK fits", "10 14 0004 'MQTT' 05 02 0000 05 27 00000004 0002 'w1'", "", Closed),
     ("PINGREQ first", "C0 00", "", Closed),
     ("PUBLISH first", "30 03 0001 'w'", "", Closed),
     ("a second CONNECT", "<c311> <c311>", OK, Closed),
