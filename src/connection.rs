@@ -9,6 +9,7 @@ mod ending;
 mod handshake;
 mod input;
 mod io;
+mod reasons;
 mod retained;
 mod told;
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, QoS, ReasonCode, TopicFilter, Version};
+use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, QoS, ReasonCode, TopicFilter, Version, Violation};
 use mqtt_session::{Close, Input, Output, Publication, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -127,6 +128,8 @@ struct Connection<S> {
     /// Places in logs from which on the session is behind.
     behind: Vec<u64>,
     counts: Counts,
+    /// What the client did wrong.
+    violation: Option<Violation>,
     /// No complete packet was left after the last look.
     is_through: bool,
     /// The exchange is over, but not all of it is handled.
@@ -234,6 +237,7 @@ where
             messages: Vec::new(),
             behind: Vec::new(),
             counts: Counts::default(),
+            violation: None,
             is_through: false,
             remainder: None,
             end: None,

@@ -50,7 +50,8 @@ where
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {
-            let (session_expiry_interval_s, server_reference, properties) = (None, None, None);
+            let (session_expiry_interval_s, server_reference) = (None, None);
+            let properties = self.reason_string(reason);
             self.send(&Packet::Disconnect(Disconnect {
                 reason,
                 session_expiry_interval_s,

@@ -124,6 +124,7 @@ where
                 Err(violation) => {
                     tracing::info!(client_id = &*self.mailbox.client_id, clause = violation.clause(), "{violation}");
                     self.end = Some(End::ByServer(violation.reason_code()));
+                    self.violation = Some(violation);
                 }
             }
         }
