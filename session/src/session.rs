@@ -117,6 +117,37 @@ struct Held<M> {
     output: Output<M>,
 }
 
+/// How many publishes wait, by topic: what the client publishes there later waits behind them.
+///
+/// Only a session that lasts holds publishes, those at QoS 2, each until one save of its progress; so this costs those
+/// who publish at one QoS, or whose session ends with its connection, nothing but a look whether it is empty.
+#[derive(Debug, Default)]
+struct HeldPublishes {
+    of_topics: HashMap<TopicName, usize>,
+    all: usize,
+}
+
+impl HeldPublishes {
+    fn begin(&mut self, topic: &TopicName) {
+        *self.of_topics.entry(topic.clone()).or_default() += 1;
+        self.all += 1;
+    }
+
+    fn end(&mut self, topic: &TopicName) {
+        self.all -= 1;
+        if let Some(count) = self.of_topics.get_mut(topic) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_topics.remove(topic);
+            }
+        }
+    }
+
+    fn has(&self, topic: &TopicName) -> bool {
+        !self.of_topics.is_empty() && self.of_topics.contains_key(topic)
+    }
+}
+
 /// One connected client.
 #[derive(Debug)]
 pub struct Session<M> {
@@ -125,6 +156,7 @@ pub struct Session<M> {
     inbound: Inbound,
     outbound: Outbound,
     held: VecDeque<Held<M>>,
+    held_publishes: HeldPublishes,
     log_sequence: u64,
     aliases: HashMap<NonZeroU16, TopicName>,
     last_heard: Time,
@@ -143,6 +175,7 @@ impl<M> Session<M> {
             outbound: Outbound::resume(parameters.window, progress.cursors.clone(), &progress.in_flight),
             parameters,
             held: VecDeque::new(),
+            held_publishes: HeldPublishes::default(),
             log_sequence: 0,
             aliases: HashMap::new(),
             last_heard: now,
@@ -162,11 +195,13 @@ impl<M> Session<M> {
         &self.parameters
     }
 
-    /// Whether another packet of the client may be read now: false while as many of its publishes wait to be stored as
-    /// it may have unacknowledged.
+    /// Whether another packet of the client may be read now: false while as many of its publishes wait to be stored, or
+    /// for the progress to be saved, as it may have unacknowledged.
     #[must_use]
     pub fn takes_packets(&self) -> bool {
-        self.inbound.storing() < usize::from(self.parameters.receive_maximum)
+        let maximum = usize::from(self.parameters.receive_maximum);
+        // QoS 0 behind QoS 2 on its topic has no other limit.
+        self.inbound.storing() < maximum && self.held_publishes.all < maximum
     }
 
     /// Whether a publish of the client waits to be stored, or to be acknowledged behind one that does.
@@ -205,6 +240,7 @@ impl<M> Session<M> {
     /// are the session's, until the progress is saved once more.
     pub fn leave(&mut self) -> Vec<M> {
         let mut withdrawn = Vec::new();
+        self.held_publishes = HeldPublishes::default();
         for held in std::mem::take(&mut self.held) {
             match held.output {
                 Output::Transmit(_, packet_id, message) if self.outbound.withdraw(packet_id, &mut self.durability) => {
@@ -398,7 +434,19 @@ impl<M> Session<M> {
         };
         let after = self.durability.version();
         // That it was received is saved before it is stored, so that it is never stored twice.
-        self.hold(if after > before { after } else { 0 }, Output::Publish(publication), out);
+        self.hold_publish(if after > before { after } else { 0 }, publication, out);
+    }
+
+    /// Lets a publish happen once `needs` is saved, and not before what the client published there earlier.
+    ///
+    /// **Invariant:** the publishes of a client to one topic leave the session in the order in which they came, whatever
+    /// their QoS. [MQTT-4.6.0-6] asks for it within a QoS; across QoS it is what decides which value stays retained.
+    fn hold_publish(&mut self, needs: u64, publication: Publication, out: &mut Vec<Output<M>>) {
+        if self.durability.permits(needs) && !self.held_publishes.has(&publication.topic) {
+            return out.push(Output::Publish(publication));
+        }
+        self.held_publishes.begin(&publication.topic);
+        self.held.push_back(Held { needs, output: Output::Publish(publication) });
     }
 
     fn deliver(&mut self, qos: QoS, sequence: u64, message: M, out: &mut Vec<Output<M>>) {
@@ -423,7 +471,11 @@ impl<M> Session<M> {
     /// Lets happen what waited for what is saved now.
     fn let_go(&mut self, out: &mut Vec<Output<M>>) {
         while self.held.front().is_some_and(|held| self.durability.permits(held.needs)) {
-            out.extend(self.held.pop_front().map(|held| held.output));
+            let Some(Held { output, .. }) = self.held.pop_front() else { return };
+            if let Output::Publish(publication) = &output {
+                self.held_publishes.end(&publication.topic);
+            }
+            out.push(output);
         }
     }
 

@@ -35,6 +35,7 @@ mod requests_faults;
 mod requests_odd;
 mod retained;
 mod retained_nats;
+mod retained_order;
 mod retained_race;
 mod retained_resumed;
 mod sessions;

@@ -26,7 +26,35 @@ fn that_it_was_received_is_saved_before_it_is_stored() {
 fn qos_1_publishes_wait_for_nothing() {
     check(
         V5.durable(),
-        "> PUBLISH q2 id1; > PUBLISH q1 id2; < store 1 q1; stored 1 ok; < nothing; saved; < store 0; stored 0 ok; < PUBREC 1; < PUBACK 2",
+        "> PUBLISH q2 id1; > PUBLISH q1 id2 topic=u; < store 1 q1; stored 1 ok; < nothing; saved; < store 0; stored 0 ok; < PUBREC 1; < PUBACK 2",
+    );
+}
+
+#[test]
+fn mqtt_4_6_0_6_what_is_published_on_a_topic_waits_behind_qos_2_there() {
+    for given in [V5.durable(), V311.durable()] {
+        check(
+            given,
+            "> PUBLISH q2 id1 retain; > PUBLISH q1 id2 retain; > PUBLISH q0 retain; > PUBLISH q0 topic=u; < store - q0 u; < nothing;
+             saved; < store 0 q2 t; < store 1 q1 t; < store - q0 t; > PUBLISH q0; < store - q0 t",
+        );
+    }
+}
+
+#[test]
+fn what_is_repeated_at_qos_2_does_not_overtake_what_waits_on_its_topic() {
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; saved; < store 0 q2 t 7.0; reconnect; > PUBLISH q2 id2; > PUBLISH q2 id1 dup; < nothing;
+         saved; < store 0 q2 t 8.0; < store 1 q2 t 7.0>0",
+    );
+}
+
+#[test]
+fn what_waits_behind_qos_2_is_limited_at_qos_0_too() {
+    check(
+        V5.durable().receive_maximum(3),
+        "> PUBLISH q2 id1; > PUBLISH q0; = takes yes; > PUBLISH q0; = takes no; saved; < store 0; < store; < store; = takes yes",
     );
 }
 
