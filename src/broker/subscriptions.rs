@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
-use mqtt_codec::{SubscriptionOptions, TopicFilter};
+use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use mqtt_session::{Cursors, log_of};
 
 use super::mailbox::{Mailbox, SessionId};
@@ -95,8 +95,12 @@ impl<S> Default for Subscriptions<S> {
 }
 
 impl Subscriptions {
-    /// Adds a subscription, or replaces the one that the session has on this filter [MQTT-3.8.4-3]. A replaced one
-    /// keeps its place in the log, so that nothing is lost. `order` is for a new entry.
+    /// Adds a subscription, or replaces the one that the session has on this filter [MQTT-3.8.4-3]. `order` is for a new
+    /// entry.
+    ///
+    /// **Invariant:** one that replaces another takes nothing away from what that was owed [MQTT-3.8.4-4]: it keeps its
+    /// place in the logs, and, above QoS 0, what of the retained messages had come with the *first* SUBSCRIBE. What the
+    /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion.
     pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
         let entry = self.entry(filter, order);
         match entry.subscribers.iter_mut().find(|s| s.mailbox.id == subscriber.mailbox.id) {
@@ -104,7 +108,9 @@ impl Subscriptions {
                 // A stream that was made anew begins at 1 again.
                 let first = old.gates.first.min(subscriber.gates.first);
                 let gates = Gates { first, ..std::mem::take(&mut old.gates) };
-                *old = Subscriber { gates, ..subscriber };
+                let owes = old.options.qos > QoS::AtMostOnce;
+                let retained = if owes { old.retained } else { subscriber.retained };
+                *old = Subscriber { gates, retained, ..subscriber };
             }
             None => {
                 entry.subscribers.push(subscriber);

@@ -33,6 +33,7 @@ mod protocol;
 mod requests;
 mod requests_faults;
 mod requests_odd;
+mod resubscribed;
 mod retained;
 mod retained_nats;
 mod retained_order;

@@ -1,0 +1,59 @@
+//! A session that comes back and sends its SUBSCRIBE again, as most libraries do: what it was owed it gets all the same.
+
+use mqtt_codec::Version;
+
+use crate::harness::{Client, Options, Sidecar, World, msg, unique};
+
+const LONG: u32 = 3600;
+
+/// What was published while the client was away, in order: values and deletions of one topic.
+const MISSED: [&str; 6] = ["1", "2", "", "3", "", "4"];
+
+async fn come_back(sidecar: &Sidecar, version: Version, id: &str) -> Client {
+    let client = sidecar.connect(Options::new(version, id).durable(LONG)).await;
+    assert!(client.is_resumed());
+    client
+}
+
+/// Messages until the one that was published last, without those that the SUBSCRIBE brought.
+async fn owed(client: &mut Client) -> Vec<String> {
+    let messages = client.receive_until("end").await;
+    let owed = messages.iter().filter(|publish| !publish.retain);
+    owed.map(|publish| String::from_utf8(publish.payload.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_3_8_4_3_a_subscribe_that_replaces_one_takes_nothing_away_that_was_published_with_retain() {
+    const ROUNDS: usize = 10;
+    let world = World::shared().await;
+    let mut lost = Vec::new();
+    for (version, qos, moves) in [
+        (Version::V311, 1, false),
+        (Version::V5, 1, false),
+        (Version::V5, 2, false),
+        (Version::V311, 2, true),
+        (Version::V5, 1, true),
+    ] {
+        let mut publisher = world.a.v5(&unique("pub")).await;
+        for round in 0..ROUNDS {
+            let (t, id) = (unique("again"), unique("dev"));
+            let mut client = world.a.connect(Options::new(version, &id).durable(LONG)).await;
+            client.subscribe(&format!("{t}/+"), qos).await;
+            client.goodbye().await;
+            // What is in front takes the scan a while.
+            let filler = (0..200).map(|n| msg(&format!("{t}/filler"), format!("f{n}")).qos(1));
+            let missed = MISSED.iter().map(|value| msg(&format!("{t}/x"), *value).qos(qos).retained());
+            let all = filler.chain(missed).chain([msg(&format!("{t}/x"), "end").qos(qos)]);
+            publisher.publish_all(all, 64, |_| {}).await;
+            let mut client = come_back(if moves { &world.b } else { &world.a }, version, &id).await;
+            client.subscribe(&format!("{t}/+"), qos).await;
+            let mut owed = owed(&mut client).await;
+            owed.retain(|value| !value.starts_with('f'));
+            if owed != MISSED {
+                lost.push(format!("{version:?} QoS {qos} moves: {moves} round {round}: {owed:?}"));
+            }
+            client.goodbye().await;
+        }
+    }
+    assert!(lost.is_empty(), "{} of {}: {lost:#?}", lost.len(), 5 * ROUNDS);
+}
