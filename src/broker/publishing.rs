@@ -143,6 +143,12 @@ pub(crate) struct Publishing {
     behind: HashMap<TopicName, VecDeque<Job>>,
     /// Core NATS took no more: to be sent before anything else goes there.
     unsent: VecDeque<CoreCopy>,
+    /// The first of those is being handed over, see [`Wanted::Core`].
+    is_handing_over: bool,
+    /// The version of [`Logs`](super::logs::Logs) by which the last job was routed, and the place below which jobs were
+    /// routed by an older one.
+    version: u64,
+    older_below: u64,
     /// Publishes whose answers come through the mailbox; see [`Mailbox::tell`].
     pub(super) untold: usize,
     last_topic: Option<(TopicName, Route)>,
@@ -168,6 +174,9 @@ impl Publishing {
             parked: VecDeque::new(),
             behind: HashMap::new(),
             unsent: VecDeque::new(),
+            is_handing_over: false,
+            version: 0,
+            older_below: 0,
             untold: 0,
             last_topic: None,
             tells_publisher: false,
@@ -185,6 +194,7 @@ impl Publishing {
             && self.parked.is_empty()
             && self.behind.is_empty()
             && self.unsent.is_empty()
+            && !self.is_handing_over
             && self.untold == 0
     }
 
@@ -235,8 +245,17 @@ impl Publishing {
     }
 
     fn begin(&mut self, mut job: Job, wakes: &mut Wakes) {
+        if job.route.version != self.broker.logs.version() {
+            // It has waited, and its subject may have moved meanwhile.
+            self.route_again(&mut job);
+        }
         if let Some(waiting) = self.behind.get_mut(&job.publication.topic) {
             waiting.push_back(job);
+            return;
+        }
+        if self.is_elsewhere(&job.route) {
+            let topic = job.publication.topic.to_owned_copy();
+            self.behind.insert(topic, VecDeque::from([job]));
             return;
         }
         if job.publication.retain {
@@ -260,7 +279,10 @@ impl Publishing {
     /// What is to be waited for, if anything. A [`Wanted::Core`] is handed over.
     pub(crate) fn wanted(&mut self) -> Option<Wanted> {
         match self.unsent.pop_front() {
-            Some(copy) => Some(Wanted::Core(copy)),
+            Some(copy) => {
+                self.is_handing_over = true;
+                Some(Wanted::Core(copy))
+            }
             None => self.parked.front().map(|job| match job.maybe_above {
                 None => Wanted::Permit(weight(job)),
                 Some(above) => Wanted::Look {
@@ -290,6 +312,11 @@ impl Publishing {
             self.release(&topic, wakes);
         }
         self.submit_parked();
+    }
+
+    /// Core NATS has taken what [`Wanted::Core`] was, or will not: the next one may go.
+    pub(crate) fn handed_over(&mut self) {
+        self.is_handing_over = false;
     }
 
     /// A permit came for the first that is parked.
@@ -421,8 +448,42 @@ impl Publishing {
             self.first += 1;
         }
         match job.stage {
+            Stage::Log if token < self.older_below => {
+                let route = job.route.clone();
+                let topic = job.publication.topic.clone();
+                self.logged(job, result, answers);
+                self.release_moved(&topic, &route, wakes);
+            }
             Stage::Log => self.logged(job, result, answers),
             Stage::Bucket => self.in_bucket(job, result, answers, wakes),
+        }
+    }
+
+    /// Whether what was published earlier on this subject is under way to another log, since the subject has moved.
+    ///
+    /// **Invariant:** what is under way of a topic lies in one log, so that it can be in order there.
+    fn is_elsewhere(&mut self, route: &Route) -> bool {
+        if route.version != self.version {
+            self.version = route.version;
+            self.older_below = self.first + self.stored.len() as u64;
+        }
+        if self.first >= self.older_below && self.parked.is_empty() {
+            return false;
+        }
+        self.under_way(&route.subject).any(|job| job.stage == Stage::Log && !Arc::ptr_eq(&job.route.log, &route.log))
+    }
+
+    fn under_way(&self, subject: &Subject) -> impl Iterator<Item = &Job> {
+        let all = self.stored.iter().flatten().chain(&self.parked);
+        all.filter(move |job| job.route.subject.as_str() == subject.as_str())
+    }
+
+    /// One that was under way to the log that its subject has left is there, or goes to the new one: behind the last of
+    /// them goes what was published since.
+    fn release_moved(&mut self, topic: &TopicName, old: &Route, wakes: &mut Wakes) {
+        let is_last = !self.under_way(&old.subject).any(|job| job.stage == Stage::Bucket || Arc::ptr_eq(&job.route.log, &old.log));
+        if is_last {
+            self.release(topic, wakes);
         }
     }
 
@@ -497,10 +558,14 @@ impl Publishing {
 
     /// The stream that had the subject is gone: its message goes where the subject belongs now.
     fn reroute(&mut self, mut job: Job) {
-        job.route.version = self.broker.logs.version();
-        job.route.log = self.broker.logs.owner_of(job.route.subject.as_str());
+        self.route_again(&mut job);
         self.parked.push_back(job);
         self.submit_parked();
+    }
+
+    fn route_again(&self, job: &mut Job) {
+        job.route.version = self.broker.logs.version();
+        job.route.log = self.broker.logs.owner_of(job.route.subject.as_str());
     }
 
     /// QoS 0: to the subscribers here and to core NATS, from one publish.
@@ -540,7 +605,7 @@ impl Publishing {
 
     /// Sends to core NATS, now or behind what waits for it.
     pub(super) fn send_copy(&mut self, copy: CoreCopy) -> Result<(), Dropped> {
-        if !self.unsent.is_empty() {
+        if self.is_handing_over || !self.unsent.is_empty() {
             self.unsent.push_back(copy);
             return Ok(());
         }

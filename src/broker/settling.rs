@@ -78,8 +78,12 @@ impl Publishing {
     pub(crate) fn take(&mut self, done: Done, broker: &Broker, wakes: &mut Wakes) {
         match done {
             Done::Permit(permit) => self.resume(permit),
-            Done::Core(Ok(())) => {}
-            Done::Core(Err(_)) => broker.metrics.dropped(DropReason::NatsUnavailable, 1),
+            Done::Core(handed) => {
+                self.handed_over();
+                if handed.is_err() {
+                    broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+                }
+            }
             Done::Looked(found) => self.found(found, wakes),
         }
     }
