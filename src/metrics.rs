@@ -73,6 +73,8 @@ labels! {
         NatsUnavailable = "nats_unavailable",
         /// Its subject has no topic or its topic no subject.
         NoTopic = "no_topic",
+        /// Its publisher's connection had ended, and its client had published something later when it was stored.
+        EndedEpoch = "ended_epoch",
     }
 }
 

@@ -24,6 +24,7 @@ pub const KNOWN_AFTER_MS: u64 = 120_000;
 const MESSAGE_ID: &[u8] = b"nats-mqtt message id 1\0";
 const MARK: &[u8] = b"nats-mqtt mark 1\0";
 const REQUEST: &[u8] = b"nats-mqtt request 1\0";
+const EPOCH: &[u8] = b"nats-mqtt epoch 1\0";
 const ANSWER: &[u8] = b"nats-mqtt answer of a sidecar 1\0";
 
 /// Names a key: eight hexadecimal digits. Never zero, which stands for no key.
@@ -181,6 +182,12 @@ impl AccountKey {
         mac.tag()
     }
 
+    fn epoch_tag(&self, text: &str) -> ByteString {
+        let mut mac = Mac::new(&self.key, EPOCH);
+        mac.part(text.as_bytes());
+        mac.tag()
+    }
+
     /// What a request of a sidecar to others has to say of itself.
     #[must_use]
     pub fn seal_request(&self, subject: &str, at_ms: u64, nonce: &str, payload: &[u8]) -> ByteString {
@@ -310,6 +317,23 @@ impl KeyRing {
         let key = self.at(at_ms);
         let mark = format!("{}.{}", key.id, key.mark(subject, headers, payload));
         headers.push((ByteString::from_static(name::MAC), mark.into()));
+    }
+
+    /// What stands in [`name::EPOCH`] where others can write too: the same for all messages of a connection. It vouches for
+    /// nothing but that there is such an epoch.
+    #[must_use]
+    pub fn seal_epoch(&self, at_ms: u64, text: &str) -> ByteString {
+        let key = self.at(at_ms);
+        format!("{text}.{}.{}", key.id, key.epoch_tag(text)).into()
+    }
+
+    /// Whether [`Self::seal_epoch`] has made this.
+    #[must_use]
+    pub fn is_epoch_genuine(&self, sealed: &str) -> bool {
+        let mut parts = sealed.rsplitn(3, '.');
+        let (Some(tag), Some(id), Some(text)) = (parts.next(), parts.next(), parts.next()) else { return false };
+        let key = KeyId::parse(id).and_then(|id| self.get(id));
+        key.is_some_and(|key| is_same(&key.epoch_tag(text), tag))
     }
 
     /// Whether a message has the mark of a sidecar, and is as it was when it got it.

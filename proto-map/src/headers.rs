@@ -55,6 +55,9 @@ pub mod name {
     pub const MAC: &str = "Mqtt-Mac";
     /// Names one attempt of a sidecar to write, by which it knows what is its own.
     pub const WRITE: &str = "Mqtt-Write";
+    /// In a log: which connection of which client published it, so that what arrives when that has ended is recognised.
+    /// With a seal, see [`crate::KeyRing::seal_epoch`], where others can write too.
+    pub const EPOCH: &str = "Mqtt-Epoch";
     /// What plain headers lose of user properties.
     pub const USER_PROPERTIES: &str = "Mqtt-User-Properties";
     /// Time to live of a message in a stream.

@@ -42,7 +42,9 @@ pub use headers::{
     Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, is_about_itself, name, to_headers,
 };
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
-pub use names::{DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, queue_group, share_consumer};
+pub use names::{
+    DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer,
+};
 pub use question::Question;
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
 pub use spec::{

@@ -101,6 +101,7 @@ impl Broker {
                 *self.lease.write() = None;
                 self.has_lease.send_replace(false);
                 for mailbox in self.registry.everyone() {
+                    mailbox.withdraw();
                     mailbox.order(Order::Close(ReasonCode::ServerBusy));
                 }
             }

@@ -5,6 +5,7 @@ use mqtt_codec::QoS;
 use mqtt_session::Publication;
 use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, MessageName, ReadOptions, Subject, name};
 
+use super::ended_epochs::PublisherEpoch;
 use super::message::Message;
 use crate::store::CoreMessage;
 use crate::store::ForeignPut;
@@ -20,15 +21,26 @@ fn envelope(publication: &Publication) -> Envelope {
 }
 
 /// Headers in a log with this carrier. `retained_at`: sequence in the bucket, when it is retained. `message_id` de-duplicates.
+/// `epoch`: see [`PublisherEpoch`].
 pub(crate) fn log_headers(
     publication: &Publication,
     retained_at: Option<u64>,
     publisher: Option<ByteString>,
     message_id: Option<ByteString>,
+    epoch: Option<ByteString>,
     carrier: Carrier,
 ) -> Result<Headers, HeaderError> {
     let envelope = Envelope { retained_seq: retained_at, publisher, ..envelope(publication) };
-    Ok(with_id(proto_map::to_headers(&envelope, carrier)?, message_id))
+    let mut headers = with_id(proto_map::to_headers(&envelope, carrier)?, message_id);
+    headers.extend(epoch.map(|epoch| (ByteString::from_static(name::EPOCH), epoch)));
+    Ok(headers)
+}
+
+/// Which connection of which client published what lies in a log, when it says so, and how it says it.
+pub(crate) fn publisher_epoch(entry: &LogEntry) -> Option<(PublisherEpoch, &str)> {
+    let mut headers = entry.headers.iter().flatten();
+    let (_, text) = headers.find(|(header, _)| **header == *name::EPOCH)?;
+    Some((PublisherEpoch::of_text(text)?, text))
 }
 
 /// With a message id, before which there is none: JetStream goes by the first one.

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::{Attachment, Carrier, ClosedTrees, Names, Subject, SubjectMap, TOPICS_KEY, attachment};
 
 use super::catch_up::CatchUp;
+use super::ended_epochs::EndedEpochs;
 use super::requests::Requests;
 use super::router::{LogTail, Router};
 use crate::store::{FoundStream, Log, LogPosition, PutTarget, Store, Streams, Tail, Unavailable};
@@ -74,6 +75,8 @@ pub(crate) struct LogHandle {
     pub(crate) log: Log,
     /// Sessions that are behind in it.
     pub(crate) catch_up: CatchUp,
+    /// What its readers know of those who published into it.
+    pub(crate) epochs: EndedEpochs,
     tail: Mutex<TailPosition>,
     tail_sequence: AtomicU64,
     is_gone: AtomicBool,
@@ -82,8 +85,8 @@ pub(crate) struct LogHandle {
 impl LogHandle {
     fn new(number: u16, key: ByteString, owner: Owner, log: Log) -> Self {
         let (tail, tail_sequence) = (Mutex::new(TailPosition(0)), AtomicU64::new(0));
-        let (catch_up, is_gone) = (CatchUp::default(), AtomicBool::new(false));
-        Self { number, key, owner, log, catch_up, tail, tail_sequence, is_gone }
+        let (catch_up, epochs, is_gone) = (CatchUp::default(), EndedEpochs::default(), AtomicBool::new(false));
+        Self { number, key, owner, log, catch_up, epochs, tail, tail_sequence, is_gone }
     }
 
     /// When the stream was created, milliseconds since the epoch; `None` of the log that is always there.

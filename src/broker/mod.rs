@@ -15,6 +15,8 @@
 //! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
 //! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
+//! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
+//!   `doubt`: whether we may have been asked in vain
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
@@ -27,6 +29,8 @@ mod catch_up;
 mod clock;
 mod convert;
 mod dividing;
+mod doubt;
+mod ended_epochs;
 mod events;
 mod handover;
 mod ingest;
@@ -43,6 +47,7 @@ mod refused;
 mod registry;
 mod requests;
 mod retained;
+mod retained_writer;
 mod router;
 mod segments;
 mod settling;
@@ -95,6 +100,7 @@ use logs::{Follower, Logs};
 use refused::RefusedConnects;
 use registry::Registry;
 use requests::Requests;
+use retained_writer::RetainedWriter;
 use router::{LogTail, Reading, Router};
 use share::{Claimants, Shares};
 use sys::Sys;
@@ -167,6 +173,7 @@ pub struct Broker {
     /// Tells NATS who comes and goes.
     pub(crate) events: Events,
     requests: Arc<Requests>,
+    retained_writer: Arc<RetainedWriter>,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
@@ -313,6 +320,7 @@ impl Broker {
         let start_events = || Events::start(&store, names.clone(), Arc::clone(&metrics));
         let events = if options.tells_events { start_events() } else { Events::off() };
         let broker = Arc::new(Self {
+            retained_writer: RetainedWriter::start(&store),
             sys,
             events,
             interest: Interest::new(store.core().clone()),

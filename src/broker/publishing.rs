@@ -11,7 +11,9 @@
 //! While a topic waits for the bucket, what the client publishes there later waits behind it: order within a topic is
 //! that of the client [MQTT-4.6.0-6]. Acknowledgements are the session's: it is told what was stored.
 
+mod epochs;
 mod judging;
+mod moved;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use super::mailbox::{Mailbox, Wakes};
 use super::message::Message;
 use crate::metrics::DropReason;
 use crate::store::Dropped;
-use crate::store::{Permit, Put, PutError, PutTarget, Stored, StoredSink};
+use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
 /// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
 const MAX_JOBS: usize = 1024;
@@ -159,6 +161,10 @@ pub(crate) struct Publishing {
     given_id: Option<ByteString>,
     /// Set while the client has a No Local subscription: its messages say whose they are.
     pub(crate) tells_publisher: bool,
+    /// Epoch of the connection whose will this publishes, which is over.
+    will_of: Option<u64>,
+    /// How what it publishes into a log says whose it is.
+    epoch_text: Option<epochs::EpochText>,
 }
 
 impl Publishing {
@@ -180,6 +186,8 @@ impl Publishing {
             untold: 0,
             last_topic: None,
             tells_publisher: false,
+            will_of: None,
+            epoch_text: None,
         }
     }
 
@@ -270,6 +278,7 @@ impl Publishing {
 
     /// Hands what is parked to the store, as far as permits go.
     fn submit_parked(&mut self) {
+        self.withdraw();
         while let Some(job) = self.parked.front().filter(|job| job.maybe_above.is_none()) {
             let Some(permit) = self.broker.store.publisher().try_permit(weight(job)) else { return };
             self.submit_first(permit);
@@ -278,6 +287,7 @@ impl Publishing {
 
     /// What is to be waited for, if anything. A [`Wanted::Core`] is handed over.
     pub(crate) fn wanted(&mut self) -> Option<Wanted> {
+        self.withdraw();
         match self.unsent.pop_front() {
             Some(copy) => {
                 self.is_handing_over = true;
@@ -328,7 +338,13 @@ impl Publishing {
     fn submit_first(&mut self, permit: Permit) {
         let Some(job) = self.parked.pop_front() else { return };
         let token = self.first + self.stored.len() as u64;
+        self.make_epoch_text();
         match self.put(&job, token) {
+            Ok(put) if job.stage == Stage::Bucket => {
+                let behalf = self.behalf();
+                self.broker.retained_writer.submit(permit, put, &job.publication.topic, behalf);
+                self.stored.push_back(Some(job));
+            }
             Ok(put) => {
                 self.stored.push_back(Some(job));
                 self.broker.store.publisher().submit(permit, put);
@@ -352,8 +368,10 @@ impl Publishing {
                 let id = self.message_id(token, publication);
                 let log = &job.route.log;
                 let carrier = log.carrier();
-                let mut headers = convert::log_headers(publication, job.retained_at, self.publisher(), id, carrier)?;
-                if job.retained_at.is_some() && !carrier.is_ours() {
+                let epoch = self.says_epoch(publication, id.as_ref()).then(|| self.epoch_text(carrier)).flatten();
+                let at = job.retained_at;
+                let mut headers = convert::log_headers(publication, at, self.publisher(), id, epoch, carrier)?;
+                if at.is_some() && !carrier.is_ours() {
                     self.mark(subject, &mut headers, &publication.payload);
                 }
                 (log.target(subject), headers)
@@ -375,7 +393,7 @@ impl Publishing {
             // JetStream knows no time to live below a second; what expires at once is not kept for long.
             ttl_s: expiry.filter(|_| !is_delete && has_ttl).map(|s| s.max(1)),
             expected_last: None,
-            guard: None,
+            guard: self.will_of.is_none().then(|| Arc::clone(&self.mailbox) as Arc<dyn PutGuard>),
             sink: Arc::clone(&self.mailbox) as Arc<dyn StoredSink>,
             token,
         })
@@ -459,34 +477,6 @@ impl Publishing {
         }
     }
 
-    /// Whether what was published earlier on this subject is under way to another log, since the subject has moved.
-    ///
-    /// **Invariant:** what is under way of a topic lies in one log, so that it can be in order there.
-    fn is_elsewhere(&mut self, route: &Route) -> bool {
-        if route.version != self.version {
-            self.version = route.version;
-            self.older_below = self.first + self.stored.len() as u64;
-        }
-        if self.first >= self.older_below && self.parked.is_empty() {
-            return false;
-        }
-        self.under_way(&route.subject).any(|job| job.stage == Stage::Log && !Arc::ptr_eq(&job.route.log, &route.log))
-    }
-
-    fn under_way(&self, subject: &Subject) -> impl Iterator<Item = &Job> {
-        let all = self.stored.iter().flatten().chain(&self.parked);
-        all.filter(move |job| job.route.subject.as_str() == subject.as_str())
-    }
-
-    /// One that was under way to the log that its subject has left is there, or goes to the new one: behind the last of
-    /// them goes what was published since.
-    fn release_moved(&mut self, topic: &TopicName, old: &Route, wakes: &mut Wakes) {
-        let is_last = !self.under_way(&old.subject).any(|job| job.stage == Stage::Bucket || Arc::ptr_eq(&job.route.log, &old.log));
-        if is_last {
-            self.release(topic, wakes);
-        }
-    }
-
     /// The bucket has dealt with one: it goes on to the log or, at QoS 0, to its subscribers, which get it even when it
     /// could not be stored.
     fn in_bucket(
@@ -500,6 +490,11 @@ impl Publishing {
         let is_qos0 = job.publication.qos == QoS::AtMostOnce;
         match result {
             Ok(stored) => job.retained_at = Some(stored.sequence),
+            // Its client is elsewhere, and has published it there again.
+            Err(PutError::Withdrawn) => {
+                answer(&job, Err(reason_of(&PutError::Withdrawn)), answers);
+                return self.release(&topic, wakes);
+            }
             Err(error) => {
                 tracing::warn!(topic = topic.as_str(), %error, "a retained message was not stored");
                 self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
@@ -534,8 +529,9 @@ impl Publishing {
         match result {
             Ok(stored) => {
                 self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
-                if job.route.log.is_attached() {
-                    // It was stored under its natural subject, where everybody has seen it.
+                if job.route.log.is_attached() || self.mailbox.is_withdrawn() {
+                    // It was stored under its natural subject, where everybody has seen it. Or its epoch has ended: its
+                    // client publishes it again, and who does not ask a log must not have it behind what is newer.
                     return answer(&job, Ok(ReasonCode::Success), answers);
                 }
                 let asked = self.ask(&job.publication, &job.route.subject);
@@ -549,23 +545,12 @@ impl Publishing {
                 self.send_asked(route.subject, asked, headers, publication.payload);
             }
             Err(PutError::NoStream) if job.route.version != self.broker.logs.version() => self.reroute(job),
+            Err(PutError::Withdrawn) => answer(&job, Err(reason_of(&PutError::Withdrawn)), answers),
             Err(error) => {
                 tracing::warn!(subject = job.route.subject.as_str(), %error, "a message was not stored");
                 answer(&job, Err(reason_of(&error)), answers);
             }
         }
-    }
-
-    /// The stream that had the subject is gone: its message goes where the subject belongs now.
-    fn reroute(&mut self, mut job: Job) {
-        self.route_again(&mut job);
-        self.parked.push_back(job);
-        self.submit_parked();
-    }
-
-    fn route_again(&self, job: &mut Job) {
-        job.route.version = self.broker.logs.version();
-        job.route.log = self.broker.logs.owner_of(job.route.subject.as_str());
     }
 
     /// QoS 0: to the subscribers here and to core NATS, from one publish.

@@ -280,7 +280,8 @@ impl Router {
     }
 
     /// A message of a log, unless its subject is no topic of ours or it comes from elsewhere: a stream that captures a
-    /// subject has the natural copies of stored messages too, and what clients published at QoS 0.
+    /// subject has the natural copies of stored messages too, and what clients published at QoS 0. What an ended connection
+    /// had under way and what came too late is none either.
     pub(super) fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
         if self.closed.is_closed_subject(entry.subject()) {
             return None;
@@ -288,7 +289,15 @@ impl Router {
         if log.is_attached() && convert::has_come_live(entry) {
             return None;
         }
-        convert::from_log(entry, log.carrier(), self.reading.nats_headers, Some(&self.reading.keys))
+        let keys = &self.reading.keys;
+        if let Some((of, text)) = convert::publisher_epoch(entry) {
+            let is_genuine = || log.carrier().is_ours() || keys.ring().is_epoch_genuine(text);
+            if log.epochs.is_late(of, entry.sequence, is_genuine) {
+                self.metrics.dropped(DropReason::EndedEpoch, 1);
+                return None;
+            }
+        }
+        convert::from_log(entry, log.carrier(), self.reading.nats_headers, Some(keys))
             .inspect_err(
                 |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
             )
@@ -364,6 +373,7 @@ impl LogSink for LogTail {
         // Sequences start again: whoever waits for a higher one would wait for long.
         let mut tail = self.log.hold();
         tail.0 = next.saturating_sub(1);
+        self.log.epochs.forget();
         self.log.routed(&tail);
     }
 }

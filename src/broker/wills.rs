@@ -73,7 +73,7 @@ impl Broker {
         let key = self.client_key(&client_id);
         let limits = self.options.mailbox;
         let mailbox = Arc::new(Mailbox::new(self.next_session_id(), client_id, Version::V5, u32::MAX, limits));
-        let mut publishing = Publishing::new(Arc::clone(self), Arc::clone(&mailbox), key);
+        let mut publishing = Publishing::of_will(Arc::clone(self), Arc::clone(&mailbox), key, epoch);
         if let WillState::Firing { id, .. } = &will.state {
             publishing.name_as(id);
         }

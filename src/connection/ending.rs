@@ -47,6 +47,9 @@ where
     pub(super) async fn finish(mut self, end: End, peer: &Peer) {
         self.log_end(end, peer);
         self.tell_disconnected(end, peer);
+        if end == End::ByServer(ReasonCode::SessionTakenOver) {
+            self.mailbox.withdraw();
+        }
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {
@@ -188,6 +191,7 @@ impl LastWrite<'_> {
                 let owned = &self.owned.record;
                 let is_ours = |record: &SessionRecord| record.epoch == owned.epoch && record.owner == owned.owner;
                 let Some(record) = loaded.record.filter(is_ours) else {
+                    self.mailbox.withdraw();
                     // Who owns the session now, or has adopted it, takes care of the rest.
                     if self.expiry_s > 0 {
                         self.broker.keep_for_successor(self.mailbox).await;

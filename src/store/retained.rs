@@ -130,6 +130,22 @@ impl Retained {
         Ok(entries)
     }
 
+    /// What was put last under a key, from the leader.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub(crate) async fn last(&self, subject: &str) -> Result<Option<LogEntry>, Unavailable> {
+        let api = &self.shared.api;
+        let stored = api.unless_lost(api.last_message(&self.shared.stream, subject)).await?;
+        match stored {
+            None => Ok(None),
+            Some(stored) => match LogEntry::of_stored(stored, "") {
+                Some(entry) => Ok(Some(entry)),
+                None => Err(Unavailable::new("a retained message cannot be read")),
+            },
+        }
+    }
+
     /// Whether the bucket has been read to its end at least once.
     pub fn is_warm(&self) -> bool {
         self.shared.reading.borrow().applied > 0 || self.shared.index.state().applied > 0
@@ -297,7 +313,7 @@ impl Follower {
 }
 
 /// What an entry of the bucket means: a message, or with `None` that there is none.
-pub(super) fn retained(entry: LogEntry) -> Option<RetainedMessage> {
+pub(super) fn retained(mut entry: LogEntry) -> Option<RetainedMessage> {
     let header = |name| entry.headers.as_ref().and_then(|headers| headers::first(headers, name));
     let is_marker =
         header("KV-Operation").is_some_and(|operation| operation != "PUT") || header("Nats-Marker-Reason").is_some();
@@ -306,6 +322,11 @@ pub(super) fn retained(entry: LogEntry) -> Option<RetainedMessage> {
         return None;
     }
     let ttl_ms = header("Nats-TTL").and_then(ttl_ms);
+    if let Some(headers) = &mut entry.headers {
+        // What the write was compared with, which the server keeps, is nothing about the message.
+        headers.retain(|(name, _)| !name.starts_with("Nats-Expected-"));
+        headers.shrink_to_fit();
+    }
     Some(RetainedMessage {
         expires_at_ms: ttl_ms.map(|ttl_ms| entry.stored_at_ms.saturating_add(ttl_ms)),
         headers: entry.headers,

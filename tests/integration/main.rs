@@ -21,6 +21,7 @@ mod cluster;
 mod cluster_network;
 mod cluster_order;
 mod durable;
+mod ended_epochs;
 mod endings;
 mod events;
 mod forged;

@@ -1,10 +1,15 @@
 //! The order of what one client publishes on a topic, whatever its QoS: the last value is the one that stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use mqtt_codec::{Ack, Packet, ReasonCode, Version};
+use mqtt_codec::{Ack, Packet, PacketId, ReasonCode, Version};
 
-use crate::harness::{Client, Options, World, msg, unique};
+use serde_json::json;
+
+use tokio::time::Instant;
+
+use crate::harness::sessions::pid;
+use crate::harness::{Client, Ended, Options, PATIENCE, Sidecar, World, eventually, js_api, msg, unique};
 
 const LONG: u32 = 3600;
 
@@ -37,15 +42,21 @@ async fn retained(world: &World, t: &str, count: usize) -> BTreeMap<String, Stri
 async fn mqtt_4_6_0_6_the_last_retained_value_stays_whatever_the_qos() {
     const TOPICS: usize = 20;
     let world = World::shared().await;
-    for (version, [first, second]) in
-        [(Version::V5, [2, 1]), (Version::V311, [2, 1]), (Version::V5, [2, 0]), (Version::V5, [1, 0]), (Version::V5, [1, 2])]
-    {
+    for (version, [first, second]) in [
+        (Version::V5, [2, 1]),
+        (Version::V311, [2, 1]),
+        (Version::V5, [2, 0]),
+        (Version::V5, [1, 0]),
+        (Version::V5, [1, 2]),
+    ] {
         let t = unique("mixed");
         let mut publisher = world.a.connect(Options::new(version, &unique("pub")).durable(LONG)).await;
         let mut open = 0;
         for n in 0..TOPICS {
             for (payload, qos) in [("old", first), ("new", second)] {
-                open += usize::from(publisher.start_publish(&msg(&format!("{t}/{n}"), payload).qos(qos).retained()).is_some());
+                open += usize::from(
+                    publisher.start_publish(&msg(&format!("{t}/{n}"), payload).qos(qos).retained()).is_some(),
+                );
             }
         }
         // Behind all of them in the bucket.
@@ -75,4 +86,72 @@ async fn mqtt_4_6_0_6_a_subscriber_sees_qos_1_behind_qos_2_of_its_topic() {
         got.push(String::from_utf8(subscriber.receive().await.payload.to_vec()).unwrap());
     }
     assert_eq!(got, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// Publishes numbers on a topic at QoS 1, up to 32 at a time. Closed, it comes back and sends again what is not acknowledged.
+async fn publish_all(sidecar: &Sidecar, topic: &str, count: usize, acked: tokio::sync::watch::Sender<usize>) {
+    let id = unique("pub");
+    let (mut done, mut open) = (0, VecDeque::<usize>::new());
+    let mut next = 0;
+    while done < count {
+        let mut client = sidecar.connect(Options::v5(&id).durable(LONG)).await;
+        for n in &open {
+            client.send_publish(&msg(topic, n.to_string()).qos(1), pid_of(*n), true).await;
+        }
+        while done < count {
+            while next < count && open.len() < 32 {
+                client.send_publish(&msg(topic, next.to_string()).qos(1), pid_of(next), false).await;
+                open.push_back(next);
+                next += 1;
+            }
+            match client.packet(Instant::now() + 2 * PATIENCE).await {
+                Ok(Packet::PubAck(ack)) => {
+                    assert_eq!(open.pop_front().map(pid_of), Some(ack.packet_id), "in order");
+                    done += 1;
+                    acked.send_replace(done);
+                }
+                Ok(Packet::Disconnect(_)) | Err(Ended::Closed) => break,
+                other => panic!("{other:?} after {done}"),
+            }
+        }
+    }
+}
+
+fn pid_of(n: usize) -> PacketId {
+    pid(u16::try_from(n + 1).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_while_its_stream_is_deleted_keeps_its_order() {
+    const COUNT: usize = 400;
+    let world = World::own().await;
+    let nats = world.nats.client().await;
+    let (t, stream) = (unique("gone"), unique("GONE"));
+    let config = json!({"name": stream, "subjects": [format!("{t}.>")]});
+    js_api(&nats, &format!("STREAM.CREATE.{stream}"), &config).await;
+    for sidecar in [&world.a, &world.b] {
+        eventually("the stream is attached", async || sidecar.log().contains(&stream)).await;
+    }
+    let mut subscriber = world.b.v5(&unique("sub")).await;
+    subscriber.subscribe(&format!("{t}/#"), 1).await;
+    let (acked, mut is_at) = tokio::sync::watch::channel(0);
+    let topic = format!("{t}/x");
+    let publish = publish_all(&world.a, &topic, COUNT, acked);
+    let delete = async {
+        is_at.wait_for(|count| *count >= COUNT / 4).await.unwrap();
+        js_api(&nats, &format!("STREAM.DELETE.{stream}"), &serde_json::Value::Null).await;
+    };
+    tokio::join!(publish, delete);
+    let mut publisher = world.a.v5(&unique("pub")).await;
+    publisher.publish(msg(&format!("{t}/end"), "end").qos(1)).await;
+    let got = subscriber.receive_until("end").await;
+    let got: Vec<usize> = got.iter().map(|m| std::str::from_utf8(&m.payload).unwrap().parse().unwrap()).collect();
+    // What the stream had and nobody had read is gone with it; what was not acknowledged may come twice.
+    let (mut highest, mut behind, mut seen) = (0, 0, HashSet::new());
+    for n in got.iter().filter(|n| seen.insert(**n)) {
+        behind += usize::from(*n < highest);
+        highest = highest.max(*n);
+    }
+    assert_eq!(behind, 0, "out of order: {got:?}");
+    assert_eq!(highest, COUNT - 1);
 }

@@ -90,6 +90,17 @@ fn a_request_is_genuine_as_it_was_made_and_its_answer_answers_it_only() {
     }
 }
 
+#[test]
+fn an_epoch_is_sealed_for_itself_and_by_nobody_else() {
+    let sealed = ring().seal_epoch(0, "1f.2e");
+    assert!(sealed.starts_with("1f.2e."));
+    assert!(ring().is_epoch_genuine(&sealed));
+    assert!(!KeyRing::new([key(2, 0)]).unwrap().is_epoch_genuine(&sealed));
+    for other in [sealed.replacen("2e", "2f", 1), sealed.replacen("1f", "1e", 1), "1f.2e".to_owned(), String::new()] {
+        assert!(!ring().is_epoch_genuine(&other), "{other}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_marked_message_is_what_it_was_or_is_not_marked(

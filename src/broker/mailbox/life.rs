@@ -3,19 +3,44 @@
 
 use std::sync::atomic::Ordering;
 
+use mqtt_codec::ReasonCode;
+
 use super::{Mailbox, Order};
 use crate::broker::lifecycle::Owned;
-use crate::store::ProgressRecord;
+use crate::store::{ProgressRecord, PutGuard};
+
+impl PutGuard for Mailbox {
+    fn is_wanted(&self) -> bool {
+        !self.is_withdrawn()
+    }
+}
 
 impl Mailbox {
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
     pub(crate) fn order(&self, order: Order) {
+        if order == Order::Close(ReasonCode::SessionTakenOver) {
+            self.withdraw();
+        }
         let mut lanes = self.lanes.lock();
         if lanes.order.is_none_or(|old| old == Order::Drain) {
             lanes.order = Some(order);
         }
         drop(lanes);
         self.wake.notify_one();
+    }
+
+    /// The epoch of the connection has ended: its client is elsewhere, or its sidecar may own nothing any more. What it has
+    /// published and nobody has acknowledged is withdrawn: it is neither sent for the first time nor repeated, and what is
+    /// on the wire is recognised where it arrives (see `retained_writer`, `ended_epochs`). A client that has left and has not
+    /// come back keeps what it has published.
+    pub(crate) fn withdraw(&self) {
+        self.is_withdrawn.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Whether [`Mailbox::withdraw`] was called.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(Ordering::Acquire)
     }
 
     /// Gives a connection the record of its session. False when it has ended.

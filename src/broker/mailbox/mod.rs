@@ -118,6 +118,8 @@ pub(crate) struct Mailbox {
     handed_over: watch::Sender<Option<Option<ProgressRecord>>>,
     /// It has been asked for.
     is_collected: watch::Sender<bool>,
+    /// See [`Mailbox::withdraw`].
+    is_withdrawn: AtomicBool,
 }
 
 /// Mailboxes that got something in this batch and are to be woken at its end.
@@ -166,6 +168,7 @@ impl Mailbox {
             log_begins_at: AtomicU64::new(0),
             handed_over: watch::Sender::new(None),
             is_collected: watch::Sender::new(false),
+            is_withdrawn: AtomicBool::new(false),
         }
     }
 

@@ -78,7 +78,7 @@ pub(super) enum Step<'a, T> {
     },
     /// The leader is to be asked about the item's subject.
     Look { token: AskToken, item: &'a T, ask: Ask },
-    /// It would have to be sent again, and nobody wants it any more.
+    /// It would have to be sent, and nobody wants it any more.
     Withdrawn(T),
 }
 
@@ -225,7 +225,7 @@ impl<T> Lane<T> {
         self.mode == Mode::Open
     }
 
-    /// What has to be done now, if anything; it counts as done. Of what would be sent again, `is_wanted` is asked.
+    /// What has to be done now, if anything; it counts as done. Of what would be sent, or sent again, `is_wanted` is asked.
     pub(super) fn next(&mut self, now: Instant, is_wanted: impl Fn(&T) -> bool) -> Option<Step<'_, T>> {
         if let Some(key) = self.next_to_settle(now) {
             return self.settle(key, now, is_wanted);
@@ -455,7 +455,7 @@ impl<T> Lane<T> {
 
     fn is_unwanted(&self, number: u64, is_wanted: impl Fn(&T) -> bool) -> bool {
         let Some(slot) = self.slot(number) else { return false };
-        slot.was_sent && slot.entry.as_ref().is_some_and(|entry| !is_wanted(&entry.item))
+        slot.entry.as_ref().is_some_and(|entry| !is_wanted(&entry.item))
     }
 
     fn resolve(&mut self, number: u64, now: Instant) -> Option<T> {

@@ -219,3 +219,14 @@ fn a_message_that_names_its_predecessor_is_refused_for_good_only_when_it_is_not_
     lane.looked(token, Found::Message { sequence: 6, id: Some(1) }, now, &mut out);
     assert_eq!(out, [Resolved::Stored(1, 6)]);
 }
+
+#[test]
+fn what_nobody_wants_any_more_is_not_sent_for_the_first_time_either() {
+    let now = Instant::now();
+    let mut lane = Lane::new();
+    for item in 0..3 {
+        lane.push(entry(item, 7), now);
+    }
+    assert!(matches!(lane.next(now, |item| *item > 0), Some(Step::Withdrawn(0))));
+    assert_eq!(drain(&mut lane, now), some(&[1, 2]));
+}

@@ -82,7 +82,7 @@ pub struct Put {
     pub ttl_s: Option<u32>,
     /// Store only if the last message of the subject has this sequence (`Nats-Expected-Last-Subject-Sequence`).
     pub expected_last: Option<u64>,
-    /// Asked before it is sent again; without one it is wanted until it is stored or has failed.
+    /// Asked before it is sent, also for the first time; without one it is wanted until it is stored or has failed.
     pub guard: Option<Arc<dyn PutGuard>>,
     /// Who is told.
     pub sink: Arc<dyn StoredSink>,
@@ -93,9 +93,9 @@ pub struct Put {
 /// Says whether a message that is not acknowledged is wanted still: who published it may have ended, and may have
 /// published something newer elsewhere.
 ///
-/// **Invariant:** a message that is not wanted is not sent again. What was sent before may be stored all the same.
+/// **Invariant:** a message that is not wanted is not sent, nor sent again. What was sent before may be stored all the same.
 pub trait PutGuard: Send + Sync {
-    /// Whether the message is to be sent again. Called under the publisher's lock: must not block, and call nothing of it.
+    /// Whether the message is to be sent. Called under the publisher's lock: must not block, and call nothing of it.
     fn is_wanted(&self) -> bool;
 }
 

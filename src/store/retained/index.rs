@@ -159,6 +159,12 @@ impl RetainedIndex {
         inner.topics.get::<dyn Ordered>(&Place(topic.as_str()))?.entry.clone()
     }
 
+    /// The sequence of what the index has of a topic, which may be a deletion; 0 when it has nothing.
+    pub(crate) fn sequence_of(&self, topic: &TopicName) -> u64 {
+        let inner = self.inner.read();
+        inner.topics.get::<dyn Ordered>(&Place(topic.as_str())).map_or(0, |node| node.sequence)
+    }
+
     /// How far the index is.
     pub fn state(&self) -> IndexState {
         let IndexState { applied, version, highest } = self.inner.read().state;

@@ -96,6 +96,12 @@ impl SessionRecord {
         self.version > RECORD_VERSION
     }
 
+    /// Whether the will of the connection with this epoch is being published, and is not known to be.
+    #[must_use]
+    pub fn owes_will_of(&self, epoch: u64) -> bool {
+        self.epoch == epoch && self.will.is_some() || self.last_wills.iter().any(|last| last.epoch == epoch)
+    }
+
     /// Whether a will of its is not published yet.
     #[must_use]
     pub fn has_will(&self) -> bool {
