@@ -152,10 +152,11 @@ impl Store {
         let declared = declared.iter().map(|(spec, replicas)| (spec, *replicas));
         let assets = prepare(&api, needs, replicas, needed.into_iter().chain(declared)).await?;
 
+        let is_replicated = is_replicated(&api, &[names.log_stream(), names.retained_stream()]).await;
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
-        let publisher = Publisher::start(connector, &names, publisher, horizons);
         let root = |subjects: String| subjects.trim_end_matches('>').to_owned();
+        let publisher = Publisher::start(connector, &names, publisher, horizons, is_replicated);
         let ours = Some((assets.clone(), log_spec));
         let log =
             Log::new(api.clone(), tail.clone(), &names.log_stream(), &root(names.log_subjects()), payload_max, ours);
@@ -316,6 +317,17 @@ async fn prepare<'a>(
 /// What a connection is for. The one of core NATS does not hear itself, and NATS clients answer on it.
 const fn role(name: &'static str, is_core: bool, queue: usize, subscription_queue: usize) -> Role {
     Role { name, no_echo: is_core, is_answered_by_anybody: is_core, queue, subscription_queue }
+}
+
+/// Whether one of the streams has more than one replica, or may have.
+async fn is_replicated(api: &Api, streams: &[String]) -> bool {
+    for stream in streams {
+        let info = api.stream_info(stream).await;
+        if !info.is_ok_and(|info| info.config["num_replicas"] == 1) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the

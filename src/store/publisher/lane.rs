@@ -15,7 +15,8 @@
 //!
 //! A leader that has gone deaf says nothing; what comes behind may go to the next one and be stored. Therefore messages of
 //! one subject leave in *volleys*: what follows the first within [`VOLLEY_SPREAD`] goes at once, the rest waits until the
-//! volley is acknowledged.
+//! volley is acknowledged. A stream of one replica is away for longer than a silence is patient with before anybody else
+//! answers for it, so there everything goes at once.
 
 mod rtt;
 mod settling;
@@ -156,16 +157,21 @@ pub(super) struct Lane<T> {
     serial: u64,
     round_trip: RoundTrip,
     pause: Duration,
+    /// When an answer came for something that was sent.
+    answered_at: Option<Instant>,
     /// Probes in a row that met silence.
     silent_probes: u32,
     /// Highest sequence that an acknowledgement has named.
     highest: u64,
     /// The leader cannot be asked: what is unanswered is sent again in order, without knowing.
     is_blind: bool,
+    /// The stream has replicas, of which another one may lead it in no time.
+    is_replicated: bool,
 }
 
 impl<T> Lane<T> {
-    pub(super) fn new() -> Self {
+    /// `is_replicated`: see [`Self::is_replicated`].
+    pub(super) fn new(is_replicated: bool) -> Self {
         Self {
             slots: VecDeque::new(),
             first: 0,
@@ -181,9 +187,11 @@ impl<T> Lane<T> {
             serial: 0,
             round_trip: RoundTrip::new(),
             pause: PAUSE_MIN,
+            answered_at: None,
             silent_probes: 0,
             highest: 0,
             is_blind: false,
+            is_replicated,
         }
     }
 
@@ -207,7 +215,9 @@ impl<T> Lane<T> {
             self.subjects.entry(key).or_insert_with(|| Subject::new(now, self.spare.pop().unwrap_or_default()));
         let has_waiting = subject.numbers.len() > subject.sent + subject.ready;
         subject.numbers.push_back(number);
-        let is_free = subject.sent == 0 || now.saturating_duration_since(subject.volley_at) < VOLLEY_SPREAD;
+        let is_free = !self.is_replicated
+            || subject.sent == 0
+            || now.saturating_duration_since(subject.volley_at) < VOLLEY_SPREAD;
         if subject.settling.is_none() && !has_waiting && is_free {
             subject.ready += 1;
             self.make_ready(number);
@@ -285,9 +295,10 @@ impl<T> Lane<T> {
         let key = slot.entry.as_ref()?.subject;
         let is_current = slot.attempt == token.attempt && slot.round == self.round;
         let serial = slot.serial;
-        if is_current {
+        if slot.attempt == token.attempt {
             let took = now.saturating_duration_since(slot.sent_at);
             self.round_trip.measured(took);
+            self.answered_at = Some(now);
         }
         let is_repeat = self.is_repeat_of(key, token);
         let item = self.resolve(token.number, now);
@@ -372,7 +383,9 @@ impl<T> Lane<T> {
         self.forget_resolved();
         let patience = self.round_trip.patience() * (1 << self.silent_probes.min(6));
         let is_over = |since: Instant| now.saturating_duration_since(since) >= patience.min(PAUSE_MAX);
+        // A stream that is slow answers in its order; silence is when it answers nothing.
         let oldest = self.flight.front().and_then(|token| self.slot(token.number)).map(|slot| slot.sent_at);
+        let oldest = oldest.max(self.answered_at.filter(|_| oldest.is_some()));
         let asked = self.asked_since();
         if oldest.is_some_and(is_over) || asked.is_some_and(is_over) {
             if matches!(self.mode, Mode::Doubt { probe: Some(_), .. }) {

@@ -77,7 +77,7 @@ impl World {
             interest: Vec::new(),
             elect_at: 1,
             wake_at: 0,
-            lane: Lane::new(),
+            lane: Lane::new(true),
             reported: Vec::new(),
             pushed: 0,
         }

@@ -32,7 +32,7 @@ fn some(items: &[u32]) -> Vec<Option<u32>> {
 
 /// A lane with messages 0, 1, 2 … of one subject, which are sent.
 fn sent(count: u32, now: Instant) -> (Lane<u32>, Vec<Token>) {
-    let mut lane = Lane::new();
+    let mut lane = Lane::new(true);
     for item in 0..count {
         assert_eq!(lane.push(entry(item, 7), now), u64::from(item));
     }
@@ -194,7 +194,7 @@ fn what_is_withdrawn_is_not_sent_again_and_leaves_its_turn_to_the_next() {
 #[test]
 fn what_the_connection_did_not_take_is_sent_next() {
     let now = Instant::now();
-    let mut lane = Lane::new();
+    let mut lane = Lane::new(true);
     lane.push(entry(0, 7), now);
     lane.push(entry(1, 7), now);
     let Some(Step::Send { token, .. }) = lane.next(now, |_| true) else { panic!("it is to be sent") };
@@ -205,7 +205,7 @@ fn what_the_connection_did_not_take_is_sent_next() {
 #[test]
 fn a_message_that_names_its_predecessor_is_refused_for_good_only_when_it_is_not_there() {
     let now = Instant::now();
-    let mut lane = Lane::new();
+    let mut lane = Lane::new(true);
     lane.push(Entry { expected_last: Some(5), ..entry(0, 7) }, now);
     let token = steps(&mut lane, now)[0].1.unwrap();
     assert_eq!(lane.mismatched(token, now), Some(0), "the first copy: nobody else is to blame");
@@ -223,10 +223,25 @@ fn a_message_that_names_its_predecessor_is_refused_for_good_only_when_it_is_not_
 #[test]
 fn what_nobody_wants_any_more_is_not_sent_for_the_first_time_either() {
     let now = Instant::now();
-    let mut lane = Lane::new();
+    let mut lane = Lane::new(true);
     for item in 0..3 {
         lane.push(entry(item, 7), now);
     }
     assert!(matches!(lane.next(now, |item| *item > 0), Some(Step::Withdrawn(0))));
     assert_eq!(drain(&mut lane, now), some(&[1, 2]));
+}
+
+#[test]
+fn a_walk_that_ends_before_the_last_message_was_answered_by_two_who_know_differently() {
+    let now = Instant::now();
+    let (mut lane, _) = sent(1, now);
+    lane.restart(now);
+    let (token, _) = look(&mut lane, now);
+    lane.looked(token, message(5, 0), now, &mut Vec::new());
+    let (token, ask) = look(&mut lane, now);
+    assert_eq!(ask, Ask::From(1));
+    lane.looked(token, Found::Nothing, now, &mut Vec::new());
+    assert_eq!(drain(&mut lane, now), [], "not sent behind itself");
+    let (_, ask) = look(&mut lane, now + Duration::from_millis(10));
+    assert_eq!(ask, Ask::Last);
 }

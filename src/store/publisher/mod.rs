@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_nats::client::traits::Publisher as _;
+use async_nats::header::HeaderName;
 use async_nats::message::OutboundMessage;
 use async_nats::{Client, HeaderMap, PublishErrorKind, Subject};
 use bytes::Bytes;
@@ -44,6 +45,9 @@ use super::options::PublisherLimits;
 
 /// How long the marker of a deleted retained message stays, so that readers that are a little behind see it, seconds.
 const DELETE_MARKER_TTL_S: u32 = 300;
+
+/// [`headers::WRITE_ID`] as async-nats wants it.
+const WRITE_NAME: HeaderName = HeaderName::from_static(headers::WRITE_ID);
 
 /// Lanes of the two streams that are ours; attached streams get the next ones.
 const LANE_LOG: usize = 0;
@@ -126,7 +130,7 @@ pub struct Publisher {
 
 struct Pending {
     /// Of the message in the stream, as it stands in its header.
-    id: ByteString,
+    id: u64,
     subject: Subject,
     headers: Headers,
     payload: Bytes,
@@ -187,9 +191,15 @@ struct StreamLane {
 }
 
 impl Publisher {
-    /// Starts the publisher's task, which connects by itself.
-    pub(super) fn start(connector: Connector, names: &Names, limits: PublisherLimits, horizons: Horizons) -> Self {
-        let lane = |stream: String| StreamLane::new(&stream, &horizons);
+    /// Starts the publisher's task, which connects by itself. `is_replicated`: our own streams have replicas.
+    pub(super) fn start(
+        connector: Connector,
+        names: &Names,
+        limits: PublisherLimits,
+        horizons: Horizons,
+        is_replicated: bool,
+    ) -> Self {
+        let lane = |stream: String| StreamLane::new(&stream, &horizons, is_replicated);
         let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
         let shared = Arc::new(Shared {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
@@ -283,8 +293,8 @@ impl StoredSink for OneSink {
 }
 
 impl StreamLane {
-    fn new(stream: &str, horizons: &Horizons) -> Self {
-        Self { stream: Arc::from(stream), horizon: horizons.of(stream), lane: Lane::new(), highest: 0 }
+    fn new(stream: &str, horizons: &Horizons, is_replicated: bool) -> Self {
+        Self { stream: Arc::from(stream), horizon: horizons.of(stream), lane: Lane::new(is_replicated), highest: 0 }
     }
 }
 
@@ -306,9 +316,7 @@ impl Shared {
             headers.push((ByteString::from_static("Nats-TTL"), ttl_s.to_string().into()));
         }
         let id = rand::random::<u64>();
-        // One small allocation a message; it is what tells a message that is stored from one that is lost.
-        let id_text = ByteString::from(format!("{id:016x}"));
-        let map = match message_headers(&id_text, &headers, expected_last) {
+        let map = match message_headers(id, &headers, expected_last) {
             Ok(map) => map,
             Err(error) => {
                 self.state.lock().completions.push_back(Completion { sink, token, result: Err(error) });
@@ -318,7 +326,7 @@ impl Shared {
         };
         let key = self.hasher.hash_one(subject.as_bytes());
         let subject = headers::subject(subject);
-        let pending = Pending { id: id_text, subject, headers, payload, guard, sink, token, _permit: permit };
+        let pending = Pending { id, subject, headers, payload, guard, sink, token, _permit: permit };
         let entry = Entry { item: pending, subject: key, id, expected_last };
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -347,7 +355,7 @@ impl Shared {
                 Step::Send { token, item, expected_last } => {
                     let map = match ready.take() {
                         Some((ready, map)) if ready == token.number => Ok(map),
-                        _ => message_headers(&item.id, &item.headers, expected_last),
+                        _ => message_headers(item.id, &item.headers, expected_last),
                     };
                     let reply = reply_of(&self.tokens, number, Reply::Copy(token));
                     match map.and_then(|map| hand_over(connection, item.message(map, reply))) {
@@ -441,10 +449,11 @@ fn hand_over(connection: &Client, message: OutboundMessage) -> Result<bool, PutE
     }
 }
 
-/// Headers of a message: its id first, so that nothing that a device sends stands before it.
-fn message_headers(id: &ByteString, own: &Headers, expected_last: Option<u64>) -> Result<HeaderMap, PutError> {
+/// Headers of a message: its id first, so that nothing that a device sends stands before it. One small allocation a message
+/// for the id's text: it is what tells a message that is stored from one that is lost.
+fn message_headers(id: u64, own: &Headers, expected_last: Option<u64>) -> Result<HeaderMap, PutError> {
     let mut map = HeaderMap::new();
-    headers::push(&mut map, headers::WRITE_ID, id)?;
+    map.insert(WRITE_NAME, format!("{id:016x}"));
     for (name, value) in own {
         headers::push(&mut map, name, value)?;
     }
@@ -459,7 +468,8 @@ impl State {
         match self.lanes.iter().position(|lane| &*lane.stream == stream) {
             Some(lane) => lane,
             None => {
-                self.lanes.push(StreamLane::new(stream, horizons));
+                // Nobody has said how many replicas it has.
+                self.lanes.push(StreamLane::new(stream, horizons, true));
                 self.lanes.len() - 1
             }
         }

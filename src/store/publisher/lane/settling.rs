@@ -234,6 +234,10 @@ impl<T> Lane<T> {
         let Some(first) = self.first_sent(key) else { return self.settled(key, now) };
         let above = self.slot(first).map_or(0, |slot| slot.above);
         let phase = match (ask, found) {
+            // The last message has been seen, and is not there: another one has answered, who knows less, or it is deleted.
+            (Ask::From(sequence), Found::Nothing) if sequence <= self.last_seen(key) => {
+                return self.set_phase(key, Phase::Look(Ask::Last), now + LOOK_AGAIN);
+            }
             (_, Found::Nothing) => return self.not_there(key, now, out),
             (Ask::Last, Found::Message { sequence, .. }) => {
                 self.note_last(key, sequence);
@@ -306,7 +310,7 @@ impl<T> Lane<T> {
 
     /// None of a subject that was sent and is not resolved is in the stream.
     fn not_there(&mut self, key: u64, now: Instant, out: &mut Vec<Resolved<T>>) {
-        let last = self.subjects.get(&key).and_then(|subject| subject.settling).map_or(0, |settling| settling.last);
+        let last = self.last_seen(key);
         while let Some(number) = self.first_sent(key) {
             let expected = self.slot(number).and_then(|slot| slot.entry.as_ref()).and_then(|entry| entry.expected_last);
             if expected.is_none_or(|expected| expected == last) {
@@ -417,6 +421,7 @@ impl<T> Lane<T> {
         settling.not_before = not_before;
         if let Phase::Look(Ask::Last) = phase {
             settling.walked = 0;
+            settling.last = 0;
         }
         if self.doubtful.front() != Some(&key) {
             self.doubtful.retain(|doubtful| *doubtful != key);
@@ -432,6 +437,11 @@ impl<T> Lane<T> {
         settling.last = settling.last.max(sequence);
         settling.walked += 1;
         settling.walked
+    }
+
+    /// The highest sequence that this look has seen.
+    fn last_seen(&self, key: u64) -> u64 {
+        self.subjects.get(&key).and_then(|subject| subject.settling).map_or(0, |settling| settling.last)
     }
 
     fn first_sent(&self, key: u64) -> Option<u64> {
