@@ -194,6 +194,7 @@ impl Mortal {
             Opened::Unanswered => {
                 self.stage.witness.tell(n, "no answer", |_| {});
                 self.follow(None, is_clean, false);
+                tokio::time::sleep(self.random.ms(50, 500)).await;
                 Next::Gone
             }
         }
