@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, SessionState};
 use crate::readiness::{Latch, Readiness};
 use crate::shutdown::ShutdownSignal;
 use crate::store::CoreSink;
-use crate::store::{OpenError, Store, StoreOptions, Unavailable};
+use crate::store::{OpenError, Store, StoreOptions};
 
 mod options;
 
@@ -57,9 +57,6 @@ pub enum AppError {
     /// A name in the configuration cannot be used in NATS.
     #[error("jetstream.prefix or jetstream.subject_prefix cannot be used: {0}")]
     Names(#[from] proto_map::MapError),
-    /// NATS was there and then did not answer.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
 }
 
 impl AppError {
@@ -69,7 +66,7 @@ impl AppError {
         match self {
             Self::Nats(error) => error.is_configuration(),
             Self::Names(_) => true,
-            Self::Listener(_) | Self::Admin(_) | Self::Unavailable(_) => false,
+            Self::Listener(_) | Self::Admin(_) => false,
         }
     }
 }
@@ -134,7 +131,7 @@ async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker
     }
     let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
     let closed = ClosedTrees::new(names.subject_prefix(), &opened);
-    Ok(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics)).await?)
+    Ok(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics)).await)
 }
 
 /// Opens the store; what only time can mend is tried again.

@@ -52,6 +52,7 @@ mod router;
 mod segments;
 mod settling;
 mod share;
+mod starting;
 mod subscribing;
 mod subscriptions;
 mod sys;
@@ -91,8 +92,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
-use crate::store::{FollowFrom, Following, LogEntry, LogPosition, SessionsSink, ShareTimes, Tail};
-use crate::store::{Store, Unavailable};
+use crate::store::{FollowFrom, Following, LogEntry, LogPosition, SessionsSink, ShareTimes, Store, Tail};
 use catch_up::CatchUp;
 use ingest::Ingest;
 use interest::Interest;
@@ -103,6 +103,7 @@ use requests::Requests;
 use retained_writer::RetainedWriter;
 use router::{LogTail, Reading, Router};
 use share::{Claimants, Shares};
+use starting::answered;
 use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
@@ -269,10 +270,7 @@ impl Routing {
 }
 
 impl Broker {
-    /// Starts to read the log. `inlet` is the sink that the store was opened with.
-    ///
-    /// # Errors
-    /// JetStream does not answer.
+    /// Starts to read the log, when JetStream answers. `inlet` is the sink that the store was opened with.
     pub async fn start(
         options: BrokerOptions,
         store: Store,
@@ -280,15 +278,15 @@ impl Broker {
         names: Names,
         closed: ClosedTrees,
         metrics: Arc<Metrics>,
-    ) -> Result<Arc<Self>, Unavailable> {
+    ) -> Arc<Self> {
         let Routing { requests, arrived, logs, ingest, router, sys } =
             Routing::new(&options, &store, &names, &closed, &metrics);
-        store.foreign().begin().await?;
+        answered(async || store.foreign().begin().await).await;
         // Before the first client: what was asked through other sidecars can be answered here.
         requests.get_key(store.reply_keys()).await;
         let first = Arc::clone(logs.first());
-        let tail =
-            store.log().tail(LogPosition::New, Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)))).await?;
+        let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)));
+        let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
         first.starts_at(tail.start_position());
         let follower = Arc::new(Follower {
             logs: Arc::clone(&logs),
@@ -298,7 +296,7 @@ impl Broker {
             names: names.clone(),
             ignored: options.ignored_streams.clone(),
         });
-        follower.look(&store, true).await?;
+        answered(async || follower.look(&store, true).await).await;
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let claimants = Arc::new(Claimants::new(wants.clone().map(|wants| wants as Arc<dyn SessionsSink>)));
         let shares = Shares::start(
@@ -350,7 +348,7 @@ impl Broker {
         tokio::spawn(async move { CatchUp::run(&first, &router).await });
         tokio::spawn(follower.run(Arc::downgrade(&broker)));
         broker.serve_requests(arrived);
-        Ok(broker)
+        broker
     }
 
     /// Where its messages are stored.

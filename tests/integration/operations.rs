@@ -8,6 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::harness::relay::Relay;
 use crate::harness::{
     Ended, Finished, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, World, eventually, js_api, msg,
     nats_server_program, run, stored, unique,
@@ -228,6 +229,21 @@ async fn it_waits_for_a_nats_server_that_comes_later() {
     eventually("it lives", async || sidecar.answers("/livez", 200).await).await;
     eventually("it is not ready", async || sidecar.answers("/readyz", 503).await).await;
     nats.restart();
+    sidecar.ready().await;
+    let mut client = sidecar.v5("client").await;
+    assert_eq!(client.publish(msg("x", "y").qos(1)).await, ReasonCode::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_an_answer_that_was_lost_while_it_starts() {
+    let nats = NatsServer::start();
+    let relay = Relay::start(nats.url()).await;
+    // The last that is asked before the log is read.
+    relay.mute_at("retained.position");
+    let mut sidecar = SidecarBuilder::new("sidecar", &["--nats", &relay.url()]).launch();
+    eventually("it says what it waits for", async || sidecar.log().contains("waiting for JetStream")).await;
+    assert!(sidecar.answers("/readyz", 503).await);
+    relay.cut();
     sidecar.ready().await;
     let mut client = sidecar.v5("client").await;
     assert_eq!(client.publish(msg("x", "y").qos(1)).await, ReasonCode::Success);
