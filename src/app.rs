@@ -92,6 +92,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     // Who connects now would be told that persistent sessions are not to be had.
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
     metrics.js_api_errors(broker.store().api_errors());
+    metrics.link_counts(broker.store().link_counts());
     tokio::spawn(warm_retained(Arc::clone(&broker), retained));
     tokio::spawn(gauge(Arc::clone(&broker), Arc::clone(&metrics)));
     let sys_interval = config.mqtt.sys_interval.get();

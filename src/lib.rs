@@ -1,11 +1,12 @@
 //! nats-mqtt: MQTT 3.1, 3.1.1 and 5.0 for NATS and JetStream. Everything that awaits is here; what can be decided
-//! without I/O is in the crates `mqtt-codec`, `mqtt-session` and `proto-map`.
+//! without I/O is in the crates `mqtt-codec`, `mqtt-session`,
+//! `nats-wire` and `proto-map`.
 //!
 //! # Layout
 //!
 //! - [`cli`]: the command line; [`app`]: starting and ending; [`config`]
 //! - [`listener`]: byte streams; `connection`: where a socket and a session meet
-//! - [`broker`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS
+//! - [`broker`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS; `nats`: the links to nats-server
 //! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see
 //! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything
 
@@ -20,6 +21,7 @@ pub mod embedded;
 pub mod listener;
 pub mod logging;
 pub mod metrics;
+mod nats;
 pub mod readiness;
 pub mod shutdown;
 pub mod store;

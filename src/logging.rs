@@ -10,9 +10,6 @@ use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, registry, u
 
 use crate::config::{LogConfig, LogFormat};
 
-/// Target of the log lines of the NATS client.
-const CLIENT: &str = "async_nats";
-
 /// Reads `info` or `info,nats_mqtt::store=debug`; `None` when it is neither.
 #[must_use]
 pub fn parse_level(text: &str) -> Option<Targets> {
@@ -30,9 +27,6 @@ pub fn init(config: &LogConfig) {
         .and_then(|text| parse_level(&text))
         .or_else(|| parse_level(&config.level))
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    // Its connection events are ours to tell, unless somebody asks for them by name.
-    let names_it = filter.iter().any(|(target, _)| target.starts_with(CLIENT));
-    let filter = if names_it { filter } else { filter.with_target(CLIENT, LevelFilter::WARN) };
     let lines = fmt::layer().with_writer(std::io::stderr);
     let installed = match config.format {
         LogFormat::Text => {

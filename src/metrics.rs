@@ -17,7 +17,7 @@ pub(crate) use totals::Totals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
 
-use crate::store::ApiErrors;
+use crate::store::{ApiErrors, LinkCounts};
 
 /// Which way a packet or a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +192,7 @@ pub struct Metrics {
     shared: [AtomicU64; ShareEvent::TEXTS.len()],
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
+    links: OnceLock<LinkCounts>,
 }
 
 impl Default for Metrics {
@@ -225,6 +226,7 @@ impl Default for Metrics {
             shared: Default::default(),
             nats_connected: AtomicI64::new(0),
             js_errors: OnceLock::new(),
+            links: OnceLock::new(),
         }
     }
 }
@@ -395,6 +397,11 @@ impl Metrics {
     /// Shows these errors of JetStream, by their `err_code`. There is one store, so the first ones stay.
     pub fn js_api_errors(&self, errors: &ApiErrors) {
         let _ = self.js_errors.set(errors.clone());
+    }
+
+    /// Shows what the links to NATS have skipped and dropped. There is one store, so the first ones stay.
+    pub fn link_counts(&self, counts: &LinkCounts) {
+        let _ = self.links.set(counts.clone());
     }
 
     /// All metrics as OpenMetrics text.

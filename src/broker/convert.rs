@@ -16,6 +16,9 @@ use crate::store::{RetainedEntry, RetainedMessage};
 /// Log and bucket have times to live per message.
 pub(crate) const STORED: Carrier = Carrier::StreamWithTtl;
 
+/// Room in the header block of an ingested message for what we add: two headers, and the topic to answer on.
+const INGESTED_HEADERS_MIN: usize = 512;
+
 fn envelope(publication: &Publication) -> Envelope {
     Envelope { qos: publication.qos, properties: publication.properties.clone(), ..Envelope::default() }
 }
@@ -56,12 +59,20 @@ pub(crate) fn own_id(publication: &Publication) -> Option<&str> {
 
 /// Headers in the log of a message that was published on core NATS, and its time to live there, in seconds. Whoever publishes
 /// on core NATS chooses them: what decides about more than the message stays out, where only sidecars say it, and what would
-/// tell JetStream something about another stream. `None` when they are too many.
-pub(crate) fn ingested_headers(message: &CoreMessage, keys: &Keys) -> Option<(Headers, Option<u32>)> {
+/// tell JetStream something about another stream. So does what a stream cannot hold: the message is worth more than its headers.
+pub(crate) fn ingested_headers(message: &CoreMessage, keys: &Keys) -> (Headers, Option<u32>) {
     let headers = message.headers.as_ref();
     let envelope = read(headers, Carrier::Attached { ttl: false }, false, false);
     let is_kept = |name: &str| proto_map::is_about_itself(name);
-    let copied = headers.into_iter().flatten().filter(|(name, _)| is_kept(name)).cloned().collect();
+    let mut len = INGESTED_HEADERS_MIN;
+    let mut fits = |(name, value): &&(ByteString, ByteString)| {
+        let line = name.len() + value.len() + 4;
+        let fits = len + line < proto_map::HEADER_BLOCK_MAX;
+        len += if fits { line } else { 0 };
+        fits
+    };
+    let kept = headers.into_iter().flatten().filter(|(name, _)| is_kept(name));
+    let copied = kept.filter(|header| fits(header)).cloned().collect();
     let has_id = headers.is_some_and(|all| all.iter().any(|(name, id)| *name == *name::NATS_MSG_ID && !id.is_empty()));
     let id = headers.filter(|_| has_id).map(|headers| {
         let (subject, payload) = (&*message.subject, &*message.payload);
@@ -72,9 +83,8 @@ pub(crate) fn ingested_headers(message: &CoreMessage, keys: &Keys) -> Option<(He
     // As high as a subscription allows, unless it says otherwise itself.
     let qos = if envelope.qos == QoS::AtLeastOnce { "1" } else { "2" };
     copied.push((ByteString::from_static(name::QOS), ByteString::from_static(qos)));
-    let len: usize = copied.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     let expiry = envelope.properties.and_then(|p| p.message_expiry_interval_s);
-    (len < proto_map::HEADER_BLOCK_MAX).then_some((copied, expiry.map(|s| s.max(1))))
+    (copied, expiry.map(|s| s.max(1)))
 }
 
 /// Headers in the retained bucket, of a message or of its deletion. They say that it came over MQTT.

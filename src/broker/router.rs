@@ -298,9 +298,10 @@ impl Router {
             }
         }
         convert::from_log(entry, log.carrier(), self.reading.nats_headers, Some(keys))
-            .inspect_err(
-                |error| tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message"),
-            )
+            .inspect_err(|error| {
+                self.metrics.dropped(DropReason::NoTopic, 1);
+                tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message");
+            })
             .ok()
     }
 
@@ -385,7 +386,10 @@ impl CoreSink for Router {
         }
         let reach = self.reach_on_core(&core);
         let Reading { clock, nats_headers, keys } = &self.reading;
-        let Ok(mut message) = convert::from_core(&core, clock.latest_ms(), *nats_headers, keys) else { return };
+        let Ok(mut message) = convert::from_core(&core, clock.latest_ms(), *nats_headers, keys) else {
+            self.metrics.dropped(DropReason::NoTopic, 1);
+            return;
+        };
         let _held = message.retain.then(|| self.logs.first().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         if message.retain {

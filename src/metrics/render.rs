@@ -181,7 +181,13 @@ fn nats(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("nats_connected", "1 while the connection to NATS is there", metrics.nats_connected.load(Relaxed))?;
     let errors = metrics.js_errors.get().map(ApiErrors::counts).unwrap_or_default();
     let errors = errors.into_iter().map(|(code, n)| (code.to_string(), n));
-    out.owned("nats_js_api_errors", "Errors answered by the JetStream API", "code", errors)
+    out.owned("nats_js_api_errors", "Errors answered by the JetStream API", "code", errors)?;
+    let Some(links) = metrics.links.get() else { return Ok(()) };
+    let skips = links.skips().map(|(why, n)| (why.as_str().to_owned(), n));
+    out.owned("nats_messages_skipped", "Messages of NATS that were left out, or a part of them", "reason", skips)?;
+    let (overflows, reconnects) = (links.overflows(), links.reconnects());
+    out.counter("nats_messages_overflowed", "Messages of NATS that were dropped because too many waited", overflows)?;
+    out.counter("nats_reconnects", "Connections to NATS that were made again after a loss", reconnects)
 }
 
 fn process(process: &Process, out: &mut Families<'_>) -> fmt::Result {

@@ -39,6 +39,11 @@ pub(crate) fn parse_delivery(reply: &str) -> Option<Delivery> {
     })
 }
 
+/// The same of bytes, since nobody need have written text.
+pub(crate) fn parse_delivery_bytes(reply: &[u8]) -> Option<Delivery> {
+    parse_delivery(std::str::from_utf8(reply).ok()?)
+}
+
 /// Which message of which consumer an acknowledgement is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place<'a> {

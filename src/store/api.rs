@@ -5,8 +5,6 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use async_nats::client::Request;
-use async_nats::{Message, RequestErrorKind, Subject};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -20,6 +18,7 @@ use super::connection::Link;
 use super::error::Unavailable;
 use super::horizon::{Horizons, Verdict};
 use super::time::rfc3339_ms;
+use crate::nats::{Message, Outbound, RequestFailure};
 
 /// How long an answer may take.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -190,10 +189,9 @@ fn decode(text: Option<&str>) -> Result<Vec<u8>, Unavailable> {
 impl Api {
     /// Sends a request and reads the answer.
     pub(crate) async fn call<T: DeserializeOwned>(&self, verb: &str, body: impl Into<Bytes>) -> Result<T, ApiFailure> {
-        let request = Request::new().payload(body.into()).timeout(Some(REQUEST_TIMEOUT));
-        let sent = Instant::now();
-        let answer = self.request(format!("$JS.API.{verb}").into(), request).await?;
-        let head: Head<'_> = serde_json::from_slice(&answer.payload).map_err(unreadable)?;
+        let (subject, body, sent) = (format!("$JS.API.{verb}"), body.into(), Instant::now());
+        let answer = self.request(Outbound::plain(&subject, &body), REQUEST_TIMEOUT).await?;
+        let head: Head<'_> = serde_json::from_slice(answer.payload()).map_err(unreadable)?;
         if let Some(stamp_ms) = head.ts.as_deref().and_then(super::time::rfc3339_ms) {
             self.link.clock.observe(sent, stamp_ms);
         }
@@ -201,23 +199,19 @@ impl Api {
             self.link.errors.count(error.err_code);
             return Err(ApiFailure::Error(error));
         }
-        serde_json::from_slice(&answer.payload).map_err(unreadable)
+        serde_json::from_slice(answer.payload()).map_err(unreadable)
     }
 
-    /// Sends any request.
-    pub(crate) async fn request(&self, subject: Subject, request: Request) -> Result<Message, ApiFailure> {
-        if !self.link.is_connected() {
-            // Otherwise the request would wait in async-nats and go out after the reconnect, when nobody wants it.
-            return Err(ApiFailure::Other("not connected".to_owned()));
-        }
-        self.link.client.send_request(subject, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => ApiFailure::NoResponders,
-            RequestErrorKind::TimedOut => ApiFailure::TimedOut,
-            _ => ApiFailure::Other(error.to_string()),
+    /// Sends any request. It fails at once when there is no connection, or when it is lost before the answer.
+    pub(crate) async fn request(&self, request: Outbound<'_>, within: Duration) -> Result<Message, ApiFailure> {
+        self.link.client.request(request, within).await.map_err(|failure| match failure {
+            RequestFailure::NoResponders => ApiFailure::NoResponders,
+            RequestFailure::TimedOut => ApiFailure::TimedOut,
+            RequestFailure::Lost | RequestFailure::NotSent(_) => ApiFailure::Other(failure.to_string()),
         })
     }
 
-    /// A request, given up when the connection is lost before its answer: async-nats would let it wait until it times out.
+    /// Several requests that belong together, given up when the connection is lost meanwhile.
     pub(crate) async fn unless_lost<T>(
         &self,
         request: impl Future<Output = Result<T, ApiFailure>>,
@@ -328,11 +322,10 @@ impl Api {
 
     /// Lets a consumer go. Without an answer it goes by itself when it is inactive, so nobody waits for one.
     pub(crate) async fn forget_reader(&self, stream: &str, name: &str) {
-        if self.link.is_connected() {
-            let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
-            let inbox = self.link.client.new_inbox();
-            let _ = self.link.client.publish_with_reply(subject, inbox, Bytes::new()).await;
-        }
+        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
+        let (inbox, payload) = (self.link.client.new_inbox(), Bytes::new());
+        let message = Outbound { reply: Some(inbox.as_bytes()), ..Outbound::plain(&subject, &payload) };
+        let _ = self.link.client.publish(&message).await;
     }
 
     /// The first message at or after a sequence, from the leader; `None` when there is none.

@@ -7,21 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::client::Request;
-
 use bytes::Bytes;
 use bytestring::ByteString;
-use proto_map::StreamSpec;
+use proto_map::{Headers, StreamSpec};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::ack::{ApiError, parse_pub_ack};
 use super::api::{Api, ApiFailure, STREAM_NOT_FOUND, StoredMessageBody};
 use super::assets::Assets;
-use super::error::{PutError, Unavailable, WriteError};
+use super::error::{Unavailable, WriteError};
 use super::headers::{self, WRITE_ID};
 use super::horizon::Horizon;
+use crate::nats::Outbound;
 
 /// Requests of one bucket that are under way; whoever comes then waits.
 pub(crate) const REQUESTS_MAX: usize = 1_024;
@@ -206,11 +204,11 @@ impl Bucket {
         {
             return Err(WriteError::TooLarge);
         }
-        let map = write.headers(id).map_err(|error| WriteError::Unavailable { reason: error.to_string() })?;
+        let headers = write.headers(id);
         let mut pause = Pause::new();
         let mut arrival = Arrival::Once;
         loop {
-            let reason = match self.attempt(write, map.clone(), deadline).await {
+            let reason = match self.attempt(write, &headers, deadline).await {
                 Attempt::Stored(sequence) => return Ok((sequence, arrival)),
                 Attempt::WrongSequence => match self.refusal(write, id).await {
                     Ok(Refusal::IsOurs(sequence)) => return Ok((sequence, arrival)),
@@ -258,14 +256,14 @@ impl Bucket {
         Ok(if sequence == expected { Refusal::Behind } else { Refusal::Fenced })
     }
 
-    async fn attempt(&self, write: &Write<'_>, map: HeaderMap, deadline: Instant) -> Attempt {
+    async fn attempt(&self, write: &Write<'_>, headers: &Headers, deadline: Instant) -> Attempt {
         let Ok(Ok(_permit)) = tokio::time::timeout_at(deadline, self.requests.acquire()).await else {
             return Attempt::Again("too many requests are waiting".to_owned());
         };
         let within = deadline.saturating_duration_since(Instant::now()).min(ATTEMPT_WITHIN);
-        let request = Request::new().payload(write.payload()).headers(map).timeout(Some(within));
-        let subject = headers::subject(write.subject.clone());
-        let message = match self.api.unless_lost(self.api.request(subject, request)).await {
+        let payload = write.payload();
+        let request = Outbound { headers, ..Outbound::plain(write.subject, &payload) };
+        let message = match self.api.request(request, within).await {
             Ok(message) => message,
             Err(failure) => {
                 if matches!(failure, ApiFailure::NoResponders) {
@@ -275,7 +273,7 @@ impl Bucket {
                 return Attempt::Unanswered(failure.to_string());
             }
         };
-        match parse_pub_ack(&message.payload) {
+        match parse_pub_ack(message.payload()) {
             Some(ack) => match ack.error {
                 None => {
                     self.horizon.note(ack.seq);
@@ -343,29 +341,29 @@ impl Write<'_> {
         }
     }
 
-    fn headers(&self, id: &str) -> Result<HeaderMap, PutError> {
-        let mut map = HeaderMap::new();
-        headers::push(&mut map, WRITE_ID, id)?;
+    fn headers(&self, id: &str) -> Headers {
+        let mut headers = Headers::new();
+        headers::push(&mut headers, WRITE_ID, id);
         let sequence = match self.fence {
             Fence::Own(sequence) => sequence,
             Fence::Of(subject, sequence) => {
-                headers::push(&mut map, "Nats-Expected-Last-Subject-Sequence-Subject", subject)?;
+                headers::push(&mut headers, "Nats-Expected-Last-Subject-Sequence-Subject", subject);
                 sequence
             }
         };
-        headers::push(&mut map, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string())?;
+        headers::push(&mut headers, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string());
         if !matches!(self.value, Value::Put(_)) {
             // A purge and not a delete: the server would put a marker of its own in the place of a delete that expires.
-            headers::push(&mut map, "KV-Operation", "PURGE")?;
-            headers::push(&mut map, "Nats-Rollup", "sub")?;
+            headers::push(&mut headers, "KV-Operation", "PURGE");
+            headers::push(&mut headers, "Nats-Rollup", "sub");
         }
         if matches!(self.value, Value::Cleaned) {
-            headers::push(&mut map, CLEANED, "1")?;
+            headers::push(&mut headers, CLEANED, "1");
         }
         if let Some(ttl_s) = self.ttl_s {
-            headers::push(&mut map, "Nats-TTL", &ttl_s.max(1).to_string())?;
+            headers::push(&mut headers, "Nats-TTL", &ttl_s.max(1).to_string());
         }
-        Ok(map)
+        headers
     }
 }
 

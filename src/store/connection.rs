@@ -1,15 +1,14 @@
 //! NATS connections: how they are opened, who we are on them, and what became of them.
 //!
 //! An account has six: core (QoS 0, no echo), publish, tail, api (bulk reads), state (sessions, leases, requests between
-//! sidecars) and share (shared subscriptions). All but one reconnect for ever by themselves ([`Link`]). The publish connection is different: async-nats keeps what it has not written while it is disconnected and writes it
-//! after the reconnect, before anything that we could put in front. So that connection is an *epoch* ([`Epoch`]):
-//! it never reconnects, and its successor starts with what is unacknowledged. See `publisher`.
+//! sidecars) and share (shared subscriptions). All but one reconnect for ever by themselves ([`Link`]). The publish
+//! connection is an *epoch* ([`Epoch`]): it never reconnects, and its successor starts with what is unacknowledged, before
+//! anybody can hand over anything newer. See `publisher`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
@@ -18,19 +17,18 @@ use super::clock::ServerClock;
 use super::credentials::Authenticator;
 use super::error::OpenError;
 use super::options::NatsOptions;
+pub(crate) use crate::nats::LinkState;
+use crate::nats::{Client, ConnectError, Event, LinkCounts, LinkOptions, OnFull, QueueLimits, ServerUrl, TlsFiles};
 
 /// How often a connect that does not succeed is tried, and how often that is logged.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
 const CONNECT_LOG_EVERY: Duration = Duration::from_secs(5);
+/// How often it is said that a connection that was lost cannot be made again.
+const RECONNECT_LOG_EVERY: Duration = Duration::from_secs(60);
+/// Bytes of messages of one queue between the socket and us.
+const QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Refused publishes that wait to be looked at; what is beyond fails later, by silence.
 const DENIED_MAX: usize = 256;
-
-/// Whether a connection is up. `epoch` counts the connects, so that a reconnect that was faster than its observer is seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LinkState {
-    pub(crate) connected: bool,
-    pub(crate) epoch: u64,
-}
 
 /// What one connection is for.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +52,7 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) state: watch::Receiver<LinkState>,
     violation: Arc<Mutex<Option<String>>>,
-    overflows: Arc<AtomicU64>,
+    subscription_queue: usize,
     /// What JetStream answered.
     pub(crate) errors: ApiErrors,
     /// The server's time, as its answers tell.
@@ -62,14 +60,14 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Asked of async-nats itself: its events come later and may be dropped in a flood.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
+    /// How much of a subscription may wait between the socket and us; what is beyond is dropped and counted.
+    pub(crate) fn queue_limits(&self) -> QueueLimits {
+        QueueLimits { of_each_max: self.subscription_queue, bytes_max: QUEUE_BYTES_MAX, on_full: OnFull::Drop }
     }
 
-    /// Messages that async-nats has dropped because the queue of their subscription was full; at least so many.
+    /// Messages that were dropped because the queue of their subscription was full.
     pub(crate) fn overflows(&self) -> u64 {
-        self.overflows.load(Ordering::Relaxed)
+        self.client.overflows()
     }
 
     /// The last permission violation that the server reported on this connection, once.
@@ -82,7 +80,8 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Epoch {
     pub(crate) client: Client,
-    pub(crate) lost: watch::Receiver<bool>,
+    /// Changes when it is lost.
+    pub(crate) lost: watch::Receiver<LinkState>,
     /// Subjects that the server did not let us publish on.
     pub(crate) denied: mpsc::Receiver<String>,
 }
@@ -91,12 +90,14 @@ pub(crate) struct Epoch {
 #[derive(Clone, Debug)]
 pub(crate) struct Connector {
     options: Arc<NatsOptions>,
-    addresses: Arc<Vec<ServerAddr>>,
+    servers: Arc<Vec<ServerUrl>>,
     authenticator: Arc<Authenticator>,
     /// What JetStream answered on any connection.
     pub(crate) errors: ApiErrors,
     /// The server's time, as the answers on any connection tell.
     clock: ServerClock,
+    /// What no connection has handed on.
+    pub(crate) counts: LinkCounts,
     /// First tokens of reply subjects on which only JetStream and sidecars answer.
     private_inbox: String,
 }
@@ -104,25 +105,25 @@ pub(crate) struct Connector {
 impl Connector {
     /// Checks URLs and credential files; connects nothing. `private_inbox`: see [`Role::is_answered_by_anybody`].
     pub(crate) fn new(options: NatsOptions, private_inbox: String) -> Result<Self, OpenError> {
-        let mut addresses = Vec::with_capacity(options.urls.len());
+        let mut servers = Vec::with_capacity(options.urls.len());
         for url in &options.urls {
-            let address = url
-                .parse::<ServerAddr>()
-                .map_err(|err| OpenError::Url { url: without_password(url), reason: err.to_string() })?;
-            addresses.push(address);
+            let server = url
+                .parse::<ServerUrl>()
+                .map_err(|reason| OpenError::Url { url: without_password(url), reason: reason.to_owned() })?;
+            servers.push(server);
         }
-        if addresses.is_empty() {
+        if servers.is_empty() {
             return Err(OpenError::Url { url: String::new(), reason: "nats.urls is empty".to_owned() });
         }
-        let authenticator = Authenticator::new(options.credentials.clone(), &addresses);
+        let authenticator = Authenticator::new(options.credentials.clone(), &servers);
         authenticator.check().map_err(|reason| OpenError::Credentials { reason })?;
         for file in [&options.tls.ca, &options.tls.cert, &options.tls.key].into_iter().flatten() {
             std::fs::metadata(file)
                 .map_err(|err| OpenError::Credentials { reason: format!("{}: {err}", file.display()) })?;
         }
-        let (options, addresses) = (Arc::new(options), Arc::new(addresses));
-        let (authenticator, errors, clock) = (Arc::new(authenticator), ApiErrors::default(), ServerClock::default());
-        Ok(Self { options, addresses, authenticator, errors, clock, private_inbox })
+        let (errors, counts, clock) = (ApiErrors::default(), LinkCounts::default(), ServerClock::default());
+        let (options, servers, authenticator) = (Arc::new(options), Arc::new(servers), Arc::new(authenticator));
+        Ok(Self { options, servers, authenticator, errors, clock, counts, private_inbox })
     }
 
     /// The URLs without passwords, for messages.
@@ -135,43 +136,33 @@ impl Connector {
         &self.options.inbox_prefix
     }
 
-    fn connect_options(&self, role: Role, sealed: Arc<AtomicBool>) -> ConnectOptions {
-        let authenticator = Arc::clone(&self.authenticator);
-        let tls = &self.options.tls;
-        let mut options = ConnectOptions::with_auth_callback(move |nonce| {
-            let authenticator = Arc::clone(&authenticator);
-            let refused = sealed.load(Ordering::Acquire);
-            async move {
-                if refused {
-                    return Err(async_nats::AuthError::new("this connection has been replaced"));
-                }
-                authenticator.answer(&nonce).map_err(async_nats::AuthError::new)
-            }
-        })
-        .name(format!("{}-{}", self.options.name, role.name))
-        .custom_inbox_prefix(if role.is_answered_by_anybody { &self.options.inbox_prefix } else { &self.private_inbox })
-        .client_capacity(role.queue)
-        .subscription_capacity(role.subscription_queue)
-        .read_buffer_capacity(u16::MAX)
-        .ping_interval(Duration::from_secs(10))
-        .reconnect_delay_callback(reconnect_delay)
-        .require_tls(tls.required);
-        if role.no_echo {
-            options = options.no_echo();
+    fn link_options(
+        &self,
+        role: Role,
+        reconnects: bool,
+        on_event: impl Fn(Event<'_>) + Send + Sync + 'static,
+    ) -> LinkOptions {
+        let (authenticator, tls) = (Arc::clone(&self.authenticator), &self.options.tls);
+        LinkOptions {
+            servers: Arc::clone(&self.servers),
+            ignore_discovered_servers: self.options.ignore_discovered_servers,
+            tls: TlsFiles {
+                required: tls.required,
+                first: tls.first,
+                ca: tls.ca.clone(),
+                cert: tls.cert.clone(),
+                key: tls.key.clone(),
+            },
+            name: format!("{}-{}", self.options.name, role.name),
+            no_echo: role.no_echo,
+            reconnects,
+            queue_max: role.queue,
+            inbox_prefix: if role.is_answered_by_anybody { &self.options.inbox_prefix } else { &self.private_inbox }
+                .clone(),
+            identify: Arc::new(move |nonce| authenticator.answer(nonce)),
+            on_event: Arc::new(on_event),
+            counts: self.counts.clone(),
         }
-        if self.options.ignore_discovered_servers {
-            options = options.ignore_discovered_servers();
-        }
-        if tls.first {
-            options = options.tls_first();
-        }
-        if let Some(ca) = &tls.ca {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-            options = options.add_client_certificate(cert.clone(), key.clone());
-        }
-        options
     }
 
     /// Opens a connection that will reconnect by itself. Tries until a server answers or `within` is over; a server that
@@ -179,36 +170,19 @@ impl Connector {
     pub(crate) async fn link(&self, role: Role, within: Option<Duration>) -> Result<Link, OpenError> {
         let started = Instant::now();
         let mut logged = None::<Instant>;
+        let violation = Arc::new(Mutex::new(None));
+        let (seen, notes) = (Arc::clone(&violation), Notes::new(role.name));
+        let options = self.link_options(role, true, move |event| {
+            if let Some(text) = notes.note(&event) {
+                *seen.lock() = Some(text);
+            }
+        });
         loop {
-            let (state_tx, state) = watch::channel(LinkState::default());
-            let violation = Arc::new(Mutex::new(None));
-            let overflows = Arc::new(AtomicU64::new(0));
-            let (seen, dropped) = (Arc::clone(&violation), Arc::clone(&overflows));
-            let name = role.name;
-            let options = self.connect_options(role, Arc::new(AtomicBool::new(false))).event_callback(move |event| {
-                if let Some(text) = note_event(name, &event) {
-                    *seen.lock() = Some(text);
-                }
-                match event {
-                    Event::Connected => state_tx.send_modify(|state| {
-                        state.connected = true;
-                        state.epoch += 1;
-                    }),
-                    Event::Disconnected | Event::Closed => state_tx.send_modify(|state| state.connected = false),
-                    Event::SlowConsumer(_) => {
-                        dropped.fetch_add(1, Ordering::Relaxed);
-                    }
-                    _ => {}
-                }
-                std::future::ready(())
-            });
-            let error = match options.connect(self.addresses.as_slice()).await {
+            let error = match crate::nats::connect(options.clone()).await {
                 Ok(client) => {
-                    let mut wait = state.clone();
-                    // The event travels through a task of its own; nobody may see a link that is not yet up.
-                    let _ = tokio::time::timeout(Duration::from_secs(5), wait.wait_for(|s| s.connected)).await;
+                    let (state, subscription_queue) = (client.state(), role.subscription_queue);
                     let (errors, clock) = (self.errors.clone(), self.clock.clone());
-                    return Ok(Link { client, state, violation, overflows, errors, clock });
+                    return Ok(Link { client, state, violation, subscription_queue, errors, clock });
                 }
                 Err(error) => error,
             };
@@ -229,72 +203,79 @@ impl Connector {
     }
 
     /// One attempt at an epoch; the caller decides when to try again.
-    pub(crate) async fn epoch(&self, role: Role) -> Result<Epoch, async_nats::ConnectError> {
-        // From the moment that the connection stands, nobody may authenticate in its name again.
-        let sealed = Arc::new(AtomicBool::new(false));
-        let (lost_tx, lost) = watch::channel(false);
+    pub(crate) async fn epoch(&self, role: Role) -> Result<Epoch, ConnectError> {
         let (denied_tx, denied) = mpsc::channel(DENIED_MAX);
-        let name = role.name;
-        let options = self
-            .connect_options(role, Arc::clone(&sealed))
-            // Every attempt after the loss fails, by refusal if not by the network; this bounds how many there are.
-            .max_reconnects(self.addresses.len())
-            .event_callback(move |event| {
-                if let Some(text) = note_event(name, &event)
-                    && let Some(subject) = denied_publish(&text)
-                {
-                    let _ = denied_tx.try_send(subject.to_owned());
-                }
-                if matches!(event, Event::Disconnected | Event::Closed) {
-                    lost_tx.send_replace(true);
-                }
-                std::future::ready(())
-            });
-        let client = options.connect(self.addresses.as_slice()).await?;
-        sealed.store(true, Ordering::Release);
-        Ok(Epoch { client, lost, denied })
+        let notes = Notes::new(role.name);
+        let options = self.link_options(role, false, move |event| {
+            if let Some(text) = notes.note(&event)
+                && let Some(subject) = denied_publish(&text)
+            {
+                let _ = denied_tx.try_send(subject.to_owned());
+            }
+        });
+        let client = crate::nats::connect(options).await?;
+        let mut lost = client.state();
+        // It may be lost already; then this is said at once.
+        if lost.borrow_and_update().connected {
+            Ok(Epoch { client, lost, denied })
+        } else {
+            Err(ConnectError::Io("it was lost at once".to_owned()))
+        }
     }
 
     /// Whether an error at the first connect is one that waiting does not heal.
-    fn fatal(&self, error: &async_nats::ConnectError) -> Option<OpenError> {
-        match error.kind() {
-            ConnectErrorKind::AuthorizationViolation => Some(OpenError::Authorization { urls: self.urls() }),
-            ConnectErrorKind::Authentication => Some(OpenError::Credentials {
-                reason: self.authenticator.check().err().unwrap_or_else(|| error.to_string()),
-            }),
-            ConnectErrorKind::Tls => Some(OpenError::Tls { urls: self.urls(), reason: error.to_string() }),
-            ConnectErrorKind::ServerParse => Some(OpenError::Url { url: self.urls(), reason: error.to_string() }),
-            // A certificate that is not trusted arrives as an I/O error.
-            ConnectErrorKind::Io if error.to_string().contains("certificate") => {
-                Some(OpenError::Tls { urls: self.urls(), reason: error.to_string() })
-            }
-            ConnectErrorKind::Dns
-            | ConnectErrorKind::TimedOut
-            | ConnectErrorKind::Io
-            | ConnectErrorKind::MaxReconnects => None,
+    fn fatal(&self, error: &ConnectError) -> Option<OpenError> {
+        match error {
+            ConnectError::Authorization => Some(OpenError::Authorization { urls: self.urls() }),
+            ConnectError::Credentials(reason) => Some(OpenError::Credentials { reason: reason.clone() }),
+            ConnectError::Tls(reason) => Some(OpenError::Tls { urls: self.urls(), reason: reason.clone() }),
+            ConnectError::Dns { .. } | ConnectError::Io(_) | ConnectError::TimedOut | ConnectError::Protocol(_) => None,
         }
     }
 }
 
-/// Logs an event; returns the text of a permission violation.
-fn note_event(name: &'static str, event: &Event) -> Option<String> {
-    match event {
-        Event::Connected => tracing::debug!(connection = name, "connected to NATS"),
-        Event::Disconnected => tracing::warn!(connection = name, "disconnected from NATS"),
-        Event::ServerError(ServerError::Other(text)) => {
-            tracing::error!(connection = name, error = %text, "NATS reports an error");
-            if text.to_ascii_lowercase().starts_with("permissions violation") {
-                return Some(text.clone());
-            }
-        }
-        Event::ServerError(error) => tracing::error!(connection = name, %error, "NATS reports an error"),
-        // Reconnects that fail come several times a second; the disconnect has been said.
-        Event::ClientError(error) => tracing::debug!(connection = name, %error, "NATS connection"),
-        Event::SlowConsumer(_) => tracing::debug!(connection = name, "messages dropped, a subscription is full"),
-        Event::LameDuckMode => tracing::info!(connection = name, "nats-server is going to shut down"),
-        Event::Draining | Event::Closed => {}
+/// What is said in the log about one connection.
+struct Notes {
+    name: &'static str,
+    /// When it was said last, in seconds since `began`, that it cannot be connected again.
+    said_s: AtomicU64,
+    began: Instant,
+}
+
+impl Notes {
+    fn new(name: &'static str) -> Self {
+        Self { name, said_s: AtomicU64::new(0), began: Instant::now() }
     }
-    None
+
+    /// Logs an event; returns the text of a permission violation.
+    fn note(&self, event: &Event<'_>) -> Option<String> {
+        let name = self.name;
+        match event {
+            Event::Connected => {
+                self.said_s.store(0, Ordering::Relaxed);
+                tracing::debug!(connection = name, "connected to NATS");
+            }
+            Event::Disconnected(why) => tracing::warn!(connection = name, why, "disconnected from NATS"),
+            Event::ServerError(text) => {
+                tracing::error!(connection = name, error = text, "NATS reports an error");
+                if text.to_ascii_lowercase().starts_with("permissions violation") {
+                    return Some((*text).to_owned());
+                }
+            }
+            // Attempts that fail come several times a second; the disconnect has been said.
+            Event::NotConnected(error) => {
+                let now_s = self.began.elapsed().as_secs() + 1;
+                let said_s = self.said_s.load(Ordering::Relaxed);
+                if said_s == 0 || now_s - said_s >= RECONNECT_LOG_EVERY.as_secs() {
+                    self.said_s.store(now_s, Ordering::Relaxed);
+                    tracing::warn!(connection = name, %error, "cannot connect to NATS again yet");
+                }
+            }
+            Event::Overflow => tracing::debug!(connection = name, "messages dropped, a subscription is full"),
+            Event::LameDuck => tracing::info!(connection = name, "nats-server is going to shut down"),
+        }
+        None
+    }
 }
 
 /// The subject in `Permissions Violation for Publish to "subject"`.
@@ -302,15 +283,6 @@ fn denied_publish(text: &str) -> Option<&str> {
     let (what, rest) = text.split_once('"')?;
     let (subject, _) = rest.rsplit_once('"')?;
     what.to_ascii_lowercase().contains("publish to").then_some(subject)
-}
-
-/// At once, then with growing pauses up to a second.
-fn reconnect_delay(attempts: usize) -> Duration {
-    match attempts {
-        0 | 1 => Duration::ZERO,
-        2..=10 => Duration::from_millis(1 << attempts),
-        _ => Duration::from_secs(1),
-    }
 }
 
 /// `nats://user:secret@host` without the secret.

@@ -1,6 +1,6 @@
 //! The QoS 0 path: plain NATS messages out and in, on a connection that does not hear itself.
 //!
-//! A subscription costs no task: one task polls those that have something (`subscriptions`). Everything arrives at one sink.
+//! Subscriptions share one queue, from which one task hands everything to one sink (`subscriptions`).
 //! What sidecars ask of each other (`requests`) goes over another connection.
 
 mod replies;
@@ -10,26 +10,17 @@ mod subscriptions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use async_nats::client::traits::Publisher as _;
-use async_nats::message::OutboundMessage;
-use async_nats::{PublishErrorKind, RequestErrorKind, client::Request};
 use bytes::Bytes;
 use bytestring::ByteString;
-use futures_util::FutureExt;
 use proto_map::Headers;
-use tokio::sync::{mpsc, oneshot};
 
 pub use self::requests::{RequestError, Served};
 pub(super) use self::seals::Seals;
-use self::subscriptions::Command;
+use self::subscriptions::Subscriptions;
 use super::connection::Link;
 use super::error::Unavailable;
-use super::headers;
-
-/// How long a round trip may take.
-const ROUND_TRIP_MAX: Duration = Duration::from_secs(5);
+use crate::nats::{Outbound, PublishError};
 
 /// A message that a subscription got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +68,7 @@ pub struct CoreNats {
     link: Link,
     requests: Link,
     seals: Seals,
-    commands: mpsc::UnboundedSender<Command>,
+    subscriptions: Arc<Subscriptions>,
     dropped: Arc<AtomicU64>,
     /// A subject that another connection of ours answers.
     echo: String,
@@ -85,10 +76,8 @@ pub struct CoreNats {
 
 impl CoreNats {
     pub(super) fn start(link: Link, requests: Link, seals: Seals, echo: &str, sink: Arc<dyn CoreSink>) -> Self {
-        let (commands, inbox) = mpsc::unbounded_channel();
-        // Without the runtime's budget, which would end a turn after 128 messages; the task yields by itself.
-        tokio::spawn(tokio::task::unconstrained(subscriptions::run(link.client.clone(), inbox, sink)));
-        Self { link, requests, seals, commands, dropped: Arc::new(AtomicU64::new(0)), echo: echo.to_owned() }
+        let subscriptions = Subscriptions::start(&link, sink);
+        Self { link, requests, seals, subscriptions, dropped: Arc::new(AtomicU64::new(0)), echo: echo.to_owned() }
     }
 
     /// Publishes, or drops and counts. Never waits.
@@ -102,11 +91,9 @@ impl CoreNats {
         headers: &Headers,
         payload: Bytes,
     ) -> Result<(), Dropped> {
-        let message = self.outbound(subject, reply, headers, payload)?;
-        match tokio::task::unconstrained(self.link.client.publish_message(message)).now_or_never() {
-            Some(result) => result.map_err(|error| self.count(&error)),
-            None => Err(self.drop_for(Dropped::Full)),
-        }
+        let reply = reply.map(|reply| reply.as_bytes().as_ref());
+        let message = Outbound { subject: subject.as_bytes(), reply, headers, payload: &payload };
+        self.link.client.try_publish(&message).map_err(|error| self.count(error))
     }
 
     /// Publishes; waits while the queue to the socket is full.
@@ -120,21 +107,20 @@ impl CoreNats {
         headers: &Headers,
         payload: Bytes,
     ) -> Result<(), Dropped> {
-        let message = self.outbound(subject, reply, headers, payload)?;
-        self.link.client.publish_message(message).await.map_err(|error| self.count(&error))
+        let reply = reply.map(|reply| reply.as_bytes().as_ref());
+        let message = Outbound { subject: subject.as_bytes(), reply, headers, payload: &payload };
+        self.link.client.publish(&message).await.map_err(|error| self.count(error))
     }
 
     /// Subscribes; messages carry `id`, which no other subscription may have. With `queue`, one member of that group gets
     /// each message.
     pub fn subscribe(&self, subject: &str, queue: Option<&str>, id: u64) {
-        let command = Command::Subscribe { subject: subject.to_owned(), queue: queue.map(str::to_owned), id };
-        // The receiving task lives as long as this.
-        let _ = self.commands.send(command);
+        self.subscriptions.subscribe(&self.link.client, subject, queue, id);
     }
 
     /// Ends a subscription; messages that are on their way are dropped.
     pub fn unsubscribe(&self, id: u64) {
-        let _ = self.commands.send(Command::Unsubscribe { id });
+        self.subscriptions.unsubscribe(id);
     }
 
     /// A round trip: all that was subscribed, unsubscribed and published before is known to the server when it returns.
@@ -142,19 +128,7 @@ impl CoreNats {
     /// # Errors
     /// When NATS does not answer.
     pub async fn flush(&self) -> Result<(), Unavailable> {
-        let (tx, rx) = oneshot::channel();
-        let _ = self.commands.send(Command::Barrier { done: tx });
-        rx.await.map_err(|_| Unavailable::new("the store is closed"))?;
-        if !self.link.is_connected() {
-            return Err(Unavailable::new("not connected"));
-        }
-        // Answered by another connection of ours, or by the server when that one is away: after all that came before.
-        let request = Request::new().payload(Bytes::new()).timeout(Some(ROUND_TRIP_MAX));
-        match self.link.client.send_request(self.echo.clone(), request).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
-            Err(error) => Err(Unavailable::new(error)),
-        }
+        self.link.client.flush().await.map_err(Unavailable::new)
     }
 
     /// Largest message that the server takes, headers included, in bytes.
@@ -172,27 +146,12 @@ impl CoreNats {
         self.link.overflows()
     }
 
-    fn outbound(
-        &self,
-        subject: &ByteString,
-        reply: Option<&ByteString>,
-        headers: &Headers,
-        payload: Bytes,
-    ) -> Result<OutboundMessage, Dropped> {
-        // async-nats would keep it and send it after the reconnect, seconds or hours late.
-        if !self.link.is_connected() {
-            return Err(self.drop_for(Dropped::Disconnected));
-        }
-        let headers = headers::outgoing(headers).map_err(|_| self.drop_for(Dropped::Invalid))?;
-        let reply = reply.map(|reply| headers::subject(reply.clone()));
-        Ok(OutboundMessage { subject: headers::subject(subject.clone()), reply, headers, payload })
-    }
-
-    fn count(&self, error: &async_nats::PublishError) -> Dropped {
-        self.drop_for(match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => Dropped::TooLarge,
-            PublishErrorKind::InvalidSubject => Dropped::Invalid,
-            PublishErrorKind::Send => Dropped::Disconnected,
+    fn count(&self, error: PublishError) -> Dropped {
+        self.drop_for(match error {
+            PublishError::TooLarge => Dropped::TooLarge,
+            PublishError::Invalid(_) => Dropped::Invalid,
+            PublishError::Full => Dropped::Full,
+            PublishError::Disconnected => Dropped::Disconnected,
         })
     }
 

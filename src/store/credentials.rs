@@ -1,9 +1,9 @@
 //! Answers to a server that asks who we are, made anew at every connect.
 
-use async_nats::{Auth, ServerAddr};
 use nkeys::KeyPair;
 
 use super::options::Credentials;
+use crate::nats::{Login, ServerUrl};
 
 /// Makes what goes into CONNECT.
 #[derive(Debug)]
@@ -13,9 +13,9 @@ pub(crate) struct Authenticator {
 
 impl Authenticator {
     /// Takes user, password or token of the first URL that has them when nothing else is configured.
-    pub(crate) fn new(credentials: Credentials, addresses: &[ServerAddr]) -> Self {
+    pub(crate) fn new(credentials: Credentials, servers: &[ServerUrl]) -> Self {
         let credentials = match credentials {
-            Credentials::None => addresses.iter().find_map(from_url).unwrap_or_default(),
+            Credentials::None => servers.iter().find_map(from_url).unwrap_or_default(),
             given => given,
         };
         Self { credentials }
@@ -27,21 +27,21 @@ impl Authenticator {
     }
 
     /// What goes into CONNECT.
-    pub(crate) fn answer(&self, nonce: &[u8]) -> Result<Auth, String> {
-        let mut auth = Auth::new();
+    pub(crate) fn answer(&self, nonce: &[u8]) -> Result<Login, String> {
+        let mut login = Login::default();
         match &self.credentials {
             Credentials::None => {}
             Credentials::UserPassword { user, password } => {
-                auth.username = Some(user.clone());
-                auth.password = Some(password.clone());
+                login.user = Some(user.clone());
+                login.password = Some(password.clone());
             }
-            Credentials::Token(token) => auth.token = Some(token.clone()),
+            Credentials::Token(token) => login.token = Some(token.clone()),
             Credentials::NkeyFile(path) => {
                 let text = read(path)?;
                 let seed = text.split_whitespace().find(|word| word.starts_with("SU")).unwrap_or(text.trim());
                 let key = KeyPair::from_seed(seed).map_err(|err| format!("{}: {err}", path.display()))?;
-                auth.nkey = Some(key.public_key());
-                auth.signature = Some(sign(&key, nonce)?);
+                login.nkey = Some(key.public_key());
+                login.signature = Some(sign(&key, nonce)?);
             }
             Credentials::CredsFile(path) => {
                 let text = read(path)?;
@@ -50,16 +50,16 @@ impl Authenticator {
                     return Err(format!("{} does not hold a user JWT and a seed", path.display()));
                 };
                 let key = KeyPair::from_seed(seed).map_err(|err| format!("{}: {err}", path.display()))?;
-                auth.jwt = Some(jwt.to_owned());
-                auth.signature = Some(sign(&key, nonce)?);
+                login.jwt = Some(jwt.to_owned());
+                login.signature = Some(sign(&key, nonce)?);
             }
             Credentials::Identity(identity) => {
                 let answer = identity.answer(nonce)?;
-                auth.jwt = Some(answer.jwt);
-                auth.signature = (!answer.signature.is_empty()).then_some(answer.signature);
+                login.jwt = Some(answer.jwt);
+                login.signature = (!answer.signature.is_empty()).then_some(answer.signature);
             }
         }
-        Ok(auth)
+        Ok(login)
     }
 }
 
@@ -71,9 +71,9 @@ fn sign(key: &KeyPair, nonce: &[u8]) -> Result<Vec<u8>, String> {
     key.sign(nonce).map_err(|err| format!("cannot sign the server's nonce: {err}"))
 }
 
-fn from_url(address: &ServerAddr) -> Option<Credentials> {
-    let user = address.username()?.to_owned();
-    Some(match address.password() {
+fn from_url(server: &ServerUrl) -> Option<Credentials> {
+    let user = server.user()?.to_owned();
+    Some(match server.password() {
         Some(password) => Credentials::UserPassword { user, password: password.to_owned() },
         None => Credentials::Token(user),
     })
@@ -107,19 +107,19 @@ mod tests {
             key.seed().unwrap()
         );
         std::fs::write(&path, text).unwrap();
-        let auth = Authenticator::new(Credentials::CredsFile(path), &[]).answer(b"n").unwrap();
-        assert_eq!(auth.jwt.as_deref(), Some("eyJ.a.b"));
-        key.verify(b"n", &auth.signature.unwrap()).unwrap();
+        let login = Authenticator::new(Credentials::CredsFile(path), &[]).answer(b"n").unwrap();
+        assert_eq!(login.jwt.as_deref(), Some("eyJ.a.b"));
+        key.verify(b"n", &login.signature.unwrap()).unwrap();
     }
 
     #[test]
     fn user_and_password_of_a_url_are_used() {
-        let address: ServerAddr = "nats://u:p@h".parse().unwrap();
-        let auth = Authenticator::new(Credentials::None, &[address]).answer(b"").unwrap();
-        assert_eq!((auth.username.as_deref(), auth.password.as_deref()), (Some("u"), Some("p")));
-        let address: ServerAddr = "nats://tok@h".parse().unwrap();
-        let auth = Authenticator::new(Credentials::None, &[address]).answer(b"").unwrap();
-        assert_eq!(auth.token.as_deref(), Some("tok"));
+        let server: ServerUrl = "nats://u:p@h".parse().unwrap();
+        let login = Authenticator::new(Credentials::None, &[server]).answer(b"").unwrap();
+        assert_eq!((login.user.as_deref(), login.password.as_deref()), (Some("u"), Some("p")));
+        let server: ServerUrl = "nats://tok@h".parse().unwrap();
+        let login = Authenticator::new(Credentials::None, &[server]).answer(b"").unwrap();
+        assert_eq!(login.token.as_deref(), Some("tok"));
     }
 
     #[test]

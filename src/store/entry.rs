@@ -1,6 +1,5 @@
 //! One message of a stream, as it is handed to the broker.
 
-use async_nats::Message;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use proto_map::Headers;
 use super::ack::Delivery;
 use super::api::StoredMessageBody;
 use super::headers;
+use crate::nats::{LinkCounts, Message, SkipReason};
 
 /// A message that was read from a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +38,20 @@ impl LogEntry {
         &self.subject
     }
 
-    pub(crate) fn of_message(message: Message, prefix: &str, delivery: Delivery) -> Self {
-        Self {
+    /// `None` when its subject is no text, so that no topic is meant; that is counted.
+    pub(crate) fn of_message(message: &Message, prefix: &str, delivery: Delivery, counts: &LinkCounts) -> Option<Self> {
+        let Ok(subject) = ByteString::try_from(message.subject_bytes()) else {
+            counts.skipped(SkipReason::Subject);
+            return None;
+        };
+        Some(Self {
             sequence: delivery.stream_sequence,
-            headers: headers::incoming(message.headers.as_ref()),
-            payload: message.payload,
+            headers: headers::incoming(message, counts),
+            payload: message.payload_bytes(),
             stored_at_ms: delivery.stored_at_ns / 1_000_000,
-            natural_at: natural_at(&message.subject, prefix),
-            subject: headers::text(message.subject),
-        }
+            natural_at: natural_at(&subject, prefix),
+            subject,
+        })
     }
 
     /// The message of the log of which this, from a backlog, is a copy; its time is that of the copy, as its time to live

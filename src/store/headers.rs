@@ -1,65 +1,59 @@
-//! Our headers to async-nats' and back.
+//! Headers of NATS messages, as ours and back.
 //!
-//! async-nats keeps headers in a hash map: values of one name stay in order, the order of different names is lost
-//! on the way in and out.
+//! **Invariant:** what [`incoming`] gives can be sent: what NATS cannot carry is left out or replaced on its way in, so a
+//! message that was received can be stored and passed on.
 
-use std::str::FromStr;
-
-use async_nats::header::{HeaderName, HeaderValue};
-use async_nats::{HeaderMap, Message, Subject};
 use bytestring::ByteString;
+use nats_wire::{HeaderBlock, HeaderLine, Message};
 use proto_map::Headers;
 
-use super::error::PutError;
+use crate::nats::{LinkCounts, SkipReason};
 
 /// Names a write: no other message of any stream has its value.
 pub(crate) const WRITE_ID: &str = "Mqtt-Write";
+/// In the place of a line end inside a value, and of what is no UTF-8.
+const REPLACED: char = char::REPLACEMENT_CHARACTER;
 
-/// Adds one header; refuses what could end the line it stands on.
-pub(crate) fn push(map: &mut HeaderMap, name: &str, value: &str) -> Result<(), PutError> {
-    let name = HeaderName::from_str(name).map_err(|_| PutError::Invalid { what: "header name" })?;
-    let value = HeaderValue::from_str(value).map_err(|_| PutError::Invalid { what: "header value" })?;
-    map.append(name, value);
-    Ok(())
+/// Headers of a message that came in, in their order; `None` when there are none.
+pub(crate) fn incoming(message: &Message, counts: &LinkCounts) -> Option<Headers> {
+    let block = message.headers()?;
+    let mut is_whole = true;
+    let text = |bytes: &[u8]| ByteString::try_from(message.share(bytes)).ok();
+    let headers = read(block, text, &mut is_whole);
+    if !is_whole {
+        counts.skipped(SkipReason::Header);
+    }
+    (!headers.is_empty()).then_some(headers)
 }
 
-/// Headers for a message that goes out; `None` when there are none.
-pub(crate) fn outgoing(headers: &Headers) -> Result<Option<HeaderMap>, PutError> {
-    if headers.is_empty() {
-        return Ok(None);
-    }
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        push(&mut map, name, value)?;
-    }
-    Ok(Some(map))
+/// The block of header lines as it is stored.
+pub(crate) fn from_block(block: &[u8]) -> Headers {
+    read(HeaderBlock::new(block), |bytes| std::str::from_utf8(bytes).ok().map(Into::into), &mut true)
 }
 
-/// Headers of a message that came in; `None` when there are none.
-pub(crate) fn incoming(map: Option<&HeaderMap>) -> Option<Headers> {
-    let map = map?;
-    if map.is_empty() {
-        return None;
+/// `text` gives the text of a part of the block when it is UTF-8.
+fn read(block: HeaderBlock<'_>, text: impl Fn(&[u8]) -> Option<ByteString>, is_whole: &mut bool) -> Headers {
+    let mut headers = Headers::new();
+    for line in block.lines() {
+        let HeaderLine::Header { name, value } = line else {
+            *is_whole = false;
+            continue;
+        };
+        let Some(name) = text(name).filter(|name| !has_line_end(name)) else {
+            *is_whole = false;
+            continue;
+        };
+        let value = text(value).filter(|value| !has_line_end(value)).unwrap_or_else(|| {
+            *is_whole = false;
+            String::from_utf8_lossy(value).replace(['\r', '\n'], REPLACED.encode_utf8(&mut [0; 4])).into()
+        });
+        headers.push((name, value));
     }
-    let mut headers = Headers::with_capacity(map.len());
-    for (name, values) in map.iter() {
-        let name = ByteString::from(AsRef::<str>::as_ref(name));
-        for value in values {
-            headers.push((name.clone(), ByteString::from(value.as_str())));
-        }
-    }
-    Some(headers)
+    headers
 }
 
-/// A subject for async-nats, without copying it.
-pub(crate) fn subject(subject: ByteString) -> Subject {
-    // It is UTF-8, so the fallback is never taken; an empty subject would be refused as invalid.
-    Subject::from_utf8(subject.into_bytes()).unwrap_or_else(|_| Subject::from_static(""))
-}
-
-/// The text of a subject that async-nats gave us, without copying it.
-pub(crate) fn text(subject: Subject) -> ByteString {
-    ByteString::from(subject.into_string())
+fn has_line_end(text: &str) -> bool {
+    memchr::memchr2(b'\r', b'\n', text.as_bytes()).is_some()
 }
 
 /// The first value of a name.
@@ -67,24 +61,20 @@ pub(crate) fn first<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
     headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
 }
 
-/// The block of header lines as it is stored, read leniently: what is not UTF-8 or not a header is replaced or skipped.
-pub(crate) fn from_block(block: &[u8]) -> Headers {
-    String::from_utf8_lossy(block)
-        .split("\r\n")
-        .skip(1)
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (ByteString::from(name.trim()), ByteString::from(value.trim())))
-        .collect()
-}
-
-/// A status that the server put on a message, `503` for instance.
-pub(crate) fn status(message: &Message) -> Option<u16> {
-    message.status.map(|status| status.as_u16())
-}
-
 /// A number in a header that the server wrote.
-pub(crate) fn number(map: Option<&HeaderMap>, name: &'static str) -> Option<u64> {
-    map?.get(name)?.as_str().parse().ok()
+pub(crate) fn number(message: &Message, name: &'static str) -> Option<u64> {
+    std::str::from_utf8(message.headers()?.first(name)?).ok()?.trim().parse().ok()
+}
+
+/// What the server says behind its status, in small letters.
+pub(crate) fn description(message: &Message) -> String {
+    let text = message.headers().map(HeaderBlock::description).unwrap_or_default();
+    String::from_utf8_lossy(text).to_ascii_lowercase()
+}
+
+/// One header more.
+pub(crate) fn push(headers: &mut Headers, name: &'static str, value: &str) {
+    headers.push((ByteString::from_static(name), value.into()));
 }
 
 #[cfg(test)]
@@ -92,22 +82,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_survive_the_way_through_async_nats() {
-        let headers: Headers = vec![("A".into(), "1".into()), ("A".into(), "2".into())];
-        let map = outgoing(&headers).unwrap().unwrap();
-        assert_eq!(incoming(Some(&map)).unwrap(), headers);
-        assert_eq!(outgoing(&Headers::new()).unwrap(), None);
-    }
-
-    #[test]
-    fn a_line_break_in_a_header_is_refused() {
-        assert!(outgoing(&vec![("A".into(), "1\r\nB: 2".into())]).is_err());
-        assert!(outgoing(&vec![("A b".into(), "1".into())]).is_err());
-    }
-
-    #[test]
-    fn a_stored_block_that_async_nats_would_refuse_is_readable() {
-        let headers = from_block(b"NATS/1.0\r\nMy Key: caf\xe9\r\nnonsense\r\n\r\n");
-        assert_eq!(headers, vec![("My Key".into(), "caf\u{fffd}".into())]);
+    fn a_block_of_any_kind_is_read_and_can_be_sent_again() {
+        let block =
+            b"NATS/1.0\r\nMy Key: caf\xe9\r\nnonsense\r\n: x\r\nA\xff: 1\r\nB\nC: 1\r\nD: 1\nMqtt-Retain: 9\r\n\
+            Nats-Stream-Source: S 1 \x0c >\r\nE: \0\r\n\r\n";
+        let headers = from_block(block);
+        let want: Vec<(ByteString, ByteString)> = vec![
+            ("My Key".into(), "caf\u{fffd}".into()),
+            ("D".into(), "1\u{fffd}Mqtt-Retain: 9".into()),
+            ("Nats-Stream-Source".into(), "S 1 \u{c} >".into()),
+            ("E".into(), "\0".into()),
+        ];
+        assert_eq!(headers, want);
+        let publish = nats_wire::Publish { subject: b"a", reply: None, headers: &headers, payload: 0 };
+        publish.check().unwrap();
     }
 }

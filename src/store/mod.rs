@@ -15,7 +15,7 @@
 //! - `reply_key`: what tokens of replies are made with; `keys`: what sidecars share and nobody else is to know
 //! - `core`: plain NATS
 //!
-//! async-nats appears nowhere above this module. What a subject, a header or a key means is `proto-map`'s.
+//! The links themselves are `crate::nats`. What a subject, a header or a key means is `proto-map`'s.
 
 mod ack;
 mod api;
@@ -50,7 +50,6 @@ mod time;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use proto_map::StreamSpec;
 use tokio::sync::watch;
 
@@ -88,6 +87,8 @@ pub use self::share::{
     Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
 };
 pub(crate) use self::time::rfc3339;
+use crate::nats::Outbound;
+pub use crate::nats::{LinkCounts, SkipReason};
 
 pub use self::streams::{FoundStream, Streams};
 
@@ -136,12 +137,10 @@ impl Store {
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
         let horizons = Horizons::default();
-        let api_link = connector.link(role("api", false, QUEUE, READER_QUEUE), connect_timeout).await?;
-        let api = Api { link: api_link, horizons: horizons.clone() };
-        let tail = connector.link(role("tail", false, QUEUE, READER_QUEUE), connect_timeout).await?;
-
-        let state_link = connector.link(role("state", false, QUEUE, READER_QUEUE), connect_timeout).await?;
-        let state = Api { link: state_link, horizons: horizons.clone() };
+        let link = async |name| connector.link(role(name, false, QUEUE, READER_QUEUE), connect_timeout).await;
+        let api = Api { link: link("api").await?, horizons: horizons.clone() };
+        let tail = link("tail").await?;
+        let state = Api { link: link("state").await?, horizons: horizons.clone() };
 
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
@@ -215,6 +214,11 @@ impl Store {
     /// The server's time.
     pub fn clock(&self) -> &ServerClock {
         &self.core_link.clock
+    }
+
+    /// What became of messages that nobody saw.
+    pub fn link_counts(&self) -> &LinkCounts {
+        self.core_link.client.counts()
     }
 
     /// Stores messages.
@@ -334,14 +338,15 @@ async fn is_replicated(api: &Api, streams: &[String]) -> bool {
 /// server has dealt with everything that the asker sent before. (A subject that nobody listens to would do, if nobody
 /// listened to `>`.)
 async fn serve_echo(link: &Link, subject: String) -> Result<(), OpenError> {
-    let mut requests =
-        link.client.subscribe(subject).await.map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
+    let requests = link.client.subscribe(&subject, link.queue_limits());
+    let mut requests = requests.map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
     let client = link.client.clone();
     tokio::spawn(async move {
         while let Some(request) = requests.next().await {
             // Who asked has left, or asks again.
-            if let Some(reply) = request.reply {
-                let _ = client.publish(reply, Bytes::new()).await;
+            if let Some(subject) = request.reply() {
+                let nothing = Bytes::new();
+                let _ = client.publish(&Outbound { subject, reply: None, headers: &[], payload: &nothing }).await;
             }
         }
     });

@@ -3,12 +3,12 @@
 
 use std::fmt;
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::connection::Link;
-use super::error::{OpenError, PutError};
-use super::headers;
+use super::error::OpenError;
+use crate::nats::{Outbound, PublishError};
 
 /// The last token of what is tried.
 const TRIED: &str = "nats-mqtt-check";
@@ -35,17 +35,18 @@ impl Needs {
     }
 
     /// Tries them. What is refused is known when the server has answered something else on this connection.
-    pub(super) async fn try_all(&self, link: &Link) -> Result<(), PutError> {
+    pub(super) async fn try_all(&self, link: &Link) -> Result<(), PublishError> {
         // No stream of this name stores it.
-        let mut nowhere = HeaderMap::new();
-        headers::push(&mut nowhere, "Nats-Expected-Stream", TRIED)?;
+        let nowhere = [(ByteString::from_static("Nats-Expected-Stream"), ByteString::from_static(TRIED))];
         let one_of = |subjects: &str| subjects.replace('>', TRIED);
         // What asks JetStream is tried by asking it.
         for subjects in self.publish.iter().filter(|subjects| *subjects != API) {
-            let _ = link.client.publish_with_headers(one_of(subjects), nowhere.clone(), Bytes::new()).await;
+            let (subject, payload) = (one_of(subjects), Bytes::new());
+            let message = Outbound { headers: &nowhere, ..Outbound::plain(&subject, &payload) };
+            let _ = link.client.publish(&message).await;
         }
         for subjects in &self.subscribe {
-            drop(link.client.subscribe(one_of(subjects)).await);
+            drop(link.client.subscribe(&one_of(subjects), link.queue_limits())?);
         }
         Ok(())
     }

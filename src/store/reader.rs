@@ -2,29 +2,25 @@
 //! anew whenever it cannot be trusted.
 //!
 //! `tail`, `scan` and `retained` are its users. It never runs by itself: whoever calls [`Reader::next`] paces it, and what
-//! is under way between the server and us is bounded by [`Pace`]. It works on raw requests, because async-nats does not read
-//! the second form of `$JS.ACK` subjects.
+//! is under way between the server and us is bounded by [`Pace`].
 //!
 //! **Invariant:** what [`Reader::next`] gives is ascending, and each sequence is given at most once. A sequence that is left
 //! out was not in the stream any more.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use async_nats::{Message, Subscriber};
-use futures_util::Stream;
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::ack::parse_delivery;
+use super::ack::parse_delivery_bytes;
 use super::api::{Api, ApiFailure, Deliver, STREAM_NOT_FOUND};
 use super::connection::{Link, LinkState};
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
 use super::horizon::Horizon;
+use crate::nats::{Message, Outbound, Subscriber};
 
 /// The server says so often that a pull is alive, and it is taken for dead after so long without a word.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -37,9 +33,6 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Why a stream cannot be read is said so often.
 const WARN_EVERY: Duration = Duration::from_secs(5);
-/// After so many lost connections at the same sequence the message there is fetched by itself: async-nats drops the
-/// connection on a header that is not UTF-8, and would for ever.
-const LOST_AT_SAME_MAX: u32 = 2;
 
 /// How much may be under way between the server and us.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +112,6 @@ pub(crate) struct Reader {
     horizon: Arc<Horizon>,
     retry: Duration,
     warned: Option<Instant>,
-    lost_at: (u64, u32),
     messages: Vec<Message>,
 }
 
@@ -146,7 +138,6 @@ impl Reader {
             created: None,
             retry: RETRY_MIN,
             warned: None,
-            lost_at: (0, 0),
             messages: Vec::new(),
         }
     }
@@ -185,7 +176,7 @@ impl Reader {
     pub(crate) async fn next(&mut self, out: &mut Vec<LogEntry>, max: usize) -> Result<Progress, Unavailable> {
         loop {
             if self.consumer.is_none()
-                && let Some(progress) = self.open(out).await?
+                && let Some(progress) = self.open().await?
             {
                 return Ok(progress);
             }
@@ -218,8 +209,8 @@ impl Reader {
     }
 
     /// Makes a consumer. `Some` when the caller must know something first.
-    async fn open(&mut self, out: &mut Vec<LogEntry>) -> Result<Option<Progress>, Unavailable> {
-        let opened = self.try_open(out).await;
+    async fn open(&mut self) -> Result<Option<Progress>, Unavailable> {
+        let opened = self.try_open().await;
         match opened {
             Ok(progress) => {
                 self.retry = RETRY_MIN;
@@ -238,14 +229,9 @@ impl Reader {
         }
     }
 
-    async fn try_open(&mut self, out: &mut Vec<LogEntry>) -> Result<Option<Progress>, ApiFailure> {
+    async fn try_open(&mut self) -> Result<Option<Progress>, ApiFailure> {
         let stream = Arc::clone(&self.source.stream);
         let info = self.api.stream_info(&stream).await?;
-        if self.lost_at.1 >= LOST_AT_SAME_MAX && !self.source.last_per_subject {
-            self.lost_at = (0, 0);
-            self.fetch_one(out).await?;
-            return Ok((!out.is_empty()).then_some(Progress::Read));
-        }
         let restarted = self.restarted(&info.created, info.state.last_seq);
         self.created = Some(info.created);
         if let Some(next) = restarted {
@@ -259,12 +245,8 @@ impl Reader {
         let name = format!("nmq-{}-{:016x}", self.source.purpose, rand::random::<u64>());
         let inbox = self.link.client.new_inbox();
         let epoch = self.state.borrow_and_update().epoch;
-        let subscriber = self
-            .link
-            .client
-            .subscribe(format!("{inbox}.*"))
-            .await
-            .map_err(|error| ApiFailure::Other(error.to_string()))?;
+        let subscriber = self.link.client.subscribe(&format!("{inbox}.*"), self.link.queue_limits());
+        let subscriber = subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?;
         let filter = self.filter.as_deref();
         let consumer = self.api.create_reader(&stream, &name, deliver, filter, self.headers_only, INACTIVE).await?;
         self.consumer = Some(Consumer {
@@ -316,7 +298,9 @@ impl Reader {
             // Time that the caller took is not the server's.
             consumer.heard = Instant::now();
         }
-        if self.link.client.publish_with_reply(subject, reply, body.into()).await.is_ok() {
+        let body = Bytes::from(body);
+        let request = Outbound { reply: Some(reply.as_bytes()), ..Outbound::plain(&subject, &body) };
+        if self.link.client.publish(&request).await.is_ok() {
             consumer.outstanding += batch;
         }
     }
@@ -330,18 +314,13 @@ impl Reader {
         let lost = self.state.wait_for(|state| !state.connected || state.epoch != epoch);
         let why = tokio::select! {
             biased;
-            // Without the runtime's budget, which would end every batch at 128.
-            alive = tokio::task::unconstrained(receive(&mut consumer.subscriber, &mut self.messages, max)) => {
+            alive = consumer.subscriber.receive(&mut self.messages, max) => {
                 consumer.heard = Instant::now();
                 if alive { return } else { "the connection is closed" }
             }
             _ = lost => "the connection was lost",
             () = tokio::time::sleep_until(deadline) => "the server is silent",
         };
-        if why == "the connection was lost" {
-            let position = self.position;
-            self.lost_at = if self.lost_at.0 == position { (position, self.lost_at.1 + 1) } else { (position, 1) };
-        }
         self.renew(why).await;
     }
 
@@ -363,10 +342,10 @@ impl Reader {
 
     fn take(&mut self, message: Message, out: &mut Vec<LogEntry>) -> Step {
         let Some(consumer) = &mut self.consumer else { return Step::Continue };
-        if let Some(status) = headers::status(&message) {
+        if let Some(status) = message.status() {
             return consumer.take_status(status, &message);
         }
-        let Some(delivery) = message.reply.as_deref().and_then(parse_delivery) else { return Step::Continue };
+        let Some(delivery) = message.reply().and_then(parse_delivery_bytes) else { return Step::Continue };
         if delivery.consumer_sequence != consumer.sequence + 1 {
             return Step::Renew("a message is missing");
         }
@@ -377,20 +356,8 @@ impl Reader {
             return Step::Continue;
         }
         self.position = delivery.stream_sequence + 1;
-        out.push(LogEntry::of_message(message, &self.source.prefix, delivery));
+        out.extend(LogEntry::of_message(&message, &self.source.prefix, delivery, self.link.client.counts()));
         Step::Continue
-    }
-
-    /// Reads the message at the position through the API, which gives any bytes.
-    async fn fetch_one(&mut self, out: &mut Vec<LogEntry>) -> Result<(), ApiFailure> {
-        let stored = self.api.message_from(&self.source.stream, self.position).await?;
-        let Some(entry) = stored.and_then(|stored| LogEntry::of_stored(stored, &self.source.prefix)) else {
-            return Ok(());
-        };
-        tracing::warn!(stream = %self.source.stream, sequence = entry.sequence, "message read by itself, its headers may be malformed");
-        self.position = entry.sequence + 1;
-        out.push(entry);
-        Ok(())
     }
 }
 
@@ -409,7 +376,7 @@ impl Drop for Reader {
 impl Consumer {
     /// A message that the server made: a heartbeat, or the end of a pull.
     fn take_status(&mut self, status: u16, message: &Message) -> Step {
-        let number = |name| headers::number(message.headers.as_ref(), name);
+        let number = |name| headers::number(message, name);
         match status {
             100 => {
                 // What the server has sent before it must have arrived before it.
@@ -419,7 +386,7 @@ impl Consumer {
             // The pull has expired, or its bytes are used up.
             408 => self.end_pull(number("Nats-Pending-Messages")),
             409 => {
-                let text = message.description.as_deref().unwrap_or_default().to_ascii_lowercase();
+                let text = headers::description(message);
                 if text.contains("consumer deleted") || text.contains("leadership change") || text.contains("shutdown")
                 {
                     return Step::Renew("the server has closed the consumer");
@@ -437,24 +404,4 @@ impl Consumer {
         self.outstanding = self.outstanding.saturating_sub(unfilled);
         Step::Continue
     }
-}
-
-/// Waits for messages and takes as many as there are, up to `max`; `false` when there can be no more.
-pub(super) async fn receive(subscriber: &mut Subscriber, messages: &mut Vec<Message>, max: usize) -> bool {
-    poll_fn(|cx| {
-        loop {
-            match Pin::new(&mut *subscriber).poll_next(cx) {
-                Poll::Ready(Some(message)) => {
-                    messages.push(message);
-                    if messages.len() >= max {
-                        return Poll::Ready(true);
-                    }
-                }
-                Poll::Ready(None) => return Poll::Ready(!messages.is_empty()),
-                Poll::Pending if messages.is_empty() => return Poll::Pending,
-                Poll::Pending => return Poll::Ready(true),
-            }
-        }
-    })
-    .await
 }

@@ -7,10 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Message, Request, Subscriber};
 use bytes::Bytes;
 use bytestring::ByteString;
-use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -23,8 +21,8 @@ use super::core::{CoreNats, CoreSink, Seals};
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
-use super::reader::receive;
 use super::time::rfc3339_ms;
+use crate::nats::{LinkCounts, Message, Outbound, Subscriber};
 
 /// JetStream error: no such consumer.
 const CONSUMER_NOT_FOUND: u32 = 10014;
@@ -51,8 +49,6 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const PULL_BYTES: usize = 4 << 20;
 /// Messages that are taken from the socket at once.
 const BATCH: usize = 512;
-/// Messages that the server makes itself and that can be on their way at once: a request has ended, a heartbeat.
-const STATUSES_MAX: usize = 16;
 /// How long messages may take that were on their way when nobody wants any more.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -284,7 +280,8 @@ impl Shares {
             ShareAnswer::Working => b"+WPI",
         };
         // What is lost with the connection is answered by the consumer's time.
-        let _ = self.link.client.publish(headers::subject(ack), Bytes::from_static(payload)).await;
+        let payload = Bytes::from_static(payload);
+        let _ = self.link.client.publish(&Outbound::plain(&ack, &payload)).await;
     }
 
     /// Says that a message is done with, and waits until its consumer knows. One that is gone needs not know.
@@ -292,8 +289,8 @@ impl Shares {
     /// # Errors
     /// The consumer may not know.
     pub async fn confirm(&self, ack: &ByteString) -> Result<(), Unavailable> {
-        let request = Request::new().payload(Bytes::from_static(b"+ACK")).timeout(Some(CONFIRM_WITHIN));
-        let confirmed = self.api.unless_lost(self.api.request(headers::subject(ack.clone()), request)).await;
+        let done = Bytes::from_static(b"+ACK");
+        let confirmed = self.api.request(Outbound::plain(ack, &done), CONFIRM_WITHIN).await;
         let (Err(failure), Some(place)) = (confirmed, parse_place(ack)) else { return Ok(()) };
         match self.api.consumer_info(place.stream, place.consumer).await {
             Err(failure) if GONE.contains(&failure.code()) => Ok(()),
@@ -305,9 +302,7 @@ impl Shares {
 
     /// Waits until what was said has left.
     pub async fn flush(&self) {
-        if self.link.is_connected() {
-            let _ = tokio::time::timeout(CLOSE_WITHIN, self.link.client.flush()).await;
-        }
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.link.client.flush()).await;
     }
 
     /// Begins to listen to a consumer; nothing is asked for yet.
@@ -373,8 +368,6 @@ struct Live {
     epoch: u64,
     /// Messages asked for and not yet come.
     asked: usize,
-    /// Messages that have come, of the server's own making too.
-    received: u64,
     pulls: u64,
     heard: Instant,
 }
@@ -400,7 +393,9 @@ impl SharePull {
         if live.asked == 0 {
             live.heard = Instant::now();
         }
-        if self.link.client.publish_with_reply(subject, reply, body.into()).await.is_ok() {
+        let body = Bytes::from(body);
+        let request = Outbound { reply: Some(reply.as_bytes()), ..Outbound::plain(&subject, &body) };
+        if self.link.client.publish(&request).await.is_ok() {
             live.asked += count;
         }
     }
@@ -416,7 +411,7 @@ impl SharePull {
         let lost = self.state.wait_for(|state| !state.connected || state.epoch != epoch);
         let is_alive = tokio::select! {
             biased;
-            alive = tokio::task::unconstrained(receive(&mut live.subscriber, &mut self.messages, BATCH)) => alive,
+            alive = live.subscriber.receive(&mut self.messages, BATCH) => alive,
             _ = lost => false,
             () = until(silent_at) => {
                 tracing::info!(consumer = &*self.consumer, "the server is silent; asking again");
@@ -428,14 +423,13 @@ impl SharePull {
             return Heard::Entries;
         }
         live.heard = Instant::now();
-        live.received += self.messages.len() as u64;
         let mut heard = Heard::Entries;
         for message in self.messages.drain(..) {
-            if let Some(status) = headers::status(&message) {
+            if let Some(status) = message.status() {
                 if live.is_gone(status, &message) {
                     heard = Heard::Gone;
                 }
-            } else if let Some(entry) = entry(message, &self.log.prefix) {
+            } else if let Some(entry) = entry(&message, &self.log.prefix, self.link.client.counts()) {
                 live.asked = live.asked.saturating_sub(1);
                 out.push(entry);
             }
@@ -451,10 +445,9 @@ impl SharePull {
         // The sender lives as long as the link.
         let Ok(epoch) = connected else { return std::future::pending().await };
         let inbox = self.link.client.new_inbox();
-        match self.link.client.subscribe(format!("{inbox}.*")).await {
+        match self.link.client.subscribe(&format!("{inbox}.*"), self.link.queue_limits()) {
             Ok(subscriber) => {
-                self.live =
-                    Some(Live { inbox, subscriber, epoch, asked: 0, received: 0, pulls: 0, heard: Instant::now() });
+                self.live = Some(Live { inbox, subscriber, epoch, asked: 0, pulls: 0, heard: Instant::now() });
             }
             Err(error) => {
                 tracing::warn!(%error, "messages of a shared subscription cannot be asked for");
@@ -466,51 +459,25 @@ impl SharePull {
     /// Asks for no more. Returns what was on its way; none of it is lost. When this returns, nothing that is answered comes
     /// to us again.
     pub async fn close(mut self) -> Vec<ShareEntry> {
-        let (Some(mut live), mut rest) = (self.live.take(), Vec::new()) else { return Vec::new() };
-        if live.asked > 0 {
-            let ended = tokio::time::timeout(CLOSE_WITHIN, live.end(&self.link, &self.log.prefix, &mut rest)).await;
-            if ended.is_err() {
-                tracing::debug!(consumer = &*self.consumer, "messages that were on their way come again later");
-            }
+        let Some(live) = self.live.take() else { return Vec::new() };
+        // What was taken from the queue by a wait that was cancelled is none: a wait takes all or nothing.
+        let mut rest = Vec::new();
+        if tokio::time::timeout(CLOSE_WITHIN, live.subscriber.drain(&mut rest)).await.is_err() {
+            tracing::debug!(consumer = &*self.consumer, "messages that were on their way come again later");
         }
-        let _ = live.subscriber.unsubscribe().await;
-        rest
+        rest.iter().filter_map(|message| entry(message, &self.log.prefix, self.link.client.counts())).collect()
     }
 }
 
 impl Live {
-    /// Ends the subscription, and takes what comes before its end.
-    ///
-    /// A subscription whose end is asked for is forgotten by the client at once, with all that is on its way. One that ends
-    /// after so many messages is kept until they have come, here and on the server. So it ends after more messages than can
-    /// be on their way, and what is missing comes from us.
-    async fn end(&mut self, link: &Link, prefix: &str, out: &mut Vec<ShareEntry>) {
-        let padding = self.asked + STATUSES_MAX;
-        if self.subscriber.unsubscribe_after(self.received + padding as u64).await.is_err() {
-            return;
-        }
-        let pad = async {
-            for _ in 0..padding {
-                let _ = link.client.publish(format!("{}.end", self.inbox), Bytes::new()).await;
-            }
-        };
-        let take = async {
-            while let Some(message) = self.subscriber.next().await {
-                out.extend(entry(message, prefix));
-            }
-        };
-        tokio::join!(pad, take);
-    }
-
     /// Takes a message that the server made. Whether it says that there is no consumer.
     fn is_gone(&mut self, status: u16, message: &Message) -> bool {
         match status {
             404 | 408 | 409 => {
-                let text = message.description.as_deref().unwrap_or_default().to_ascii_lowercase();
-                if text.contains("consumer deleted") {
+                if headers::description(message).contains("consumer deleted") {
                     return true;
                 }
-                let unfilled = headers::number(message.headers.as_ref(), "Nats-Pending-Messages");
+                let unfilled = headers::number(message, "Nats-Pending-Messages");
                 let unfilled = unfilled.and_then(|count| usize::try_from(count).ok()).unwrap_or(self.asked);
                 self.asked = self.asked.saturating_sub(unfilled);
                 false
@@ -521,14 +488,14 @@ impl Live {
     }
 }
 
-fn entry(mut message: Message, prefix: &str) -> Option<ShareEntry> {
-    if headers::status(&message).is_some() {
+fn entry(message: &Message, prefix: &str, counts: &LinkCounts) -> Option<ShareEntry> {
+    if message.status().is_some() {
         return None;
     }
-    let ack = message.reply.take()?;
+    let ack = ByteString::try_from(message.reply_bytes()?).ok()?;
     let delivery = parse_delivery(&ack)?;
     let is_again = delivery.count > 1;
-    Some(ShareEntry { entry: LogEntry::of_message(message, prefix, delivery), ack: headers::text(ack), is_again })
+    Some(ShareEntry { entry: LogEntry::of_message(message, prefix, delivery, counts)?, ack, is_again })
 }
 
 async fn until(at: Option<Instant>) {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::api::{Api, ApiFailure, StreamState};
+use super::api::{Api, StreamState};
 use super::error::Unavailable;
 use super::time::rfc3339_ms;
+use crate::nats::{PublishError, Subscriber};
 
 /// Streams are looked at this often, also when nobody said that something changed: an advisory can be lost.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -126,7 +126,8 @@ impl FoundStream {
 async fn notice(api: Api, tx: watch::Sender<u64>) {
     let mut link = api.link.state.clone();
     loop {
-        match advisories(&api).await {
+        let mut several = Vec::new();
+        match advisories(&api) {
             Ok(mut advisories) => loop {
                 let wait = tokio::time::timeout_at(Instant::now() + LOOK_EVERY, advisories.next());
                 tokio::select! {
@@ -139,7 +140,8 @@ async fn notice(api: Api, tx: watch::Sender<u64>) {
                     _ = link.changed() => {}
                 }
                 tokio::time::sleep(SETTLE).await;
-                while futures_util::FutureExt::now_or_never(advisories.next()).flatten().is_some() {}
+                advisories.receive_now(&mut several, usize::MAX);
+                several.clear();
                 tx.send_modify(|count| *count += 1);
             },
             Err(failure) => tracing::warn!(%failure, "changes of streams cannot be followed"),
@@ -151,12 +153,7 @@ async fn notice(api: Api, tx: watch::Sender<u64>) {
     }
 }
 
-async fn advisories(api: &Api) -> Result<impl futures_util::Stream<Item = async_nats::Message> + Unpin, ApiFailure> {
-    let mut all = Vec::new();
-    for what in ADVISORIES {
-        let subject = format!("$JS.EVENT.ADVISORY.STREAM.{what}.>");
-        let subscriber = api.link.client.subscribe(subject).await;
-        all.push(subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?);
-    }
-    Ok(futures_util::stream::select_all(all))
+fn advisories(api: &Api) -> Result<Subscriber, PublishError> {
+    let subjects = ADVISORIES.map(|what| format!("$JS.EVENT.ADVISORY.STREAM.{what}.>"));
+    api.link.client.subscribe_all(&subjects.each_ref().map(String::as_str), api.link.queue_limits())
 }

@@ -33,7 +33,7 @@ pub(crate) use message::{Message, msg, shown};
 pub(crate) use mqtt::{Client, Ended};
 pub(crate) use nats::{NatsServer, Watch, js_api, nats_server_program, settle, stored, stream_info};
 pub(crate) use process::{Finished, run};
-pub(crate) use sidecar::{PROGRAM, Sidecar, SidecarBuilder};
+pub(crate) use sidecar::{PROGRAM, Sidecar, SidecarBuilder, http_get};
 pub(crate) use socket::{Socket, hex};
 pub(crate) use world::World;
 

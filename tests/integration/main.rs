@@ -26,6 +26,7 @@ mod endings;
 mod events;
 mod forged;
 mod ingest;
+mod nats_links;
 mod nats_server_mqtt;
 mod operations;
 mod outage;

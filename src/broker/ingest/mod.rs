@@ -245,7 +245,7 @@ impl Ingest {
     fn put(&self, message: CoreMessage, place: OwnedSemaphorePermit) -> Option<Put> {
         let log = self.logs.owner_of(&message.subject);
         let response_topic = self.requests.response_topic_header(&message);
-        let (mut headers, ttl_s) = convert::ingested_headers(&message, &self.keys)?;
+        let (mut headers, ttl_s) = convert::ingested_headers(&message, &self.keys);
         let natural = proto_map::Subject::new(message.subject).ok()?;
         let subject = log.subject(&natural);
         let target = match &log.owner {

@@ -11,8 +11,7 @@ const PRESENT_WITHIN: Duration = Duration::from_secs(2);
 impl CoreNats {
     /// What subjects for answers begin with, without the dot.
     pub fn inbox_prefix(&self) -> String {
-        let inbox = self.link.client.new_inbox();
-        inbox.rsplit_once('.').map_or_else(|| inbox.clone(), |(prefix, _)| prefix.to_owned())
+        self.link.client.inbox_prefix().to_owned()
     }
 
     /// The name of this process, which no other has: the last token of its echo subject.

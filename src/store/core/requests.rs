@@ -5,21 +5,18 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Message, RequestErrorKind, client::Request};
 use bytes::Bytes;
 use bytestring::ByteString;
-use futures_util::StreamExt;
+use proto_map::Headers;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::{CoreNats, Dropped};
+use crate::nats::{Message, Outbound, RequestFailure};
 use crate::store::error::Unavailable;
-use crate::store::headers;
 
 /// Requests that one service works on at the same time; what comes then waits in the subscription's queue.
 const SERVED_MAX: usize = 256;
-/// How long the server may take to take note of a service.
-const NOTE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,11 +50,10 @@ impl CoreNats {
     /// # Errors
     /// See [`RequestError`].
     pub async fn request(&self, subject: &str, payload: Bytes, timeout: Duration) -> Result<Bytes, RequestError> {
-        let (headers, nonce) = self.seals.request(subject, &payload).map_err(Unavailable::new)?;
-        let request = Request::new().payload(payload).headers(headers).timeout(Some(timeout));
-        let answer = self.ask(subject, request).await?;
+        let (headers, nonce) = self.seals.request(subject, &payload);
+        let answer = self.ask(subject, &headers, payload, timeout).await?;
         if self.seals.is_answer(&answer, &nonce).await {
-            return Ok(answer.payload);
+            return Ok(answer.payload_bytes());
         }
         Err(Unavailable::new("the answer is no sidecar's").into())
     }
@@ -67,8 +63,7 @@ impl CoreNats {
     /// # Errors
     /// Why it was not sent.
     pub fn tell(&self, subject: &str, payload: Bytes) -> Result<(), Dropped> {
-        let (headers, _) = self.seals.request(subject, &payload).map_err(|_| Dropped::Invalid)?;
-        let headers = headers::incoming(Some(&headers)).unwrap_or_default();
+        let (headers, _) = self.seals.request(subject, &payload);
         self.publish(&ByteString::from(subject), None, &headers, payload)
     }
 
@@ -77,20 +72,22 @@ impl CoreNats {
     /// # Errors
     /// See [`RequestError`].
     pub(super) async fn hear_echo(&self, subject: &str, timeout: Duration) -> Result<(), RequestError> {
-        self.ask(subject, Request::new().payload(Bytes::new()).timeout(Some(timeout))).await.map(|_| ())
+        self.ask(subject, &Headers::new(), Bytes::new(), timeout).await.map(|_| ())
     }
 
-    async fn ask(&self, subject: &str, request: Request) -> Result<Message, RequestError> {
-        if !self.requests.is_connected() {
-            return Err(Unavailable::new("not connected").into());
-        }
-        match self.requests.client.send_request(subject.to_owned(), request).await {
+    async fn ask(
+        &self,
+        subject: &str,
+        headers: &Headers,
+        payload: Bytes,
+        timeout: Duration,
+    ) -> Result<Message, RequestError> {
+        let request = Outbound { headers, ..Outbound::plain(subject, &payload) };
+        match self.requests.client.request(request, timeout).await {
             Ok(answer) => Ok(answer),
-            Err(error) => Err(match error.kind() {
-                RequestErrorKind::NoResponders => RequestError::Nobody,
-                RequestErrorKind::TimedOut => RequestError::TimedOut,
-                _ => Unavailable::new(error).into(),
-            }),
+            Err(RequestFailure::NoResponders) => Err(RequestError::Nobody),
+            Err(RequestFailure::TimedOut) => Err(RequestError::TimedOut),
+            Err(failure) => Err(Unavailable::new(failure).into()),
         }
     }
 
@@ -105,13 +102,9 @@ impl CoreNats {
         Fut: Future<Output = Option<Bytes>> + Send + 'static,
     {
         let client = self.requests.client.clone();
-        let mut subscriber = client.subscribe(subject.to_owned()).await.map_err(Unavailable::new)?;
-        // Answered after all that came before on this connection, by whomever.
-        match self.hear_echo(&self.echo, NOTE_WITHIN).await {
-            Ok(_) | Err(RequestError::Nobody) => {}
-            Err(RequestError::TimedOut) => return Err(Unavailable::new("no answer in time")),
-            Err(RequestError::Unavailable(error)) => return Err(error),
-        }
+        let subscriber = client.subscribe(subject, self.requests.queue_limits());
+        let mut subscriber = subscriber.map_err(Unavailable::new)?;
+        client.flush().await.map_err(Unavailable::new)?;
         let (workers, seals, handler) = (Arc::new(Semaphore::new(SERVED_MAX)), self.seals.clone(), Arc::new(handler));
         let task = tokio::spawn(async move {
             while let Some(message) = subscriber.next().await {
@@ -119,11 +112,13 @@ impl CoreNats {
                 let (client, seals, handler) = (client.clone(), seals.clone(), Arc::clone(&handler));
                 tokio::spawn(async move {
                     let Some(asker) = seals.admit(&message).await else { return };
-                    let (reply, answer) = (message.reply, handler(message.payload));
-                    if let (Some(answer), Some(reply)) = (answer.await, reply)
-                        && let Err(error) =
-                            client.publish_with_headers(reply, seals.answer(&asker, &answer), answer).await
-                    {
+                    let (Some(answer), Some(subject)) = (handler(message.payload_bytes()).await, message.reply())
+                    else {
+                        return;
+                    };
+                    let headers = seals.answer(&asker, &answer);
+                    let answer = Outbound { subject, reply: None, headers: &headers, payload: &answer };
+                    if let Err(error) = client.publish(&answer).await {
                         tracing::warn!(%error, "an answer to another sidecar was not sent");
                     }
                     drop(permit);

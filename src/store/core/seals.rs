@@ -11,13 +11,12 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::{HeaderMap, Message};
 use bytestring::ByteString;
 use parking_lot::Mutex;
-use proto_map::{Judgement, SealedRequest, name};
+use proto_map::{Headers, Judgement, SealedRequest, name};
 
+use crate::nats::Message;
 use crate::store::clock::SERVERS_DIFFER_MS;
-use crate::store::error::PutError;
 use crate::store::keys::Keys;
 use crate::store::nodes::Nodes;
 
@@ -68,32 +67,32 @@ impl Seals {
     }
 
     /// Headers of a request, and its nonce.
-    pub(super) fn request(&self, subject: &str, payload: &[u8]) -> Result<(HeaderMap, ByteString), PutError> {
+    pub(super) fn request(&self, subject: &str, payload: &[u8]) -> (Headers, ByteString) {
         let keys = &self.shared.keys;
         let (nonce, now_ms) = (format!("{:032x}", rand::random::<u128>()), keys.now_ms());
         let seal = keys.ring().at(now_ms).seal_request(subject, now_ms, &nonce, payload);
-        Ok((header(&seal)?, nonce.into()))
+        (header(seal), nonce.into())
     }
 
     /// Headers of an answer.
-    pub(super) fn answer(&self, asker: &Asker, payload: &[u8]) -> HeaderMap {
+    pub(super) fn answer(&self, asker: &Asker, payload: &[u8]) -> Headers {
         let keys = &self.shared.keys;
         let seal = asker.0.as_ref().map(|nonce| keys.ring().at(keys.now_ms()).seal_answer(nonce, payload));
-        seal.and_then(|seal| header(&seal).ok()).unwrap_or_default()
+        seal.map(header).unwrap_or_default()
     }
 
     /// Whether an answer to the request with this nonce is a sidecar's.
     pub(super) async fn is_answer(&self, answer: &Message, nonce: &str) -> bool {
         let keys = &self.shared.keys;
-        let judgement = sealed(answer).map(|seal| keys.ring().judge_answer(seal, nonce, &answer.payload));
+        let judgement = sealed(answer).map(|seal| keys.ring().judge_answer(seal, nonce, answer.payload()));
         match judgement {
             Some(Judgement::Genuine(())) => true,
             Some(Judgement::UnknownKey) => {
                 keys.look_again();
                 false
             }
-            Some(Judgement::Forged) => self.is_not_genuine(&answer.subject),
-            None => self.has_peers_without().await || self.is_not_genuine(&answer.subject),
+            Some(Judgement::Forged) => self.is_not_genuine(answer.subject()),
+            None => self.has_peers_without().await || self.is_not_genuine(answer.subject()),
         }
     }
 
@@ -101,20 +100,22 @@ impl Seals {
     pub(super) async fn admit(&self, request: &Message) -> Option<Asker> {
         let keys = &self.shared.keys;
         let Some(seal) = sealed(request) else {
-            let is_believed = self.has_peers_without().await || self.is_not_genuine(&request.subject);
+            let is_believed = self.has_peers_without().await || self.is_not_genuine(request.subject());
             return is_believed.then_some(Asker(None));
         };
-        match keys.ring().judge_request(seal, &request.subject, &request.payload) {
+        // It has come to a subject of ours, so it is text.
+        let subject = std::str::from_utf8(request.subject()).unwrap_or_default();
+        match keys.ring().judge_request(seal, subject, request.payload()) {
             Judgement::Genuine(SealedRequest { at_ms, nonce }) => {
                 let is_new = self.shared.remembered.lock().is_new(at_ms, nonce, keys.now_ms());
-                (is_new || self.is_not_genuine(&request.subject)).then(|| Asker(Some(nonce.into())))
+                (is_new || self.is_not_genuine(request.subject())).then(|| Asker(Some(nonce.into())))
             }
             Judgement::UnknownKey => {
                 keys.look_again();
                 None
             }
             Judgement::Forged => {
-                self.is_not_genuine(&request.subject);
+                self.is_not_genuine(request.subject());
                 None
             }
         }
@@ -133,12 +134,12 @@ impl Seals {
     }
 
     /// Says so now and then; false.
-    fn is_not_genuine(&self, subject: &str) -> bool {
+    fn is_not_genuine(&self, subject: &[u8]) -> bool {
         let mut said = self.shared.said.lock();
         if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             *said = Some(Instant::now());
             tracing::warn!(
-                subject = subject.escape_debug().to_string(),
+                subject = subject.escape_ascii().to_string(),
                 "somebody who is no sidecar publishes on subjects of the sidecars, or does so again; others should be denied to"
             );
         }
@@ -174,13 +175,11 @@ impl Remembered {
 }
 
 fn sealed(message: &Message) -> Option<&str> {
-    message.headers.as_ref()?.get(name::MAC).map(|value| value.as_str())
+    std::str::from_utf8(message.headers()?.first(name::MAC)?).ok()
 }
 
-fn header(seal: &str) -> Result<HeaderMap, PutError> {
-    let mut map = HeaderMap::new();
-    crate::store::headers::push(&mut map, name::MAC, seal)?;
-    Ok(map)
+fn header(seal: impl Into<ByteString>) -> Headers {
+    vec![(ByteString::from_static(name::MAC), seal.into())]
 }
 
 #[cfg(test)]

@@ -1,146 +1,88 @@
-//! One task for any number of subscriptions.
-//!
-//! Each subscription has a waker of its own that puts it on a list; the task polls what is on the list, each until it has
-//! nothing more or has had its share. So an idle subscription costs nothing, and a busy one is drained in one go.
+//! From any number of subscriptions to one sink: one queue, one task.
 
-use std::collections::HashMap;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 
-use async_nats::{Client, Message, Subscriber};
-use futures_util::Stream;
+use bytestring::ByteString;
+use foldhash::{HashMap, HashMapExt};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{CoreMessage, CoreSink};
+use crate::nats::{Client, LinkCounts, Message, Queue, SkipReason, Subscription};
+use crate::store::connection::Link;
 use crate::store::headers;
 
-/// Messages of one subscription in one turn.
+/// Messages that are handed over before others on this thread have their turn.
 const SHARE: usize = 1_024;
 
-pub(super) enum Command {
-    Subscribe { subject: String, queue: Option<String>, id: u64 },
-    Unsubscribe { id: u64 },
-    Barrier { done: oneshot::Sender<()> },
+/// The subscriptions, by the ids that the broker gives them. The task ends when this is dropped.
+pub(super) struct Subscriptions {
+    queue: Arc<Queue>,
+    by_id: Mutex<HashMap<u64, Subscription>>,
 }
 
-/// Subscriptions that may have something.
-#[derive(Default)]
-struct Ready {
-    ids: Mutex<Vec<u64>>,
-    any: Notify,
-}
-
-/// Wakes one subscription.
-struct Slot {
-    id: u64,
-    listed: AtomicBool,
-    ready: Arc<Ready>,
-}
-
-impl Wake for Slot {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+impl Subscriptions {
+    pub(super) fn start(link: &Link, sink: Arc<dyn CoreSink>) -> Arc<Self> {
+        let queue = Queue::new(link.queue_limits());
+        tokio::spawn(hand_over(Arc::clone(&queue), link.client.counts().clone(), sink));
+        Arc::new(Self { queue, by_id: Mutex::new(HashMap::new()) })
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.listed.swap(true, Ordering::AcqRel) {
-            self.ready.ids.lock().push(self.id);
-            self.ready.any.notify_one();
+    pub(super) fn subscribe(&self, client: &Client, subject: &str, group: Option<&str>, id: u64) {
+        match client.subscribe_into(&self.queue, subject, group, id) {
+            Ok(subscription) => {
+                let before = self.by_id.lock().insert(id, subscription);
+                drop(before);
+            }
+            Err(error) => tracing::error!(subject, %error, "cannot subscribe"),
         }
     }
+
+    pub(super) fn unsubscribe(&self, id: u64) {
+        let subscription = self.by_id.lock().remove(&id);
+        drop(subscription);
+    }
 }
 
-struct Subscription {
-    subscriber: Subscriber,
-    slot: Arc<Slot>,
-    waker: Waker,
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
-pub(super) async fn run(client: Client, mut commands: mpsc::UnboundedReceiver<Command>, sink: Arc<dyn CoreSink>) {
-    let ready = Arc::new(Ready::default());
-    let mut subscriptions: HashMap<u64, Subscription> = HashMap::new();
-    let mut turn = Vec::new();
-    loop {
-        tokio::select! {
-            biased;
-            command = commands.recv() => match command {
-                None => return,
-                Some(command) => handle(command, &client, &ready, &mut subscriptions).await,
-            },
-            () = ready.any.notified() => {
-                std::mem::swap(&mut turn, &mut *ready.ids.lock());
-                let mut handed_over = false;
-                for id in turn.drain(..) {
-                    if let Some(subscription) = subscriptions.get_mut(&id) {
-                        handed_over |= subscription.drain(&*sink);
-                    }
-                }
-                if handed_over {
-                    sink.flush();
-                    // Others on this thread have waited.
-                    tokio::task::yield_now().await;
-                }
+/// Hands over what comes, until nothing more can come.
+async fn hand_over(queue: Arc<Queue>, counts: LinkCounts, sink: Arc<dyn CoreSink>) {
+    let mut messages = Vec::new();
+    while poll_fn(|cx| queue.poll_take(cx, SHARE, &mut |id, message| messages.push((id, message)))).await {
+        for (id, message) in messages.drain(..) {
+            if let Some(message) = converted(&message, &counts) {
+                sink.message(id, message);
             }
         }
+        sink.flush();
+        // Others on this thread have waited.
+        tokio::task::yield_now().await;
     }
 }
 
-async fn handle(command: Command, client: &Client, ready: &Arc<Ready>, subscriptions: &mut HashMap<u64, Subscription>) {
-    match command {
-        Command::Subscribe { subject, queue, id } => {
-            let result = match queue {
-                Some(queue) => client.queue_subscribe(subject.clone(), queue).await,
-                None => client.subscribe(subject.clone()).await,
-            };
-            match result {
-                Ok(subscriber) => {
-                    let slot = Arc::new(Slot { id, listed: AtomicBool::new(false), ready: Arc::clone(ready) });
-                    let waker = Waker::from(Arc::clone(&slot));
-                    // The first poll leaves the waker with the channel.
-                    waker.wake_by_ref();
-                    subscriptions.insert(id, Subscription { subscriber, slot, waker });
-                }
-                Err(error) => tracing::error!(%subject, %error, "cannot subscribe"),
-            }
+/// `None` when its subject is no text, so that no topic is meant; that is counted.
+fn converted(message: &Message, counts: &LinkCounts) -> Option<CoreMessage> {
+    let Ok(subject) = ByteString::try_from(message.subject_bytes()) else {
+        counts.skipped(SkipReason::Subject);
+        return None;
+    };
+    let reply = message.reply_bytes().and_then(|reply| {
+        let reply = ByteString::try_from(reply);
+        if reply.is_err() {
+            counts.skipped(SkipReason::Reply);
         }
-        Command::Unsubscribe { id } => {
-            if let Some(mut subscription) = subscriptions.remove(&id) {
-                let _ = subscription.subscriber.unsubscribe().await;
-            }
-        }
-        Command::Barrier { done } => {
-            let _ = done.send(());
-        }
-    }
-}
-
-impl Subscription {
-    /// Hands over what is there, up to its share; returns whether there was anything.
-    fn drain(&mut self, sink: &dyn CoreSink) -> bool {
-        // Before the poll: a message that comes during it lists the subscription again.
-        self.slot.listed.store(false, Ordering::Release);
-        let mut cx = Context::from_waker(&self.waker);
-        for count in 0..SHARE {
-            match Pin::new(&mut self.subscriber).poll_next(&mut cx) {
-                Poll::Ready(Some(message)) => sink.message(self.slot.id, converted(message)),
-                // The connection is closed; `Unsubscribe` will remove it.
-                Poll::Ready(None) | Poll::Pending => return count > 0,
-            }
-        }
-        self.waker.wake_by_ref();
-        true
-    }
-}
-
-fn converted(message: Message) -> CoreMessage {
-    CoreMessage {
-        status: headers::status(&message),
-        headers: headers::incoming(message.headers.as_ref()),
-        subject: headers::text(message.subject),
-        payload: message.payload,
-        reply: message.reply.map(headers::text),
-    }
+        reply.ok()
+    });
+    Some(CoreMessage {
+        status: message.status(),
+        headers: headers::incoming(message, counts),
+        subject,
+        payload: message.payload_bytes(),
+        reply,
+    })
 }

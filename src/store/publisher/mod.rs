@@ -18,14 +18,10 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::client::traits::Publisher as _;
-use async_nats::header::HeaderName;
-use async_nats::message::OutboundMessage;
-use async_nats::{Client, HeaderMap, PublishErrorKind, Subject};
 use bytes::Bytes;
 use bytestring::ByteString;
 use foldhash::fast::RandomState;
-use futures_util::FutureExt;
+use nats_wire::EncodeError;
 use parking_lot::Mutex;
 use proto_map::Headers;
 use proto_map::Names;
@@ -42,12 +38,10 @@ use super::error::PutError;
 use super::headers;
 use super::horizon::{Horizon, Horizons};
 use super::options::PublisherLimits;
+use crate::nats::{Client, Outbound, PublishError};
 
 /// How long the marker of a deleted retained message stays, so that readers that are a little behind see it, seconds.
 const DELETE_MARKER_TTL_S: u32 = 300;
-
-/// [`headers::WRITE_ID`] as async-nats wants it.
-const WRITE_NAME: HeaderName = HeaderName::from_static(headers::WRITE_ID);
 
 /// Lanes of the two streams that are ours; attached streams get the next ones.
 const LANE_LOG: usize = 0;
@@ -129,9 +123,8 @@ pub struct Publisher {
 }
 
 struct Pending {
-    /// Of the message in the stream, as it stands in its header.
-    id: u64,
-    subject: Subject,
+    subject: ByteString,
+    /// Its id stands first, so that nothing that a device sends stands before it.
     headers: Headers,
     payload: Bytes,
     guard: Option<Arc<dyn PutGuard>>,
@@ -148,11 +141,6 @@ struct Completion {
 }
 
 impl Pending {
-    fn message(&self, headers: HeaderMap, reply: Subject) -> OutboundMessage {
-        let (subject, payload) = (self.subject.clone(), self.payload.clone());
-        OutboundMessage { subject, payload, headers: Some(headers), reply: Some(reply) }
-    }
-
     /// What its sink is to be told; the permit goes.
     fn completed(self, result: Result<Stored, PutError>) -> Completion {
         Completion { sink: self.sink, token: self.token, result }
@@ -316,17 +304,10 @@ impl Shared {
             headers.push((ByteString::from_static("Nats-TTL"), ttl_s.to_string().into()));
         }
         let id = rand::random::<u64>();
-        let map = match message_headers(id, &headers, expected_last) {
-            Ok(map) => map,
-            Err(error) => {
-                self.state.lock().completions.push_back(Completion { sink, token, result: Err(error) });
-                self.attention.notify_one();
-                return;
-            }
-        };
+        // One small allocation a message; it is what tells a message that is stored from one that is lost.
+        headers.insert(0, (ByteString::from_static(headers::WRITE_ID), format!("{id:016x}").into()));
         let key = self.hasher.hash_one(subject.as_bytes());
-        let subject = headers::subject(subject);
-        let pending = Pending { id, subject, headers, payload, guard, sink, token, _permit: permit };
+        let pending = Pending { subject, headers, payload, guard, sink, token, _permit: permit };
         let entry = Entry { item: pending, subject: key, id, expected_last };
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -334,17 +315,15 @@ impl Shared {
             Err(lane) => lane,
             Ok(stream) => state.lane_of(&stream, &self.horizons),
         };
-        let number = state.lanes[lane].lane.push(entry, now);
-        if self.pump(&mut state, lane, now, Some((number, map))) {
+        state.lanes[lane].lane.push(entry, now);
+        if self.pump(&mut state, lane, now) {
             drop(state);
             self.attention.notify_one();
         }
     }
 
     /// Sends what the lane wants sent. Returns whether the worker has something to do about it.
-    ///
-    /// `ready` are the headers of a message that has just been made, so that they are not made twice.
-    fn pump(&self, state: &mut State, number: usize, now: Instant, mut ready: Option<(u64, HeaderMap)>) -> bool {
+    fn pump(&self, state: &mut State, number: usize, now: Instant) -> bool {
         let State { client, lanes, completions } = state;
         let Some(connection) = client.as_ref() else { return false };
         let Some(StreamLane { lane, stream, .. }) = lanes.get_mut(number) else { return false };
@@ -353,12 +332,8 @@ impl Shared {
         while let Some(step) = lane.next(now, is_wanted) {
             match step {
                 Step::Send { token, item, expected_last } => {
-                    let map = match ready.take() {
-                        Some((ready, map)) if ready == token.number => Ok(map),
-                        _ => message_headers(item.id, &item.headers, expected_last),
-                    };
                     let reply = reply_of(&self.tokens, number, Reply::Copy(token));
-                    match map.and_then(|map| hand_over(connection, item.message(map, reply))) {
+                    match hand_over(connection, item, expected_last, &reply) {
                         Ok(true) => {}
                         Ok(false) => {
                             lane.unsend(token, now);
@@ -373,7 +348,7 @@ impl Shared {
                 }
                 Step::Look { token, item, ask } => {
                     let reply = reply_of(&self.tokens, number, Reply::Ask(token));
-                    if !matches!(hand_over(connection, question(stream, &item.subject, ask, reply)), Ok(true)) {
+                    if !put_question(connection, stream, &item.subject, ask, &reply) {
                         lane.unask(token, now);
                         return true;
                     }
@@ -397,10 +372,10 @@ enum Reply {
 
 /// What it is, and a token: `<inbox>.<lane>.<number>.<attempt>.<token>`, and for a question
 /// `<inbox>.<lane>.ask.<subject>.<attempt>.<token>`.
-fn reply_of(tokens: &Tokens, lane: usize, reply: Reply) -> Subject {
+fn reply_of(tokens: &Tokens, lane: usize, reply: Reply) -> String {
     match reply {
-        Reply::Copy(Token { number, attempt }) => tokens.subject(&format!("{lane}.{number}.{attempt}")).into(),
-        Reply::Ask(AskToken { subject, attempt }) => tokens.subject(&format!("{lane}.ask.{subject}.{attempt}")).into(),
+        Reply::Copy(Token { number, attempt }) => tokens.subject(&format!("{lane}.{number}.{attempt}")),
+        Reply::Ask(AskToken { subject, attempt }) => tokens.subject(&format!("{lane}.ask.{subject}.{attempt}")),
     }
 }
 
@@ -418,49 +393,50 @@ fn parse_reply(rest: &str) -> Option<(usize, Reply)> {
     Some((lane.parse().ok()?, reply))
 }
 
-/// Asks a stream's leader about messages of a subject.
-fn question(stream: &str, subject: &Subject, ask: Ask, reply: Subject) -> OutboundMessage {
+/// Asks a stream's leader about messages of a subject; `false` when that was not handed over.
+fn put_question(connection: &Client, stream: &str, subject: &str, ask: Ask, reply: &str) -> bool {
     let body = match ask {
-        Ask::Last => json!({ "last_by_subj": subject.as_str() }),
-        Ask::From(sequence) => json!({ "seq": sequence, "next_by_subj": subject.as_str() }),
+        Ask::Last => json!({ "last_by_subj": subject }),
+        Ask::From(sequence) => json!({ "seq": sequence, "next_by_subj": subject }),
     };
-    let subject = Subject::from(question_subject(stream));
-    OutboundMessage { subject, payload: body.to_string().into(), headers: None, reply: Some(reply) }
+    let (subject, body) = (question_subject(stream), Bytes::from(body.to_string()));
+    let message = Outbound { reply: Some(reply.as_bytes()), ..Outbound::plain(&subject, &body) };
+    connection.try_publish(&message).is_ok()
 }
 
 fn question_subject(stream: &str) -> String {
     format!("$JS.API.STREAM.MSG.GET.{stream}")
 }
 
-/// Writes into the connection's queue; `false` when it has ended or has no room.
-///
-/// The queue has room for everything that may be under way, so this is ready at once, unless the connection is behind with
-/// repetitions; `unconstrained`, because a task that has used up its budget would be told to wait although there is room.
-fn hand_over(connection: &Client, message: OutboundMessage) -> Result<bool, PutError> {
-    match tokio::task::unconstrained(connection.publish_message(message)).now_or_never() {
-        Some(Ok(())) => Ok(true),
-        None => Ok(false),
-        Some(Err(error)) => match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => Err(PutError::TooLarge),
-            PublishErrorKind::InvalidSubject => Err(PutError::Invalid { what: "subject" }),
-            // The connection has ended; the worker is about to see that and to make a new one.
-            PublishErrorKind::Send => Ok(false),
-        },
+/// Hands a message to the connection; `false` when it has ended or has no room. There is room for everything that may be under
+/// way, unless the connection is behind with repetitions.
+fn hand_over(
+    connection: &Client,
+    pending: &Pending,
+    expected_last: Option<u64>,
+    reply: &str,
+) -> Result<bool, PutError> {
+    let fenced;
+    let headers = match expected_last {
+        None => &pending.headers,
+        Some(sequence) => {
+            let name = ByteString::from_static("Nats-Expected-Last-Subject-Sequence");
+            fenced = pending.headers.iter().cloned().chain([(name, sequence.to_string().into())]).collect::<Headers>();
+            &fenced
+        }
+    };
+    let (subject, payload) = (pending.subject.as_bytes(), &pending.payload);
+    match connection.try_publish(&Outbound { subject, reply: Some(reply.as_bytes()), headers, payload }) {
+        Ok(()) => Ok(true),
+        // When it has ended the worker is about to see that and to make a new one.
+        Err(PublishError::Full | PublishError::Disconnected) => Ok(false),
+        Err(PublishError::TooLarge) => Err(PutError::TooLarge),
+        Err(PublishError::Invalid(EncodeError::HeaderName)) => Err(PutError::Invalid { what: "header name" }),
+        Err(PublishError::Invalid(EncodeError::HeaderValue)) => Err(PutError::Invalid { what: "header value" }),
+        Err(PublishError::Invalid(EncodeError::Subject | EncodeError::ControlLineTooLong)) => {
+            Err(PutError::Invalid { what: "subject" })
+        }
     }
-}
-
-/// Headers of a message: its id first, so that nothing that a device sends stands before it. One small allocation a message
-/// for the id's text: it is what tells a message that is stored from one that is lost.
-fn message_headers(id: u64, own: &Headers, expected_last: Option<u64>) -> Result<HeaderMap, PutError> {
-    let mut map = HeaderMap::new();
-    map.insert(WRITE_NAME, format!("{id:016x}"));
-    for (name, value) in own {
-        headers::push(&mut map, name, value)?;
-    }
-    if let Some(sequence) = expected_last {
-        headers::push(&mut map, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string())?;
-    }
-    Ok(map)
 }
 
 impl State {

@@ -4,14 +4,9 @@
 //! before anything newer ([`super::super::connection::Epoch`]).
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_nats::{Message, Subscriber};
-use futures_util::{Stream, StreamExt as _};
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
@@ -19,6 +14,7 @@ use super::lane::{AskToken, Found, GaveUp, Lane, Resolved};
 use super::{
     Completion, LANE_RETAINED, Pending, Reply, Shared, Stored, StoredSink, StreamLane, parse_reply, question_subject,
 };
+use crate::nats::{Message, OnFull, QueueLimits};
 use crate::store::ack::{ApiError, parse_pub_ack};
 use crate::store::api::stored_message;
 use crate::store::api_errors::ApiErrors;
@@ -28,6 +24,9 @@ use crate::store::headers::{self, WRITE_ID};
 
 /// Acknowledgements that are handled before the sinks are flushed.
 const BATCH_MAX: usize = 512;
+/// Acknowledgements that wait to be read, beyond which the server has to wait.
+const ACKS_MAX: usize = 16_384;
+const ACK_BYTES_MAX: usize = 64 << 20;
 /// How often silence is looked for, and how soon a lane that pauses goes on.
 const TICK: Duration = Duration::from_millis(20);
 /// Pause between two attempts to connect.
@@ -69,7 +68,7 @@ pub(super) async fn run(shared: Arc<Shared>, connector: Connector, mut ended: on
         is_answered_by_anybody: false,
         // Whatever is under way fits, so `submit` need not wait.
         queue: shared.limits.in_flight_max * 2 + 64,
-        subscription_queue: shared.limits.in_flight_max * 2 + 64,
+        subscription_queue: ACKS_MAX,
     };
     let mut worker =
         Worker { shared, batch: Vec::with_capacity(BATCH_MAX), touched: Vec::new(), answered_at: Instant::now() };
@@ -78,8 +77,11 @@ pub(super) async fn run(shared: Arc<Shared>, connector: Connector, mut ended: on
             epoch = worker.connect(&connector, role) => epoch,
             _ = &mut ended => return,
         };
+        let client = epoch.client.clone();
         let outcome = worker.serve(epoch, &mut ended).await;
         worker.detach();
+        // The next one repeats what is unacknowledged; what this one has not written must not come behind that.
+        client.close();
         match outcome {
             Ended::Closed => return,
             Ended::Lost => {}
@@ -124,17 +126,21 @@ impl Worker {
 
     /// Uses a connection until it is lost.
     async fn serve(&mut self, mut epoch: Epoch, ended: &mut oneshot::Receiver<()>) -> Ended {
-        let Ok(mut acks) = epoch.client.subscribe(self.shared.tokens.subscription()).await else {
+        // An acknowledgement is never dropped: it would be a message sent again, or an order lost.
+        let limits = QueueLimits { of_each_max: ACKS_MAX, bytes_max: ACK_BYTES_MAX, on_full: OnFull::StopReading };
+        let Ok(mut acks) = epoch.client.subscribe(&self.shared.tokens.subscription(), limits) else {
             return Ended::Lost;
         };
-        let Ok(mut elections) = epoch.client.subscribe(format!("{ELECTED}*")).await else { return Ended::Lost };
+        // Nothing depends on them, so they hold nothing up.
+        let limits = QueueLimits { on_full: OnFull::Drop, ..limits };
+        let Ok(mut elections) = epoch.client.subscribe(&format!("{ELECTED}*"), limits) else { return Ended::Lost };
         self.attach(&epoch);
         self.settle();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                alive = tokio::task::unconstrained(receive(&mut acks, &mut self.batch)) => {
+                alive = acks.receive(&mut self.batch, BATCH_MAX) => {
                     let is_full = self.batch.len() >= BATCH_MAX;
                     self.take_answers();
                     self.settle();
@@ -148,7 +154,7 @@ impl Worker {
                 }
                 () = self.shared.attention.notified() => self.settle(),
                 Some(elected) = elections.next() => {
-                    self.elected(&elected.subject);
+                    self.elected(elected.subject());
                     self.settle();
                 }
                 Some(subject) = epoch.denied.recv() => {
@@ -164,7 +170,7 @@ impl Worker {
                 }
                 _ = epoch.lost.changed() => {
                     // Acknowledgements that have arrived count.
-                    while receive_now(&mut acks, &mut self.batch) {
+                    while acks.receive_now(&mut self.batch, BATCH_MAX) > 0 {
                         self.take_answers();
                     }
                     self.settle();
@@ -203,11 +209,11 @@ impl Worker {
     }
 
     /// A stream has a new leader.
-    fn elected(&self, subject: &str) {
-        let Some(stream) = subject.strip_prefix(ELECTED) else { return };
+    fn elected(&self, subject: &[u8]) {
+        let Some(stream) = subject.strip_prefix(ELECTED.as_bytes()) else { return };
         let now = Instant::now();
         let mut state = self.shared.state.lock();
-        state.lanes.iter_mut().filter(|lane| &*lane.stream == stream).for_each(|lane| lane.lane.elected(now));
+        state.lanes.iter_mut().filter(|lane| lane.stream.as_bytes() == stream).for_each(|lane| lane.lane.elected(now));
     }
 
     /// The server did not let us publish on this subject, and that is all it will say.
@@ -220,7 +226,7 @@ impl Worker {
                 tracing::warn!(%subject, "messages without an answer are sent again without looking for them");
                 lane.lane.is_not_answered();
             }
-            lane.lane.take_sent(|pending| pending.subject.as_str() == subject, now, &mut denied);
+            lane.lane.take_sent(|pending| pending.subject == subject, now, &mut denied);
         }
         let result = || Err(PutError::Rejected { code: 403, text: format!("not allowed to publish to {subject}") });
         let completions = denied.into_iter();
@@ -236,7 +242,9 @@ impl Worker {
         let mut state = self.shared.state.lock();
         let state = &mut *state;
         for message in &self.batch {
-            let Some((lane, reply)) = self.shared.tokens.read(&message.subject).and_then(parse_reply) else { continue };
+            let Some((lane, reply)) = self.shared.tokens.read(message.subject()).and_then(parse_reply) else {
+                continue;
+            };
             let Some(StreamLane { lane, stream, horizon, highest }) = state.lanes.get_mut(lane) else { continue };
             let token = match reply {
                 Reply::Copy(token) => token,
@@ -277,7 +285,7 @@ impl Worker {
             for lane in 0..state.lanes.len() {
                 state.lanes[lane].lane.give_up(now, limits.put_timeout, &mut given_up);
                 // What could not be sent stays in the lane; the next tick tries again.
-                self.shared.pump(&mut state, lane, now, None);
+                self.shared.pump(&mut state, lane, now);
                 // Whether JetStream is there is said by the streams that are ours.
                 let is_ours = lane <= LANE_RETAINED;
                 let lane = &state.lanes[lane].lane;
@@ -319,32 +327,6 @@ impl Worker {
     }
 }
 
-/// Waits for acknowledgements and takes as many as there are, up to a batch; `false` when the connection has ended.
-async fn receive(acks: &mut Subscriber, batch: &mut Vec<Message>) -> bool {
-    poll_fn(|cx| {
-        loop {
-            match Pin::new(&mut *acks).poll_next(cx) {
-                Poll::Ready(Some(message)) => {
-                    batch.push(message);
-                    if batch.len() >= BATCH_MAX {
-                        return Poll::Ready(true);
-                    }
-                }
-                Poll::Ready(None) => return Poll::Ready(false),
-                Poll::Pending if batch.is_empty() => return Poll::Pending,
-                Poll::Pending => return Poll::Ready(true),
-            }
-        }
-    })
-    .await
-}
-
-/// Takes acknowledgements that are there already; `false` when there are none.
-fn receive_now(acks: &mut Subscriber, batch: &mut Vec<Message>) -> bool {
-    use futures_util::FutureExt;
-    tokio::task::unconstrained(receive(acks, batch)).now_or_never().is_some() && !batch.is_empty()
-}
-
 /// Takes what the leader has answered about messages of a subject.
 fn take_found(
     lane: &mut Lane<Pending>,
@@ -353,8 +335,8 @@ fn take_found(
     now: Instant,
     completions: &mut VecDeque<Completion>,
 ) {
-    let is_refused = headers::status(message).is_some();
-    let found = match stored_message(&message.payload) {
+    let is_refused = message.status().is_some();
+    let found = match stored_message(message.payload()) {
         Ok(None) if !is_refused => Found::Nothing,
         Ok(Some(stored)) if !is_refused => {
             let id = stored
@@ -387,10 +369,10 @@ const fn is_plausible(sequence: u64, highest: u64) -> bool {
 
 /// What a message on our inbox says about a put to `stream`; `None` if nothing: a subscriber of the subject may have answered.
 fn answer(message: &Message, stream: &str, highest: u64, errors: &ApiErrors) -> Option<Answer> {
-    if let Some(status) = crate::store::headers::status(message) {
+    if let Some(status) = message.status() {
         return (status == 503).then_some(Answer::Refused);
     }
-    let ack = parse_pub_ack(&message.payload)?;
+    let ack = parse_pub_ack(message.payload())?;
     if ack.stream.as_deref().is_some_and(|acknowledged| acknowledged != stream) || !is_plausible(ack.seq, highest) {
         return None;
     }
@@ -437,7 +419,7 @@ mod tests {
         let ask = Reply::Ask(AskToken { subject: u64::MAX - 1, attempt: 4 });
         for (lane, reply) in [(0, copy), (12, ask)] {
             let subject = super::super::reply_of(&tokens, lane, reply);
-            assert_eq!(tokens.read(&subject).and_then(parse_reply), Some((lane, reply)));
+            assert_eq!(tokens.read(subject.as_bytes()).and_then(parse_reply), Some((lane, reply)));
         }
         for bad in ["", "1", "1.x", "1.2", "1.2.x", "1.2.3.4", "1.ask.2", "1.ask.2.3.4"] {
             assert_eq!(parse_reply(bad), None, "{bad}");

@@ -102,6 +102,13 @@ impl NatsServer {
         async_nats::connect(self.url()).await.expect("connect to nats-server")
     }
 
+    /// Where its monitor listens, for a server with `http: "127.0.0.1:-1"` in its configuration.
+    pub(crate) fn monitor(&self) -> String {
+        let log = std::fs::read_to_string(self.dir.path().join("nats.log")).expect("the log");
+        let said = log.lines().find_map(|line| line.split_once("Starting http monitor on "));
+        said.expect("a monitor").1.trim().to_owned()
+    }
+
     pub(crate) fn show_log(&self) {
         super::process::show_log("nats-server", &self.dir.path().join("nats.log"));
     }

@@ -208,17 +208,7 @@ impl Sidecar {
     }
 
     async fn try_get(&self, path: &str) -> Option<(u16, String)> {
-        let get = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.admin_port)).await.ok()?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            let (head, body) = answer.split_once("\r\n\r\n")?;
-            let status = head.split(' ').nth(1)?.parse().ok()?;
-            Some((status, body.to_owned()))
-        };
-        tokio::time::timeout(Duration::from_secs(5), get).await.ok().flatten()
+        http_get(&format!("127.0.0.1:{}", self.admin_port), path).await
     }
 
     /// The value of one line of `/metrics`, written as it stands there: `mqtt_connections`, or with all its labels
@@ -235,4 +225,19 @@ impl Sidecar {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
     }
+}
+
+/// GET: status and body. HTTP/1.0, so that the body comes as it is and not in chunks.
+pub(crate) async fn http_get(address: &str, path: &str) -> Option<(u16, String)> {
+    let get = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    };
+    tokio::time::timeout(Duration::from_secs(5), get).await.ok().flatten()
 }

@@ -153,7 +153,7 @@ async fn a_purge_or_a_deleted_consumer_does_not_stop_the_tail() {
     assert_eq!(sequences, (1..=30).collect::<Vec<u64>>());
 }
 
-/// async-nats ends the connection on headers that it cannot read; whoever publishes such a message must not stop the log.
+/// Whoever publishes such a message must not stop the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_with_headers_that_are_not_utf_8_does_not_stop_the_tail() {
     use std::io::{Read, Write};

@@ -1,0 +1,272 @@
+//! What others hold of a link.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use nats_wire::{Message, ServerInfo};
+use tokio::sync::{oneshot, watch};
+
+use super::counts::LinkCounts;
+use super::error::{PublishError, RequestFailure};
+use super::queue::{Queue, QueueLimits};
+use super::requests::new_inbox;
+use super::shared::{LinkState, Shared};
+use super::subscriber::Subscriber;
+use super::subscriptions::{Delivery, Entry, Subscription};
+
+/// How long a round trip may take.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(5);
+
+/// A message to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outbound<'a> {
+    pub(crate) subject: &'a [u8],
+    /// Where an answer is expected.
+    pub(crate) reply: Option<&'a [u8]>,
+    /// In this order.
+    pub(crate) headers: &'a [(ByteString, ByteString)],
+    pub(crate) payload: &'a Bytes,
+}
+
+impl<'a> Outbound<'a> {
+    /// Without headers, and nobody needs to answer.
+    pub(crate) fn plain(subject: &'a str, payload: &'a Bytes) -> Self {
+        Self { subject: subject.as_bytes(), reply: None, headers: &[], payload }
+    }
+}
+
+/// A link. The connection is closed when the last clone and the last subscription are dropped.
+#[derive(Clone)]
+pub(crate) struct Client {
+    shared: Arc<Shared>,
+    _held: Arc<Held>,
+}
+
+/// As long as there is one, somebody needs the link.
+struct Held(Arc<Shared>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.is_abandoned.store(true, Ordering::Release);
+        self.0.task.wake();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.shared.options.name)
+    }
+}
+
+impl Client {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { _held: Arc::new(Held(Arc::clone(&shared))), shared }
+    }
+
+    /// Whether there is a connection, and the how manieth.
+    pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Ends the link now: what waits is not written any more, and nothing more is taken.
+    pub(crate) fn close(&self) {
+        self.shared.outgoing.lock().close();
+        self.shared.is_closed.store(true, Ordering::Release);
+        self.shared.is_abandoned.store(true, Ordering::Release);
+        self.shared.task.wake();
+    }
+
+    /// What the server said of itself last.
+    pub(crate) fn server_info(&self) -> Arc<ServerInfo> {
+        Arc::clone(&self.shared.info.read())
+    }
+
+    /// Largest message that the server takes, header block included, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.shared.payload_max.load(Ordering::Relaxed)
+    }
+
+    /// Messages for us that this link dropped because too many waited.
+    pub(crate) fn overflows(&self) -> u64 {
+        self.shared.overflows.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn counts(&self) -> &LinkCounts {
+        &self.shared.options.counts
+    }
+
+    /// First tokens of inboxes.
+    pub(crate) fn inbox_prefix(&self) -> &str {
+        &self.shared.options.inbox_prefix
+    }
+
+    /// A subject for answers that nobody can guess.
+    pub(crate) fn new_inbox(&self) -> String {
+        new_inbox(self.inbox_prefix())
+    }
+
+    /// Hands a message over, or says at once why not.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub(crate) fn try_publish(&self, message: &Outbound<'_>) -> Result<(), PublishError> {
+        self.shared.outgoing.lock().publish(message, self.shared.options.queue_max)?;
+        self.shared.task.wake();
+        Ok(())
+    }
+
+    /// Hands a message over; waits while too much waits for the socket.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; never [`PublishError::Full`].
+    pub(crate) async fn publish(&self, message: &Outbound<'_>) -> Result<(), PublishError> {
+        loop {
+            match self.try_publish(message) {
+                Err(PublishError::Full) => {}
+                result => return result,
+            }
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            // From here on it hears of room, also of what was made since.
+            room.as_mut().enable();
+            match self.try_publish(message) {
+                Err(PublishError::Full) => room.await,
+                result => return result,
+            }
+        }
+    }
+
+    /// Subscribes; messages go to a queue that others may go to as well, with a tag that says where from. With `group`, one
+    /// member of that queue group gets each message. Without a connection the server hears of it when there is one.
+    ///
+    /// # Errors
+    /// The subject cannot be subscribed to.
+    pub(crate) fn subscribe_into(
+        &self,
+        queue: &Arc<Queue>,
+        subject: &str,
+        group: Option<&str>,
+        tag: u64,
+    ) -> Result<Subscription, PublishError> {
+        let sid = self.add(Entry::new(subject, group, tag, Delivery::Queue(Arc::clone(queue))))?;
+        Ok(Subscription::new(self.clone(), sid))
+    }
+
+    /// Subscribes to a subject, with a queue of its own.
+    ///
+    /// # Errors
+    /// The subject cannot be subscribed to.
+    pub(crate) fn subscribe(&self, subject: &str, limits: QueueLimits) -> Result<Subscriber, PublishError> {
+        self.subscribe_all(&[subject], limits)
+    }
+
+    /// Subscribes to several subjects, with a queue for all of them.
+    ///
+    /// # Errors
+    /// One of them cannot be subscribed to.
+    pub(crate) fn subscribe_all(&self, subjects: &[&str], limits: QueueLimits) -> Result<Subscriber, PublishError> {
+        let queue = Queue::new(limits);
+        let subscriptions = subjects.iter().map(|subject| self.subscribe_into(&queue, subject, None, 0));
+        let subscriptions = subscriptions.collect::<Result<_, _>>()?;
+        Ok(Subscriber::new(queue, subscriptions))
+    }
+
+    /// A round trip: when it returns, the server has dealt with everything that was handed over before, and what it sent
+    /// before has come.
+    ///
+    /// # Errors
+    /// There is no connection, it was lost, or the server does not answer.
+    pub(crate) async fn flush(&self) -> Result<(), RequestFailure> {
+        let (waits, pong) = oneshot::channel();
+        {
+            let mut outgoing = self.shared.outgoing.lock();
+            if !outgoing.is_open {
+                return Err(PublishError::Disconnected.into());
+            }
+            outgoing.ping(Some(waits));
+        }
+        self.shared.task.wake();
+        match tokio::time::timeout(ROUND_TRIP_MAX, pong).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(RequestFailure::Lost),
+            Err(_) => Err(RequestFailure::TimedOut),
+        }
+    }
+
+    /// Sends a message and waits for one answer. `message.reply` is not used.
+    ///
+    /// # Errors
+    /// See [`RequestFailure`].
+    pub(crate) async fn request(&self, message: Outbound<'_>, within: Duration) -> Result<Message, RequestFailure> {
+        self.listen_for_answers()?;
+        let mut asked = self.shared.requests.ask();
+        let reply = asked.reply.clone();
+        let answer = async {
+            self.publish(&Outbound { reply: Some(reply.as_bytes()), ..message }).await?;
+            (&mut asked.answer).await.map_err(|_| RequestFailure::Lost)
+        };
+        let answer = tokio::time::timeout(within, answer).await.unwrap_or(Err(RequestFailure::TimedOut))?;
+        if answer.payload().is_empty() && answer.status() == Some(503) {
+            return Err(RequestFailure::NoResponders);
+        }
+        Ok(answer)
+    }
+
+    /// Subscribes to the inbox of answers, the first time.
+    fn listen_for_answers(&self) -> Result<(), PublishError> {
+        if self.shared.answers_sid.load(Ordering::Acquire) > 0 {
+            return Ok(());
+        }
+        let sid = self.add(Entry::new(&self.shared.requests.subject(), None, 0, Delivery::Requests))?;
+        if self.shared.answers_sid.compare_exchange(0, sid, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // Somebody was faster.
+            self.unsubscribe(sid);
+        }
+        Ok(())
+    }
+
+    fn add(&self, entry: Arc<Entry>) -> Result<u64, PublishError> {
+        let sid = {
+            let mut outgoing = self.shared.outgoing.lock();
+            let mut table = self.shared.table.lock();
+            let sid = table.add(Arc::clone(&entry));
+            // Written also without a connection, to know that it can be; then it is gone with the next one.
+            if let Err(error) = outgoing.subscribe(&entry.subject, entry.group.as_deref(), sid) {
+                table.remove(sid);
+                return Err(error.into());
+            }
+            if !outgoing.is_open {
+                outgoing.close();
+            }
+            sid
+        };
+        self.shared.task.wake();
+        Ok(sid)
+    }
+
+    pub(super) fn stop(&self, sid: u64) {
+        let mut outgoing = self.shared.outgoing.lock();
+        if outgoing.is_open {
+            outgoing.unsubscribe(sid);
+            drop(outgoing);
+            self.shared.task.wake();
+        }
+    }
+
+    pub(super) fn unsubscribe(&self, sid: u64) {
+        {
+            let mut outgoing = self.shared.outgoing.lock();
+            if let Some(entry) = self.shared.table.lock().remove(sid) {
+                entry.end();
+                if outgoing.is_open {
+                    outgoing.unsubscribe(sid);
+                }
+            }
+        }
+        self.shared.task.wake();
+    }
+}

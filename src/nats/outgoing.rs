@@ -1,0 +1,186 @@
+//! What waits for the socket, encoded by whoever handed it over: the link's task only writes.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use nats_wire::{EncodeError, Publish, encode};
+use tokio::sync::oneshot;
+
+use super::client::Outbound;
+use super::error::PublishError;
+
+/// Bytes that wait for the socket, beyond which nothing more is taken; one message always is.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// A payload that is smaller is copied behind its head: cheaper than an entry of its own in a vectored write. Larger ones are
+/// never copied.
+const COPIED_MAX: usize = 1_024;
+/// Room for heads and small payloads that is made at once.
+const ROOM: usize = 16 * 1_024;
+
+/// What waits, in order.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    /// Whether there is a connection that it would be written to.
+    pub(super) is_open: bool,
+    /// Of the server.
+    pub(super) payload_max: usize,
+    chunks: VecDeque<Bytes>,
+    tail: BytesMut,
+    messages: usize,
+    bytes: usize,
+    /// Who waits for the PONGs of the PINGs that were handed over, in order; `None` are our own.
+    pongs: VecDeque<Option<oneshot::Sender<()>>>,
+}
+
+impl Outgoing {
+    /// Appends a message.
+    pub(super) fn publish(&mut self, message: &Outbound<'_>, queue_max: usize) -> Result<(), PublishError> {
+        let Outbound { subject, reply, headers, payload } = *message;
+        let publish = Publish { subject, reply, headers, payload: payload.len() };
+        if !self.is_open {
+            // What can never be sent is said also while there is no connection.
+            publish.check()?;
+            return Err(PublishError::Disconnected);
+        }
+        let size = publish.size();
+        if size > self.payload_max {
+            return Err(PublishError::TooLarge);
+        }
+        if self.messages >= queue_max || (self.messages > 0 && self.bytes + size > QUEUE_BYTES_MAX) {
+            return Err(PublishError::Full);
+        }
+        self.make_room();
+        let before = self.tail.len();
+        publish.head(&mut self.tail)?;
+        if payload.len() <= COPIED_MAX {
+            self.tail.extend_from_slice(payload);
+        } else {
+            self.chunks.push_back(self.tail.split().freeze());
+            self.chunks.push_back(payload.clone());
+        }
+        self.tail.extend_from_slice(encode::LINE_END);
+        self.bytes += size + before.abs_diff(self.tail.len()).min(ROOM);
+        self.messages += 1;
+        Ok(())
+    }
+
+    /// Appends SUB.
+    pub(super) fn subscribe(&mut self, subject: &str, group: Option<&str>, sid: u64) -> Result<(), EncodeError> {
+        self.make_room();
+        encode::subscribe(&mut self.tail, subject.as_bytes(), group.map(str::as_bytes), sid)
+    }
+
+    /// Appends UNSUB.
+    pub(super) fn unsubscribe(&mut self, sid: u64) {
+        self.make_room();
+        encode::unsubscribe(&mut self.tail, sid, None);
+    }
+
+    /// Appends PING; `waits` hears of its PONG.
+    pub(super) fn ping(&mut self, waits: Option<oneshot::Sender<()>>) {
+        self.make_room();
+        encode::ping(&mut self.tail);
+        self.pongs.push_back(waits);
+    }
+
+    /// Appends PONG.
+    pub(super) fn pong(&mut self) {
+        self.make_room();
+        encode::pong(&mut self.tail);
+    }
+
+    /// A PONG has come.
+    pub(super) fn answered(&mut self) {
+        if let Some(Some(waits)) = self.pongs.pop_front() {
+            let _ = waits.send(());
+        }
+    }
+
+    /// PINGs without a PONG.
+    pub(super) fn unanswered(&self) -> usize {
+        self.pongs.len()
+    }
+
+    /// Takes all that waits; whether there was anything.
+    pub(super) fn take(&mut self, out: &mut VecDeque<Bytes>) -> bool {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(self.tail.split().freeze());
+        }
+        (self.messages, self.bytes) = (0, 0);
+        out.append(&mut self.chunks);
+        !out.is_empty()
+    }
+
+    /// The connection is lost: all of it is gone, and who waits for a PONG gets none.
+    pub(super) fn close(&mut self) {
+        *self = Self { payload_max: self.payload_max, ..Self::default() };
+    }
+
+    fn make_room(&mut self) {
+        if self.tail.capacity() - self.tail.len() < ROOM / 8 {
+            self.tail.reserve(ROOM);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> Outgoing {
+        Outgoing { is_open: true, payload_max: 1 << 20, ..Outgoing::default() }
+    }
+
+    fn message(payload: &Bytes) -> Outbound<'_> {
+        Outbound { subject: b"a", reply: None, headers: &[], payload }
+    }
+
+    fn taken(outgoing: &mut Outgoing) -> VecDeque<Bytes> {
+        let mut out = VecDeque::new();
+        outgoing.take(&mut out);
+        out
+    }
+
+    #[test]
+    fn what_is_handed_over_leaves_in_order_and_a_large_payload_is_not_copied() {
+        let mut outgoing = open();
+        let large = Bytes::from(vec![b'x'; COPIED_MAX + 1]);
+        outgoing.subscribe("s", None, 1).unwrap();
+        outgoing.publish(&message(&Bytes::from_static(b"1")), 10).unwrap();
+        outgoing.publish(&message(&large), 10).unwrap();
+        outgoing.ping(None);
+        let out = taken(&mut outgoing);
+        assert_eq!(out[1].as_ptr(), large.as_ptr());
+        let bytes = out.iter().flat_map(|chunk| chunk.iter().copied()).collect::<Vec<u8>>();
+        let want = [&b"SUB s 1\r\nPUB a 1\r\n1\r\nPUB a 1025\r\n"[..], &large, b"\r\nPING\r\n"].concat();
+        assert_eq!(bytes, want);
+        assert!(taken(&mut outgoing).is_empty());
+    }
+
+    #[test]
+    fn it_is_full_at_its_limits_and_not_after_it_was_taken() {
+        let mut outgoing = open();
+        let small = Bytes::from_static(b"1");
+        outgoing.publish(&message(&small), 2).unwrap();
+        outgoing.publish(&message(&small), 2).unwrap();
+        assert_eq!(outgoing.publish(&message(&small), 2), Err(PublishError::Full));
+        taken(&mut outgoing);
+        assert_eq!(outgoing.publish(&message(&small), 2), Ok(()));
+        let large = Bytes::from(vec![0; (1 << 20) - 1_000]);
+        let count = (0..1_000).take_while(|_| outgoing.publish(&message(&large), 10_000).is_ok()).count();
+        assert!((60..=65).contains(&count), "{count}");
+        let larger = Bytes::from(vec![0; (1 << 20) + 1]);
+        assert_eq!(outgoing.publish(&message(&larger), 10_000), Err(PublishError::TooLarge));
+    }
+
+    #[test]
+    fn nothing_stays_of_a_connection_that_is_lost() {
+        let mut outgoing = open();
+        let (waits, mut pong) = oneshot::channel();
+        outgoing.publish(&message(&Bytes::new()), 10).unwrap();
+        outgoing.ping(Some(waits));
+        outgoing.close();
+        assert!(taken(&mut outgoing).is_empty() && pong.try_recv().is_err());
+        assert_eq!(outgoing.publish(&message(&Bytes::new()), 10), Err(PublishError::Disconnected));
+    }
+}
