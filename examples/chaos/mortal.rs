@@ -31,6 +31,10 @@ struct Mortal {
     stage: Stage,
     trace: Trace,
     previous: Option<Previous>,
+    /// CONNECTs that were complete when they were reset, and may be handled behind later ones: whether each is clean.
+    reset: Vec<bool>,
+    /// One of these may have ended the session.
+    is_doubtful: bool,
 }
 
 /// The last connection that was accepted.
@@ -80,6 +84,8 @@ pub(crate) async fn live(line: usize, mut random: Random, stage: Stage) {
             stage: stage.clone(),
             trace: trace.clone(),
             previous: None,
+            reset: Vec::new(),
+            is_doubtful: false,
         };
         count += 1;
         let lives = 1 + random.below(4);
@@ -110,6 +116,7 @@ impl Mortal {
             options = options.keep_alive(KEEP_ALIVE_S);
         }
         let life = Life {
+            client_id: self.id.clone(),
             qos: 1 + random.below(2) as u8,
             is_retained: random.one_in(4),
             due_after_ms: Ms::from(delay_s.min(expiry_s)) * 1_000,
@@ -146,8 +153,8 @@ impl Mortal {
         }
     }
 
-    /// Resets in the middle of a CONNECT, which has a will of its own. Whether the session may have ended with that.
-    async fn reset_in_connect(&mut self, sidecar: usize, options: &Options, life: &Life, is_lasting: bool) -> bool {
+    /// Resets in the middle of a CONNECT, which has a will of its own.
+    async fn reset_in_connect(&mut self, sidecar: usize, options: &Options, life: &Life, is_lasting: bool) {
         let (n, options) = self.born(options.clone(), life.clone());
         let (stage, trace) = (self.stage.clone(), self.trace.clone());
         let is_sent = stage.reset_in_connect(sidecar, &options.connect, &mut self.random, &trace).await;
@@ -157,8 +164,9 @@ impl Mortal {
         let is_clean = options.connect.clean_start;
         if is_sent {
             self.follow(None, is_clean, false);
+            self.reset.push(is_clean);
+            self.is_doubtful |= is_clean || !is_lasting;
         }
-        is_sent && (is_clean || !is_lasting)
     }
 
     /// One connection from its beginning to its end.
@@ -169,9 +177,8 @@ impl Mortal {
             Version::V5 => options.connect.properties.session_expiry_interval_s == Some(3_600),
             _ => !is_clean,
         };
-        let mut is_doubtful = false;
         if self.stage.has(Disaster::ResetConnect) && self.random.one_in(5) {
-            is_doubtful = self.reset_in_connect(sidecar, &options, &life, is_lasting).await;
+            self.reset_in_connect(sidecar, &options, &life, is_lasting).await;
         }
         let (due_after_ms, life) = (life.due_after_ms, Life { alive: now_ms(), ..life });
         let (n, options) = self.born(options, life);
@@ -182,7 +189,7 @@ impl Mortal {
         match self.stage.open(sidecar, options, &self.trace, Duration::from_secs(20)).await {
             Opened::Accepted(client) => {
                 self.stage.witness.tell(n, "accepted", |life| life.connect = Connect::Accepted);
-                self.accepted(sidecar, sent, is_clean, is_doubtful, client.connack.session_present);
+                self.accepted(sidecar, sent, is_clean, client.connack.session_present);
                 self.previous = Some(Previous { life: n, sidecar, ended: None, due_after_ms, is_lasting, open: None });
                 self.until_end(client, keep_alive_s).await
             }
@@ -201,7 +208,7 @@ impl Mortal {
     }
 
     /// The next connection was let in: what that means for the one before.
-    fn accepted(&mut self, sidecar: usize, sent: Ms, is_clean: bool, is_doubtful: bool, is_present: bool) {
+    fn accepted(&mut self, sidecar: usize, sent: Ms, is_clean: bool, is_present: bool) {
         let now = now_ms();
         let Some(previous) = &self.previous else { return };
         let is_late = previous.ended.is_some_and(|ended| {
@@ -210,7 +217,7 @@ impl Mortal {
                 || self.stage.witness.disturbances.lock().is_quiet(sidecar, ended.saturating_sub(1_000), now);
             is_due && previous.sidecar == sidecar && is_quiet()
         });
-        if previous.is_lasting && !is_clean && !is_doubtful {
+        if previous.is_lasting && !is_clean && !self.is_doubtful {
             let client = self.trace.name().to_owned();
             if !is_present {
                 self.trace.event(format!("the session of {} is gone", self.id));
@@ -256,6 +263,8 @@ impl Mortal {
         let is_closed = self.ping_until(&mut client, n, until).await;
         if is_closed {
             self.stage.witness.tell(n, "closed by the server", |life| life.end = End::Lost);
+            // Perhaps for one of those that were reset before.
+            self.reset.iter().for_each(|is_clean| self.follow(None, *is_clean, false));
             let pause = self.random.ms(0, 4_000);
             return if self.random.one_in(2) { Next::Back(pause, None) } else { Next::Gone };
         }

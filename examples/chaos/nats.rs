@@ -120,6 +120,16 @@ impl Nats {
         }
     }
 
+    /// The record of a session as it stands there, for people.
+    pub(crate) async fn record(&self, client_id: &str) -> String {
+        let subject = self.names.session_record(client_id).expect("a key");
+        match self.last(&self.names.sessions_stream(), &subject).await {
+            Ok(Some(stored)) => format!("{} of {}", String::from_utf8_lossy(&stored.payload), stored.time),
+            Ok(None) => "none".to_owned(),
+            Err(()) => "no answer".to_owned(),
+        }
+    }
+
     /// Records of sessions that were to end with their connection, of clients whose id begins with `prefix`.
     pub(crate) async fn leftovers(&self, prefix: &str) -> Option<Vec<String>> {
         let stream = self.names.sessions_stream();

@@ -108,8 +108,9 @@ pub(crate) async fn wills(witness: &Witness, world: &World, nats: &Nats) -> BTre
                 WillFault::Early => Wrong::WillEarly,
             };
             let at = first.map_or(String::new(), |first| format!(", first at {}", shown(first)));
-            let expected = life.expectation();
-            witness.wrong(wrong, format!("will {n}: {times} in the log{at}, {expected:?}:{}", life.story), &[]);
+            let (expected, record) = (life.expectation(), nats.record(&life.client_id).await);
+            let what = format!("will {n}: {times} in the log{at}, {expected:?}:{} record: {record}", life.story);
+            witness.wrong(wrong, what, &[]);
         }
     }
     for left in nats.leftovers("mortal").await.unwrap_or_default() {

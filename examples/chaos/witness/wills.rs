@@ -63,6 +63,7 @@ pub(crate) struct Successor {
 pub(crate) struct Life {
     /// What is known of it, for people.
     pub(crate) story: String,
+    pub(crate) client_id: String,
     /// Where it is.
     pub(crate) sidecar: usize,
     pub(crate) qos: u8,
