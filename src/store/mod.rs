@@ -151,11 +151,10 @@ impl Store {
         let declared = declared.iter().map(|(spec, replicas)| (spec, *replicas));
         let assets = prepare(&api, needs, replicas, needed.into_iter().chain(declared)).await?;
 
-        let is_replicated = is_replicated(&api, &[names.log_stream(), names.retained_stream()]).await;
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let root = |subjects: String| subjects.trim_end_matches('>').to_owned();
-        let publisher = Publisher::start(connector, &names, publisher, horizons, is_replicated);
+        let publisher = Publisher::start(connector, &names, publisher, horizons, is_replicated(&api, &names).await);
         let ours = Some((assets.clone(), log_spec));
         let log =
             Log::new(api.clone(), tail.clone(), &names.log_stream(), &root(names.log_subjects()), payload_max, ours);
@@ -323,10 +322,10 @@ const fn role(name: &'static str, is_core: bool, queue: usize, subscription_queu
     Role { name, no_echo: is_core, is_answered_by_anybody: is_core, queue, subscription_queue }
 }
 
-/// Whether one of the streams has more than one replica, or may have.
-async fn is_replicated(api: &Api, streams: &[String]) -> bool {
-    for stream in streams {
-        let info = api.stream_info(stream).await;
+/// Whether the log or the bucket of retained messages has more than one replica, or may have.
+async fn is_replicated(api: &Api, names: &proto_map::Names) -> bool {
+    for stream in [names.log_stream(), names.retained_stream()] {
+        let info = api.stream_info(&stream).await;
         if !info.is_ok_and(|info| info.config["num_replicas"] == 1) {
             return true;
         }
