@@ -247,11 +247,16 @@ fn remaining_length(buf: &[u8]) -> Result<Option<(u32, u32)>, Violation> {
 /// First byte of a TLS record that is a handshake, and of a CONNECT of 3.1 with all the flags of a PUBLISH at QoS 3.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// Remaining Length of the shortest CONNECT of 3.1, the only version in which it may have flags: name, level, flags, keep
+/// alive and an empty client identifier.
+const CONNECT_31_LEN_MIN: u8 = 14;
+
 /// Whether a connection begins with something else than CONNECT, whatever flags that has.
 fn is_not_connect(first: u8, buf: &[u8]) -> bool {
-    // No CONNECT is as short as the major version of TLS would say.
-    let may_be_tls = first == TLS_HANDSHAKE && buf.get(1).is_none_or(|second| *second == 3);
-    first >> 4 != PacketType::Connect as u8 || may_be_tls
+    const CONNECT: u8 = (PacketType::Connect as u8) << 4;
+    // The major version of TLS would be such a length as well.
+    let is_too_short = buf.get(1).is_some_and(|len| *len < CONNECT_31_LEN_MIN);
+    first & 0xF0 != CONNECT || first != CONNECT && is_too_short
 }
 
 /// The first bytes of a connection that begins with something else than CONNECT: says what it is, as soon as that can

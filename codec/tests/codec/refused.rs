@@ -88,15 +88,16 @@ fn the_first_packet() {
         ("C0 00", Violation::FirstPacketNotConnect(0xC0)),
         ("00", Violation::FirstPacketNotConnect(0)),
         ("F0 00", Violation::FirstPacketNotConnect(0xF0)),
-        ("11 00", Violation::Truncated(PacketType::Connect)),
+        ("11 00", Violation::FirstPacketNotConnect(0x11)),
         ("21 00", Violation::FirstPacketNotConnect(0x21)),
         ("'GET / HTTP/1.1'", Violation::HttpRequest),
         ("'POST /mqtt HTTP/1.1'", Violation::HttpRequest),
         ("'GETTER'", Violation::FirstPacketNotConnect(b'G')),
         ("16 03 01 0200 01", Violation::TlsClientHello),
-        ("16 04 01 0200 01", Violation::Truncated(PacketType::Connect)),
+        ("16 04", Violation::FirstPacketNotConnect(0x16)),
+        ("1F 0D", Violation::FirstPacketNotConnect(0x1F)),
         // Flags mean something in none of them, and 3.1 only lets them be.
-        ("11 {s'MQTT' 04 02 003C s'c'}", Violation::ReservedFlags { packet: PacketType::Connect, flags: 1 }),
+        ("11 {s'MQTT' 04 02 003C s'cc'}", Violation::ReservedFlags { packet: PacketType::Connect, flags: 1 }),
         ("1F {s'MQTT' 05 02 003C {} s'c'}", Violation::ReservedFlags { packet: PacketType::Connect, flags: 15 }),
     ]);
 }
