@@ -15,11 +15,13 @@ mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, QoS, ReasonCode, TopicFilter, Version, Violation};
 use mqtt_session::{Close, Input, Output, Publication, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -159,17 +161,18 @@ where
     };
     peer.handshake.complete();
     let _counted = broker.metrics.connection();
-    let attached = match broker.attach(&greeted.negotiated, &greeted.connect, &peer).await {
+    let attached = match broker.attach(&greeted.negotiated, &greeted.connect, &peer, &mut io).await {
         Ok(attached) => attached,
-        Err(reason) => {
-            handshake::refuse(&mut io, &broker, greeted.connect.version, reason);
+        Err(refusal) => {
+            handshake::refuse(&mut io, &broker, greeted.connect.version, refusal);
             ending::close_socket(io, &broker.metrics).await;
             return;
         }
     };
     told::tell_connected(&broker, &greeted, &attached, &peer);
     let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
-    let end = connection.run().await;
+    // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
+    let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
     connection.finish(end, &peer).await;
 }
 
@@ -560,7 +563,31 @@ where
     }
 }
 
+/// What a future gives, or `None` when it panics.
+async fn unless_panicked<T>(future: impl Future<Output = T>) -> Option<T> {
+    let result = AssertUnwindSafe(future).catch_unwind().await;
+    if result.is_err() {
+        tracing::error!("a connection failed in a way that is a fault of this program; it ends as a lost one");
+    }
+    result.ok()
+}
+
 /// Polls what is there, if it is.
 fn poll_some<T>(future: &mut Option<Eventual<T>>, cx: &mut Context<'_>) -> Poll<T> {
     future.as_mut().map_or(Poll::Pending, |future| future.as_mut().poll(cx))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_lost_connection() {
+        assert_eq!(unless_panicked(async { End::Lost }).await, Some(End::Lost));
+        let fails = async {
+            tokio::task::yield_now().await;
+            panic!("as a fault of ours would")
+        };
+        assert_eq!(unless_panicked::<End>(fails).await, None);
+    }
 }

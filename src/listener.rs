@@ -57,6 +57,8 @@ pub struct Peer {
     pub listener: Arc<str>,
     /// What the listener speaks, for the log field `protocol`.
     pub protocol: Protocol,
+    /// Its place in the order in which connections were taken, of all listeners.
+    pub place: u64,
     /// This connection's place among those that have not completed CONNECT.
     pub handshake: Handshake,
 }

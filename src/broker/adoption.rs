@@ -12,17 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::Broker;
 use super::dividing;
 use super::mailbox::Order;
-use super::wills::{Due, due};
-use super::{Broker, Event, EventDisconnect};
-use crate::metrics::WillCause;
-use crate::store::{Behind, Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable, WillState, WriteError};
+use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -131,100 +128,6 @@ impl Broker {
         while pass.under_way.join_next().await.is_some() {}
         Ok(())
     }
-
-    /// Puts one session in order that nobody owns any more, and tries until it is done. True when we have done it.
-    async fn adopt_one(self: &Arc<Self>, mut record: SessionRecord, mut sequence: u64) -> bool {
-        let (client_id, epoch) = (record.client_id.clone(), record.epoch);
-        loop {
-            let reason = match self.adopt(record, sequence).await {
-                Ok(()) => return true,
-                // Another sidecar was faster, or the client came back.
-                Err(WriteError::Fenced) => return false,
-                Err(WriteError::TooLarge) => {
-                    tracing::error!(client_id, "a session's record is too large to adopt");
-                    return false;
-                }
-                Err(WriteError::Unavailable { reason }) => reason,
-            };
-            tracing::debug!(client_id, reason, "a session waits for JetStream to be put in order");
-            // A write that was not answered may have been done: then the session has us as its owner, and nobody else looks.
-            (record, sequence) = loop {
-                tokio::time::sleep(RETRY).await;
-                let Ok(loaded) = self.store.sessions().load(&client_id).await else { continue };
-                let is_same = |found: &SessionRecord| found.epoch == epoch;
-                match loaded.record.filter(is_same) {
-                    Some(found) => break (found, loaded.sequence),
-                    None => return false,
-                }
-            };
-        }
-    }
-
-    /// Ends a session that had ended: the server was to remove it, and has lost that.
-    async fn end_expired(&self, client_id: &str, sequence: u64) {
-        // Should somebody come back to it now, they are faster.
-        let ended = self.store.sessions().end(client_id, sequence).await;
-        tracing::info!(client_id, ?ended, "a session that had expired");
-    }
-
-    /// Puts one session in order whose connection is gone.
-    pub(super) async fn adopt(self: &Arc<Self>, mut record: SessionRecord, sequence: u64) -> Result<(), WriteError> {
-        let sessions = self.store.sessions();
-        let unavailable = |Unavailable { reason }| WriteError::Unavailable { reason };
-        let mut behind = Behind::Progress;
-        if record.connected {
-            behind = sessions.look_behind(&record, sequence).await.map_err(unavailable)?;
-        }
-        if behind == Behind::Later {
-            tracing::info!(client_id = record.client_id, "a session that was over");
-            return sessions.end(&record.client_id, sequence).await;
-        }
-        let lost = record.connected.then(|| record.owner.as_deref().map(Arc::from));
-        let wait_ms = self.end_connection(&mut record);
-        // Ours as long as there is something to do for it, so that somebody else does it when we are gone.
-        let has_more = record.has_will() || record.expiry_s == 0;
-        record.owner = self.node().filter(|_| has_more).map(|node| node.to_string());
-        let sequence = sessions.put_record(&record, sequence, self.ttl(&record)).await?;
-        if let Some(node) = lost {
-            let (remote, cause) = (record.remote.as_deref().and_then(|remote| remote.parse().ok()), "node_lost");
-            let event = EventDisconnect { remote, cause, reason_code: None, connected_ms: None };
-            self.events.tell(&ByteString::from(record.client_id.as_str()), node, || Event::Disconnect(event));
-        }
-        // It lives no longer than the session. What was behind the record before may not be all that the owner wrote.
-        if record.expiry_s > 0
-            && behind == Behind::Progress
-            && let Ok(Some(progress)) = sessions.load_progress(&record.client_id).await
-        {
-            sessions.put_progress(&record.client_id, &progress, sequence, self.progress_ttl(&record)).await?;
-        }
-        let (client_id, epoch) = (record.client_id.clone(), record.epoch);
-        if has_more && wait_ms > 0 {
-            self.put_in_order(client_id, epoch, wait_ms, WillCause::NodeLost);
-        } else if has_more && self.finish_session(record, sequence, WillCause::NodeLost).await.is_err() {
-            // Whoever waits for us to be through waits for this as well.
-            self.put_in_order_now(&client_id, epoch, WillCause::NodeLost).await;
-        }
-        Ok(())
-    }
-
-    /// The connection of a record is gone. Returns in how many milliseconds its will is due; one that is due now is marked as
-    /// being published.
-    fn end_connection(&self, record: &mut SessionRecord) -> u64 {
-        if std::mem::take(&mut record.connected) {
-            let now_ms = self.store.clock().now_ms();
-            record.disconnected_at_ms = now_ms;
-            let in_ms = record.will.as_ref().map(|will| due(will, record.expiry_s));
-            if let (Some(will), Some(Due::InMs(ms))) = (&mut record.will, in_ms) {
-                will.due_at_ms = will.due_at_ms.or_else(|| now_ms.map(|now_ms| now_ms + ms));
-            }
-        }
-        let due_ms = record.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| record.last_wills.is_empty());
-        let wait_ms = due_ms.map_or(0, |due_ms| due_ms.saturating_sub(self.store.clock().earliest_ms()));
-        if let Some(will) = record.will.as_mut().filter(|will| wait_ms == 0 && will.state == WillState::Armed) {
-            self.mark_firing(will, &record.client_id, record.epoch);
-        }
-        wait_ms
-    }
 }
 
 /// Why a session is to be looked after.
@@ -324,9 +227,9 @@ impl Pass<'_> {
         let (broker, done) = (Arc::clone(self.broker), Arc::clone(self.done));
         self.under_way.spawn(async move {
             let _room = room;
-            if kind == Kind::Expired {
-                broker.end_expired(&record.client_id, sequence).await;
-            } else if broker.adopt_one(record, sequence).await {
+            // One that has expired the server was to remove, and has lost that. Should somebody come back to it now, they are
+            // faster.
+            if broker.adopt(record, sequence).await && kind != Kind::Expired {
                 broker.metrics.session_adopted();
                 done.fetch_add(1, Ordering::Relaxed);
             }

@@ -1,11 +1,10 @@
 //! From CONNECT to the end of a session, as JetStream sees it. Every connected client has a record, and the order of its
 //! versions is the order of its owners:
 //!
-//! 1. the record is read at the leader, and the next epoch is written with ourselves as the owner, compared with what
-//!    was read;
-//! 2. the old owner, if it is alive, ends its connection and hands over what it had in memory;
-//! 3. the will of the old connection, if it is due, is published;
-//! 4. at the end of the connection the record is written without an owner, or ends with the session.
+//! 1. the session is claimed (`ownership`): the next epoch is written with ourselves as the owner, the old owner hands
+//!    over, and the will of the old connection, if it is due, is published;
+//! 2. its progress is read, and its subscriptions stand again;
+//! 3. at the end of the connection the record is written without an owner, or ends with the session (`ownership`).
 //!
 //! Without JetStream a session without a will that ends with its connection goes on without a record; others are refused:
 //! what CONNACK accepts, a session to go on with or a will, is known to others by then.
@@ -13,22 +12,20 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
+use mqtt_ownership::Stop;
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
-use super::handover::HandedOver;
 use super::mailbox::{Mailbox, Order};
+use super::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
+use super::registry::Entered;
 use super::retained::RetainedCursor;
-use super::wills::{Due, due};
 use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
-use crate::metrics::WillCause;
 use crate::store::{
-    LastWill, ProgressRecord, RECORD_VERSION, Rest, RetainedProgress, SERVERS_DIFFER_MS, ServerClock, SessionRecord,
-    StoredSubscription, Unavailable, WillState, WriteError,
+    ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, SessionRecord, StoredSubscription, Unavailable,
 };
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -39,9 +36,6 @@ const RECONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The same of one that can do without.
 const PATIENCE_CLEAN: Duration = Duration::from_secs(2);
-
-/// How often a CONNECT tries to become the owner against others that want the same client id.
-const CLAIMS: usize = 50;
 
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
@@ -89,43 +83,6 @@ pub(crate) struct Attached {
     pub(crate) owned: Option<Owned>,
 }
 
-/// What has become of a CONNECT so far, should it be given up.
-#[derive(Debug, Default)]
-struct Attempt {
-    /// The epoch of a record that may be written; 0 before.
-    epoch: AtomicU64,
-    /// Somebody newer wants the client id. A record that is written is followed by the handover all the same: nobody else
-    /// knows of the owner before.
-    is_given_up: AtomicBool,
-    /// The session is one of a newer version.
-    is_too_new: AtomicBool,
-    /// When the client came, if that is longer ago: whoever came later keeps the client id.
-    came: Option<Instant>,
-    handed: HandedOver,
-}
-
-impl Attempt {
-    /// Gives up when somebody who came later is connected elsewhere.
-    fn yield_to(&self, owner: Option<&SessionRecord>, node: &str, clock: &ServerClock) {
-        let came_ms = self.came.map(|came| clock.ago_ms(came.elapsed()));
-        let is_newer = |record: &SessionRecord| {
-            record.connected
-                && record.owner.as_deref() != Some(node)
-                && came_ms.is_some_and(|came_ms| record.since_ms > came_ms)
-        };
-        if owner.is_some_and(is_newer) {
-            self.is_given_up.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn go_on(&self) -> Result<(), Unavailable> {
-        if self.is_given_up.load(Ordering::Relaxed) {
-            return Err(unavailable("somebody newer wants the client id"));
-        }
-        Ok(())
-    }
-}
-
 /// A record that was written with ourselves as the owner.
 struct Claim {
     owned: Owned,
@@ -138,77 +95,92 @@ impl Broker {
     /// Makes a client the owner of its session. The newcomer wins, always [MQTT-3.1.4-3].
     ///
     /// # Errors
-    /// The reason code of the CONNACK that refuses it.
+    /// What the CONNACK says that refuses it.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         negotiated: &Negotiated,
         connect: &Connect,
         peer: &Peer,
-    ) -> Result<Attached, ReasonCode> {
+        socket: &mut dyn PeerSocket,
+    ) -> Result<Attached, Refusal> {
         let (parameters, came) = (&negotiated.parameters, Instant::now());
         if self.client_key(&negotiated.client_id).is_none() {
-            return Err(ReasonCode::ClientIdentifierNotValid);
+            return Err(ReasonCode::ClientIdentifierNotValid.into());
         }
-        let mailbox = Arc::new(Mailbox::new(
-            self.next_session_id(),
-            negotiated.client_id.clone(),
-            parameters.version,
-            parameters.client_max_packet_size,
-            self.options.mailbox,
-        ));
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
         if needs_record {
             self.may_own_sessions().await;
         }
-        let attempt = Attempt::default();
+        let mailbox = Arc::new(
+            Mailbox::new(
+                self.next_session_id(),
+                negotiated.client_id.clone(),
+                parameters.version,
+                parameters.client_max_packet_size,
+                self.options.mailbox,
+            )
+            .taken_at(peer.place),
+        );
+        let leaves_nothing = connect.clean_start && connect.will.is_none();
+        self.end_local_owner(&mailbox, leaves_nothing, socket).await?;
+        let registered = Registered::new(self, &mailbox);
+        let ask = Ask { negotiated, connect, remote: peer.addr, came: None };
+        // Behind the registry: whoever loses the lease or drains tells all that are in there.
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
             Some(node) => {
                 let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
-                let claim = async {
-                    self.end_local_owner(&mailbox).await;
-                    let claim = self.claim(&node, negotiated, connect, peer.addr, &mailbox, &attempt);
-                    tokio::time::timeout(patience, claim).await
-                };
-                tokio::pin!(claim);
-                let claimed = tokio::select! {
-                    claimed = &mut claim => claimed,
-                    () = mailbox.ordered() => {
-                        // Somebody newer wants the client id, and waits for us to be gone.
-                        attempt.is_given_up.store(true, Ordering::Relaxed);
-                        let _ = claim.await;
-                        if attempt.epoch.load(Ordering::Relaxed) > 0 {
-                            self.abandon(Arc::clone(&node), &mailbox.client_id, None);
-                        }
-                        self.pass_on(Arc::clone(&mailbox), &attempt.handed);
-                        return Err(ReasonCode::SessionTakenOver);
-                    }
-                };
-                let claimed = claimed.unwrap_or_else(|_| Err(unavailable("no answer in time")));
-                if let (Err(_), epoch @ 1..) = (&claimed, attempt.epoch.load(Ordering::Relaxed)) {
-                    self.abandon(Arc::clone(&node), &mailbox.client_id, Some(epoch));
-                }
-                claimed
+                let deadline = tokio::time::Instant::now() + patience;
+                self.claim_and_resume(&node, ask, &mailbox, socket, deadline).await
             }
             None => {
-                self.end_local_owner(&mailbox).await;
-                Err(unavailable("JetStream is away"))
+                let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
+                Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled })
             }
         };
+        registered.settle();
         match claimed {
             Ok(claim) => Ok(self.enter(mailbox, claim)),
-            Err(error) if needs_record || attempt.is_too_new.load(Ordering::Relaxed) => {
-                tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
-                self.pass_on(mailbox, &attempt.handed);
-                Err(ReasonCode::ServerUnavailable)
-            }
-            Err(_) => {
+            Err(Abandoned { is_late: true, .. }) if !needs_record => {
                 self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox), came);
+                mailbox.set_answered();
                 let (is_present, epoch, progress) = (false, self.store.clock().earliest_ms(), Progress::default());
                 let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
                 Ok(Attached { mailbox, is_present, epoch, progress, retained, filters, owned })
             }
+            Err(Abandoned { refusal, unsaved, .. }) => {
+                tracing::info!(client_id = &*mailbox.client_id, ?refusal, "a session is not opened");
+                self.pass_on(mailbox, unsaved);
+                Err(refusal)
+            }
         }
+    }
+
+    async fn claim_and_resume(
+        self: &Arc<Self>,
+        node: &str,
+        ask: Ask<'_>,
+        mailbox: &Arc<Mailbox>,
+        socket: &mut dyn PeerSocket,
+        deadline: tokio::time::Instant,
+    ) -> Result<Claim, Abandoned> {
+        let claimed = self.claim(node, ask, mailbox, socket, deadline).await?;
+        let left = claimed.left.clone();
+        let why = tokio::select! {
+            resumed = tokio::time::timeout_at(deadline, self.resume(claimed)) => match resumed {
+                Ok(Ok(claim)) => return Ok(claim),
+                Ok(Err(error)) => {
+                    tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
+                    Stop::Cancelled
+                }
+                Err(_) => Stop::Cancelled,
+            },
+            order = mailbox.ordered(Some(Order::Drain)) => match order {
+                Order::Close(ReasonCode::SessionTakenOver) => Stop::Preempted,
+                Order::Close(_) | Order::Drain => Stop::Cancelled,
+            },
+        };
+        Err(self.give_up_claimed(mailbox, left, why))
     }
 
     /// Waits for NATS and our lease, not for long: a server that has just been started again spares the device a round of its
@@ -238,160 +210,63 @@ impl Broker {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
-                let attempt = Attempt { came: Some(came), ..Attempt::default() };
-                let claimed = broker.claim(&node, &negotiated, &connect, remote, &mailbox, &attempt).await;
-                let Ok(claim) = claimed else {
-                    if attempt.epoch.load(Ordering::Relaxed) > 0 {
-                        broker.abandon(node, &mailbox.client_id, None);
-                    }
-                    if attempt.is_too_new.load(Ordering::Relaxed) {
+                let ask = Ask { negotiated: &negotiated, connect: &connect, remote, came: Some(came) };
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                let claimed = match broker.claim(&node, ask, &mailbox, &mut Unwatched, deadline).await {
+                    Ok(claimed) => claimed,
+                    Err(Abandoned { is_late: true, .. }) => continue,
+                    Err(Abandoned { why: Stop::TooNew, .. }) => {
                         return mailbox.order(Order::Close(ReasonCode::ImplementationSpecificError));
                     }
-                    if attempt.is_given_up.load(Ordering::Relaxed) {
-                        return mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
-                    }
-                    continue;
+                    Err(_) => return mailbox.order(Order::Close(ReasonCode::SessionTakenOver)),
                 };
-                if mailbox.give(claim.owned.clone()) {
+                let sequence = claimed.revision.0;
+                let record = record_of(claimed.state, &|will, epoch| broker.name_will(&mailbox.client_id, will, epoch));
+                let (subscriptions, claims, progress_rest) = (HashMap::new(), Claims::default(), Rest::new());
+                let owned = Owned { record, sequence, subscriptions, claims, progress_rest };
+                if mailbox.give(owned) {
                     return;
                 }
                 // The connection has ended meanwhile.
-                let Owned { record, sequence, .. } = claim.owned;
-                let ended = broker.store.sessions().end(&record.client_id, sequence).await;
-                tracing::debug!(client_id = record.client_id, ?ended, "a record that came too late");
+                let ended = broker.store.sessions().end(&mailbox.client_id, sequence).await;
+                tracing::debug!(client_id = &*mailbox.client_id, ?ended, "a record that came too late");
             }
         });
     }
 
-    /// Whoever has the client id on this sidecar ends first, and leaves its will and its progress in order.
-    async fn end_local_owner(&self, mailbox: &Arc<Mailbox>) {
-        let Some(old) = self.registry.enter(mailbox) else { return };
+    /// Whoever has the client id on this sidecar ends first, and leaves its will and its progress in order; unless it came
+    /// later than we did.
+    async fn end_local_owner(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        leaves_nothing: bool,
+        socket: &mut dyn PeerSocket,
+    ) -> Result<(), Refusal> {
+        let old = match self.registry.enter(mailbox, || socket.is_gone()) {
+            Entered::Alone => return Ok(()),
+            Entered::Behind(old) => old,
+            Entered::GivesWay if leaves_nothing => return Err(Refusal::taken_over(false)),
+            Entered::GivesWay => return Err(ReasonCode::ServerBusy.into()),
+            Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
+        };
         tracing::info!(client_id = &*old.client_id, "taken over by a new connection");
         old.order(Order::Close(ReasonCode::SessionTakenOver));
         if tokio::time::timeout(TAKEOVER_PATIENCE, old.ended()).await.is_err() {
             tracing::warn!(client_id = &*old.client_id, "the old connection takes long to end; going on without it");
         }
+        Ok(())
     }
 
-    /// Writes a record with ourselves as the owner.
-    async fn claim(
-        self: &Arc<Self>,
-        node: &str,
-        negotiated: &Negotiated,
-        connect: &Connect,
-        remote: SocketAddr,
-        mailbox: &Mailbox,
-        attempt: &Attempt,
-    ) -> Result<Claim, Unavailable> {
-        let (sessions, clock) = (self.store.sessions(), self.store.clock());
-        if clock.now_ms().is_none() {
-            return Err(unavailable("the time of the server is not known"));
-        }
-        for _ in 0..CLAIMS {
-            let loaded = sessions.load(&negotiated.client_id).await?;
-            attempt.yield_to(loaded.record.as_ref(), node, self.store.clock());
-            attempt.go_on()?;
-            if let Some(version) = loaded.newer {
-                let client_id = &*negotiated.client_id;
-                tracing::error!(
-                    client_id,
-                    version,
-                    known = RECORD_VERSION,
-                    "the session was written by a newer version"
-                );
-                attempt.is_too_new.store(true, Ordering::Relaxed);
-                return Err(unavailable("the session was written by a newer version, and is left alone"));
-            }
-            let old = match loaded.record {
-                // A record of the past is none.
-                Some(old) if old.connected && sessions.is_of_the_past(&old, loaded.sequence).await? => None,
-                old => old,
-            };
-            let is_going_on = |old: &&SessionRecord| old.expiry_s > 0 && !old.has_expired(clock.earliest_ms());
-            let resumed = old.as_ref().filter(|_| !connect.clean_start).filter(is_going_on);
-            let record = self.new_record(node, negotiated, connect, remote, old.as_ref(), resumed.is_some());
-            attempt.epoch.store(record.epoch, Ordering::Relaxed);
-            match sessions.put_record(&record, loaded.sequence, None).await {
-                Ok(sequence) => {
-                    // From now on whoever comes later asks us to hand over.
-                    mailbox.set_epoch(record.epoch);
-                    return self.claimed(record, sequence, old, attempt).await;
-                }
-                Err(WriteError::Fenced) => {}
-                Err(WriteError::TooLarge) => return Err(unavailable("the record is too large")),
-                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-            }
-        }
-        Err(unavailable("too many connections want this client id"))
-    }
-
-    fn new_record(
-        &self,
-        node: &str,
-        negotiated: &Negotiated,
-        connect: &Connect,
-        remote: SocketAddr,
-        old: Option<&SessionRecord>,
-        is_resumed: bool,
-    ) -> SessionRecord {
-        // Message ids are made of epochs, so an epoch never comes twice, not even after its session was forgotten, or when
-        // what nats-server has is an older record than the last one. What is stored in it is looked for from its time on.
-        let now_ms = self.store.clock().earliest_ms();
-        let epoch = old.map_or(0, |old| old.epoch + 1).max(now_ms);
-        let resumed = old.filter(|_| is_resumed);
-        SessionRecord {
-            client_id: negotiated.client_id.to_string(),
-            epoch,
-            first_epoch: resumed.map_or(epoch, |old| old.first_epoch),
-            owner: Some(node.to_owned()),
-            connected: true,
-            since_ms: now_ms,
-            protocol: records::protocol(connect.version).to_owned(),
-            remote: Some(remote.to_string()),
-            expiry_s: negotiated.parameters.session_expiry_s,
-            disconnected_at_ms: None,
-            subscriptions: resumed.map(|old| old.subscriptions.clone()).unwrap_or_default(),
-            will: records::stored_will(connect, self.tail_sequence()),
-            last_wills: old.map(|old| self.last_wills(old, is_resumed)).unwrap_or_default(),
-            handover_from: old.map(|old| Self::handover_from(old, node)).unwrap_or_default(),
-            rest: resumed.map(|old| old.rest.clone()).unwrap_or_default(),
-            ..SessionRecord::default()
-        }
-    }
-
-    /// The wills of connections before, marked as being published: those whose publication was not finished, and that
-    /// of the last one when the new connection makes it due. That is a will without delay, of a client that did not say
-    /// goodbye, or any of a session that ends now; others are cancelled [MQTT-3.1.3-9].
-    fn last_wills(&self, old: &SessionRecord, is_resumed: bool) -> Vec<LastWill> {
-        let mut wills = old.last_wills.clone();
-        let Some(mut will) = old.will.clone().filter(|_| !self.was_refused(old)) else { return wills };
-        let is_due = !is_resumed || (old.connected && due(&will, old.expiry_s) == Due::Now);
-        if will.state == WillState::Armed {
-            if !is_due {
-                return wills;
-            }
-            self.mark_firing(&mut will, &old.client_id, old.epoch);
-        }
-        wills.push(LastWill { epoch: old.epoch, will, rest: Rest::new() });
-        wills
-    }
-
-    /// The record is ours: the old owner hands over, the old will is published, and the progress is read.
-    async fn claimed(
-        self: &Arc<Self>,
-        mut record: SessionRecord,
-        mut sequence: u64,
-        old: Option<SessionRecord>,
-        attempt: &Attempt,
-    ) -> Result<Claim, Unavailable> {
-        let is_present = old.is_some() && record.first_epoch < record.epoch;
-        let (handed_over, may_come_again) = self.take_over(&record, sequence, is_present, &attempt.handed).await?;
-        record.handover_from.clear();
-        attempt.go_on()?;
-        if !is_present && old.as_ref().is_some_and(|old| old.expiry_s > 0) {
+    /// The session is ours: its progress is read.
+    async fn resume(self: &Arc<Self>, claimed: Claimed) -> Result<Claim, Unavailable> {
+        let Claimed { state, revision, is_present, progress: handed_over, left } = claimed;
+        let found = left.found;
+        let client_id = state.rest.client_id().to_owned();
+        let mut record = record_of(state, &|will, epoch| self.name_will(&client_id, will, epoch));
+        if !is_present && found.as_ref().is_some_and(|found| found.expiry_s > 0) {
             self.forget_backlog(&record.client_id);
         }
-        self.publish_last_wills(&mut record, &mut sequence).await?;
+        let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at_ms.unwrap_or(found.since_ms));
         let mut subscriptions = self.still_granted(&record.client_id, std::mem::take(&mut record.subscriptions));
         let (mut claims, mut retained, mut progress_rest) =
             (Claims::default(), RetainedProgress::default(), Rest::new());
@@ -405,7 +280,7 @@ impl Broker {
                 // As much as was there when they were made.
                 self.store.retained().bring_up_to_date().await?;
             }
-            let progress = self.progress_of(stored.as_ref(), &subscriptions, old.as_ref()).await?;
+            let progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
             if let Some(stored) = stored {
                 claims = records::claims(&stored, &self.logs);
                 (retained, progress_rest) = (stored.retained, stored.rest);
@@ -417,15 +292,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let mut owned = Owned { record, sequence, subscriptions, claims, progress_rest };
-        if may_come_again {
-            // Not behind what this connection saves: a new record shuts it out.
-            match self.store.sessions().put_record(&owned.record(), sequence, None).await {
-                Ok(written) => owned.sequence = written,
-                Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-                Err(WriteError::Fenced | WriteError::TooLarge) => {}
-            }
-        }
+        let owned = Owned { record, sequence: revision.0, subscriptions, claims, progress_rest };
         Ok(Claim { owned, is_present, progress, retained })
     }
 
@@ -457,36 +324,12 @@ impl Broker {
         granted
     }
 
-    /// Publishes the wills of connections before that are due, and writes that it is done.
-    async fn publish_last_wills(
-        self: &Arc<Self>,
-        record: &mut SessionRecord,
-        sequence: &mut u64,
-    ) -> Result<(), Unavailable> {
-        let last_wills = std::mem::take(&mut record.last_wills);
-        for last in &last_wills {
-            if !self.publish_will(&record.client_id, &last.will, last.epoch, WillCause::TakenOver).await {
-                return Err(unavailable("a will is not stored yet"));
-            }
-        }
-        if last_wills.is_empty() {
-            return Ok(());
-        }
-        match self.store.sessions().put_record(record, *sequence, None).await {
-            Ok(written) => *sequence = written,
-            Err(WriteError::Unavailable { reason }) => return Err(Unavailable { reason }),
-            // Whoever took the session over meanwhile goes on with it; our connection ends at its first write.
-            Err(WriteError::Fenced | WriteError::TooLarge) => {}
-        }
-        Ok(())
-    }
-
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
     async fn progress_of(
         &self,
         stored: Option<&ProgressRecord>,
         subscriptions: &HashMap<TopicFilter, StoredSubscription>,
-        old: Option<&SessionRecord>,
+        was_there_ms: u64,
     ) -> Result<Progress, Unavailable> {
         let named = subscriptions.values().flat_map(|s| s.since_in.keys());
         if !self.logs.knows(named.chain(stored.iter().flat_map(|progress| progress.cursors.keys()))) {
@@ -501,7 +344,7 @@ impl Broker {
                 Progress { cursors: [cursor].into_iter().collect(), ..Progress::default() }
             }
         };
-        let places = self.places_in_other_logs(subscriptions, &progress.cursors, old).await?;
+        let places = self.places_in_other_logs(subscriptions, &progress.cursors, was_there_ms).await?;
         places.iter().for_each(|place| {
             progress.cursors.raise(place);
         });
@@ -514,7 +357,7 @@ impl Broker {
         &self,
         subscriptions: &HashMap<TopicFilter, StoredSubscription>,
         cursors: &Cursors,
-        old: Option<&SessionRecord>,
+        was_there_ms: u64,
     ) -> Result<Cursors, Unavailable> {
         let mut begins: HashMap<u16, Option<u64>> = HashMap::new();
         for (filter, stored) in subscriptions.iter().filter(|(_, s)| s.qos > 0) {
@@ -531,8 +374,7 @@ impl Broker {
             let sequence = match begin {
                 Some(sequence) => sequence,
                 None => {
-                    let since_ms = old.map_or(0, |old| old.disconnected_at_ms.unwrap_or(old.since_ms));
-                    let from_ms = since_ms.saturating_sub(SERVERS_DIFFER_MS);
+                    let from_ms = was_there_ms.saturating_sub(SERVERS_DIFFER_MS);
                     self.store.streams().sequence_at(log.log.stream(), from_ms).await?.saturating_sub(1)
                 }
             };
@@ -571,6 +413,7 @@ impl Broker {
         }
         mailbox.owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
         let epoch = owned.record.epoch;
+        mailbox.set_answered();
         Attached { mailbox, is_present, epoch, progress, retained, filters, owned: Some(owned) }
     }
 
@@ -581,6 +424,37 @@ impl Broker {
     }
 }
 
-fn unavailable(reason: &str) -> Unavailable {
-    Unavailable { reason: reason.to_owned() }
+/// The socket of a client that has its answer.
+struct Unwatched;
+
+impl PeerSocket for Unwatched {
+    fn poll_gone(&mut self, _cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        std::task::Poll::Pending
+    }
+}
+
+/// A connection in the registry that has yet to become one: should it end before, in a panic, it leaves no entry behind.
+struct Registered<'a> {
+    broker: &'a Broker,
+    mailbox: &'a Arc<Mailbox>,
+    is_settled: bool,
+}
+
+impl<'a> Registered<'a> {
+    const fn new(broker: &'a Broker, mailbox: &'a Arc<Mailbox>) -> Self {
+        Self { broker, mailbox, is_settled: false }
+    }
+
+    /// What follows takes care of the entry.
+    fn settle(mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.broker.detach(self.mailbox);
+        }
+    }
 }

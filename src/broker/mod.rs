@@ -3,8 +3,8 @@
 //! # Layout
 //!
 //! - [`Broker`]: attach, subscribe, unsubscribe, detach
-//! - `lifecycle`, `records`: a session and its record in JetStream; `refused`: CONNECTs that may have left one;
-//!   `handover`: from the sidecar that had it; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`; `wills`
+//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `records`: a session and its
+//!   record in JetStream; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -32,7 +32,6 @@ mod dividing;
 mod doubt;
 mod ended_epochs;
 mod events;
-mod handover;
 mod ingest;
 mod interest;
 mod leading;
@@ -40,10 +39,10 @@ mod lifecycle;
 mod logs;
 mod mailbox;
 mod message;
+mod ownership;
 mod publishing;
 mod puts;
 mod records;
-mod refused;
 mod registry;
 mod requests;
 mod retained;
@@ -57,7 +56,6 @@ mod subscribing;
 mod subscriptions;
 mod sys;
 mod wants;
-mod wills;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -78,6 +76,7 @@ pub(crate) use events::{
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
+pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal};
 pub(crate) use publishing::{Answer, Publishing, Refused};
 pub(crate) use records::{Claims, progress_record, protocol};
 pub use requests::RequestOptions;
@@ -86,7 +85,6 @@ pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use share::Share;
 pub(crate) use subscribing::Subscribed;
-pub(crate) use wills::{Due, due};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -97,7 +95,7 @@ use catch_up::CatchUp;
 use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
-use refused::RefusedConnects;
+use ownership::OrphanedConnects;
 use registry::Registry;
 use requests::Requests;
 use retained_writer::RetainedWriter;
@@ -180,7 +178,7 @@ pub struct Broker {
     interest: Interest,
     shares: Arc<Shares>,
     registry: Registry,
-    refused: RefusedConnects,
+    orphans: OrphanedConnects,
     /// Room for sessions that are put in order.
     ordering: Arc<Semaphore>,
     next_session: AtomicU64,
@@ -337,7 +335,7 @@ impl Broker {
             requests,
             follower: Arc::clone(&follower),
             registry: Registry::default(),
-            refused: RefusedConnects::default(),
+            orphans: OrphanedConnects::default(),
             ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
             next_session: AtomicU64::new(1),
             ingest,
@@ -481,7 +479,7 @@ impl Broker {
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the
     /// last one is gone.
     pub async fn drain(&self) {
-        for mailbox in self.registry.everyone() {
+        for mailbox in self.registry.close() {
             mailbox.order(Order::Drain);
         }
         self.registry.empty().await;

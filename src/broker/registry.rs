@@ -1,6 +1,7 @@
 //! Who is connected to this sidecar, by client id.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytestring::ByteString;
 use foldhash::HashMap;
@@ -9,9 +10,23 @@ use tokio::sync::Notify;
 
 use super::mailbox::Mailbox;
 
+/// How a client was entered.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    /// Nobody has its client id.
+    Alone,
+    /// This connection had it.
+    Behind(Arc<Mailbox>),
+    /// It was not: its peer is gone, or the connection that has the client id came later.
+    GivesWay,
+    /// It was not: nobody is any more.
+    Draining,
+}
+
 /// The connected clients.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
+    is_draining: AtomicBool,
     clients: Mutex<HashMap<ByteString, Arc<Mailbox>>>,
     /// Connections that were taken over and have not ended yet are not in `clients` any more.
     leaving: Mutex<HashMap<ByteString, Vec<Arc<Mailbox>>>>,
@@ -19,14 +34,33 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Enters a client. Returns the connection that had its client id.
-    pub(crate) fn enter(&self, mailbox: &Arc<Mailbox>) -> Option<Arc<Mailbox>> {
+    /// Enters a client, unless it gives way. `is_gone`: whether its peer is gone, which is looked at when nobody else can
+    /// enter, so that a connection that came when that one was gone is behind it.
+    pub(crate) fn enter(&self, mailbox: &Arc<Mailbox>, is_gone: impl FnOnce() -> bool) -> Entered {
         let mut clients = self.clients.lock();
-        let old = clients.insert(mailbox.client_id.clone(), Arc::clone(mailbox));
-        if let Some(old) = &old {
-            self.leaving.lock().entry(old.client_id.clone()).or_default().push(Arc::clone(old));
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Entered::Draining;
         }
-        old
+        let newcomer = mailbox.arrival(is_gone());
+        if newcomer.is_gone
+            || clients.get(&mailbox.client_id).is_some_and(|old| newcomer.yields_to(&old.arrival(false)))
+        {
+            return Entered::GivesWay;
+        }
+        match clients.insert(mailbox.client_id.clone(), Arc::clone(mailbox)) {
+            Some(old) => {
+                self.leaving.lock().entry(old.client_id.clone()).or_default().push(Arc::clone(&old));
+                Entered::Behind(old)
+            }
+            None => Entered::Alone,
+        }
+    }
+
+    /// Nobody is entered any more. Returns all that are there.
+    pub(crate) fn close(&self) -> Vec<Arc<Mailbox>> {
+        let clients = self.clients.lock();
+        self.is_draining.store(true, Ordering::Relaxed);
+        clients.values().cloned().collect()
     }
 
     /// The connection that has a client id.

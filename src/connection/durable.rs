@@ -12,16 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use crate::broker::Outgoing;
-use crate::store::{Arrival, SessionRecord, Sessions, StoredSubscription, WriteError};
+use crate::store::{Arrival, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
 const LAZY_CHANGES: u64 = 128;
 
 /// How old changes get before they are saved without anybody waiting for them.
 pub(super) const LAZY_AGE: Duration = Duration::from_secs(1);
-
-/// How long to wait after a write that JetStream did not take.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// An answer that waits until the record of the session is written.
 pub(super) enum Answered {
@@ -55,10 +52,12 @@ where
                 stored.retained = stored.retained.filter(|owed| !self.retained.is_done(*owed));
             }
             let answers = self.answers_after_record.len();
-            let (record, sequence) = (owned.record(), owned.sequence);
+            let (record, sequence, broker) = (owned.record(), owned.sequence, Arc::clone(&self.broker));
             self.is_record_dirty = false;
             self.writing =
-                Some(Box::pin(async move { Written::Record(put_record(&sessions, &record, sequence).await, answers) }));
+                Some(Box::pin(
+                    async move { Written::Record(broker.amend_session(record, sequence, TRIES).await, answers) },
+                ));
         } else if self.is_save_due() {
             self.pass_what_is_read();
             let claims = self.claims();
@@ -219,25 +218,7 @@ impl<S> Connection<S> {
 }
 
 /// Tries that a write is given that JetStream cannot do now.
-const TRIES: usize = 20;
-
-/// Writes the record, and tries again what JetStream could not do for a while.
-async fn put_record(sessions: &Sessions, record: &SessionRecord, mut sequence: u64) -> Result<u64, WriteError> {
-    for _ in 1..TRIES {
-        match sessions.put_record(record, sequence, None).await {
-            Err(WriteError::Unavailable { .. }) => tokio::time::sleep(RETRY).await,
-            result => return result,
-        }
-        // A write that was not answered may have been done all the same.
-        if let Ok(loaded) = sessions.load(&record.client_id).await {
-            if loaded.record.is_none_or(|found| found.epoch != record.epoch) {
-                return Err(WriteError::Fenced);
-            }
-            sequence = loaded.sequence;
-        }
-    }
-    sessions.put_record(record, sequence, None).await
-}
+const TRIES: usize = 10;
 
 /// Why a connection ends whose session cannot be written.
 fn unwritable(error: &WriteError) -> ReasonCode {

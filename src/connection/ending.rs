@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::durable::Written;
 use super::io::Io;
 use super::{Connection, End, Eventual};
-use crate::broker::{Broker, Due, Mailbox, Owned, Share, due, progress_record};
+use crate::broker::{Broker, LeaveEnd, Mailbox, Share, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
-use crate::store::{ProgressRecord, SessionRecord, WriteError};
+use crate::store::ProgressRecord;
 
 /// How long the last packets may take to leave.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -21,12 +21,6 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// How long a connection stays open whose client has said goodbye, until its will is taken back. Longer than a leader takes
 /// to be elected.
 const TAKE_BACK: Duration = Duration::from_secs(30);
-
-/// How long to wait before a write is tried again that JetStream did not take; doubled each time.
-const RETRY: Duration = Duration::from_millis(250);
-
-/// The longest of these pauses.
-const RETRY_MAX: Duration = Duration::from_secs(8);
 
 /// Writes what is left, and closes.
 pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Metrics)
@@ -86,10 +80,7 @@ where
         let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
             broker: &broker,
             mailbox: &mailbox,
-            end,
-            expiry_s,
-            progress,
-            owned,
+            leave: LeaveEnd { owned, progress, expiry_s, will: will_cause(end) },
             writing,
         });
         let is_saved = match last {
@@ -143,10 +134,7 @@ where
 struct LastWrite<'a> {
     broker: &'a Arc<Broker>,
     mailbox: &'a Mailbox,
-    end: End,
-    expiry_s: u32,
-    progress: ProgressRecord,
-    owned: Owned,
+    leave: LeaveEnd,
     /// A write that is under way: there is one at a time, so it goes first.
     writing: Option<Eventual<Written>>,
 }
@@ -154,96 +142,22 @@ struct LastWrite<'a> {
 impl LastWrite<'_> {
     /// A client that said goodbye has no will any more [MQTT-3.14.4-3]. Until that is written, whoever finds us dead
     /// publishes it.
-    fn takes_back_a_will(&self) -> bool {
-        self.end == (End::ByClient { with_will: false }) && self.owned.record.will.is_some()
+    const fn takes_back_a_will(&self) -> bool {
+        self.leave.will.is_none() && self.leave.owned.record.will.is_some()
     }
 
     async fn finish_writing(&mut self) {
         if let Some(writing) = self.writing.take()
             && let Written::Record(Ok(sequence), _) = writing.await
         {
-            self.owned.sequence = sequence;
+            self.leave.owned.sequence = sequence;
         }
     }
 
-    /// Writes until it is done, or somebody else owns the session. There are no more of these than connections that were
-    /// there when JetStream went away, since those that need a record are refused meanwhile. Returns whether it is done.
+    /// Returns whether it is done, and not somebody else's.
     async fn write(mut self) -> bool {
         self.finish_writing().await;
-        let client_id = self.owned.record.client_id.clone();
-        let mut pause = RETRY;
-        loop {
-            match self.try_write().await {
-                Ok(()) => return true,
-                Err(WriteError::TooLarge) => {
-                    tracing::error!(client_id, "a session is too large to be kept");
-                    return false;
-                }
-                // Fenced by somebody else, or by a write of ours that was not answered and was done all the same.
-                Err(WriteError::Fenced) => {}
-                Err(WriteError::Unavailable { reason }) => {
-                    tracing::debug!(client_id, reason, "the end of a connection waits for JetStream");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-            }
-            if let Ok(loaded) = self.broker.store().sessions().load(&client_id).await {
-                let owned = &self.owned.record;
-                let is_ours = |record: &SessionRecord| record.epoch == owned.epoch && record.owner == owned.owner;
-                let Some(record) = loaded.record.filter(is_ours) else {
-                    self.mailbox.withdraw();
-                    // Who owns the session now, or has adopted it, takes care of the rest.
-                    if self.expiry_s > 0 {
-                        self.broker.keep_for_successor(self.mailbox).await;
-                    }
-                    return false;
-                };
-                self.owned.record.will = record.will;
-                self.owned.record.last_wills = record.last_wills;
-                self.owned.sequence = loaded.sequence;
-            }
-        }
-    }
-
-    async fn try_write(&mut self) -> Result<(), WriteError> {
-        let owned = &mut self.owned;
-        let sessions = self.broker.store().sessions();
-        let client_id = owned.record.client_id.clone();
-        owned.record.expiry_s = self.expiry_s;
-        let mut record = owned.record();
-        record.connected = false;
-        let now_ms = self.broker.store().clock().now_ms();
-        record.disconnected_at_ms = now_ms;
-        if self.expiry_s > 0 {
-            let ttl_s = self.broker.progress_ttl(&record);
-            sessions.put_progress(&client_id, &self.progress, owned.sequence, ttl_s).await?;
-        }
-        let cause = will_cause(self.end);
-        let wait = record.will.as_ref().filter(|_| cause.is_some()).map(|will| due(will, self.expiry_s));
-        match (wait, cause) {
-            (Some(Due::Now), Some(cause)) => {
-                (owned.record, owned.sequence) = self.broker.fire(record, owned.sequence, cause).await?;
-            }
-            (Some(Due::InMs(ms)), _) => {
-                if let Some(will) = &mut record.will {
-                    will.due_at_ms = now_ms.map(|now_ms| now_ms + ms);
-                }
-                // Whose timer it is: when we are gone, somebody else's.
-                owned.sequence = sessions.put_record(&record, owned.sequence, self.broker.ttl(&record)).await?;
-                self.broker.put_in_order(client_id, record.epoch, ms, WillCause::ConnectionLost);
-                return Ok(());
-            }
-            _ if self.expiry_s > 0 => {
-                record.will = None;
-                record.owner = None;
-                owned.sequence = sessions.put_record(&record, owned.sequence, self.broker.ttl(&record)).await?;
-            }
-            _ => {}
-        }
-        if self.expiry_s == 0 {
-            sessions.end(&client_id, owned.sequence).await?;
-        }
-        Ok(())
+        self.broker.leave_session(self.mailbox, self.leave).await
     }
 }
 

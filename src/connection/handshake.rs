@@ -13,7 +13,7 @@ use mqtt_session::{Negotiated, negotiate};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
-use crate::broker::Broker;
+use crate::broker::{Broker, Refusal};
 use crate::listener::{Foreign, Peer};
 
 /// A connection whose CONNECT was accepted.
@@ -97,16 +97,15 @@ where
 }
 
 /// Refuses a CONNECT that was accepted as far as it goes.
-pub(super) fn refuse<S>(io: &mut Io<S>, broker: &Broker, version: Version, reason: ReasonCode)
+pub(super) fn refuse<S>(io: &mut Io<S>, broker: &Broker, version: Version, refused: Refusal)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Refusal { reason, was_connected } = refused;
     broker.metrics.connect(reason);
-    if reason != ReasonCode::SessionTakenOver {
-        return send_refusal(io, version, reason);
-    }
+    let Some(session_present) = was_connected else { return send_refusal(io, version, reason) };
     // No CONNACK can say that somebody newer has come: it was connected, for no time at all.
-    send_refusal(io, version, ReasonCode::Success);
+    send_connack(io, version, ConnAck { session_present, ..refusal(ReasonCode::Success) });
     if version.is_v5() {
         // A DISCONNECT without properties always fits.
         let _ = mqtt_codec::encode(&Packet::Disconnect(Disconnect::new(reason)), version, io.output.tail());
@@ -159,8 +158,15 @@ fn send_refusal<S>(io: &mut Io<S>, version: Version, reason: ReasonCode)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    send_connack(io, version, refusal(reason));
+}
+
+fn send_connack<S>(io: &mut Io<S>, version: Version, connack: ConnAck)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     // A CONNACK without properties always fits.
-    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(refusal(reason))), version, io.output.tail());
+    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
 }
 
 fn refusal(reason: ReasonCode) -> ConnAck {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::broker::Segments;
+use crate::broker::{PeerSocket, Segments};
 
 /// Bytes that one read takes at most.
 const READ_SIZE: usize = 32 * 1024;
@@ -163,5 +163,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             }
         }
         Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> PeerSocket for Io<S> {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What came behind CONNECT is carried out, and its end seen then. Not more than one read of it is taken.
+        while self.input.is_empty() {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Pending
     }
 }

@@ -6,7 +6,10 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -41,6 +44,8 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Limits {
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
+    /// Connections that were taken.
+    taken: Arc<AtomicU64>,
 }
 
 impl Limits {
@@ -53,6 +58,7 @@ impl Limits {
         Self {
             connections: semaphore(usize::try_from(connections).unwrap_or(usize::MAX)),
             handshakes: semaphore(usize::try_from(config.max_handshakes).unwrap_or(usize::MAX)),
+            taken: Arc::default(),
         }
     }
 }
@@ -109,7 +115,7 @@ impl Acceptor {
                 }
             };
             backoff = BACKOFF_MIN;
-            let Ok(place) = limits.connections.clone().try_acquire_owned() else {
+            let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
                 metrics.connect_over_limit();
                 if let Some(suppressed) = refused.due() {
                     warn!(listener = &*self.bound.name, remote = %addr, suppressed, "closed: listeners.max_connections reached");
@@ -117,11 +123,13 @@ impl Acceptor {
                 continue;
             };
             socket::prepare(&stream);
-            let peer = Peer { addr, listener: self.bound.name.clone(), protocol: self.bound.protocol, handshake };
+            let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
+            let place = limits.taken.fetch_add(1, Ordering::Relaxed);
+            let peer = Peer { addr, listener, protocol, place, handshake };
             let run = dispatch.clone().run(stream, peer);
             connections.spawn(async move {
                 run.await;
-                drop(place);
+                drop(permit);
             });
         }
     }

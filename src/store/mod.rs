@@ -79,9 +79,9 @@ pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, S
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
 pub use self::sessions::{
-    Arrival, Behind, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
-    ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions,
-    SessionsScan, SessionsSink, StoredRetained, StoredSubscription, StoredWill, WillState,
+    Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
+    RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
+    SessionsSink, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
     Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,

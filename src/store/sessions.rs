@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use mqtt_ownership::{Epoch, Revision, Trace};
 use proto_map::Names;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -73,17 +74,6 @@ pub struct Loaded {
     pub sequence: u64,
     /// There is one, of this version, which is newer than ours: nobody here may write it.
     pub newer: Option<u32>,
-}
-
-/// What the key of a client's progress says of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behind {
-    /// There is none.
-    Nothing,
-    /// There is one, perhaps of the session.
-    Progress,
-    /// The record is not the last one that there was; see [`Sessions::is_of_the_past`].
-    Later,
 }
 
 impl Sessions {
@@ -162,36 +152,24 @@ impl Sessions {
         written.map(|(_, arrival)| arrival)
     }
 
-    /// Whether a record that was read with this sequence is not the last one that there was: the session was over, or had
-    /// another owner, after it was written. nats-server brings such records back when it is killed at a bad moment.
+    /// What stands under the key of a client's progress, with its sequence: by it a record is known that is not the last one
+    /// that there was. nats-server brings such records back when it is killed at a bad moment.
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn is_of_the_past(&self, record: &SessionRecord, sequence: u64) -> Result<bool, Unavailable> {
-        Ok(self.look_behind(record, sequence).await? == Behind::Later)
-    }
-
-    /// What is behind a record that was read with this sequence.
-    ///
-    /// # Errors
-    /// When JetStream does not answer.
-    pub async fn look_behind(&self, record: &SessionRecord, sequence: u64) -> Result<Behind, Unavailable> {
-        let subject = self.shared.names.session_progress(&record.client_id).map_err(Unavailable::new)?;
-        let Some(last) = self.shared.bucket.last(&subject).await? else { return Ok(Behind::Nothing) };
-        let is_later = match &last.content {
-            // Each is written behind a later record only.
-            _ if last.sequence <= sequence => false,
-            Content::Deleted | Content::Cleaned => true,
-            Content::Value(value) => {
-                parsed(&record.client_id, value).is_some_and(|progress: ProgressRecord| progress.epoch > record.epoch)
-            }
-            Content::Expired => false,
-        };
-        Ok(match last.content {
-            _ if is_later => Behind::Later,
-            Content::Value(_) => Behind::Progress,
-            Content::Deleted | Content::Cleaned | Content::Expired => Behind::Nothing,
-        })
+    pub async fn trace(&self, client_id: &str) -> Result<Option<(Revision, Trace)>, Unavailable> {
+        let subject = self.shared.names.session_progress(client_id).map_err(Unavailable::new)?;
+        let last = self.shared.bucket.last(&subject).await?;
+        Ok(last.and_then(|last| {
+            let trace = match &last.content {
+                Content::Deleted | Content::Cleaned => Trace::Over,
+                Content::Value(value) => {
+                    Trace::Progress(Epoch(parsed::<ProgressRecord>(client_id, value).map(|progress| progress.epoch)?))
+                }
+                Content::Expired => Trace::Expired,
+            };
+            Some((Revision(last.sequence), trace))
+        }))
     }
 
     /// Ends a session whose record has the sequence `fence`, with everything that belongs to it. It is over when this

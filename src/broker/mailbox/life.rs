@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use mqtt_codec::ReasonCode;
+use mqtt_ownership::Arrival;
 
 use super::{Mailbox, Order};
 use crate::broker::lifecycle::Owned;
@@ -55,11 +56,32 @@ impl Mailbox {
         true
     }
 
-    /// Waits for an order to end.
-    pub(crate) async fn ordered(&self) {
-        while self.lanes.lock().order.is_none() {
-            self.wake.notified().await;
+    /// Waits for an order to end, other than the one that is known. For a connection that has yet to begin: it takes what
+    /// wakes the one loop that this mailbox is for.
+    pub(crate) async fn ordered(&self, known: Option<Order>) -> Order {
+        loop {
+            let order = self.lanes.lock().order;
+            match order {
+                Some(order) if Some(order) != known => return order,
+                _ => self.wake.notified().await,
+            }
         }
+    }
+
+    /// At this place in the order in which connections were taken.
+    pub(crate) const fn taken_at(mut self, place: u64) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// CONNECT is answered: whoever comes now came later.
+    pub(crate) fn set_answered(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// When it came, compared with others of its client id.
+    pub(crate) fn arrival(&self, is_gone: bool) -> Arrival {
+        Arrival { place: self.place, is_gone, is_answered: self.is_answered.load(Ordering::Relaxed) }
     }
 
     /// Takes nothing more; what is queued is given up. Completions still come through.

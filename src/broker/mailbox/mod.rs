@@ -108,6 +108,10 @@ pub(crate) struct Mailbox {
     wake: Notify,
     room: Notify,
     has_ended: watch::Sender<bool>,
+    /// Its place in the order in which connections were taken.
+    place: u64,
+    /// Its CONNECT is answered.
+    is_answered: AtomicBool,
     /// Epoch of the connection in its session's record; 0 without one.
     epoch: AtomicU64,
     /// Its session outlives it, so what the log has lost may be in its backlog.
@@ -163,6 +167,8 @@ impl Mailbox {
             wake: Notify::new(),
             room: Notify::new(),
             has_ended: watch::Sender::new(false),
+            place: 0,
+            is_answered: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),

@@ -393,6 +393,22 @@ impl Client {
         self.closed().await;
     }
 
+    /// Sends CONNECT, and cuts the connection with a reset as soon as the kernel has it.
+    pub(crate) async fn connect_and_reset(port: u16, options: Options) {
+        Self::send_connect(port, options).await.set_zero_linger().expect("SO_LINGER");
+    }
+
+    /// Sends CONNECT and does not wait for its answer. The socket is the caller's to close.
+    pub(crate) async fn send_connect(port: u16, options: Options) -> TcpStream {
+        let version = options.connect.version;
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        let mut bytes = BytesMut::new();
+        mqtt_codec::encode(&Packet::Connect(Box::new(options.connect)), version, &mut bytes).expect("a CONNECT");
+        stream.write_all(&bytes).await.expect("a socket that takes a CONNECT");
+        stream
+    }
+
     /// Cuts the connection with a reset, without DISCONNECT.
     pub(crate) fn reset(self) {
         let _ = self.stream.set_zero_linger();

@@ -1,0 +1,130 @@
+//! The one way to write a record. A write whose fate is not known is looked into until the record tells:
+//!
+//! ```text
+//! put ─ Written ─────────────────────────────────────▶ ours
+//!  ▲ └─ Fenced, NotNow ─▶ load ┬ what we wrote ──────▶ ours
+//!  │                        ▲  ├ older than we know ─┐
+//!  │                        └──┼─────────────────────┘ (the leader has yet to catch up)
+//!  └───────────────────────────┴ what was expected
+//!                              └ anything else ──────▶ theirs
+//! ```
+//!
+//! **Invariant:** nobody takes a session for somebody else's because of a refused write. The first try may have been
+//! stored and its answer lost, so that the second one is refused; a leader that has just been elected may answer with less
+//! than was acknowledged before.
+
+use super::state::{Revision, State};
+use super::step::{Input, Output};
+
+/// Answers that know less than we do before one is believed: the server can have lost what we know, which it says for good.
+const STALE_MAX: u8 = 12;
+
+/// What is being written.
+#[derive(Clone, Debug)]
+enum Intent<W, R> {
+    Put(State<W, R>),
+    End,
+}
+
+/// Writes one record.
+#[derive(Clone, Debug)]
+pub(crate) struct Pen<W, R> {
+    /// The newest revision that we have seen.
+    known: Revision,
+    expected: Revision,
+    intent: Option<Intent<W, R>>,
+    stale: u8,
+    /// Refusals of this write; from the second one on there is a pause.
+    refusals: u8,
+}
+
+/// How a write stands.
+#[derive(Debug)]
+pub(crate) enum Writing<W, R, P> {
+    /// To be done next.
+    Next(Output<W, R, P>),
+    /// It is written, with this revision.
+    Ours(Revision),
+    /// Somebody else has written this.
+    Theirs(Option<State<W, R>>, Revision),
+    /// It is larger than can be written.
+    TooLarge,
+}
+
+/// A record that was read.
+pub(crate) enum Reading<W, R> {
+    /// It is what is there.
+    Known(Option<State<W, R>>, Revision),
+    /// Whoever answered knows less than we do: it is to be read again, after a pause.
+    Stale,
+}
+
+impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
+    /// Nothing was written yet; `known`: the newest revision that was seen.
+    pub(crate) const fn new(known: Revision) -> Self {
+        Self { known, expected: known, intent: None, stale: 0, refusals: 0 }
+    }
+
+    /// Begins to write.
+    pub(crate) fn put<P>(&mut self, state: State<W, R>, expected: Revision) -> Output<W, R, P> {
+        self.expected = expected;
+        self.known = self.known.max(expected);
+        (self.stale, self.refusals) = (0, 0);
+        self.intent = Some(Intent::Put(state.clone()));
+        Output::Put { state: Box::new(state), expected }
+    }
+
+    /// Begins to end the session.
+    pub(crate) fn end<P>(&mut self, expected: Revision) -> Output<W, R, P> {
+        self.expected = expected;
+        self.known = self.known.max(expected);
+        (self.stale, self.refusals) = (0, 0);
+        self.intent = Some(Intent::End);
+        Output::End(expected)
+    }
+
+    /// Takes what was read, when it knows as much as we do.
+    pub(crate) fn read(&mut self, state: Option<State<W, R>>, revision: Revision) -> Reading<W, R> {
+        if revision < self.known && self.stale < STALE_MAX {
+            self.stale += 1;
+            return Reading::Stale;
+        }
+        self.known = revision;
+        self.stale = 0;
+        Reading::Known(state, revision)
+    }
+
+    /// An answer to what was begun, or to what came of it.
+    pub(crate) fn answer<P>(&mut self, input: Input<W, R, P>) -> Writing<W, R, P> {
+        match input {
+            Input::Written(revision) => {
+                self.known = self.known.max(revision);
+                Writing::Ours(revision)
+            }
+            Input::TooLarge => Writing::TooLarge,
+            Input::Loaded(state, revision) => match self.read(state, revision) {
+                Reading::Stale => Writing::Next(Output::Load { again: true }),
+                Reading::Known(state, revision) => self.judge(state, revision),
+            },
+            Input::Fenced => {
+                self.refusals = self.refusals.saturating_add(1);
+                Writing::Next(Output::Load { again: self.refusals > 1 })
+            }
+            _ => Writing::Next(Output::Load { again: true }),
+        }
+    }
+
+    fn judge<P>(&self, state: Option<State<W, R>>, revision: Revision) -> Writing<W, R, P> {
+        match (&self.intent, &state) {
+            (Some(Intent::Put(intended)), Some(found)) if found == intended && revision > self.expected => {
+                Writing::Ours(revision)
+            }
+            (Some(Intent::Put(intended)), _) if revision == self.expected => {
+                Writing::Next(Output::Put { state: Box::new(intended.clone()), expected: revision })
+            }
+            (Some(Intent::End), None) => Writing::Ours(revision),
+            (Some(Intent::End), Some(_)) if revision == self.expected => Writing::Next(Output::End(revision)),
+            _ => Writing::Theirs(state, revision),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! What of a session's record decides about its ownership, and the rules that need nothing else.
+
+/// Grows with every owner of a session. Message ids are made of it, so none comes twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+/// The sequence of a record, or of what stands in its place; the fence of every write. 0: nothing is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+/// A sidecar, by the name of its lease.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub String);
+
+/// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
+pub const NEVER: u32 = u32::MAX;
+
+/// How long a record waits for its will to be published, in seconds, after the session has expired.
+pub const WILL_PATIENCE_S: u32 = 600;
+
+/// Nodes that a new owner asks; of more the oldest are long gone.
+pub const HANDOVER_NODES_MAX: usize = 8;
+
+/// Seconds that the progress of a session stays longer than its record.
+const PROGRESS_LONGER_S: u32 = 5;
+
+/// The time at the server, milliseconds since the epoch, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// It is this late at least: what is over by then is over.
+    pub earliest_ms: u64,
+    /// The same by the clock of every server: what is somebody else's is over only then.
+    pub certain_ms: u64,
+    /// What is written down for what happens now: not before it happens, so that nothing that is counted from it ends early.
+    pub stamp_ms: u64,
+}
+
+/// How far the publication of a will is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WillState {
+    /// Nobody publishes it.
+    #[default]
+    Armed,
+    /// Somebody is about to, or has.
+    Firing,
+}
+
+/// A will: `message` is what is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Will<W> {
+    /// Will Delay Interval, seconds.
+    pub delay_s: u32,
+    /// How far its publication is.
+    pub state: WillState,
+    /// When it is due, if the client does not come back; milliseconds since the epoch.
+    pub due_at_ms: Option<u64>,
+    /// What is published.
+    pub message: W,
+}
+
+/// The will of a connection before the last one, being published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerWill<W> {
+    /// That of its connection.
+    pub epoch: Epoch,
+    /// The will.
+    pub will: Will<W>,
+}
+
+/// When the will of a session that is not connected any more is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Now.
+    Now,
+    /// In this many milliseconds.
+    InMs(u64),
+}
+
+impl<W> Will<W> {
+    /// When it is due after the connection ended: after its delay, or with the end of the session [MQTT-3.1.3-9].
+    #[must_use]
+    pub const fn due(&self, expiry_s: u32) -> Due {
+        let delay_s = if self.delay_s < expiry_s { self.delay_s } else { expiry_s };
+        if delay_s == 0 { Due::Now } else { Due::InMs(delay_s as u64 * 1000) }
+    }
+
+    /// Marks it as being published.
+    pub(crate) const fn fire(&mut self) {
+        self.state = WillState::Firing;
+        self.due_at_ms = None;
+    }
+}
+
+/// What a record says about the ownership of its session. `W`: what a will publishes; `R`: the rest of the record, such as
+/// subscriptions, which goes where the session goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State<W, R> {
+    /// Grows with every connect.
+    pub epoch: Epoch,
+    /// The epoch in which the session began: progress of an older one is not its own.
+    pub first_epoch: Epoch,
+    /// The node that the client is, or was last, connected to, or that puts the session in order.
+    pub owner: Option<NodeId>,
+    /// Whether the client is connected.
+    pub connected: bool,
+    /// When this connection began, or the last one; milliseconds since the epoch.
+    pub since_ms: u64,
+    /// Session Expiry Interval, seconds; [`NEVER`].
+    pub expiry_s: u32,
+    /// When the client left; milliseconds since the epoch.
+    pub disconnected_at_ms: Option<u64>,
+    /// The will that is still to be published.
+    pub will: Option<Will<W>>,
+    /// Wills of connections before that are being published.
+    pub former_wills: Vec<FormerWill<W>>,
+    /// Nodes that may have connections from before which nobody has asked for their progress yet; the oldest first.
+    pub handover_from: Vec<NodeId>,
+    /// The rest.
+    pub rest: R,
+}
+
+/// The rest of a record.
+pub trait Rest: Clone + PartialEq {
+    /// As a new connection writes it that goes on with a session: `self` is that of the connection, `old` the session's.
+    #[must_use]
+    fn resumed(self, old: &Self) -> Self;
+}
+
+/// What stands under the key of a session's progress, by which a record of the past is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// The end of a session has left a marker.
+    Over,
+    /// Progress of this epoch.
+    Progress(Epoch),
+    /// It has reached its end of life, which says nothing.
+    Expired,
+}
+
+impl<W: Clone, R> State<W, R> {
+    /// Whether the session has ended, by what the record itself says; `now_ms` in milliseconds since the epoch.
+    #[must_use]
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        let ended_ms = self.disconnected_at_ms.filter(|_| !self.connected && self.expiry_s != NEVER);
+        ended_ms.is_some_and(|ms| ms.saturating_add(u64::from(self.expiry_s) * 1000) <= now_ms)
+    }
+
+    /// Whether a will of its is not published yet.
+    #[must_use]
+    pub const fn has_will(&self) -> bool {
+        self.will.is_some() || !self.former_wills.is_empty()
+    }
+
+    /// Whether somebody has something to do for it when its connection is over: publish a will, or end it.
+    #[must_use]
+    pub const fn is_unfinished(&self) -> bool {
+        self.has_will() || self.expiry_s == 0
+    }
+
+    /// How long the record of a session that is not connected stays, in seconds.
+    #[must_use]
+    pub fn ttl_s(&self, now_ms: u64) -> Option<u32> {
+        if self.connected {
+            return None;
+        }
+        let ended_ms = self.disconnected_at_ms.unwrap_or(now_ms);
+        let gone_s = u32::try_from(now_ms.saturating_sub(ended_ms) / 1000).unwrap_or(u32::MAX);
+        // A record stays until its wills are published, which may be due at the end of the session only.
+        let for_wills_s = if self.has_will() { WILL_PATIENCE_S } else { 0 };
+        match self.expiry_s {
+            NEVER => None,
+            s => Some(s.saturating_sub(gone_s).saturating_add(for_wills_s).max(1)),
+        }
+    }
+
+    /// The same of its progress: longer.
+    #[must_use]
+    pub fn progress_ttl_s(&self, now_ms: u64) -> Option<u32> {
+        self.ttl_s(now_ms).map(|s| s.saturating_add(PROGRESS_LONGER_S))
+    }
+
+    /// Whether this record, read at `revision`, is not the last one that there was. nats-server brings such records back
+    /// when it is killed at a bad moment. Each trace is written behind a later record only.
+    #[must_use]
+    pub fn is_of_the_past(&self, revision: Revision, trace: Option<(Revision, Trace)>) -> bool {
+        match trace.filter(|(at, _)| *at > revision) {
+            Some((_, Trace::Over)) => true,
+            Some((_, Trace::Progress(epoch))) => epoch > self.epoch,
+            Some((_, Trace::Expired)) | None => false,
+        }
+    }
+
+    /// The nodes that the next owner has to ask: the last owner, and those whom the last one may not have asked, because it
+    /// died or was taken over itself. `next`: the next owner, which has ended its own connections.
+    #[must_use]
+    pub fn handover_from(&self, next: &NodeId) -> Vec<NodeId> {
+        let last = self.owner.as_ref().filter(|_| self.connected);
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for from in self.handover_from.iter().chain(last).filter(|from| *from != next) {
+            if !nodes.contains(from) {
+                nodes.push(from.clone());
+            }
+        }
+        nodes.split_off(nodes.len().saturating_sub(HANDOVER_NODES_MAX))
+    }
+
+    /// The wills of connections before a new one, marked as being published: those whose publication was not finished, and
+    /// that of the last one when it is due by now. That is a will without delay, whether its connection is there or
+    /// somebody has begun to put its session in order, one whose delay has passed, or any of a session that ends now;
+    /// others are cancelled [MQTT-3.1.3-9].
+    #[must_use]
+    pub fn former_wills(&self, is_resumed: bool, now_ms: u64) -> Vec<FormerWill<W>> {
+        let mut wills = self.former_wills.clone();
+        let Some(mut will) = self.will.clone() else { return wills };
+        let has_passed = || will.due_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        let is_due = !is_resumed || will.due(self.expiry_s) == Due::Now || (!self.connected && has_passed());
+        if will.state == WillState::Armed && !is_due {
+            return wills;
+        }
+        will.fire();
+        wills.push(FormerWill { epoch: self.epoch, will });
+        wills
+    }
+
+    /// The connection is over: its will is due after its delay.
+    pub(crate) fn disconnect(&mut self, now_ms: u64) {
+        if std::mem::take(&mut self.connected) {
+            self.disconnected_at_ms = Some(now_ms);
+            let expiry_s = self.expiry_s;
+            if let Some(will) = &mut self.will
+                && let Due::InMs(ms) = will.due(expiry_s)
+            {
+                will.due_at_ms.get_or_insert(now_ms + ms);
+            }
+        }
+    }
+
+    /// Marks its will, if it is due.
+    pub(crate) fn fire_if_due(&mut self, now_ms: u64) {
+        if let Some(will) = &mut self.will
+            && will.due_at_ms.is_none_or(|at_ms| at_ms <= now_ms)
+        {
+            will.fire();
+        }
+    }
+
+    /// In how many milliseconds its wills are due.
+    pub(crate) fn wait_ms(&self, now_ms: u64) -> u64 {
+        let due_ms = self.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| self.former_wills.is_empty());
+        due_ms.map_or(0, |due_ms| due_ms.saturating_sub(now_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn old(owner: &str, connected: bool, from: &[&str]) -> State<&'static str, ()> {
+        State {
+            epoch: Epoch(7),
+            first_epoch: Epoch(7),
+            owner: Some(NodeId(owner.to_owned())),
+            connected,
+            since_ms: 0,
+            expiry_s: 60,
+            disconnected_at_ms: None,
+            will: None,
+            former_wills: Vec::new(),
+            handover_from: from.iter().map(|&node| NodeId(node.to_owned())).collect(),
+            rest: (),
+        }
+    }
+
+    #[test]
+    fn whom_nobody_has_asked_is_asked_by_the_next_one() {
+        let asked = |old: State<&str, ()>, next: &str| -> Vec<String> {
+            old.handover_from(&NodeId(next.to_owned())).into_iter().map(|node| node.0).collect()
+        };
+        assert_eq!(asked(old("a", true, &[]), "b"), ["a"]);
+        assert_eq!(asked(old("a", false, &[]), "b"), [""; 0], "its connection has ended");
+        assert_eq!(asked(old("a", true, &["c", "b", "a"]), "b"), ["c", "a"]);
+        assert_eq!(asked(old("a", false, &["c"]), "a"), ["c"], "nobody has asked for that one");
+        let many: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(asked(old("a", true, &many), "b").last().unwrap(), "a");
+        assert_eq!(asked(old("a", true, &many), "b").len(), HANDOVER_NODES_MAX);
+    }
+
+    #[test]
+    fn a_new_connection_makes_a_will_due_or_cancels_it() {
+        let due = |delay_s, connected, due_at_ms, is_resumed| {
+            let will = Will { delay_s, state: WillState::Armed, due_at_ms, message: "gone" };
+            let state = State { will: Some(will), ..old("a", connected, &[]) };
+            !state.former_wills(is_resumed, 1_000).is_empty()
+        };
+        assert!(due(0, true, None, true), "the old connection ends [MQTT-3.1.4-3]");
+        assert!(due(0, false, None, true), "it has ended, and nobody has published it yet");
+        assert!(!due(5, true, None, true) && !due(5, false, Some(1_001), true), "cancelled [MQTT-3.1.3-9]");
+        assert!(due(5, false, Some(1_000), true), "its delay has passed");
+        assert!(due(5, true, None, false) && due(5, false, Some(9_000), false), "the session ends [MQTT-3.1.3-9]");
+    }
+
+    #[test]
+    fn a_record_of_the_past_is_known_by_its_trace() {
+        let state = old("a", true, &[]);
+        let is_past = |at, trace| state.is_of_the_past(Revision(5), Some((Revision(at), trace)));
+        assert!(is_past(6, Trace::Over) && is_past(6, Trace::Progress(Epoch(8))));
+        assert!(!is_past(4, Trace::Over), "that of the session before");
+        assert!(!is_past(6, Trace::Progress(Epoch(7))) && !is_past(6, Trace::Expired));
+    }
+}

@@ -1,0 +1,188 @@
+//! CONNECTs that were given up although their record was written, or may be yet: nobody answered whether it was. Such a
+//! record says that the client is connected here, which it is not. Until it is put in order, it is seen as what was there
+//! before; a will that came with a refused CONNECT is not published, since no CONNACK accepted it [MQTT-3.1.2-8], and that
+//! of the session before is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_ownership::{Epoch, Left, Now};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::record::{Message, Rest, State, state_of};
+use crate::broker::Broker;
+
+/// How long after the last CONNECT of a client that was given up its session is looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(15);
+
+/// Clients that are looked after. The records of more are left to the end of our lease, or the next CONNECT.
+const CLIENTS_MAX: usize = 16_384;
+
+/// CONNECTs of one client that are told apart; the oldest one is forgotten.
+const CONNECTS_MAX: usize = 16;
+
+/// What a CONNECT may have left.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    left: Left<Message, Rest>,
+    /// CONNACK did not accept it.
+    is_refused: bool,
+}
+
+impl Orphan {
+    pub(super) const fn new(left: Left<Message, Rest>, is_refused: bool) -> Self {
+        Self { left, is_refused }
+    }
+}
+
+/// The CONNECTs of this process that were given up and may have left a record.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct OrphanedConnects(Mutex<HashMap<ByteString, Connects>>);
+
+#[derive(Debug)]
+struct Connects {
+    orphans: Vec<Orphan>,
+    last: Instant,
+}
+
+impl OrphanedConnects {
+    /// Notes one. Returns whether somebody has to start to look after the client.
+    fn note(&self, client_id: &ByteString, orphan: Orphan) -> bool {
+        let mut clients = self.0.lock();
+        let is_known = clients.contains_key(client_id);
+        if !is_known && clients.len() >= CLIENTS_MAX {
+            return false;
+        }
+        let last = Instant::now();
+        let connects = clients.entry(client_id.clone()).or_insert(Connects { orphans: Vec::new(), last });
+        connects.last = last;
+        if connects.orphans.len() >= CONNECTS_MAX {
+            connects.orphans.remove(0);
+        }
+        connects.orphans.push(orphan);
+        !is_known
+    }
+
+    fn has(&self, client_id: &str, epoch: Epoch) -> bool {
+        self.0.lock().get(client_id).is_some_and(|connects| connects.orphans.iter().any(|o| o.left.epoch == epoch))
+    }
+
+    /// A record as it is to be seen: that of a refused CONNECT as what was there before, or as nothing.
+    pub(super) fn see_through(&self, client_id: &str, written: State, now: Now) -> Option<State> {
+        let clients = self.0.lock();
+        let is_it = |orphan: &&Orphan| orphan.is_refused && orphan.left.epoch == written.epoch;
+        match clients.get(client_id).and_then(|connects| connects.orphans.iter().find(is_it)) {
+            Some(orphan) => orphan.left.restored(&written, now),
+            None => Some(written),
+        }
+    }
+
+    /// What is put in order in the place of such a record: what was there before, or a session that ends.
+    pub(super) fn as_found(&self, client_id: &str, written: State, now: Now) -> State {
+        let nothing = State { connected: false, expiry_s: 0, will: None, ..written.clone() };
+        self.see_through(client_id, written, now).unwrap_or(nothing)
+    }
+
+    /// When the client is to be looked at; `None` when nobody needs to any more.
+    fn look_at(&self, client_id: &str) -> Option<Instant> {
+        self.0.lock().get(client_id).map(|connects| connects.last + LOOK_AFTER)
+    }
+
+    fn forget(&self, client_id: &str) {
+        self.0.lock().remove(client_id);
+    }
+}
+
+impl Broker {
+    /// A CONNECT was given up whose record may make us the owner: should it do so, the session is put in order.
+    pub(super) fn look_after_orphan(self: &Arc<Self>, client_id: &ByteString, orphan: Orphan) {
+        if !self.orphans.note(client_id, orphan) {
+            return;
+        }
+        let (broker, client_id) = (Arc::clone(self), client_id.clone());
+        tokio::spawn(async move {
+            while let Some(at) = broker.orphans.look_at(&client_id) {
+                if at > Instant::now() {
+                    tokio::time::sleep_until(at).await;
+                } else if broker.reclaim(&client_id).await {
+                    broker.orphans.forget(&client_id);
+                } else {
+                    tokio::time::sleep(LOOK_AFTER).await;
+                }
+            }
+        });
+    }
+
+    /// Puts the session of a client in order whose CONNECT was given up. False when JetStream cannot be asked.
+    async fn reclaim(self: &Arc<Self>, client_id: &ByteString) -> bool {
+        if self.registry.find(client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
+            return true;
+        }
+        let Ok(loaded) = self.store.sessions().load(client_id).await else { return false };
+        let left = loaded.record.filter(|r| r.connected && self.orphans.has(client_id, Epoch(r.epoch)));
+        let Some(record) = left else { return true };
+        self.adopt(record, loaded.sequence).await;
+        true
+    }
+
+    /// A record as a new owner sees it.
+    pub(super) fn seen(&self, client_id: &str, record: Option<State>) -> Option<State> {
+        record.and_then(|record| self.orphans.see_through(client_id, record, self.session_time()))
+    }
+
+    /// A record as it is put in order.
+    pub(super) fn found(&self, record: crate::store::SessionRecord) -> State {
+        let client_id = record.client_id.clone();
+        self.orphans.as_found(&client_id, state_of(record), self.session_time())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SessionRecord;
+
+    const NOW: Now = Now { earliest_ms: 1_000, certain_ms: 1_000, stamp_ms: 1_000 };
+
+    fn orphan(epoch: u64, found: Option<State>, is_refused: bool) -> Orphan {
+        let (is_written, is_present) = (false, found.is_some());
+        let left = Left { epoch: Epoch(epoch), is_written, is_present, found, is_will_marked: false };
+        Orphan::new(left, is_refused)
+    }
+
+    fn record(epoch: u64) -> State {
+        state_of(SessionRecord { epoch, connected: true, expiry_s: 60, ..SessionRecord::default() })
+    }
+
+    #[test]
+    fn a_client_is_looked_after_once_and_its_connects_are_known() {
+        let orphans = OrphanedConnects::default();
+        let id = ByteString::from("c");
+        assert!(orphans.note(&id, orphan(1, None, true)), "somebody has to");
+        for epoch in 2..=20 {
+            assert!(!orphans.note(&id, orphan(epoch, None, true)), "somebody does");
+        }
+        assert_eq!([1, 4, 5, 20].map(|epoch| orphans.has("c", Epoch(epoch))), [false, false, true, true]);
+        assert!(!orphans.has("d", Epoch(20)) && orphans.look_at("c").is_some());
+        orphans.forget("c");
+        assert!(!orphans.has("c", Epoch(20)) && orphans.look_at("c").is_none());
+    }
+
+    #[test]
+    fn the_record_of_a_refused_connect_is_seen_as_what_it_found() {
+        let orphans = OrphanedConnects::default();
+        let id = ByteString::from("c");
+        orphans.note(&id, orphan(7, None, true));
+        orphans.note(&id, orphan(8, Some(record(5)), true));
+        orphans.note(&id, orphan(9, None, false));
+        assert_eq!(orphans.see_through("c", record(7), NOW), None, "nothing was there");
+        assert_eq!(orphans.as_found("c", record(7), NOW).expiry_s, 0, "so it ends");
+        let restored = orphans.see_through("c", record(8), NOW).unwrap();
+        assert_eq!((restored.epoch, restored.connected), (Epoch(9), false), "no epoch comes twice");
+        assert_eq!(orphans.see_through("c", record(9), NOW), Some(record(9)), "it was accepted");
+        assert_eq!(orphans.see_through("d", record(7), NOW), Some(record(7)));
+    }
+}

@@ -1,0 +1,201 @@
+//! Between a record as it is stored and what of it decides about ownership. The rest goes where the session goes.
+
+use std::sync::{Arc, OnceLock};
+
+use mqtt_ownership::{Epoch, FormerWill, NodeId, Will, WillState};
+
+use crate::store::{LastWill, Rest as Fields, SessionRecord, StoredWill, WillState as StoredWillState};
+
+/// What of a record decides.
+pub(crate) type State = mqtt_ownership::State<Message, Rest>;
+
+/// What a will publishes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Message {
+    stored: StoredWill,
+    /// Its message id, once it is marked: what is written, in whatever try, and what is published have one.
+    id: Arc<OnceLock<String>>,
+    /// What a newer version has added beside it, in the list of former wills.
+    beside: Fields,
+}
+
+impl Message {
+    /// That of a CONNECT.
+    pub(crate) fn new(stored: StoredWill) -> Self {
+        Self { stored, ..Self::default() }
+    }
+}
+
+/// Of one will, whoever has made its id.
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        self.stored == other.stored && self.beside == other.beside
+    }
+}
+
+impl Eq for Message {}
+
+/// The record without that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rest(SessionRecord);
+
+impl Rest {
+    /// What a new connection writes into its record, beside what its ownership says.
+    pub(crate) fn new(client_id: &str, protocol: &str, remote: String) -> Self {
+        Self(SessionRecord {
+            client_id: client_id.to_owned(),
+            protocol: protocol.to_owned(),
+            remote: Some(remote),
+            ..SessionRecord::default()
+        })
+    }
+}
+
+impl Rest {
+    /// Client identifier.
+    pub(crate) fn client_id(&self) -> &str {
+        &self.0.client_id
+    }
+}
+
+impl mqtt_ownership::Rest for Rest {
+    fn resumed(self, old: &Self) -> Self {
+        let SessionRecord { version, client_id, protocol, remote, .. } = self.0;
+        Self(SessionRecord { version, client_id, protocol, remote, ..old.0.clone() })
+    }
+}
+
+fn will_of(stored: StoredWill, beside: Fields) -> Will<Message> {
+    let StoredWill { delay_s, due_at_ms, .. } = stored;
+    let (state, id) = match &stored.state {
+        StoredWillState::Armed => (WillState::Armed, OnceLock::new()),
+        StoredWillState::Firing { id, .. } => (WillState::Firing, OnceLock::from(id.clone())),
+    };
+    let stored = StoredWill { state: StoredWillState::Armed, due_at_ms: None, ..stored };
+    Will { delay_s, state, due_at_ms, message: Message { stored, id: Arc::new(id), beside } }
+}
+
+/// Makes the message id of a will, by the epoch of its connection.
+pub(crate) type NameWill<'a> = &'a dyn Fn(&StoredWill, Epoch) -> String;
+
+/// A will as it is stored.
+pub(crate) fn stored_will(will: Will<Message>, name: NameWill<'_>, epoch: Epoch) -> StoredWill {
+    let Will { delay_s, state, due_at_ms, message } = will;
+    let state = match state {
+        WillState::Armed => StoredWillState::Armed,
+        WillState::Firing => StoredWillState::Firing {
+            id: message.id.get_or_init(|| name(&message.stored, epoch)).clone(),
+            // From the CONNECT on: a record can come back that JetStream had deleted, when its server was killed.
+            after: message.stored.since,
+        },
+    };
+    StoredWill { delay_s, state, due_at_ms, ..message.stored }
+}
+
+/// What of a record decides, and the rest.
+pub(crate) fn state_of(mut record: SessionRecord) -> State {
+    let former = |last: LastWill| FormerWill { epoch: Epoch(last.epoch), will: will_of(last.will, last.rest) };
+    State {
+        epoch: Epoch(std::mem::take(&mut record.epoch)),
+        first_epoch: Epoch(std::mem::take(&mut record.first_epoch)),
+        owner: record.owner.take().map(NodeId),
+        connected: std::mem::take(&mut record.connected),
+        since_ms: std::mem::take(&mut record.since_ms),
+        expiry_s: std::mem::take(&mut record.expiry_s),
+        disconnected_at_ms: record.disconnected_at_ms.take(),
+        will: record.will.take().map(|will| will_of(will, Fields::new())),
+        former_wills: std::mem::take(&mut record.last_wills).into_iter().map(former).collect(),
+        handover_from: std::mem::take(&mut record.handover_from).into_iter().map(NodeId).collect(),
+        rest: Rest(record),
+    }
+}
+
+/// The record of a state.
+pub(crate) fn record_of(state: State, name: NameWill<'_>) -> SessionRecord {
+    let last = |former: FormerWill<Message>| LastWill {
+        epoch: former.epoch.0,
+        rest: former.will.message.beside.clone(),
+        will: stored_will(former.will, name, former.epoch),
+    };
+    SessionRecord {
+        epoch: state.epoch.0,
+        first_epoch: state.first_epoch.0,
+        owner: state.owner.map(|node| node.0),
+        connected: state.connected,
+        since_ms: state.since_ms,
+        expiry_s: state.expiry_s,
+        disconnected_at_ms: state.disconnected_at_ms,
+        will: state.will.map(|will| stored_will(will, name, state.epoch)),
+        last_wills: state.former_wills.into_iter().map(last).collect(),
+        handover_from: state.handover_from.into_iter().map(|node| node.0).collect(),
+        ..state.rest.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoredSubscription;
+
+    const NAMED: NameWill<'static> = &|_, epoch| format!("made in {}", epoch.0);
+
+    fn fields() -> Fields {
+        Fields::from([("colour".to_owned(), 3.into())])
+    }
+
+    fn full() -> SessionRecord {
+        let will = |id: &str| StoredWill {
+            topic: "gone".to_owned(),
+            delay_s: 5,
+            since: 41,
+            state: StoredWillState::Firing { id: id.to_owned(), after: 41 },
+            ..StoredWill::default()
+        };
+        SessionRecord {
+            client_id: "c".to_owned(),
+            epoch: 7,
+            first_epoch: 3,
+            owner: Some("n".to_owned()),
+            connected: true,
+            since_ms: 1_767_323_045_678,
+            remote: Some("10.0.0.7:50112".to_owned()),
+            expiry_s: 60,
+            disconnected_at_ms: Some(951_782_400_000),
+            subscriptions: vec![StoredSubscription { filter: "a/#".to_owned(), ..StoredSubscription::default() }],
+            will: Some(will("key.7")),
+            last_wills: vec![LastWill { epoch: 6, will: will("key.6"), rest: fields() }],
+            handover_from: vec!["m".to_owned()],
+            rest: fields(),
+            ..SessionRecord::default()
+        }
+    }
+
+    #[test]
+    fn a_record_is_its_state_and_the_rest() {
+        assert_eq!(record_of(state_of(full()), NAMED), full());
+        let armed = StoredWill { due_at_ms: Some(9), ..StoredWill::default() };
+        let waits = SessionRecord { will: Some(armed), ..full() };
+        assert_eq!(record_of(state_of(waits.clone()), NAMED), waits);
+    }
+
+    #[test]
+    fn a_will_is_named_once() {
+        let armed = StoredWill { since: 41, ..StoredWill::default() };
+        let mut state = state_of(SessionRecord { will: Some(armed), ..full() });
+        state.will.as_mut().unwrap().state = WillState::Firing;
+        let written = record_of(state.clone(), NAMED);
+        let is_named =
+            |will: StoredWill| will.state == StoredWillState::Firing { id: "made in 7".to_owned(), after: 41 };
+        assert!(is_named(written.will.clone().unwrap()));
+        assert!(is_named(stored_will(state.will.clone().unwrap(), &|_, _| "another".to_owned(), Epoch(7))));
+        assert_eq!(state_of(written), state, "what was written is ours");
+    }
+
+    #[test]
+    fn a_session_that_goes_on_keeps_its_subscriptions_and_gets_a_new_address() {
+        use mqtt_ownership::Rest as _;
+        let old = state_of(full()).rest;
+        let Rest(resumed) = Rest::new("c", "5.0", "10.0.0.8:1".to_owned()).resumed(&old);
+        assert_eq!((resumed.subscriptions.len(), resumed.remote.as_deref()), (1, Some("10.0.0.8:1")));
+    }
+}
