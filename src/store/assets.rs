@@ -1,8 +1,11 @@
 //! The streams that must exist, and the checks that say in one line why they cannot.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use proto_map::StreamSpec;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
@@ -19,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// How long a server of the cluster may be late before a stream is created with fewer replicas than three.
 const PEERS_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Replicas of a stream where the cluster has as many servers, unless the operator says otherwise.
+const REPLICAS: u8 = 3;
+
 /// The oldest server that has all we use.
 const SERVER_MIN: (u32, u32) = (2, 12);
 
@@ -28,6 +34,10 @@ const REPLICAS_NOT_SUPPORTED: u32 = 10074;
 const NO_SUITABLE_PEERS: u32 = 10005;
 /// JetStream errors that name a limit of account or server.
 const LIMITS: [u32; 7] = [10002, 10023, 10026, 10027, 10028, 10047, 10120];
+/// JetStream errors: what a stream would reserve (`max_bytes`) is more than account or server have left.
+const NO_ROOM: [u32; 2] = [10002, 10047];
+/// The least that a stream of ours may be limited to, bytes, where there is no room for what was configured.
+const BYTES_MIN: u64 = 64 << 20;
 
 /// Looks after the streams of one account.
 #[derive(Clone, Debug)]
@@ -36,13 +46,15 @@ pub(crate) struct Assets {
     // For the error about permissions.
     needs: Needs,
     replicas: Option<u8>,
+    /// The replicas that the cluster has servers for, as far as we know, so that not every stream waits to find out.
+    servers: Arc<AtomicU8>,
 }
 
 impl Assets {
     /// Checks that the server is new enough and the account has JetStream.
     pub(crate) async fn check(api: Api, needs: Needs, replicas: Option<u8>) -> Result<Self, OpenError> {
         check_version(&api.link.client.server_info().version)?;
-        let assets = Self { api, needs, replicas };
+        let assets = Self { api, needs, replicas, servers: Arc::new(AtomicU8::new(REPLICAS)) };
         let deadline = Instant::now() + PATIENCE;
         loop {
             match assets.api.call::<IgnoredAny>("INFO", "").await {
@@ -57,34 +69,52 @@ impl Assets {
         self.ensure_with(spec, None).await
     }
 
-    /// The same, with a number of replicas of its own.
+    /// The same, with a number of replicas of its own. Where the cluster has fewer servers than the replicas that we would
+    /// like, or account or server less room than configured, the stream is made with what there is, and a WARN says so.
     pub(crate) async fn ensure_with(&self, spec: &StreamSpec, own: Option<u8>) -> Result<StreamInfo, OpenError> {
         let stream = spec.name.as_str();
         let started = Instant::now();
-        let wanted = own.or(self.replicas);
-        let mut replicas = wanted.unwrap_or(3);
+        let given = own.or(self.replicas);
+        let replicas = given.unwrap_or_else(|| self.servers.load(Ordering::Relaxed));
+        let mut made = StreamSpec { replicas, ..spec.clone() };
         loop {
             // The configuration is always read back: a server that does not know a field drops it silently.
             let failure = match self.api.stream_info(stream).await {
                 Ok(info) => return owned(spec, info),
-                Err(failure) if failure.code() == STREAM_NOT_FOUND => match self.create(spec, replicas).await {
+                Err(failure) if failure.code() == STREAM_NOT_FOUND => match self.create(&made, spec).await {
                     Ok(()) => continue,
                     Err(failure) => failure,
                 },
                 Err(failure) => failure,
             };
-            let given = wanted.is_some();
             match failure.code() {
                 // Somebody else was faster, perhaps with other limits: the comparison decides.
                 STREAM_NAME_IN_USE => continue,
-                REPLICAS_NOT_SUPPORTED if !given => {
-                    replicas = 1;
+                REPLICAS_NOT_SUPPORTED if given.is_none() => {
+                    // What there was no room for three times may have room once.
+                    made = StreamSpec { replicas: 1, ..spec.clone() };
                     continue;
                 }
-                NO_SUITABLE_PEERS if !given && replicas > 1 && started.elapsed() >= PEERS_PATIENCE => {
-                    replicas -= 1;
-                    tracing::warn!(stream, replicas, "the cluster has too few servers for more replicas");
+                // A server of the cluster may be late.
+                NO_SUITABLE_PEERS if given.is_none() && made.replicas > 1 => {
+                    if started.elapsed() < PEERS_PATIENCE {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                    made = StreamSpec { replicas: made.replicas - 1, ..spec.clone() };
+                    self.servers.store(made.replicas, Ordering::Relaxed);
+                    tracing::warn!(
+                        replicas = made.replicas,
+                        "the cluster has too few servers for three replicas: streams are created with fewer; when there are more servers, use `nats stream edit --replicas 3`"
+                    );
                     continue;
+                }
+                code if NO_ROOM.contains(&code) => {
+                    let room = self.room(made.replicas).await;
+                    if let Some(bytes) = made.max_bytes.and_then(|refused| smaller(refused, room)) {
+                        made.max_bytes = Some(bytes);
+                        continue;
+                    }
                 }
                 _ => {}
             }
@@ -92,11 +122,30 @@ impl Assets {
         }
     }
 
-    async fn create(&self, spec: &StreamSpec, replicas: u8) -> Result<(), ApiFailure> {
-        let config = StreamSpec { replicas, ..spec.clone() }.to_json().to_string();
-        self.api.call::<IgnoredAny>(&format!("STREAM.CREATE.{}", spec.name), config).await?;
-        tracing::info!(stream = %spec.name, replicas, "stream created");
+    /// Creates a stream as it can be `made`, which may be less than was `wanted`.
+    async fn create(&self, made: &StreamSpec, wanted: &StreamSpec) -> Result<(), ApiFailure> {
+        let config = made.to_json().to_string();
+        self.api.call::<IgnoredAny>(&format!("STREAM.CREATE.{}", made.name), config).await?;
+        let (stream, replicas) = (&*made.name, made.replicas);
+        if made.max_bytes == wanted.max_bytes {
+            tracing::info!(stream, replicas, "stream created");
+        } else {
+            let (bytes, wanted) = (made.max_bytes, wanted.max_bytes);
+            tracing::warn!(
+                stream,
+                replicas,
+                bytes,
+                wanted,
+                "stream created smaller than configured: account or server have no more room; raise their JetStream limits, then the stream's max_bytes with `nats stream edit`"
+            );
+        }
         Ok(())
+    }
+
+    /// What the account has left for a stream of so many replicas, bytes; `None` when it has no limit, or does not say.
+    async fn room(&self, replicas: u8) -> Option<u64> {
+        let account = self.api.call::<AccountRoom>("INFO", "").await.ok()?;
+        account.for_replicas(replicas)
     }
 
     /// Pauses before the next attempt, unless trying again cannot help or was tried long enough.
@@ -140,6 +189,45 @@ impl Assets {
     }
 }
 
+/// What the account may store, of JetStream's answer about it. With limits for each number of replicas they are in `tiers`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct AccountRoom {
+    storage: u64,
+    reserved_storage: u64,
+    limits: StorageLimit,
+    tiers: std::collections::HashMap<String, AccountRoom>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StorageLimit {
+    /// Bytes; below one: none.
+    max_storage: i64,
+}
+
+impl AccountRoom {
+    fn for_replicas(&self, replicas: u8) -> Option<u64> {
+        if let Some(tier) = self.tiers.get(&format!("R{replicas}")) {
+            return tier.left();
+        }
+        // Without tiers each replica counts.
+        self.left().map(|bytes| bytes / u64::from(replicas.max(1)))
+    }
+
+    fn left(&self) -> Option<u64> {
+        let max = u64::try_from(self.limits.max_storage).ok().filter(|max| *max > 0)?;
+        Some(max.saturating_sub(self.storage.max(self.reserved_storage)))
+    }
+}
+
+/// The limit to try after `refused` was too much, in bytes: at most half of it, and of the room that is left, so that the
+/// streams that come later have some. `None`: too little is left.
+fn smaller(refused: u64, room: Option<u64>) -> Option<u64> {
+    let bytes = (refused / 2).min(room.map_or(u64::MAX, |room| room / 2));
+    (bytes >= BYTES_MIN).then_some(bytes)
+}
+
 /// The stream, if its configuration is what it must be.
 fn owned(spec: &StreamSpec, info: StreamInfo) -> Result<StreamInfo, OpenError> {
     let differences = spec.differences(&info.config);
@@ -164,6 +252,28 @@ fn check_version(version: &str) -> Result<(), OpenError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_is_too_large_leaves_room_for_those_that_come_later() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(smaller(4 * GIB, Some(GIB)), Some(GIB / 2), "the account says how much there is");
+        assert_eq!(smaller(4 * GIB, None), Some(2 * GIB), "the server does not");
+        assert_eq!(smaller(GIB, Some(8 * GIB)), Some(GIB / 2), "less than was refused, always");
+        assert_eq!(smaller(100 << 20, None), None, "too little to be of use");
+        assert_eq!(smaller(GIB, Some(10 << 20)), None);
+    }
+
+    #[test]
+    fn the_room_of_an_account_is_read_with_and_without_tiers() {
+        let plain = r#"{"storage":10,"reserved_storage":100,"limits":{"max_storage":1000}}"#;
+        let plain: AccountRoom = serde_json::from_str(plain).unwrap();
+        assert_eq!((plain.for_replicas(1), plain.for_replicas(3)), (Some(900), Some(300)));
+        let tiers = r#"{"limits":{"max_storage":0},"tiers":{"R3":{"storage":70,"limits":{"max_storage":100}}}}"#;
+        let tiers: AccountRoom = serde_json::from_str(tiers).unwrap();
+        assert_eq!((tiers.for_replicas(3), tiers.for_replicas(1)), (Some(30), None));
+        let unlimited: AccountRoom = serde_json::from_str(r#"{"limits":{"max_storage":-1}}"#).unwrap();
+        assert_eq!(unlimited.for_replicas(1), None);
+    }
 
     #[test]
     fn servers_before_2_12_are_too_old() {

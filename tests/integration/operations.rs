@@ -309,6 +309,11 @@ async fn embedded_starts_a_nats_server_keeps_its_data_and_stops_it() {
     let first = embedded_port(&sidecar);
     let mut client = sidecar.v5("client").await;
     client.publish(msg("kept", "here").qos(1).retained()).await;
+    // Devices send messages of more than the megabyte that nats-server takes by default.
+    let large = "x".repeat(2 << 20);
+    client.subscribe("large", 1).await;
+    client.publish(msg("large", large.clone()).qos(1)).await;
+    assert_eq!(client.receive().await.payload.len(), large.len());
     assert_eq!(sidecar.stop().await.code(), Some(0));
     assert_eq!(client.closed().await, Some(ReasonCode::ServerShuttingDown));
     is_gone(first).await;

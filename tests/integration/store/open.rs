@@ -104,3 +104,26 @@ async fn a_put_that_the_server_does_not_allow_fails_at_once_and_alone() {
     assert!(allowed.is_ok() && behind.is_ok());
     assert!(matches!(denied, Err(PutError::Rejected { code: 403, .. })), "{denied:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_with_less_room_than_configured_gets_smaller_streams() {
+    let accounts =
+        r#"accounts { S { jetstream: { max_file: 1GB, max_mem: 64MB }, users [ { user: s, password: p } ] } }"#;
+    let server = NatsServer::start_with(true, accounts);
+    let store = Store::open(with_user(&server, "s", "p"), Collected::new()).await.unwrap();
+    store.publisher().put(PutTarget::Log(log_subject("a")), Vec::new(), "1".into(), None).await.unwrap();
+    let client = async_nats::ConnectOptions::with_user_and_password("s".into(), "p".into());
+    let client = client.connect(server.url()).await.unwrap();
+    let log = api(&client, "STREAM.INFO.MQTT_log", "").await;
+    assert_eq!(log["config"]["max_bytes"], 512 << 20, "half of what there is");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_two_servers_gets_two_replicas() {
+    let servers = NatsServer::start_cluster(2);
+    let store = Store::open(options(&servers[0]), Collected::new()).await.unwrap();
+    store.publisher().put(PutTarget::Log(log_subject("a")), Vec::new(), "1".into(), None).await.unwrap();
+    let client = plain(&servers[0]).await;
+    let log = api(&client, "STREAM.INFO.MQTT_log", "").await;
+    assert_eq!(log["config"]["num_replicas"], 2);
+}
