@@ -360,7 +360,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
     {
         match (input, self.stop) {
             (Input::ProgressSaved { again }, _) => {
-                self.is_stale = *again;
+                self.is_stale |= *again;
                 self.progress = Some(progress);
                 self.publish(0, false)
             }
