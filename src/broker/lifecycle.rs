@@ -218,7 +218,7 @@ impl Broker {
                     Err(Abandoned { why: Stop::TooNew, .. }) => {
                         return mailbox.order(Order::Close(ReasonCode::ImplementationSpecificError));
                     }
-                    Err(_) => return mailbox.order(Order::Close(ReasonCode::SessionTakenOver)),
+                    Err(_) => return mailbox.give_way(),
                 };
                 let sequence = claimed.revision.0;
                 let record = record_of(claimed.state, &|will, epoch| broker.name_will(&mailbox.client_id, will, epoch));
@@ -253,6 +253,7 @@ impl Broker {
         old.order(Order::Close(ReasonCode::SessionTakenOver));
         if tokio::time::timeout(TAKEOVER_PATIENCE, old.ended()).await.is_err() {
             tracing::warn!(client_id = &*old.client_id, "the old connection takes long to end; going on without it");
+            old.withdraw();
         }
         Ok(())
     }

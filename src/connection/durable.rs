@@ -124,6 +124,9 @@ where
                 self.is_record_dirty = matches!(error, WriteError::Unavailable { .. });
             }
             Written::Record(Err(error), _) | Written::Progress(Err(error)) => {
+                if error == WriteError::Fenced {
+                    self.mailbox.withdraw();
+                }
                 self.is_unwritable = true;
                 self.end_by_order(unwritable(&error));
             }

@@ -41,9 +41,6 @@ where
     pub(super) async fn finish(mut self, end: End, peer: &Peer) {
         self.log_end(end, peer);
         self.tell_disconnected(end, peer);
-        if end == End::ByServer(ReasonCode::SessionTakenOver) {
-            self.mailbox.withdraw();
-        }
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {
@@ -76,6 +73,7 @@ where
             if publishing.settle(&broker, &mailbox, waiting).await.is_none() {
                 tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
             }
+            mailbox.set_settled();
         };
         let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
             broker: &broker,

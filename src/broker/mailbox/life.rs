@@ -19,9 +19,6 @@ impl PutGuard for Mailbox {
 impl Mailbox {
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
     pub(crate) fn order(&self, order: Order) {
-        if order == Order::Close(ReasonCode::SessionTakenOver) {
-            self.withdraw();
-        }
         let mut lanes = self.lanes.lock();
         if lanes.order.is_none_or(|old| old == Order::Drain) {
             lanes.order = Some(order);
@@ -30,10 +27,16 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
+    /// Somebody else owns the session: the connection ends, and what it has not stored is withdrawn.
+    pub(crate) fn give_way(&self) {
+        self.withdraw();
+        self.order(Order::Close(ReasonCode::SessionTakenOver));
+    }
+
     /// The epoch of the connection has ended: its client is elsewhere, or its sidecar may own nothing any more. What it has
     /// published and nobody has acknowledged is withdrawn: it is neither sent for the first time nor repeated, and what is
     /// on the wire is recognised where it arrives (see `retained_writer`, `ended_epochs`). A client that has left and has not
-    /// come back keeps what it has published.
+    /// come back keeps what it has published, and so does one that comes back here, since it is let in behind that.
     pub(crate) fn withdraw(&self) {
         self.is_withdrawn.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -131,7 +134,19 @@ impl Mailbox {
     pub(crate) fn end(&self) {
         // One that never began leaves nothing, and nobody is to wait for it.
         self.handed_over.send_if_modified(|left| left.is_none() && left.replace(None).is_none());
+        self.set_settled();
         self.has_ended.send_replace(true);
+    }
+
+    /// Everything that the connection published has its answer, or none is waited for any more.
+    pub(crate) fn set_settled(&self) {
+        self.is_settled.send_replace(true);
+    }
+
+    /// Waits for [`Mailbox::set_settled`].
+    pub(crate) async fn settled(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.is_settled.subscribe().wait_for(|settled| *settled).await;
     }
 
     /// Waits for [`Mailbox::end`].

@@ -108,6 +108,7 @@ pub(crate) struct Mailbox {
     wake: Notify,
     room: Notify,
     has_ended: watch::Sender<bool>,
+    is_settled: watch::Sender<bool>,
     /// Its place in the order in which connections were taken.
     place: u64,
     /// Its CONNECT is answered.
@@ -167,6 +168,7 @@ impl Mailbox {
             wake: Notify::new(),
             room: Notify::new(),
             has_ended: watch::Sender::new(false),
+            is_settled: watch::Sender::new(false),
             place: 0,
             is_answered: AtomicBool::new(false),
             epoch: AtomicU64::new(0),

@@ -18,6 +18,9 @@ use crate::store::{ProgressRecord, RequestError};
 /// How long the old owner may take to hand over.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the client that comes elsewhere waits for what it has sent here: some times what a store takes.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How often it is asked.
 const REQUESTS: usize = 2;
 
@@ -65,6 +68,10 @@ impl Broker {
         mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
         // Its progress is there before everything that it published is settled.
         let progress = tokio::time::timeout(PATIENCE, mailbox.handed_over()).await.ok()?;
+        // What the client sent before it was gone is handled. What takes long is for the client to send again, and must not
+        // come behind that.
+        let _ = tokio::time::timeout(SETTLE_PATIENCE, mailbox.settled()).await;
+        mailbox.withdraw();
         mailbox.collected();
         Some(Bytes::from(serde_json::to_vec(&progress).ok()?))
     }
