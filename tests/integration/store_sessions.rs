@@ -509,13 +509,16 @@ async fn messages_of_the_log_are_found_by_sequence_and_by_id() {
     assert_eq!(log.find(&busy, sequences[7], "c.1.7").await.unwrap(), None, "it is not above itself");
     assert_eq!(log.find(&busy, sequences[6], "c.1.7").await.unwrap(), Some(sequences[7]));
     assert_eq!(log.find(&quiet, 0, "c.1.7").await.unwrap(), None, "another subject");
-    assert_eq!(log.find(&busy, 1_000_000, "c.1.7").await.unwrap(), None);
+    let last = *sequences.last().unwrap();
+    assert_eq!(log.find(&busy, last, "c.1.7").await.unwrap(), None, "nothing is above the last one");
+    // We would not ask above a place that is not there: who has not got so far cannot know.
+    assert!(log.find(&busy, 1_000_000, "c.1.7").await.is_err());
     let odd = subject("a.\"b\"");
     assert_eq!(log.find(&odd, 0, "c.1.7").await.unwrap(), None);
 
     js_api(&client, "STREAM.MSG.DELETE.MQTT_log", &json!({ "seq": sequences[1], "no_erase": true })).await;
     assert_eq!(log.get(sequences[1]).await.unwrap(), None);
-    assert_eq!(log.get(1_000_000).await.unwrap(), None);
+    assert!(log.get(1_000_000).await.is_err(), "a leader that has not got so far cannot know");
     assert_eq!(log.get(sequences[2]).await.unwrap().unwrap().subject(), "busy");
     let since = Instant::now();
     let got: Vec<u64> = log.get_many(&sequences).await.unwrap().iter().map(|entry| entry.sequence).collect();
