@@ -274,7 +274,8 @@ impl<T> Lane<T> {
             .map_or_else(Vec::new, |subject| subject.numbers.iter().copied().collect());
         for number in numbers {
             if let Some(slot) = self.slot_mut(number) {
-                slot.refused |= slot.was_sent;
+                // Also one that was never sent: it is nowhere, and shares what comes of those before it.
+                slot.refused = true;
             }
         }
         self.silent_probes = 0;
