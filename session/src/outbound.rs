@@ -157,17 +157,20 @@ impl Outbound {
         Some(id)
     }
 
-    /// The message cannot be sent again: the log has lost it. At QoS 2 the client may have got it, and would take the next
-    /// message with this packet id for a repetition [MQTT-4.3.3-10]; so PUBREL is what is repeated.
-    pub(crate) fn lost(&mut self, id: PacketId, durability: &mut Durability) {
+    /// The message cannot be sent. At QoS 2 the client may have got it before, and would take the next message with this packet
+    /// id for a repetition [MQTT-4.3.3-10]: PUBREL goes in its place. It waits for the version that comes with it to be saved, or
+    /// the message could be sent once more behind it, to a client that has forgotten it by then.
+    pub(crate) fn unsendable(&mut self, id: PacketId, durability: &mut Durability) -> Option<(u64, Packet)> {
         match self.in_flight.get_mut(&id) {
-            Some(m) if m.qos == QoS::ExactlyOnce && m.state == State::Sent => {
-                m.state = State::Released(durability.change());
-                self.active -= usize::from(std::mem::take(&mut m.is_active));
-                self.resends.push_front(id);
+            Some(m) if m.qos == QoS::ExactlyOnce => {
+                // One that is released already is on its way.
+                let needs = (m.state == State::Sent).then(|| durability.change())?;
+                m.state = State::Released(needs);
+                Some((needs, Packet::PubRel(ack(id, ReasonCode::Success))))
             }
             _ => {
                 self.forget(id, durability);
+                None
             }
         }
     }

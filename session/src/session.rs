@@ -33,6 +33,9 @@ pub enum Input<M> {
     /// A QoS 1 or 2 message, with its log sequence, is to be delivered. Only while [`Session::window_room`] is above
     /// zero.
     Deliver(QoS, u64, M),
+    /// The message with this packet id, of an [`Output::Transmit`] or a [`Resend::Publish`], is not sent: it is lost, or the
+    /// client cannot take it. That counts as delivered [MQTT-3.1.2-25].
+    Unsendable(PacketId),
     /// The progress was saved up to and with this version; see [`Session::progress`].
     Saved(u64),
     /// Time went by; see [`Session::deadline`].
@@ -228,12 +231,6 @@ impl<M> Session<M> {
         self.outbound.next_resend()
     }
 
-    /// The message of a [`Resend::Publish`] is lost: the session forgets it. At QoS 2 its packet id has to be released
-    /// all the same, which [`Session::next_resend`] asks for next.
-    pub fn forget(&mut self, packet_id: PacketId) {
-        self.outbound.lost(packet_id, &mut self.durability);
-    }
-
     /// The connection is over, and what waited for the progress to be saved does not happen. What shared subscriptions have
     /// given goes to other members: what was sent at QoS 1, and what was not sent yet. What was sent at QoS 2 stays and is
     /// finished with this session [MQTT-4.8.2-4]. Returns those at QoS 2 that were not sent: what is saved may say that they
@@ -355,6 +352,11 @@ impl<M> Session<M> {
                 out.push(Output::Send(Packet::UnsubAck(SubAck { packet_id, reasons, properties: None })));
             }
             Input::Deliver(qos, sequence, message) => self.deliver(qos, sequence, message, out),
+            Input::Unsendable(packet_id) => {
+                if let Some((needs, packet)) = self.outbound.unsendable(packet_id, &mut self.durability) {
+                    self.hold(needs, Output::Send(packet), out);
+                }
+            }
             Input::Saved(version) => {
                 self.durability.save(version);
                 self.let_go(out);

@@ -429,7 +429,7 @@ impl Broker {
         let retained = self.find_retained(&retained).await;
         found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
         let with_message = |resend: Resend| match resend {
-            Resend::Publish(_, _, place) => (resend, found.remove(&place)),
+            Resend::Publish(_, _, place) => (resend, found.get(&place).cloned()),
             Resend::PubRel(_) => (resend, None),
         };
         resends.into_iter().map(with_message).collect()

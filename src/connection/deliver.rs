@@ -120,15 +120,18 @@ where
             self.broker.metrics.dropped(DropReason::Expired, 1);
             return false;
         }
-        let max = self.session.parameters().client_max_packet_size as usize;
-        let size = outgoing
-            .message
-            .frame(self.version, true)
-            .map_or(usize::MAX, |frame| frame.len_with_subscription_ids(&outgoing.subscription_ids));
-        if size > max {
+        let fits = self.fits(outgoing);
+        if !fits {
             self.broker.metrics.dropped(DropReason::TooLarge, 1);
         }
-        size <= max
+        fits
+    }
+
+    /// Whether a QoS 1 or 2 message is no larger than the client of this connection takes [MQTT-3.1.2-24].
+    fn fits(&self, outgoing: &Outgoing) -> bool {
+        let max = self.session.parameters().client_max_packet_size as usize;
+        let frame = outgoing.message.frame(self.version, true);
+        frame.is_some_and(|frame| frame.len_with_subscription_ids(&outgoing.subscription_ids) <= max)
     }
 
     /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
@@ -147,16 +150,26 @@ where
         self.write(false, qos, Some(packet_id), &outgoing);
     }
 
-    /// Sends a message again, with DUP and its old packet id [MQTT-3.3.1-1].
+    /// Sends a message again, with DUP and its old packet id [MQTT-3.3.1-1]. One that has become too large, since the client
+    /// takes less than on its last connection, counts as delivered [MQTT-3.1.2-25].
     pub(super) fn repeat(&mut self, qos: QoS, packet_id: PacketId, outgoing: &Outgoing) {
-        self.write(true, qos, Some(packet_id), outgoing);
+        if self.fits(outgoing) {
+            self.write(true, qos, Some(packet_id), outgoing);
+        } else {
+            self.give_up(Some(packet_id), DropReason::TooLarge);
+        }
     }
 
     pub(super) fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
-        let frame = message.frame(self.version, packet_id.is_some());
-        let (Some(frame), Ok(expiry_s)) = (frame, message.expiry(self.now_ms())) else {
-            return self.give_up(packet_id, DropReason::Expired);
+        let Some(frame) = message.frame(self.version, packet_id.is_some()) else {
+            return self.give_up(packet_id, DropReason::TooLarge);
+        };
+        let expiry_s = match message.expiry(self.now_ms()) {
+            Ok(left_s) => left_s,
+            // What was sent does not expire any more [MQTT-4.3.3-7].
+            Err(_) if dup => Some(0),
+            Err(_) => return self.give_up(packet_id, DropReason::Expired),
         };
         let max = self.session.parameters().client_max_packet_size as usize;
         let ids = &outgoing.subscription_ids;
@@ -182,7 +195,7 @@ where
         self.broker.metrics.dropped(reason, 1);
         if let Some(packet_id) = packet_id {
             self.settled(packet_id);
-            self.session.forget(packet_id);
+            self.tell(Input::Unsendable(packet_id));
         }
     }
 }

@@ -182,7 +182,7 @@ where
                     if self.broker.is_closed(&outgoing.message.topic) =>
                 {
                     self.broker.metrics.dropped(crate::metrics::DropReason::NotAuthorized, 1);
-                    self.session.forget(packet_id);
+                    self.tell(Input::Unsendable(packet_id));
                 }
                 (Resend::Publish(qos, packet_id, place), Some(outgoing)) => {
                     let outgoing = self.as_subscribed(outgoing, resend.retained().is_some(), is_shared(place));
@@ -190,7 +190,7 @@ where
                 }
                 // A newer one has its place, which the client gets as well.
                 (Resend::Publish(_, packet_id, _), None) if resend.retained().is_some() => {
-                    self.session.forget(packet_id);
+                    self.tell(Input::Unsendable(packet_id));
                 }
                 (Resend::Publish(_, packet_id, sequence), None) => {
                     tracing::warn!(
@@ -199,7 +199,7 @@ where
                         "the log has lost a message in flight"
                     );
                     self.broker.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
-                    self.session.forget(packet_id);
+                    self.tell(Input::Unsendable(packet_id));
                 }
             }
         }

@@ -25,6 +25,7 @@ mod ended_epochs;
 mod endings;
 mod events;
 mod forged;
+mod in_flight;
 mod ingest;
 mod nats_links;
 mod nats_server_mqtt;

@@ -130,7 +130,8 @@ fn what_is_acknowledged_before_it_is_repeated_is_not_repeated() {
 fn a_lost_qos_1_message_is_forgotten() {
     check(
         V5.durable().window(1),
-        "deliver q1 1; < send q1 1 #1; reconnect; resend; < DUP q1 1 #1; forget 1; = in_flight; = room 1; forget 1; = room 1",
+        "deliver q1 1; < send q1 1 #1; reconnect; resend; < DUP q1 1 #1; unsendable 1; = in_flight; = room 1;
+         unsendable 1; = room 1",
     );
 }
 
@@ -139,8 +140,19 @@ fn a_lost_qos_2_message_gives_its_packet_id_back() {
     // The client may have got it: without PUBREL it would take the next message with this packet id for a repetition.
     check(
         V5.durable().window(1),
-        "deliver q2 1; saved; < send q2 1 #1; reconnect; resend; < DUP q2 1 #1; forget 1; = room 0; = in_flight 1:q2:#1:released;
-         resend; < PUBREL 1; = room 0; resend; < nothing; > PUBCOMP 1; = in_flight; = room 1; = unknown 0",
+        "deliver q2 1; saved; < send q2 1 #1; reconnect; resend; < DUP q2 1 #1; unsendable 1; = room 0;
+         = in_flight 1:q2:#1:released; unsendable 1; = in_flight 1:q2:#1:released; = save now; saved; < PUBREL 1; = room 0;
+         resend; < nothing; > PUBCOMP 1; = in_flight; = room 1; = unknown 0",
+    );
+}
+
+#[test]
+fn a_qos_2_message_that_is_passed_over_does_not_come_again_behind_its_pubrel() {
+    // It is too large for this connection and not for the next one, which does not know of the PUBREL.
+    check(
+        V5.durable(),
+        "deliver q2 1; saved; < send q2 1 #1; reconnect; resend; < DUP q2 1 #1; unsendable 1; < nothing; crash; resend;
+         < DUP q2 1 #1; unsendable 1; saved; < PUBREL 1; crash; resend; < PUBREL 1",
     );
 }
 

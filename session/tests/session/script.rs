@@ -11,7 +11,8 @@
 //! saved                                             the progress of this moment was saved
 //! resend                                            what is to be repeated is asked for until there is no more
 //! leave                                             the connection is over: shared subscriptions take back what they gave
-//! forget 5 | log 100 | read 50 | at 1000 | time 1000 | subscribed 1 0x01 | unsubscribed 1 0x00
+//! unsendable 5                                      the message of a packet id is lost, or too large for the client
+//! log 100 | read 50 | at 1000 | time 1000 | subscribed 1 0x01 | unsubscribed 1 0x00
 //! reconnect | crash                                 the next connection goes on from the progress now | as it was saved
 //! < PUBACK 1                                        the next output; every output has to be expected
 //! < nothing                                         there is none
@@ -185,7 +186,7 @@ impl Run {
             "resend" => self.resend(),
             "leave" => drop(self.session.leave()),
             "unpublished" => self.session.not_published(number(words.next())?),
-            "forget" => self.session.forget(id(words.next())?),
+            "unsendable" => self.tell(Input::Unsendable(id(words.next())?)),
             "log" => self.session.log_stands_at(number(words.next())?),
             "read" => self.session.has_read_up_to(number(words.next())?),
             "reconnect" => self.connect(self.session.progress().1),

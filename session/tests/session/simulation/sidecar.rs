@@ -13,6 +13,14 @@ use super::witness::Witness;
 /// Packets that wait for a client that does not read; above it nothing new is taken for it.
 const OUTPUT_LOW: usize = 3;
 
+/// Size of the PUBLISH that a message of the log is sent in.
+const fn packet_size(sequence: u64) -> u32 {
+    if sequence.is_multiple_of(3) { 2 * PACKET_SIZE } else { PACKET_SIZE }
+}
+
+/// Size of most packets.
+pub(crate) const PACKET_SIZE: u32 = 100;
+
 /// A publish on its way to the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Put {
@@ -103,6 +111,10 @@ impl Connection {
                 && let Some((sequence, message)) = self.feed.pop()
             {
                 assert_eq!(sequence, message);
+                if self.is_too_large(sequence) {
+                    witness.passes_over(self.client, sequence);
+                    continue;
+                }
                 witness.sends(self.client, self.epoch, sequence);
                 let qos = qos_of(&log.ever(sequence).unwrap().letter);
                 self.tell(Input::Deliver(qos, sequence, message));
@@ -117,12 +129,22 @@ impl Connection {
     fn resend(&mut self, resend: Resend, log: &Log, witness: &mut Witness) {
         match resend {
             Resend::PubRel(id) => self.to_client.push_back(Packet::PubRel(Ack::new(id, ReasonCode::Success))),
+            // As if it had been delivered [MQTT-3.1.2-25].
+            Resend::Publish(_, id, sequence) if self.is_too_large(sequence) => {
+                witness.passes_over(self.client, sequence);
+                self.tell(Input::Unsendable(id));
+            }
             Resend::Publish(qos, id, sequence) if log.get(sequence).is_some() => {
                 witness.sends(self.client, self.epoch, sequence);
                 self.to_client.push_back(delivery(qos, id, sequence, true));
             }
-            Resend::Publish(_, id, _) => self.session.forget(id),
+            Resend::Publish(_, id, _) => self.tell(Input::Unsendable(id)),
         }
+    }
+
+    /// Whether the client takes no packet of this size on this connection. On its next one it may.
+    fn is_too_large(&self, sequence: u64) -> bool {
+        packet_size(sequence) > self.session.parameters().client_max_packet_size
     }
 
     /// A live session with nothing queued has read as far as the tail.

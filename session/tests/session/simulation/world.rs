@@ -10,7 +10,7 @@ use super::log::Log;
 use super::random::Random;
 use super::reading::Node;
 use super::saving::Saving;
-use super::sidecar::{Completion, Connection, Put};
+use super::sidecar::{Completion, Connection, PACKET_SIZE, Put};
 use super::store::Store;
 use super::witness::Witness;
 
@@ -24,7 +24,7 @@ const ARRIVES_WITHIN: u64 = 200;
 const SENT_AGAIN_WITHIN: u64 = 600;
 
 /// When everything should have come to rest after the faults.
-const REST: u64 = 100_000;
+const REST: u64 = 150_000;
 
 /// What a run is like.
 #[derive(Clone, Debug)]
@@ -277,7 +277,7 @@ impl World {
             receive_maximum: self.random.between(1, 4),
             window: self.random.between(1, 4),
             topic_alias_maximum: 0,
-            client_max_packet_size: u32::MAX,
+            client_max_packet_size: if self.random.once_in(4) { PACKET_SIZE } else { u32::MAX },
             asked_session_expiry_s: expiry,
             session_expiry_s: expiry,
             max_session_expiry_s: expiry,
