@@ -69,7 +69,7 @@ pub(crate) fn retained_key(root: &str, subject: &str) -> Result<ByteString, MapE
 pub(crate) fn subject_of_retained_key(key: &str) -> Option<Subject> {
     if !key.contains('=') {
         let subject = Subject::new(key).ok()?;
-        // Put there by someone who escapes nothing: the same subject has another key, and that one counts.
+        // Put there by someone who escapes nothing: see `subject_of_unescaped_key`.
         return key.bytes().all(is_key_byte).then_some(subject);
     }
     let bytes = key.as_bytes();
@@ -92,6 +92,14 @@ pub(crate) fn subject_of_retained_key(key: &str) -> Option<Subject> {
     // Two keys never give one subject, or one of them could not be deleted by its topic.
     let canonical = retained_key("", subject.as_str()).ok()?;
     (canonical == key).then_some(subject)
+}
+
+/// The subject that somebody has put something under as it stands, where client tools would not take it as a key: the same
+/// subject has another key, the escaped one, and that one counts. `None` for every key that is taken.
+#[must_use]
+pub fn subject_of_unescaped_key(key: &str) -> Option<Subject> {
+    let is_unescaped = !key.bytes().all(is_key_byte);
+    Subject::new(key).ok().filter(|_| is_unescaped && subject_of_retained_key(key).is_none())
 }
 
 /// A client identifier, or the name of a node, as one token between a root and a suffix.

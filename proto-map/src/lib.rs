@@ -41,6 +41,7 @@ pub use error::{HeaderError, MapError};
 pub use headers::{
     Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, is_about_itself, name, to_headers,
 };
+pub use key::subject_of_unescaped_key;
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
 pub use names::{
     DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer,

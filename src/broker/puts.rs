@@ -3,6 +3,9 @@
 //! sequence in the bucket, as a retained publish is stored there. From then on it is one: every sidecar delivers it, offline sessions get it later, and
 //! who has it already from its SUBSCRIBE does not get it again.
 //!
+//! What is put under a subject that is no key, `$aws.things.x`, is put once more under the key that the subject has, as what it
+//! is: a put of NATS, which comes by here in its turn.
+//!
 //! The position is saved behind what is stored. Who dies between the two leaves it to the next one to store it again,
 //! which JetStream recognises by its message id.
 
@@ -10,13 +13,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use proto_map::{Envelope, MessageName};
+use bytestring::ByteString;
+use proto_map::{Envelope, Headers, MessageName, name};
 use tokio::sync::oneshot;
 
 use super::logs::LogHandle;
+use super::message::Expired;
 use super::{Broker, convert};
 use crate::metrics::DropReason;
-use crate::store::{ForeignPut, PutError, Stored, Unavailable, WriteError};
+use crate::store::{ForeignPut, PutError, PutTarget, Stored, Unavailable, WriteError};
 
 /// Messages that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
 const IN_FLIGHT_MAX: usize = 64;
@@ -61,7 +66,11 @@ impl Broker {
         for puts in puts.chunks(IN_FLIGHT_MAX) {
             let mut under_way = Vec::with_capacity(puts.len());
             for put in puts {
-                under_way.extend(self.submit_put(put).await);
+                if put.is_unescaped {
+                    self.put_under_its_key(put).await?;
+                } else {
+                    under_way.extend(self.submit_put(put).await);
+                }
             }
             for UnderWay { put, envelope, payload, log, outcome } in under_way {
                 match outcome.await.unwrap_or(Err(PutError::Unavailable)) {
@@ -69,30 +78,69 @@ impl Broker {
                     // Stored under its natural subject, where everybody has seen it.
                     Ok(_) if log.is_attached() => {}
                     Ok(stored) => self.send_natural(put, envelope, payload, stored.sequence).await,
-                    // No other attempt would be better.
-                    Err(error @ (PutError::TooLarge | PutError::Invalid { .. } | PutError::Rejected { .. })) => {
-                        self.give_put_up(put, &error);
-                    }
-                    Err(error) => return Err(error),
+                    Err(error) => self.unless_hopeless(put, error)?,
                 }
             }
         }
         Ok(())
     }
 
-    /// Hands one to the publisher. `None` when nobody is to have it.
-    async fn submit_put<'a>(&self, put: &'a ForeignPut) -> Option<UnderWay<'a>> {
-        if self.router.closed().is_closed_subject(put.subject.as_str()) {
-            return None;
+    /// What was not stored is given up where no other attempt would be better.
+    fn unless_hopeless(&self, put: &ForeignPut, error: PutError) -> Result<(), PutError> {
+        match error {
+            PutError::TooLarge | PutError::Invalid { .. } | PutError::Rejected { .. } => {
+                self.give_put_up(put, &error);
+                Ok(())
+            }
+            error => Err(error),
         }
-        let mut envelope = convert::put_envelope(put);
+    }
+
+    /// What is left of the life of a put, in seconds, if it ends; `Err` when nobody is to have it.
+    fn lifetime_s(&self, put: &ForeignPut) -> Result<Option<u32>, Expired> {
+        if self.router.closed().is_closed_subject(put.subject.as_str()) {
+            return Err(Expired);
+        }
         // It was stored by now, however little we know of the server's time: no lifetime grows.
         let now_ms = self.store.clock().earliest_ms().max(put.stored_at_ms);
         let left_ms = put.message.as_ref().and_then(|m| m.expires_at_ms).map(|end| end.saturating_sub(now_ms));
         if left_ms == Some(0) {
-            return None;
+            return Err(Expired);
         }
-        let ttl_s = left_ms.map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX));
+        Ok(left_ms.map(|ms| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)))
+    }
+
+    /// Puts what was put under a subject under the key of the subject.
+    async fn put_under_its_key(&self, put: &ForeignPut) -> Result<(), PutError> {
+        let Ok(ttl_s) = self.lifetime_s(put) else { return Ok(()) };
+        let Ok(subject) = self.names.retained_subject(&put.subject) else {
+            self.give_put_up(put, &PutError::TooLarge);
+            return Ok(());
+        };
+        let (delete, headers) = match &put.message {
+            Some(message) => (false, message.headers.clone().unwrap_or_default()),
+            None => (true, Headers::new()),
+        };
+        // Those of JetStream and of the bucket were about the other key.
+        let is_kept = |(header, _): &(ByteString, ByteString)| !["Nats-", "KV-"].iter().any(|p| header.starts_with(p));
+        let mut headers: Headers = headers.into_iter().filter(is_kept).collect();
+        let name = MessageName::Put { stored_at_ms: put.stored_at_ms, sequence: put.sequence };
+        let id = self.store.keys().ring().at(put.stored_at_ms).message_id(name);
+        headers.push((ByteString::from_static(name::NATS_MSG_ID), id));
+        let payload = put.message.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
+        let publisher = self.store.publisher();
+        let permit = publisher.permit(payload.len()).await;
+        let target = PutTarget::Retained { subject, delete };
+        match publisher.begin(permit, target, headers, payload, ttl_s).await.unwrap_or(Err(PutError::Unavailable)) {
+            Ok(_) => Ok(()),
+            Err(error) => self.unless_hopeless(put, error),
+        }
+    }
+
+    /// Hands one to the publisher. `None` when nobody is to have it.
+    async fn submit_put<'a>(&self, put: &'a ForeignPut) -> Option<UnderWay<'a>> {
+        let ttl_s = self.lifetime_s(put).ok()?;
+        let mut envelope = convert::put_envelope(put);
         if let Some(properties) = &mut envelope.properties {
             properties.message_expiry_interval_s = ttl_s;
         }

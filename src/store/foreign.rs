@@ -3,7 +3,7 @@
 //!
 //! Who reads it, and what becomes of it, is the broker's.
 
-use proto_map::{Names, Subject, name};
+use proto_map::{Names, Subject, name, subject_of_unescaped_key};
 use serde::{Deserialize, Serialize};
 
 use super::bucket::{Bucket, Fence, Value, Write};
@@ -28,6 +28,8 @@ pub struct ForeignPut {
     pub sequence: u64,
     /// The subject that its key stands for.
     pub subject: Subject,
+    /// The key is that subject as it stands, and not the one that it has in the bucket: nobody reads it there.
+    pub is_unescaped: bool,
     /// The message; `None` when there is none any more.
     pub message: Option<RetainedMessage>,
     /// When it was stored, milliseconds since the epoch.
@@ -124,6 +126,14 @@ fn foreign(names: &Names, entry: LogEntry) -> Option<ForeignPut> {
         return None;
     }
     let (sequence, stored_at_ms) = (entry.sequence, entry.stored_at_ms);
-    let subject = names.strip_retained(entry.stream_subject())?;
-    Some(ForeignPut { sequence, subject, message: retained(entry), stored_at_ms })
+    let key = entry.stream_subject();
+    let unescaped = || {
+        let root = names.retained_subjects();
+        subject_of_unescaped_key(key.strip_prefix(root.trim_end_matches('>'))?)
+    };
+    let (subject, is_unescaped) = match names.strip_retained(key) {
+        Some(subject) => (subject, false),
+        None => (unescaped()?, true),
+    };
+    Some(ForeignPut { sequence, subject, is_unescaped, message: retained(entry), stored_at_ms })
 }

@@ -38,6 +38,7 @@ mod requests_faults;
 mod requests_odd;
 mod resubscribed;
 mod retained;
+mod retained_dollar;
 mod retained_nats;
 mod retained_order;
 mod retained_race;

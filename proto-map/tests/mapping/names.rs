@@ -106,6 +106,20 @@ fn what_a_nats_client_puts_under_a_plain_key_is_retained_under_that_topic() {
 }
 
 #[test]
+fn a_key_that_nobody_has_escaped_names_its_subject() {
+    for key in ["$aws.things.x", "$x", "a%20b", "ä", "$a=24"] {
+        let subject = proto_map::subject_of_unescaped_key(key).unwrap();
+        assert_eq!(subject.as_str(), key);
+        let names = Names::default();
+        assert_ne!(*names.retained_subject(&subject).unwrap(), *format!("$KV.MQTT_retained.{key}"));
+    }
+    // What is taken as a key, and what is no subject.
+    for key in ["plant.temp", "=24aws.x", "=2A", "a=", "", "a..$", "$a.*", "$a.>", "$a b"] {
+        assert_eq!(proto_map::subject_of_unescaped_key(key), None, "{key}");
+    }
+}
+
+#[test]
 fn filters_of_retained_keys_keep_their_wildcards() {
     let names = Names::default();
     let subjects = subjects_of(&TopicFilter::new("$aws/+/Living Room/#").unwrap()).unwrap();
