@@ -320,10 +320,15 @@ impl Names {
         format!("{}retained.position", self.sessions_root).into()
     }
 
-    /// The key under which tokens of replies are made, in the bucket of sessions: `$KV.MQTT_sessions.reply.key`. No client
-    /// has a key of this form.
+    /// The key under which tokens of replies are made: `$KV.MQTT_keys.reply`.
     #[must_use]
     pub fn reply_key(&self) -> ByteString {
+        format!("{}reply", self.keys_root).into()
+    }
+
+    /// Where that was once: `$KV.MQTT_sessions.reply.key`. No client has a key of this form.
+    #[must_use]
+    pub fn former_reply_key(&self) -> ByteString {
         format!("{}reply.key", self.sessions_root).into()
     }
 
@@ -332,8 +337,6 @@ impl Names {
     pub fn backlog_subjects(&self) -> String {
         format!("{}*", self.backlog_root)
     }
-
-    // Nodes.
 
     /// The lease of a sidecar: `$KV.MQTT_nodes.<node>`.
     ///

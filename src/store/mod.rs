@@ -166,7 +166,6 @@ impl Store {
         let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), &retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
-        let reply_keys = ReplyKeys::new(sessions_bucket.clone(), names.reply_key());
         let backlog = Backlog::new(
             sessions_bucket.clone(),
             api.clone(),
@@ -176,9 +175,11 @@ impl Store {
             backlog_spec,
         );
         let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
-        let sessions = Sessions::new(sessions_bucket, api.clone(), names.clone(), payload_max);
+        let sessions = Sessions::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
-        let keys = Keys::open(bucket(keys_spec), names.account_keys()).await?;
+        let keys_bucket = bucket(keys_spec);
+        let reply_keys = ReplyKeys::new(keys_bucket.clone(), sessions_bucket.clone(), &names);
+        let keys = Keys::open(keys_bucket, names.account_keys()).await?;
         let echo = names.echo_subject(&format!("{:016x}", rand::random::<u64>()));
         serve_echo(&api.link, echo.clone()).await?;
         let seals = Seals::new(keys.clone(), nodes.clone());

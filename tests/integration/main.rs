@@ -33,6 +33,7 @@ mod operations;
 mod outage;
 mod properties;
 mod protocol;
+mod reply_key;
 mod requests;
 mod requests_faults;
 mod requests_odd;
