@@ -25,6 +25,7 @@
 
 mod adoption;
 mod backlog;
+mod bridge_state;
 mod catch_up;
 mod clock;
 mod convert;

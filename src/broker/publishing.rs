@@ -130,6 +130,8 @@ pub(crate) enum Refused {
     Unmappable(ReasonCode),
     /// NATS does not take headers, keys or messages of this size.
     TooLarge,
+    /// There are as many as there may be.
+    NoRoom,
 }
 
 /// The publishes of one connection.
@@ -221,6 +223,7 @@ impl Publishing {
         wakes: &mut Wakes,
     ) -> Result<(), Box<(Publication, Refused)>> {
         let Some(publication) = self.answer_request(publication)? else { return Ok(()) };
+        let Some(publication) = self.tell_own_state(publication, wakes)? else { return Ok(()) };
         let route = match self.route_of(&publication.topic) {
             Ok(route) => route,
             Err(refused) => return Err(Box::new((publication, refused))),

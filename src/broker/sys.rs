@@ -1,6 +1,8 @@
 //! `$SYS/broker/…`: what MQTT clients read about the broker, under mosquitto's names. Made here, from the metrics, for the
 //! clients of this sidecar; no NATS subject and no stream has any of it, and no subscription here reaches NATS.
 //!
+//! Only what mosquitto's bridges say of themselves comes from clients (`bridge_state`).
+//!
 //! The topics are retained messages of a router of their own, so that who subscribes gets what they say at once, and
 //! each change once.
 
@@ -10,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mqtt_codec::{TopicFilter, TopicName};
+use parking_lot::Mutex;
 use proto_map::{ClosedTrees, MapError};
 
 use super::Broker;
+use super::bridge_state::BridgeStates;
 use super::logs::Logs;
 use super::mailbox::{SessionId, Wakes};
 use super::message::Message;
@@ -37,6 +41,10 @@ const WINDOWS: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")
 pub(crate) struct Sys {
     pub(crate) router: Router,
     pub(crate) index: Arc<RetainedIndex>,
+    /// What bridges say of themselves.
+    pub(super) bridges: BridgeStates,
+    /// Names each message for those who subscribe meanwhile; held while one is told.
+    sequence: Mutex<u64>,
 }
 
 impl Sys {
@@ -49,7 +57,19 @@ impl Sys {
         metrics: Arc<Metrics>,
     ) -> Self {
         let index = Arc::new(RetainedIndex::new());
-        Self { router: Router::new(logs, Arc::clone(&index), closed, None, reading, requests, metrics), index }
+        let (bridges, sequence) = Default::default();
+        let router = Router::new(logs, Arc::clone(&index), closed, None, reading, requests, metrics);
+        Self { router, index, bridges, sequence }
+    }
+
+    /// Tells who is subscribed, and keeps what is retained.
+    pub(super) fn tell(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
+        let mut sequence = self.sequence.lock();
+        if message.retain {
+            *sequence += 1;
+            message.retained_at = Some(*sequence);
+        }
+        self.router.route_local(message, publisher, wakes);
     }
 
     /// Whether a filter is served from here: it is below `$SYS`, and the operator has not opened that part of NATS's own
@@ -110,8 +130,6 @@ struct Teller {
     loads: [[f64; WINDOWS.len()]; LOADS.len()],
     /// Messages in the log.
     logged: u64,
-    /// Names each message for those who subscribe meanwhile.
-    sequence: u64,
 }
 
 /// A count and the topic of its averages a minute.
@@ -134,7 +152,7 @@ impl Teller {
         let now = Instant::now();
         let (told, totals) = (HashMap::new(), Totals::default());
         let loads = [[0.0; WINDOWS.len()]; LOADS.len()];
-        Self { began: now, told_at: now, told, totals, loads, logged: 0, sequence: 0 }
+        Self { began: now, told_at: now, told, totals, loads, logged: 0 }
     }
 
     /// Publishes what has changed.
@@ -155,12 +173,10 @@ impl Teller {
                 continue;
             }
             let Ok(topic) = TopicName::new(format!("$SYS/broker/{name}")) else { continue };
-            self.sequence += 1;
             let mut message = Message::new(topic, Bytes::from(payload.clone()), None);
             message.retain = true;
-            message.retained_at = Some(self.sequence);
             message.since_ms = broker.store.clock().latest_ms();
-            broker.sys.router.route_local(&mut message, NOBODY, &mut wakes);
+            broker.sys.tell(&mut message, NOBODY, &mut wakes);
             self.told.insert(name, payload);
         }
     }

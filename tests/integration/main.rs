@@ -14,6 +14,7 @@ mod adoption;
 mod attached;
 mod backlog;
 mod both_worlds;
+mod bridges;
 mod chosen_headers;
 mod chosen_ids;
 mod clocks;

@@ -64,7 +64,7 @@ impl Refused {
             Self::Closed => ReasonCode::NotAuthorized,
             Self::Late => ReasonCode::TopicNameInvalid,
             Self::Unmappable(reason) => reason,
-            Self::TooLarge => ReasonCode::QuotaExceeded,
+            Self::TooLarge | Self::NoRoom => ReasonCode::QuotaExceeded,
         }
     }
 }
@@ -79,6 +79,9 @@ impl Publishing {
         let response_topic = publication.properties.as_deref().and_then(|p| p.response_topic.as_ref());
         if response_topic.is_some_and(|topic| self.broker.router.closed().is_closed_topic(topic)) {
             return Err(Refused::Closed);
+        }
+        if let Some(judged) = self.judge_own_state(publication) {
+            return judged;
         }
         let route = self.route_of(&publication.topic)?;
         let stages = [(Stage::Log, publication.qos > QoS::AtMostOnce), (Stage::Bucket, publication.retain)];

@@ -95,8 +95,8 @@ impl Publishing {
         Ok(())
     }
 
-    /// Acknowledges an answer, in turn.
-    fn answered(&mut self, token: Option<Token>, reason: Result<ReasonCode, ReasonCode>) {
+    /// Acknowledges what is dealt with at once, in turn.
+    pub(in crate::broker) fn answered(&mut self, token: Option<Token>, reason: Result<ReasonCode, ReasonCode>) {
         if let Some(token) = token {
             self.untold += 1;
             self.mailbox.tell(token, reason);

@@ -1,0 +1,149 @@
+//! What a bridge of mosquitto says of its own connection: `1` on `$SYS/broker/connection/ID/state` when it is there, `0` in its
+//! will, retained, where ID is the client id that it has here. The topic is in a closed tree, and nothing of it goes to NATS: it
+//! is one of the topics of `$SYS` on this sidecar, for the clients of this sidecar.
+//!
+//! A client says something about itself only, some bytes, and of so many clients and no more it is kept.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use mqtt_codec::{ReasonCode, TopicName};
+use mqtt_session::Publication;
+use parking_lot::Mutex;
+use proto_map::ClosedTrees;
+
+use super::mailbox::Wakes;
+use super::message::Message;
+use super::publishing::{Publishing, Refused};
+
+/// Longest state, in bytes; a bridge says one.
+const STATE_LEN_MAX: usize = 64;
+
+/// Clients whose state is kept.
+const STATES_MAX: usize = 1_000;
+
+/// Whose state a topic has.
+fn subject_of_state(topic: &str) -> Option<&str> {
+    topic.strip_prefix("$SYS/broker/connection/")?.strip_suffix("/state")
+}
+
+/// Whether a topic has the state of this client. What the operator has opened to devices leads to NATS.
+fn is_own_state(topic: &TopicName, client_id: &str, closed: &ClosedTrees) -> bool {
+    subject_of_state(topic.as_str()) == Some(client_id) && closed.is_closed_topic(topic)
+}
+
+/// The clients whose state is kept.
+#[derive(Debug, Default)]
+pub(crate) struct BridgeStates(Mutex<HashSet<ByteString>>);
+
+impl BridgeStates {
+    /// Whether a client may say this, and makes room for it.
+    fn admit(&self, client_id: &ByteString, publication: &Publication) -> Result<(), Refused> {
+        judge(publication)?;
+        let mut kept = self.0.lock();
+        if !publication.retain {
+            return Ok(());
+        }
+        if publication.payload.is_empty() {
+            kept.remove(client_id);
+        } else if kept.len() < STATES_MAX || kept.contains(client_id) {
+            kept.insert(client_id.clone());
+        } else {
+            return Err(Refused::NoRoom);
+        }
+        Ok(())
+    }
+}
+
+fn judge(publication: &Publication) -> Result<(), Refused> {
+    if publication.payload.len() > STATE_LEN_MAX { Err(Refused::TooLarge) } else { Ok(()) }
+}
+
+impl Publishing {
+    /// Takes out of a publish what a bridge says of itself. Returns what is to be published, if anything is.
+    ///
+    /// # Errors
+    /// It says too much, or too many do.
+    pub(super) fn tell_own_state(
+        &mut self,
+        publication: Publication,
+        wakes: &mut Wakes,
+    ) -> Result<Option<Publication>, Box<(Publication, Refused)>> {
+        if !self.is_own_state(&publication.topic) {
+            return Ok(Some(publication));
+        }
+        let sys = &self.broker.sys;
+        if let Err(refused) = sys.bridges.admit(&self.mailbox.client_id, &publication) {
+            return Err(Box::new((publication, refused)));
+        }
+        // Copies: what is kept must not keep the buffer that it was read in.
+        let mut message =
+            Message::new(publication.topic.to_owned_copy(), Bytes::copy_from_slice(&publication.payload), None);
+        message.retain = publication.retain;
+        message.since_ms = self.broker.store.clock().latest_ms();
+        sys.tell(&mut message, self.mailbox.id, wakes);
+        self.answered(publication.token, Ok(ReasonCode::Success));
+        Ok(None)
+    }
+
+    /// The same of a will, which is published later.
+    pub(super) fn judge_own_state(&self, publication: &Publication) -> Option<Result<(), Refused>> {
+        self.is_own_state(&publication.topic).then(|| judge(publication))
+    }
+
+    fn is_own_state(&self, topic: &TopicName) -> bool {
+        is_own_state(topic, &self.mailbox.client_id, self.broker.router.closed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mqtt_codec::QoS;
+
+    fn publication(payload: &str, retain: bool) -> Publication {
+        let topic = TopicName::new("$SYS/broker/connection/b/state").unwrap();
+        let (payload, qos) = (Bytes::copy_from_slice(payload.as_bytes()), QoS::AtMostOnce);
+        Publication { token: None, once: None, topic, qos, retain, payload, properties: None }
+    }
+
+    #[test]
+    fn a_state_is_the_clients_own() {
+        let is_own = |topic: &str, id: &str, closed: &ClosedTrees| {
+            is_own_state(&TopicName::new(topic.to_owned()).unwrap(), id, closed)
+        };
+        let closed = ClosedTrees::default();
+        assert!(is_own("$SYS/broker/connection/site.bridge-1/state", "site.bridge-1", &closed));
+        assert!(is_own("$SYS/broker/connection/a/b/state", "a/b", &closed));
+        for (topic, id) in [
+            ("$SYS/broker/connection/a/state", "b"),
+            ("$SYS/broker/connection/a/state", ""),
+            ("$SYS/broker/connection/a/state/x", "a"),
+            ("$SYS/broker/connection//state", "a"),
+            ("$SYS/broker/connection/state", "a"),
+            ("$SYS/broker/uptime", "uptime"),
+            ("$sys/broker/connection/a/state", "a"),
+        ] {
+            assert!(!is_own(topic, id, &closed), "{topic} {id}");
+        }
+        let opened = ClosedTrees::new("$NMQ", &["$SYS.broker"]);
+        assert!(!is_own("$SYS/broker/connection/a/state", "a", &opened));
+    }
+
+    #[test]
+    fn states_are_short_and_not_too_many() {
+        let states = BridgeStates::default();
+        let id = |number: usize| ByteString::from(format!("b{number}"));
+        assert_eq!(states.admit(&id(0), &publication(&"x".repeat(65), true)), Err(Refused::TooLarge));
+        for number in 0..STATES_MAX {
+            assert_eq!(states.admit(&id(number), &publication("1", true)), Ok(()));
+        }
+        assert_eq!(states.admit(&id(STATES_MAX), &publication("1", true)), Err(Refused::NoRoom));
+        // What is not kept needs no room, and who has a place keeps it.
+        assert_eq!(states.admit(&id(STATES_MAX), &publication("1", false)), Ok(()));
+        assert_eq!(states.admit(&id(5), &publication("0", true)), Ok(()));
+        assert_eq!(states.admit(&id(5), &publication("", true)), Ok(()));
+        assert_eq!(states.admit(&id(STATES_MAX), &publication("1", true)), Ok(()));
+    }
+}
