@@ -3,6 +3,7 @@
 
 mod backlog;
 mod claims;
+mod copies;
 mod deliver;
 mod durable;
 mod ending;
@@ -127,6 +128,8 @@ struct Connection<S> {
     mail: Mail,
     answers: Vec<Answer>,
     messages: Vec<(u64, Outgoing)>,
+    /// Messages that wait until the window has room for all their copies, and what is behind them.
+    copies: VecDeque<(u64, Outgoing)>,
     /// Places in logs from which on the session is behind.
     behind: Vec<u64>,
     counts: Counts,
@@ -238,6 +241,7 @@ where
             mail: Mail::default(),
             answers: Vec::new(),
             messages: Vec::new(),
+            copies: VecDeque::new(),
             behind: Vec::new(),
             counts: Counts::default(),
             violation: None,

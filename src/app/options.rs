@@ -7,7 +7,7 @@ use mqtt_session::Limits;
 use proto_map::{DeclaredLog, Names, SpecOptions, Storage, StreamSpec};
 
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, RequestOptions};
-use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish};
+use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping};
 use crate::store::{
     AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
 };
@@ -118,6 +118,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,
         },
+        copies_overlapping: mqtt.overlapping == Overlapping::Each,
         share_times: ShareTimes {
             ack_wait: config.jetstream.shared.ack_wait.get(),
             inactive_threshold: config.jetstream.shared.inactive_threshold.get(),

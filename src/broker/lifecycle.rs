@@ -22,7 +22,7 @@ use super::mailbox::{Mailbox, Order};
 use super::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
 use super::registry::Entered;
 use super::retained::RetainedCursor;
-use super::{Broker, Claims, TAKEOVER_PATIENCE, records};
+use super::{Broker, Claims, SentFor, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
 use crate::store::{
     ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, SessionRecord, StoredSubscription, Unavailable,
@@ -51,6 +51,8 @@ pub(crate) struct Owned {
     pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
     /// What its progress says of shared subscriptions, and they may not know.
     pub(crate) claims: Claims,
+    /// Which subscriptions messages in flight were sent for.
+    pub(crate) sent_for: SentFor,
     /// What a newer version has added to its progress.
     pub(crate) progress_rest: Rest,
 }
@@ -223,7 +225,8 @@ impl Broker {
                 let sequence = claimed.revision.0;
                 let record = record_of(claimed.state, &|will, epoch| broker.name_will(&mailbox.client_id, will, epoch));
                 let (subscriptions, claims, progress_rest) = (HashMap::new(), Claims::default(), Rest::new());
-                let owned = Owned { record, sequence, subscriptions, claims, progress_rest };
+                let sent_for = SentFor::default();
+                let owned = Owned { record, sequence, subscriptions, claims, sent_for, progress_rest };
                 if mailbox.give(owned) {
                     return;
                 }
@@ -269,8 +272,8 @@ impl Broker {
         }
         let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at_ms.unwrap_or(found.since_ms));
         let mut subscriptions = self.still_granted(&record.client_id, std::mem::take(&mut record.subscriptions));
-        let (mut claims, mut retained, mut progress_rest) =
-            (Claims::default(), RetainedProgress::default(), Rest::new());
+        let (mut claims, mut sent_for) = (Claims::default(), SentFor::default());
+        let (mut retained, mut progress_rest) = (RetainedProgress::default(), Rest::new());
         let progress = if is_present {
             let stored = match handed_over {
                 Some(progress) => Some(progress),
@@ -284,6 +287,7 @@ impl Broker {
             let progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
             if let Some(stored) = stored {
                 claims = records::claims(&stored, &self.logs);
+                sent_for = records::sent_for(&stored);
                 (retained, progress_rest) = (stored.retained, stored.rest);
             }
             for subscription in subscriptions.values_mut() {
@@ -293,7 +297,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let owned = Owned { record, sequence: revision.0, subscriptions, claims, progress_rest };
+        let owned = Owned { record, sequence: revision.0, subscriptions, claims, sent_for, progress_rest };
         Ok(Claim { owned, is_present, progress, retained })
     }
 

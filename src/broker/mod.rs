@@ -76,10 +76,11 @@ pub(crate) use events::{
 };
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
-pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, Wakes};
+pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
+pub(crate) use message::Message;
 pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal};
 pub(crate) use publishing::{Answer, Publishing, Refused};
-pub(crate) use records::{Claims, progress_record, protocol};
+pub(crate) use records::{Claims, SentFor, progress_record, protocol};
 pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
@@ -136,6 +137,8 @@ pub struct BrokerOptions {
     pub connect_timeout: Duration,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
+    /// A message that several subscriptions of a client take is sent once for each of them.
+    pub copies_overlapping: bool,
     /// Every message says which client published it.
     pub client_id_header: bool,
     /// When a message of a shared subscription goes to another member, and when a group ends.
@@ -262,8 +265,10 @@ impl Routing {
             Arc::clone(&requests),
             Arc::clone(metrics),
         ));
+        router.copy_overlapping(options.copies_overlapping);
         let reading = Reading { nats_headers: false, ..reading };
         let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), reading, Arc::clone(metrics));
+        sys.router.copy_overlapping(options.copies_overlapping);
         Self { requests, arrived, logs, ingest, router, sys }
     }
 }
@@ -457,7 +462,8 @@ impl Broker {
             let (nats_headers, keys) = (self.options.nats_headers, Some(self.store.keys()));
             let message = Arc::new(convert::from_log(entry, log.carrier(), nats_headers, keys).ok()?);
             let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
-            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, share: None }))
+            let others = Box::default();
+            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, others, share: None }))
         };
         let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
         let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));

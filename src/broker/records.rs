@@ -34,8 +34,17 @@ pub(crate) const fn protocol(version: Version) -> &'static str {
 /// them.
 pub(crate) type Claims = HashMap<PacketId, ByteString>;
 
+/// The Subscription Identifiers of messages in flight that are each sent for one subscription.
+pub(crate) type SentFor = HashMap<PacketId, NonZeroU32>;
+
 /// The progress of a session as it is stored.
-pub(crate) fn progress_record(epoch: u64, progress: &Progress, claims: &Claims, logs: &Logs) -> ProgressRecord {
+pub(crate) fn progress_record(
+    epoch: u64,
+    progress: &Progress,
+    claims: &Claims,
+    sent_for: &SentFor,
+    logs: &Logs,
+) -> ProgressRecord {
     let in_flight = progress.in_flight.iter().map(|m| {
         let (sequence, log) = logs.name_of(m.sequence);
         InFlightRecord {
@@ -44,6 +53,7 @@ pub(crate) fn progress_record(epoch: u64, progress: &Progress, claims: &Claims, 
             log,
             qos: m.qos as u8,
             ack: claims.get(&m.packet_id).map(ToString::to_string),
+            subscription: sent_for.get(&m.packet_id).map(|id| id.get()),
             state: if m.is_released { InFlightRecordState::Released } else { InFlightRecordState::Sent },
         }
     });
@@ -92,6 +102,12 @@ pub(crate) fn claims(record: &ProgressRecord, logs: &Logs) -> Claims {
     let is_there = |m: &InFlightRecord| m.log.as_ref().is_none_or(|log| logs.knows(std::iter::once(log)));
     let claim = |m: &InFlightRecord| Some((PacketId::new(m.packet_id)?, m.ack.as_deref()?.into()));
     record.in_flight.iter().filter(|m| is_there(m)).filter_map(claim).collect()
+}
+
+/// Which subscriptions messages were sent for, in a stored progress.
+pub(crate) fn sent_for(record: &ProgressRecord) -> SentFor {
+    let sent_for = |m: &InFlightRecord| Some((PacketId::new(m.packet_id)?, NonZeroU32::new(m.subscription?)?));
+    record.in_flight.iter().filter_map(sent_for).collect()
 }
 
 /// A subscription as it is stored. `after`: the places that it begins after.

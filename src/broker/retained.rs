@@ -85,6 +85,7 @@ impl RetainedCursor {
                 qos: message.qos.min(self.options.qos),
                 message: Arc::new(message),
                 subscription_ids: self.subscription_id.as_slice().into(),
+                others: Box::default(),
                 share: None,
             });
         }
@@ -117,8 +118,9 @@ impl Broker {
         };
         let outgoing = |entry: &RetainedEntry| {
             let message = convert::from_retained(entry, self.options.nats_headers);
-            let (qos, retain, subscription_ids) = (message.qos, true, Box::default());
-            (entry.sequence, Outgoing { message: Arc::new(message), retain, qos, subscription_ids, share: None })
+            let (qos, subscription_ids, others) = (message.qos, Box::default(), Box::default());
+            let message = Arc::new(message);
+            (entry.sequence, Outgoing { message, retain: true, qos, subscription_ids, others, share: None })
         };
         entries.iter().map(outgoing).collect()
     }

@@ -11,6 +11,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
 use mqtt_session::{Cursors, Offer, log_of, position};
@@ -20,7 +21,7 @@ use proto_map::ClosedTrees;
 use super::convert;
 use super::ingest::Ingest;
 use super::logs::{LogHandle, Logs};
-use super::mailbox::{Mailbox, SessionId, Wakes};
+use super::mailbox::{Mailbox, SessionId, SubscriptionCopy, Wakes};
 use super::message::Message;
 use super::requests::Requests;
 use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
@@ -44,6 +45,8 @@ struct Target<'a> {
     qos: QoS,
     retain: bool,
     subscription_ids: &'a [NonZeroU32],
+    /// For other subscriptions of the session, where each gets a copy.
+    others: &'a [SubscriptionCopy],
 }
 
 /// Which sessions a copy of a message is for.
@@ -82,6 +85,8 @@ pub(crate) struct Router {
     metrics: Arc<Metrics>,
     /// Woken at the end of a batch from core NATS.
     core_wakes: Mutex<Wakes>,
+    /// Each of several subscriptions of a session that match gets a copy.
+    copies_overlapping: AtomicBool,
 }
 
 /// A subscription to be made, whose NATS subscription stands.
@@ -121,8 +126,13 @@ impl Router {
         requests: Arc<Requests>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (subscriptions, core_wakes) = Default::default();
-        Self { subscriptions, logs, ingest, reading, index, closed, requests, metrics, core_wakes }
+        let (subscriptions, core_wakes, copies_overlapping) = Default::default();
+        Self { subscriptions, logs, ingest, reading, index, closed, requests, metrics, core_wakes, copies_overlapping }
+    }
+
+    /// Whether each of several subscriptions of a session that match gets a copy, or all get one together.
+    pub(super) fn copy_overlapping(&self, each: bool) {
+        self.copies_overlapping.store(each, Ordering::Relaxed);
     }
 
     /// The server's time.
@@ -210,7 +220,8 @@ impl Router {
 
     fn matching<'a>(&self, subscriptions: &'a Subscriptions, message: &Message) -> Matched<'a> {
         let is_hidden = self.closed.hides_topic_from_wildcard(&message.topic);
-        let mut entries = Matched::default();
+        let copies_overlapping = self.copies_overlapping.load(Ordering::Relaxed);
+        let mut entries = Matched { copies_overlapping, ..Matched::default() };
         subscriptions.matching(message.topic.as_str(), is_hidden, &mut |e| entries.push(e));
         entries
     }
@@ -414,6 +425,7 @@ impl CoreSink for Router {
 struct Matched<'a> {
     first: Option<&'a Entry>,
     others: Vec<&'a Entry>,
+    copies_overlapping: bool,
 }
 
 impl<'a> Matched<'a> {
@@ -446,6 +458,7 @@ impl<'a> Matched<'a> {
                     qos: message.qos.min(s.options.qos),
                     retain: message.retain && s.options.retain_as_published,
                     subscription_ids: s.subscription_id.as_slice(),
+                    others: &[],
                 });
             }
             return;
@@ -462,6 +475,10 @@ impl<'a> Matched<'a> {
             if of_session.is_empty() {
                 continue;
             }
+            if self.copies_overlapping {
+                copies(message, &of_session, &mut deliver);
+                continue;
+            }
             let ids: Vec<NonZeroU32> = of_session.iter().filter_map(|s| s.subscription_id).collect();
             let qos = of_session.iter().map(|s| s.options.qos).max().unwrap_or_default();
             deliver(Target {
@@ -469,8 +486,26 @@ impl<'a> Matched<'a> {
                 qos: message.qos.min(qos),
                 retain: message.retain && of_session.iter().any(|s| s.options.retain_as_published),
                 subscription_ids: &ids,
+                others: &[],
             });
         }
+    }
+}
+
+/// A copy for each of the subscriptions of one session: at QoS 0 each by itself, above it all together.
+fn copies(message: &Message, of_session: &[&Subscriber], deliver: &mut impl FnMut(Target<'_>)) {
+    let copy = |s: &&Subscriber| SubscriptionCopy {
+        qos: message.qos.min(s.options.qos),
+        retain: message.retain && s.options.retain_as_published,
+        subscription_id: s.subscription_id,
+    };
+    let (live, stored): (Vec<_>, Vec<_>) = of_session.iter().map(copy).partition(|copy| copy.qos == QoS::AtMostOnce);
+    let stored = stored.split_first().map(|(first, others)| (*first, others));
+    for (SubscriptionCopy { qos, retain, subscription_id }, others) in
+        live.into_iter().map(|c| (c, &[][..])).chain(stored)
+    {
+        let (mailbox, subscription_ids) = (&of_session[0].mailbox, subscription_id.as_slice());
+        deliver(Target { mailbox, qos, retain, subscription_ids, others });
     }
 }
 
@@ -513,6 +548,7 @@ impl Target<'_> {
             retain: self.retain,
             qos: self.qos,
             subscription_ids: self.subscription_ids.into(),
+            others: self.others.into(),
             share: None,
         }
     }

@@ -31,6 +31,8 @@ pub struct MqttConfig {
     pub strict: bool,
     /// What an MQTT 3.x client meets that publishes where it may not. Default `acknowledge`.
     pub on_denied_publish: OnDeniedPublish,
+    /// What a client gets of a message that several of its subscriptions take. Default `merge`.
+    pub overlapping: Overlapping,
     /// MQTT 5 clients get the `Nats-*` headers of a message too, as user properties. Default `false`.
     pub nats_headers: bool,
     /// QoS 0 bytes that wait for a slow reader before more are dropped. Default 1 MiB.
@@ -53,6 +55,17 @@ pub enum OnDeniedPublish {
     Acknowledge,
     /// The connection ends.
     Disconnect,
+}
+
+/// What a client gets of a message that several of its subscriptions take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlapping {
+    /// One copy, at the highest QoS of them, with the identifiers of all of them.
+    #[default]
+    Merge,
+    /// A copy for each of them, with its QoS and its identifier.
+    Each,
 }
 
 /// Which message a full queue gives up.
@@ -80,6 +93,7 @@ impl Default for MqttConfig {
             topic_alias_maximum: 32,
             strict: false,
             on_denied_publish: OnDeniedPublish::default(),
+            overlapping: Overlapping::default(),
             nats_headers: false,
             qos0_buffer: ByteSize(1 << 20),
             session_queue: 1_000,

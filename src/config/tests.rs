@@ -51,6 +51,7 @@ fn every_table_of_the_file_is_read() {
         connect_timeout = "1m 30s"
         max_session_expiry = "30d"
         on_denied_publish = "disconnect"
+        overlapping = "each"
         discard = "newest"
         strict = true
         [jetstream]
@@ -71,6 +72,7 @@ fn every_table_of_the_file_is_read() {
     assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(90));
     assert_eq!(config.mqtt.max_session_expiry, Some(Duration::from_secs(30 * 86_400)));
     assert_eq!(config.mqtt.on_denied_publish, OnDeniedPublish::Disconnect);
+    assert_eq!(config.mqtt.overlapping, Overlapping::Each);
     assert_eq!((config.mqtt.session_queue, config.mqtt.discard), (1_000, Discard::Newest));
     assert_eq!(config.jetstream.log.max_bytes, ByteSize(1_000_000_000));
     assert_eq!(config.log.format, LogFormat::Json);

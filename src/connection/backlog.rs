@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +12,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_codec::QoS;
 use mqtt_session::log_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::copies::outgoing_for;
 use super::{Connection, OUTPUT_LOW};
 use crate::broker::{Broker, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry, StoredSubscription};
@@ -118,7 +117,7 @@ where
     /// Delivers what was read of the backlog, as far as there is room.
     pub(super) fn fill_backlog(&mut self) {
         let Some(until) = self.backlog.until.filter(|_| self.backlog.fetching.is_none()) else { return };
-        while self.io.output.len() < OUTPUT_LOW && self.session.window_room() > 0 {
+        while self.io.output.len() < OUTPUT_LOW && self.session.window_room() > 0 && self.copies.is_empty() {
             match self.backlog.page.pop_front() {
                 Some(entry) if entry.sequence < until => {
                     if let Some(outgoing) = self.owed_copy(&entry) {
@@ -156,13 +155,6 @@ where
             .filter(|(filter, s)| takes(s) && !filter.is_shared() && filter.matches(&message.topic))
             .map(|(_, s)| s)
             .collect();
-        let qos = matching.iter().filter_map(|s| QoS::try_from(s.qos).ok()).max()?;
-        Some(Outgoing {
-            retain: message.retain && matching.iter().any(|s| s.retain_as_published),
-            qos: message.qos.min(qos),
-            subscription_ids: matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect(),
-            message: Arc::new(message),
-            share: None,
-        })
+        outgoing_for(message, &matching, self.broker.options.copies_overlapping)
     }
 }

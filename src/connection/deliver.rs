@@ -23,11 +23,15 @@ where
             // What is repeated comes before anything new.
             let is_repeating = self.resending.is_some();
             if !is_repeating {
+                self.fill_copies();
+            }
+            let is_waiting = is_repeating || !self.copies.is_empty();
+            if !is_waiting {
                 self.fill_retained();
                 self.fill_shared();
                 self.fill_backlog();
             }
-            let room = if is_repeating { 0 } else { self.room_for_own().min(BATCH) };
+            let room = if is_waiting || !self.copies.is_empty() { 0 } else { self.room_for_own().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
             self.mailbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
             let count = messages.len();
@@ -37,7 +41,7 @@ where
             self.messages = messages;
             while let Some(place) = self.behind.pop() {
                 if room > 0 {
-                    self.catch_up(place, count < room);
+                    self.catch_up(place, count < room && self.copies.is_empty());
                 }
             }
             if count == 0 {
@@ -95,8 +99,8 @@ where
         }
     }
 
-    /// Delivers a message that is stored at this place.
-    pub(super) fn deliver(&mut self, place: u64, outgoing: Outgoing) {
+    /// Delivers a message that is stored at this place, once.
+    pub(super) fn deliver_copy(&mut self, place: u64, outgoing: Outgoing) {
         match outgoing.qos {
             QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
             qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, place, outgoing)),
@@ -147,6 +151,7 @@ where
             }
             None => {}
         }
+        self.note_copy(packet_id, &outgoing);
         self.write(false, qos, Some(packet_id), &outgoing);
     }
 

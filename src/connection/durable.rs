@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{PacketId, ReasonCode};
-use mqtt_session::{Input, Resend, Save, is_shared};
+use mqtt_session::{Input, RETAINED, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
-use crate::broker::Outgoing;
+use crate::broker::{Outgoing, progress_record};
 use crate::store::{Arrival, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
@@ -65,7 +65,7 @@ where
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
             let mut progress =
-                crate::broker::progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs);
+                progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.broker.logs);
             progress.retained = self.retained.begin_save();
             progress.rest.clone_from(&owned.progress_rest);
             self.unsaved_since = None;
@@ -93,6 +93,9 @@ where
 
     /// A live session with nothing queued has read as far as the tail of a log: what did not match need not be read again.
     pub(super) fn pass_what_is_read(&mut self) {
+        if !self.copies.is_empty() {
+            return;
+        }
         for place in self.broker.read_up_to(&self.mailbox).iter() {
             self.session.has_read_up_to(place);
         }
@@ -185,7 +188,7 @@ where
                     self.tell(Input::Unsendable(packet_id));
                 }
                 (Resend::Publish(qos, packet_id, place), Some(outgoing)) => {
-                    let outgoing = self.as_subscribed(outgoing, resend.retained().is_some(), is_shared(place));
+                    let outgoing = self.as_subscribed(outgoing, packet_id, place);
                     self.repeat(qos, packet_id, &outgoing);
                 }
                 // A newer one has its place, which the client gets as well.
@@ -206,14 +209,19 @@ where
     }
 }
 
-impl<S> Connection<S> {
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     /// With the identifiers and the RETAIN flag of the subscriptions that the message matches, shared ones or others. The
     /// flag stays on what a SUBSCRIBE brought [MQTT-3.3.1-8].
-    fn as_subscribed(&self, mut outgoing: Outgoing, is_retained: bool, is_shared: bool) -> Outgoing {
+    fn as_subscribed(&self, mut outgoing: Outgoing, packet_id: PacketId, place: u64) -> Outgoing {
+        let (is_retained, is_shared) = (place >= RETAINED, is_shared(place));
         let topic = &outgoing.message.topic;
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let matching: Vec<&StoredSubscription> =
             all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s).collect();
+        let matching = if is_shared { matching } else { self.sent_for(packet_id, matching) };
         outgoing.retain = is_retained || outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
         outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
         outgoing

@@ -62,7 +62,7 @@ where
         let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
             retained: self.retained.progress(),
             rest: owned.progress_rest.clone(),
-            ..progress_record(owned.record.epoch, &progress, &claims, &self.broker.logs)
+            ..progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.broker.logs)
         });
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());

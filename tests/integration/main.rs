@@ -32,6 +32,7 @@ mod nats_links;
 mod nats_server_mqtt;
 mod operations;
 mod outage;
+mod overlapping;
 mod properties;
 mod protocol;
 mod reply_key;

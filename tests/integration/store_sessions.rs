@@ -66,6 +66,7 @@ fn progress(epoch: u64, cursor: u64) -> ProgressRecord {
         log: None,
         qos: 2,
         ack: None,
+        subscription: None,
         state: InFlightRecordState::Released,
     };
     ProgressRecord { epoch, cursor, in_flight: vec![in_flight], ..ProgressRecord::default() }

@@ -174,7 +174,8 @@ mod tests {
 
         fn in_flight(mut self, sequence: u64) -> Self {
             let state = InFlightRecordState::Sent;
-            let in_flight = InFlightRecord { packet_id: 1, sequence, log: None, qos: 1, ack: None, state };
+            let in_flight =
+                InFlightRecord { packet_id: 1, sequence, log: None, qos: 1, ack: None, subscription: None, state };
             self.0.progress.get_or_insert_default().in_flight.push(in_flight);
             self
         }

@@ -45,6 +45,17 @@ pub struct MailboxLimits {
     pub feed_bytes: usize,
 }
 
+/// How one subscription gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SubscriptionCopy {
+    /// QoS to send it at.
+    pub(crate) qos: QoS,
+    /// RETAIN flag to send.
+    pub(crate) retain: bool,
+    /// Identifier of the subscription.
+    pub(crate) subscription_id: Option<NonZeroU32>,
+}
+
 /// A QoS 1 or 2 message and how this session gets it.
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
@@ -56,6 +67,8 @@ pub(crate) struct Outgoing {
     pub(crate) qos: QoS,
     /// Identifiers of the subscriptions that it matches.
     pub(crate) subscription_ids: Box<[NonZeroU32]>,
+    /// The copies for other subscriptions of the session, where each gets one.
+    pub(crate) others: Box<[SubscriptionCopy]>,
     /// The group that gave it, when a shared subscription did.
     pub(crate) share: Option<Share>,
 }

@@ -435,6 +435,7 @@ impl Member {
             retain: message.retain && self.options.retain_as_published,
             qos: message.qos.min(self.options.qos),
             subscription_ids: ids.into(),
+            others: Box::default(),
             share: Some(share),
         });
         if is_taken { Taken::Yes } else { Taken::Full }

@@ -320,6 +320,9 @@ pub struct InFlightRecord {
     /// not know. Until then it was not sent either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ack: Option<String>,
+    /// The Subscription Identifier of the one subscription that it was sent for, where each gets a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<u32>,
     /// What is repeated.
     #[serde(default)]
     pub state: InFlightRecordState,
