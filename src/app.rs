@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::admin::{self, AdminError};
 use crate::announce;
-use crate::broker::{Broker, CoreInlet};
+use crate::broker::{Broker, CoreInlet, HEADER_ROOM};
 use crate::config::Config;
 use crate::connection;
 use crate::listener::{self, ListenerError, Peer, Serve};
@@ -38,9 +38,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long `check` waits for a NATS server.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Room that a packet leaves in `max_payload` for what we add to its message: headers, mostly.
-const HEADER_ROOM: usize = 8 * 1024;
 
 /// The process cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +73,7 @@ impl AppError {
 /// # Errors
 /// A listener cannot be opened, or NATS cannot be used as it is.
 pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
+    tokio::spawn(crate::logging::tell_left_out());
     let (metrics, readiness) = (Metrics::new(), Readiness::new());
     let [nats, retained, listeners] = ["nats", "retained", "listeners"].map(|name| readiness.latch(name));
     let admin = match &config.admin.bind {

@@ -16,6 +16,7 @@ mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::broker::{
     RetainedCursor, Share, Subscribed, Waiting, Wakes, wait_for,
 };
 use crate::listener::Peer;
-use crate::metrics::{Direction, DropReason};
+use crate::metrics::Direction;
 use crate::store::StoredRetained;
 use claims::Claimed;
 use durable::{Answered, LAZY_AGE, Written};
@@ -98,6 +99,7 @@ struct Connection<S> {
     /// What shared subscriptions gave at QoS 1 and the client has not acknowledged.
     shares: HashMap<PacketId, Share>,
     version: Version,
+    remote: SocketAddr,
     started: Instant,
     /// SUBSCRIBE packets that are not carried out yet.
     subscribes: Vec<SubscribeRequest>,
@@ -173,7 +175,7 @@ where
         }
     };
     told::tell_connected(&broker, &greeted, &attached, &peer);
-    let mut connection = Connection::begin(io, broker, greeted.decoder, greeted.negotiated, attached);
+    let mut connection = Connection::begin(io, broker, &peer, greeted.decoder, greeted.negotiated, attached);
     // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
     let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
     connection.finish(end, &peer).await;
@@ -187,6 +189,7 @@ where
     fn begin(
         mut io: Io<S>,
         broker: Arc<Broker>,
+        peer: &Peer,
         decoder: Decoder,
         negotiated: mqtt_session::Negotiated,
         attached: Attached,
@@ -221,6 +224,7 @@ where
             mailbox,
             filters,
             shares: HashMap::new(),
+            remote: peer.addr,
             started: Instant::now(),
             subscribes: Vec::new(),
             subscribing: None,
@@ -368,6 +372,7 @@ where
             return;
         }
         let requests = std::mem::take(&mut self.subscribes);
+        self.log_subscribes(&requests);
         let planned = self.broker.plan_subscribes(self.mailbox.id, &mut self.filters, requests);
         self.publishing.tells_publisher |= planned.has_no_local();
         let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
@@ -420,7 +425,10 @@ where
         let max = self.session.parameters().client_max_packet_size;
         match mqtt_codec::encode_limited(packet, self.version, max, self.io.output.tail()) {
             Ok(()) => self.broker.metrics.packets(Direction::Out, packet.packet_type(), 1),
-            Err(error) => tracing::warn!(client_id = &*self.mailbox.client_id, %error, "a packet was not sent"),
+            Err(error) => {
+                let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
+                tracing::warn!(client_id, %remote, %error, "a packet was not sent");
+            }
         }
     }
 
@@ -429,14 +437,9 @@ where
         self.counts.payload_bytes[0] += publication.payload.len() as u64;
         let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) else { return };
         let (publication, refused) = *refusal;
-        tracing::info!(
-            client_id = &*self.mailbox.client_id,
-            topic = publication.topic.as_str().escape_debug().to_string(),
-            ?refused,
-            "a publish was refused"
-        );
+        self.log_refused(&publication, refused);
         let reason = refused.reason_code();
-        self.broker.metrics.dropped(DropReason::NotAuthorized, 1);
+        self.broker.metrics.dropped(refused.drop_reason(), 1);
         let is_denied = matches!(refused, Refused::Closed | Refused::Late);
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
@@ -509,6 +512,7 @@ where
             self.filters.remove(filter);
         }
         self.tell_subscribed(&subscribed.made);
+        self.log_granted(&subscribed.reasons);
         let owed = self.number_retained(&mut subscribed.retained);
         self.mailbox.owe_retained(subscribed.retained);
         if let Some(owned) = &mut self.owned {

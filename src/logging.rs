@@ -2,13 +2,45 @@
 //! `user`, `remote`, `listener`, `protocol`, `reason_code`. Text that a device chose is given as a plain value
 //! (`client_id = id.as_str()`), never with `%`: a plain value is quoted and escaped, so that a device cannot write
 //! lines or colours into the log. Payloads and passwords are never logged.
+//!
+//! How many lines there are is decided in `limits`.
+
+mod limits;
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+
+use limits::LineLimits;
 
 use crate::config::{LogConfig, LogFormat};
+
+/// How often it is looked whether lines were left out that are to be told of.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Of this process.
+static LIMITS: OnceLock<LineLimits> = OnceLock::new();
+
+/// Lines that were left out so far, because there were too many of their kind.
+#[must_use]
+pub fn lines_left_out() -> u64 {
+    LIMITS.get().map_or(0, LineLimits::left_out)
+}
+
+/// Says at the end of each minute what was left out in it, for ever.
+pub async fn tell_left_out() {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for limits::LeftOut { line, count } in
+            LIMITS.get().map(|limits| limits.turn(Instant::now())).unwrap_or_default()
+        {
+            tracing::warn!(target: limits::LEFT_OUT, left_out = count, line, "lines were left out");
+        }
+    }
+}
 
 /// Reads `info` or `info,nats_mqtt::store=debug`; `None` when it is neither.
 #[must_use]
@@ -28,12 +60,16 @@ pub fn init(config: &LogConfig) {
         .or_else(|| parse_level(&config.level))
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = fmt::layer().with_writer(std::io::stderr);
+    let limits = LIMITS.get_or_init(|| LineLimits::new(filter.clone()));
     let installed = match config.format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            registry().with(filter).with(lines.with_ansi(colours).with_target(false)).try_init()
+            let lines = lines.with_ansi(colours).with_target(false).with_filter(limits);
+            registry().with(filter).with(lines).try_init()
         }
-        LogFormat::Json => registry().with(filter).with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Json => {
+            registry().with(filter).with(lines.json().flatten_event(true).with_filter(limits)).try_init()
+        }
     };
     if installed.is_err() {
         tracing::debug!("logging was set up before");

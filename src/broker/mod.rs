@@ -11,7 +11,7 @@
 //! - `share`: shared subscriptions
 //! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
 //! - `publishing`: from a connection to JetStream and core NATS
-//! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
+//! - `sys`: `$SYS/broker/…`, with `bridge_state`; `events`: who comes and goes, for NATS; `size_refusals`: what is too large
 //! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
 //! - `requests`: request and reply between MQTT and NATS
 //! - `backlog`: what sessions are owed that the log is about to lose
@@ -52,6 +52,7 @@ mod router;
 mod segments;
 mod settling;
 mod share;
+mod size_refusals;
 mod starting;
 mod subscribing;
 mod subscriptions;
@@ -86,6 +87,7 @@ pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use share::Share;
+pub(crate) use size_refusals::{HEADER_ROOM, TooLarge};
 pub(crate) use subscribing::Subscribed;
 
 use tokio::sync::{Semaphore, watch};
@@ -103,6 +105,7 @@ use requests::Requests;
 use retained_writer::RetainedWriter;
 use router::{LogTail, Reading, Router};
 use share::{Claimants, Shares};
+use size_refusals::SizeRefusals;
 use starting::answered;
 use sys::Sys;
 
@@ -183,6 +186,7 @@ pub struct Broker {
     shares: Arc<Shares>,
     registry: Registry,
     orphans: OrphanedConnects,
+    size_refusals: SizeRefusals,
     /// Room for sessions that are put in order.
     ordering: Arc<Semaphore>,
     next_session: AtomicU64,
@@ -313,11 +317,8 @@ impl Broker {
             Arc::clone(&metrics),
         );
         // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(Inlets {
-            router: Arc::clone(&router),
-            ingest: ingest.clone(),
-            requests: Arc::clone(&requests),
-        });
+        let inlets = Inlets { router: Arc::clone(&router), ingest: ingest.clone(), requests: Arc::clone(&requests) };
+        let _ = inlet.0.set(inlets);
         let records = store.sessions().follow(FollowFrom::Everything, claimants);
         let start_events = || Events::start(&store, names.clone(), Arc::clone(&metrics));
         let events = if options.tells_events { start_events() } else { Events::off() };
@@ -342,6 +343,7 @@ impl Broker {
             follower: Arc::clone(&follower),
             registry: Registry::default(),
             orphans: OrphanedConnects::default(),
+            size_refusals: SizeRefusals::default(),
             ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
             next_session: AtomicU64::new(1),
             ingest,

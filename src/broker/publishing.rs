@@ -25,11 +25,10 @@ use mqtt_codec::{QoS, ReasonCode, TopicName};
 use mqtt_session::{MessageId, Publication, Token};
 use proto_map::{HeaderError, Headers, KeyId, MessageName, Subject};
 
-use super::Broker;
-use super::convert;
 use super::logs::LogHandle;
 use super::mailbox::{Mailbox, Wakes};
 use super::message::Message;
+use super::{Broker, TooLarge, convert};
 use crate::metrics::DropReason;
 use crate::store::Dropped;
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
@@ -353,7 +352,8 @@ impl Publishing {
                 self.broker.store.publisher().submit(permit, put);
             }
             Err(error) => {
-                tracing::info!(topic = job.publication.topic.as_str(), %error, "a publish was refused");
+                let (client_id, topic) = (&*self.mailbox.client_id, job.publication.topic.as_str());
+                tracing::info!(client_id, topic, %error, "a publish was refused");
                 // Its place is kept, so that it is answered in turn like what the store refuses.
                 self.stored.push_back(Some(job));
                 self.mailbox.stored(token, Err(PutError::TooLarge));
@@ -499,7 +499,9 @@ impl Publishing {
                 return self.release(&topic, wakes);
             }
             Err(error) => {
-                tracing::warn!(topic = topic.as_str(), %error, "a retained message was not stored");
+                let client_id = &*self.mailbox.client_id;
+                tracing::warn!(client_id, topic = topic.as_str(), %error, "a retained message was not stored");
+                self.tell_size(&job, &error);
                 self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
                 if !is_qos0 {
                     answer(&job, Err(reason_of(&error)), answers);
@@ -550,9 +552,18 @@ impl Publishing {
             Err(PutError::NoStream) if job.route.version != self.broker.logs.version() => self.reroute(job),
             Err(PutError::Withdrawn) => answer(&job, Err(reason_of(&PutError::Withdrawn)), answers),
             Err(error) => {
-                tracing::warn!(subject = job.route.subject.as_str(), %error, "a message was not stored");
+                let (client_id, subject) = (&*self.mailbox.client_id, job.route.subject.as_str());
+                tracing::warn!(client_id, subject, %error, "a message was not stored");
+                self.tell_size(&job, &error);
                 answer(&job, Err(reason_of(&error)), answers);
             }
+        }
+    }
+
+    /// Tells whoever runs this of a message that is too large.
+    fn tell_size(&self, job: &Job, error: &PutError) {
+        if *error == PutError::TooLarge {
+            self.broker.tell_size_refusal(&self.mailbox.client_id, TooLarge::Message(weight(job)));
         }
     }
 

@@ -184,7 +184,8 @@ where
         let tail = self.io.output.tail();
         let written = frame.write_with_subscription_ids(dup, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
         if let Err(error) = written {
-            tracing::warn!(client_id = &*self.mailbox.client_id, %error, "a message was not sent");
+            let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
+            tracing::warn!(client_id, %remote, %error, "a message was not sent");
             return self.give_up(packet_id, DropReason::TooLarge);
         }
         if let Some(payload) = frame.tail() {

@@ -15,12 +15,13 @@
 
 use std::time::Duration;
 
-use mqtt_codec::{Packet, ReasonCode};
+use mqtt_codec::{Packet, ReasonCode, Violation};
 use mqtt_session::Input;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Connection, End, OUTPUT_HIGH, SUBSCRIBE_BATCH};
+use crate::broker::TooLarge;
 use crate::metrics::{Direction, DropReason};
 
 /// How long the rest is handled of a client that is gone, while JetStream takes its time.
@@ -122,7 +123,11 @@ where
                 }
                 Ok(None) => return true,
                 Err(violation) => {
-                    tracing::info!(client_id = &*self.mailbox.client_id, clause = violation.clause(), "{violation}");
+                    let (client_id, remote) = (&self.mailbox.client_id, self.remote);
+                    tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");
+                    if let Violation::PacketTooLarge { size, .. } = violation {
+                        self.broker.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
+                    }
                     self.end = Some(End::ByServer(violation.reason_code()));
                     self.violation = Some(violation);
                 }

@@ -1,20 +1,34 @@
-//! What NATS is told about this client: see `broker::events`.
+//! What NATS is told about this client, see `broker::events`, and what the log is.
 
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_codec::{ReasonCode, TopicFilter};
+use mqtt_codec::{PacketId, ReasonCode, SubscribeEntry, TopicFilter};
+use mqtt_session::{Publication, SubscribeRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::handshake::Greeted;
 use super::{Connection, End};
-use crate::broker::{Attached, Broker, Event, EventConnect, EventDisconnect, EventSubscription, protocol};
+use crate::broker::{
+    Attached, Broker, Event, EventConnect, EventDisconnect, EventSubscription, Refused, TooLarge, protocol,
+};
 use crate::listener::Peer;
 use crate::store::StoredSubscription;
 
 /// A client was accepted.
 pub(super) fn tell_connected(broker: &Broker, greeted: &Greeted, attached: &Attached, peer: &Peer) {
     let Greeted { connect, negotiated, .. } = greeted;
+    tracing::debug!(
+        client_id = &*negotiated.client_id,
+        remote = %peer.addr,
+        listener = &*peer.listener,
+        protocol = protocol(connect.version),
+        clean_start = connect.clean_start,
+        session_present = attached.is_present,
+        session_expiry_s = negotiated.parameters.session_expiry_s,
+        keep_alive_s = negotiated.parameters.keep_alive_s,
+        "connected"
+    );
     broker.events.tell(&negotiated.client_id, broker.node(), || {
         Event::Connect(EventConnect {
             remote: peer.addr,
@@ -35,6 +49,42 @@ where
 {
     fn tell_event(&self, event: impl FnOnce() -> Event) {
         self.broker.events.tell(&self.mailbox.client_id, self.broker.node(), event);
+    }
+
+    /// A publish is refused.
+    pub(super) fn log_refused(&self, publication: &Publication, refused: Refused) {
+        tracing::info!(
+            client_id = &*self.mailbox.client_id,
+            remote = %self.remote,
+            topic = publication.topic.as_str().escape_debug().to_string(),
+            reason_code = ?refused.reason_code(),
+            why = refused.why(),
+            "a publish was refused"
+        );
+        if refused == Refused::TooLarge {
+            let too_large = TooLarge::Message(publication.payload.len());
+            self.broker.tell_size_refusal(&self.mailbox.client_id, too_large);
+        }
+    }
+
+    pub(super) fn log_subscribes(&self, requests: &[SubscribeRequest]) {
+        if !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        for request in requests {
+            let shown = |entry: &SubscribeEntry| match &entry.filter {
+                Ok(filter) => format!("{} QoS {}", filter.as_str(), entry.options.qos as u8),
+                Err(text) => format!("{text} (no filter)"),
+            };
+            let filters: Vec<String> = request.entries.iter().map(shown).collect();
+            tracing::debug!(client_id = &*self.mailbox.client_id, packet_id = %request.packet_id, ?filters, "SUBSCRIBE");
+        }
+    }
+
+    pub(super) fn log_granted(&self, answers: &[(PacketId, Vec<ReasonCode>)]) {
+        for (packet_id, reasons) in answers {
+            tracing::debug!(client_id = &*self.mailbox.client_id, %packet_id, ?reasons, "SUBACK");
+        }
     }
 
     pub(super) fn tell_subscribed(&self, made: &[(TopicFilter, StoredSubscription)]) {

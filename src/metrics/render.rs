@@ -65,6 +65,11 @@ impl Collector for Snapshot {
         acknowledgements(&self.0, &mut out)?;
         connects(&self.0, &mut out)?;
         nats(&self.0, &mut out)?;
+        out.counter(
+            "log_lines_left_out",
+            "Lines of the log that there were too many of",
+            crate::logging::lines_left_out(),
+        )?;
         process(&Process::read(), &mut out)
     }
 }

@@ -24,6 +24,9 @@ use super::url::ServerUrl;
 /// How long what was handed over last may take to leave when nobody holds the link any more.
 const LAST_WITHIN: Duration = Duration::from_secs(2);
 
+/// Why a link has ended that its holders have let go.
+pub(crate) const ABANDONED: &str = "nobody needs it any more";
+
 /// Opens a link: tries every server once. When one takes us, the link runs by itself.
 pub(crate) async fn connect(options: LinkOptions) -> Result<Client, ConnectError> {
     let mut pool = Pool::new(&options.servers, options.ignore_discovered_servers);
@@ -104,7 +107,7 @@ impl Link {
                     // What was handed over before the last one let go leaves still.
                     let last = poll_fn(|cx| connection.poll_write(cx));
                     let _ = tokio::time::timeout(LAST_WITHIN, last).await;
-                    return "nobody needs it any more".to_owned();
+                    return ABANDONED.to_owned();
                 }
             }
         }

@@ -43,7 +43,7 @@ mod ws;
 pub(crate) use client::{Client, Outbound};
 pub use counts::{LinkCounts, SkipReason};
 pub(crate) use error::{ConnectError, PublishError, RequestFailure};
-pub(crate) use link::connect;
+pub(crate) use link::{ABANDONED, connect};
 pub(crate) use nats_wire::Message;
 pub(crate) use options::{Event, LinkOptions, Login, TlsFiles};
 pub(crate) use queue::{OnFull, Queue, QueueLimits};

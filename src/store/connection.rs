@@ -5,8 +5,8 @@
 //! connection is an *epoch* ([`Epoch`]): it never reconnects, and its successor starts with what is unacknowledged, before
 //! anybody can hand over anything newer. See `publisher`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,13 +18,13 @@ use super::credentials::Authenticator;
 use super::error::OpenError;
 use super::options::NatsOptions;
 pub(crate) use crate::nats::LinkState;
-use crate::nats::{Client, ConnectError, Event, LinkCounts, LinkOptions, OnFull, QueueLimits, ServerUrl, TlsFiles};
+use crate::nats::{
+    ABANDONED, Client, ConnectError, Event, LinkCounts, LinkOptions, OnFull, QueueLimits, ServerUrl, TlsFiles,
+};
 
 /// How often a connect that does not succeed is tried, and how often that is logged.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
 const CONNECT_LOG_EVERY: Duration = Duration::from_secs(5);
-/// How often it is said that a connection that was lost cannot be made again.
-const RECONNECT_LOG_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of messages of one queue between the socket and us.
 const QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Refused publishes that wait to be looked at; what is beyond fails later, by silence.
@@ -100,6 +100,8 @@ pub(crate) struct Connector {
     pub(crate) counts: LinkCounts,
     /// First tokens of reply subjects on which only JetStream and sidecars answer.
     private_inbox: String,
+    /// Connections that are lost.
+    outage: Outage,
 }
 
 impl Connector {
@@ -123,7 +125,8 @@ impl Connector {
         }
         let (errors, counts, clock) = (ApiErrors::default(), LinkCounts::default(), ServerClock::default());
         let (options, servers, authenticator) = (Arc::new(options), Arc::new(servers), Arc::new(authenticator));
-        Ok(Self { options, servers, authenticator, errors, clock, counts, private_inbox })
+        let outage = Outage::default();
+        Ok(Self { options, servers, authenticator, errors, clock, counts, private_inbox, outage })
     }
 
     /// The URLs without passwords, for messages.
@@ -171,7 +174,7 @@ impl Connector {
         let started = Instant::now();
         let mut logged = None::<Instant>;
         let violation = Arc::new(Mutex::new(None));
-        let (seen, notes) = (Arc::clone(&violation), Notes::new(role.name));
+        let (seen, notes) = (Arc::clone(&violation), self.outage.notes(role.name));
         let options = self.link_options(role, true, move |event| {
             if let Some(text) = notes.note(&event) {
                 *seen.lock() = Some(text);
@@ -205,7 +208,7 @@ impl Connector {
     /// One attempt at an epoch; the caller decides when to try again.
     pub(crate) async fn epoch(&self, role: Role) -> Result<Epoch, ConnectError> {
         let (denied_tx, denied) = mpsc::channel(DENIED_MAX);
-        let notes = Notes::new(role.name);
+        let notes = self.outage.notes(role.name);
         let options = self.link_options(role, false, move |event| {
             if let Some(text) = notes.note(&event)
                 && let Some(subject) = denied_publish(&text)
@@ -234,43 +237,70 @@ impl Connector {
     }
 }
 
+/// Which connections are lost: an outage is said once when it begins and once when it is over, however many there are.
+#[derive(Clone, Debug, Default)]
+struct Outage(Arc<Mutex<Lost>>);
+
+#[derive(Debug, Default)]
+struct Lost {
+    names: BTreeSet<&'static str>,
+    since: Option<Instant>,
+}
+
+impl Outage {
+    /// Of the connection with this name.
+    fn notes(&self, name: &'static str) -> Notes {
+        Notes { name, outage: self.clone() }
+    }
+
+    /// Returns whether it is the first one.
+    fn begins(&self, name: &'static str) -> bool {
+        let mut lost = self.0.lock();
+        let is_first = lost.since.is_none();
+        lost.names.insert(name);
+        lost.since.get_or_insert_with(Instant::now);
+        is_first
+    }
+
+    /// Returns for how long something was lost, when nothing is any more.
+    fn ends(&self, name: &'static str) -> Option<Duration> {
+        let mut lost = self.0.lock();
+        lost.names.remove(name);
+        if lost.names.is_empty() { lost.since.take().map(|since| since.elapsed()) } else { None }
+    }
+}
+
 /// What is said in the log about one connection.
 struct Notes {
     name: &'static str,
-    /// When it was said last, in seconds since `began`, that it cannot be connected again.
-    said_s: AtomicU64,
-    began: Instant,
+    outage: Outage,
 }
 
 impl Notes {
-    fn new(name: &'static str) -> Self {
-        Self { name, said_s: AtomicU64::new(0), began: Instant::now() }
-    }
-
     /// Logs an event; returns the text of a permission violation.
     fn note(&self, event: &Event<'_>) -> Option<String> {
         let name = self.name;
         match event {
             Event::Connected => {
-                self.said_s.store(0, Ordering::Relaxed);
                 tracing::debug!(connection = name, "connected to NATS");
+                if let Some(away) = self.outage.ends(name) {
+                    tracing::info!("NATS is back; it was away for {:.1} s", away.as_secs_f64());
+                }
             }
-            Event::Disconnected(why) => tracing::warn!(connection = name, why, "disconnected from NATS"),
+            // Somebody here has closed it.
+            Event::Disconnected(why) if *why == ABANDONED => tracing::debug!(connection = name, why, "closed"),
+            Event::Disconnected(why) if self.outage.begins(name) => {
+                tracing::warn!(first = name, why, "disconnected from NATS");
+            }
+            Event::Disconnected(why) => tracing::debug!(connection = name, why, "disconnected from NATS"),
             Event::ServerError(text) => {
                 tracing::error!(connection = name, error = text, "NATS reports an error");
                 if text.to_ascii_lowercase().starts_with("permissions violation") {
                     return Some((*text).to_owned());
                 }
             }
-            // Attempts that fail come several times a second; the disconnect has been said.
-            Event::NotConnected(error) => {
-                let now_s = self.began.elapsed().as_secs() + 1;
-                let said_s = self.said_s.load(Ordering::Relaxed);
-                if said_s == 0 || now_s - said_s >= RECONNECT_LOG_EVERY.as_secs() {
-                    self.said_s.store(now_s, Ordering::Relaxed);
-                    tracing::warn!(connection = name, %error, "cannot connect to NATS again yet");
-                }
-            }
+            // Attempts that fail come several times a second.
+            Event::NotConnected(error) => tracing::warn!(%error, "cannot connect to NATS again yet"),
             Event::Overflow => tracing::debug!(connection = name, "messages dropped, a subscription is full"),
             Event::LameDuck => tracing::info!(connection = name, "nats-server is going to shut down"),
         }
@@ -298,7 +328,20 @@ fn without_password(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{denied_publish, without_password};
+    use super::{Outage, denied_publish, without_password};
+
+    #[test]
+    fn an_outage_begins_with_the_first_connection_and_ends_with_the_last() {
+        let outage = Outage::default();
+        assert_eq!(outage.ends("core"), None, "it was connected for the first time");
+        assert!(outage.begins("core"));
+        assert!(!outage.begins("publish"));
+        assert!(!outage.begins("core"));
+        assert_eq!(outage.ends("core"), None);
+        assert!(outage.ends("publish").is_some());
+        assert_eq!(outage.ends("publish"), None);
+        assert!(outage.begins("tail"), "another one");
+    }
 
     #[test]
     fn the_subject_of_a_refused_publish_is_found() {

@@ -50,7 +50,7 @@ impl Broker {
         if let Err(refusal) = publishing.publish(publication, &mut Wakes::default()) {
             let (publication, refused) = *refusal;
             let topic = publication.topic.as_str();
-            tracing::info!(client_id = &**client_id, topic, ?refused, "a will was refused");
+            tracing::info!(client_id = &**client_id, topic, why = refused.why(), "a will was refused");
             return WillOutcome::Done;
         }
         let answers = publishing.settle(self, &mailbox, None).await;

@@ -14,7 +14,8 @@ use proto_map::Headers;
 
 use super::{Job, Publishing, Refused, Stage, Unstorable};
 use crate::broker::mailbox::Mailbox;
-use crate::broker::{Broker, DeniedPublish, convert, records};
+use crate::broker::{Broker, DeniedPublish, TooLarge, convert, records};
+use crate::metrics::DropReason;
 
 /// Longest header block that JetStream stores, in bytes.
 const STORED_HEADERS_MAX: usize = 65_535;
@@ -47,8 +48,11 @@ impl Broker {
             Err(Refused::Closed) if !connect.version.is_v5() && self.drops_denied() => return Ok(()),
             Err(refused) => refused,
         };
+        if refused == Refused::TooLarge {
+            self.tell_size_refusal(client_id, TooLarge::Message(publication.payload.len() + ADDED_HEADERS));
+        }
         let (client_id, topic) = (client_id.escape_debug().to_string(), will.topic.escape_debug().to_string());
-        tracing::info!(client_id, topic, ?refused, "a will was refused");
+        tracing::info!(client_id, topic, reason_code = ?refused.reason_code(), why = refused.why(), "a will was refused");
         Err(if connect.version.is_v5() { refused.reason_code() } else { ReasonCode::NotAuthorized })
     }
 
@@ -58,6 +62,26 @@ impl Broker {
 }
 
 impl Refused {
+    /// What it means, for the log.
+    pub(crate) const fn why(self) -> &'static str {
+        match self {
+            Self::Closed => "its topic is in a tree that is closed to devices; open_trees opens parts of some",
+            Self::Late => "it answers a request whose time is over",
+            Self::Unmappable(_) => "NATS has no subject for its topic",
+            Self::TooLarge => "NATS takes no message or headers of its size",
+            Self::NoRoom => "there are as many of its kind as there may be",
+        }
+    }
+
+    /// Which count it belongs to.
+    pub(crate) const fn drop_reason(self) -> DropReason {
+        match self {
+            Self::Closed | Self::Late | Self::Unmappable(_) => DropReason::NotAuthorized,
+            Self::TooLarge => DropReason::TooLarge,
+            Self::NoRoom => DropReason::QueueFull,
+        }
+    }
+
     /// How a client is told.
     pub(crate) const fn reason_code(self) -> ReasonCode {
         match self {

@@ -44,7 +44,7 @@ pub(in crate::broker) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Recei
                 let publication = arrived.publication(broker.options.nats_headers);
                 if let Err(refusal) = publishing.publish(publication, &mut wakes) {
                     let (publication, refused) = *refusal;
-                    tracing::info!(topic = publication.topic.as_str(), ?refused, "an answer was refused");
+                    tracing::info!(topic = publication.topic.as_str(), why = refused.why(), "an answer was refused");
                 }
             }
             done = async { match &mut waiting { Some(wait) => wait.await, None => std::future::pending().await } } => {
