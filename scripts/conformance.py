@@ -58,6 +58,12 @@ def collect():
     return done, tested
 
 
+def is_test(name):
+    """Whether there is a test of this name, `path/to/file.rs::function`."""
+    path, _, function = name.partition("::")
+    return (ROOT / path).is_file() and re.search(rf"^(async )?fn {function}\(", (ROOT / path).read_text(), re.M)
+
+
 def order(clause):
     return [int(number) for number in re.findall(r"\d+", clause)]
 
@@ -80,9 +86,12 @@ def main():
     wanted = by_hand + render(done, tested)
     exceptions = tomllib.loads(wanted).get("exceptions", [])
     for exception in exceptions:
-        missing = {"clause", "instead", "reason"} - set(exception)
+        missing = {"clause", "instead", "reason", "test"} - set(exception)
         if missing:
             print(f"conformance: an exception lacks {', '.join(sorted(missing))}: {exception}", file=sys.stderr)
+            return 1
+        if not is_test(exception["test"]):
+            print(f"conformance: there is no test {exception['test']}", file=sys.stderr)
             return 1
     if "--write" in sys.argv[1:]:
         FILE.write_text(wanted)
