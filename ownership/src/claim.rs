@@ -7,7 +7,7 @@
 //! ```
 
 use super::pen::{Pen, Reading, Writing};
-use super::state::{Epoch, NodeId, Now, Rest, Revision, State, Will, WillState};
+use super::state::{Epoch, NodeId, Now, Rest, Revision, State, Will};
 use super::step::{Input, Output, Step, WillOutcome};
 
 /// How often a CONNECT tries to become the owner against others that want the same client id.
@@ -75,10 +75,21 @@ pub struct Left<W, R> {
     pub is_written: bool,
     /// The session was there before.
     pub is_present: bool,
-    /// What was there before.
-    pub found: Option<State<W, R>>,
+    /// What was there before, and its revision.
+    pub found: Option<(State<W, R>, Revision)>,
     /// The will of that was marked in this record: it is published from here, if it is not yet.
     pub is_will_marked: bool,
+}
+
+/// What was there before a claim that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored<W, R> {
+    /// What the session is to be.
+    pub state: State<W, R>,
+    /// The epoch and the revision of what was there.
+    pub(crate) found: (Epoch, Revision),
+    /// The epoch of the record that the claim has left.
+    pub(crate) written: Epoch,
 }
 
 /// A claim that was given up.
@@ -86,7 +97,8 @@ pub struct Left<W, R> {
 pub struct GivenUp<W, R, P> {
     /// Why.
     pub why: Stop,
-    /// What it may have left; `None`: the session is as it was.
+    /// What it may have left; `None`: the session is as it was. With it others may have seen a record of it, and done
+    /// something for it: nobody may tell its client that it was refused, for that says that its will is not published.
     pub left: Option<Left<W, R>>,
     /// What an old owner has handed over and is not saved, with its fence.
     pub unsaved: Option<(P, Revision)>,
@@ -124,7 +136,7 @@ struct Mine<W, R> {
 }
 
 impl<W, R> Mine<W, R> {
-    const fn left(&self, found: Option<State<W, R>>) -> Left<W, R> {
+    const fn left(&self, found: Option<(State<W, R>, Revision)>) -> Left<W, R> {
         Left {
             epoch: self.state.epoch,
             is_written: self.revision.is_some(),
@@ -141,7 +153,7 @@ pub struct Claim<W, R, P> {
     request: Request<W, R>,
     pen: Pen<W, R>,
     at: At<W, R, P>,
-    found: Option<State<W, R>>,
+    found: Option<(State<W, R>, Revision)>,
     mine: Option<Mine<W, R>>,
     progress: Option<P>,
     /// The record is to be written once more: wills are published, or the save of what was handed over may arrive again,
@@ -195,11 +207,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
                 return Step::Wait;
             }
             Input::Cancelled => return self.give_up(Stop::Cancelled),
-            Input::TooNew => {
-                // It has the place of ours.
-                self.mine = None;
-                return self.give_up(Stop::TooNew);
-            }
+            Input::TooNew => return self.give_up(Stop::TooNew),
             _ => {}
         }
         match (&self.at, input) {
@@ -237,19 +245,12 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
         Step::Do(Output::Load { again: true })
     }
 
-    fn loaded(&mut self, now: Now, mut old: Option<State<W, R>>, revision: Revision) -> Next<W, R, P> {
-        // A record of ours has not been written, and will not be: this one has its place. Or it was, and somebody took us
-        // for dead: its will is the one that we still have.
-        if let (Some(mine), Some(old)) = (self.mine.take(), &mut old)
-            && mine.state.will.is_some()
-        {
-            let (epoch, is_armed) = (mine.state.epoch, |will: &mut Will<W>| will.state == WillState::Armed);
-            let is_adopted = old.epoch == epoch && old.will.take_if(is_armed).is_none();
-            if is_adopted || old.former_wills.iter().any(|former| former.epoch == epoch) {
-                // Too late: it is being published, or was.
-                self.stop = Some(Stop::Preempted);
-            }
+    fn loaded(&mut self, now: Now, old: Option<State<W, R>>, revision: Revision) -> Next<W, R, P> {
+        if self.mine.is_some() && self.pen.may_be_there() {
+            // Whoever wrote this one may have seen ours, and done for it what there was to do; or it is there yet.
+            return self.give_up(self.stop.unwrap_or(Stop::Preempted));
         }
+        self.mine = None;
         if old.as_ref().is_some_and(|old| self.is_newer(old)) {
             self.stop = Some(Stop::Preempted);
         }
@@ -275,7 +276,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
         }
         let mine = self.record(now, old.as_ref());
         let output = self.pen.put(mine.state.clone(), revision);
-        (self.mine, self.found, self.at) = (Some(mine), old, At::Writing);
+        (self.mine, self.found, self.at) = (Some(mine), old.map(|old| (old, revision)), At::Writing);
         Step::Do(output)
     }
 
@@ -309,18 +310,17 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
             Writing::Theirs(state, revision) => {
                 self.tries += 1;
                 if self.tries >= CLAIMS_MAX {
-                    self.mine = None;
                     return self.give_up(Stop::Contended);
                 }
                 self.loaded(now, state, revision)
             }
-            Writing::TooLarge => {
-                self.mine = None;
-                self.give_up(Stop::TooLarge)
-            }
+            Writing::TooLarge => self.give_up(Stop::TooLarge),
             // Whoever is to stop does not try again; whether it is written is for others to see.
             Writing::Next(output) => match self.stop {
-                Some(stop) if is_in_doubt || matches!(output, Output::Put { .. }) => self.give_up(stop),
+                Some(stop) if is_in_doubt || matches!(output, Output::Put { .. }) => {
+                    self.pen.stop();
+                    self.give_up(stop)
+                }
                 _ => Step::Do(output),
             },
         }
@@ -335,7 +335,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
             return self.handed_over(None);
         }
         self.at = At::Asking;
-        let last = self.found.as_ref().map_or(epoch, |found| found.epoch);
+        let last = self.found.as_ref().map_or(epoch, |(found, _)| found.epoch);
         Step::Do(Output::AskNodes { nodes, before: epoch, last })
     }
 
@@ -450,7 +450,8 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
             _ => None,
         };
         let found = self.found.take();
-        let left = self.mine.take().map(|mine| mine.left(found));
+        let may_be_there = |mine: &Mine<W, R>| mine.revision.is_some() || self.pen.may_be_there();
+        let left = self.mine.take().filter(may_be_there).map(|mine| mine.left(found));
         Step::Done(ClaimOutcome::GivenUp(Box::new(GivenUp { why, left, unsaved })))
     }
 }
@@ -459,8 +460,9 @@ impl<W: Clone, R: Clone> Left<W, R> {
     /// What the session is to be instead of the record that a refused CONNECT has left: what was there before, as far as
     /// it can be brought back. `None`: nothing was there.
     #[must_use]
-    pub fn restored(&self, written: &State<W, R>, now: Now) -> Option<State<W, R>> {
-        let mut state = self.found.clone()?;
+    pub fn restored(&self, written: &State<W, R>, now: Now) -> Option<Restored<W, R>> {
+        let (mut state, revision) = self.found.clone()?;
+        let found = (state.epoch, revision);
         state.disconnect(now.stamp_ms);
         state.epoch = Epoch(written.epoch.0 + 1);
         state.owner = None;
@@ -469,6 +471,6 @@ impl<W: Clone, R: Clone> Left<W, R> {
             state.will = None;
         }
         state.handover_from.clone_from(&written.handover_from);
-        Some(state)
+        Some(Restored { state, found, written: written.epoch })
     }
 }

@@ -5,9 +5,10 @@
 //! **Invariant:** whoever is written into the record as the one who has more to do goes on until it is done or somebody
 //! else's: nobody looks after the sessions of a node that is alive.
 
+use super::claim::Restored;
 use super::finish::{Finish, Finishing};
 use super::pen::{Pen, Reading, Writing};
-use super::state::{NodeId, Now, Revision, State, Trace, WillState};
+use super::state::{Epoch, NodeId, Now, Revision, State, Trace, WillState};
 use super::step::{Input, Output, Step};
 
 /// Progress is given another life time so often; without it, it goes with its last one.
@@ -38,6 +39,10 @@ enum At<W, R> {
     Finishing(Finish<W, R>),
 }
 
+const fn built_on<W, R>(state: &State<W, R>, revision: Revision) -> Option<(Epoch, Revision)> {
+    if state.connected { Some((state.epoch, revision)) } else { None }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Failover<W, R> {
@@ -49,13 +54,24 @@ pub struct Failover<W, R> {
     is_adopted: bool,
     /// There is progress of it, as far as we know.
     has_progress: bool,
+    /// Records on which it is built, whose clients were connected: they may be of the past.
+    built_on: [Option<(Epoch, Revision)>; 2],
 }
 
 impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     /// A session whose owner is gone, as it was read. `node`: ours, if we hold a lease.
     #[must_use]
     pub const fn new(state: State<W, R>, revision: Revision, node: Option<NodeId>) -> Self {
-        Self { state, revision, node, pen: Pen::new(revision), at: At::Begin, is_adopted: false, has_progress: true }
+        let built_on = [built_on(&state, revision), None];
+        let pen = Pen::new(revision);
+        Self { state, revision, node, pen, at: At::Begin, is_adopted: false, has_progress: true, built_on }
+    }
+
+    /// A session as it was before a claim that was given up, whose record has this revision.
+    #[must_use]
+    pub fn restoring(restored: Restored<W, R>, revision: Revision, node: Option<NodeId>) -> Self {
+        let Restored { state, found, written } = restored;
+        Self { built_on: [Some((written, revision)), Some(found)], ..Self::new(state, revision, node) }
     }
 
     /// A session that is ours to finish, as it was written: what is left is to wait for its will.
@@ -79,7 +95,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
         if self.state.has_expired(now.certain_ms) && !self.state.has_will() {
             return self.end();
         }
-        if self.state.connected {
+        if self.built_on.iter().any(Option::is_some) {
             self.at = At::Judging;
             return Step::Do(Output::Trace);
         }
@@ -93,7 +109,8 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
             (_, Input::TooNew) => Step::Done(FailoverOutcome::Theirs),
             (At::Begin, _) => self.begin(now),
             (At::Judging, Input::Traced(trace)) => {
-                if self.state.is_of_the_past(self.revision, trace) {
+                let is_past = |(epoch, revision): &(Epoch, Revision)| epoch.is_of_the_past(*revision, trace);
+                if self.built_on.iter().flatten().any(is_past) {
                     return self.end();
                 }
                 self.has_progress = matches!(trace, Some((_, Trace::Progress(_))));
@@ -194,6 +211,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     fn read<P>(&mut self, now: Now, state: Option<State<W, R>>, revision: Revision) -> Step<W, R, P, FailoverOutcome> {
         let is_same = |found: &State<W, R>| found.epoch == self.state.epoch && found.owner == self.state.owner;
         let Some(state) = state.filter(is_same) else { return Step::Done(FailoverOutcome::Theirs) };
+        self.built_on = [built_on(&state, revision), None];
         (self.state, self.revision) = (state, revision);
         if !self.is_adopted {
             return self.begin(now);

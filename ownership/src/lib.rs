@@ -32,7 +32,7 @@ mod step;
 
 pub use self::amend::{Amend, AmendOutcome};
 pub use self::arrival::Arrival;
-pub use self::claim::{Claim, ClaimOutcome, Claimed, GivenUp, Left, Request, Stop};
+pub use self::claim::{Claim, ClaimOutcome, Claimed, GivenUp, Left, Request, Restored, Stop};
 pub use self::failover::{Failover, FailoverOutcome};
 pub use self::leave::{Leave, LeaveOutcome};
 pub use self::state::{

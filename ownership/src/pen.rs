@@ -36,6 +36,10 @@ pub(crate) struct Pen<W, R> {
     stale: u8,
     /// Refusals of this write; from the second one on there is a pause.
     refusals: u8,
+    /// A try to write it is under way.
+    is_writing: bool,
+    /// A try to write it was not answered.
+    is_in_doubt: bool,
 }
 
 /// How a write stands.
@@ -62,15 +66,14 @@ pub(crate) enum Reading<W, R> {
 impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
     /// Nothing was written yet; `known`: the newest revision that was seen.
     pub(crate) const fn new(known: Revision) -> Self {
-        Self { known, expected: known, intent: None, stale: 0, refusals: 0 }
+        Self { known, expected: known, intent: None, stale: 0, refusals: 0, is_writing: false, is_in_doubt: false }
     }
 
     /// Begins to write.
     pub(crate) fn put<P>(&mut self, state: State<W, R>, expected: Revision) -> Output<W, R, P> {
         self.expected = expected;
         self.known = self.known.max(expected);
-        (self.stale, self.refusals) = (0, 0);
-        self.intent = Some(Intent::Put(state.clone()));
+        self.begin(Intent::Put(state.clone()));
         Output::Put { state: Box::new(state), expected }
     }
 
@@ -78,9 +81,24 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
     pub(crate) fn end<P>(&mut self, expected: Revision) -> Output<W, R, P> {
         self.expected = expected;
         self.known = self.known.max(expected);
-        (self.stale, self.refusals) = (0, 0);
-        self.intent = Some(Intent::End);
+        self.begin(Intent::End);
         Output::End(expected)
+    }
+
+    fn begin(&mut self, intent: Intent<W, R>) {
+        self.intent = Some(intent);
+        (self.stale, self.refusals) = (0, 0);
+        (self.is_writing, self.is_in_doubt) = (true, false);
+    }
+
+    /// The last output is not carried out.
+    pub(crate) const fn stop(&mut self) {
+        self.is_writing = false;
+    }
+
+    /// Whether what is being written may be there, or may have been: a try is under way, or was not answered.
+    pub(crate) const fn may_be_there(&self) -> bool {
+        self.is_writing || self.is_in_doubt
     }
 
     /// Takes what was read, when it knows as much as we do.
@@ -96,6 +114,8 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
 
     /// An answer to what was begun, or to what came of it.
     pub(crate) fn answer<P>(&mut self, input: Input<W, R, P>) -> Writing<W, R, P> {
+        let was_writing = std::mem::take(&mut self.is_writing);
+        self.is_in_doubt |= was_writing && matches!(input, Input::NotNow);
         match input {
             Input::Written(revision) => {
                 self.known = self.known.max(revision);
@@ -114,16 +134,20 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
         }
     }
 
-    fn judge<P>(&self, state: Option<State<W, R>>, revision: Revision) -> Writing<W, R, P> {
+    fn judge<P>(&mut self, state: Option<State<W, R>>, revision: Revision) -> Writing<W, R, P> {
         match (&self.intent, &state) {
             (Some(Intent::Put(intended)), Some(found)) if found == intended && revision > self.expected => {
                 Writing::Ours(revision)
             }
             (Some(Intent::Put(intended)), _) if revision == self.expected => {
+                self.is_writing = true;
                 Writing::Next(Output::Put { state: Box::new(intended.clone()), expected: revision })
             }
             (Some(Intent::End), None) => Writing::Ours(revision),
-            (Some(Intent::End), Some(_)) if revision == self.expected => Writing::Next(Output::End(revision)),
+            (Some(Intent::End), Some(_)) if revision == self.expected => {
+                self.is_writing = true;
+                Writing::Next(Output::End(revision))
+            }
             _ => Writing::Theirs(state, revision),
         }
     }

@@ -4,6 +4,19 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// Whether a record of this epoch, read at `revision`, is not the last one that there was. nats-server brings such records
+    /// back when it is killed at a bad moment. Each trace is written behind a later record only.
+    #[must_use]
+    pub(crate) fn is_of_the_past(self, revision: Revision, trace: Option<(Revision, Trace)>) -> bool {
+        match trace.filter(|(at, _)| *at > revision) {
+            Some((_, Trace::Over)) => true,
+            Some((_, Trace::Progress(epoch))) => epoch > self,
+            Some((_, Trace::Expired)) | None => false,
+        }
+    }
+}
+
 /// The sequence of a record, or of what stands in its place; the fence of every write. 0: nothing is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
@@ -179,15 +192,10 @@ impl<W: Clone, R> State<W, R> {
         self.ttl_s(now_ms).map(|s| s.saturating_add(PROGRESS_LONGER_S))
     }
 
-    /// Whether this record, read at `revision`, is not the last one that there was. nats-server brings such records back
-    /// when it is killed at a bad moment. Each trace is written behind a later record only.
+    /// Whether this record, read at `revision`, is not the last one that there was.
     #[must_use]
     pub fn is_of_the_past(&self, revision: Revision, trace: Option<(Revision, Trace)>) -> bool {
-        match trace.filter(|(at, _)| *at > revision) {
-            Some((_, Trace::Over)) => true,
-            Some((_, Trace::Progress(epoch))) => epoch > self.epoch,
-            Some((_, Trace::Expired)) | None => false,
-        }
+        self.epoch.is_of_the_past(revision, trace)
     }
 
     /// The nodes that the next owner has to ask: the last owner, and those whom the last one may not have asked, because it

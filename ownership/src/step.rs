@@ -22,7 +22,8 @@ pub enum Input<W, R, P> {
     Traced(Option<(Revision, Trace)>),
     /// It is written, with this revision.
     Written(Revision),
-    /// Another revision was there than the one that was expected; or our own write was, whose answer was lost.
+    /// Another revision was there than the one that was expected. Of a record: it has never been there, every attempt to
+    /// write it was refused. Of progress and of an end: or our own write was, whose answer was lost.
     Fenced,
     /// There was no answer. What was to be written may be, even a while later.
     NotNow,

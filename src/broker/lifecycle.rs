@@ -168,21 +168,21 @@ impl Broker {
     ) -> Result<Claim, Abandoned> {
         let claimed = self.claim(node, ask, mailbox, socket, deadline).await?;
         let left = claimed.left.clone();
-        let why = tokio::select! {
+        let (why, order) = tokio::select! {
             resumed = tokio::time::timeout_at(deadline, self.resume(claimed)) => match resumed {
                 Ok(Ok(claim)) => return Ok(claim),
                 Ok(Err(error)) => {
                     tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
-                    Stop::Cancelled
+                    (Stop::Cancelled, None)
                 }
-                Err(_) => Stop::Cancelled,
+                Err(_) => (Stop::Cancelled, None),
             },
             order = mailbox.ordered(Some(Order::Drain)) => match order {
-                Order::Close(ReasonCode::SessionTakenOver) => Stop::Preempted,
-                Order::Close(_) | Order::Drain => Stop::Cancelled,
+                Order::Close(ReasonCode::SessionTakenOver) => (Stop::Preempted, Some(order)),
+                Order::Close(_) | Order::Drain => (Stop::Cancelled, Some(order)),
             },
         };
-        Err(self.give_up_claimed(mailbox, left, why))
+        Err(self.give_up_claimed(mailbox, left, why, order))
     }
 
     /// Waits for NATS and our lease, not for long: a server that has just been started again spares the device a round of its
@@ -264,7 +264,7 @@ impl Broker {
     /// The session is ours: its progress is read.
     async fn resume(self: &Arc<Self>, claimed: Claimed) -> Result<Claim, Unavailable> {
         let Claimed { state, revision, is_present, progress: handed_over, left } = claimed;
-        let found = left.found;
+        let found = left.found.map(|(found, _)| found);
         let client_id = state.rest.client_id().to_owned();
         let mut record = record_of(state, &|will, epoch| self.name_will(&client_id, will, epoch));
         if !is_present && found.as_ref().is_some_and(|found| found.expiry_s > 0) {

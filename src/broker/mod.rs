@@ -79,7 +79,7 @@ pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
 pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
 pub(crate) use message::Message;
-pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal};
+pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
 pub(crate) use publishing::{Answer, Publishing, Refused};
 pub(crate) use records::{Claims, SentFor, progress_record, protocol};
 pub use requests::RequestOptions;

@@ -21,7 +21,7 @@ use bytestring::ByteString;
 use mqtt_ownership::{Input, Now, Output, Revision, WillOutcome};
 
 pub(super) use self::claim::{Abandoned, Ask, Claimed};
-pub(crate) use self::claim::{PeerSocket, Refusal};
+pub(crate) use self::claim::{PeerSocket, Refusal, Told};
 pub(crate) use self::leave::LeaveEnd;
 pub(super) use self::orphans::OrphanedConnects;
 pub(super) use self::record::record_of;

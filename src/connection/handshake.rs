@@ -13,7 +13,7 @@ use mqtt_session::{Negotiated, negotiate};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
-use crate::broker::{Broker, Refusal};
+use crate::broker::{Broker, Refusal, Told};
 use crate::listener::{Foreign, Peer};
 
 /// A connection whose CONNECT was accepted.
@@ -101,9 +101,13 @@ pub(super) fn refuse<S>(io: &mut Io<S>, broker: &Broker, version: Version, refus
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Refusal { reason, was_connected } = refused;
+    let Refusal { reason, told } = refused;
     broker.metrics.connect(reason);
-    let Some(session_present) = was_connected else { return send_refusal(io, version, reason) };
+    let session_present = match told {
+        Told::ConnAck => return send_refusal(io, version, reason),
+        Told::Nothing => return,
+        Told::Connected { is_present } => is_present,
+    };
     // No CONNACK can say that somebody newer has come: it was connected, for no time at all.
     send_connack(io, version, ConnAck { session_present, ..refusal(ReasonCode::Success) });
     if version.is_v5() {

@@ -199,24 +199,41 @@ impl Bucket {
         id: &str,
         deadline: Instant,
     ) -> Result<(u64, Arrival), WriteError> {
+        let (written, arrival) = self.write_told(write, id, deadline).await;
+        Ok((written?, arrival))
+    }
+
+    /// As [`Self::write`], for writers to whom it matters that what is fenced has never been there: what was refused after an
+    /// attempt that nobody answered is unavailable, for that attempt may have been stored and replaced since.
+    pub(crate) async fn write_or_never(&self, write: &Write<'_>) -> Result<u64, WriteError> {
+        match self.write_told(write, &new_write_id(), Instant::now() + WRITE_WITHIN).await {
+            (Err(WriteError::Fenced), Arrival::Again) => {
+                Err(WriteError::Unavailable { reason: "refused after an attempt that was not answered".to_owned() })
+            }
+            (written, _) => written,
+        }
+    }
+
+    /// Writes, and says whether an attempt was not answered before the one that was.
+    async fn write_told(&self, write: &Write<'_>, id: &str, deadline: Instant) -> (Result<u64, WriteError>, Arrival) {
+        let mut arrival = Arrival::Once;
         if let Value::Put(payload) = &write.value
             && payload.len() + OVERHEAD > self.api.link.client.max_payload()
         {
-            return Err(WriteError::TooLarge);
+            return (Err(WriteError::TooLarge), arrival);
         }
         let headers = write.headers(id);
         let mut pause = Pause::new();
-        let mut arrival = Arrival::Once;
         loop {
             let reason = match self.attempt(write, &headers, deadline).await {
-                Attempt::Stored(sequence) => return Ok((sequence, arrival)),
+                Attempt::Stored(sequence) => return (Ok(sequence), arrival),
                 Attempt::WrongSequence => match self.refusal(write, id).await {
-                    Ok(Refusal::IsOurs(sequence)) => return Ok((sequence, arrival)),
-                    Ok(Refusal::Fenced) => return Err(WriteError::Fenced),
+                    Ok(Refusal::IsOurs(sequence)) => return (Ok(sequence), arrival),
+                    Ok(Refusal::Fenced) => return (Err(WriteError::Fenced), arrival),
                     Ok(Refusal::Behind) => ApiFailure::Behind.to_string(),
                     Err(Unavailable { reason }) => reason,
                 },
-                Attempt::Refused(error) => return Err(error),
+                Attempt::Refused(error) => return (Err(error), arrival),
                 Attempt::Again(reason) => reason,
                 Attempt::Unanswered(reason) => {
                     arrival = Arrival::Again;
@@ -224,7 +241,7 @@ impl Bucket {
                 }
             };
             if Instant::now() >= deadline {
-                return Err(WriteError::Unavailable { reason });
+                return (Err(WriteError::Unavailable { reason }), arrival);
             }
             self.wait(&mut pause, deadline).await;
         }

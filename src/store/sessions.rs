@@ -115,7 +115,8 @@ impl Sessions {
     /// else's.
     ///
     /// # Errors
-    /// See [`WriteError`]. After `Unavailable` the record may be written, even a while later: load it before going on.
+    /// See [`WriteError`]. After `Fenced` the record has never been there. After `Unavailable` it may be written, even a while
+    /// later, and may have been replaced: load it before going on.
     pub async fn put_record(
         &self,
         record: &SessionRecord,
@@ -125,7 +126,7 @@ impl Sessions {
         let subject = self.shared.names.session_record(&record.client_id).map_err(|_| WriteError::TooLarge)?;
         let value = Value::Put(written(record)?);
         let fence = Fence::Own(expected);
-        self.shared.bucket.write(&Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) }).await
+        self.shared.bucket.write_or_never(&Write { subject: &subject, value, fence, ttl_s: lifetime(ttl_s) }).await
     }
 
     /// Writes the progress of a client if its record has the sequence `fence`. Writes of one client have to wait for each

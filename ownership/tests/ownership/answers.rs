@@ -132,13 +132,14 @@ impl World {
                 }
                 let conn = &mut self.witness.conns[no];
                 conn.is_over = true;
-                // It was connected, for no time at all.
-                let was_accepted = why == Stop::Preempted && left.as_ref().is_some_and(|left| left.is_written);
-                (conn.is_accepted, conn.is_refused) = (was_accepted, !was_accepted);
+                // It was connected, for no time at all. What is in doubt gets no answer.
+                let is_told = why == Stop::Preempted || job.is_told_to_end;
+                let was_accepted = is_told && left.as_ref().is_some_and(|left| left.is_written);
+                (conn.is_accepted, conn.is_refused) = (was_accepted, !was_accepted && left.is_none());
                 conn.epoch = left.as_ref().map_or(0, |left| left.epoch.0);
                 if let Some(left) = left {
                     let look_at = self.store.now + LOOK_AFTER_MS;
-                    self.nodes[index].refused.push(Refused { left, is_refused: !was_accepted, look_at });
+                    self.nodes[index].refused.push(Refused { left, is_accepted: was_accepted, look_at });
                 }
                 job.work = match unsaved {
                     Some((progress, _)) => Work::Kept(progress, self.store.now + 2_000),

@@ -18,8 +18,8 @@ impl World {
         let is_orphan = record.owner.as_ref().is_some_and(|owner| !is_alive(owner));
         if is_orphan || (record.has_expired(now) && !record.has_will()) {
             trace!("{now} {index} looks after {record:?}");
-            let (state, node) = (self.nodes[index].as_found(record, self.time()), self.nodes[index].name.clone());
-            self.start_failover(index, Failover::new(state, revision, Some(node)));
+            let failover = self.nodes[index].failover(record, revision, self.time());
+            self.start_failover(index, failover);
         }
     }
 
@@ -50,9 +50,9 @@ impl World {
             return;
         }
         if node.has_refused(record.epoch).is_some() {
-            let (state, node) = (node.as_found(record, self.time()), node.name.clone());
-            trace!("{now} {index} reclaims {state:?}");
-            self.start_failover(index, Failover::new(state, revision, Some(node)));
+            trace!("{now} {index} reclaims {record:?}");
+            let failover = node.failover(record, revision, self.time());
+            self.start_failover(index, failover);
         }
     }
 
@@ -98,7 +98,10 @@ impl World {
         for position in 0..self.nodes[index].jobs.len() {
             match self.nodes[index].jobs[position].work {
                 Work::Owner(_) => self.leave(index, position, true),
-                Work::Claim(_) => self.tell(index, position, Input::Cancelled),
+                Work::Claim(_) => {
+                    self.nodes[index].jobs[position].is_told_to_end = true;
+                    self.tell(index, position, Input::Cancelled);
+                }
                 _ => {}
             }
         }

@@ -11,6 +11,7 @@
 //! - `node`: a node and what is under way there
 //! - `requests`, `answers`: what the driver does: it carries out what machines say, and feeds back answers
 //! - `world`: clients and events; `faults`: nodes that die, stop and come back
+//! - `scripts`: single decisions, step by step
 //! - `witness`: what was promised, and whether it was kept; knows nothing of the machines
 
 /// Tells what happens, for whoever looks at one seed with `TRACE=1`.
@@ -27,6 +28,7 @@ mod faults;
 mod node;
 mod random;
 mod requests;
+mod scripts;
 mod store;
 mod witness;
 mod world;

@@ -42,11 +42,22 @@ pub(crate) struct Job {
     pub(crate) wait_until: Option<u64>,
     /// When a claim began.
     pub(crate) began_at: u64,
+    /// Its node has told it to end.
+    pub(crate) is_told_to_end: bool,
 }
 
 impl Job {
     pub(crate) fn new(name: &NodeId, conn: Option<usize>, work: Work) -> Self {
-        Self { name: name.clone(), conn, work, pending: None, answer: None, wait_until: None, began_at: 0 }
+        Self {
+            name: name.clone(),
+            conn,
+            work,
+            pending: None,
+            answer: None,
+            wait_until: None,
+            began_at: 0,
+            is_told_to_end: false,
+        }
     }
 
     /// What it would hand over.
@@ -62,8 +73,8 @@ impl Job {
 /// A CONNECT that was given up and may have left a record.
 pub(crate) struct Refused {
     pub(crate) left: Left<Message, Began>,
-    /// CONNACK did not accept it.
-    pub(crate) is_refused: bool,
+    /// CONNACK accepted it.
+    pub(crate) is_accepted: bool,
     pub(crate) look_at: u64,
 }
 
@@ -117,16 +128,24 @@ impl Node {
     /// A record of a CONNECT that was refused here is seen as what it found.
     pub(crate) fn see_through(&self, record: Option<Record>, now: Now) -> Option<Record> {
         let written = record?;
-        match self.refused.iter().find(|refused| refused.left.epoch == written.epoch && refused.is_refused) {
-            Some(refused) => refused.left.restored(&written, now),
+        match self.unaccepted(written.epoch) {
+            Some(refused) => refused.left.restored(&written, now).map(|restored| restored.state),
             None => Some(written),
         }
     }
 
-    /// What is put in order instead of a record of a CONNECT that was refused here: what it found, or a session that ends.
-    pub(crate) fn as_found(&self, written: Record, now: Now) -> Record {
-        let nothing = Record { connected: false, expiry_s: 0, will: None, ..written.clone() };
-        self.see_through(Some(written), now).unwrap_or(nothing)
+    /// Puts a session in order: instead of a record of a CONNECT that was refused here, what it found, or a session that ends.
+    pub(crate) fn failover(&self, written: Record, revision: Revision, now: Now) -> Failover<Message, Began> {
+        let name = Some(self.name.clone());
+        let Some(refused) = self.unaccepted(written.epoch) else { return Failover::new(written, revision, name) };
+        match refused.left.restored(&written, now) {
+            Some(restored) => Failover::restoring(restored, revision, name),
+            None => Failover::new(Record { connected: false, expiry_s: 0, will: None, ..written }, revision, name),
+        }
+    }
+
+    fn unaccepted(&self, epoch: Epoch) -> Option<&Refused> {
+        self.refused.iter().find(|refused| refused.left.epoch == epoch && !refused.is_accepted)
     }
 
     pub(crate) fn has_refused(&self, epoch: Epoch) -> Option<&Refused> {

@@ -70,7 +70,7 @@ impl World {
     }
 
     pub(super) fn write(&mut self, write: Write, is_faulty: bool) -> In {
-        let is_progress = matches!(write, Write::Progress(..));
+        let (is_progress, is_end) = (matches!(write, Write::Progress(..)), matches!(write, Write::End(_)));
         let done = |revision| {
             if is_progress { Input::ProgressSaved { again: false } } else { Input::Written(revision) }
         };
@@ -83,7 +83,7 @@ impl World {
                 self.store.write(&write);
                 Input::NotNow
             }
-            2 if !is_progress => {
+            2 if is_end => {
                 self.store.write(&write);
                 Input::Fenced
             }

@@ -104,17 +104,12 @@ impl Witness {
         let count = store.wills.values().filter(|message| **message == no).count();
         let is_newest = self.conns.iter().all(|other| other.epoch <= conn.epoch);
         let is_last = no + 1 == self.conns.len() && is_newest;
-        // Nodes know of CONNECTs that others have refused what the record says of them.
-        let is_older = |other: &Conn| {
-            let died = other.is_over && !other.is_accepted && !other.is_refused;
-            other.node == conn.node || (other.epoch < conn.epoch && !died)
-        };
-        let is_known = self.conns.iter().all(is_older);
         let (least, most) = match conn {
-            // What a record says that came back without a proof that it is of the past is believed.
-            _ if store.has_brought_back || store.has_forgotten_a_will => (0, 1),
+            // What a record says that came back without a proof that it is of the past is believed: its will is due again.
+            _ if store.has_brought_back => (0, 2),
+            _ if store.has_forgotten_a_will => (0, 1),
             _ if owners.contains(&no) => (0, 0),
-            Conn { is_refused: true, is_node_lost: false, .. } if is_known => (0, 0),
+            Conn { is_refused: true, .. } => (0, 0),
             Conn { is_accepted: false, .. } => (0, 1),
             // Nobody has taken it over meanwhile, who would have found its will.
             Conn { is_taken_back: true, is_node_lost: false, .. } if is_newest => (0, 0),

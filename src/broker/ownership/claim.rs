@@ -37,21 +37,34 @@ pub(crate) trait PeerSocket: Send {
 pub(crate) struct Refusal {
     /// The reason code of CONNACK, or of the DISCONNECT behind it.
     pub(crate) reason: ReasonCode,
-    /// It owned its session for a moment, and others have seen it: CONNACK says whether that was there before, and
-    /// DISCONNECT follows.
-    pub(crate) was_connected: Option<bool>,
+    /// How the client is told.
+    pub(crate) told: Told,
+}
+
+/// How a client is told that its CONNECT is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// By CONNACK, which promises that nothing comes of its CONNECT: no will.
+    ConnAck,
+    /// It owned its session for a moment, and others have seen it: CONNACK accepts it, and DISCONNECT follows.
+    Connected {
+        /// The session was there before.
+        is_present: bool,
+    },
+    /// Not at all, the connection is closed: somebody may have taken it for connected, so neither can be promised.
+    Nothing,
 }
 
 impl Refusal {
     /// It was connected, for no time at all.
     pub(in crate::broker) const fn taken_over(is_present: bool) -> Self {
-        Self { reason: ReasonCode::SessionTakenOver, was_connected: Some(is_present) }
+        Self { reason: ReasonCode::SessionTakenOver, told: Told::Connected { is_present } }
     }
 }
 
 impl From<ReasonCode> for Refusal {
     fn from(reason: ReasonCode) -> Self {
-        Self { reason, was_connected: None }
+        Self { reason, told: Told::ConnAck }
     }
 }
 
@@ -204,18 +217,25 @@ impl Broker {
         order: Option<Order>,
     ) -> Abandoned {
         let GivenUp { why, left, unsaved } = given_up;
-        let written = left.as_ref().filter(|left| left.is_written && why == Stop::Preempted);
-        let was_connected = written.map(|left| left.is_present);
+        let written = left.as_ref().filter(|left| left.is_written && (why == Stop::Preempted || order.is_some()));
+        let told = match written {
+            Some(left) => Told::Connected { is_present: left.is_present },
+            None if left.is_some() => Told::Nothing,
+            None => Told::ConnAck,
+        };
+        let is_accepted = matches!(told, Told::Connected { .. });
         if let Some(left) = left {
-            self.look_after_orphan(&mailbox.client_id, Orphan::new(left, was_connected.is_none()));
+            self.look_after_orphan(&mailbox.client_id, Orphan::new(left, is_accepted));
         }
         let reason = match (why, order) {
-            (Stop::Preempted, _) if was_connected.is_some() => ReasonCode::SessionTakenOver,
+            (Stop::Preempted, _) if is_accepted => ReasonCode::SessionTakenOver,
+            (_, Some(Order::Close(reason))) if is_accepted => reason,
+            (_, Some(Order::Drain)) if is_accepted => ReasonCode::ServerShuttingDown,
             (Stop::Preempted, _) | (Stop::Cancelled, Some(Order::Close(_))) => ReasonCode::ServerBusy,
             _ => ReasonCode::ServerUnavailable,
         };
         let is_late = order.is_none() && matches!(why, Stop::Cancelled | Stop::Contended);
-        Abandoned { refusal: Refusal { reason, was_connected }, unsaved, is_late, why }
+        Abandoned { refusal: Refusal { reason, told }, unsaved, is_late, why }
     }
 
     /// A CONNECT is given up although its record is written.
@@ -224,7 +244,8 @@ impl Broker {
         mailbox: &Mailbox,
         left: Left<Message, Rest>,
         why: Stop,
+        order: Option<Order>,
     ) -> Abandoned {
-        self.give_up(mailbox, GivenUp { why, left: Some(left), unsaved: None }, None)
+        self.give_up(mailbox, GivenUp { why, left: Some(left), unsaved: None }, order)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use mqtt_ownership::{Failover, FailoverOutcome, NodeId, Output, Revision, Step};
 
-use super::record::{Message, Rest, State};
+use super::record::{Message, Rest, State, state_of};
 use super::{Driver, Out};
 use crate::broker::{Broker, Event, EventDisconnect};
 use crate::metrics::WillCause;
@@ -21,7 +21,8 @@ impl Broker {
         let remote = record.remote.as_deref().and_then(|remote| remote.parse().ok());
         let lost: Option<Arc<str>> = record.owner.as_deref().filter(|_| record.connected).map(Arc::from);
         let node = self.node().map(|node| NodeId(node.to_string()));
-        let mut machine = Failover::new(self.found(record), Revision(sequence), node);
+        let (state, now) = (state_of(record), self.session_time());
+        let mut machine = self.orphans.failover(&client_id, state, Revision(sequence), node, now);
         let mut driver = Driver::new(self, &client_id, WillCause::NodeLost);
         let mut next: Next = machine.begin(self.session_time());
         let mut lost = lost;

@@ -1,18 +1,19 @@
 //! CONNECTs that were given up although their record was written, or may be yet: nobody answered whether it was. Such a
 //! record says that the client is connected here, which it is not. Until it is put in order, it is seen as what was there
-//! before; a will that came with a refused CONNECT is not published, since no CONNACK accepted it [MQTT-3.1.2-8], and that
-//! of the session before is.
+//! before; a will that came with a CONNECT that no CONNACK accepted is not published from here [MQTT-3.1.2-8], and that of
+//! the session before is. Other sidecars see what is written, so a client whose CONNECT may have left a record is not told
+//! that it was refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_ownership::{Epoch, Left, Now};
+use mqtt_ownership::{Epoch, Failover, Left, NodeId, Now, Restored, Revision};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::record::{Message, Rest, State, state_of};
+use super::record::{Message, Rest, State};
 use crate::broker::Broker;
 
 /// How long after the last CONNECT of a client that was given up its session is looked at.
@@ -28,13 +29,13 @@ const CONNECTS_MAX: usize = 16;
 #[derive(Debug)]
 pub(super) struct Orphan {
     left: Left<Message, Rest>,
-    /// CONNACK did not accept it.
-    is_refused: bool,
+    /// CONNACK accepted it.
+    is_accepted: bool,
 }
 
 impl Orphan {
-    pub(super) const fn new(left: Left<Message, Rest>, is_refused: bool) -> Self {
-        Self { left, is_refused }
+    pub(super) const fn new(left: Left<Message, Rest>, is_accepted: bool) -> Self {
+        Self { left, is_accepted }
     }
 }
 
@@ -70,20 +71,37 @@ impl OrphanedConnects {
         self.0.lock().get(client_id).is_some_and(|connects| connects.orphans.iter().any(|o| o.left.epoch == epoch))
     }
 
-    /// A record as it is to be seen: that of a refused CONNECT as what was there before, or as nothing.
+    /// A record as it is to be seen: that of a CONNECT that was not accepted as what was there before, or as nothing.
     pub(super) fn see_through(&self, client_id: &str, written: State, now: Now) -> Option<State> {
-        let clients = self.0.lock();
-        let is_it = |orphan: &&Orphan| orphan.is_refused && orphan.left.epoch == written.epoch;
-        match clients.get(client_id).and_then(|connects| connects.orphans.iter().find(is_it)) {
-            Some(orphan) => orphan.left.restored(&written, now),
+        match self.unaccepted(client_id, &written, now) {
+            Some(restored) => restored.map(|restored| restored.state),
             None => Some(written),
         }
     }
 
-    /// What is put in order in the place of such a record: what was there before, or a session that ends.
-    pub(super) fn as_found(&self, client_id: &str, written: State, now: Now) -> State {
-        let nothing = State { connected: false, expiry_s: 0, will: None, ..written.clone() };
-        self.see_through(client_id, written, now).unwrap_or(nothing)
+    /// The machine that puts a session in order whose record has this revision: in the place of that of a CONNECT that was not
+    /// accepted, what was there before, or a session that ends.
+    pub(super) fn failover(
+        &self,
+        client_id: &str,
+        written: State,
+        revision: Revision,
+        node: Option<NodeId>,
+        now: Now,
+    ) -> Failover<Message, Rest> {
+        match self.unaccepted(client_id, &written, now) {
+            Some(Some(restored)) => Failover::restoring(restored, revision, node),
+            Some(None) => Failover::new(State { connected: false, expiry_s: 0, will: None, ..written }, revision, node),
+            None => Failover::new(written, revision, node),
+        }
+    }
+
+    /// What was there before, if the record is that of a CONNECT that was not accepted.
+    fn unaccepted(&self, client_id: &str, written: &State, now: Now) -> Option<Option<Restored<Message, Rest>>> {
+        let clients = self.0.lock();
+        let is_it = |orphan: &&Orphan| !orphan.is_accepted && orphan.left.epoch == written.epoch;
+        let orphan = clients.get(client_id)?.orphans.iter().find(is_it)?;
+        Some(orphan.left.restored(written, now))
     }
 
     /// When the client is to be looked at; `None` when nobody needs to any more.
@@ -132,25 +150,21 @@ impl Broker {
     pub(super) fn seen(&self, client_id: &str, record: Option<State>) -> Option<State> {
         record.and_then(|record| self.orphans.see_through(client_id, record, self.session_time()))
     }
-
-    /// A record as it is put in order.
-    pub(super) fn found(&self, record: crate::store::SessionRecord) -> State {
-        let client_id = record.client_id.clone();
-        self.orphans.as_found(&client_id, state_of(record), self.session_time())
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::state_of;
     use super::*;
     use crate::store::SessionRecord;
 
     const NOW: Now = Now { earliest_ms: 1_000, certain_ms: 1_000, stamp_ms: 1_000 };
 
-    fn orphan(epoch: u64, found: Option<State>, is_refused: bool) -> Orphan {
+    fn orphan(epoch: u64, found: Option<State>, is_accepted: bool) -> Orphan {
         let (is_written, is_present) = (false, found.is_some());
+        let found = found.map(|found| (found, Revision(3)));
         let left = Left { epoch: Epoch(epoch), is_written, is_present, found, is_will_marked: false };
-        Orphan::new(left, is_refused)
+        Orphan::new(left, is_accepted)
     }
 
     fn record(epoch: u64) -> State {
@@ -161,9 +175,9 @@ mod tests {
     fn a_client_is_looked_after_once_and_its_connects_are_known() {
         let orphans = OrphanedConnects::default();
         let id = ByteString::from("c");
-        assert!(orphans.note(&id, orphan(1, None, true)), "somebody has to");
+        assert!(orphans.note(&id, orphan(1, None, false)), "somebody has to");
         for epoch in 2..=20 {
-            assert!(!orphans.note(&id, orphan(epoch, None, true)), "somebody does");
+            assert!(!orphans.note(&id, orphan(epoch, None, false)), "somebody does");
         }
         assert_eq!([1, 4, 5, 20].map(|epoch| orphans.has("c", Epoch(epoch))), [false, false, true, true]);
         assert!(!orphans.has("d", Epoch(20)) && orphans.look_at("c").is_some());
@@ -175,11 +189,10 @@ mod tests {
     fn the_record_of_a_refused_connect_is_seen_as_what_it_found() {
         let orphans = OrphanedConnects::default();
         let id = ByteString::from("c");
-        orphans.note(&id, orphan(7, None, true));
-        orphans.note(&id, orphan(8, Some(record(5)), true));
-        orphans.note(&id, orphan(9, None, false));
+        orphans.note(&id, orphan(7, None, false));
+        orphans.note(&id, orphan(8, Some(record(5)), false));
+        orphans.note(&id, orphan(9, None, true));
         assert_eq!(orphans.see_through("c", record(7), NOW), None, "nothing was there");
-        assert_eq!(orphans.as_found("c", record(7), NOW).expiry_s, 0, "so it ends");
         let restored = orphans.see_through("c", record(8), NOW).unwrap();
         assert_eq!((restored.epoch, restored.connected), (Epoch(9), false), "no epoch comes twice");
         assert_eq!(orphans.see_through("c", record(9), NOW), Some(record(9)), "it was accepted");
