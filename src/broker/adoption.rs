@@ -119,8 +119,10 @@ impl Broker {
         if self.store.clock().now_ms().is_none() {
             return Err(Unavailable { reason: "the time of the server is not known".to_owned() });
         }
-        let alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
-        let mut pass = Pass { broker: self, node, alive, look, done, under_way: JoinSet::new() };
+        let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
+        alive.insert(node.to_string());
+        let (gone, under_way) = (BTreeSet::new(), JoinSet::new());
+        let mut pass = Pass { broker: self, node, alive, gone, look, done, under_way };
         // Somebody waits for the wills.
         if pass.scan(|kind| kind == Kind::Will).await? > 0 {
             pass.scan(|kind| kind != Kind::Will).await?;
@@ -172,10 +174,15 @@ impl Look {
 }
 
 /// One look at all sessions.
+///
+/// **Invariant:** nobody adopts a session because of a read that knew less than was acknowledged: that its owner has no lease is
+/// confirmed by a comparison, behind the record.
 struct Pass<'a> {
     broker: &'a Arc<Broker>,
     node: Arc<str>,
     alive: BTreeSet<String>,
+    /// Those that have no lease for certain.
+    gone: BTreeSet<String>,
     look: Look,
     /// Sessions that we have put in order.
     done: &'a Arc<AtomicU64>,
@@ -199,6 +206,7 @@ impl Pass<'_> {
                 }
             };
             for (sequence, record) in records {
+                self.look_for_owner(&record).await?;
                 match self.kind_of(&record).filter(|_| self.is_ours(&record.client_id)) {
                     Some(kind) if kinds(kind) => self.begin(kind, record, sequence).await,
                     Some(_) => others += 1,
@@ -208,11 +216,21 @@ impl Pass<'_> {
         }
     }
 
+    /// Finds out whether the owner of a record is gone, when it is not known.
+    async fn look_for_owner(&mut self, record: &SessionRecord) -> Result<(), Unavailable> {
+        let Some(owner) = &record.owner else { return Ok(()) };
+        if !self.alive.contains(owner) && !self.gone.contains(owner) {
+            let is_gone = self.broker.store.nodes().is_gone(owner).await?;
+            if is_gone { &mut self.gone } else { &mut self.alive }.insert(owner.clone());
+        }
+        Ok(())
+    }
+
     fn kind_of(&self, record: &SessionRecord) -> Option<Kind> {
         if record.has_expired(self.broker.store.clock().certain_ms()) && !record.has_will() {
             return Some(Kind::Expired);
         }
-        record.owner.as_ref().filter(|owner| !self.alive.contains(*owner))?;
+        record.owner.as_ref().filter(|owner| self.gone.contains(*owner))?;
         Some(if record.has_will() { Kind::Will } else { Kind::Owner })
     }
 

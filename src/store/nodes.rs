@@ -20,9 +20,12 @@ pub use self::follower::{Alive, NodesFollower, NodesSink};
 use self::lease::Keeper;
 pub use self::lease::{Lease, LeaseState, LeaseTimes};
 use super::api::Api;
-use super::bucket::Bucket;
-use super::error::Unavailable;
+use super::bucket::{Bucket, Fence, Value, Write};
+use super::error::{Unavailable, WriteError};
 use super::sessions::{RECORD_VERSION, instant};
+
+/// How long the mark of [`Nodes::is_gone`] stays, seconds.
+const TOUCHED_TTL_S: u32 = 60;
 
 /// The leases of an account.
 #[derive(Clone, Debug)]
@@ -100,6 +103,27 @@ impl Nodes {
         Ok(self.shared.bucket.last(&subject).await?.is_some_and(|last| last.value().is_some()))
     }
 
+    /// Whether a node has no lease for certain. Reads may be answered by a leader that knows less than was acknowledged, to which a
+    /// lease that has just been taken is none; this ends in a write that is compared with the key of the lease.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn is_gone(&self, node: &str) -> Result<bool, Unavailable> {
+        let Shared { bucket, names, .. } = &*self.shared;
+        let lease = names.node_lease(node).map_err(Unavailable::new)?;
+        let last = bucket.last(&lease).await?;
+        if last.as_ref().is_some_and(|last| last.value().is_some()) {
+            return Ok(false);
+        }
+        let touched = self.shared.touched_subject();
+        let (value, fence) = (Value::Cleaned, Fence::Of(&lease, last.map_or(0, |last| last.sequence)));
+        match bucket.write(&Write { subject: &touched, value, fence, ttl_s: Some(TOUCHED_TTL_S) }).await {
+            Ok(_) => Ok(true),
+            Err(WriteError::Fenced) => Ok(false),
+            Err(error) => Err(Unavailable::new(error)),
+        }
+    }
+
     /// The nodes that have a lease, as they were at some moment after the call or later.
     ///
     /// # Errors
@@ -125,5 +149,11 @@ impl Shared {
     fn lead_subject(&self, name: &str) -> ByteString {
         let subjects = self.names.nodes_subjects();
         format!("{}lead.{name}", subjects.trim_end_matches('>')).into()
+    }
+
+    /// Where keys are compared without being changed: two tokens as well.
+    fn touched_subject(&self) -> ByteString {
+        let subjects = self.names.nodes_subjects();
+        format!("{}touched.lease", subjects.trim_end_matches('>')).into()
     }
 }
