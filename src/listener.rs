@@ -3,12 +3,13 @@
 //!
 //! # Layout
 //! - `socket`: binding, and the options of sockets.
-//! - `accept`: the loop that takes connections, and its limits.
+//! - `accept`: the loop that takes connections, and its limits; `places`: those of addresses.
 //! - `upgrade`: the HTTP side of WebSocket; `ws_frame`, `ws_stream`: its frames as a byte stream.
 //! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
 
 mod accept;
 mod foreign;
+mod places;
 mod socket;
 mod upgrade;
 mod ws_frame;
@@ -19,12 +20,13 @@ use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 pub use foreign::Foreign;
+pub use places::Handshake;
 pub use ws_stream::WsStream;
 
 use crate::{
@@ -86,18 +88,6 @@ impl Protocol {
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// A place among the connections that have not completed CONNECT, of which there is a limited number. Given back by
-/// [`Handshake::complete`], or when it is dropped.
-#[derive(Debug, Default)]
-pub struct Handshake(Option<OwnedSemaphorePermit>);
-
-impl Handshake {
-    /// The client is known: makes room for the next one.
-    pub fn complete(&mut self) {
-        self.0 = None;
     }
 }
 
@@ -210,7 +200,12 @@ impl<H: Serve> Dispatch<H> {
         let Some(upgrade) = self.upgrade else {
             return self.serve.serve(stream, peer).await;
         };
-        match upgrade.accept(stream).await {
+        let upgraded = tokio::select! {
+            biased;
+            () = peer.handshake.evicted() => return,
+            upgraded = upgrade.accept(stream) => upgraded,
+        };
+        match upgraded {
             Ok(stream) => self.serve.serve(stream, peer).await,
             Err(error) => debug!(remote = %peer.addr, listener = &*peer.listener, %error, "no WebSocket connection"),
         }

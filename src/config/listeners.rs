@@ -24,8 +24,11 @@ pub struct ListenersConfig {
     /// Connections of all listeners together; the next one is closed at once. 0 (default): what the limit of open
     /// files leaves.
     pub max_connections: u32,
-    /// Connections of all listeners together that have not completed CONNECT; further ones wait to be accepted.
-    /// Default 2,048.
+    /// Connections of one address, of IPv6 one network of 64 bits; the next one is closed at once. 0 (default): no limit, since
+    /// a plant or a carrier may have all its devices behind one.
+    pub max_connections_per_address: u32,
+    /// Connections of all listeners together that have not completed CONNECT; for a further one the oldest of the address that has
+    /// most is closed. Default 2,048.
     pub max_handshakes: u32,
 }
 
@@ -59,6 +62,7 @@ impl Default for ListenersConfig {
             tcp: vec![TcpListenerConfig::default()],
             ws: vec![WsListenerConfig::default()],
             max_connections: 0,
+            max_connections_per_address: 0,
             max_handshakes: 2_048,
         }
     }

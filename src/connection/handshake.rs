@@ -47,7 +47,16 @@ where
         strict: broker.options.limits.strict,
         max_topic_levels: broker.options.max_topic_levels,
     });
-    let failed = match tokio::time::timeout(broker.options.connect_timeout, first_packet(io, &mut decoder)).await {
+    let first = tokio::time::timeout(broker.options.connect_timeout, first_packet(io, &mut decoder));
+    let first = tokio::select! {
+        biased;
+        first = first => first,
+        () = peer.handshake.evicted() => {
+            tracing::debug!(remote = %peer.addr, listener = &*peer.listener, "closed before its CONNECT: others wait");
+            return None;
+        }
+    };
+    let failed = match first {
         Err(_) => Failed::Lost("no CONNECT in time"),
         Ok(Err(failed)) => failed,
         Ok(Ok(connect)) => match judge(&connect, broker) {

@@ -1,6 +1,5 @@
-//! The loop that takes connections. At the limit of handshakes it stops accepting and lets the connections wait, one here and
-//! the others in the kernel's backlog;
-//! at the limit of connections it accepts and closes, so that devices try elsewhere. What the system refuses (no more
+//! The loop that takes connections. At the limit of handshakes the oldest one of the address that has most makes room; at a limit
+//! of connections it accepts and closes, so that devices try elsewhere. What the system refuses (no more
 //! files, no more memory) is tried again later.
 
 use std::{
@@ -13,14 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::{Bound, Dispatch, Handshake, ListenerError, Peer, Protocol, Serve, semaphore, socket};
+use super::places::{Addresses, Handshakes};
+use super::{Bound, Dispatch, ListenerError, Peer, Protocol, Serve, semaphore, socket};
 use crate::{
     config::{BindAddr, ListenersConfig},
     metrics::Metrics,
@@ -43,7 +40,8 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
     connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Handshakes>,
+    addresses: Arc<Addresses>,
     /// Connections that were taken.
     taken: Arc<AtomicU64>,
 }
@@ -57,7 +55,8 @@ impl Limits {
         };
         Self {
             connections: semaphore(usize::try_from(connections).unwrap_or(usize::MAX)),
-            handshakes: semaphore(usize::try_from(config.max_handshakes).unwrap_or(usize::MAX)),
+            handshakes: Handshakes::new(config.max_handshakes),
+            addresses: Addresses::new(config.max_connections_per_address),
             taken: Arc::default(),
         }
     }
@@ -91,15 +90,15 @@ impl Acceptor {
         connections: TaskTracker,
         shutdown: ShutdownSignal,
     ) {
-        let mut refused = Seldom::default();
+        let (mut refused, mut evicted) = (Seldom::default(), Seldom::default());
         let mut failed = Seldom::default();
         let mut backoff = BACKOFF_MIN;
         while let Some(accepted) = tokio::select! {
             biased;
             () = shutdown.wait() => None,
-            accepted = self.accept(&limits) => Some(accepted),
+            accepted = self.listener.accept() => Some(accepted),
         } {
-            let (stream, addr, handshake) = match accepted {
+            let (stream, addr) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) if is_of_the_connection(&error) => continue,
                 Err(error) => {
@@ -115,12 +114,23 @@ impl Acceptor {
                 }
             };
             backoff = BACKOFF_MIN;
-            let Ok(permit) = limits.connections.clone().try_acquire_owned() else {
-                metrics.connect_over_limit();
-                if let Some(suppressed) = refused.due() {
-                    warn!(listener = &*self.bound.name, remote = %addr, suppressed, "closed: listeners.max_connections reached");
+            let permit = limits.connections.clone().try_acquire_owned().map_err(|_| "listeners.max_connections");
+            let counted = limits.addresses.enter(addr.ip()).ok_or("listeners.max_connections_per_address");
+            let admitted = permit.and_then(|permit| Ok((permit, counted?)));
+            let (admitted, handshake) = match admitted {
+                Ok(admitted) => {
+                    let (handshake, has_evicted) = limits.handshakes.enter(addr.ip());
+                    if has_evicted {
+                        metrics.connect_over_limit();
+                        self.warn(&mut evicted, addr, "listeners.max_handshakes");
+                    }
+                    (admitted, handshake)
                 }
-                continue;
+                Err(limit) => {
+                    metrics.connect_over_limit();
+                    self.warn(&mut refused, addr, limit);
+                    continue;
+                }
             };
             socket::prepare(&stream);
             let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
@@ -129,16 +139,15 @@ impl Acceptor {
             let run = dispatch.clone().run(stream, peer);
             connections.spawn(async move {
                 run.await;
-                drop(permit);
+                drop(admitted);
             });
         }
     }
 
-    async fn accept(&self, limits: &Limits) -> io::Result<(TcpStream, SocketAddr, Handshake)> {
-        // In this order, because a listener that waits for a connection must not hold a place that another could use.
-        let (stream, addr) = self.listener.accept().await?;
-        let permit = limits.handshakes.clone().acquire_owned().await.map_err(io::Error::other)?;
-        Ok((stream, addr, Handshake(Some(permit))))
+    fn warn(&self, seldom: &mut Seldom, remote: SocketAddr, limit: &str) {
+        if let Some(suppressed) = seldom.due() {
+            warn!(listener = &*self.bound.name, %remote, suppressed, "a connection was closed: {limit} reached");
+        }
     }
 }
 

@@ -45,7 +45,11 @@ impl Serve for Echo {
         }
         let mut buf = vec![0; 100_000];
         let result = loop {
-            match stream.read(&mut buf).await {
+            let read = tokio::select! {
+                () = peer.handshake.evicted() => break Ok(()),
+                read = stream.read(&mut buf) => read,
+            };
+            match read {
                 Ok(0) => break stream.shutdown().await,
                 Ok(n) => {
                     let mut write = async || {
@@ -326,18 +330,28 @@ async fn a_connection_beyond_the_limit_is_closed_and_counted() {
 }
 
 #[tokio::test]
-async fn connections_without_connect_hold_the_next_one_back_until_one_ends() {
+async fn a_connection_beyond_the_limit_of_its_address_is_closed_and_counted() {
+    let running = Running::with(|config| config.listeners.max_connections_per_address = 1, true).await;
+    let mut first = running.tcp().await;
+    first.write_all(b"x").await.unwrap();
+    first.read_exact(&mut [0]).await.unwrap();
+    let mut second = running.tcp().await;
+    assert!(matches!(second.read(&mut [0]).await, Ok(0) | Err(_)));
+    assert!(running.metrics.render().contains("mqtt_connect_total{result=\"over_limit\"} 1"));
+}
+
+#[tokio::test]
+async fn connections_without_connect_hold_nobody_back() {
     let mut running = Running::with(|config| config.listeners.max_handshakes = 1, false).await;
     let mut first = running.tcp().await;
     first.write_all(b"x").await.unwrap();
     first.read_exact(&mut [0]).await.unwrap();
     let mut second = running.tcp().await;
     second.write_all(b"y").await.unwrap();
-    assert_eq!(running.seen.load(SeqCst), 1);
-    drop(first);
-    running.ended.recv().await.unwrap().unwrap();
     second.read_exact(&mut [0]).await.unwrap();
-    assert_eq!(running.seen.load(SeqCst), 2);
+    running.ended.recv().await.unwrap().unwrap();
+    assert!(matches!(first.read(&mut [0]).await, Ok(0) | Err(_)), "it was the oldest");
+    assert!(running.metrics.render().contains("mqtt_connect_total{result=\"over_limit\"} 1"));
 }
 
 #[tokio::test]

@@ -1,0 +1,203 @@
+//! Places that addresses take: one for each connection, and one for each that has not completed CONNECT.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// What counts as one address: of IPv6 the network of 64 bits, of which a peer has all.
+fn key_of(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V4(addr) => IpAddr::V4(addr),
+        IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
+    }
+}
+
+/// Connections that have not completed CONNECT. At the limit a newcomer takes the place of the one that has waited for longest
+/// among those of the address that has most of them, so that whoever opens many delays nobody else.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    max: usize,
+    places: Mutex<Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    of: HashMap<IpAddr, VecDeque<(u64, CancellationToken)>>,
+    count: usize,
+    next: u64,
+}
+
+impl Places {
+    fn remove(&mut self, addr: IpAddr, id: u64) {
+        let Some(places) = self.of.get_mut(&addr) else { return };
+        let before = places.len();
+        places.retain(|(other, _)| *other != id);
+        self.count -= before - places.len();
+        if places.is_empty() {
+            self.of.remove(&addr);
+        }
+    }
+
+    /// Takes one away.
+    fn evict(&mut self) -> Option<CancellationToken> {
+        let addr = *self.of.iter().max_by_key(|(_, places)| places.len())?.0;
+        let (id, token) = self.of.get(&addr)?.front()?.clone();
+        self.remove(addr, id);
+        Some(token)
+    }
+}
+
+impl Handshakes {
+    pub(super) fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self { max: usize::try_from(max).unwrap_or(usize::MAX), places: Mutex::default() })
+    }
+
+    /// A place for a connection, and whether another one has lost its own for it.
+    pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> (Handshake, bool) {
+        let (addr, evicted) = (key_of(addr), CancellationToken::new());
+        let mut places = self.places.lock();
+        let loser = if places.count >= self.max { places.evict() } else { None };
+        let id = places.next;
+        places.next += 1;
+        places.count += 1;
+        places.of.entry(addr).or_default().push_back((id, evicted.clone()));
+        drop(places);
+        if let Some(loser) = &loser {
+            loser.cancel();
+        }
+        (Handshake(Some(Place { table: Arc::clone(self), addr, id, evicted })), loser.is_some())
+    }
+}
+
+/// A place among the connections that have not completed CONNECT, of which there is a limited number. Given back by
+/// [`Handshake::complete`], or when it is dropped.
+#[derive(Debug, Default)]
+pub struct Handshake(Option<Place>);
+
+#[derive(Debug)]
+struct Place {
+    table: Arc<Handshakes>,
+    addr: IpAddr,
+    id: u64,
+    evicted: CancellationToken,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.table.places.lock().remove(self.addr, self.id);
+    }
+}
+
+impl Handshake {
+    /// The client is known: makes room for the next one.
+    pub fn complete(&mut self) {
+        self.0 = None;
+    }
+
+    /// Waits until somebody else has the place: the connection is to be closed. Never after [`Handshake::complete`].
+    pub async fn evicted(&self) {
+        match &self.0 {
+            Some(place) => place.evicted.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Connections of each address, of which there is a limited number. 0: as many as it wants.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    max: u32,
+    counts: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Addresses {
+    pub(super) fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self { max, counts: Mutex::default() })
+    }
+
+    /// Counts a connection until the guard is dropped; `None` when there are too many.
+    pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> Option<Counted> {
+        if self.max == 0 {
+            return Some(Counted(None));
+        }
+        let addr = key_of(addr);
+        let mut counts = self.counts.lock();
+        let count = counts.entry(addr).or_default();
+        if *count >= self.max {
+            return None;
+        }
+        *count += 1;
+        Some(Counted(Some((Arc::clone(self), addr))))
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(super) struct Counted(Option<(Arc<Addresses>, IpAddr)>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Some((addresses, addr)) = &self.0 else { return };
+        let mut counts = addresses.counts.lock();
+        if let Some(count) = counts.get_mut(addr) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(addr);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn is_evicted(handshake: &Handshake) -> bool {
+        handshake.0.as_ref().is_some_and(|place| place.evicted.is_cancelled())
+    }
+
+    #[test]
+    fn the_oldest_of_the_address_that_has_most_loses_its_place() {
+        let table = Handshakes::new(4);
+        let other = table.enter(addr(1)).0;
+        let many: Vec<Handshake> = (0..3).map(|_| table.enter(addr(2)).0).collect();
+        let (newcomer, has_evicted) = table.enter(addr(3));
+        assert!(has_evicted);
+        assert_eq!(many.iter().map(is_evicted).collect::<Vec<_>>(), [true, false, false]);
+        assert!(!is_evicted(&other) && !is_evicted(&newcomer));
+        assert_eq!(table.places.lock().count, 4);
+        drop((other, many, newcomer));
+        let places = table.places.lock();
+        assert_eq!((places.count, places.of.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_completed_handshake_makes_room() {
+        let table = Handshakes::new(1);
+        let (mut first, _) = table.enter(addr(1));
+        first.complete();
+        let (_second, has_evicted) = table.enter(addr(1));
+        assert!(!has_evicted && !is_evicted(&first));
+    }
+
+    #[test]
+    fn an_address_has_so_many_connections_and_no_more() {
+        let addresses = Addresses::new(2);
+        let [first, second] = [addresses.enter(addr(1)), addresses.enter(addr(1))];
+        assert!(first.is_some() && second.is_some() && addresses.enter(addr(1)).is_none());
+        assert!(addresses.enter(addr(2)).is_some());
+        drop(first);
+        assert!(addresses.enter(addr(1)).is_some());
+        let network = |last| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
+        let held = [addresses.enter(network(1)), addresses.enter(network(2))];
+        assert!(held.iter().all(Option::is_some) && addresses.enter(network(3)).is_none(), "one network of 64 bits");
+    }
+}
