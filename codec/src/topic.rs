@@ -58,6 +58,12 @@ impl TopicName {
         Ok(Self(text))
     }
 
+    /// A copy that holds no more memory than its text: for what outlives the packet that it came in.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
+    }
+
     /// Begins with `$`, so that wildcards at the first level do not match it [MQTT-4.7.2-1].
     #[must_use]
     pub fn is_dollar(&self) -> bool {
@@ -79,6 +85,12 @@ impl TopicFilter {
         };
         check_wildcards(filter)?;
         Ok(Self(text))
+    }
+
+    /// A copy that holds no more memory than its text: for what outlives the packet that it came in.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
     }
 
     /// Whether it has `+` or `#`.

@@ -79,6 +79,19 @@ impl Head {
     }
 }
 
+/// A frame of fewer bytes is copied out of the buffer: whoever keeps it keeps no more than itself, and the buffer can be used
+/// again. A longer one takes its part of the buffer with it, which is not much more than itself.
+const COPY_MAX: usize = 16 * 1024;
+
+fn taken(buffer: &mut BytesMut, frame: usize) -> Bytes {
+    if frame >= COPY_MAX {
+        return buffer.split_to(frame).freeze();
+    }
+    let copy = Bytes::copy_from_slice(&buffer[..frame]);
+    buffer.advance(frame);
+    copy
+}
+
 impl Decoder {
     /// A decoder at the beginning of a stream.
     #[must_use]
@@ -113,7 +126,7 @@ impl Decoder {
                         return Ok(None);
                     }
                     self.state = State::Line { looked_at: 0 };
-                    let frame = buffer.split_to(frame).freeze();
+                    let frame = taken(buffer, frame);
                     return message(head, frame).map(|message| Some(ServerOp::Message(message)));
                 }
                 State::Skipping { remaining, sid, why } => {

@@ -127,7 +127,7 @@ pub fn negotiate(
         ConnAckProperties::default()
     };
     let connack = ConnAck { session_present: false, reason: ReasonCode::Success, properties };
-    Ok(Negotiated { client_id: assigned.unwrap_or_else(|| connect.client_id.clone()), parameters, connack })
+    Ok(Negotiated { client_id: assigned.unwrap_or_else(|| ByteString::from(&*connect.client_id)), parameters, connack })
 }
 
 /// A CONNACK that refuses [MQTT-3.2.2-6].

@@ -160,6 +160,8 @@ pub struct Session<M> {
     outbound: Outbound,
     held: VecDeque<Held<M>>,
     held_publishes: HeldPublishes,
+    /// Acknowledgements among what is held.
+    held_answers: usize,
     log_sequence: u64,
     aliases: HashMap<NonZeroU16, TopicName>,
     last_heard: Time,
@@ -179,6 +181,7 @@ impl<M> Session<M> {
             parameters,
             held: VecDeque::new(),
             held_publishes: HeldPublishes::default(),
+            held_answers: 0,
             log_sequence: 0,
             aliases: HashMap::new(),
             last_heard: now,
@@ -199,12 +202,14 @@ impl<M> Session<M> {
     }
 
     /// Whether another packet of the client may be read now: false while as many of its publishes wait to be stored, or
-    /// for the progress to be saved, as it may have unacknowledged.
+    /// for the progress to be saved, as it may have unacknowledged, or as many acknowledgements wait for that.
     #[must_use]
     pub fn takes_packets(&self) -> bool {
         let maximum = usize::from(self.parameters.receive_maximum);
+        // No more packet ids can be in use; PUBREL, which is four bytes, has no other limit.
+        let answers = maximum + usize::from(self.parameters.window);
         // QoS 0 behind QoS 2 on its topic has no other limit.
-        self.inbound.storing() < maximum && self.held_publishes.all < maximum
+        self.inbound.storing() < maximum && self.held_publishes.all < maximum && self.held_answers <= answers
     }
 
     /// Whether a publish of the client waits to be stored, or to be acknowledged behind one that does.
@@ -237,7 +242,7 @@ impl<M> Session<M> {
     /// are the session's, until the progress is saved once more.
     pub fn leave(&mut self) -> Vec<M> {
         let mut withdrawn = Vec::new();
-        self.held_publishes = HeldPublishes::default();
+        (self.held_publishes, self.held_answers) = (HeldPublishes::default(), 0);
         for held in std::mem::take(&mut self.held) {
             match held.output {
                 Output::Transmit(_, packet_id, message) if self.outbound.withdraw(packet_id, &mut self.durability) => {
@@ -466,6 +471,7 @@ impl<M> Session<M> {
         if self.durability.permits(needs) {
             out.push(output);
         } else {
+            self.held_answers += usize::from(matches!(output, Output::Send(_)));
             self.held.push_back(Held { needs, output });
         }
     }
@@ -474,8 +480,10 @@ impl<M> Session<M> {
     fn let_go(&mut self, out: &mut Vec<Output<M>>) {
         while self.held.front().is_some_and(|held| self.durability.permits(held.needs)) {
             let Some(Held { output, .. }) = self.held.pop_front() else { return };
-            if let Output::Publish(publication) = &output {
-                self.held_publishes.end(&publication.topic);
+            match &output {
+                Output::Publish(publication) => self.held_publishes.end(&publication.topic),
+                Output::Send(_) => self.held_answers -= 1,
+                _ => {}
             }
             out.push(output);
         }
@@ -492,7 +500,7 @@ impl<M> Session<M> {
                 Err(ReasonCode::TopicAliasInvalid)
             }
             PublishTopic::Define(name, alias) => {
-                self.aliases.insert(alias, name.clone());
+                self.aliases.insert(alias, name.detached());
                 Ok(name)
             }
             // No topic name and no mapping [MQTT 5, 3.3.4].

@@ -137,7 +137,8 @@ impl Subscribe {
             }
         }
         while reader.left() > 0 {
-            let filter = reader.filter()?;
+            // Subscriptions outlive their packet.
+            let filter = reader.filter()?.map(|filter| filter.detached());
             let options = SubscriptionOptions::read(reader.u8()?, reader.rules.version)?;
             // [MQTT-3.8.3-4]
             if options.no_local && filter.as_ref().is_ok_and(TopicFilter::is_shared) {

@@ -1,6 +1,6 @@
 //! What a session that outlives its connection saves, and what waits until it is saved.
 
-use crate::script::{V5, V311, check};
+use crate::script::{V5, V311, check, check_windows};
 
 #[test]
 fn a_session_that_ends_with_its_connection_waits_for_nothing() {
@@ -55,6 +55,17 @@ fn what_waits_behind_qos_2_is_limited_at_qos_0_too() {
     check(
         V5.durable().receive_maximum(3),
         "> PUBLISH q2 id1; > PUBLISH q0; = takes yes; > PUBLISH q0; = takes no; saved; < store 0; < store; < store; = takes yes",
+    );
+}
+
+#[test]
+fn answers_that_wait_to_be_saved_are_limited_by_the_packet_ids_that_can_be_in_use() {
+    check_windows(
+        V5.durable().receive_maximum(1).window(2),
+        &[2],
+        "> PUBLISH q2 id1; saved; < store 0; stored 0 ok; < PUBREC 1; > PUBREL 1; < nothing; = takes yes; > PUBREL 9;
+         > PUBREL 9; = takes yes; > PUBREL 9; = takes no; saved; < PUBCOMP 1; < PUBCOMP 9 0x92;
+         < PUBCOMP 9 0x92; < PUBCOMP 9 0x92; = takes yes",
     );
 }
 
