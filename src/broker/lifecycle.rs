@@ -125,8 +125,8 @@ impl Broker {
             .taken_at(peer.place),
         );
         let leaves_nothing = connect.clean_start && connect.will.is_none();
-        self.end_local_owner(&mailbox, leaves_nothing, socket).await?;
         let registered = Registered::new(self, &mailbox);
+        self.end_local_owner(&mailbox, leaves_nothing, socket).await?;
         let ask = Ask { negotiated, connect, remote: peer.addr, came: None };
         // Behind the registry: whoever loses the lease or drains tells all that are in there.
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
@@ -239,24 +239,40 @@ impl Broker {
 
     /// Whoever has the client id on this sidecar ends first, and leaves its will and its progress in order; unless it came
     /// later than we did.
+    ///
+    /// **Invariant:** of those who wait for a client id only the newest waits, and for no longer than its peer is there.
     async fn end_local_owner(
         &self,
         mailbox: &Arc<Mailbox>,
         leaves_nothing: bool,
         socket: &mut dyn PeerSocket,
     ) -> Result<(), Refusal> {
+        let gives_way = if leaves_nothing { Refusal::taken_over(false) } else { ReasonCode::ServerBusy.into() };
         let old = match self.registry.enter(mailbox, || socket.is_gone()) {
             Entered::Alone => return Ok(()),
             Entered::Behind(old) => old,
-            Entered::GivesWay if leaves_nothing => return Err(Refusal::taken_over(false)),
-            Entered::GivesWay => return Err(ReasonCode::ServerBusy.into()),
+            Entered::GivesWay => return Err(gives_way),
             Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
         };
-        tracing::info!(client_id = &*old.client_id, "taken over by a new connection");
-        old.order(Order::Close(ReasonCode::SessionTakenOver));
-        if tokio::time::timeout(TAKEOVER_PATIENCE, old.ended()).await.is_err() {
-            tracing::warn!(client_id = &*old.client_id, "the old connection takes long to end; going on without it");
-            old.withdraw();
+        tracing::info!(client_id = &*mailbox.client_id, "taken over by a new connection");
+        old.iter().for_each(|old| old.order(Order::Close(ReasonCode::SessionTakenOver)));
+        let all_ended = async {
+            for old in &old {
+                old.ended().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = tokio::time::timeout(TAKEOVER_PATIENCE, all_ended) => if ended.is_err() {
+                tracing::warn!(client_id = &*mailbox.client_id, "the old connection takes long to end; going on without it");
+                old.iter().for_each(|old| old.withdraw());
+            },
+            order = mailbox.ordered(Some(Order::Drain)) => return Err(match order {
+                Order::Close(ReasonCode::SessionTakenOver) => gives_way,
+                Order::Close(_) | Order::Drain => ReasonCode::ServerBusy.into(),
+            }),
+            // Nobody hears what it is told.
+            () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => return Err(ReasonCode::ServerUnavailable.into()),
         }
         Ok(())
     }

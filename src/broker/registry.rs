@@ -15,8 +15,8 @@ use super::mailbox::Mailbox;
 pub(crate) enum Entered {
     /// Nobody has its client id.
     Alone,
-    /// This connection had it.
-    Behind(Arc<Mailbox>),
+    /// These connections had it, and have not ended; the last one until now.
+    Behind(Vec<Arc<Mailbox>>),
     /// It was not: its peer is gone, or the connection that has the client id came later.
     GivesWay,
     /// It was not: nobody is any more.
@@ -49,10 +49,15 @@ impl Registry {
         }
         match clients.insert(mailbox.client_id.clone(), Arc::clone(mailbox)) {
             Some(old) => {
-                self.leaving.lock().entry(old.client_id.clone()).or_default().push(Arc::clone(&old));
-                Entered::Behind(old)
+                let mut leaving = self.leaving.lock();
+                let those = leaving.entry(old.client_id.clone()).or_default();
+                those.push(old);
+                Entered::Behind(those.clone())
             }
-            None => Entered::Alone,
+            None => match self.leaving.lock().get(&mailbox.client_id) {
+                Some(those) => Entered::Behind(those.clone()),
+                None => Entered::Alone,
+            },
         }
     }
 

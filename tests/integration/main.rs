@@ -54,6 +54,7 @@ mod sessions_past;
 mod sessions_reset;
 mod sessions_takeover;
 mod sessions_versions;
+mod sessions_waiting;
 mod shared;
 mod shared_faults;
 mod shared_logs;
