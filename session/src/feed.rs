@@ -110,6 +110,12 @@ impl<M> Feed<M> {
         self.len() < self.max_messages && self.bytes < self.max_bytes
     }
 
+    /// The next message of the queue, which stays there.
+    #[must_use]
+    pub fn front(&self) -> Option<&M> {
+        self.queue.front().map(|queued| &queued.message)
+    }
+
     /// The next message for the window, with its log sequence.
     pub fn pop(&mut self) -> Option<(u64, M)> {
         let queued = self.queue.pop_front()?;

@@ -2,6 +2,7 @@
 //! speaks, however many receive it.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -30,8 +31,13 @@ pub(crate) struct Message {
     pub(crate) is_ingested: bool,
     /// When its Message Expiry Interval began to run, in milliseconds since the epoch.
     pub(crate) since_ms: u64,
+    /// Its place in the order in which messages have come to this sidecar.
+    pub(crate) came: u64,
     frames: Frames,
 }
+
+/// Messages that have come.
+static COME: AtomicU64 = AtomicU64::new(0);
 
 /// Frames of MQTT 3.x and 5, without and with a packet id.
 #[derive(Debug, Default)]
@@ -51,6 +57,7 @@ impl Message {
             publisher: None,
             is_ingested: false,
             since_ms: 0,
+            came: COME.fetch_add(1, Ordering::Relaxed),
             frames: Frames::default(),
         }
     }

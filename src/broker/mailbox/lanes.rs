@@ -25,8 +25,6 @@ pub(super) struct Lanes {
     pub(super) feed: Feed<Outgoing>,
     /// Of the others that it reads, by number.
     pub(super) others: Vec<(u16, Feed<Outgoing>)>,
-    /// Whose turn it is among the feeds.
-    pub(super) turn: usize,
     pub(super) stored: Vec<(u64, Result<Stored, PutError>)>,
     /// What shared subscriptions gave, with its position. No more than the window has room for.
     pub(super) shared: VecDeque<(u64, Outgoing)>,
@@ -51,7 +49,6 @@ impl Lanes {
             // The gates of its subscriptions say where each begins.
             feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
             others: Vec::new(),
-            turn: 0,
             stored: Vec::new(),
             shared: VecDeque::new(),
             share_wakes: Vec::new(),
@@ -116,27 +113,27 @@ impl Lanes {
         })
     }
 
-    /// Up to `count` messages, from each feed in its turn.
+    /// Up to `count` messages of all feeds, in the order in which they have come. **Invariant:** what is behind another message in
+    /// this sidecar stays behind it, also when a topic has moved from one log to another.
     pub(super) fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
-        let (mut left, mut empty) = (count, 0);
-        while left > 0 && empty <= self.others.len() {
-            let index = self.turn % (self.others.len() + 1);
-            let (log, feed) = match index.checked_sub(1) {
-                None => (0, &mut self.feed),
-                Some(index) => {
-                    let (log, feed) = &mut self.others[index];
-                    (*log, feed)
-                }
-            };
-            match feed.pop() {
-                Some((sequence, outgoing)) => {
-                    messages.push((position(log, sequence), outgoing));
-                    (left, empty) = (left - 1, 0);
-                }
-                None => empty += 1,
-            }
-            self.turn = index + 1;
+        for _ in 0..count {
+            let Some((log, feed)) = self.first_feed() else { return };
+            let Some((sequence, outgoing)) = feed.pop() else { return };
+            messages.push((position(log, sequence), outgoing));
         }
+    }
+
+    /// The feed whose next message came first.
+    fn first_feed(&mut self) -> Option<(u16, &mut Feed<Outgoing>)> {
+        if self.others.is_empty() {
+            return Some((0, &mut self.feed));
+        }
+        let all = self.others.iter_mut().map(|(log, feed)| (*log, feed));
+        let waiting = std::iter::once((0, &mut self.feed)).chain(all).filter_map(|(log, feed)| {
+            let came = feed.front()?.message.came;
+            Some((came, log, feed))
+        });
+        waiting.min_by_key(|(came, ..)| *came).map(|(_, log, feed)| (log, feed))
     }
 }
 
