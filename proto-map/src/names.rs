@@ -252,6 +252,14 @@ impl Names {
         client_key(&self.sessions_root, client_id, ".progress")
     }
 
+    /// Where a client's record is compared without being changed: `$KV.MQTT_sessions.<client>.touched`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn session_touched(&self, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, ".touched")
+    }
+
     /// The marker of a QoS 2 message received from a client: `$KV.MQTT_sessions.<client>.qos2.<packet id>`.
     ///
     /// # Errors

@@ -145,8 +145,9 @@ pub const fn replicas_for(servers: usize) -> u8 {
     }
 }
 
-/// Markers of expired retained messages: long enough for every sidecar that is there.
-const RETAINED_MARKER_TTL_S: u64 = 15 * 60;
+/// Markers of expired retained messages: long enough for every sidecar that is there, and for nats-server to have written down
+/// that what expired is gone.
+const RETAINED_MARKER_TTL_S: u64 = 3_600;
 /// Markers of expired sessions start the clean-up of what the session leaves, also when no sidecar was there.
 const SESSION_MARKER_TTL_S: u64 = 24 * 3600;
 /// Markers of ended leases start the adoption of sessions, also when no sidecar was there.

@@ -1,6 +1,6 @@
-//! Whether this process may have been unreachable of late: stopped, or without NATS. Another sidecar that wanted one of our
-//! sessions meanwhile has asked in vain and gone on without us, so what we believe of our sessions is to be looked at before
-//! it is acted upon.
+//! Whether this process may have been unreachable of late: stopped, without NATS, or behind a link on which everything comes
+//! late. Another sidecar that wanted one of our sessions meanwhile has asked in vain and gone on without us, so what we believe
+//! of our sessions is to be looked at before it is acted upon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +8,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::store::CoreNats;
+
 /// How often this process says that it runs.
 const BEAT: Duration = Duration::from_millis(200);
 
-/// A beat that is so late is a sign that the process was stopped: less than a new owner waits for an answer of the old one.
+/// A beat that is so late is a sign that the process was stopped, and a round trip that takes so long one that its link is late:
+/// less than a new owner waits for an answer of the old one.
 const STALL: Duration = Duration::from_millis(1_500);
+
+/// How often the link is asked for a round trip.
+const ROUND_TRIP_EVERY: Duration = Duration::from_millis(500);
 
 /// How long the doubt lasts: by then what was asked in vain is known here, by records that have another owner.
 const DOUBTFUL_FOR: Duration = Duration::from_secs(10);
@@ -33,18 +39,27 @@ impl Doubt {
     }
 
     /// One that is told that this process runs, as long as somebody wants to know.
-    pub(super) fn start(mut connected: watch::Receiver<bool>) -> Arc<Self> {
+    pub(super) fn start(mut connected: watch::Receiver<bool>, core: CoreNats) -> Arc<Self> {
         let doubt = Arc::new(Self::new());
         let watched = Arc::downgrade(&doubt);
         tokio::spawn(async move {
             let mut beat = tokio::time::interval(BEAT);
+            let mut round_trip = std::pin::pin!(round_trip(core.clone()));
+            let mut began = Instant::now();
             loop {
+                let mut is_back = false;
                 tokio::select! {
                     _ = beat.tick() => {}
                     Ok(()) = connected.changed() => {}
+                    () = &mut round_trip => is_back = true,
                 }
                 let Some(doubt) = watched.upgrade() else { return };
-                doubt.beat(*connected.borrow_and_update());
+                let is_late = began.elapsed() >= STALL + ROUND_TRIP_EVERY;
+                doubt.beat(*connected.borrow_and_update() && !is_late);
+                if is_back {
+                    began = Instant::now();
+                    round_trip.set(self::round_trip(core.clone()));
+                }
             }
         });
         doubt
@@ -76,6 +91,14 @@ impl Doubt {
         // The first thing that happens after a stop may come before the beat that notices it.
         is_stalled(self.beat_ms.load(Ordering::Relaxed), now_ms)
             || unreachable_ms > 0 && u128::from(now_ms.saturating_sub(unreachable_ms - 1)) < DOUBTFUL_FOR.as_millis()
+    }
+}
+
+/// A round trip to NATS, after a pause. One that fails for want of a connection is told by that.
+async fn round_trip(core: CoreNats) {
+    tokio::time::sleep(ROUND_TRIP_EVERY).await;
+    if core.flush().await.is_err() {
+        tracing::trace!("no round trip to NATS");
     }
 }
 

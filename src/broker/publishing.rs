@@ -14,6 +14,7 @@
 mod epochs;
 mod judging;
 mod moved;
+mod retained;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use mqtt_session::{MessageId, Publication, Token};
 use proto_map::{HeaderError, Headers, KeyId, MessageName, Subject};
 
 use super::logs::LogHandle;
-use super::mailbox::{Mailbox, Wakes};
+use super::mailbox::{Mailbox, Unanswered, Wakes};
 use super::message::Message;
 use super::{Broker, TooLarge, convert};
 use crate::metrics::DropReason;
@@ -48,6 +49,8 @@ struct Job {
     stage: Stage,
     /// It may be in the log already, above this sequence.
     maybe_above: Option<u64>,
+    /// It is in the log, at this sequence; what is left is the bucket.
+    logged_at: Option<u64>,
 }
 
 /// Where a topic leads.
@@ -229,7 +232,8 @@ impl Publishing {
         };
         let maybe_above = publication.once.and_then(|once| once.maybe_above);
         let (since_ms, began) = (self.broker.store.clock().latest_ms(), Instant::now());
-        let job = Job { publication, route, retained_at: None, since_ms, began, stage: Stage::Log, maybe_above };
+        let (stage, retained_at, logged_at) = (Stage::Log, None, None);
+        let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above, logged_at };
         self.begin(job, wakes);
         Ok(())
     }
@@ -308,24 +312,6 @@ impl Publishing {
         }
     }
 
-    /// The first that is parked was looked for: it is in the log at this sequence, or it is not there.
-    pub(crate) fn found(&mut self, sequence: Option<u64>, wakes: &mut Wakes) {
-        let Some(job) = self.parked.front_mut() else { return };
-        job.maybe_above = None;
-        let Some(sequence) = sequence else { return self.submit_parked() };
-        let token = self.first + self.stored.len() as u64;
-        // It was retained and stored before; what is left is to say so.
-        job.stage = Stage::Log;
-        let retained = job.publication.retain.then(|| job.publication.topic.clone());
-        self.stored.extend(self.parked.pop_front().map(Some));
-        self.mailbox.stored(token, Ok(Stored { sequence, duplicate: true }));
-        self.mailbox.flush();
-        if let Some(topic) = retained {
-            self.release(&topic, wakes);
-        }
-        self.submit_parked();
-    }
-
     /// Core NATS has taken what [`Wanted::Core`] was, or will not: the next one may go.
     pub(crate) fn handed_over(&mut self) {
         self.is_handing_over = false;
@@ -397,9 +383,14 @@ impl Publishing {
             ttl_s: expiry.filter(|_| !is_delete && has_ttl).map(|s| s.max(1)),
             expected_last: None,
             guard: self.will_of.is_none().then(|| Arc::clone(&self.mailbox) as Arc<dyn PutGuard>),
-            sink: Arc::clone(&self.mailbox) as Arc<dyn StoredSink>,
+            sink: self.sink_of(publication.qos),
             token,
         })
+    }
+
+    fn sink_of(&self, qos: QoS) -> Arc<dyn StoredSink> {
+        let mailbox = Arc::clone(&self.mailbox);
+        if qos == QoS::AtMostOnce { Arc::new(Unanswered(mailbox)) } else { mailbox }
     }
 
     /// The `Nats-Msg-Id` of a message, which nobody outside can guess: made of the id that the publisher gives it, or at QoS 2
@@ -477,55 +468,6 @@ impl Publishing {
             }
             Stage::Log => self.logged(job, result, answers),
             Stage::Bucket => self.in_bucket(job, result, answers, wakes),
-        }
-    }
-
-    /// The bucket has dealt with one: it goes on to the log or, at QoS 0, to its subscribers, which get it even when it
-    /// could not be stored.
-    fn in_bucket(
-        &mut self,
-        mut job: Job,
-        result: Result<Stored, PutError>,
-        answers: &mut Vec<Answer>,
-        wakes: &mut Wakes,
-    ) {
-        let topic = job.publication.topic.clone();
-        let is_qos0 = job.publication.qos == QoS::AtMostOnce;
-        match result {
-            Ok(stored) => job.retained_at = Some(stored.sequence),
-            // Its client is elsewhere, and has published it there again.
-            Err(PutError::Withdrawn) => {
-                answer(&job, Err(reason_of(&PutError::Withdrawn)), answers);
-                return self.release(&topic, wakes);
-            }
-            Err(error) => {
-                let client_id = &*self.mailbox.client_id;
-                tracing::warn!(client_id, topic = topic.as_str(), %error, "a retained message was not stored");
-                self.tell_size(&job, &error);
-                self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
-                if !is_qos0 {
-                    answer(&job, Err(reason_of(&error)), answers);
-                }
-            }
-        }
-        if is_qos0 {
-            self.route_live(job, wakes);
-        } else if job.retained_at.is_some() {
-            job.stage = Stage::Log;
-            self.parked.push_back(job);
-            self.submit_parked();
-        }
-        self.release(&topic, wakes);
-    }
-
-    /// What waited behind a retained message goes on, up to and with the next retained one.
-    fn release(&mut self, topic: &TopicName, wakes: &mut Wakes) {
-        let mut waiting = self.behind.remove(topic).unwrap_or_default();
-        while let Some(job) = waiting.pop_front() {
-            self.begin(job, wakes);
-            if let Some(behind) = self.behind.get_mut(topic) {
-                behind.append(&mut waiting);
-            }
         }
     }
 

@@ -28,8 +28,8 @@ use proto_map::Headers;
 
 use super::doubt::Doubt;
 use crate::store::{
-    LogEntry, Permit, Publisher, Put, PutError, PutGuard, PutTarget, Retained, Sessions, Store, Stored, StoredSink,
-    Unavailable,
+    Loaded, LogEntry, Permit, Publisher, Put, PutError, PutGuard, PutTarget, Retained, Sessions, Store, Stored,
+    StoredSink, Unavailable,
 };
 
 /// JetStream errors: the key has another sequence, or it is not decided yet which one it has.
@@ -68,13 +68,22 @@ pub(crate) struct RetainedWriter {
 
 #[derive(Default)]
 struct State {
-    /// The keys of which a put is under way, and what waits for it.
-    keys: HashMap<ByteString, VecDeque<Waiting>>,
+    /// The keys of which a put is under way.
+    keys: HashMap<ByteString, Key>,
     /// What is with the publisher, by the token that it has there.
     under_way: HashMap<u64, Writing>,
     next: u64,
     last: LastSequences,
     told: Vec<Arc<dyn StoredSink>>,
+}
+
+/// A key of which a put is under way.
+#[derive(Default)]
+struct Key {
+    /// On whose behalf.
+    current: Option<OnBehalf>,
+    /// What waits for it.
+    waiting: VecDeque<Waiting>,
 }
 
 struct Waiting {
@@ -101,20 +110,27 @@ struct Writing {
 /// What is known of keys beyond the index: their last puts, and deletions that the index has forgotten.
 #[derive(Default)]
 struct LastSequences {
-    young: HashMap<ByteString, u64>,
-    old: HashMap<ByteString, u64>,
+    young: HashMap<ByteString, LastPut>,
+    old: HashMap<ByteString, LastPut>,
+}
+
+/// The last put of a key.
+#[derive(Clone, Default)]
+struct LastPut {
+    sequence: u64,
+    behalf: Option<OnBehalf>,
 }
 
 impl LastSequences {
-    fn get(&self, subject: &ByteString) -> u64 {
-        self.young.get(subject).or_else(|| self.old.get(subject)).copied().unwrap_or(0)
+    fn get(&self, subject: &ByteString) -> Option<&LastPut> {
+        self.young.get(subject).or_else(|| self.old.get(subject))
     }
 
-    fn set(&mut self, subject: ByteString, sequence: u64) {
+    fn set(&mut self, subject: ByteString, put: LastPut) {
         if self.young.len() >= KEYS_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(subject, sequence);
+        self.young.insert(subject, put);
     }
 }
 
@@ -124,7 +140,7 @@ impl RetainedWriter {
             publisher: store.publisher().clone(),
             retained: store.retained().clone(),
             sessions: store.sessions().clone(),
-            doubt: Doubt::start(store.connected()),
+            doubt: Doubt::start(store.connected(), store.core().clone()),
             state: Mutex::default(),
             me: Weak::clone(me),
         })
@@ -138,19 +154,30 @@ impl RetainedWriter {
         let writing =
             Writing { topic, subject, is_delete, headers, payload, ttl_s, guard, sink, token, behalf, until, pause };
         let mut state = self.state.lock();
-        if let Some(waiting) = state.keys.get_mut(&writing.subject) {
-            waiting.push_back(Waiting { permit: Some(permit), writing });
+        if let Some(key) = state.keys.get_mut(&writing.subject) {
+            key.waiting.push_back(Waiting { permit: Some(permit), writing });
             return;
         }
-        state.keys.insert(writing.subject.clone(), VecDeque::new());
+        let key = Key { current: writing.behalf.clone(), waiting: VecDeque::new() };
+        state.keys.insert(writing.subject.clone(), key);
         drop(state);
         self.begin(Some(permit), writing);
+    }
+
+    /// Whether the last put of a key is on this behalf, as far as is known here, or one is under way.
+    pub(crate) fn is_last_of(&self, subject: &ByteString, topic: &TopicName, behalf: &OnBehalf) -> bool {
+        let is_it = |other: &Option<OnBehalf>| other.as_ref() == Some(behalf);
+        let state = self.state.lock();
+        let is_under_way = |key: &Key| is_it(&key.current) || key.waiting.iter().any(|w| is_it(&w.writing.behalf));
+        let known = || self.retained.index().sequence_of(topic);
+        state.keys.get(subject).is_some_and(is_under_way)
+            || state.last.get(subject).is_some_and(|last| is_it(&last.behalf) && last.sequence >= known())
     }
 
     fn begin(&self, permit: Option<Permit>, writing: Writing) {
         match permit {
             Some(permit) if !self.doubt.is_in_doubt() => {
-                let last = self.state.lock().last.get(&writing.subject);
+                let last = self.state.lock().last.get(&writing.subject).map_or(0, |last| last.sequence);
                 let expected = last.max(self.retained.index().sequence_of(&writing.topic));
                 self.put(permit, writing, expected);
             }
@@ -223,14 +250,17 @@ impl RetainedWriter {
     }
 
     /// Whether what is published on this behalf is not wanted any more. A client that is gone and has not come back has
-    /// published what it has published.
+    /// published what it has published. That the epoch goes on is confirmed by a write that is compared with its record, since
+    /// a read may be answered by somebody who knows less.
     async fn has_ended(&self, behalf: &OnBehalf) -> Result<bool, Unavailable> {
-        let record = self.sessions.load(&behalf.client_id).await?.record;
-        Ok(match record {
+        let Loaded { record, sequence, .. } = self.sessions.load(&behalf.client_id).await?;
+        let has_ended = match record {
             Some(record) if behalf.is_will => !record.owes_will_of(behalf.epoch),
             None => behalf.is_will,
             Some(record) => record.epoch > behalf.epoch,
-        })
+        };
+        // A leader that has been deposed, or has just been elected, may answer with a record that is not the last one.
+        Ok(has_ended || !self.sessions.is_last(&behalf.client_id, sequence).await?)
     }
 
     /// A permit to put once more. What waits for the key has some, and cannot use them before.
@@ -239,11 +269,21 @@ impl RetainedWriter {
         if let Some(permit) = self.publisher.try_permit(bytes) {
             return permit;
         }
-        let of_next = || self.state.lock().keys.get_mut(&writing.subject)?.iter_mut().find_map(|w| w.permit.take());
+        let of_next = || {
+            let mut state = self.state.lock();
+            state.keys.get_mut(&writing.subject)?.waiting.iter_mut().find_map(|w| w.permit.take())
+        };
         match of_next() {
             Some(permit) => permit,
             None => self.publisher.permit(bytes).await,
         }
+    }
+
+    /// Whether the last put of its key is behind a sequence, and on the same behalf.
+    fn is_overtaken(&self, writing: &Writing, sequence: u64) -> bool {
+        let state = self.state.lock();
+        let last = state.last.get(&writing.subject);
+        writing.behalf.is_some() && last.is_some_and(|last| last.sequence > sequence && last.behalf == writing.behalf)
     }
 
     fn finish_now(&self, writing: Writing, result: Result<Stored, PutError>) {
@@ -252,17 +292,22 @@ impl RetainedWriter {
     }
 
     fn finish(&self, writing: Writing, result: Result<Stored, PutError>) {
-        let Writing { subject, sink, token, .. } = writing;
+        let Writing { subject, sink, token, behalf, .. } = writing;
         let stored = result.as_ref().ok().map(|stored| stored.sequence);
         sink.stored(token, result);
         let mut state = self.state.lock();
         if let Some(sequence) = stored {
-            state.last.set(subject.clone(), sequence);
+            state.last.set(subject.clone(), LastPut { sequence, behalf });
         }
         if !state.told.last().is_some_and(|last| Arc::ptr_eq(last, &sink)) {
             state.told.push(sink);
         }
-        match state.keys.get_mut(&subject).and_then(VecDeque::pop_front) {
+        let next = state.keys.get_mut(&subject).and_then(|key| {
+            let next = key.waiting.pop_front()?;
+            key.current.clone_from(&next.writing.behalf);
+            Some(next)
+        });
+        match next {
             Some(Waiting { permit, writing }) => {
                 drop(state);
                 self.begin(permit, writing);
@@ -327,6 +372,12 @@ impl StoredSink for RetainedWriter {
                     writing.wait().await;
                     writer.look(writing);
                 });
+            }
+            // With an id of its publisher's own it is there already, behind which its publisher has put something older again.
+            Ok(Stored { duplicate: true, sequence }) if self.is_overtaken(&writing, sequence) => {
+                let Some(writer) = self.me.upgrade() else { return };
+                writing.headers.retain(|(name, _)| **name != *proto_map::name::NATS_MSG_ID);
+                writer.look(writing);
             }
             result => self.finish(writing, result),
         }

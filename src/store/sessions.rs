@@ -49,6 +49,9 @@ const CLEANED_TTL_S: u32 = 300;
 /// How long the marker of its progress stays, seconds: longer, so that a record that comes back is known for what it is.
 const PROGRESS_GONE_TTL_S: u32 = 2 * CLEANED_TTL_S;
 
+/// How long the mark of [`Sessions::is_last`] stays, seconds.
+const TOUCHED_TTL_S: u32 = 60;
+
 /// The sessions of an account.
 #[derive(Clone, Debug)]
 pub struct Sessions {
@@ -107,6 +110,25 @@ impl Sessions {
             Some(Stored::Known(progress)) => Ok(Some(progress)),
             Some(Stored::Newer(_)) => Err(Unavailable::new("its progress was written by a newer version")),
             Some(Stored::Unreadable) | None => Ok(None),
+        }
+    }
+
+    /// Whether the record of a client, or what is in its place, has this sequence for certain. Reads may be answered by a leader
+    /// that knows less than has been acknowledged; this is a write that is compared with the record, and leaves a mark that
+    /// nobody reads.
+    ///
+    /// # Errors
+    /// When JetStream does not answer within some seconds.
+    pub async fn is_last(&self, client_id: &str, sequence: u64) -> Result<bool, Unavailable> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        let record = names.session_record(client_id).map_err(Unavailable::new)?;
+        let touched = names.session_touched(client_id).map_err(Unavailable::new)?;
+        let (value, fence) = (Value::Cleaned, Fence::Of(&record, sequence));
+        let write = Write { subject: &touched, value, fence, ttl_s: Some(TOUCHED_TTL_S) };
+        match bucket.write(&write).await {
+            Ok(_) => Ok(true),
+            Err(WriteError::Fenced) => Ok(false),
+            Err(error) => Err(Unavailable::new(error)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use mqtt_codec::{Ack, Packet, PacketId, ReasonCode, Version};
+use mqtt_codec::{Ack, Packet, PacketId, Publish, ReasonCode, Version};
 
 use serde_json::json;
 
@@ -154,4 +154,38 @@ async fn what_is_published_while_its_stream_is_deleted_keeps_its_order() {
     }
     assert_eq!(behind, 0, "out of order: {got:?}");
     assert_eq!(highest, COUNT - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_4_4_0_1_what_is_repeated_leaves_the_last_value_retained() {
+    const TOPICS: usize = 5;
+    let world = World::shared().await;
+    for (version, back_at) in [(Version::V5, &world.a), (Version::V311, &world.b)] {
+        let t = unique("repeated");
+        let options = Options::new(version, &unique("pub")).durable(LONG);
+        let mut publisher = world.a.connect(options.clone()).await;
+        let mut sent = Vec::new();
+        for n in 0..TOPICS {
+            for (payload, qos) in [("old", 1), ("new", 2)] {
+                let message = msg(&format!("{t}/{n}"), payload).qos(qos).retained();
+                let id = publisher.start_publish(&message);
+                sent.push(message.packet(id));
+            }
+        }
+        for _ in &sent {
+            publisher.other(|packet| matches!(packet, Packet::PubAck(_) | Packet::PubRec(_))).await;
+        }
+        // It has not heard of that, and repeats all of it in its order.
+        publisher.reset();
+        let mut publisher = back_at.connect(options).await;
+        assert!(publisher.is_resumed());
+        for packet in &sent {
+            publisher.write(&Packet::Publish(Publish { dup: true, ..packet.clone() }));
+        }
+        acknowledged(&mut publisher, sent.len()).await;
+        let values = retained(&world, &t, TOPICS).await;
+        let old = values.values().filter(|value| *value == "old").count();
+        assert_eq!(old, 0, "{version:?}: {old} of {TOPICS} topics keep the old value");
+        publisher.goodbye().await;
+    }
 }

@@ -270,6 +270,26 @@ async fn writes_whose_acknowledgement_is_lost_end_right() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whether_a_record_is_the_last_one_is_told_by_a_comparison_that_changes_nothing() {
+    let nats = NatsServer::start();
+    let store = open(nats.url()).await;
+    let sessions = store.sessions();
+    assert_eq!(sessions.is_last("x", 0).await, Ok(true), "there is none");
+    let first = sessions.put_record(&record("x", 1), 0, None).await.unwrap();
+    assert_eq!(sessions.is_last("x", 0).await, Ok(false));
+    assert_eq!(sessions.is_last("x", first).await, Ok(true));
+    assert_eq!(sessions.is_last("x", first).await, Ok(true), "it can be asked again");
+    let second = sessions.put_record(&record("x", 2), first, None).await.expect("nothing has changed");
+    assert_eq!(sessions.is_last("x", first).await, Ok(false), "somebody has written since");
+    assert_eq!(
+        sessions.load("x").await.unwrap(),
+        Loaded { record: Some(record("x", 2)), sequence: second, newer: None }
+    );
+    let all = sessions.states().await.unwrap();
+    assert_eq!(all.keys().collect::<Vec<_>>(), ["x"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_that_arrives_late_and_twice_undoes_nothing_that_was_saved_behind_it() {
     let nats = NatsServer::start();
     let relay = Relay::start(nats.url()).await;

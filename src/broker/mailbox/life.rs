@@ -8,11 +8,11 @@ use mqtt_ownership::Arrival;
 
 use super::{Mailbox, Order};
 use crate::broker::lifecycle::Owned;
-use crate::store::{ProgressRecord, PutGuard};
+use crate::store::{ProgressRecord, PutError, PutGuard};
 
 impl PutGuard for Mailbox {
     fn is_wanted(&self) -> bool {
-        !self.is_withdrawn()
+        !self.is_withdrawn() && !self.has_failed()
     }
 }
 
@@ -40,6 +40,29 @@ impl Mailbox {
     pub(crate) fn withdraw(&self) {
         self.is_withdrawn.store(true, Ordering::Release);
         self.wake.notify_one();
+    }
+
+    /// Whether a publish above QoS 0 that ends so ends the connection: no acknowledgement can say it, and the client repeats what it
+    /// has published. What moves to another log is tried there first.
+    pub(super) fn ends_with(&self, error: &PutError) -> bool {
+        match error {
+            // It was not known here until now that the epoch of the connection has ended.
+            PutError::Unavailable | PutError::Withdrawn => true,
+            PutError::NoStream => false,
+            _ => !self.version.is_v5(),
+        }
+    }
+
+    /// A publish has ended so that its client repeats it. **Invariant:** what a client has published behind it is not stored
+    /// before that: it is neither sent for the first time nor repeated, and the connection ends.
+    pub(super) fn fail(&self) {
+        self.has_failed.store(true, Ordering::Release);
+        self.order(Order::Close(ReasonCode::ServerBusy));
+    }
+
+    /// Whether [`Mailbox::fail`] was called.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
     }
 
     /// Whether [`Mailbox::withdraw`] was called.

@@ -138,6 +138,8 @@ pub(crate) struct Mailbox {
     is_collected: watch::Sender<bool>,
     /// See [`Mailbox::withdraw`].
     is_withdrawn: AtomicBool,
+    /// See [`Mailbox::fail`].
+    has_failed: AtomicBool,
 }
 
 /// Mailboxes that got something in this batch and are to be woken at its end.
@@ -190,6 +192,7 @@ impl Mailbox {
             handed_over: watch::Sender::new(None),
             is_collected: watch::Sender::new(false),
             is_withdrawn: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -417,10 +420,30 @@ impl Mailbox {
 
 impl StoredSink for Mailbox {
     fn stored(&self, token: u64, result: Result<Stored, PutError>) {
+        if result.as_ref().is_err_and(|error| self.ends_with(error)) {
+            self.fail();
+        }
         self.lanes.lock().stored.push((token, result));
     }
 
     fn flush(&self) {
         self.wake.notify_one();
+    }
+}
+
+/// The same for publishes at QoS 0: that one could not be stored ends nothing.
+#[derive(Debug)]
+pub(crate) struct Unanswered(pub(crate) Arc<Mailbox>);
+
+impl StoredSink for Unanswered {
+    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
+        if result == Err(PutError::Withdrawn) {
+            self.0.fail();
+        }
+        self.0.lanes.lock().stored.push((token, result));
+    }
+
+    fn flush(&self) {
+        self.0.flush();
     }
 }

@@ -36,9 +36,10 @@ impl Publishing {
         Self { will_of: Some(epoch), ..Self::new(broker, mailbox, client_key) }
     }
 
-    /// When the epoch of the connection has ended, what is not handed over yet goes nowhere.
+    /// When the epoch of the connection has ended, or it ends because of something that its client will repeat, what is not
+    /// handed over yet goes nowhere.
     pub(super) fn withdraw(&mut self) {
-        if self.mailbox.is_withdrawn() {
+        if self.mailbox.is_withdrawn() || self.will_of.is_none() && self.mailbox.has_failed() {
             self.parked.clear();
             self.behind.clear();
         }

@@ -112,8 +112,8 @@ impl Publishing {
         let retained_at = publication.retain.then_some(u64::MAX);
         for (stage, _) in stages.into_iter().filter(|(_, is_stored)| *is_stored) {
             let (publication, route) = (publication.clone(), route.clone());
-            let (since_ms, began, maybe_above) = (0, Instant::now(), None);
-            let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above };
+            let (since_ms, began, maybe_above, logged_at) = (0, Instant::now(), None, None);
+            let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above, logged_at };
             let put = self.put(&job, 0).map_err(|_: Unstorable| Refused::TooLarge)?;
             self.judge_size(&put.headers, put.payload.len(), STORED_HEADERS_MAX)?;
         }

@@ -40,8 +40,10 @@ use super::horizon::{Horizon, Horizons};
 use super::options::PublisherLimits;
 use crate::nats::{Client, Outbound, PublishError};
 
-/// How long the marker of a deleted retained message stays, so that readers that are a little behind see it, seconds.
-const DELETE_MARKER_TTL_S: u32 = 300;
+/// How long the marker of a deleted retained message stays, seconds: readers that are a little behind see it, and nats-server
+/// has written down by then, which it does every two minutes or so, that what was deleted is gone. A server that is killed
+/// again and again before it has done so can bring back what was there before a marker that is not there any more.
+const DELETE_MARKER_TTL_S: u32 = 3_600;
 
 /// Lanes of the two streams that are ours; attached streams get the next ones.
 const LANE_LOG: usize = 0;
