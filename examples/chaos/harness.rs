@@ -19,10 +19,12 @@ use std::time::Duration;
 
 pub(crate) use connect::Options;
 pub(crate) use message::{Message, msg, shown};
+#[allow(unused_imports, reason = "not by every example")]
 pub(crate) use mqtt::{Client, Ended};
 pub(crate) use nats::nats_server_program;
 pub(crate) use ports::free_port;
 pub(crate) use process::Process;
+#[allow(unused_imports, reason = "not by every example")]
 pub(crate) use relay::Relay;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
