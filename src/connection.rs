@@ -29,8 +29,8 @@ use mqtt_session::{Close, Input, Output, Publication, Resend, Session, Subscribe
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker::{
-    Answer, Attached, Broker, DeniedPublish, Done, Mail, Mailbox, Order, Outgoing, Owned, Publishing, Refused,
-    RetainedCursor, Share, Subscribed, Waiting, Wakes, wait_for,
+    Answer, Attached, Broker, DeniedPublish, Done, Mail, Mailbox, Order, Outgoing, Owned, Publishing, RecordRoom,
+    Refused, RetainedCursor, Share, Subscribed, Waiting, Wakes, wait_for,
 };
 use crate::listener::Peer;
 use crate::metrics::Direction;
@@ -50,6 +50,9 @@ const OUTPUT_HIGH: usize = 512 * 1024;
 
 /// SUBSCRIBE packets that are carried out together when they come in a burst.
 const SUBSCRIBE_BATCH: usize = 512;
+
+/// Filters of them, unless one packet has more.
+const SUBSCRIBE_FILTERS: usize = 1_024;
 
 /// How long a connection without a keep alive sleeps at most between looks at the clock.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -84,6 +87,8 @@ enum Event {
     Fetched(Fetched),
     Confirmed(Claimed),
     Backlog(backlog::Page),
+    /// Others have had their turn.
+    Again,
     Time,
 }
 
@@ -125,6 +130,8 @@ struct Connection<S> {
     confirming: Option<Eventual<Claimed>>,
     backlog: backlog::Reading,
     retained: Owed,
+    /// Something is still looked for, after others have had their turn.
+    yielding: Option<Eventual<()>>,
     outputs: Vec<Output<Outgoing>>,
     wakes: Wakes,
     mail: Mail,
@@ -240,6 +247,7 @@ where
             confirming: None,
             backlog: backlog::Reading::default(),
             retained,
+            yielding: None,
             outputs: Vec::new(),
             wakes: Wakes::default(),
             mail: Mail::default(),
@@ -260,6 +268,7 @@ where
         let mut notified = std::pin::pin!(mailbox.notified());
         let mut alarm = std::pin::pin!(tokio::time::sleep(self.until_deadline()));
         loop {
+            self.retained.begin_turn();
             self.take_mail();
             self.handle_input();
             self.wakes.wake_all();
@@ -298,6 +307,7 @@ where
                 Event::Fetched(fetched) => self.fetched(fetched),
                 Event::Confirmed(claimed) => self.confirmed(claimed),
                 Event::Backlog(page) => self.backlog.take(page),
+                Event::Again => self.yielding = None,
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => self.count_read(count),
                 Event::ReadAll => {}
@@ -330,6 +340,12 @@ where
         }
         if let Poll::Ready(page) = self.backlog.poll(cx) {
             return Poll::Ready(Event::Backlog(page));
+        }
+        if self.retained.is_searching() && self.yielding.is_none() {
+            self.yielding = Some(Box::pin(tokio::task::yield_now()));
+        }
+        if poll_some(&mut self.yielding, cx).is_ready() {
+            return Poll::Ready(Event::Again);
         }
         if self.takes_input() {
             if let Poll::Ready(read) = self.io.poll_read(cx) {
@@ -373,7 +389,13 @@ where
         }
         let requests = std::mem::take(&mut self.subscribes);
         self.log_subscribes(&requests);
-        let planned = self.broker.plan_subscribes(self.mailbox.id, &mut self.filters, requests);
+        let is_durable = self.session.is_durable();
+        let planned = self.broker.plan_subscribes(
+            &self.mailbox,
+            &mut self.filters,
+            self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
+            requests,
+        );
         self.publishing.tells_publisher |= planned.has_no_local();
         let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
         self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
@@ -407,8 +429,8 @@ where
             Output::Unsubscribe(request) => {
                 let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
                 self.mailbox.take_retained(self.retained.cursors_mut());
+                self.retained.forget(request.filters.iter().flatten());
                 for filter in request.filters.iter().flatten() {
-                    self.retained.forget(filter);
                     if let Some(owned) = &mut self.owned {
                         self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
                     }
@@ -544,9 +566,7 @@ where
         }
         let lasts = |cursor: &&mut RetainedCursor| cursor.options.qos > QoS::AtMostOnce && !cursor.is_sys;
         for cursor in cursors.iter_mut().filter(lasts) {
-            if self.broker.has_retained(cursor) {
-                owed.insert(cursor.filter.clone(), self.retained.number(cursor));
-            }
+            owed.insert(cursor.filter.clone(), self.retained.number(cursor));
         }
         owed
     }

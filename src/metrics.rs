@@ -134,6 +134,29 @@ labels! {
     }
 }
 
+labels! {
+    /// What a client had no more of.
+    Limit {
+        /// `mqtt.max_subscriptions`.
+        Subscriptions = "subscriptions",
+        /// `mqtt.max_filters_per_packet`.
+        FiltersPerPacket = "filters_per_packet",
+        /// `mqtt.max_filter_length`.
+        FilterLength = "filter_length",
+        /// `mqtt.max_session_size`.
+        SessionSize = "session_size",
+        /// `jetstream.shared.max_groups_per_client`.
+        GroupsPerClient = "groups_per_client",
+        /// `jetstream.shared.max_name_length`.
+        ShareNameLength = "share_name_length",
+    }
+}
+
+impl Limit {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::TEXTS.len();
+}
+
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DisconnectReason {
@@ -190,6 +213,7 @@ pub struct Metrics {
     share_groups: AtomicI64,
     share_members: AtomicI64,
     shared: [AtomicU64; ShareEvent::TEXTS.len()],
+    over_limit: [AtomicU64; Limit::TEXTS.len()],
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
     links: OnceLock<LinkCounts>,
@@ -224,6 +248,7 @@ impl Default for Metrics {
             share_groups: AtomicI64::new(0),
             share_members: AtomicI64::new(0),
             shared: Default::default(),
+            over_limit: Default::default(),
             nats_connected: AtomicI64::new(0),
             js_errors: OnceLock::new(),
             links: OnceLock::new(),
@@ -387,6 +412,11 @@ impl Metrics {
     /// Counts what became of `n` messages of shared subscriptions.
     pub fn shared(&self, event: ShareEvent, n: u64) {
         add(&self.shared, event as usize, n);
+    }
+
+    /// Counts what was refused because of a limit.
+    pub fn over_limit(&self, limit: Limit) {
+        add(&self.over_limit, limit as usize, 1);
     }
 
     /// Sets whether the connection to NATS is there.

@@ -121,6 +121,19 @@ impl<H: Header> Publish<'_, H> {
     }
 }
 
+/// Bytes of the arguments of SUB for a subject and a queue group that are so long, which nats-server compares with
+/// [`ARGUMENTS_MAX`].
+#[must_use]
+pub fn subscribe_len(subject: usize, queue: Option<usize>, sid: u64) -> usize {
+    subject + queue.map_or(0, |queue| queue + 1) + 1 + decimal(sid).as_ref().len()
+}
+
+/// Whether SUB of such a subject and queue group can be sent, whichever id it gets.
+#[must_use]
+pub fn can_subscribe(subject: usize, queue: Option<usize>) -> bool {
+    subscribe_len(subject, queue, u64::MAX) <= ARGUMENTS_MAX
+}
+
 /// Appends SUB. With `queue`, one member of that group gets each message.
 ///
 /// # Errors
@@ -130,11 +143,10 @@ pub fn subscribe(out: &mut BytesMut, subject: &[u8], queue: Option<&[u8]>, sid: 
     if let Some(queue) = queue {
         check_subject(queue)?;
     }
-    let sid = decimal(sid);
-    let length = subject.len() + queue.map_or(0, |queue| queue.len() + 1) + 1 + sid.as_ref().len();
-    if length > ARGUMENTS_MAX {
+    if subscribe_len(subject.len(), queue.map(<[u8]>::len), sid) > ARGUMENTS_MAX {
         return Err(EncodeError::ControlLineTooLong);
     }
+    let sid = decimal(sid);
     for part in [&b"SUB "[..], subject, b" "] {
         out.put_slice(part);
     }
@@ -288,8 +300,19 @@ mod tests {
         assert!(head(&longest, None, &[], 0).is_ok());
         assert_eq!(head(&longest, None, &[], 10), Err(EncodeError::ControlLineTooLong));
         assert_eq!(head(&longest, Some("r"), &[], 0), Err(EncodeError::ControlLineTooLong));
-        let subject = "s".repeat(ARGUMENTS_MAX);
-        assert_eq!(subscribe(&mut BytesMut::new(), subject.as_bytes(), None, 1), Err(EncodeError::ControlLineTooLong));
+        for queue in [None, Some("q".repeat(100))] {
+            let queue = queue.as_deref();
+            let room = ARGUMENTS_MAX - " 18446744073709551615".len() - queue.map_or(0, |queue| queue.len() + 1);
+            for (len, is_taken) in [(room, true), (room + 1, false)] {
+                let subject = "s".repeat(len);
+                assert_eq!(can_subscribe(len, queue.map(str::len)), is_taken);
+                let mut out = BytesMut::new();
+                let written = subscribe(&mut out, subject.as_bytes(), queue.map(str::as_bytes), u64::MAX);
+                assert_eq!(written.is_ok(), is_taken, "{written:?}");
+                let line = "SUB ".len() + subscribe_len(len, queue.map(str::len), u64::MAX) + LINE_END.len();
+                assert_eq!(out.len(), if is_taken { line } else { 0 });
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mqtt_session::Limits;
 use proto_map::{DeclaredLog, Names, SpecOptions, Storage, StreamSpec};
 
-use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, RequestOptions};
+use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
 use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping};
 use crate::store::{
     AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
@@ -89,6 +89,19 @@ fn seconds(duration: crate::config::Duration) -> u32 {
     u32::try_from(duration.get().as_secs()).unwrap_or(u32::MAX)
 }
 
+/// How much clients may have.
+fn quotas(config: &Config) -> Quotas {
+    let (mqtt, shared) = (&config.mqtt, &config.jetstream.shared);
+    Quotas {
+        subscriptions: mqtt.max_subscriptions as usize,
+        filters_per_packet: mqtt.max_filters_per_packet as usize,
+        filter_length: mqtt.max_filter_length.into(),
+        session_size: mqtt.max_session_size.as_usize(),
+        groups_per_client: shared.max_groups_per_client as usize,
+        share_name_length: shared.max_name_length.into(),
+    }
+}
+
 /// How the broker treats its clients. The largest packet is settled by now.
 pub(super) fn broker(config: &Config) -> BrokerOptions {
     let mqtt = &config.mqtt;
@@ -112,6 +125,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             feed_messages: FEED_MESSAGES,
             feed_bytes: FEED_BYTES,
         },
+        quotas: quotas(config),
         max_topic_levels: mqtt.max_topic_levels,
         connect_timeout: mqtt.connect_timeout.get(),
         denied_publish: match mqtt.on_denied_publish {

@@ -17,6 +17,7 @@
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
 //!   `doubt`: whether we may have been asked in vain
+//! - `quotas`: how much a client may have
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
@@ -43,6 +44,7 @@ mod message;
 mod ownership;
 mod publishing;
 mod puts;
+mod quotas;
 mod records;
 mod registry;
 mod requests;
@@ -81,6 +83,7 @@ pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes
 pub(crate) use message::Message;
 pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
 pub(crate) use publishing::{Answer, Publishing, Refused};
+pub use quotas::Quotas;
 pub(crate) use records::{Claims, SentFor, progress_record, protocol};
 pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
@@ -88,7 +91,7 @@ pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use share::Share;
 pub(crate) use size_refusals::{HEADER_ROOM, TooLarge};
-pub(crate) use subscribing::Subscribed;
+pub(crate) use subscribing::{RecordRoom, Subscribed};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -100,6 +103,7 @@ use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
 use ownership::OrphanedConnects;
+use quotas::Refusals;
 use registry::Registry;
 use requests::Requests;
 use retained_writer::RetainedWriter;
@@ -134,6 +138,8 @@ pub struct BrokerOptions {
     pub limits: Limits,
     /// Limits of what waits for one client.
     pub mailbox: MailboxLimits,
+    /// How much clients may have.
+    pub quotas: Quotas,
     /// Levels that a topic may have.
     pub max_topic_levels: u16,
     /// How long a connection may take to its CONNECT.
@@ -187,6 +193,8 @@ pub struct Broker {
     registry: Registry,
     orphans: OrphanedConnects,
     size_refusals: SizeRefusals,
+    /// Says that limits were met.
+    pub(crate) refusals: Refusals,
     /// Room for sessions that are put in order.
     ordering: Arc<Semaphore>,
     next_session: AtomicU64,
@@ -330,7 +338,6 @@ impl Broker {
             shares,
             options,
             store,
-            metrics,
             logs,
             names,
             process: format!("{:016x}", rand::random::<u64>()),
@@ -344,9 +351,11 @@ impl Broker {
             registry: Registry::default(),
             orphans: OrphanedConnects::default(),
             size_refusals: SizeRefusals::default(),
+            refusals: Refusals::new(Arc::clone(&metrics)),
             ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
             next_session: AtomicU64::new(1),
             ingest,
+            metrics,
             _tail: tail,
             _records: records,
         });
@@ -477,12 +486,18 @@ impl Broker {
         self.shares.confirm(acks).await;
     }
 
-    /// The next retained messages of a cursor; returns whether more may follow.
-    pub(crate) fn retained_page(&self, cursor: &mut RetainedCursor, out: &mut VecDeque<Outgoing>) -> bool {
+    /// The next retained messages of a cursor, after a look at so many topics at most; returns whether more may follow.
+    pub(crate) fn retained_page(
+        &self,
+        cursor: &mut RetainedCursor,
+        looks: &mut usize,
+        out: &mut VecDeque<Outgoing>,
+    ) -> bool {
         let closed = self.router.closed();
         let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
         let now_ms = self.store.clock().earliest_ms();
-        cursor.page(index, now_ms, |topic| closed.hides_topic_from_wildcard(topic), self.options.nats_headers, out)
+        let is_hidden = |topic: &TopicName| closed.hides_topic_from_wildcard(topic);
+        cursor.page(index, looks, now_ms, is_hidden, self.options.nats_headers, out)
     }
 
     /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the

@@ -3,6 +3,11 @@
 //! the bucket again. What was not sent yet stays owed to a session that goes on: its record says which subscriptions have
 //! something coming, and its progress how far it is.
 
+//!
+//! - [`finding`]: which subscriptions are owed something at all
+
+pub(super) mod finding;
+
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -10,8 +15,11 @@ use std::sync::Arc;
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 
 use super::mailbox::Outgoing;
+use super::router::NewSubscription;
 use super::{Broker, RETRY, convert, records};
-use crate::store::{IndexState, RetainedEntry, RetainedIndex, RetainedProgress, StoredRetained, StoredSubscription};
+use crate::store::{
+    IndexState, RetainedEntry, RetainedIndex, RetainedProgress, RetainedSearch, StoredRetained, StoredSubscription,
+};
 
 /// Messages that are taken from the index at once.
 const PAGE: usize = 128;
@@ -21,21 +29,28 @@ const PAGE: usize = 128;
 pub(crate) struct RetainedCursor {
     /// Its filter.
     pub(crate) filter: TopicFilter,
+    /// What is left of it: what was in the index at the SUBSCRIBE. What came into it later comes live.
+    pub(crate) search: RetainedSearch,
     /// Its options.
     pub(crate) options: SubscriptionOptions,
     /// Its Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
-    /// The state of the index at the SUBSCRIBE: what came into it later comes live.
-    pub(crate) seen: IndexState,
+    /// Everything of it has a sequence up to this one.
+    pub(crate) up_to: u64,
     /// It is below `$SYS`.
     pub(crate) is_sys: bool,
-    /// The last topic that was taken.
-    pub(crate) after: Option<TopicName>,
     /// Its number in the record of the session; 0 when it ends with the connection.
     pub(crate) number: u64,
 }
 
 impl RetainedCursor {
+    /// All that a subscription is owed, when the index is at `seen`.
+    pub(super) fn new(subscription: NewSubscription, seen: IndexState, is_sys: bool) -> Self {
+        let NewSubscription { filter, options, subscription_id, .. } = subscription;
+        let search = RetainedSearch::new(&filter, None, seen);
+        Self { filter, search, options, subscription_id, up_to: seen.highest, is_sys, number: 0 }
+    }
+
     /// What a session that comes back is still owed by a subscription.
     fn resume(stored: &StoredSubscription, progress: &RetainedProgress) -> Option<Self> {
         let StoredRetained { number, up_to } = stored.retained?;
@@ -43,13 +58,15 @@ impl RetainedCursor {
         if number < progress.number || number == progress.number && after.is_none() {
             return None;
         }
+        let filter = TopicFilter::new(stored.filter.as_str()).ok()?;
+        let after = after.and_then(|topic| TopicName::new(topic).ok());
         Some(Self {
-            filter: TopicFilter::new(stored.filter.as_str()).ok()?,
+            search: RetainedSearch::new(&filter, after.as_ref(), IndexState::up_to(up_to)),
+            filter,
             options: records::options(stored)?,
             subscription_id: stored.id.and_then(NonZeroU32::new),
-            seen: IndexState::up_to(up_to),
+            up_to,
             is_sys: false,
-            after: after.and_then(|topic| TopicName::new(topic).ok()),
             number,
         })
     }
@@ -64,16 +81,18 @@ impl RetainedCursor {
         all
     }
 
-    /// Appends the next messages, in the order of their topics. Returns whether more may follow.
+    /// Appends the next messages, in the order of their topics, after a look at so many topics at most. Returns whether
+    /// more may follow.
     pub(crate) fn page(
         &mut self,
         index: &RetainedIndex,
+        looks: &mut usize,
         now_ms: u64,
         is_hidden: impl Fn(&TopicName) -> bool,
         nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
-        let page = index.page(&self.filter, self.after.as_ref(), self.seen, PAGE, now_ms);
+        let page = index.search(&mut self.search, PAGE, looks, now_ms);
         let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
         for entry in &page {
             if leads_with_wildcard && is_hidden(&entry.topic) {
@@ -89,20 +108,11 @@ impl RetainedCursor {
                 share: None,
             });
         }
-        if let Some(last) = page.last() {
-            self.after = Some(last.topic.clone());
-        }
-        page.len() == PAGE
+        !self.search.is_over()
     }
 }
 
 impl Broker {
-    /// Whether there is something to be sent.
-    pub(crate) fn has_retained(&self, cursor: &RetainedCursor) -> bool {
-        let index = self.store.retained().index();
-        !index.page(&cursor.filter, None, cursor.seen, 1, self.store.clock().earliest_ms()).is_empty()
-    }
-
     /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has
     /// replaced is not there: the subscriber gets the newer one as it gets every message.
     pub(super) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Outgoing)> {

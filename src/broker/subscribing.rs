@@ -8,27 +8,35 @@
 //!
 //! Packets that came in one burst share the steps. Without JetStream the second step is skipped: QoS 0 goes on.
 //!
+//! - `planning`: which of them may be made
+//!
 //! Shared subscriptions are made beside these, with neither retained messages nor a place in the log of their own: see
 //! `share`.
+
+mod planning;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_codec::{PacketId, QoS, ReasonCode, RetainHandling, TopicFilter};
-use mqtt_session::{Cursors, SubscribeRequest};
+use mqtt_codec::{PacketId, QoS, ReasonCode, TopicFilter};
+use mqtt_session::Cursors;
 
 use super::mailbox::{Mailbox, SessionId};
-use super::retained::RetainedCursor;
+use super::retained::{RetainedCursor, finding};
 use super::router::{Made, NewSubscription};
-use super::share::{NewShare, Shares};
+use super::share::NewShare;
 use super::wants::unshared;
 use super::{Broker, RETRY, records};
 use crate::store::StoredSubscription;
+pub(crate) use planning::RecordRoom;
 
 /// How long a SUBSCRIBE waits for NATS and JetStream before it goes on without them.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Subscriptions that enter at one instant, with the tails held; others have their turn before the next ones do.
+const MADE_AT_ONCE: usize = 512;
 
 /// A subscription to be made.
 #[derive(Clone, Debug)]
@@ -74,83 +82,6 @@ impl Planned {
 }
 
 impl Broker {
-    /// Checks the filters of SUBSCRIBE packets and subscribes to them on NATS. `filters`: those of the client.
-    pub(crate) fn plan_subscribes(
-        &self,
-        session: SessionId,
-        filters: &mut HashSet<TopicFilter>,
-        requests: Vec<SubscribeRequest>,
-    ) -> Planned {
-        let (mut packets, mut wishes) = (Vec::with_capacity(requests.len()), Vec::new());
-        for request in requests {
-            let mut entries = Vec::with_capacity(request.entries.len());
-            for entry in request.entries {
-                entries.push(self.check_filter(entry.filter).and_then(|filter| {
-                    let is_new = !filters.contains(&filter);
-                    let subscription_id = request.subscription_id;
-                    if filter.is_shared() {
-                        filters.insert(filter.clone());
-                        return Ok(New::Shared(NewShare { filter, options: entry.options, subscription_id }, is_new));
-                    }
-                    let order = self.order_of(filters, &filter)?;
-                    if let Some(ingest) = &self.ingest
-                        && ingest.wants.subscribed(session, &filter, entry.options.qos)
-                    {
-                        wishes.push(filter.clone());
-                    }
-                    Ok(New::Ordinary(NewSubscription {
-                        logs: self.logs.overlapping(&filter),
-                        is_owed_retained: match entry.options.retain_handling {
-                            RetainHandling::Send => true,
-                            RetainHandling::SendIfNew => is_new,
-                            RetainHandling::DoNotSend => false,
-                        },
-                        filter,
-                        options: entry.options,
-                        subscription_id,
-                        order,
-                    }))
-                }));
-            }
-            packets.push((request.packet_id, entries));
-        }
-        Planned { packets, wishes }
-    }
-
-    fn check_filter(&self, filter: Result<TopicFilter, ByteString>) -> Result<TopicFilter, ReasonCode> {
-        let filter = filter.map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        self.judge(&filter)?;
-        // A copy: the filter of a packet keeps the whole read buffer alive.
-        Ok(filter.to_owned_copy())
-    }
-
-    /// Whether a client may have a subscription: one that it asks for, and one that its session has from before, when the
-    /// configuration may have been another.
-    pub(super) fn judge(&self, filter: &TopicFilter) -> Result<(), ReasonCode> {
-        if filter.levels_exceed(self.options.max_topic_levels) || filter.is_shared() && !Shares::takes(filter) {
-            return Err(ReasonCode::TopicFilterInvalid);
-        }
-        if filter.is_shared() && !self.options.limits.shared_subscriptions {
-            return Err(ReasonCode::SharedSubscriptionsNotSupported);
-        }
-        let is_served = !filter.is_shared() && self.sys.serves(filter);
-        if self.router.closed().filter_is_closed(filter) && !is_served {
-            return Err(ReasonCode::NotAuthorized);
-        }
-        Ok(())
-    }
-
-    fn order_of(&self, filters: &mut HashSet<TopicFilter>, filter: &TopicFilter) -> Result<u64, ReasonCode> {
-        if filters.contains(filter)
-            && let Some(order) = self.interest.order_of(filter)
-        {
-            return Ok(order);
-        }
-        let order = self.acquire(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        filters.insert(filter.clone());
-        Ok(order)
-    }
-
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
         let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));
@@ -164,19 +95,11 @@ impl Broker {
             } else {
                 tokio::join!(self.settle(&new), self.announce(&planned.wishes)).0
             };
-            let router = if is_sys { &self.sys.router } else { &*self.router };
-            let Made { seen, after } = router.subscribe(mailbox, &ends, &new);
-            let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
-            made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
-            retained.extend(new.into_iter().filter(|s| s.is_owed_retained).map(|s| RetainedCursor {
-                filter: s.filter,
-                options: s.options,
-                subscription_id: s.subscription_id,
-                seen,
-                is_sys,
-                after: None,
-                number: 0,
-            }));
+            for new in new.chunks(MADE_AT_ONCE) {
+                let cursors = self.make(mailbox, &ends, new, is_sys, &mut made);
+                retained.extend(cursors.await);
+                tokio::task::yield_now().await;
+            }
         }
         let mut reasons = Vec::with_capacity(planned.packets.len());
         for (id, entries) in planned.packets {
@@ -201,6 +124,25 @@ impl Broker {
             reasons.push((id, granted.into_iter().map(|(reason, _)| reason).collect()));
         }
         Subscribed { reasons, retained, made, failed }
+    }
+
+    /// The third step. Returns what of the retained messages the client is owed.
+    async fn make(
+        &self,
+        mailbox: &Arc<Mailbox>,
+        ends: &Cursors,
+        new: &[NewSubscription],
+        is_sys: bool,
+        made: &mut Vec<(TopicFilter, StoredSubscription)>,
+    ) -> Vec<RetainedCursor> {
+        let (router, index) =
+            if is_sys { (&self.sys.router, &self.sys.index) } else { (&*self.router, self.store.retained().index()) };
+        let Made { seen, after } = router.subscribe(mailbox, ends, new);
+        let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
+        made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
+        let owed = new.iter().filter(|s| s.is_owed_retained).cloned();
+        let cursors: Vec<_> = owed.map(|s| RetainedCursor::new(s, seen, is_sys)).collect();
+        finding::owed(cursors, index, self.router.closed(), seen, self.store.clock().earliest_ms()).await
     }
 
     /// Has the sidecar that copies messages of NATS hear what is wanted.

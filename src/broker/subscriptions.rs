@@ -60,7 +60,12 @@ pub(crate) struct Entry<S = Subscriber> {
     pub(crate) order: u64,
     /// The sessions.
     pub(crate) subscribers: Vec<S>,
+    /// Where among them each is, when there are many: nobody looks through them all with the lock held.
+    places: Option<Box<HashMap<SessionId, usize>>>,
 }
+
+/// So many subscribers of one filter are looked through; beyond it there is a map.
+const LOOKED_THROUGH_MAX: usize = 16;
 
 #[derive(Debug)]
 struct Node<S> {
@@ -103,7 +108,7 @@ impl Subscriptions {
     /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion.
     pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
         let entry = self.entry(filter, order);
-        match entry.subscribers.iter_mut().find(|s| s.mailbox.id == subscriber.mailbox.id) {
+        match entry.place_of(subscriber.mailbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
             Some(old) => {
                 // A stream that was made anew begins at 1 again.
                 let first = old.gates.first.min(subscriber.gates.first);
@@ -113,7 +118,7 @@ impl Subscriptions {
                 *old = Subscriber { gates, retained, ..subscriber };
             }
             None => {
-                entry.subscribers.push(subscriber);
+                entry.add(subscriber);
                 self.subscribers += 1;
             }
         }
@@ -126,7 +131,7 @@ impl Subscriptions {
 
     /// Removes the session's subscription. Returns the order of the entry when it was the last one.
     pub(crate) fn remove(&mut self, filter: &TopicFilter, session: SessionId) -> Removed {
-        let removed = self.remove_one(filter, |s| s.mailbox.id == session);
+        let removed = self.remove_from(filter, &|entry: &mut Entry| entry.take_out(session));
         self.subscribers -= usize::from(removed != Removed::NotFound);
         removed
     }
@@ -140,16 +145,26 @@ impl<S> Subscriptions<S> {
 
     /// Removes one of those that have a filter. Returns the order of the entry when it was the last one.
     pub(crate) fn remove_one(&mut self, filter: &TopicFilter, is_it: impl Fn(&S) -> bool) -> Removed {
+        self.remove_from(filter, &|entry: &mut Entry<S>| {
+            let found = entry.subscribers.iter().position(&is_it);
+            found.map_or(Removed::NotFound, |place| {
+                entry.subscribers.swap_remove(place);
+                entry.removed()
+            })
+        })
+    }
+
+    fn remove_from(&mut self, filter: &TopicFilter, take: &impl Fn(&mut Entry<S>) -> Removed) -> Removed {
         if !filter.has_wildcards() {
             let Some(entry) = self.exact.get_mut(filter.as_str()) else { return Removed::NotFound };
-            let removed = remove_from(entry, &is_it);
+            let removed = take(entry);
             if matches!(removed, Removed::Last { .. }) {
                 self.exact.remove(filter.as_str());
             }
             return removed;
         }
         let levels: Vec<&str> = filter.levels().collect();
-        let removed = remove_at(&mut self.root, &levels, &is_it);
+        let removed = remove_at(&mut self.root, &levels, take);
         if matches!(removed, Removed::Last { .. }) {
             self.wildcards -= 1;
         }
@@ -173,7 +188,7 @@ impl<S> Subscriptions<S> {
     }
 
     fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry<S> {
-        let new = || Entry { order, subscribers: Vec::new() };
+        let new = || Entry { order, subscribers: Vec::new(), places: None };
         if !filter.has_wildcards() {
             return self.exact.entry(ByteString::from(filter.as_str())).or_insert_with(new);
         }
@@ -208,17 +223,57 @@ pub(crate) enum Removed {
     },
 }
 
-fn remove_from<S>(entry: &mut Entry<S>, is_it: &impl Fn(&S) -> bool) -> Removed {
-    let Some(index) = entry.subscribers.iter().position(is_it) else {
-        return Removed::NotFound;
-    };
-    entry.subscribers.swap_remove(index);
-    if entry.subscribers.is_empty() { Removed::Last { order: entry.order } } else { Removed::Shared }
+impl<S> Entry<S> {
+    /// What it means that one was removed.
+    fn removed(&self) -> Removed {
+        if self.subscribers.is_empty() { Removed::Last { order: self.order } } else { Removed::Shared }
+    }
 }
 
-fn remove_at<S>(node: &mut Node<S>, levels: &[&str], is_it: &impl Fn(&S) -> bool) -> Removed {
+impl Entry {
+    fn place_of(&self, session: SessionId) -> Option<usize> {
+        match &self.places {
+            Some(places) => places.get(&session).copied(),
+            None => self.subscribers.iter().position(|s| s.mailbox.id == session),
+        }
+    }
+
+    /// One more, who is not there yet.
+    fn add(&mut self, subscriber: Subscriber) {
+        let session = subscriber.mailbox.id;
+        self.subscribers.push(subscriber);
+        let place = self.subscribers.len() - 1;
+        match &mut self.places {
+            Some(places) => {
+                places.insert(session, place);
+            }
+            None if place >= LOOKED_THROUGH_MAX => {
+                let numbered = self.subscribers.iter().enumerate();
+                self.places = Some(Box::new(numbered.map(|(place, s)| (s.mailbox.id, place)).collect()));
+            }
+            None => {}
+        }
+    }
+
+    fn take_out(&mut self, session: SessionId) -> Removed {
+        let Some(place) = self.place_of(session) else { return Removed::NotFound };
+        self.subscribers.swap_remove(place);
+        if let Some(places) = &mut self.places {
+            places.remove(&session);
+            if let Some(moved) = self.subscribers.get(place) {
+                places.insert(moved.mailbox.id, place);
+            }
+            if self.subscribers.len() < LOOKED_THROUGH_MAX / 2 {
+                self.places = None;
+            }
+        }
+        self.removed()
+    }
+}
+
+fn remove_at<S>(node: &mut Node<S>, levels: &[&str], take: &impl Fn(&mut Entry<S>) -> Removed) -> Removed {
     let in_slot = |slot: &mut Option<Box<Entry<S>>>| {
-        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| remove_from(entry, is_it));
+        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| take(entry));
         if matches!(removed, Removed::Last { .. }) {
             *slot = None;
         }
@@ -229,7 +284,7 @@ fn remove_at<S>(node: &mut Node<S>, levels: &[&str], is_it: &impl Fn(&S) -> bool
         "#" => in_slot(&mut node.below),
         "+" => {
             let Some(next) = node.plus.as_mut() else { return Removed::NotFound };
-            let removed = remove_at(next, rest, is_it);
+            let removed = remove_at(next, rest, take);
             if next.is_empty() {
                 node.plus = None;
             }
@@ -237,7 +292,7 @@ fn remove_at<S>(node: &mut Node<S>, levels: &[&str], is_it: &impl Fn(&S) -> bool
         }
         level => {
             let Some(next) = node.children.get_mut(level) else { return Removed::NotFound };
-            let removed = remove_at(next, rest, is_it);
+            let removed = remove_at(next, rest, take);
             if next.is_empty() {
                 node.children.remove(level);
             }
@@ -340,6 +395,30 @@ mod tests {
         }
         assert_eq!(subscriptions.len(), 0);
         assert!(subscriptions.root.is_empty());
+    }
+
+    /// Whoever subscribes to what thousands have does so with everybody's lock held. The time is far above what it takes, and
+    /// far below what looking through them takes.
+    #[test]
+    fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
+        const MANY: u64 = 40_000;
+        let mailboxes: Vec<Arc<Mailbox>> = (0..MANY).map(mailbox).collect();
+        for text in ["popular", "popular/+/#"] {
+            let (mut subscriptions, f) = (Subscriptions::default(), filter(text));
+            let began = std::time::Instant::now();
+            for _ in 0..2 {
+                mailboxes.iter().for_each(|mailbox| subscriptions.insert(&f, subscriber(mailbox, 0), 7));
+                assert_eq!(subscriptions.count(), mailboxes.len());
+            }
+            // From both ends: who is moved is found all the same.
+            let (first, last) = mailboxes.split_at(mailboxes.len() / 2);
+            for mailbox in first.iter().chain(last.iter().rev()).take(mailboxes.len() - 1) {
+                assert_eq!(subscriptions.remove(&f, mailbox.id), Removed::Shared);
+                assert_eq!(subscriptions.remove(&f, mailbox.id), Removed::NotFound);
+            }
+            assert_eq!(subscriptions.remove(&f, last[0].id), Removed::Last { order: 7 });
+            assert!(began.elapsed() < std::time::Duration::from_secs(8), "{:?}", began.elapsed());
+        }
     }
 
     #[test]

@@ -108,11 +108,20 @@ pub struct SharedLimits {
     pub ack_wait: Duration,
     /// A group whose messages nobody has asked for in so long ends, with its backlog. Default 7 days.
     pub inactive_threshold: Duration,
+    /// Groups of one client. Default 100.
+    pub max_groups_per_client: u32,
+    /// Bytes of a share name. Default 256.
+    pub max_name_length: u16,
 }
 
 impl Default for SharedLimits {
     fn default() -> Self {
-        Self { ack_wait: Duration::from_secs(15), inactive_threshold: Duration::from_secs(7 * 24 * 3600) }
+        Self {
+            ack_wait: Duration::from_secs(15),
+            inactive_threshold: Duration::from_secs(7 * 24 * 3600),
+            max_groups_per_client: 100,
+            max_name_length: 256,
+        }
     }
 }
 

@@ -17,6 +17,15 @@ pub struct MqttConfig {
     pub window: u16,
     /// Longest Session Expiry Interval that is granted; absent (default): what the client asks for.
     pub max_session_expiry: Option<Duration>,
+    /// Subscriptions of one client. Default 10,000.
+    pub max_subscriptions: u32,
+    /// Topic filters of one SUBSCRIBE. Default 2,000.
+    pub max_filters_per_packet: u32,
+    /// Bytes of a topic filter, of a shared one without `$share/NAME/`. Default 1,024.
+    pub max_filter_length: u16,
+    /// Bytes that the subscriptions of one session take in its record, which is written with every change of them. Default
+    /// 256 KiB.
+    pub max_session_size: ByteSize,
     /// How long a session of MQTT 3.x with clean session 0 outlives its connection. Default 7 days.
     pub session_expiry_v3: Duration,
     /// Longest keep alive; MQTT 5 clients that ask for more, or for none, are told this one. Absent (default): none.
@@ -86,6 +95,10 @@ impl Default for MqttConfig {
             receive_maximum: 128,
             window: 128,
             max_session_expiry: None,
+            max_subscriptions: 10_000,
+            max_filters_per_packet: 2_000,
+            max_filter_length: 1_024,
+            max_session_size: ByteSize(256 << 10),
             session_expiry_v3: Duration::from_secs(7 * 24 * 3600),
             max_keep_alive: None,
             connect_timeout: Duration::from_secs(10),

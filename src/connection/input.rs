@@ -20,7 +20,7 @@ use mqtt_session::Input;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{Connection, End, OUTPUT_HIGH, SUBSCRIBE_BATCH};
+use super::{Connection, End, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
 use crate::broker::TooLarge;
 use crate::metrics::{Direction, DropReason};
 
@@ -138,7 +138,10 @@ where
 
     /// Whether the next packet is another SUBSCRIBE of a burst.
     fn continues_subscribes(&self) -> bool {
-        self.subscribes.len() < SUBSCRIBE_BATCH && self.io.input.first().is_some_and(|b| b >> 4 == SUBSCRIBE)
+        let filters = self.subscribes.iter().map(|subscribe| subscribe.entries.len());
+        self.subscribes.len() < SUBSCRIBE_BATCH
+            && filters.sum::<usize>() < SUBSCRIBE_FILTERS
+            && self.io.input.first().is_some_and(|b| b >> 4 == SUBSCRIBE)
     }
 
     /// The client is gone, as far as writing or reading tells.

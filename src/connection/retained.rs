@@ -1,7 +1,7 @@
 //! Retained messages that a connection owes its client: one subscription after the other, in the order in which they were
 //! made, each in the order of the topics. How far it is belongs to the progress of the session.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use mqtt_codec::{TopicFilter, TopicName};
 
@@ -31,7 +31,12 @@ pub(super) struct Owed {
     /// Everything of the subscriptions up to this one is taken, and that is saved.
     saved: u64,
     last_number: u64,
+    /// Topics of the index that may still be looked at in this turn of the connection.
+    looks: usize,
 }
+
+/// Topics of the index that are looked at in one turn of the connection, before others have theirs.
+const LOOKS: usize = 1_024;
 
 impl Owed {
     /// Goes on where the session was.
@@ -55,17 +60,31 @@ impl Owed {
     pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
         self.last_number += 1;
         cursor.number = self.last_number;
-        StoredRetained { number: cursor.number, up_to: cursor.seen.highest }
+        StoredRetained { number: cursor.number, up_to: cursor.up_to }
     }
 
-    /// The next message.
+    /// A turn of the connection begins.
+    pub(super) fn begin_turn(&mut self) {
+        self.looks = LOOKS;
+    }
+
+    /// Whether the next message was not found in this turn, and is to be looked for in the next one.
+    pub(super) fn is_searching(&self) -> bool {
+        self.looks == 0 && self.page.is_empty() && !self.cursors.is_empty()
+    }
+
+    /// The next message, unless it is not found in this turn.
     pub(super) fn front(&mut self, broker: &Broker) -> Option<&Outgoing> {
         while self.page.is_empty() {
             if self.is_last_page {
                 self.finish_first();
             }
             let cursor = self.cursors.front_mut()?;
-            self.is_last_page = !broker.retained_page(cursor, &mut self.page);
+            if self.looks == 0 {
+                return None;
+            }
+            self.looks -= 1;
+            self.is_last_page = !broker.retained_page(cursor, &mut self.looks, &mut self.page);
         }
         self.page.front()
     }
@@ -80,13 +99,17 @@ impl Owed {
         Some(outgoing)
     }
 
-    /// A subscription ends, and nothing more of it comes [MQTT-3.10.4-2].
-    pub(super) fn forget(&mut self, filter: &TopicFilter) {
-        if self.cursors.front().is_some_and(|first| first.filter == *filter) {
+    /// Subscriptions end, and nothing more of them comes [MQTT-3.10.4-2].
+    pub(super) fn forget<'a>(&mut self, filters: impl Iterator<Item = &'a TopicFilter>) {
+        if self.cursors.is_empty() {
+            return;
+        }
+        let filters: HashSet<&TopicFilter> = filters.collect();
+        if self.cursors.front().is_some_and(|first| filters.contains(&first.filter)) {
             self.page.clear();
             self.finish_first();
         }
-        self.cursors.retain(|cursor| cursor.filter != *filter);
+        self.cursors.retain(|cursor| !filters.contains(&cursor.filter));
     }
 
     /// Whether something was taken to its end that is not saved yet.

@@ -16,7 +16,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{ACK_BUCKETS_US, DropReason, Metrics, RequestEvent, SessionState, ShareEvent, WillCause, process::Process};
+use super::{
+    ACK_BUCKETS_US, DropReason, Limit, Metrics, RequestEvent, SessionState, ShareEvent, WillCause, process::Process,
+};
 use crate::store::ApiErrors;
 
 /// Labels of the packet types; the first is not a type.
@@ -113,6 +115,9 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     )?;
     let adopted = metrics.sessions_adopted.load(Relaxed);
     out.counter("mqtt_sessions_adopted", "Sessions of sidecars that are gone, put in order here", adopted)?;
+    let over_limit = Limit::TEXTS.iter().zip(&metrics.over_limit);
+    let over_limit = over_limit.map(|(limit, n)| ([("limit", *limit)], n));
+    out.counters("mqtt_over_limit", "What clients were refused because of a limit of the configuration", over_limit)?;
     let wills = WillCause::TEXTS.iter().zip(&metrics.wills);
     out.counters("mqtt_wills", "Wills published", wills.map(|(cause, n)| ([("cause", *cause)], n)))?;
     let requests = RequestEvent::TEXTS.iter().zip(&metrics.requests);
@@ -306,6 +311,7 @@ mod tests {
         metrics.share_member(false);
         metrics.shared(ShareEvent::Redelivered, 4);
         metrics.will(WillCause::KeepAlive);
+        metrics.over_limit(Limit::Subscriptions);
         metrics.nats_connected(true);
         let errors = ApiErrors::default();
         metrics.js_api_errors(&errors);
@@ -333,6 +339,8 @@ mod tests {
             "mqtt_sessions{state=\"catching_up\"} 2",
             "mqtt_retained_messages 12",
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
+            "mqtt_over_limit_total{limit=\"subscriptions\"} 1",
+            "mqtt_over_limit_total{limit=\"session_size\"} 0",
             "mqtt_requests_total{event=\"offered\"} 1",
             "mqtt_requests_pending 3",
             "mqtt_shared_groups 1",

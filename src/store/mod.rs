@@ -77,7 +77,7 @@ pub use self::options::{
 use self::permissions::Needs;
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
-pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage};
+pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,

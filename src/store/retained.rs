@@ -16,7 +16,7 @@ use proto_map::{Names, StreamSpec, topic_of};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 
-pub use self::index::{IndexState, RetainedEntry, RetainedIndex, RetainedMessage};
+pub use self::index::{IndexState, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
 use super::api::{Api, StreamState};
 use super::assets::Assets;
 use super::connection::Link;

@@ -139,11 +139,6 @@ impl Shares {
         Some((shared.name.to_string().into(), shared.filter.to_owned_copy()))
     }
 
-    /// Whether a filter can be shared: its subjects are ones that NATS takes.
-    pub(crate) fn takes(filter: &TopicFilter) -> bool {
-        Self::key(filter).as_ref().and_then(Self::spec).is_some()
-    }
-
     /// Makes a session a member. At QoS 1 and 2 the group's consumers are there when this returns, so that everything that
     /// is published later is for the group.
     ///

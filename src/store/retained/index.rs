@@ -61,6 +61,53 @@ impl IndexState {
     }
 }
 
+/// A search for what matches a filter, which can be broken off and gone on with.
+#[derive(Clone, Debug)]
+pub struct RetainedSearch {
+    /// `None`: every topic.
+    filter: Option<TopicFilter>,
+    /// What came into the index later is not found.
+    seen: IndexState,
+    /// Where it goes on.
+    place: String,
+    /// Behind that place, and not there.
+    is_past: bool,
+    is_over: bool,
+}
+
+impl RetainedSearch {
+    /// What matches a filter, behind the topic `after`, and was in the index at the state `seen`.
+    #[must_use]
+    pub fn new(filter: &TopicFilter, after: Option<&TopicName>, seen: IndexState) -> Self {
+        let first = first_place(filter.matching_part());
+        let after = after.map(|topic| topic.as_str());
+        let after = after.filter(|after| (&Place(after) as &dyn Ordered) >= (&Place(first) as &dyn Ordered));
+        Self {
+            place: after.unwrap_or(first).to_owned(),
+            is_past: after.is_some(),
+            filter: Some(filter.clone()),
+            seen,
+            is_over: false,
+        }
+    }
+
+    /// Everything.
+    #[must_use]
+    pub const fn everything(seen: IndexState) -> Self {
+        Self { filter: None, seen, place: String::new(), is_past: false, is_over: false }
+    }
+
+    /// Whether nothing more can be found.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    fn judge(&self, topic: &str) -> Verdict {
+        self.filter.as_ref().map_or(Verdict::Match, |filter| judge(filter.matching_part(), topic))
+    }
+}
+
 /// The index. Cheap to share; readers do not block each other.
 #[derive(Debug, Default)]
 pub struct RetainedIndex {
@@ -98,19 +145,19 @@ impl RetainedIndex {
         Self::default()
     }
 
-    /// Entries that match `filter`, in the order of the index, at most `max`: those after the topic `after`, that were
-    /// in the index at the state `seen`, and are not expired at `now_ms`. The next page begins after the last topic of this one.
-    pub fn page(
+    /// Goes on with a search: the next entries, at most `max`, that were in the index at the state that it is for and are not
+    /// expired at `now_ms`. Looks at no more than `looks` topics, which is counted down: whoever searches with the index held
+    /// does so for a moment, however many topics do not match.
+    pub fn search(
         &self,
-        filter: &TopicFilter,
-        after: Option<&TopicName>,
-        seen: IndexState,
+        search: &mut RetainedSearch,
         max: usize,
+        looks: &mut usize,
         now_ms: u64,
     ) -> Vec<Arc<RetainedEntry>> {
-        let filter = filter.matching_part();
         let inner = self.inner.read();
         let mut page = Vec::new();
+        let seen = search.seen;
         // One that the reader brought out of turn, within a snapshot, comes live to those who have seen this state.
         let was_there = |node: &Node, entry: &RetainedEntry| {
             entry.version <= seen.version
@@ -119,38 +166,45 @@ impl RetainedIndex {
         let is_due = |node: &Node, entry: &RetainedEntry| {
             was_there(node, entry) && entry.message.expires_at_ms.is_none_or(|end| end > now_ms)
         };
-        let mut place = first_place(filter).to_owned();
-        let mut excluded = false;
-        if let Some(after) = after
-            && (&Place(after.as_str()) as &dyn Ordered) >= (&Place(&place) as &dyn Ordered)
-        {
-            place = after.as_str().to_owned();
-            excluded = true;
-        }
-        'seek: while page.len() < max {
+        'seek: while !search.is_over && page.len() < max && *looks > 0 {
+            let place = std::mem::take(&mut search.place);
             let from: &dyn Ordered = &Place(&place);
-            let from = if excluded { Bound::Excluded(from) } else { Bound::Included(from) };
+            let from = if search.is_past { Bound::Excluded(from) } else { Bound::Included(from) };
             for (key, node) in inner.topics.range::<dyn Ordered + '_, _>((from, Bound::Unbounded)) {
-                match judge(filter, &key.0) {
+                *looks -= 1;
+                match search.judge(&key.0) {
                     Verdict::Match => {
                         if let Some(entry) = node.entry.as_ref().filter(|entry| is_due(node, entry)) {
                             page.push(Arc::clone(entry));
-                            if page.len() == max {
-                                return page;
-                            }
+                        }
+                        if page.len() == max || *looks == 0 {
+                            (search.place, search.is_past) = (key.0.to_string(), true);
+                            continue 'seek;
                         }
                     }
                     Verdict::SeekTo(next) => {
-                        place = next;
-                        excluded = false;
+                        (search.place, search.is_past) = (next, false);
                         continue 'seek;
                     }
-                    Verdict::End => return page,
+                    Verdict::End => break,
                 }
             }
-            return page;
+            search.is_over = true;
         }
         page
+    }
+
+    /// What [`Self::search`] finds of one filter at once.
+    #[cfg(test)]
+    pub(crate) fn page(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&TopicName>,
+        seen: IndexState,
+        max: usize,
+        now_ms: u64,
+    ) -> Vec<Arc<RetainedEntry>> {
+        self.search(&mut RetainedSearch::new(filter, after, seen), max, &mut usize::MAX.clone(), now_ms)
     }
 
     /// The entry of one topic.

@@ -198,3 +198,33 @@ fn who_subscribes_within_a_snapshot_gets_what_comes_out_of_turn_live_and_not_as_
     assert_eq!(index.page(&filter("t"), None, index.state(), 9, 0).len(), 1);
     assert!(index.page(&filter("t"), None, early, 9, 0).is_empty());
 }
+
+/// However few topics are looked at in one go, the same is found, in the same order.
+#[test]
+fn a_search_that_is_broken_off_goes_on_where_it_was() {
+    let index = RetainedIndex::new();
+    let topics: Vec<String> = (0..40).flat_map(|i| [format!("a{i}/x"), format!("a{i}/y/z"), format!("a{i}")]).collect();
+    for (sequence, text) in (1..).zip(&topics) {
+        index.apply(sequence, &topic(text), message("m"));
+    }
+    // A deletion that the reader has not passed is a topic that is looked at.
+    index.apply_live(500, &topic("a7/x"), None);
+    for text in ["+/x", "+/y/#", "#", "a3/+", "+/+/nothing", "a9/x", "nothing/+"] {
+        let whole = index.page(&filter(text), None, ALL, usize::MAX, 0);
+        for (looks_each, max) in [(1, 1), (1, 100), (7, 2), (usize::MAX, 3)] {
+            let mut search = RetainedSearch::new(&filter(text), None, ALL);
+            let (mut found, mut rounds) = (Vec::new(), 0);
+            while !search.is_over() {
+                let mut looks = looks_each;
+                let page = index.search(&mut search, max, &mut looks, 0);
+                assert!(page.len() <= max && looks <= looks_each);
+                found.extend(page);
+                rounds += 1;
+                assert!(rounds < 1_000, "{text}: it does not end");
+            }
+            assert_eq!(found, whole, "{text}, {looks_each} looks at a time");
+        }
+    }
+    let mut everything = RetainedSearch::everything(ALL);
+    assert_eq!(index.search(&mut everything, usize::MAX, &mut usize::MAX.clone(), 0).len(), topics.len() - 1);
+}

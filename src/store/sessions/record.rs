@@ -177,6 +177,31 @@ pub struct StoredSubscription {
     pub rest: Rest,
 }
 
+impl StoredSubscription {
+    /// Bytes that it takes in a record.
+    #[must_use]
+    pub fn stored_len(&self) -> usize {
+        let mut counted = Counted(0);
+        // Counting does not fail, and a comma follows.
+        let _ = serde_json::to_writer(&mut counted, self);
+        counted.0 + 1
+    }
+}
+
+/// Counts what is written.
+struct Counted(usize);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The retained messages that a SUBSCRIBE brings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredRetained {

@@ -3,11 +3,12 @@
 use super::*;
 use crate::harness::eventually;
 use mqtt_codec::{TopicFilter, TopicName};
+use nats_mqtt::store::{IndexState, RetainedSearch};
 
 fn all(store: &Store, filter: &str) -> Vec<(String, Bytes)> {
     let filter = TopicFilter::new(filter.to_owned()).unwrap();
-    let page =
-        store.retained().index().page(&filter, None, nats_mqtt::store::IndexState::up_to(u64::MAX), usize::MAX, 0);
+    let mut search = RetainedSearch::new(&filter, None, IndexState::up_to(u64::MAX));
+    let page = store.retained().index().search(&mut search, usize::MAX, &mut usize::MAX.clone(), 0);
     page.iter().map(|entry| (entry.topic.as_str().to_owned(), entry.message.payload.clone())).collect()
 }
 
