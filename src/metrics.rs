@@ -145,6 +145,10 @@ labels! {
         FilterLength = "filter_length",
         /// `mqtt.max_session_size`.
         SessionSize = "session_size",
+        /// `jetstream.shared.max_groups`.
+        Groups = "groups",
+        /// Consumers of a stream, of which some are kept for sidecars.
+        Consumers = "consumers",
         /// `jetstream.shared.max_groups_per_client`.
         GroupsPerClient = "groups_per_client",
         /// `jetstream.shared.max_name_length`.

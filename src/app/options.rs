@@ -97,6 +97,7 @@ fn quotas(config: &Config) -> Quotas {
         filters_per_packet: mqtt.max_filters_per_packet as usize,
         filter_length: mqtt.max_filter_length.into(),
         session_size: mqtt.max_session_size.as_usize(),
+        groups: shared.max_groups as usize,
         groups_per_client: shared.max_groups_per_client as usize,
         share_name_length: shared.max_name_length.into(),
     }
@@ -136,6 +137,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
         share_times: ShareTimes {
             ack_wait: config.jetstream.shared.ack_wait.get(),
             inactive_threshold: config.jetstream.shared.inactive_threshold.get(),
+            unheld_threshold: config.jetstream.shared.unheld_threshold.get(),
         },
         tells_events: config.events.enabled,
         client_id_header: config.publish.client_id_header,

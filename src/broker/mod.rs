@@ -318,7 +318,7 @@ impl Broker {
         let shares = Shares::start(
             &store,
             Arc::clone(&claimants),
-            options.share_times,
+            (options.share_times, options.quotas.groups),
             Arc::clone(&logs),
             Arc::clone(&router),
             wants,

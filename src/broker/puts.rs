@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::logs::LogHandle;
 use super::message::Expired;
+use super::share::tend_groups;
 use super::{Broker, convert};
 use crate::metrics::DropReason;
 use crate::store::{ForeignPut, PutError, PutTarget, Stored, Unavailable, WriteError};
@@ -55,10 +56,16 @@ struct UnderWay<'a> {
 
 impl Broker {
     /// Stands for the lead in carrying what NATS clients put into the bucket of retained messages, and carries it while it
-    /// leads, until the broker closes.
+    /// leads, until the broker closes. Whoever does so looks after the consumers of shared subscriptions as well.
     pub(crate) async fn carry_puts(broker: Weak<Self>) {
         let carriers = broker.clone();
-        Self::lead(broker, "retained", |_| carry(carriers.clone())).await;
+        let work = |_| {
+            let (carrier, tends) = (carry(carriers.clone()), tend_groups(carriers.clone()));
+            async move {
+                tokio::join!(carrier, tends);
+            }
+        };
+        Self::lead(broker, "retained", work).await;
     }
 
     /// Stores puts in the log, in their order. When this returns, all of them are there, but for those that cannot be.

@@ -25,6 +25,8 @@ pub struct Quotas {
     pub filter_length: usize,
     /// Bytes that the subscriptions of a session take in its record.
     pub session_size: usize,
+    /// Groups of shared subscriptions, above QoS 0, of the account.
+    pub groups: usize,
     /// Groups of shared subscriptions that one client is a member of.
     pub groups_per_client: usize,
     /// Bytes of a share name.
@@ -39,6 +41,8 @@ impl Limit {
             Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
             Self::FilterLength => "mqtt.max_filter_length",
             Self::SessionSize => "mqtt.max_session_size",
+            Self::Groups => "jetstream.shared.max_groups",
+            Self::Consumers => "max_consumers of a stream (1,000 unless nats-server is told otherwise)",
             Self::GroupsPerClient => "jetstream.shared.max_groups_per_client",
             Self::ShareNameLength => "jetstream.shared.max_name_length",
         }
@@ -48,9 +52,12 @@ impl Limit {
     pub(crate) const fn reason_code(self) -> ReasonCode {
         match self {
             Self::FilterLength | Self::ShareNameLength => ReasonCode::TopicFilterInvalid,
-            Self::Subscriptions | Self::FiltersPerPacket | Self::SessionSize | Self::GroupsPerClient => {
-                ReasonCode::QuotaExceeded
-            }
+            Self::Subscriptions
+            | Self::FiltersPerPacket
+            | Self::SessionSize
+            | Self::Groups
+            | Self::Consumers
+            | Self::GroupsPerClient => ReasonCode::QuotaExceeded,
         }
     }
 }

@@ -26,7 +26,7 @@ use mqtt_session::Cursors;
 use super::mailbox::{Mailbox, SessionId};
 use super::retained::{RetainedCursor, finding};
 use super::router::{Made, NewSubscription};
-use super::share::NewShare;
+use super::share::{NewShare, NotJoined};
 use super::wants::unshared;
 use super::{Broker, RETRY, records};
 use crate::store::StoredSubscription;
@@ -156,13 +156,20 @@ impl Broker {
     async fn share(&self, mailbox: &Arc<Mailbox>, new: &NewShare) -> ReasonCode {
         let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
         let joined = async {
-            while let Err(error) = self.shares.join(mailbox, new).await {
-                tracing::warn!(client_id, filter, %error, "a shared subscription waits for JetStream");
+            loop {
+                match self.shares.join(mailbox, new).await {
+                    Ok(()) => return Ok(()),
+                    Err(NotJoined::Over(limit)) => return Err(self.refusals.refuse(limit, client_id)),
+                    Err(NotJoined::Unavailable(error)) => {
+                        tracing::warn!(client_id, filter, %error, "a shared subscription waits for JetStream");
+                    }
+                }
                 tokio::time::sleep(RETRY).await;
             }
         };
         match tokio::time::timeout(PATIENCE, joined).await {
-            Ok(()) => {
+            Ok(Err(reason)) => reason,
+            Ok(Ok(())) => {
                 if let Some(wish) = unshared(&new.filter).filter(|_| new.options.qos > QoS::AtMostOnce) {
                     self.announce(&[wish]).await;
                 }

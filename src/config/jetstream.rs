@@ -108,6 +108,10 @@ pub struct SharedLimits {
     pub ack_wait: Duration,
     /// A group whose messages nobody has asked for in so long ends, with its backlog. Default 7 days.
     pub inactive_threshold: Duration,
+    /// The same of a group that no session is a member of, connected or not. Default 1 h.
+    pub unheld_threshold: Duration,
+    /// Groups, above QoS 0, of the account. Default 500.
+    pub max_groups: u32,
     /// Groups of one client. Default 100.
     pub max_groups_per_client: u32,
     /// Bytes of a share name. Default 256.
@@ -119,6 +123,8 @@ impl Default for SharedLimits {
         Self {
             ack_wait: Duration::from_secs(15),
             inactive_threshold: Duration::from_secs(7 * 24 * 3600),
+            unheld_threshold: Duration::from_secs(3_600),
+            max_groups: 500,
             max_groups_per_client: 100,
             max_name_length: 256,
         }

@@ -209,6 +209,7 @@ impl Config {
         for (key, duration) in [
             ("jetstream.shared.ack_wait", shared.ack_wait),
             ("jetstream.shared.inactive_threshold", shared.inactive_threshold),
+            ("jetstream.shared.unheld_threshold", shared.unheld_threshold),
         ] {
             if duration.get() < std::time::Duration::from_secs(1) {
                 return Err((key, "write \"1s\" or more".into()));

@@ -98,6 +98,8 @@ pub(crate) struct StreamState {
     pub(crate) first_seq: u64,
     #[serde(default)]
     pub(crate) last_seq: u64,
+    #[serde(default)]
+    pub(crate) consumer_count: u64,
 }
 
 /// Part of an answer about a consumer.

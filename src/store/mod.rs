@@ -84,7 +84,8 @@ pub use self::sessions::{
     SessionsSink, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
-    Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull, ShareSpec, ShareTimes, Shares,
+    Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,
+    ShareSpec, ShareTimes, Shares,
 };
 pub(crate) use self::time::rfc3339;
 use crate::nats::Outbound;

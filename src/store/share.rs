@@ -4,6 +4,9 @@
 //! Here is how it is made, asked and answered, on a connection of its own. Who of the group gets a message is the
 //! broker's.
 
+mod listing;
+mod room;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +17,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use self::listing::ListedShare;
+pub use self::room::NoConsumer;
+use self::room::left_to_groups;
 use super::ack::{parse_delivery, parse_place};
 use super::api::{Api, ApiFailure, STREAM_NOT_FOUND};
 use super::connection::{Link, LinkState};
@@ -38,8 +44,13 @@ const ACK_PENDING_EXCEEDS_LIMIT: u32 = 10121;
 /// members, since nobody asks for more than they take; a limit below their sum would keep messages from members that have
 /// room. This is 780 members with the default window of 128 each; 12 MB of a server's memory, should it be reached.
 const ACK_PENDING_MAX: u32 = 100_000;
+/// JetStream error: the stream has as many consumers as it can.
+const CONSUMERS_MAX_REACHED: u32 = 10026;
 /// Tries to make a consumer that others make at the same time.
 const TRIES: usize = 4;
+/// Share name and topic filter as they were written, in the metadata of a consumer.
+const GROUP_KEY: &str = "nats-mqtt.share";
+const FILTER_KEY: &str = "nats-mqtt.filter";
 /// The server says so often that a request for messages stands, and it is taken for lost after so long without a word.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(12);
@@ -71,6 +82,8 @@ pub struct ShareTimes {
     pub ack_wait: Duration,
     /// A group that nobody asks for messages for so long ends.
     pub inactive_threshold: Duration,
+    /// The same of one that no session is a member of.
+    pub unheld_threshold: Duration,
 }
 
 /// The group of a shared subscription, as a consumer.
@@ -182,38 +195,45 @@ impl Shares {
     /// Makes the consumer unless it is there.
     ///
     /// # Errors
-    /// JetStream does not answer, or the consumer that has its name is of another kind.
+    /// See [`NoConsumer`].
     pub async fn ensure(
         &self,
         log: &ShareLog,
         spec: &ShareSpec,
         times: ShareTimes,
         begins: ShareBegins,
-    ) -> Result<ShareConsumer, Unavailable> {
+    ) -> Result<ShareConsumer, NoConsumer> {
         if let Some(created_ms) = log.created_ms
             && rfc3339_ms(&self.api.stream_info(&log.stream).await?.created) != Some(created_ms)
         {
-            return Err(Unavailable::new("the stream was made anew"));
+            return Err(Unavailable::new("the stream was made anew").into());
         }
         for _ in 0..TRIES {
             match self.info(log, spec).await {
-                Ok(info) => return self.take_over(log, spec, times, info, false).await,
+                Ok(info) => return Ok(self.take_over(log, spec, times, info, false).await?),
                 Err(failure) if failure.code() == CONSUMER_NOT_FOUND => {}
                 Err(failure) => return Err(failure.into()),
             }
+            let stream = self.api.stream_info(&log.stream).await?;
+            let consumers = stream.state.consumer_count;
+            let no_room = || NoConsumer::NoRoom { stream: Arc::clone(&log.stream), consumers };
+            if consumers >= left_to_groups(stream.config["max_consumers"].as_i64()) {
+                return Err(no_room());
+            }
             // A sequence and not "new": whoever leads the consumer later knows where it began.
             let begins = match begins {
-                ShareBegins::Now => self.api.stream_state(&log.stream).await?.last_seq + 1,
+                ShareBegins::Now => stream.state.last_seq + 1,
                 ShareBegins::At(time_ms) => self.api.sequence_at(&log.stream, time_ms).await?,
             };
             match self.create(log, spec, times, begins).await {
-                Ok(info) => return self.take_over(log, spec, times, info, true).await,
+                Ok(info) => return Ok(self.take_over(log, spec, times, info, true).await?),
                 // Another sidecar was faster.
                 Err(failure) if CONSUMER_EXISTS.contains(&failure.code()) => {}
+                Err(failure) if failure.code() == CONSUMERS_MAX_REACHED => return Err(no_room()),
                 Err(failure) => return Err(failure.into()),
             }
         }
-        Err(Unavailable::new("the consumer comes and goes"))
+        Err(Unavailable::new("the consumer comes and goes").into())
     }
 
     async fn info(&self, log: &ShareLog, spec: &ShareSpec) -> Result<Info, ApiFailure> {
@@ -263,7 +283,7 @@ impl Shares {
             )));
         }
         let inactive = nanos(times.inactive_threshold);
-        let is_ours = config["metadata"]["nats-mqtt.filter"].is_string();
+        let is_ours = config["metadata"][FILTER_KEY].is_string();
         if is_ours && config["inactive_threshold"].as_u64().unwrap_or(0) != inactive {
             config["inactive_threshold"] = json!(inactive);
             self.put(log, spec, "update", &config).await?;
@@ -332,7 +352,7 @@ fn config(log: &ShareLog, spec: &ShareSpec, times: ShareTimes, begins: u64) -> V
         "max_ack_pending": ACK_PENDING_MAX,
         "replay_policy": "instant",
         "inactive_threshold": nanos(times.inactive_threshold),
-        "metadata": { "nats-mqtt.share": &*spec.group, "nats-mqtt.filter": &*spec.filter },
+        "metadata": { GROUP_KEY: &*spec.group, FILTER_KEY: &*spec.filter },
     });
     match filters.as_slice() {
         [one] => config["filter_subject"] = json!(one),
@@ -518,8 +538,11 @@ mod tests {
             filter: "a/#".into(),
             subjects: subjects.iter().map(|subject| ByteString::from_static(subject)).collect(),
         };
-        let times =
-            ShareTimes { ack_wait: Duration::from_secs(15), inactive_threshold: Duration::from_secs(7 * 86_400) };
+        let times = ShareTimes {
+            ack_wait: Duration::from_secs(15),
+            inactive_threshold: Duration::from_secs(7 * 86_400),
+            unheld_threshold: Duration::from_secs(3_600),
+        };
         let both = config(&log, &spec(&["a.>", "a"]), times, 8);
         assert_eq!(both["filter_subjects"], json!(["$NMQ.log.a.>", "$NMQ.log.a"]));
         assert_eq!(both["metadata"], json!({ "nats-mqtt.share": "w", "nats-mqtt.filter": "a/#" }));

@@ -28,6 +28,7 @@ mod events;
 mod forged;
 mod in_flight;
 mod ingest;
+mod limits_groups;
 mod limits_subscriptions;
 mod logs;
 mod nats_links;

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use super::feed::RETRY;
 use super::group::{Group, GroupKey};
+use super::holders::Holders;
 use super::{LogHandle, Shares};
 use crate::store::{
     Gone, InFlightRecord, SessionRecord, SessionsSink, ShareAnswer, ShareEntry, Unavailable, is_same_delivery,
@@ -29,6 +30,8 @@ use crate::store::{
 /// The sessions of the account that can have claims: members at QoS 2 that outlive their connections, as their records say.
 pub(crate) struct Claimants {
     held: Mutex<Held>,
+    /// Those that are members at whatever QoS.
+    holders: Mutex<Holders>,
     /// Whether all records were seen.
     is_complete: AtomicBool,
     /// Who follows the records as well.
@@ -44,13 +47,27 @@ struct Held {
 impl Claimants {
     /// Nobody is known yet. `next`: is told everything as well.
     pub(crate) fn new(next: Option<Arc<dyn SessionsSink>>) -> Self {
-        Self { held: Mutex::default(), is_complete: AtomicBool::new(false), next }
+        Self { held: Mutex::default(), holders: Mutex::default(), is_complete: AtomicBool::new(false), next }
+    }
+
+    /// Whether all sessions are known.
+    pub(super) fn are_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Acquire)
+    }
+
+    /// Whether a session is a member of a group.
+    pub(super) fn is_held(&self, key: &GroupKey) -> bool {
+        self.holders.lock().is_held(key)
+    }
+
+    /// How many groups have members.
+    pub(super) fn groups(&self) -> usize {
+        self.holders.lock().count()
     }
 
     /// Client ids of the sessions that can have claims on messages of a group; `None` while they are not all known.
     fn of(&self, key: &GroupKey) -> Option<Vec<String>> {
-        let is_complete = self.is_complete.load(Ordering::Acquire);
-        is_complete.then(|| self.held.lock().members.get(key).into_iter().flatten().cloned().collect())
+        self.are_complete().then(|| self.held.lock().members.get(key).into_iter().flatten().cloned().collect())
     }
 
     fn set(&self, client_id: &str, groups: Vec<GroupKey>) {
@@ -81,6 +98,9 @@ impl Claimants {
 
 impl SessionsSink for Claimants {
     fn record(&self, sequence: u64, record: SessionRecord) {
+        let shared = record.subscriptions.iter().filter(|s| s.filter.starts_with('$'));
+        let shared = shared.filter_map(|s| Shares::key(&TopicFilter::new(s.filter.as_str()).ok()?));
+        self.holders.lock().set(&record.client_id, shared.collect());
         let at_qos_2 = record.subscriptions.iter().filter(|s| s.qos == 2 && record.expiry_s > 0);
         let filters = at_qos_2.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok());
         self.set(&record.client_id, filters.filter_map(|filter| Shares::key(&filter)).collect());
@@ -91,6 +111,7 @@ impl SessionsSink for Claimants {
 
     fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
         self.set(client_id, Vec::new());
+        self.holders.lock().set(client_id, Vec::new());
         if let Some(next) = &self.next {
             next.gone(client_id, sequence, why);
         }
@@ -176,6 +197,8 @@ mod tests {
         };
         claimants.record(1, record("a", 60, &[("$share/g/x", 2), ("$share/g/y", 1), ("x", 2)]));
         assert_eq!(of("$share/g/x"), None, "not all are known");
+        let is_held = |filter: &str| claimants.is_held(&Shares::key(&TopicFilter::new(filter).unwrap()).unwrap());
+        assert!(is_held("$share/g/x") && is_held("$share/g/y") && !is_held("$share/x/x"));
         claimants.caught_up();
         claimants.record(2, record("b", 60, &[("$share/g/x", 2)]));
         claimants.record(3, record("c", 0, &[("$share/g/x", 2)]));
@@ -185,5 +208,9 @@ mod tests {
         claimants.gone("b", 5, Gone::Expired);
         assert_eq!((of("$share/g/x").as_deref(), of("$share/h/x").as_deref()), (Some(""), Some("a")));
         assert_eq!(claimants.held.lock().members.len(), 1);
+        assert!(is_held("$share/g/x") && is_held("$share/h/x") && !is_held("$share/g/y"));
+        assert_eq!(claimants.groups(), 2);
+        claimants.gone("c", 6, Gone::Deleted);
+        assert!(!is_held("$share/g/x"));
     }
 }

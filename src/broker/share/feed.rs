@@ -117,7 +117,7 @@ async fn find_or_make(
         let first = shares.store.find(&share_log(shares.logs.first()), &group.spec).await?;
         begins = first.map_or(begins, |first| ShareBegins::At(first.created_ms));
     }
-    shares.store.ensure(&share_log(log), &group.spec, shares.times, begins).await
+    Ok(shares.store.ensure(&share_log(log), &group.spec, shares.times, begins).await?)
 }
 
 /// Asks for what there is room for, less what is under way; not for every single place that becomes free.

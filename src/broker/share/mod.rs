@@ -5,6 +5,7 @@
 //! - [`Shares`]: the groups that have members on this sidecar; members come and go
 //! - `group`: one group, its members and what they were given; `dispatcher`: whose turn it is, without I/O
 //! - `feed`: the task that asks a group's consumer for messages and answers it
+//! - `holders`: which groups somebody holds, and when the others end
 //! - `claims`: what sessions have at QoS 2 when their consumers do not know it
 //!
 //! Groups on different sidecars know nothing of each other: their consumer in JetStream and the queue group in NATS do the
@@ -14,6 +15,7 @@ mod claims;
 mod dispatcher;
 mod feed;
 mod group;
+mod holders;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -29,14 +31,17 @@ use tokio::sync::watch;
 pub(crate) use self::claims::Claimants;
 pub(crate) use self::group::Share;
 use self::group::{Answer, Group, GroupKey, Member};
+pub(super) use self::holders::tend_groups;
 use super::convert;
 use super::interest::SUBJECTS_PER_FILTER;
 use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::router::Router;
 use super::wants::Wants;
-use crate::metrics::Metrics;
-use crate::store::{CoreMessage, CoreNats, CoreSink, Sessions, ShareBegins, ShareSpec, ShareTimes, Store, Unavailable};
+use crate::metrics::{Limit, Metrics};
+use crate::store::{
+    CoreMessage, CoreNats, CoreSink, NoConsumer, Sessions, ShareBegins, ShareSpec, ShareTimes, Store, Unavailable,
+};
 
 /// How long the last feeds may take to give back what they have.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -52,12 +57,32 @@ pub(crate) struct NewShare {
     pub(crate) subscription_id: Option<NonZeroU32>,
 }
 
+/// Why a session has not become a member.
+#[derive(Debug)]
+pub(crate) enum NotJoined {
+    /// JetStream does not answer.
+    Unavailable(Unavailable),
+    /// There are too many groups.
+    Over(Limit),
+}
+
+impl From<NoConsumer> for NotJoined {
+    fn from(error: NoConsumer) -> Self {
+        match error {
+            NoConsumer::Unavailable(error) => Self::Unavailable(error),
+            NoConsumer::NoRoom { .. } => Self::Over(Limit::Consumers),
+        }
+    }
+}
+
 /// The groups of an account that have members on this sidecar.
 pub(crate) struct Shares {
     store: crate::store::Shares,
     sessions: Sessions,
     claimants: Arc<Claimants>,
     times: ShareTimes,
+    /// Groups with consumers that the account may have.
+    groups_max: usize,
     logs: Arc<Logs>,
     router: Arc<Router>,
     /// Is told what groups want, so that messages of NATS are stored for them.
@@ -94,7 +119,7 @@ impl Shares {
     pub(crate) fn start(
         store: &Store,
         claimants: Arc<Claimants>,
-        times: ShareTimes,
+        (times, groups_max): (ShareTimes, usize),
         logs: Arc<Logs>,
         router: Arc<Router>,
         wants: Option<Arc<Wants>>,
@@ -105,6 +130,7 @@ impl Shares {
             sessions: store.sessions().clone(),
             claimants,
             times,
+            groups_max,
             logs,
             router,
             wants,
@@ -143,13 +169,16 @@ impl Shares {
     /// is published later is for the group.
     ///
     /// # Errors
-    /// JetStream does not answer; the session is what it was before.
-    pub(crate) async fn join(self: &Arc<Self>, mailbox: &Arc<Mailbox>, new: &NewShare) -> Result<(), Unavailable> {
+    /// See [`NotJoined`]; the session is what it was before.
+    pub(crate) async fn join(self: &Arc<Self>, mailbox: &Arc<Mailbox>, new: &NewShare) -> Result<(), NotJoined> {
         let Some((key, spec)) = Self::key(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) else {
-            return Err(Unavailable { reason: "no shared subscription".to_owned() });
+            return Err(NotJoined::Unavailable(Unavailable { reason: "no shared subscription".to_owned() }));
         };
         let mut has_consumer = new.options.qos != QoS::AtMostOnce;
         if has_consumer {
+            if !self.has_room_for(&key) {
+                return Err(NotJoined::Over(Limit::Groups));
+            }
             // The first log comes first: with its consumer the group begins.
             let mut begins = ShareBegins::Now;
             for log in self.logs_of(&key) {
@@ -171,6 +200,13 @@ impl Shares {
             let _ = tokio::join!(core.flush(), self.ordinary.flush());
         }
         Ok(())
+    }
+
+    /// Whether a group may have a consumer: one that somebody is a member of has.
+    fn has_room_for(&self, key: &GroupKey) -> bool {
+        let members = self.members.lock();
+        let is_there = members.groups.contains_key(key) || self.claimants.is_held(key);
+        is_there || self.claimants.groups().max(members.groups.len()) < self.groups_max
     }
 
     /// Makes a session a member again that was one before it was disconnected. The group's consumer is looked for later.
