@@ -145,6 +145,10 @@ labels! {
         FilterLength = "filter_length",
         /// `mqtt.max_session_size`.
         SessionSize = "session_size",
+        /// `mqtt.max_sessions`.
+        Sessions = "sessions",
+        /// `mqtt.max_will_size`.
+        WillSize = "will_size",
         /// `jetstream.shared.max_groups`.
         Groups = "groups",
         /// Consumers of a stream, of which some are kept for sidecars.
@@ -197,6 +201,7 @@ pub struct Metrics {
     bytes: [AtomicU64; 2],
     subscriptions: AtomicI64,
     sessions_offline: AtomicI64,
+    sessions_stored: AtomicI64,
     sessions: [AtomicI64; SessionState::TEXTS.len()],
     packets: [[AtomicU64; PACKET_TYPES]; 2],
     messages: [[AtomicU64; 3]; 2],
@@ -232,6 +237,7 @@ impl Default for Metrics {
             bytes: Default::default(),
             subscriptions: AtomicI64::new(0),
             sessions_offline: AtomicI64::new(0),
+            sessions_stored: AtomicI64::new(0),
             payload_bytes: Default::default(),
             events_dropped: AtomicU64::new(0),
             sessions: Default::default(),
@@ -373,9 +379,10 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of sessions of the account whose clients are away.
-    pub fn sessions_offline(&self, count: usize) {
-        self.sessions_offline.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+    /// Sets the numbers of sessions of the account that outlive their connections, and of those whose clients are away.
+    pub fn sessions_stored(&self, stored: usize, offline: usize) {
+        self.sessions_stored.store(i64::try_from(stored).unwrap_or(i64::MAX), Relaxed);
+        self.sessions_offline.store(i64::try_from(offline).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Sets the number of retained messages.

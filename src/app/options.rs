@@ -96,6 +96,8 @@ fn quotas(config: &Config) -> Quotas {
         subscriptions: mqtt.max_subscriptions as usize,
         filters_per_packet: mqtt.max_filters_per_packet as usize,
         filter_length: mqtt.max_filter_length.into(),
+        sessions: mqtt.max_sessions as usize,
+        will_size: mqtt.max_will_size.as_usize(),
         session_size: mqtt.max_session_size.as_usize(),
         groups: shared.max_groups as usize,
         groups_per_client: shared.max_groups_per_client as usize,
@@ -115,7 +117,10 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
                 .ok()
                 .and_then(NonZeroU32::new)
                 .unwrap_or(NonZeroU32::MAX),
-            max_session_expiry_s: mqtt.max_session_expiry.map_or(u32::MAX, seconds),
+            max_session_expiry_s: match seconds(mqtt.max_session_expiry) {
+                0 => u32::MAX,
+                most => most,
+            },
             session_expiry_v3_s: seconds(mqtt.session_expiry_v3),
             max_keep_alive_s: mqtt.max_keep_alive.map_or(0, |d| u16::try_from(d.get().as_secs()).unwrap_or(u16::MAX)),
             shared_subscriptions: true,

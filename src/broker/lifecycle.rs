@@ -24,6 +24,7 @@ use super::registry::Entered;
 use super::retained::RetainedCursor;
 use super::{Broker, Claims, SentFor, TAKEOVER_PATIENCE, records};
 use crate::listener::Peer;
+use crate::metrics::Limit;
 use crate::store::{
     ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, SessionRecord, StoredSubscription, Unavailable,
 };
@@ -108,6 +109,10 @@ impl Broker {
         let (parameters, came) = (&negotiated.parameters, Instant::now());
         if self.client_key(&negotiated.client_id).is_none() {
             return Err(ReasonCode::ClientIdentifierNotValid.into());
+        }
+        let lasts = parameters.session_expiry_s > 0;
+        if lasts && !self.census.has_room_for(&negotiated.client_id, self.options.quotas.sessions) {
+            return Err(self.refusals.refuse(Limit::Sessions, &negotiated.client_id).into());
         }
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();

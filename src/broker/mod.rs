@@ -17,7 +17,7 @@
 //! - `backlog`: what sessions are owed that the log is about to lose
 //! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
 //!   `doubt`: whether we may have been asked in vain
-//! - `quotas`: how much a client may have
+//! - `quotas`: how much a client may have; `census`: how many sessions there are
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
@@ -28,6 +28,7 @@ mod adoption;
 mod backlog;
 mod bridge_state;
 mod catch_up;
+mod census;
 mod clock;
 mod convert;
 mod dividing;
@@ -99,6 +100,7 @@ use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink};
 use crate::store::{FollowFrom, Following, LogEntry, LogPosition, SessionsSink, ShareTimes, Store, Tail};
 use catch_up::CatchUp;
+use census::Census;
 use ingest::Ingest;
 use interest::Interest;
 use logs::{Follower, Logs};
@@ -193,6 +195,7 @@ pub struct Broker {
     registry: Registry,
     orphans: OrphanedConnects,
     size_refusals: SizeRefusals,
+    census: Arc<Census>,
     /// Says that limits were met.
     pub(crate) refusals: Refusals,
     /// Room for sessions that are put in order.
@@ -314,7 +317,8 @@ impl Broker {
         });
         answered(async || follower.look(&store, true).await).await;
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
-        let claimants = Arc::new(Claimants::new(wants.clone().map(|wants| wants as Arc<dyn SessionsSink>)));
+        let census = Arc::new(Census::new(wants.clone().map(|wants| wants as Arc<dyn SessionsSink>)));
+        let claimants = Arc::new(Claimants::new(Some(Arc::clone(&census) as Arc<dyn SessionsSink>)));
         let shares = Shares::start(
             &store,
             Arc::clone(&claimants),
@@ -351,6 +355,7 @@ impl Broker {
             registry: Registry::default(),
             orphans: OrphanedConnects::default(),
             size_refusals: SizeRefusals::default(),
+            census,
             refusals: Refusals::new(Arc::clone(&metrics)),
             ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
             next_session: AtomicU64::new(1),

@@ -25,6 +25,10 @@ pub struct Quotas {
     pub filter_length: usize,
     /// Bytes that the subscriptions of a session take in its record.
     pub session_size: usize,
+    /// Sessions of the account that outlive their connections.
+    pub sessions: usize,
+    /// Bytes of a will, its properties included.
+    pub will_size: usize,
     /// Groups of shared subscriptions, above QoS 0, of the account.
     pub groups: usize,
     /// Groups of shared subscriptions that one client is a member of.
@@ -41,6 +45,8 @@ impl Limit {
             Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
             Self::FilterLength => "mqtt.max_filter_length",
             Self::SessionSize => "mqtt.max_session_size",
+            Self::Sessions => "mqtt.max_sessions",
+            Self::WillSize => "mqtt.max_will_size",
             Self::Groups => "jetstream.shared.max_groups",
             Self::Consumers => "max_consumers of a stream (1,000 unless nats-server is told otherwise)",
             Self::GroupsPerClient => "jetstream.shared.max_groups_per_client",
@@ -55,6 +61,8 @@ impl Limit {
             Self::Subscriptions
             | Self::FiltersPerPacket
             | Self::SessionSize
+            | Self::Sessions
+            | Self::WillSize
             | Self::Groups
             | Self::Consumers
             | Self::GroupsPerClient => ReasonCode::QuotaExceeded,

@@ -104,7 +104,8 @@ impl Broker {
 
     /// Sets the gauges that nobody pushes.
     pub(crate) fn read_gauges(&self) {
-        self.metrics.sessions_offline(self.ingest.as_ref().map_or(0, |ingest| ingest.wants.away()));
+        let (lasting, away) = self.census.counts();
+        self.metrics.sessions_stored(lasting, away);
         self.metrics.retained(self.store.retained().index().len() as u64);
         self.metrics.subscriptions(self.router.subscription_count() + self.sys.router.subscription_count());
     }

@@ -28,8 +28,6 @@ struct Held {
     /// By client id.
     records: HashMap<String, Vec<TopicFilter>>,
     here: HashSet<(SessionId, TopicFilter)>,
-    /// Client ids of sessions that are not connected.
-    away: HashSet<String>,
 }
 
 /// The filters that anybody has above QoS 0.
@@ -109,20 +107,6 @@ impl Wants {
         }
     }
 
-    /// How many sessions of the account are not connected, as their records say.
-    pub(crate) fn away(&self) -> usize {
-        self.held.lock().away.len()
-    }
-
-    fn set_away(&self, client_id: &str, is_away: bool) {
-        let mut held = self.held.lock();
-        if is_away {
-            held.away.insert(client_id.to_owned());
-        } else {
-            held.away.remove(client_id);
-        }
-    }
-
     fn set_record(&self, client_id: &str, filters: Vec<TopicFilter>) {
         let mut held = self.held.lock();
         // First what is new, so that what stays is wanted all the time.
@@ -172,12 +156,10 @@ impl SessionsSink for Wants {
         let above_0 = record.subscriptions.iter().filter(|s| s.qos > 0);
         let filters = above_0.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok()).map(|f| unshared(&f));
         self.set_record(&record.client_id, filters.flatten().collect());
-        self.set_away(&record.client_id, !record.connected);
     }
 
     fn gone(&self, client_id: &str, _sequence: u64, _why: Gone) {
         self.set_record(client_id, Vec::new());
-        self.set_away(client_id, false);
     }
 
     fn caught_up(&self) {
@@ -236,9 +218,6 @@ mod tests {
         assert!(wants.matches(&topic("a/x")), "the record still has it");
         wants.record(2, record("c", &[("b", 1)]));
         assert!(wants.matches(&topic("b")) && !wants.matches(&topic("a/x")));
-        assert_eq!(wants.away(), 1);
-        wants.record(3, SessionRecord { connected: true, ..record("c", &[("b", 1)]) });
-        assert_eq!(wants.away(), 0);
         wants.gone("c", 4, Gone::Deleted);
         assert!(!wants.matches(&topic("b")));
         assert_eq!(*told.0.lock(), ["+a/+", "+s/#", "+b", "-a/+", "-s/#", "-b"]);

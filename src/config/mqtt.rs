@@ -15,8 +15,12 @@ pub struct MqttConfig {
     /// QoS 1 and 2 messages we may have sent that the client has not acknowledged. An MQTT 5 client can ask for
     /// another number. Default 128, at least 1.
     pub window: u16,
-    /// Longest Session Expiry Interval that is granted; absent (default): what the client asks for.
-    pub max_session_expiry: Option<Duration>,
+    /// Longest Session Expiry Interval that is granted; 0: what the client asks for. Default 90 days.
+    pub max_session_expiry: Duration,
+    /// Sessions of the account that outlive their connections. Default 100,000.
+    pub max_sessions: u32,
+    /// Bytes of a will, its properties included. Default 64 KiB.
+    pub max_will_size: ByteSize,
     /// Subscriptions of one client. Default 10,000.
     pub max_subscriptions: u32,
     /// Topic filters of one SUBSCRIBE. Default 2,000.
@@ -94,7 +98,9 @@ impl Default for MqttConfig {
             max_packet_size: ByteSize(0),
             receive_maximum: 128,
             window: 128,
-            max_session_expiry: None,
+            max_session_expiry: Duration::from_secs(90 * 24 * 3600),
+            max_sessions: 100_000,
+            max_will_size: ByteSize(64 << 10),
             max_subscriptions: 10_000,
             max_filters_per_packet: 2_000,
             max_filter_length: 1_024,

@@ -70,7 +70,7 @@ fn every_table_of_the_file_is_read() {
     assert_eq!(config.nats.auth(), NatsAuth::Password { user: "u".into(), password: Secret::new("p".into()) });
     assert_eq!(config.mqtt.max_packet_size, ByteSize(256 * 1024));
     assert_eq!(config.mqtt.connect_timeout, Duration::from_secs(90));
-    assert_eq!(config.mqtt.max_session_expiry, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(config.mqtt.max_session_expiry, Duration::from_secs(30 * 86_400));
     assert_eq!(config.mqtt.on_denied_publish, OnDeniedPublish::Disconnect);
     assert_eq!(config.mqtt.overlapping, Overlapping::Each);
     assert_eq!((config.mqtt.session_queue, config.mqtt.discard), (1_000, Discard::Newest));

@@ -87,6 +87,8 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions.map(|(state, n)| ([("state", *state)], n)))?;
     let offline = metrics.sessions_offline.load(Relaxed);
     out.gauge("mqtt_sessions_offline", "Sessions of the account whose clients are away", offline)?;
+    let stored = metrics.sessions_stored.load(Relaxed);
+    out.gauge("mqtt_sessions_stored", "Sessions of the account that outlive their connections", stored)?;
     let packets = DIRECTIONS.iter().zip(&metrics.packets).flat_map(|(direction, counters)| {
         PACKETS.iter().zip(counters).skip(1).map(move |(kind, n)| ([("direction", *direction), ("type", *kind)], n))
     });

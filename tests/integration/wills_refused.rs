@@ -3,7 +3,7 @@
 
 use mqtt_codec::{MessageProperties, QoS, ReasonCode, TopicName, UserProperties, Version};
 
-use crate::harness::{Message, NatsServer, Options, Sidecar, msg, shown, unique};
+use crate::harness::{Message, NatsServer, Options, SidecarBuilder, msg, shown, unique};
 
 /// Largest message of the server.
 const MAX_PAYLOAD: usize = 100_000;
@@ -79,7 +79,7 @@ fn cases(t: &str) -> Vec<(&'static str, Message, Gets)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_will_is_refused_with_what_the_same_publish_gets_and_published_when_it_is_accepted() {
     let nats = NatsServer::start_with(true, &format!("max_payload: {MAX_PAYLOAD}"));
-    let sidecar = Sidecar::start(&nats, "sidecar").await;
+    let sidecar = SidecarBuilder::of(&nats, "sidecar").set("MQTT__MAX_WILL_SIZE", "1MB").start().await;
     let t = unique("wills");
     let mut watcher = sidecar.v5(&unique("watcher")).await;
     watcher.subscribe(&format!("{t}/#"), 2).await;

@@ -15,7 +15,7 @@ use proto_map::Headers;
 use super::{Job, Publishing, Refused, Stage, Unstorable};
 use crate::broker::mailbox::Mailbox;
 use crate::broker::{Broker, DeniedPublish, TooLarge, convert, records};
-use crate::metrics::DropReason;
+use crate::metrics::{DropReason, Limit};
 
 /// Longest header block that JetStream stores, in bytes.
 const STORED_HEADERS_MAX: usize = 65_535;
@@ -33,6 +33,10 @@ impl Broker {
     /// The reason code of the CONNACK that refuses it: in MQTT 5 that of the PUBLISH, in 3.x "not authorized".
     pub(crate) fn judge_will(self: &Arc<Self>, connect: &Connect, client_id: &ByteString) -> Result<(), ReasonCode> {
         let Some(will) = records::stored_will(connect, 0) else { return Ok(()) };
+        if will.size() > self.options.quotas.will_size {
+            let reason = self.refusals.refuse(Limit::WillSize, client_id);
+            return Err(if connect.version.is_v5() { reason } else { ReasonCode::NotAuthorized });
+        }
         // Of the longest epoch.
         let Some(publication) = records::will_publication(&will, u64::MAX) else { return Ok(()) };
         // Without a key the client id is refused.

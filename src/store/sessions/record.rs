@@ -272,6 +272,17 @@ pub struct StoredWill {
     pub rest: Rest,
 }
 
+impl StoredWill {
+    /// Bytes of its payload and its properties.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let texts = [&self.content_type, &self.response_topic].into_iter().flatten().map(String::len);
+        let properties = self.user_properties.iter().map(|(name, value)| name.len() + value.len());
+        let data = self.correlation_data.as_ref().map_or(0, Bytes::len);
+        self.payload.len() + data + texts.chain(properties).sum::<usize>()
+    }
+}
+
 /// How far the publication of a will is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
