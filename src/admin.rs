@@ -172,7 +172,7 @@ mod tests {
 
     async fn admin(readiness: &Readiness) -> (Admin, String) {
         let metrics = Metrics::new();
-        metrics.retained(3);
+        metrics.retained(3, 0);
         let admin = spawn(&BindAddr::new("127.0.0.1", 0), readiness.clone(), metrics).await.unwrap();
         let addr = admin.addr.to_string();
         (admin, addr)

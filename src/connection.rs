@@ -462,7 +462,7 @@ where
         self.log_refused(&publication, refused);
         let reason = refused.reason_code();
         self.broker.metrics.dropped(refused.drop_reason(), 1);
-        let is_denied = matches!(refused, Refused::Closed | Refused::Late);
+        let is_denied = matches!(refused, Refused::Closed | Refused::Late | Refused::OverLimit);
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
             Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {

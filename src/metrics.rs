@@ -149,6 +149,12 @@ labels! {
         Sessions = "sessions",
         /// `mqtt.max_will_size`.
         WillSize = "will_size",
+        /// `mqtt.max_retained_messages`.
+        RetainedMessages = "retained_messages",
+        /// `mqtt.max_retained_bytes`.
+        RetainedBytes = "retained_bytes",
+        /// `mqtt.max_retained_size`.
+        RetainedSize = "retained_size",
         /// `jetstream.shared.max_groups`.
         Groups = "groups",
         /// Consumers of a stream, of which some are kept for sidecars.
@@ -214,6 +220,7 @@ pub struct Metrics {
     disconnects_by_client: AtomicU64,
     disconnects_lost: AtomicU64,
     retained: AtomicI64,
+    retained_bytes: AtomicI64,
     events_dropped: AtomicU64,
     sessions_adopted: AtomicU64,
     wills: [AtomicU64; WillCause::TEXTS.len()],
@@ -251,6 +258,7 @@ impl Default for Metrics {
             disconnects_by_client: AtomicU64::new(0),
             disconnects_lost: AtomicU64::new(0),
             retained: AtomicI64::new(0),
+            retained_bytes: AtomicI64::new(0),
             sessions_adopted: AtomicU64::new(0),
             wills: Default::default(),
             requests: Default::default(),
@@ -385,9 +393,10 @@ impl Metrics {
         self.sessions_offline.store(i64::try_from(offline).unwrap_or(i64::MAX), Relaxed);
     }
 
-    /// Sets the number of retained messages.
-    pub fn retained(&self, count: u64) {
+    /// Sets the number of retained messages, and their bytes.
+    pub fn retained(&self, count: usize, bytes: usize) {
         self.retained.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
+        self.retained_bytes.store(i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
     }
 
     /// Counts a session of a sidecar that is gone, which was put in order here.

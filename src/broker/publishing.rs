@@ -15,6 +15,7 @@ mod epochs;
 mod judging;
 mod moved;
 mod retained;
+mod retaining;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -134,6 +135,8 @@ pub(crate) enum Refused {
     TooLarge,
     /// There are as many as there may be.
     NoRoom,
+    /// There is no room for it among the retained messages.
+    OverLimit,
 }
 
 /// The publishes of one connection.
@@ -225,8 +228,9 @@ impl Publishing {
         wakes: &mut Wakes,
     ) -> Result<(), Box<(Publication, Refused)>> {
         let Some(publication) = self.answer_request(publication)? else { return Ok(()) };
-        let Some(publication) = self.tell_own_state(publication, wakes)? else { return Ok(()) };
-        let route = match self.route_of(&publication.topic) {
+        let Some(mut publication) = self.tell_own_state(publication, wakes)? else { return Ok(()) };
+        let route = self.route_of(&publication.topic);
+        let route = match route.and_then(|route| self.judge_retained(&mut publication).map(|()| route)) {
             Ok(route) => route,
             Err(refused) => return Err(Box::new((publication, refused))),
         };

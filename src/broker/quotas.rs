@@ -29,6 +29,12 @@ pub struct Quotas {
     pub sessions: usize,
     /// Bytes of a will, its properties included.
     pub will_size: usize,
+    /// Retained messages of the account.
+    pub retained_messages: usize,
+    /// Bytes of them: topics, headers and payloads.
+    pub retained_bytes: usize,
+    /// Bytes of the payload of one.
+    pub retained_size: usize,
     /// Groups of shared subscriptions, above QoS 0, of the account.
     pub groups: usize,
     /// Groups of shared subscriptions that one client is a member of.
@@ -47,6 +53,9 @@ impl Limit {
             Self::SessionSize => "mqtt.max_session_size",
             Self::Sessions => "mqtt.max_sessions",
             Self::WillSize => "mqtt.max_will_size",
+            Self::RetainedMessages => "mqtt.max_retained_messages",
+            Self::RetainedBytes => "mqtt.max_retained_bytes",
+            Self::RetainedSize => "mqtt.max_retained_size",
             Self::Groups => "jetstream.shared.max_groups",
             Self::Consumers => "max_consumers of a stream (1,000 unless nats-server is told otherwise)",
             Self::GroupsPerClient => "jetstream.shared.max_groups_per_client",
@@ -63,6 +72,9 @@ impl Limit {
             | Self::SessionSize
             | Self::Sessions
             | Self::WillSize
+            | Self::RetainedMessages
+            | Self::RetainedBytes
+            | Self::RetainedSize
             | Self::Groups
             | Self::Consumers
             | Self::GroupsPerClient => ReasonCode::QuotaExceeded,

@@ -106,7 +106,8 @@ impl Broker {
     pub(crate) fn read_gauges(&self) {
         let (lasting, away) = self.census.counts();
         self.metrics.sessions_stored(lasting, away);
-        self.metrics.retained(self.store.retained().index().len() as u64);
+        let retained = self.store.retained().index();
+        self.metrics.retained(retained.len(), retained.bytes());
         self.metrics.subscriptions(self.router.subscription_count() + self.sys.router.subscription_count());
     }
 

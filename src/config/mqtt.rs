@@ -21,6 +21,12 @@ pub struct MqttConfig {
     pub max_sessions: u32,
     /// Bytes of a will, its properties included. Default 64 KiB.
     pub max_will_size: ByteSize,
+    /// Retained messages of the account; every sidecar has them in memory. Default 500,000.
+    pub max_retained_messages: u32,
+    /// Bytes of their topics, headers and payloads. Default 512 MiB.
+    pub max_retained_bytes: ByteSize,
+    /// Bytes of the payload of one. Default 4 MiB.
+    pub max_retained_size: ByteSize,
     /// Subscriptions of one client. Default 10,000.
     pub max_subscriptions: u32,
     /// Topic filters of one SUBSCRIBE. Default 2,000.
@@ -101,6 +107,9 @@ impl Default for MqttConfig {
             max_session_expiry: Duration::from_secs(90 * 24 * 3600),
             max_sessions: 100_000,
             max_will_size: ByteSize(64 << 10),
+            max_retained_messages: 500_000,
+            max_retained_bytes: ByteSize(512 << 20),
+            max_retained_size: ByteSize(4 << 20),
             max_subscriptions: 10_000,
             max_filters_per_packet: 2_000,
             max_filter_length: 1_024,

@@ -110,6 +110,8 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
         dropped.map(|(reason, n)| ([("reason", *reason)], n)),
     )?;
     out.gauge("mqtt_retained_messages", "Retained messages", metrics.retained.load(Relaxed))?;
+    let bytes = metrics.retained_bytes.load(Relaxed);
+    out.gauge("mqtt_retained_bytes", "Bytes of retained messages: topics, headers, payloads", bytes)?;
     out.counter(
         "mqtt_events_dropped",
         "Events about clients that were not told",
@@ -305,7 +307,7 @@ mod tests {
         metrics.disconnect(DisconnectReason::Server(ReasonCode::SessionTakenOver));
         metrics.sessions(SessionState::CatchingUp, 2);
         metrics.sessions(SessionState::Live, 1);
-        metrics.retained(12);
+        metrics.retained(12, 340);
         metrics.request(RequestEvent::Offered);
         metrics.requests_pending(3);
         metrics.share_group(true);
@@ -340,6 +342,7 @@ mod tests {
             "mqtt_sessions{state=\"live\"} 1",
             "mqtt_sessions{state=\"catching_up\"} 2",
             "mqtt_retained_messages 12",
+            "mqtt_retained_bytes 340",
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
             "mqtt_over_limit_total{limit=\"subscriptions\"} 1",
             "mqtt_over_limit_total{limit=\"session_size\"} 0",

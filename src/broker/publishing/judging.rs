@@ -73,6 +73,7 @@ impl Refused {
             Self::Late => "it answers a request whose time is over",
             Self::Unmappable(_) => "NATS has no subject for its topic",
             Self::TooLarge => "NATS takes no message or headers of its size",
+            Self::OverLimit => "a limit of what is retained is reached: mqtt.max_retained_messages, _bytes or _size",
             Self::NoRoom => "there are as many of its kind as there may be",
         }
     }
@@ -82,7 +83,7 @@ impl Refused {
         match self {
             Self::Closed | Self::Late | Self::Unmappable(_) => DropReason::NotAuthorized,
             Self::TooLarge => DropReason::TooLarge,
-            Self::NoRoom => DropReason::QueueFull,
+            Self::NoRoom | Self::OverLimit => DropReason::QueueFull,
         }
     }
 
@@ -92,7 +93,7 @@ impl Refused {
             Self::Closed => ReasonCode::NotAuthorized,
             Self::Late => ReasonCode::TopicNameInvalid,
             Self::Unmappable(reason) => reason,
-            Self::TooLarge | Self::NoRoom => ReasonCode::QuotaExceeded,
+            Self::TooLarge | Self::NoRoom | Self::OverLimit => ReasonCode::QuotaExceeded,
         }
     }
 }

@@ -42,6 +42,14 @@ pub struct RetainedEntry {
     pub version: u64,
 }
 
+impl RetainedEntry {
+    /// Bytes of its topic, headers and payload.
+    fn size(&self) -> usize {
+        let headers = self.message.headers.iter().flatten().map(|(name, value)| name.len() + value.len());
+        self.topic.as_str().len() + self.message.payload.len() + headers.sum::<usize>()
+    }
+}
+
 /// How far the index is; both numbers of the same moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IndexState {
@@ -120,6 +128,8 @@ struct Inner {
     state: IndexState,
     /// Entries, without the marks of deleted topics.
     live: usize,
+    /// Bytes of them.
+    bytes: usize,
     /// By time and sequence, what expires.
     expiries: BTreeMap<(u64, u64), TopicName>,
     /// Deletions that were seen before the reader brought them; needed until it has passed them.
@@ -228,6 +238,19 @@ impl RetainedIndex {
     /// Retained messages, expired ones included until they are removed.
     pub fn len(&self) -> usize {
         self.inner.read().live
+    }
+
+    /// Retained messages of other topics than this one, and their bytes.
+    pub(crate) fn beside(&self, topic: &TopicName) -> (usize, usize) {
+        let inner = self.inner.read();
+        let known = inner.topics.get::<dyn Ordered>(&Place(topic.as_str())).and_then(|node| node.entry.as_ref());
+        let (messages, bytes) = known.map_or((0, 0), |entry| (1, entry.size()));
+        (inner.live - messages, inner.bytes - bytes)
+    }
+
+    /// Bytes of all retained messages: topics, headers and payloads.
+    pub fn bytes(&self) -> usize {
+        self.inner.read().bytes
     }
 
     /// Retained messages with sequences up to this one. Looks at all of them.
@@ -363,8 +386,10 @@ impl Inner {
                 if let Some(end) = message.expires_at_ms {
                     self.expiries.insert((end, sequence), topic.clone());
                 }
+                let entry = RetainedEntry { topic: topic.clone(), message, sequence, version };
                 self.live += 1;
-                Some(Arc::new(RetainedEntry { topic: topic.clone(), message, sequence, version }))
+                self.bytes += entry.size();
+                Some(Arc::new(entry))
             }
             None if sequence > self.state.applied => {
                 self.deleted_early.insert(sequence, topic.clone());
@@ -393,6 +418,7 @@ impl Inner {
         self.state.version += 1;
         if let Some(entry) = node.entry {
             self.live -= 1;
+            self.bytes -= entry.size();
             if let Some(end) = entry.message.expires_at_ms {
                 self.expiries.remove(&(end, entry.sequence));
             }

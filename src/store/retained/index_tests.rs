@@ -228,3 +228,22 @@ fn a_search_that_is_broken_off_goes_on_where_it_was() {
     let mut everything = RetainedSearch::everything(ALL);
     assert_eq!(index.search(&mut everything, usize::MAX, &mut usize::MAX.clone(), 0).len(), topics.len() - 1);
 }
+
+#[test]
+fn what_is_kept_is_counted_through_every_change() {
+    let index = RetainedIndex::new();
+    assert_eq!((index.beside(&topic("a/b")), index.bytes()), ((0, 0), 0));
+    index.apply(1, &topic("a/b"), message("12345"));
+    index.apply(2, &topic("c"), message("1"));
+    assert_eq!((index.beside(&topic("a/b")), index.beside(&topic("c")), index.bytes()), ((1, 2), (1, 8), 10));
+    index.apply(3, &topic("a/b"), message("1"));
+    assert_eq!((index.beside(&topic("new")), index.bytes()), ((2, 6), 6));
+    index.apply_live(4, &topic("c"), None);
+    assert_eq!((index.beside(&topic("c")), index.bytes()), ((1, 4), 4));
+    let expires = RetainedMessage { expires_at_ms: Some(10), ..message("12").unwrap() };
+    index.apply(5, &topic("e"), Some(expires));
+    index.expire(10);
+    assert_eq!((index.len(), index.bytes()), (1, 4));
+    index.reset();
+    assert_eq!((index.len(), index.bytes()), (0, 0));
+}
