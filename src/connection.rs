@@ -10,6 +10,7 @@ mod ending;
 mod handshake;
 mod input;
 mod io;
+mod pace;
 mod reasons;
 mod retained;
 mod told;
@@ -39,6 +40,7 @@ use claims::Claimed;
 use durable::{Answered, LAZY_AGE, Written};
 use input::Remainder;
 use io::Io;
+use pace::Pace;
 use retained::Owed;
 
 /// While more than this many bytes wait to be written, no message is taken out of the mailbox.
@@ -119,6 +121,7 @@ struct Connection<S> {
     /// A write was refused, and no other one is tried.
     is_unwritable: bool,
     is_record_dirty: bool,
+    record_pace: Pace,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.
     unsaved_since: Option<Instant>,
@@ -240,6 +243,7 @@ where
             writing: None,
             is_unwritable: false,
             is_record_dirty: false,
+            record_pace: Pace::new(Instant::now()),
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
             resending: None,
@@ -376,11 +380,13 @@ where
         self.session.deadline().filter(|_| self.remainder.is_none()).map_or(IDLE, left)
     }
 
-    /// When the next lazy write is due, the remainder is given up, or the next look at the clock.
+    /// When the next lazy write is due, or one that keeps its pace, the remainder is given up, or the next look at the clock.
     fn wake_at(&self) -> tokio::time::Instant {
         let lazily = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + LAZY_AGE);
-        let lazily = lazily.map(tokio::time::Instant::from_std);
-        lazily.into_iter().chain(self.remainder_until()).min().unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
+        let record = self.record_pace.due_at(Instant::now());
+        let record = record.filter(|_| self.is_record_dirty && self.writing.is_none() && !self.is_unwritable);
+        let lazily = lazily.into_iter().chain(record).map(tokio::time::Instant::from_std);
+        lazily.chain(self.remainder_until()).min().unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }
 
     fn start_subscribes(&mut self) {
@@ -543,11 +549,15 @@ where
             let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
             for (filter, mut stored) in made {
                 stored.retained = owed.get(&filter).copied();
-                if let Some(old) = owned.subscriptions.remove(&filter) {
+                if let Some(old) = owned.subscriptions.get(&filter) {
                     // One that is replaced goes on where it was.
                     stored.since = stored.since.min(old.since);
-                    stored.since_in = old.since_in;
+                    stored.since_in.clone_from(&old.since_in);
                     stored.retained = stored.retained.or(old.retained);
+                    stored.rest.clone_from(&old.rest);
+                    if stored == *old {
+                        continue;
+                    }
                 }
                 owned.subscriptions.insert(filter, stored);
                 self.is_record_dirty = true;

@@ -58,7 +58,16 @@ pub(crate) struct Owned {
     pub(crate) progress_rest: Rest,
 }
 
+/// Bytes that a subscription takes in a record beside its filter, about.
+const SUBSCRIPTION_LEN: usize = 64;
+
 impl Owned {
+    /// Bytes of the record, about.
+    pub(crate) fn record_len(&self) -> usize {
+        let subscriptions = self.subscriptions.keys().map(|filter| filter.as_str().len() + SUBSCRIPTION_LEN);
+        self.record.will.as_ref().map_or(0, |will| will.size()) + subscriptions.sum::<usize>()
+    }
+
     /// The record as it is to be written.
     pub(crate) fn record(&self) -> SessionRecord {
         let mut record = self.record.clone();

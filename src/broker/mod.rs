@@ -288,6 +288,13 @@ impl Routing {
     }
 }
 
+/// Who follows the records of sessions, one behind the other.
+fn followers(wants: Option<Arc<wants::Wants>>) -> (Arc<Census>, Arc<Claimants>) {
+    let census = Arc::new(Census::new(wants.map(|wants| wants as Arc<dyn SessionsSink>)));
+    let claimants = Claimants::new(Some(Arc::clone(&census) as Arc<dyn SessionsSink>));
+    (census, Arc::new(claimants))
+}
+
 impl Broker {
     /// Starts to read the log, when JetStream answers. `inlet` is the sink that the store was opened with.
     pub async fn start(
@@ -317,8 +324,7 @@ impl Broker {
         });
         answered(async || follower.look(&store, true).await).await;
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
-        let census = Arc::new(Census::new(wants.clone().map(|wants| wants as Arc<dyn SessionsSink>)));
-        let claimants = Arc::new(Claimants::new(Some(Arc::clone(&census) as Arc<dyn SessionsSink>)));
+        let (census, claimants) = followers(wants.clone());
         let shares = Shares::start(
             &store,
             Arc::clone(&claimants),
@@ -328,16 +334,15 @@ impl Broker {
             wants,
             Arc::clone(&metrics),
         );
-        // Only the first router is set; there is one broker for each store.
         let inlets = Inlets { router: Arc::clone(&router), ingest: ingest.clone(), requests: Arc::clone(&requests) };
+        // Only the first router is set; there is one broker for each store.
         let _ = inlet.0.set(inlets);
         let records = store.sessions().follow(FollowFrom::Everything, claimants);
-        let start_events = || Events::start(&store, names.clone(), Arc::clone(&metrics));
-        let events = if options.tells_events { start_events() } else { Events::off() };
+        let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
         let broker = Arc::new(Self {
             retained_writer: RetainedWriter::start(&store),
             sys,
-            events,
+            events: events.unwrap_or_else(Events::off),
             interest: Interest::new(store.core().clone()),
             shares,
             options,

@@ -2,16 +2,16 @@
 //! here as soon as they subscribe. Who publishes at QoS 0 looks here whether it has to say so, and who copies messages of
 //! NATS into the log looks which.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foldhash::{HashMap, HashSet};
 use mqtt_codec::{QoS, TopicFilter, TopicName};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 use tokio::sync::watch;
 
 use super::mailbox::SessionId;
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Removed, Subscriptions};
 use crate::store::{Gone, SessionRecord, SessionsSink};
 
 /// Is told which filters somebody wants. Called with the lock held: must not block, and must not ask back.
@@ -24,15 +24,15 @@ pub(crate) trait WantsSink: Send + Sync {
 
 #[derive(Default)]
 struct Held {
-    counts: HashMap<TopicFilter, usize>,
-    /// By client id.
-    records: HashMap<String, Vec<TopicFilter>>,
+    /// By [`proto_map::client_token`].
+    records: HashMap<u64, Box<[TopicFilter]>>,
     here: HashSet<(SessionId, TopicFilter)>,
 }
 
 /// The filters that anybody has above QoS 0.
 pub(crate) struct Wants {
     held: Mutex<Held>,
+    /// Each as often as somebody has it. Locked behind `held`.
     filters: RwLock<Subscriptions<()>>,
     is_empty: AtomicBool,
     /// Whether all records were seen.
@@ -76,24 +76,24 @@ impl Wants {
         if held.here.insert((session, filter.clone()))
             && let Some(filter) = unshared(filter)
         {
-            return self.add(&mut held, &filter);
+            return self.add(&filter);
         }
         false
     }
 
     /// Another sidecar says that somebody there wants this, before the record says so; until [`Wants::forget`].
     pub(crate) fn announced(&self, filters: &[TopicFilter]) {
-        let mut held = self.held.lock();
+        let _held = self.held.lock();
         for filter in filters {
-            self.add(&mut held, filter);
+            self.add(filter);
         }
     }
 
     /// What was announced is said by records by now.
     pub(crate) fn forget(&self, filters: &[TopicFilter]) {
-        let mut held = self.held.lock();
+        let _held = self.held.lock();
         for filter in filters {
-            self.remove(&mut held, filter);
+            self.remove(filter);
         }
     }
 
@@ -103,49 +103,51 @@ impl Wants {
         if held.here.remove(&(session, filter.clone()))
             && let Some(filter) = unshared(filter)
         {
-            self.remove(&mut held, &filter);
+            self.remove(&filter);
         }
     }
 
     fn set_record(&self, client_id: &str, filters: Vec<TopicFilter>) {
+        let client = proto_map::client_token(client_id);
         let mut held = self.held.lock();
+        if held.records.get(&client).map_or(&[] as &[_], |known| known) == filters {
+            return;
+        }
+        let filters: Box<[TopicFilter]> = {
+            let all = self.filters.read();
+            let known = |filter: &TopicFilter| TopicFilter::try_from(all.known(filter)?.clone()).ok();
+            filters.into_iter().map(|filter| known(&filter).unwrap_or(filter)).collect()
+        };
         // First what is new, so that what stays is wanted all the time.
         for filter in &filters {
-            self.add(&mut held, filter);
+            self.add(filter);
         }
-        let old = if filters.is_empty() {
-            held.records.remove(client_id)
-        } else {
-            held.records.insert(client_id.to_owned(), filters)
-        };
+        let old = if filters.is_empty() { held.records.remove(&client) } else { held.records.insert(client, filters) };
         for filter in old.iter().flatten() {
-            self.remove(&mut held, filter);
+            self.remove(filter);
         }
     }
 
-    /// Returns whether nobody had it.
-    fn add(&self, held: &mut Held, filter: &TopicFilter) -> bool {
+    /// Returns whether nobody had it. Called with `held` locked, as [`Self::remove`] is.
+    fn add(&self, filter: &TopicFilter) -> bool {
         // `$SYS/#`: nothing of NATS is for it.
         if self.closed.filter_is_closed(filter) {
             return false;
         }
-        let count = held.counts.entry(filter.clone()).or_default();
-        *count += 1;
-        if *count == 1 {
-            self.filters.write().push(filter, 0, ());
+        let is_first = self.filters.write().push(filter, 0, ()) == 1;
+        if is_first {
             self.is_empty.store(false, Ordering::Release);
             self.sink.wanted(filter);
         }
-        *count == 1
+        is_first
     }
 
-    fn remove(&self, held: &mut Held, filter: &TopicFilter) {
-        let Some(count) = held.counts.get_mut(filter) else { return };
-        *count -= 1;
-        if *count == 0 {
-            held.counts.remove(filter);
-            self.filters.write().remove_one(filter, |()| true);
-            self.is_empty.store(held.counts.is_empty(), Ordering::Release);
+    fn remove(&self, filter: &TopicFilter) {
+        let mut filters = self.filters.write();
+        let is_last = matches!(filters.remove_one(filter, |()| true), Removed::Last { .. });
+        self.is_empty.store(filters.len() == 0, Ordering::Release);
+        drop(filters);
+        if is_last {
             self.sink.unwanted(filter);
         }
     }

@@ -34,7 +34,7 @@ pub struct MqttConfig {
     /// Bytes of a topic filter, of a shared one without `$share/NAME/`. Default 1,024.
     pub max_filter_length: u16,
     /// Bytes that the subscriptions of one session take in its record, which is written with every change of them. Default
-    /// 256 KiB.
+    /// 768 KiB.
     pub max_session_size: ByteSize,
     /// How long a session of MQTT 3.x with clean session 0 outlives its connection. Default 7 days.
     pub session_expiry_v3: Duration,
@@ -113,7 +113,7 @@ impl Default for MqttConfig {
             max_subscriptions: 10_000,
             max_filters_per_packet: 2_000,
             max_filter_length: 1_024,
-            max_session_size: ByteSize(256 << 10),
+            max_session_size: ByteSize(768 << 10),
             session_expiry_v3: Duration::from_secs(7 * 24 * 3600),
             max_keep_alive: None,
             connect_timeout: Duration::from_secs(10),

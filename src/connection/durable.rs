@@ -48,6 +48,11 @@ where
         let sessions = self.broker.store.sessions().clone();
         if self.is_record_dirty {
             let Some(owned) = &mut self.owned else { return };
+            let now = Instant::now();
+            if self.record_pace.due_at(now).is_some() {
+                return;
+            }
+            self.record_pace.spend(owned.record_len(), now);
             for stored in owned.subscriptions.values_mut() {
                 stored.retained = stored.retained.filter(|owed| !self.retained.is_done(*owed));
             }
@@ -136,9 +141,11 @@ where
         }
     }
 
-    /// Answers now, or once the record is written in a session that has one to write.
+    /// Answers now, or once the record is written that has what is answered. A SUBSCRIBE of what is there as it is, as clients
+    /// repeat it with every connection, writes nothing.
     pub(super) fn answer_after_record(&mut self, answer: Answered) {
-        if self.session.is_durable() && self.owned.is_some() {
+        let is_unwritten = self.is_record_dirty || !self.answers_after_record.is_empty();
+        if self.session.is_durable() && self.owned.is_some() && is_unwritten {
             self.is_record_dirty = true;
             self.answers_after_record.push_back(answer);
         } else {

@@ -315,7 +315,6 @@ mod tests {
         metrics.share_member(false);
         metrics.shared(ShareEvent::Redelivered, 4);
         metrics.will(WillCause::KeepAlive);
-        metrics.over_limit(Limit::Subscriptions);
         metrics.nats_connected(true);
         let errors = ApiErrors::default();
         metrics.js_api_errors(&errors);
@@ -344,8 +343,6 @@ mod tests {
             "mqtt_retained_messages 12",
             "mqtt_retained_bytes 340",
             "mqtt_wills_total{cause=\"keep_alive\"} 1",
-            "mqtt_over_limit_total{limit=\"subscriptions\"} 1",
-            "mqtt_over_limit_total{limit=\"session_size\"} 0",
             "mqtt_requests_total{event=\"offered\"} 1",
             "mqtt_requests_pending 3",
             "mqtt_shared_groups 1",
@@ -365,6 +362,18 @@ mod tests {
             assert!(text.lines().any(|have| have.starts_with(prefix)), "no line {prefix}\n{text}");
         }
         assert!(metrics.render().contains("\nmqtt_connections 0\n"));
+    }
+
+    #[test]
+    fn every_limit_is_there_before_it_is_met() {
+        let metrics = Metrics::new();
+        metrics.over_limit(Limit::Subscriptions);
+        let text = metrics.render();
+        for line in
+            ["mqtt_over_limit_total{limit=\"subscriptions\"} 1", "mqtt_over_limit_total{limit=\"session_size\"} 0"]
+        {
+            assert!(text.lines().any(|have| have == line), "no line {line}\n{text}");
+        }
     }
 
     #[test]

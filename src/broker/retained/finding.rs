@@ -156,7 +156,7 @@ mod tests {
         let began = Instant::now();
         let (owed, longest) = owed_beside(&index, &filters).await;
         assert!(owed.is_empty());
-        assert!(longest < Duration::from_millis(500), "nobody else had a turn for {longest:?}");
-        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(longest < Duration::from_secs(2), "nobody else had a turn for {longest:?}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     }
 }

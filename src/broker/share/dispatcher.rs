@@ -6,7 +6,7 @@
 //!     leave: the member is gone -> the answers of all that it was given are given out, but of those in doubt
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 /// A message that a member was given and has not acknowledged.
@@ -45,6 +45,8 @@ pub(super) struct Left<M, A> {
 #[derive(Debug)]
 pub(super) struct Dispatcher<Id, M, A> {
     members: Vec<(Id, M)>,
+    /// Who is one of them: those who are not are told without a look at all.
+    ids: HashSet<Id>,
     /// Whose turn it is.
     turn: usize,
     given: HashMap<u64, Given<Id, A>>,
@@ -52,24 +54,26 @@ pub(super) struct Dispatcher<Id, M, A> {
 
 impl<Id, M, A> Default for Dispatcher<Id, M, A> {
     fn default() -> Self {
-        Self { members: Vec::new(), turn: 0, given: HashMap::new() }
+        Self { members: Vec::new(), ids: HashSet::new(), turn: 0, given: HashMap::new() }
     }
 }
 
 impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
     /// A member comes; the one with its id goes, and is returned.
     pub(super) fn enter(&mut self, id: Id, member: M) -> Option<M> {
-        match self.members.iter_mut().find(|(old, _)| *old == id) {
-            Some((_, old)) => Some(std::mem::replace(old, member)),
-            None => {
-                self.members.push((id, member));
-                None
-            }
+        if self.ids.insert(id) {
+            self.members.push((id, member));
+            return None;
         }
+        let (_, old) = self.members.iter_mut().find(|(old, _)| *old == id)?;
+        Some(std::mem::replace(old, member))
     }
 
     /// A member gets nothing new; what it was given stays its own.
     pub(super) fn withdraw(&mut self, id: Id) -> Option<M> {
+        if !self.ids.remove(&id) {
+            return None;
+        }
         let index = self.members.iter().position(|(member, _)| *member == id)?;
         let (_, member) = self.members.remove(index);
         if index < self.turn {
