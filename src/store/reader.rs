@@ -7,6 +7,8 @@
 //! **Invariant:** what [`Reader::next`] gives is ascending, and each sequence is given at most once. A sequence that is left
 //! out was not in the stream any more.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +96,33 @@ struct Consumer {
     heard: Instant,
 }
 
+/// How a consumer is to be made, and what was known of the stream before.
+struct Plan {
+    source: Source,
+    filter: Option<String>,
+    headers_only: bool,
+    position: u64,
+    created: Option<String>,
+}
+
+/// What came of that.
+struct Opened {
+    created: String,
+    last_sequence: u64,
+    made: Made,
+}
+
+enum Made {
+    Consumer(Consumer),
+    /// The stream goes on from here, and was not read yet.
+    Restarted {
+        next: u64,
+    },
+}
+
+/// A consumer being made: some round trips, which are not begun anew when whoever waits for them gives up and comes again.
+type Opening = Pin<Box<dyn Future<Output = Result<Opened, ApiFailure>> + Send>>;
+
 /// Reads a stream.
 pub(crate) struct Reader {
     api: Api,
@@ -104,6 +133,7 @@ pub(crate) struct Reader {
     headers_only: bool,
     state: tokio::sync::watch::Receiver<LinkState>,
     consumer: Option<Consumer>,
+    opening: Option<Opening>,
     /// Next sequence to be given.
     position: u64,
     /// `created` of the stream.
@@ -111,6 +141,8 @@ pub(crate) struct Reader {
     /// What is read is known to be there.
     horizon: Arc<Horizon>,
     retry: Duration,
+    /// Nothing is asked before this.
+    resumes_at: Instant,
     warned: Option<Instant>,
     messages: Vec<Message>,
 }
@@ -134,9 +166,11 @@ impl Reader {
             headers_only: false,
             state,
             consumer: None,
+            opening: None,
             position: position.max(1),
             created: None,
             retry: RETRY_MIN,
+            resumes_at: Instant::now(),
             warned: None,
             messages: Vec::new(),
         }
@@ -172,7 +206,8 @@ impl Reader {
     /// Waits for entries, appends at most `max` of them to `out`, and says what else happened.
     ///
     /// # Errors
-    /// Only when JetStream cannot be asked; the next call tries again, after a pause. Cancelling loses nothing.
+    /// Only when JetStream cannot be asked; the next call tries again, after a pause. Cancelling loses nothing: who cancels
+    /// and calls again, however often, gets as far as who waits.
     pub(crate) async fn next(&mut self, out: &mut Vec<LogEntry>, max: usize) -> Result<Progress, Unavailable> {
         loop {
             if self.consumer.is_none()
@@ -210,11 +245,24 @@ impl Reader {
 
     /// Makes a consumer. `Some` when the caller must know something first.
     async fn open(&mut self) -> Result<Option<Progress>, Unavailable> {
-        let opened = self.try_open().await;
+        tokio::time::sleep_until(self.resumes_at).await;
+        if self.opening.is_none() {
+            let plan = Plan {
+                source: self.source.clone(),
+                filter: self.filter.clone(),
+                headers_only: self.headers_only,
+                position: self.position,
+                created: self.created.clone(),
+            };
+            self.opening = Some(Box::pin(plan.open(self.api.clone(), self.link.clone())));
+        }
+        let Some(opening) = &mut self.opening else { return Ok(None) };
+        let opened = opening.as_mut().await;
+        self.opening = None;
         match opened {
-            Ok(progress) => {
+            Ok(opened) => {
                 self.retry = RETRY_MIN;
-                Ok(progress)
+                Ok(self.opened(opened))
             }
             Err(failure) if failure.code() == STREAM_NOT_FOUND => Ok(Some(Progress::StreamMissing)),
             Err(failure) => {
@@ -222,60 +270,31 @@ impl Reader {
                     self.warned = Some(Instant::now());
                     tracing::warn!(stream = %self.source.stream, %failure, "cannot read the stream now");
                 }
-                tokio::time::sleep(self.retry).await;
+                self.resumes_at = Instant::now() + self.retry;
                 self.retry = (self.retry * 2).min(RETRY_MAX);
+                tokio::time::sleep_until(self.resumes_at).await;
                 Err(failure.into())
             }
         }
     }
 
-    async fn try_open(&mut self) -> Result<Option<Progress>, ApiFailure> {
-        let stream = Arc::clone(&self.source.stream);
-        let info = self.api.stream_info(&stream).await?;
-        let restarted = self.restarted(&info.created, info.state.last_seq);
-        self.created = Some(info.created);
-        if let Some(next) = restarted {
-            self.position = next;
-            return Ok(Some(Progress::Restarted { next }));
-        }
-        let deliver = match self.source.last_per_subject {
-            true => Deliver::LastPerSubject(&self.source.prefix),
-            false => Deliver::From(self.position),
+    fn opened(&mut self, Opened { created, last_sequence, made }: Opened) -> Option<Progress> {
+        self.created = Some(created);
+        let consumer = match made {
+            Made::Consumer(consumer) => consumer,
+            Made::Restarted { next } => {
+                self.position = next;
+                return Some(Progress::Restarted { next });
+            }
         };
-        let name = format!("nmq-{}-{:016x}", self.source.purpose, rand::random::<u64>());
-        let inbox = self.link.client.new_inbox();
-        let epoch = self.state.borrow_and_update().epoch;
-        let subscriber = self.link.client.subscribe(&format!("{inbox}.*"), self.link.queue_limits());
-        let subscriber = subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?;
-        let filter = self.filter.as_deref();
-        let consumer = self.api.create_reader(&stream, &name, deliver, filter, self.headers_only, INACTIVE).await?;
-        self.consumer = Some(Consumer {
-            name,
-            inbox,
-            subscriber,
-            epoch,
-            sequence: 0,
-            outstanding: 0,
-            pulls: 0,
-            pending: consumer.num_pending,
-            heard: Instant::now(),
-        });
+        let is_at_end = consumer.pending == 0;
+        self.consumer = Some(consumer);
         if self.source.last_per_subject {
             self.position = 1;
-            return Ok(Some(Progress::SnapshotBegins { last_sequence: info.state.last_seq }));
+            return Some(Progress::SnapshotBegins { last_sequence });
         }
         // Nothing is behind the position: say so at once, for those who wait for the end.
-        Ok((consumer.num_pending == 0).then_some(Progress::Read))
-    }
-
-    /// Where to go on when the stream is not the one that we have read, or has lost its end. The answer that says so knows as
-    /// much as we have read, or the stream has been cut for sure ([`Horizon`]).
-    fn restarted(&self, created: &str, last_sequence: u64) -> Option<u64> {
-        let known = self.created.as_deref()?;
-        if known != created {
-            return Some(1);
-        }
-        (!self.source.last_per_subject && last_sequence + 1 < self.position).then_some(last_sequence + 1)
+        is_at_end.then_some(Progress::Read)
     }
 
     /// Asks for more when too little is under way.
@@ -324,7 +343,7 @@ impl Reader {
         self.renew(why).await;
     }
 
-    /// Forgets the consumer, so that the next one starts with a snapshot.
+    /// Forgets the consumer, so that the next one starts with a snapshot. One that is being made starts with one anyway.
     pub(crate) async fn begin_again(&mut self) {
         self.renew("it was asked for").await;
     }
@@ -358,6 +377,50 @@ impl Reader {
         self.position = delivery.stream_sequence + 1;
         out.extend(LogEntry::of_message(&message, &self.source.prefix, delivery, self.link.client.counts()));
         Step::Continue
+    }
+}
+
+impl Plan {
+    async fn open(self, api: Api, link: Link) -> Result<Opened, ApiFailure> {
+        let stream = Arc::clone(&self.source.stream);
+        let info = api.stream_info(&stream).await?;
+        let last_sequence = info.state.last_seq;
+        if let Some(next) = self.restarted(&info.created, last_sequence) {
+            return Ok(Opened { created: info.created, last_sequence, made: Made::Restarted { next } });
+        }
+        let deliver = match self.source.last_per_subject {
+            true => Deliver::LastPerSubject(&self.source.prefix),
+            false => Deliver::From(self.position),
+        };
+        let name = format!("nmq-{}-{:016x}", self.source.purpose, rand::random::<u64>());
+        let inbox = link.client.new_inbox();
+        let epoch = link.state.borrow().epoch;
+        let subscriber = link.client.subscribe(&format!("{inbox}.*"), link.queue_limits());
+        let subscriber = subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?;
+        let filter = self.filter.as_deref();
+        let made = api.create_reader(&stream, &name, deliver, filter, self.headers_only, INACTIVE).await?;
+        let consumer = Consumer {
+            name,
+            inbox,
+            subscriber,
+            epoch,
+            sequence: 0,
+            outstanding: 0,
+            pulls: 0,
+            pending: made.num_pending,
+            heard: Instant::now(),
+        };
+        Ok(Opened { created: info.created, last_sequence, made: Made::Consumer(consumer) })
+    }
+
+    /// Where to go on when the stream is not the one that we have read, or has lost its end. The answer that says so knows as
+    /// much as we have read, or the stream has been cut for sure ([`Horizon`]).
+    fn restarted(&self, created: &str, last_sequence: u64) -> Option<u64> {
+        let known = self.created.as_deref()?;
+        if known != created {
+            return Some(1);
+        }
+        (!self.source.last_per_subject && last_sequence + 1 < self.position).then_some(last_sequence + 1)
     }
 }
 

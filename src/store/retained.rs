@@ -259,7 +259,7 @@ impl Follower {
                     self.shared.index.expire(self.shared.api.link.clock.earliest_ms());
                     continue;
                 }
-                () = self.shared.read_again.notified() => {
+                () = self.shared.read_again.notified(), if self.snapshot.is_none() => {
                     reader.begin_again().await;
                     continue;
                 }

@@ -63,6 +63,7 @@ mod shared;
 mod shared_faults;
 mod shared_logs;
 mod shared_once;
+mod slow_link;
 mod slow_reader;
 mod store;
 mod store_sessions;
