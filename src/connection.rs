@@ -1,18 +1,23 @@
 //! The one loop where a socket and a session meet. Each turn: decode and handle what came, take what the mailbox has,
 //! write, wait. The session decides; this file only carries out.
 
+mod ahead;
 mod backlog;
 mod claims;
 mod copies;
+mod counts;
 mod deliver;
 mod durable;
 mod ending;
 mod handshake;
 mod input;
 mod io;
+mod life;
 mod pace;
+mod publishes;
 mod reasons;
 mod retained;
+mod subscribes;
 mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,29 +30,30 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, QoS, ReasonCode, TopicFilter, Version, Violation};
-use mqtt_session::{Close, Input, Output, Publication, Resend, Session, SubscribeRequest, Time};
+use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, ReasonCode, TopicFilter, Version, Violation};
+use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker::{
-    Answer, Attached, Broker, DeniedPublish, Done, Mail, Mailbox, Order, Outgoing, Owned, Publishing, RecordRoom,
-    Refused, RetainedCursor, Share, Subscribed, Waiting, Wakes, wait_for,
+    Answer, Attached, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Share, Subscribed, Waiting, Wakes,
 };
 use crate::listener::Peer;
 use crate::metrics::Direction;
-use crate::store::StoredRetained;
+use ahead::Ahead;
 use claims::Claimed;
+use counts::Counts;
 use durable::{Answered, LAZY_AGE, Written};
 use input::Remainder;
 use io::Io;
+use life::Life;
 use pace::Pace;
 use retained::Owed;
 
 /// While more than this many bytes wait to be written, no message is taken out of the mailbox.
 const OUTPUT_LOW: usize = 64 * 1024;
 
-/// While more than this many bytes wait to be written, no packet of the client is handled: a client that does not read
-/// its acknowledgements cannot make us queue them without end.
+/// While more than this many bytes wait to be written, no packet of the client is handled that has an answer: a client that
+/// does not read its acknowledgements cannot make us queue them without end.
 const OUTPUT_HIGH: usize = 512 * 1024;
 
 /// SUBSCRIBE packets that are carried out together when they come in a burst.
@@ -98,6 +104,11 @@ enum Event {
 struct Connection<S> {
     io: Io<S>,
     decoder: Decoder,
+    /// Packets that wait until they can be handled.
+    ahead: Ahead,
+    life: Life,
+    /// Something was written since the last look at what the client sends.
+    has_written: bool,
     session: Session<Outgoing>,
     broker: Arc<Broker>,
     mailbox: Arc<Mailbox>,
@@ -110,9 +121,9 @@ struct Connection<S> {
     started: Instant,
     /// SUBSCRIBE packets that are not carried out yet.
     subscribes: Vec<SubscribeRequest>,
-    /// SUBSCRIBE packets that are being carried out. Nothing of the client is handled meanwhile.
+    /// SUBSCRIBE packets that are being carried out. Of the client only what does not wait is handled meanwhile; see `ahead`.
     subscribing: Option<Eventual<Subscribed>>,
-    /// What publishing waits for. Nothing of the client is handled meanwhile.
+    /// What publishing waits for. The same goes for this.
     waiting: Option<Waiting>,
     /// What the session holds in JetStream.
     owned: Option<Owned>,
@@ -152,15 +163,6 @@ struct Connection<S> {
     /// The exchange is over, but not all of it is handled.
     remainder: Option<Remainder>,
     end: Option<End>,
-}
-
-/// What is counted in one turn and added to the metrics at its end.
-#[derive(Debug, Default)]
-struct Counts {
-    published: [u64; 3],
-    delivered: [u64; 3],
-    /// Bytes of payloads, in and out.
-    payload_bytes: [u64; 2],
 }
 
 /// Serves one connection from its first byte to its last.
@@ -227,6 +229,9 @@ where
         Self {
             io,
             decoder,
+            ahead: Ahead::default(),
+            life: Life::default(),
+            has_written: false,
             version,
             session,
             publishing,
@@ -299,10 +304,7 @@ where
             match event {
                 Event::Mail => notified.set(mailbox.notified()),
                 Event::Time => {
-                    // Nothing more is heard of a client that is gone.
-                    if self.remainder.is_none() {
-                        self.tell(Input::Time);
-                    }
+                    self.look_at_clock();
                     alarm.as_mut().reset(tokio::time::Instant::now() + self.until_deadline());
                 }
                 Event::Done(done) => self.done(done),
@@ -313,18 +315,28 @@ where
                 Event::Backlog(page) => self.backlog.take(page),
                 Event::Again => self.yielding = None,
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
-                Event::Read(Ok(count)) if count > 0 => self.count_read(count),
+                Event::Read(Ok(count)) if count > 0 => {
+                    self.count_read(count);
+                    self.heard();
+                }
                 Event::ReadAll => {}
                 Event::Wrote(Err(_)) | Event::Read(_) => self.lose(),
             }
         }
     }
 
-    /// The next thing that happens but for mail and the alarm. Writing comes first: it makes room.
+    /// The next thing that happens but for mail and the alarm. Writing comes first: it makes room. But it does not come twice
+    /// before there was a look at what the client sends.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if std::mem::take(&mut self.has_written)
+            && let Poll::Ready(event) = self.poll_input(cx)
+        {
+            return Poll::Ready(event);
+        }
         if self.io.has_output()
             && let Poll::Ready(result) = self.io.poll_write(cx)
         {
+            self.has_written = true;
             return Poll::Ready(Event::Wrote(result));
         }
         if let Poll::Ready(done) = poll_some(&mut self.waiting, cx) {
@@ -351,6 +363,16 @@ where
         if poll_some(&mut self.yielding, cx).is_ready() {
             return Poll::Ready(Event::Again);
         }
+        if let Poll::Ready(event) = self.poll_input(cx) {
+            return Poll::Ready(event);
+        }
+        if !self.has_answer_coming() {
+            self.io.acknowledge(cx);
+        }
+        Poll::Pending
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.takes_input() {
             if let Poll::Ready(read) = self.io.poll_read(cx) {
                 return Poll::Ready(Event::Read(read));
@@ -359,9 +381,6 @@ where
             if tokio::task::coop::has_budget_remaining() && self.close_reading() {
                 return Poll::Ready(Event::ReadAll);
             }
-        }
-        if !self.has_answer_coming() {
-            self.io.acknowledge(cx);
         }
         Poll::Pending
     }
@@ -389,24 +408,6 @@ where
         lazily.chain(self.remainder_until()).min().unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }
 
-    fn start_subscribes(&mut self) {
-        if self.subscribes.is_empty() || self.subscribing.is_some() {
-            return;
-        }
-        let requests = std::mem::take(&mut self.subscribes);
-        self.log_subscribes(&requests);
-        let is_durable = self.session.is_durable();
-        let planned = self.broker.plan_subscribes(
-            &self.mailbox,
-            &mut self.filters,
-            self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
-            requests,
-        );
-        self.publishing.tells_publisher |= planned.has_no_local();
-        let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
-        self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
-    }
-
     /// Tells the session, and carries out what it says.
     fn tell(&mut self, input: Input<Outgoing>) {
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -417,10 +418,10 @@ where
         self.outputs = outputs;
     }
 
-    /// Only packets of the client and the alarm need to know the time.
+    /// Only signs of life and the alarm need to know the time.
     fn now_for(&self, input: &Input<Outgoing>) -> Time {
         match input {
-            Input::Packet(_) | Input::Time => self.now(),
+            Input::Heard | Input::Time => self.now(),
             _ => Time::default(),
         }
     }
@@ -450,152 +451,16 @@ where
     }
 
     fn send(&mut self, packet: &Packet) {
+        if *packet == Packet::PingResp && self.io.output.len() >= OUTPUT_HIGH {
+            self.life.pings_owed += 1;
+            return;
+        }
         let max = self.session.parameters().client_max_packet_size;
         match mqtt_codec::encode_limited(packet, self.version, max, self.io.output.tail()) {
             Ok(()) => self.broker.metrics.packets(Direction::Out, packet.packet_type(), 1),
             Err(error) => {
                 let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
                 tracing::warn!(client_id, %remote, %error, "a packet was not sent");
-            }
-        }
-    }
-
-    fn publish(&mut self, publication: Publication) {
-        self.counts.published[publication.qos as usize] += 1;
-        self.counts.payload_bytes[0] += publication.payload.len() as u64;
-        let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) else { return };
-        let (publication, refused) = *refusal;
-        self.log_refused(&publication, refused);
-        let reason = refused.reason_code();
-        self.broker.metrics.dropped(refused.drop_reason(), 1);
-        let is_denied = matches!(refused, Refused::Closed | Refused::Late | Refused::OverLimit);
-        let answer = match publication.token {
-            Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
-            Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {
-                Some((token, Ok(ReasonCode::Success)))
-            }
-            None if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => None,
-            // No packet of this version or QoS can say it.
-            token @ (Some(_) | None) => {
-                token.into_iter().for_each(|token| self.session.not_published(token));
-                self.end = Some(End::ByServer(reason));
-                None
-            }
-        };
-        if let Some((token, result)) = answer {
-            // Told after the outputs at hand: acknowledgements leave in the order of arrival.
-            self.answers.push((token, result));
-        }
-    }
-
-    /// Takes completions and orders out of the mailbox.
-    fn take_mail(&mut self) {
-        let mut mail = std::mem::take(&mut self.mail);
-        self.mailbox.take(&mut mail);
-        for (token, result) in mail.stored.drain(..) {
-            self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
-        }
-        self.counts.delivered[0] += mail.qos0[0];
-        self.counts.payload_bytes[1] += mail.qos0[1];
-        for (token, _) in mail.told.iter().filter(|(_, result)| result.is_err()) {
-            self.session.not_published(*token);
-        }
-        self.publishing.told(&mut mail.told, &mut self.answers);
-        if let Some(owned) = mail.owned.take() {
-            self.owned = Some(owned);
-        }
-        match mail.order.take() {
-            Some(Order::Close(reason)) => self.end_by_order(reason),
-            Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
-            None => {}
-        }
-        self.mail = mail;
-        self.tell_answers();
-    }
-
-    fn tell_answers(&mut self) {
-        let mut answers = std::mem::take(&mut self.answers);
-        for (token, result) in answers.drain(..) {
-            self.tell(Input::Stored(token, result));
-        }
-        answers.append(&mut self.answers);
-        self.answers = answers;
-    }
-
-    /// Starts to wait for what publishing needs.
-    fn wait_for_wanted(&mut self) {
-        if self.waiting.is_none() {
-            self.waiting = wait_for(&self.broker, self.publishing.wanted());
-        }
-    }
-
-    fn done(&mut self, done: Done) {
-        self.waiting = None;
-        self.publishing.take(done, &self.broker, &mut self.wakes);
-    }
-
-    fn subscribed(&mut self, mut subscribed: Subscribed) {
-        self.subscribing = None;
-        for filter in &subscribed.failed {
-            self.filters.remove(filter);
-        }
-        self.tell_subscribed(&subscribed.made);
-        self.log_granted(&subscribed.reasons);
-        let owed = self.number_retained(&mut subscribed.retained);
-        self.mailbox.owe_retained(subscribed.retained);
-        if let Some(owned) = &mut self.owned {
-            // That of a session that ends with its connection tells the others what it wants above QoS 0.
-            let is_durable = self.session.is_durable();
-            let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
-            for (filter, mut stored) in made {
-                stored.retained = owed.get(&filter).copied();
-                if let Some(old) = owned.subscriptions.get(&filter) {
-                    // One that is replaced goes on where it was.
-                    stored.since = stored.since.min(old.since);
-                    stored.since_in.clone_from(&old.since_in);
-                    stored.retained = stored.retained.or(old.retained);
-                    stored.rest.clone_from(&old.rest);
-                    if stored == *old {
-                        continue;
-                    }
-                }
-                owned.subscriptions.insert(filter, stored);
-                self.is_record_dirty = true;
-            }
-        }
-        for (packet_id, reasons) in subscribed.reasons {
-            self.answer_after_record(Answered::Subscribed(packet_id, reasons));
-        }
-    }
-
-    /// What is owed to subscriptions of a session that goes on has numbers, by which its record and its progress name it.
-    fn number_retained(&mut self, cursors: &mut [RetainedCursor]) -> HashMap<TopicFilter, StoredRetained> {
-        let mut owed = HashMap::new();
-        if !self.session.is_durable() || self.owned.is_none() {
-            return owed;
-        }
-        let lasts = |cursor: &&mut RetainedCursor| cursor.options.qos > QoS::AtMostOnce && !cursor.is_sys;
-        for cursor in cursors.iter_mut().filter(lasts) {
-            owed.insert(cursor.filter.clone(), self.retained.number(cursor));
-        }
-        owed
-    }
-
-    fn count(&mut self) {
-        let metrics = &self.broker.metrics;
-        let [received, sent] = std::mem::take(&mut self.io.uncounted);
-        metrics.bytes(received, sent);
-        for (direction, bytes) in [Direction::In, Direction::Out].into_iter().zip(&mut self.counts.payload_bytes) {
-            metrics.payload_bytes(direction, std::mem::take(bytes));
-        }
-        metrics.packets(Direction::Out, PacketType::Publish, self.counts.delivered.iter().sum());
-        for (qos, index) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
-            for (direction, counts) in
-                [(Direction::In, &mut self.counts.published), (Direction::Out, &mut self.counts.delivered)]
-            {
-                if counts[index] > 0 {
-                    self.broker.metrics.messages(direction, qos, std::mem::take(&mut counts[index]));
-                }
             }
         }
     }

@@ -6,6 +6,7 @@
 //! - [`negotiate`]: from a CONNECT to what both sides agreed on, and its CONNACK
 //! - [`Session`]: the connected session; [`Session::handle`] takes one [`Input`] and appends [`Output`]s, which the
 //!   caller carries out, in order, before the next input
+//! - `exchange`: inputs and outputs; `held`: outputs that wait until the progress is saved
 //! - `inbound`: what the client publishes, until it is acknowledged
 //! - [`Progress`]: what a session that outlives its connection must not forget, and must have saved before it goes on
 //! - `outbound`: what the client is sent at QoS 1 and 2, until it acknowledges
@@ -14,7 +15,9 @@
 //!
 //! Deliberately absent: sockets, clocks, subscription matching, permissions, storage.
 
+mod exchange;
 mod feed;
+mod held;
 mod inbound;
 mod negotiate;
 mod outbound;
@@ -22,13 +25,14 @@ mod position;
 mod progress;
 mod session;
 
+pub use exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
 pub use feed::{Feed, FeedState, Offer};
 pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
 pub use outbound::Resend;
 pub use position::{Cursors, LOG_MAX, RETAINED, SHARED, is_in_log, is_shared, log_of, position, sequence_of};
 pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
-pub use session::{Close, Input, Output, Publication, Session, SubscribeRequest, UnsubscribeRequest};
+pub use session::Session;
 
 /// Milliseconds since any fixed point. The caller's clock; never read inside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

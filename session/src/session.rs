@@ -2,154 +2,20 @@
 //! the protocol, ends the connection with the reason code of the specification.
 
 use std::collections::{HashMap, VecDeque};
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU16;
 
-use bytes::Bytes;
-use bytestring::ByteString;
 use mqtt_codec::{
-    Auth, Delivery, Disconnect, MessageProperties, Packet, PacketId, Publish, PublishTopic, QoS, ReasonCode, SubAck,
-    Subscribe, SubscribeEntry, TopicFilter, TopicName, Unsubscribe,
+    Auth, Delivery, Disconnect, Packet, PacketId, Publish, PublishTopic, QoS, ReasonCode, SubAck, Subscribe, TopicName,
+    Unsubscribe,
 };
 
+use crate::exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
+use crate::held::{Held, HeldPublishes};
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
 use crate::position::is_shared;
 use crate::progress::{Durability, Progress, Save};
 use crate::{Parameters, Time};
-
-/// Something that happened.
-#[derive(Debug)]
-pub enum Input<M> {
-    /// The client sent a packet.
-    Packet(Packet),
-    /// A [`Publication`] with this token was stored (`Ok` with the reason code to acknowledge with), or was not and never
-    /// will be (`Err`). Where nobody knows, an `Err` whose reason PUBACK cannot carry ends the connection, so that the
-    /// client publishes again and a QoS 2 message is looked for.
-    Stored(Token, Result<ReasonCode, ReasonCode>),
-    /// A [`SubscribeRequest`] was carried out: a reason code an entry, in order.
-    Subscribed(PacketId, Vec<ReasonCode>),
-    /// An [`UnsubscribeRequest`] was carried out.
-    Unsubscribed(PacketId, Vec<ReasonCode>),
-    /// A QoS 1 or 2 message, with its log sequence, is to be delivered. Only while [`Session::window_room`] is above
-    /// zero.
-    Deliver(QoS, u64, M),
-    /// The message with this packet id, of an [`Output::Transmit`] or a [`Resend::Publish`], is not sent: it is lost, or the
-    /// client cannot take it. That counts as delivered [MQTT-3.1.2-25].
-    Unsendable(PacketId),
-    /// The progress was saved up to and with this version; see [`Session::progress`].
-    Saved(u64),
-    /// Time went by; see [`Session::deadline`].
-    Time,
-}
-
-/// Something to do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Output<M> {
-    /// Send this packet.
-    Send(Packet),
-    /// Publish for the client.
-    Publish(Publication),
-    /// Send the message in a PUBLISH with this QoS and packet id.
-    Transmit(QoS, PacketId, M),
-    /// The client has acknowledged this QoS 1 message of a shared subscription: nobody else is to get it. One at QoS 2 is
-    /// this session's from the moment of its [`Output::Transmit`].
-    Settled(PacketId),
-    /// Subscribe, then tell [`Input::Subscribed`].
-    Subscribe(SubscribeRequest),
-    /// Unsubscribe, then tell [`Input::Unsubscribed`].
-    Unsubscribe(UnsubscribeRequest),
-    /// End the connection. Nothing follows.
-    Close(Close),
-}
-
-/// A message of the client on its way to its subscribers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publication {
-    /// Names it for [`Input::Stored`]; `None` at QoS 0, where nobody waits.
-    pub token: Option<Token>,
-    /// At QoS 2: how it is kept from being stored twice.
-    pub once: Option<Once>,
-    /// Topic name, aliases resolved.
-    pub topic: TopicName,
-    /// Quality of service.
-    pub qos: QoS,
-    /// RETAIN flag.
-    pub retain: bool,
-    /// Payload.
-    pub payload: Bytes,
-    /// Message properties.
-    pub properties: Option<Box<MessageProperties>>,
-}
-
-/// A SUBSCRIBE to carry out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubscribeRequest {
-    /// Answer with this packet id.
-    pub packet_id: PacketId,
-    /// Subscription Identifier of all entries.
-    pub subscription_id: Option<NonZeroU32>,
-    /// The entries, in order.
-    pub entries: Vec<SubscribeEntry>,
-}
-
-/// An UNSUBSCRIBE to carry out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnsubscribeRequest {
-    /// Answer with this packet id.
-    pub packet_id: PacketId,
-    /// The filters, in order; `Err` is text that is no filter.
-    pub filters: Vec<Result<TopicFilter, ByteString>>,
-}
-
-/// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Close {
-    /// The client said DISCONNECT. `with_will`: publish the will all the same (reason 0x04).
-    ByClient {
-        /// Whether the will is published.
-        with_will: bool,
-    },
-    /// We end it: DISCONNECT with this reason in MQTT 5, a closed connection in 3.x. The will is published.
-    ByServer(ReasonCode),
-}
-
-/// An output that waits until the progress it depends on is saved.
-#[derive(Debug)]
-struct Held<M> {
-    needs: u64,
-    output: Output<M>,
-}
-
-/// How many publishes wait, by topic: what the client publishes there later waits behind them.
-///
-/// Only a session that lasts holds publishes, those at QoS 2, each until one save of its progress; so this costs those
-/// who publish at one QoS, or whose session ends with its connection, nothing but a look whether it is empty.
-#[derive(Debug, Default)]
-struct HeldPublishes {
-    of_topics: HashMap<TopicName, usize>,
-    all: usize,
-}
-
-impl HeldPublishes {
-    fn begin(&mut self, topic: &TopicName) {
-        *self.of_topics.entry(topic.clone()).or_default() += 1;
-        self.all += 1;
-    }
-
-    fn end(&mut self, topic: &TopicName) {
-        self.all -= 1;
-        if let Some(count) = self.of_topics.get_mut(topic) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_topics.remove(topic);
-            }
-        }
-    }
-
-    fn has(&self, topic: &TopicName) -> bool {
-        !self.of_topics.is_empty() && self.of_topics.contains_key(topic)
-    }
-}
 
 /// One connected client.
 #[derive(Debug)]
@@ -205,11 +71,22 @@ impl<M> Session<M> {
     /// for the progress to be saved, as it may have unacknowledged, or as many acknowledgements wait for that.
     #[must_use]
     pub fn takes_packets(&self) -> bool {
-        let maximum = usize::from(self.parameters.receive_maximum);
+        let is_storing_less = self.inbound.storing() < usize::from(self.parameters.receive_maximum);
+        is_storing_less && self.takes_qos0() && self.takes_answered()
+    }
+
+    /// Whether a publish at QoS 0 may be read now, also while [`Self::takes_packets`] says no: it counts only when it has to
+    /// wait for one at QoS 2.
+    #[must_use]
+    pub fn takes_qos0(&self) -> bool {
+        self.held_publishes.all < usize::from(self.parameters.receive_maximum)
+    }
+
+    /// Whether PUBREC and PUBREL may be read now, also while [`Self::takes_packets`] says no: their answers may have to wait.
+    #[must_use]
+    pub fn takes_answered(&self) -> bool {
         // No more packet ids can be in use; PUBREL, which is four bytes, has no other limit.
-        let answers = maximum + usize::from(self.parameters.window);
-        // QoS 0 behind QoS 2 on its topic has no other limit.
-        self.inbound.storing() < maximum && self.held_publishes.all < maximum && self.held_answers <= answers
+        self.held_answers <= usize::from(self.parameters.receive_maximum) + usize::from(self.parameters.window)
     }
 
     /// Whether a publish of the client waits to be stored, or to be acknowledged behind one that does.
@@ -236,24 +113,31 @@ impl<M> Session<M> {
         self.outbound.next_resend()
     }
 
-    /// The connection is over, and what waited for the progress to be saved does not happen. What shared subscriptions have
-    /// given goes to other members: what was sent at QoS 1, and what was not sent yet. What was sent at QoS 2 stays and is
-    /// finished with this session [MQTT-4.8.2-4]. Returns those at QoS 2 that were not sent: what is saved may say that they
-    /// are the session's, until the progress is saved once more.
-    pub fn leave(&mut self) -> Vec<M> {
-        let mut withdrawn = Vec::new();
+    /// The connection is over, and what waited for the progress to be saved does not happen: the client repeats it. What it
+    /// does not repeat, because it only waited behind that, is left to be published. What shared subscriptions have given goes
+    /// to other members: what was sent at QoS 1, and what was not sent yet. What was sent at QoS 2 stays and is finished with
+    /// this session [MQTT-4.8.2-4].
+    pub fn leave(&mut self) -> Left<M> {
+        let mut left = Left { withdrawn: Vec::new(), publications: Vec::new() };
         (self.held_publishes, self.held_answers) = (HeldPublishes::default(), 0);
         for held in std::mem::take(&mut self.held) {
             match held.output {
                 Output::Transmit(_, packet_id, message) if self.outbound.withdraw(packet_id, &mut self.durability) => {
-                    withdrawn.push(message);
+                    left.withdrawn.push(message);
                 }
-                Output::Publish(Publication { token: Some(token), .. }) => self.not_published(token),
+                Output::Publish(Publication {
+                    token: Some(token), once: Some(Once { maybe_above: None, .. }), ..
+                }) => {
+                    self.not_published(token);
+                }
+                // One that an earlier connection has received may be stored already.
+                Output::Publish(Publication { once: Some(_), .. }) => {}
+                Output::Publish(publication) => left.publications.push(publication),
                 _ => {}
             }
         }
         self.is_closed = true;
-        withdrawn
+        left
     }
 
     /// Messages at QoS 2 that have a packet id and wait until that is saved.
@@ -326,8 +210,9 @@ impl<M> Session<M> {
         self.outbound.unknown_acks
     }
 
-    /// When to call with [`Input::Time`] at the latest: one and a half times the keep alive after the last packet
-    /// [MQTT-3.1.2-22].
+    /// When to call with [`Input::Time`] at the latest: one and a half times the keep alive after the client was heard last
+    /// [MQTT-3.1.2-22]. Whatever came counts, when it came: a packet takes as long as the link is slow, and is handled when we
+    /// can.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         match self.parameters.keep_alive_s {
@@ -342,10 +227,8 @@ impl<M> Session<M> {
             return;
         }
         match input {
-            Input::Packet(packet) => {
-                self.last_heard = now;
-                self.packet(packet, out);
-            }
+            Input::Heard => self.last_heard = now,
+            Input::Packet(packet) => self.packet(packet, out),
             Input::Stored(token, result) => {
                 self.inbound.stored(token, result);
                 self.release(out);

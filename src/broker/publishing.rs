@@ -215,9 +215,20 @@ impl Publishing {
 
     /// Whether more may be published.
     pub(crate) fn has_room(&self) -> bool {
-        self.parked.is_empty()
-            && self.unsent.is_empty()
-            && self.stored.len() < MAX_JOBS
+        self.parked.is_empty() && self.unsent.is_empty() && self.has_room_for_jobs()
+    }
+
+    /// Whether something may be published at QoS 0, also while others wait for a permit: nothing of its topic does.
+    pub(crate) fn takes_live(&self, topic: &TopicName) -> bool {
+        let is_of_topic = |job: &Job| job.publication.topic == *topic;
+        self.unsent.is_empty()
+            && !self.is_handing_over
+            && self.has_room_for_jobs()
+            && !self.parked.iter().any(is_of_topic)
+    }
+
+    fn has_room_for_jobs(&self) -> bool {
+        self.stored.len() < MAX_JOBS
             && (self.behind.is_empty() || self.behind.values().map(VecDeque::len).sum::<usize>() < MAX_JOBS)
     }
 

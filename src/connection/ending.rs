@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_codec::{Disconnect, Packet, ReasonCode, Version};
+use mqtt_session::Publication;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::durable::Written;
@@ -54,9 +55,11 @@ where
             }));
         }
         self.pass_what_is_read();
+        let left = self.session.leave();
         // What is saved may say that these are the session's, until it is saved once more without them.
-        let doubtful: Vec<Share> = self.session.leave().into_iter().filter_map(|m| m.share).collect();
+        let doubtful: Vec<Share> = left.withdrawn.into_iter().filter_map(|m| m.share).collect();
         doubtful.iter().for_each(Share::doubt);
+        self.publish_left(left.publications);
         let claims = self.claims();
         let (_, progress) = self.session.progress();
         let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
@@ -98,6 +101,18 @@ where
         // When somebody else owns the session now, what it saves decides, when they come again.
         doubtful.iter().for_each(if is_saved { Share::give_back } else { Share::settled });
         broker.detach(&mailbox);
+    }
+
+    /// What the client published behind something that waited, and does not repeat. Where its epoch has ended it may have
+    /// published something newer elsewhere, and where a publish has failed nothing goes before that.
+    fn publish_left(&mut self, publications: Vec<Publication>) {
+        if self.mailbox.is_withdrawn() || self.mailbox.has_failed() {
+            return;
+        }
+        for publication in publications {
+            // Nobody is left to be told of a refusal.
+            let _ = self.publishing.publish(publication, &mut self.wakes);
+        }
     }
 
     fn log_end(&self, end: End, peer: &Peer) {

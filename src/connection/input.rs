@@ -10,16 +10,19 @@
 //!   └──── DISCONNECT, a violation, keep alive ─▶ over          (DISCONNECT in a remainder ends it as well)
 //! ```
 //!
+//! What cannot be handled yet waits in `ahead`, where what need not wait overtakes it.
+//!
 //! After a reset only the kernel's receive buffer is left: Linux hands it out, other systems may have discarded it, and what
 //! was still on its way is lost in any case. No acknowledgement was received for it, so at QoS 1 and 2 it is the client's.
 
 use std::time::Duration;
 
-use mqtt_codec::{Packet, ReasonCode, Violation};
+use mqtt_codec::{Delivery, Packet, Publish, PublishTopic, ReasonCode, Violation};
 use mqtt_session::Input;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use super::ahead::Received;
 use super::{Connection, End, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
 use crate::broker::TooLarge;
 use crate::metrics::{Direction, DropReason};
@@ -35,12 +38,6 @@ const ORDERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Bytes that are read of the rest: more than a kernel keeps for a socket.
 const REST_MAX: usize = 16 * 1024 * 1024;
-
-/// First byte of DISCONNECT.
-const DISCONNECT: u8 = 0xE0;
-
-/// First byte of SUBSCRIBE, without its flags.
-const SUBSCRIBE: u8 = 8;
 
 /// The exchange is over; what had come before is still handled.
 #[derive(Debug)]
@@ -65,7 +62,7 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Whether packets of the client are handled now.
+    /// Whether packets of the client are handled now, in their turn.
     pub(super) fn takes_packets(&self) -> bool {
         self.waiting.is_none()
             && self.subscribing.is_none()
@@ -73,20 +70,58 @@ where
             && self.io.output.len() < OUTPUT_HIGH
             && self.session.takes_packets()
             && self.publishing.has_room()
-            && !self.is_goodbye_early()
     }
 
-    /// Whether DISCONNECT is next, and what came before it is not answered yet: nothing is answered behind it, and what waits
-    /// to be saved would not be published.
-    fn is_goodbye_early(&self) -> bool {
-        self.io.input.first() == Some(&DISCONNECT) && self.session.is_storing()
+    /// Whether a packet need not wait, whatever waits before it.
+    fn passes(&self, packet: &Packet) -> bool {
+        match packet {
+            Packet::PingReq | Packet::PubAck(_) | Packet::PubComp(_) => true,
+            // They are answered, and the answer may have to wait for a save.
+            Packet::PubRec(_) | Packet::PubRel(_) => {
+                self.io.output.len() < OUTPUT_HIGH && self.session.takes_answered()
+            }
+            Packet::Publish(Publish {
+                topic: PublishTopic::Name(topic),
+                delivery: Delivery::AtMostOnce,
+                retain: false,
+                ..
+            }) => {
+                self.subscribing.is_none()
+                    && self.subscribes.is_empty()
+                    && self.ahead.lets_pass(topic)
+                    && self.io.output.len() < OUTPUT_HIGH
+                    && self.session.takes_qos0()
+                    && self.publishing.takes_live(topic)
+            }
+            _ => false,
+        }
     }
 
-    /// Whether the socket is read now. While a wait is on, one read's worth is buffered, so that a lost connection is
-    /// seen, and no more.
+    /// Whether what is next is handled now.
+    fn takes(&self, received: &Received) -> bool {
+        match received {
+            Ok(packet @ (Packet::PubRec(_) | Packet::PubRel(_))) => self.passes(packet),
+            Ok(Packet::PingReq | Packet::PubAck(_) | Packet::PubComp(_)) => true,
+            // Those that come in a burst are carried out together.
+            Ok(Packet::Subscribe(_)) => self.takes_packets() && self.continues_subscribes(),
+            // Nothing is answered behind it, and what waits to be saved would not be published.
+            Ok(Packet::Disconnect(_)) => {
+                self.takes_packets() && self.subscribes.is_empty() && !self.session.is_storing()
+            }
+            Ok(_) | Err(_) => self.takes_packets() && self.subscribes.is_empty(),
+        }
+    }
+
+    /// Whether another SUBSCRIBE of a burst is carried out with those that are there.
+    fn continues_subscribes(&self) -> bool {
+        let filters = self.subscribes.iter().map(|subscribe| subscribe.entries.len());
+        self.subscribes.len() < SUBSCRIBE_BATCH && filters.sum::<usize>() < SUBSCRIBE_FILTERS
+    }
+
+    /// Whether the socket is read now.
     pub(super) fn takes_input(&self) -> bool {
         let is_read = self.remainder.as_ref().is_some_and(|rest| rest.is_read || rest.bytes == 0);
-        !self.io.is_over && !is_read && (self.io.input.is_empty() || self.takes_packets())
+        !self.io.is_over && !is_read && self.end.is_none() && self.ahead.has_room()
     }
 
     /// Handles the packets that are there, as far as they are taken now.
@@ -94,54 +129,65 @@ where
         if self.session.is_durable() {
             self.session.log_stands_at(self.broker.tail_sequence());
         }
+        self.answer_pings();
         loop {
             self.is_through = self.handle_packets();
             self.start_subscribes();
             self.tell_answers();
-            if self.is_through || !self.takes_packets() {
+            let is_next_taken = || self.ahead.front().is_some_and(|next| self.takes(next));
+            if self.is_through || self.end.is_some() || !is_next_taken() {
                 break;
             }
         }
-        if self.remainder.is_none() && self.is_goodbye_early() {
+        // What came before a goodbye is not answered yet.
+        let is_goodbye = matches!(self.ahead.front(), Some(Ok(Packet::Disconnect(_))));
+        if is_goodbye && self.remainder.is_none() && self.session.is_storing() {
             self.begin_remainder(End::Lost, GOODBYE_WITHIN);
         }
     }
 
     /// Returns whether no complete packet is left.
     fn handle_packets(&mut self) -> bool {
-        while self.takes_packets() {
-            if self.io.input.is_empty() {
-                return true;
-            }
-            if !self.subscribes.is_empty() && !self.continues_subscribes() {
-                return false;
-            }
-            match self.decoder.decode(&mut self.io.input) {
+        self.handle_ahead();
+        while self.end.is_none() && self.ahead.has_room() {
+            let before = self.io.input.len();
+            let received = match self.decoder.decode(&mut self.io.input) {
                 Ok(Some(packet)) => {
                     self.broker.metrics.packets(Direction::In, packet.packet_type(), 1);
-                    self.tell(Input::Packet(packet));
+                    Ok(packet)
                 }
-                Ok(None) => return true,
-                Err(violation) => {
-                    let (client_id, remote) = (&self.mailbox.client_id, self.remote);
-                    tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");
-                    if let Violation::PacketTooLarge { size, .. } = violation {
-                        self.broker.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
-                    }
-                    self.end = Some(End::ByServer(violation.reason_code()));
-                    self.violation = Some(violation);
-                }
+                Ok(None) => return self.ahead.is_empty(),
+                Err(violation) => Err(violation),
+            };
+            let is_next = self.ahead.is_empty() && self.takes(&received);
+            match received {
+                Ok(packet) if is_next || self.passes(&packet) => self.tell(Input::Packet(packet)),
+                Err(violation) if is_next => self.violated(violation),
+                received => self.ahead.push(received, before - self.io.input.len()),
             }
         }
         false
     }
 
-    /// Whether the next packet is another SUBSCRIBE of a burst.
-    fn continues_subscribes(&self) -> bool {
-        let filters = self.subscribes.iter().map(|subscribe| subscribe.entries.len());
-        self.subscribes.len() < SUBSCRIBE_BATCH
-            && filters.sum::<usize>() < SUBSCRIBE_FILTERS
-            && self.io.input.first().is_some_and(|b| b >> 4 == SUBSCRIBE)
+    /// Handles what has waited and need not any more.
+    fn handle_ahead(&mut self) {
+        while self.end.is_none() && self.ahead.front().is_some_and(|next| self.takes(next)) {
+            match self.ahead.pop() {
+                Some(Ok(packet)) => self.tell(Input::Packet(packet)),
+                Some(Err(violation)) => self.violated(violation),
+                None => return,
+            }
+        }
+    }
+
+    fn violated(&mut self, violation: Violation) {
+        let (client_id, remote) = (&self.mailbox.client_id, self.remote);
+        tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");
+        if let Violation::PacketTooLarge { size, .. } = violation {
+            self.broker.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
+        }
+        self.end = Some(End::ByServer(violation.reason_code()));
+        self.violation = Some(violation);
     }
 
     /// The client is gone, as far as writing or reading tells.
@@ -220,13 +266,21 @@ where
         self.publishing.is_idle() && !self.session.is_storing() && self.answers_after_record.is_empty()
     }
 
+    /// The next packet of those that were not handled, if there is one.
+    fn next_unhandled(&mut self) -> Option<Packet> {
+        match self.ahead.pop() {
+            Some(received) => received.ok(),
+            None => self.decoder.decode(&mut self.io.input).ok().flatten(),
+        }
+    }
+
     /// Time is up. What is left is not handled; a client that has said goodbye has done so all the same.
     fn give_up_rest(&mut self) {
         if let Some(rest) = &mut self.remainder {
             (rest.until, rest.is_read) = (None, true);
         }
         let mut given_up = 0_u64;
-        while let Ok(Some(packet)) = self.decoder.decode(&mut self.io.input) {
+        while let Some(packet) = self.next_unhandled() {
             if let Packet::Disconnect(_) = packet {
                 self.tell(Input::Packet(packet));
                 break;

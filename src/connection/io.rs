@@ -34,6 +34,8 @@ pub(crate) struct Io<S> {
     pub(crate) output: Segments,
     /// Bytes that were received and sent, and not counted yet.
     pub(crate) uncounted: [u64; 2],
+    /// Bytes that the peer's side of the stream has taken.
+    pub(crate) taken: u64,
     /// Nothing more comes: the stream is over, or reading failed.
     pub(crate) is_over: bool,
     /// Writing failed: what is to be written is dropped. There may be more to read all the same.
@@ -49,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     pub(crate) fn new(stream: S) -> Self {
         let (input, output) = (BytesMut::new(), Segments::default());
         let (is_over, is_broken, is_unflushed, is_unanswered) = (false, false, false, false);
-        Self { stream, input, output, uncounted: [0; 2], is_over, is_broken, is_unflushed, is_unanswered }
+        Self { stream, input, output, uncounted: [0; 2], taken: 0, is_over, is_broken, is_unflushed, is_unanswered }
     }
 
     /// Reads what is there behind `input`. Zero is the end of the stream.
@@ -114,6 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             Poll::Ready(Ok(count)) => {
                 self.output.advance(count);
                 self.uncounted[1] += count as u64;
+                self.taken += count as u64;
                 self.is_unanswered = false;
                 // A stream that buffers (WebSocket) sends its frame when it is flushed.
                 let is_refused = self.output.is_empty() && matches!(self.poll_flush(cx), Poll::Ready(Err(_)));

@@ -11,6 +11,7 @@
 mod harness;
 
 mod adoption;
+mod alive;
 mod attached;
 mod backlog;
 mod both_worlds;

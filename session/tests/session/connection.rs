@@ -19,6 +19,15 @@ fn every_packet_of_the_client_counts_as_a_sign_of_life_and_nothing_else_does() {
 }
 
 #[test]
+fn a_packet_that_takes_longer_than_the_keep_alive_is_a_sign_of_life_while_it_comes() {
+    check(
+        V5.keep_alive(3),
+        "at 4000; heard; = deadline 8500; time 4500; < nothing; at 8000; heard; time 8500; < nothing;
+         at 9000; > PUBLISH q1 id1; < store 0; = deadline 13500; time 13500; < close 0x8d",
+    );
+}
+
+#[test]
 fn without_a_keep_alive_there_is_no_deadline() {
     check(V5, "= deadline none; time 99999999; < nothing");
 }

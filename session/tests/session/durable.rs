@@ -194,3 +194,24 @@ fn what_was_not_published_is_new_when_it_is_repeated() {
     // One that is with the store stays recorded.
     check(V5.durable(), "> PUBLISH q2 id1; saved; < store 0; leave; = received 1:7.0>0");
 }
+
+#[test]
+fn what_waits_behind_qos_2_and_is_not_repeated_is_published_when_the_connection_ends() {
+    check(
+        V5.durable(),
+        "> PUBLISH q2 id1; > PUBLISH q0; > PUBLISH q1 id2; > PUBLISH q2 id3 topic=b; > PUBLISH q0 topic=b;
+         leave; < store - q0 t; < store 1 q1 t; < store - q0 b; = received",
+    );
+    // Saved in time, nothing has waited.
+    check(V5.durable(), "> PUBLISH q2 id1; > PUBLISH q0; saved; < store 0 q2 t; < store - q0 t; leave; < nothing");
+}
+
+#[test]
+fn what_an_earlier_connection_has_received_is_looked_for_also_when_this_one_ends_before_that() {
+    check(
+        V5.durable(),
+        "log 100; > PUBLISH q2 id1; saved; < store 0 q2 t 7.0; crash;
+         > PUBLISH q2 id2; > PUBLISH q2 id1 dup; leave; = received 1:7.0>100; reconnect;
+         > PUBLISH q2 id1 dup; < store 0 q2 t 7.0>100",
+    );
+}

@@ -10,7 +10,9 @@
 //! save; saved                                       a save begins (of the progress at that moment); it succeeded
 //! saved                                             the progress of this moment was saved
 //! resend                                            what is to be repeated is asked for until there is no more
-//! leave                                             the connection is over: shared subscriptions take back what they gave
+//! leave                                             the connection is over: shared subscriptions take back what they gave,
+//!                                                   and what did not have to wait is published
+//! heard                                             bytes come that are no whole packet
 //! unsendable 5                                      the message of a packet id is lost, or too large for the client
 //! log 100 | read 50 | at 1000 | time 1000 | subscribed 1 0x01 | unsubscribed 1 0x00
 //! reconnect | crash                                 the next connection goes on from the progress now | as it was saved
@@ -35,8 +37,8 @@ use mqtt_codec::{
     Unsubscribe, Version,
 };
 use mqtt_session::{
-    Close, Input, Output, Parameters, Progress, Publication, Resend, SHARED, Save, Session, SubscribeRequest, Time,
-    is_shared, sequence_of,
+    Close, Input, Output, Parameters, Progress, Publication, Resend, SHARED, Save, Session, SubscribeRequest,
+    Time, is_shared, sequence_of,
 };
 
 /// Epoch of the first connection of a script.
@@ -157,7 +159,10 @@ impl Run {
             return Err(format!("`{output}` was not expected"));
         }
         match first {
-            ">" => self.tell(Input::Packet(packet(&mut words)?)),
+            ">" => {
+                self.tell(Input::Heard);
+                self.tell(Input::Packet(packet(&mut words)?));
+            }
             "at" => self.now = Time(number(words.next())?),
             "time" => {
                 self.now = Time(number(words.next())?);
@@ -184,7 +189,11 @@ impl Run {
                 self.tell(Input::Saved(version));
             }
             "resend" => self.resend(),
-            "leave" => drop(self.session.leave()),
+            "leave" => {
+                let left = self.session.leave();
+                self.outputs.extend(left.publications.iter().map(publication_text));
+            }
+            "heard" => self.tell(Input::Heard),
             "unpublished" => self.session.not_published(number(words.next())?),
             "unsendable" => self.tell(Input::Unsendable(id(words.next())?)),
             "log" => self.session.log_stands_at(number(words.next())?),

@@ -153,6 +153,19 @@ impl Client {
         }
     }
 
+    /// Reads so many bytes at most, of what is there, as a slow link brings them. `false` when the server closed.
+    pub(crate) fn trickle(&mut self, bytes: usize) -> bool {
+        let mut chunk = vec![0; bytes];
+        match self.stream.try_read(&mut chunk) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.input.extend_from_slice(&chunk[..count]);
+                true
+            }
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// The next packet as it comes; nothing is acknowledged.
     pub(crate) async fn packet(&mut self, deadline: Instant) -> Result<Packet, Ended> {
         loop {
@@ -356,7 +369,7 @@ impl Client {
         self.flush().await;
     }
 
-    /// Waits for an answer to PINGREQ: everything sent before it was handled by then.
+    /// Waits for an answer to PINGREQ: everything sent before it was handled by then, unless it has to wait for something.
     pub(crate) async fn ping(&mut self) {
         self.write(&Packet::PingReq);
         self.other(|packet| matches!(packet, Packet::PingResp)).await;

@@ -1,0 +1,40 @@
+//! What a connection adds to the metrics.
+
+use mqtt_codec::{PacketType, QoS};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Connection;
+use crate::metrics::Direction;
+
+/// What is counted in one turn and added to the metrics at its end.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) published: [u64; 3],
+    pub(super) delivered: [u64; 3],
+    /// Bytes of payloads, in and out.
+    pub(super) payload_bytes: [u64; 2],
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    pub(super) fn count(&mut self) {
+        let metrics = &self.broker.metrics;
+        let [received, sent] = std::mem::take(&mut self.io.uncounted);
+        metrics.bytes(received, sent);
+        for (direction, bytes) in [Direction::In, Direction::Out].into_iter().zip(&mut self.counts.payload_bytes) {
+            metrics.payload_bytes(direction, std::mem::take(bytes));
+        }
+        metrics.packets(Direction::Out, PacketType::Publish, self.counts.delivered.iter().sum());
+        for (qos, index) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
+            for (direction, counts) in
+                [(Direction::In, &mut self.counts.published), (Direction::Out, &mut self.counts.delivered)]
+            {
+                if counts[index] > 0 {
+                    self.broker.metrics.messages(direction, qos, std::mem::take(&mut counts[index]));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What the client publishes, between the session and the broker.
+
+use mqtt_codec::{ReasonCode, Version};
+use mqtt_session::{Input, Publication};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Connection, End};
+use crate::broker::{DeniedPublish, Done, Order, Refused, wait_for};
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    pub(super) fn publish(&mut self, publication: Publication) {
+        self.counts.published[publication.qos as usize] += 1;
+        self.counts.payload_bytes[0] += publication.payload.len() as u64;
+        let Err(refusal) = self.publishing.publish(publication, &mut self.wakes) else { return };
+        let (publication, refused) = *refusal;
+        self.log_refused(&publication, refused);
+        let reason = refused.reason_code();
+        self.broker.metrics.dropped(refused.drop_reason(), 1);
+        let is_denied = matches!(refused, Refused::Closed | Refused::Late | Refused::OverLimit);
+        let answer = match publication.token {
+            Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
+            Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {
+                Some((token, Ok(ReasonCode::Success)))
+            }
+            None if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => None,
+            // No packet of this version or QoS can say it.
+            token @ (Some(_) | None) => {
+                token.into_iter().for_each(|token| self.session.not_published(token));
+                self.end = Some(End::ByServer(reason));
+                None
+            }
+        };
+        if let Some((token, result)) = answer {
+            // Told after the outputs at hand: acknowledgements leave in the order of arrival.
+            self.answers.push((token, result));
+        }
+    }
+
+    /// Takes completions and orders out of the mailbox.
+    pub(super) fn take_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.take(&mut mail);
+        for (token, result) in mail.stored.drain(..) {
+            self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
+        }
+        self.counts.delivered[0] += mail.qos0[0];
+        self.counts.payload_bytes[1] += mail.qos0[1];
+        for (token, _) in mail.told.iter().filter(|(_, result)| result.is_err()) {
+            self.session.not_published(*token);
+        }
+        self.publishing.told(&mut mail.told, &mut self.answers);
+        if let Some(owned) = mail.owned.take() {
+            self.owned = Some(owned);
+        }
+        match mail.order.take() {
+            Some(Order::Close(reason)) => self.end_by_order(reason),
+            Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
+            None => {}
+        }
+        self.mail = mail;
+        self.tell_answers();
+    }
+
+    pub(super) fn tell_answers(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        for (token, result) in answers.drain(..) {
+            self.tell(Input::Stored(token, result));
+        }
+        answers.append(&mut self.answers);
+        self.answers = answers;
+    }
+
+    /// Starts to wait for what publishing needs.
+    pub(super) fn wait_for_wanted(&mut self) {
+        if self.waiting.is_none() {
+            self.waiting = wait_for(&self.broker, self.publishing.wanted());
+        }
+    }
+
+    pub(super) fn done(&mut self, done: Done) {
+        self.waiting = None;
+        self.publishing.take(done, &self.broker, &mut self.wakes);
+    }
+}

@@ -1,0 +1,82 @@
+//! SUBSCRIBE, from the session to the broker and back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mqtt_codec::{QoS, TopicFilter};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Connection;
+use super::durable::Answered;
+use crate::broker::{RecordRoom, RetainedCursor, Subscribed};
+use crate::store::StoredRetained;
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    pub(super) fn start_subscribes(&mut self) {
+        if self.subscribes.is_empty() || self.subscribing.is_some() {
+            return;
+        }
+        let requests = std::mem::take(&mut self.subscribes);
+        self.log_subscribes(&requests);
+        let is_durable = self.session.is_durable();
+        let planned = self.broker.plan_subscribes(
+            &self.mailbox,
+            &mut self.filters,
+            self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
+            requests,
+        );
+        self.publishing.tells_publisher |= planned.has_no_local();
+        let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
+        self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
+    }
+
+    pub(super) fn subscribed(&mut self, mut subscribed: Subscribed) {
+        self.subscribing = None;
+        for filter in &subscribed.failed {
+            self.filters.remove(filter);
+        }
+        self.tell_subscribed(&subscribed.made);
+        self.log_granted(&subscribed.reasons);
+        let owed = self.number_retained(&mut subscribed.retained);
+        self.mailbox.owe_retained(subscribed.retained);
+        if let Some(owned) = &mut self.owned {
+            // That of a session that ends with its connection tells the others what it wants above QoS 0.
+            let is_durable = self.session.is_durable();
+            let made = subscribed.made.into_iter().filter(|(_, stored)| is_durable || stored.qos > 0);
+            for (filter, mut stored) in made {
+                stored.retained = owed.get(&filter).copied();
+                if let Some(old) = owned.subscriptions.get(&filter) {
+                    // One that is replaced goes on where it was.
+                    stored.since = stored.since.min(old.since);
+                    stored.since_in.clone_from(&old.since_in);
+                    stored.retained = stored.retained.or(old.retained);
+                    stored.rest.clone_from(&old.rest);
+                    if stored == *old {
+                        continue;
+                    }
+                }
+                owned.subscriptions.insert(filter, stored);
+                self.is_record_dirty = true;
+            }
+        }
+        for (packet_id, reasons) in subscribed.reasons {
+            self.answer_after_record(Answered::Subscribed(packet_id, reasons));
+        }
+    }
+
+    /// What is owed to subscriptions of a session that goes on has numbers, by which its record and its progress name it.
+    pub(super) fn number_retained(&mut self, cursors: &mut [RetainedCursor]) -> HashMap<TopicFilter, StoredRetained> {
+        let mut owed = HashMap::new();
+        if !self.session.is_durable() || self.owned.is_none() {
+            return owed;
+        }
+        let lasts = |cursor: &&mut RetainedCursor| cursor.options.qos > QoS::AtMostOnce && !cursor.is_sys;
+        for cursor in cursors.iter_mut().filter(lasts) {
+            owed.insert(cursor.filter.clone(), self.retained.number(cursor));
+        }
+        owed
+    }
+}
