@@ -7,8 +7,12 @@
 //! ```text
 //!            queue full                scan starts              scan meets the tail        scan reaches `until`
 //! Live{after} ------> Behind{next} ----------> Scanning{next} ---------> Joining{next,until} --------> Live{after}
-//!                        ^----------- queue full, scan ends ----------------------'
+//!                        ^                       |   ^                       |
+//!                        `-- no room, scan ends -'   `-- too much is held ---'
 //! ```
+//!
+//! **Invariant:** a scan that waits for room gets it when the client takes what is queued, and from nobody else: what is held
+//! has a half of the room at most.
 //!
 //! Deliberately absent: what a message is, and who matches it against subscriptions.
 
@@ -66,7 +70,9 @@ pub struct Feed<M> {
     queue: VecDeque<Queued<M>>,
     /// Brought by the tail while joining; all sequences are above `until`.
     held: VecDeque<Queued<M>>,
+    /// Of all messages, and of those that are held.
     bytes: usize,
+    held_bytes: usize,
     max_messages: usize,
     max_bytes: usize,
 }
@@ -81,6 +87,7 @@ impl<M> Feed<M> {
             queue: VecDeque::new(),
             held: VecDeque::new(),
             bytes: 0,
+            held_bytes: 0,
             max_messages,
             max_bytes,
         }
@@ -116,6 +123,23 @@ impl<M> Feed<M> {
         self.queue.front().map(|queued| &queued.message)
     }
 
+    /// Whether there is so much room that a scan is worth its while.
+    #[must_use]
+    pub fn is_half_empty(&self) -> bool {
+        self.len() <= self.max_messages / 2 && self.bytes <= self.max_bytes / 2
+    }
+
+    /// Whether a scan reads for this session.
+    #[must_use]
+    pub const fn is_scanned(&self) -> bool {
+        matches!(self.state, FeedState::Scanning { .. } | FeedState::Joining { .. })
+    }
+
+    /// Whether what the tail brings can be held, without taking the room that the scan needs.
+    fn has_room_to_hold(&self, bytes: usize) -> bool {
+        self.has_room() && self.held.len() < self.max_messages / 2 && self.held_bytes + bytes <= self.max_bytes / 2
+    }
+
     /// The next message for the window, with its log sequence.
     pub fn pop(&mut self) -> Option<(u64, M)> {
         let queued = self.queue.pop_front()?;
@@ -145,16 +169,16 @@ impl<M> Feed<M> {
                 }
             }
             FeedState::Joining { next, until } if sequence > until => {
-                if self.has_room() {
+                if self.has_room_to_hold(bytes) {
                     self.bytes += bytes;
+                    self.held_bytes += bytes;
                     self.held.push_back(Queued { sequence, bytes, message: message() });
-                    Offer::Taken
-                } else {
-                    // What is held is read again by the next scan.
-                    self.drop_held();
-                    self.state = FeedState::Behind { next };
-                    Offer::Full
+                    return Offer::Taken;
                 }
+                // The scan, which has brought nothing above `until`, goes on and reads it again.
+                self.drop_held();
+                self.state = FeedState::Scanning { next };
+                Offer::Skipped
             }
             _ => Offer::Skipped,
         }
@@ -177,7 +201,11 @@ impl<M> Feed<M> {
         let next = match self.state {
             FeedState::Scanning { next } => next,
             FeedState::Joining { next, until } if sequence <= until => next,
-            _ => return Offer::Skipped,
+            FeedState::Joining { .. } => {
+                self.meet_tail();
+                return Offer::Skipped;
+            }
+            FeedState::Live { .. } | FeedState::Behind { .. } => return Offer::Skipped,
         };
         if sequence < next {
             return Offer::Skipped;
@@ -200,8 +228,7 @@ impl<M> Feed<M> {
             FeedState::Joining { until, .. } => {
                 self.advance(sequence);
                 if sequence >= until {
-                    self.queue.append(&mut self.held);
-                    self.state = FeedState::Live { after: until };
+                    self.meet_tail();
                 }
             }
             FeedState::Live { .. } | FeedState::Behind { .. } => {}
@@ -231,8 +258,21 @@ impl<M> Feed<M> {
 
     /// The log is gone, and with it what was still to be read. What is queued stays.
     pub fn give_up(&mut self) {
-        self.queue.append(&mut self.held);
+        self.release_held();
         self.state = FeedState::Live { after: u64::MAX };
+    }
+
+    /// The scan has brought what was before the tail; what the tail has brought since follows.
+    fn meet_tail(&mut self) {
+        if let FeedState::Joining { until, .. } = self.state {
+            self.release_held();
+            self.state = FeedState::Live { after: until };
+        }
+    }
+
+    fn release_held(&mut self) {
+        self.queue.append(&mut self.held);
+        self.held_bytes = 0;
     }
 
     fn advance(&mut self, sequence: u64) {
@@ -242,7 +282,7 @@ impl<M> Feed<M> {
     }
 
     fn drop_held(&mut self) {
-        self.bytes -= self.held.iter().map(|q| q.bytes).sum::<usize>();
+        self.bytes -= std::mem::take(&mut self.held_bytes);
         self.held.clear();
     }
 }
@@ -303,6 +343,43 @@ mod tests {
         f.scan_passed(4);
         assert_eq!(f.state(), FeedState::Live { after: 4 });
         assert_eq!(drain(&mut f), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_is_held_leaves_the_scan_its_room_and_is_read_by_it_when_it_is_too_much() {
+        let mut f = feed(4);
+        f.fall_behind(1);
+        f.begin_scan();
+        f.join(2);
+        for s in 3..=4 {
+            assert_eq!(f.offer_live(s, 1, || s), Offer::Taken);
+        }
+        assert!(f.is_half_empty());
+        assert_eq!(f.offer_live(5, 1, || 5), Offer::Skipped);
+        assert_eq!(f.state(), FeedState::Scanning { next: 1 });
+        for s in 1..=4 {
+            assert_eq!(f.offer_scanned(s, 1, || s), Offer::Taken, "{s}");
+        }
+        assert!(!f.has_room());
+        assert_eq!(drain(&mut f), [1, 2, 3, 4]);
+        assert_eq!(f.offer_scanned(5, 1, || 5), Offer::Taken);
+        f.scan_passed(5);
+        f.join(5);
+        assert_eq!(f.state(), FeedState::Live { after: 5 });
+    }
+
+    #[test]
+    fn a_scan_that_is_beyond_what_it_has_to_bring_has_brought_it() {
+        let mut f = feed(4);
+        f.fall_behind(1);
+        f.begin_scan();
+        f.join(2);
+        f.offer_live(3, 1, || 3);
+        f.offer_scanned(2, 1, || 2);
+        // It is read in batches, which go beyond.
+        assert_eq!(f.offer_scanned(3, 1, || 3), Offer::Skipped);
+        assert_eq!(f.state(), FeedState::Live { after: 2 });
+        assert_eq!(drain(&mut f), [2, 3]);
     }
 
     #[test]
@@ -377,6 +454,8 @@ mod tests {
                 _ => got.extend(f.pop().map(|(s, _)| s)),
             }
             assert!(f.len() <= max, "seed {seed}: {} queued, {max} allowed", f.len());
+            let has_room = f.is_half_empty() || !f.is_empty() || !f.is_scanned();
+            assert!(has_room, "seed {seed}: a scan waits for room that nobody will make: {:?}", f.state());
         }
         let owed: Vec<u64> = (1..=head).filter(|s| matches(*s)).collect();
         assert_eq!(got, owed, "seed {seed}");

@@ -1,6 +1,9 @@
 //! Sessions that fell behind the tail of a log are brought up from it. One scan at a time serves all that wait when it
 //! begins, reading the log once for all of them; who waits later gets the next scan. A scan is paced by its readers:
 //! when nobody has room it pulls nothing.
+//!
+//! **Invariant:** a scan that waits for its last reader is woken by whatever ends that: room, the end of the session, its
+//! log, or of what it was owed there, and somebody else who waits for a scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +18,13 @@ use super::mailbox::{Mailbox, Wakes};
 use super::router::Router;
 use crate::store::{LogEntry, Scan};
 
-/// How long a scan waits for the last of its readers to make room before it ends; the reader asks for another one.
+/// How long a scan is kept, with what it has read, for a reader that takes nothing; one that does asks for another one.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the last reader may keep those waiting who want a scan of their own, when it has no room, and how much it gets
+/// before it may not at all. A scan costs some round trips: those who read fast are not to take turns at every queue full.
+const GRACE: Duration = Duration::from_millis(100);
+const TURN: u64 = 16_384;
 
 /// A scan that is at most this many sequences behind the tail joins it.
 const NEAR: u64 = 4096;
@@ -50,14 +58,21 @@ impl CatchUp {
     }
 
     /// Runs scans of a log, until it is gone.
-    pub(crate) async fn run(log: &Arc<LogHandle>, router: &Router) {
+    pub(crate) fn start(log: Arc<LogHandle>, router: Arc<Router>) {
+        tokio::spawn(async move { Self::run(&log, &router).await });
+    }
+
+    async fn run(log: &Arc<LogHandle>, router: &Router) {
         let Self { waiting, wake, has_ended } = &log.catch_up;
         loop {
-            wake.notified().await;
             let mut waiting = std::mem::take(&mut *waiting.lock());
             if has_ended.load(Ordering::Acquire) {
                 // What they were owed went with the log.
                 return waiting.iter().for_each(|mailbox| mailbox.forget_log(log.number));
+            }
+            if waiting.is_empty() {
+                wake.notified().await;
+                continue;
             }
             if log.number == 0 {
                 let first = first_sequence(log).await;
@@ -70,6 +85,18 @@ impl CatchUp {
             }
         }
     }
+
+    /// Waits until a scan that serves this session alone is in somebody's way: others wait for one, or the log is gone.
+    async fn others(&self, served: &Mailbox) {
+        loop {
+            let woken = self.wake.notified();
+            let is_other = |mailbox: &Arc<Mailbox>| mailbox.id != served.id;
+            if self.has_ended.load(Ordering::Acquire) || self.waiting.lock().iter().any(is_other) {
+                return;
+            }
+            woken.await;
+        }
+    }
 }
 
 /// The sessions of one scan.
@@ -77,6 +104,8 @@ struct Group {
     log: Arc<LogHandle>,
     readers: Vec<Arc<Mailbox>>,
     from: Option<u64>,
+    /// Messages that the scan has brought.
+    brought: u64,
 }
 
 /// Whether the scan goes on.
@@ -96,7 +125,7 @@ impl Group {
                 readers.push(mailbox);
             }
         }
-        Self { log, readers, from }
+        Self { log, readers, from, brought: 0 }
     }
 
     async fn run(&mut self, mut scan: Scan, router: &Router) {
@@ -150,10 +179,11 @@ impl Group {
             if self.readers.len() == 1 && !has_room(&self.readers[0], number) {
                 self.pass(entry.sequence - 1);
                 wakes.wake_all();
-                if !wait_for_room(&self.readers[0], number).await {
+                if !self.wait_for_room().await {
                     return Progress::Done;
                 }
             }
+            self.brought += 1;
             let mut has_left = false;
             router.route_scanned(&self.log, entry, &mut wakes, |_| has_left = true);
             if has_left {
@@ -167,6 +197,23 @@ impl Group {
             self.pass(last.sequence);
         }
         Progress::More
+    }
+
+    /// Waits until the last reader has room; false when the scan is to end instead. What it is still owed it asks for then.
+    async fn wait_for_room(&self) -> bool {
+        let (log, reader) = (&self.log, &self.readers[0]);
+        let others = async {
+            if self.brought < TURN {
+                tokio::time::sleep(GRACE).await;
+            }
+            log.catch_up.others(reader).await;
+        };
+        tokio::select! {
+            biased;
+            has_room = reader.room_for_scan(log.number) => has_room,
+            () = others => false,
+            () = tokio::time::sleep(PATIENCE) => false,
+        }
     }
 
     /// Tells every reader how far the scan is.
@@ -226,20 +273,4 @@ fn is_served(mailbox: &Arc<Mailbox>, log: u16) -> bool {
 
 fn has_room(mailbox: &Arc<Mailbox>, log: u16) -> bool {
     mailbox.with_feed(log, |feed| feed.has_room())
-}
-
-/// Waits until the reader has room; false when it has not in time, or is gone.
-async fn wait_for_room(mailbox: &Arc<Mailbox>, log: u16) -> bool {
-    let wait = async {
-        loop {
-            let room = mailbox.room();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            if has_room(mailbox, log) || mailbox.is_closed() {
-                return;
-            }
-            room.await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.is_ok() && !mailbox.is_closed()
 }

@@ -476,8 +476,7 @@ impl Follower {
             self.logs.set.write().by_number.remove(&number);
         })?;
         handle.starts_at(tail.start_position());
-        let (scans, router) = (Arc::clone(&handle), Arc::clone(&self.router));
-        tokio::spawn(async move { CatchUp::run(&scans, &router).await });
+        CatchUp::start(Arc::clone(&handle), Arc::clone(&self.router));
         let followed = Followed { handle, subjects: wanted.subjects.clone(), _tail: tail };
         self.logs.set.write().followed.insert(wanted.key, followed);
         Ok(change(wanted.subjects, "is a log of these subjects"))

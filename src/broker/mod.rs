@@ -369,8 +369,7 @@ impl Broker {
             _tail: tail,
             _records: records,
         });
-        let router = Arc::clone(&broker.router);
-        tokio::spawn(async move { CatchUp::run(&first, &router).await });
+        CatchUp::start(first, Arc::clone(&broker.router));
         tokio::spawn(follower.run(Arc::downgrade(&broker)));
         broker.serve_requests(arrived);
         broker

@@ -16,6 +16,7 @@ mod attached;
 mod backlog;
 mod both_worlds;
 mod bridges;
+mod catching_up;
 mod chosen_headers;
 mod chosen_ids;
 mod clocks;

@@ -99,16 +99,18 @@ impl Lanes {
     }
 
     pub(super) fn is_scanning(&self) -> bool {
-        self.feeds().any(|(_, feed)| is_scanning(feed.state()))
+        self.feeds().any(|(_, feed)| feed.is_scanned())
     }
 
-    pub(super) fn is_scanning_with_room(&self, queued_max: usize) -> bool {
-        self.feeds().any(|(_, feed)| is_scanning(feed.state()) && feed.len() <= queued_max)
+    /// Whether a scan has so much room that it need not wait.
+    pub(super) fn has_room_for_scan(&self) -> bool {
+        self.feeds().any(|(_, feed)| feed.is_scanned() && feed.is_half_empty())
     }
 
+    /// The places from which on the session is behind, in the logs in which there is room to catch up.
     pub(super) fn behind(&self) -> impl Iterator<Item = u64> {
         self.feeds().filter_map(|(log, feed)| match feed.state() {
-            FeedState::Behind { next } => Some(position(log, next)),
+            FeedState::Behind { next } if feed.is_half_empty() => Some(position(log, next)),
             _ => None,
         })
     }
@@ -135,8 +137,4 @@ impl Lanes {
         });
         waiting.min_by_key(|(came, ..)| *came).map(|(_, log, feed)| (log, feed))
     }
-}
-
-const fn is_scanning(state: FeedState) -> bool {
-    matches!(state, FeedState::Scanning { .. } | FeedState::Joining { .. })
 }

@@ -9,6 +9,8 @@
 mod lanes;
 mod life;
 mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -201,9 +203,27 @@ impl Mailbox {
         self.wake.notified()
     }
 
-    /// Waits until the connection took messages out of the feed.
-    pub(crate) fn room(&self) -> tokio::sync::futures::Notified<'_> {
-        self.room.notified()
+    /// Waits until a scan of a log has room here; false when it serves the session no more.
+    ///
+    /// **Invariant:** whoever makes room in a feed, or ends its scan, notifies `room`; the wait has no other end.
+    pub(crate) async fn room_for_scan(&self, log: u16) -> bool {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut lanes = self.lanes.lock();
+                let is_closed = lanes.is_closed;
+                let feed = lanes.feed(log, self.limits);
+                if is_closed || !feed.is_scanned() {
+                    return false;
+                }
+                if feed.is_half_empty() {
+                    return true;
+                }
+            }
+            room.await;
+        }
     }
 
     /// Whether the session is behind the tail of the log.
@@ -262,8 +282,8 @@ impl Mailbox {
         wakes: &mut Wakes,
     ) {
         let mut lanes = self.lanes.lock();
-        if !lanes.is_closed && lanes.feed(log, self.limits).offer_live(sequence, weight, outgoing) != Offer::Skipped {
-            self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        let offer = |feed: &mut Feed<Outgoing>| feed.offer_live(sequence, weight, outgoing);
+        if !lanes.is_closed && self.change(&mut lanes, log, offer) != Offer::Skipped {
             self.mark(&mut lanes, wakes);
         }
     }
@@ -296,9 +316,19 @@ impl Mailbox {
 
     /// Changes the position in a log, for scans.
     pub(crate) fn with_feed<R>(&self, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
-        let mut lanes = self.lanes.lock();
-        let result = change(lanes.feed(log, self.limits));
+        self.change(&mut self.lanes.lock(), log, change)
+    }
+
+    /// Changes a feed, and lets a scan know that waits for it when its wait is over.
+    fn change<R>(&self, lanes: &mut Lanes, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
+        let feed = lanes.feed(log, self.limits);
+        let waited = feed.is_scanned() && !feed.is_half_empty();
+        let result = change(feed);
+        let is_over = waited && (feed.is_half_empty() || !feed.is_scanned());
         self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        if is_over {
+            self.room.notify_waiters();
+        }
         result
     }
 
@@ -381,8 +411,8 @@ impl Mailbox {
     }
 
     /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feeds, which take turns, into `messages`,
-    /// each with its place. `behind` gets the places from which on the session is behind, so that it can ask for scans when
-    /// it has read its queue.
+    /// each with its place. `behind` gets the places from which on the session is behind and has room, so that it can ask
+    /// for scans.
     pub(crate) fn take_messages(
         &self,
         out: &mut Segments,
@@ -397,7 +427,7 @@ impl Mailbox {
         lanes.qos0.shrink();
         let before = messages.len();
         lanes.pop(count, messages);
-        let has_room = messages.len() > before && lanes.is_scanning_with_room(self.limits.feed_messages / 2);
+        let has_room = messages.len() > before && lanes.has_room_for_scan();
         behind.extend(lanes.behind());
         drop(lanes);
         if has_room {
