@@ -256,6 +256,39 @@ impl<M> Feed<M> {
         }
     }
 
+    /// The log was made anew, or has lost its end, and goes on with the sequence `next`. What was read of it before is returned:
+    /// the client gets it, but its place is another message's now. What is owed below `next` still is. To be called while the
+    /// tail stands still.
+    pub fn restart(&mut self, next: u64) -> Vec<(u64, M)> {
+        let is_owed = |from: u64| from < next;
+        self.state = match self.state {
+            FeedState::Live { after } => FeedState::Live { after: after.min(next.saturating_sub(1)) },
+            FeedState::Behind { next: from } if is_owed(from) => FeedState::Behind { next: from },
+            FeedState::Scanning { next: from } | FeedState::Joining { next: from, .. } if is_owed(from) => {
+                // The scan goes on with what is there now.
+                self.drop_held();
+                FeedState::Scanning { next: from }
+            }
+            _ => FeedState::Live { after: next.saturating_sub(1) },
+        };
+        self.release_held();
+        let mut gone = Vec::new();
+        for queued in std::mem::take(&mut self.queue) {
+            if queued.sequence < next {
+                self.queue.push_back(queued);
+            } else {
+                self.bytes -= queued.bytes;
+                gone.push((queued.sequence, queued.message));
+            }
+        }
+        gone
+    }
+
+    /// Puts a message in that needs no room: there is nothing that could bring it again.
+    pub fn keep(&mut self, sequence: u64, message: M) {
+        self.queue.push_back(Queued { sequence, bytes: 0, message });
+    }
+
     /// The log is gone, and with it what was still to be read. What is queued stays.
     pub fn give_up(&mut self) {
         self.release_held();
@@ -394,6 +427,44 @@ mod tests {
         f.join(6);
         assert_eq!(f.state(), FeedState::Live { after: 7 });
         assert_eq!(f.offer_live(7, 1, || 7), Offer::Skipped);
+    }
+
+    #[test]
+    fn a_log_that_is_made_anew_is_read_from_its_beginning() {
+        let mut live = feed(10);
+        live.offer_live(100, 1, || 100);
+        assert_eq!(live.restart(1), [(100, 100)]);
+        assert_eq!((live.state(), live.is_empty()), (FeedState::Live { after: 0 }, true));
+        assert_eq!(live.offer_live(1, 1, || 1), Offer::Taken);
+
+        let mut behind = feed(10);
+        behind.fall_behind(100);
+        behind.restart(1);
+        assert_eq!(behind.state(), FeedState::Live { after: 0 });
+
+        let mut joining = feed(10);
+        joining.fall_behind(98);
+        joining.begin_scan();
+        joining.join(100);
+        joining.offer_scanned(98, 1, || 98);
+        joining.offer_live(101, 1, || 101);
+        assert_eq!(joining.restart(1), [(98, 98), (101, 101)]);
+        assert_eq!(joining.state(), FeedState::Live { after: 0 });
+        assert!(joining.is_half_empty());
+    }
+
+    #[test]
+    fn a_log_that_has_lost_its_end_owes_what_is_left() {
+        let mut f = feed(10);
+        f.fall_behind(50);
+        f.begin_scan();
+        f.offer_scanned(50, 1, || 50);
+        f.join(100);
+        f.offer_live(101, 1, || 101);
+        assert_eq!(f.restart(80), []);
+        assert_eq!(f.state(), FeedState::Scanning { next: 51 });
+        assert_eq!(drain(&mut f), [50]);
+        assert_eq!(f.bytes, 0);
     }
 
     /// A splitmix64 step: enough for a seeded walk.

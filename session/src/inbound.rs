@@ -104,6 +104,11 @@ impl Inbound {
         }
     }
 
+    /// The log goes on with the sequence `next`: what is stored now is above what is before that.
+    pub(crate) fn log_restarted(&mut self, next: u64) {
+        self.qos2.values_mut().for_each(|q| q.after = q.after.min(next.saturating_sub(1)));
+    }
+
     /// What must not be forgotten.
     pub(crate) fn states(&self) -> Vec<ReceivedState> {
         let state = |(id, q): (&PacketId, &Qos2)| ReceivedState { packet_id: *id, message: q.message, after: q.after };

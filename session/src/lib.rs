@@ -30,7 +30,9 @@ pub use feed::{Feed, FeedState, Offer};
 pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
 pub use outbound::Resend;
-pub use position::{Cursors, LOG_MAX, RETAINED, SHARED, is_in_log, is_shared, log_of, position, sequence_of};
+pub use position::{
+    Cursors, GONE, LOG_MAX, RETAINED, SHARED, after_restart, is_in_log, is_shared, log_of, position, sequence_of,
+};
 pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
 pub use session::Session;
 

@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
-use crate::position::{Cursors, RETAINED, is_in_log, is_shared};
+use crate::position::{Cursors, RETAINED, after_restart, is_in_log, is_shared};
 use crate::progress::{Durability, InFlightState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +173,12 @@ impl Outbound {
                 None
             }
         }
+    }
+
+    /// A log goes on with the sequence `next`. What was sent of what it had from there on cannot be sent again.
+    pub(crate) fn log_restarted(&mut self, log: u16, next: u64) {
+        self.cursors.restart(log, next);
+        self.in_flight.values_mut().for_each(|m| m.sequence = after_restart(m.sequence, log, next));
     }
 
     /// Ends a delivery. Returns whether a shared subscription gave it.

@@ -22,6 +22,9 @@ const LOG_SHIFT: u32 = 48;
 /// The highest number that a log can have.
 pub const LOG_MAX: u16 = (1 << (62 - LOG_SHIFT)) - 1;
 
+/// The number of a log that is gone: no log has it, and what is there is found nowhere.
+pub const GONE: u16 = LOG_MAX;
+
 /// The place of a sequence in a log.
 #[must_use]
 pub const fn position(log: u16, sequence: u64) -> u64 {
@@ -52,6 +55,17 @@ pub const fn is_shared(position: u64) -> bool {
     position & (RETAINED | SHARED) == SHARED
 }
 
+/// The same place once its log was made anew, or has lost its end, and goes on with the sequence `next`: from there on what was
+/// there is gone, and others have these sequences.
+#[must_use]
+pub const fn after_restart(place: u64, log: u16, next: u64) -> u64 {
+    if place < RETAINED && log_of(place) == log && sequence_of(place) >= next {
+        place | position(GONE, 0)
+    } else {
+        place
+    }
+}
+
 /// How far a session has read, in each log; each a place in its log. Ascending, at most one of each log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursors(Vec<u64>);
@@ -75,6 +89,13 @@ impl Cursors {
                 self.0.insert(index, position);
                 true
             }
+        }
+    }
+
+    /// The log goes on with `next`, which may be a sequence that was there before: what comes is not read yet.
+    pub fn restart(&mut self, log: u16, next: u64) {
+        if let Ok(index) = self.find(log) {
+            self.0[index] = self.0[index].min(position(log, next.saturating_sub(1)));
         }
     }
 
@@ -112,6 +133,20 @@ mod tests {
             assert!(is_shared(place | SHARED) && !is_shared(place) && !is_shared(RETAINED | SHARED | sequence));
         }
         assert_eq!(position(0, 42), 42);
+    }
+
+    #[test]
+    fn what_a_log_had_before_it_was_made_anew_is_nowhere() {
+        let moved = |place| after_restart(place, 0, 5);
+        assert_eq!((moved(4), moved(5)), (4, position(GONE, 5)));
+        assert_eq!(moved(SHARED | 9), SHARED | position(GONE, 9));
+        for elsewhere in [position(2, 9), RETAINED + 9] {
+            assert_eq!(moved(elsewhere), elsewhere);
+        }
+        let mut cursors: Cursors = [9, position(2, 9)].into_iter().collect();
+        cursors.restart(0, 5);
+        assert_eq!((cursors.get(0), cursors.get(2)), (Some(4), Some(9)));
+        assert!(cursors.raise(5));
     }
 
     #[test]

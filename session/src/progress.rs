@@ -2,7 +2,7 @@
 
 use mqtt_codec::{PacketId, QoS};
 
-use crate::position::Cursors;
+use crate::position::{Cursors, after_restart};
 
 /// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it; and which
 /// secret of the account makes what it is called in the log.
@@ -49,6 +49,15 @@ pub struct Progress {
     pub in_flight: Vec<InFlightState>,
     /// What is in flight from the client at QoS 2, in the order in which it came.
     pub received: Vec<ReceivedState>,
+}
+
+impl Progress {
+    /// The log that is always there is another one, which goes on with the sequence `next`.
+    pub fn log_restarted(&mut self, next: u64) {
+        self.cursors.restart(0, next);
+        self.in_flight.iter_mut().for_each(|m| m.sequence = after_restart(m.sequence, 0, next));
+        self.received.iter_mut().for_each(|r| r.after = r.after.min(next.saturating_sub(1)));
+    }
 }
 
 /// How soon the progress of a session has to be saved.

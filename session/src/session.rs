@@ -164,6 +164,16 @@ impl<M> Session<M> {
         self.log_sequence = self.log_sequence.max(sequence);
     }
 
+    /// A log was made anew, or has lost its end, and goes on with the sequence `next`.
+    pub fn log_restarted(&mut self, log: u16, next: u64) {
+        if log == 0 {
+            self.log_sequence = self.log_sequence.min(next.saturating_sub(1));
+            self.inbound.log_restarted(next);
+        }
+        self.outbound.log_restarted(log, next);
+        self.durability.change();
+    }
+
     /// Nothing up to this place in its log is owed beyond what was delivered.
     pub fn has_read_up_to(&mut self, position: u64) {
         self.outbound.cursors.raise(position);

@@ -314,7 +314,20 @@ impl Broker {
                 // As much as was there when they were made.
                 self.store.retained().bring_up_to_date().await?;
             }
-            let progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
+            let since = subscriptions.values().map(|s| s.since);
+            let is_of_other_log =
+                self.is_beyond(since.chain(stored.iter().map(|progress| progress.cursor)).max()).await?;
+            if is_of_other_log {
+                tracing::warn!(
+                    client_id,
+                    "a session has read in a log that is gone; it begins with the one that is there"
+                );
+                subscriptions.values_mut().for_each(|s| s.since = 0);
+            }
+            let mut progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
+            if is_of_other_log {
+                progress.log_restarted(1);
+            }
             if let Some(stored) = stored {
                 claims = records::claims(&stored, &self.logs);
                 sent_for = records::sent_for(&stored);
@@ -357,6 +370,15 @@ impl Broker {
             }
         }
         granted
+    }
+
+    /// Whether a place is beyond the end of the log that is always there: that of one that was there before.
+    async fn is_beyond(&self, place: Option<u64>) -> Result<bool, Unavailable> {
+        match place.filter(|place| *place > self.tail_sequence()) {
+            // Another sidecar may have read more than we have.
+            Some(place) => Ok(place > self.logs.first().log.last_sequence().await?),
+            None => Ok(false),
+        }
     }
 
     /// Where a session goes on. One that never saved its progress has got nothing since its subscriptions began.
@@ -445,6 +467,11 @@ impl Broker {
                     filters.insert(filter.clone());
                 }
             }
+        }
+        if let Some(next) = mailbox.restarts_at(0) {
+            // While it was entered: what its record says of places is about the log before.
+            mailbox.with_feed(0, |feed| feed.fall_behind(next));
+            self.router.lower_gates(0, next.saturating_sub(1), |session| session == mailbox.id);
         }
         mailbox.owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
         let epoch = owned.record.epoch;

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
-use mqtt_session::{Cursors, LOG_MAX, log_of, position, sequence_of};
+use mqtt_session::{Cursors, GONE, LOG_MAX, log_of, position, sequence_of};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::{Attachment, Carrier, ClosedTrees, Names, Subject, SubjectMap, TOPICS_KEY, attachment};
 
 use super::catch_up::CatchUp;
 use super::ended_epochs::EndedEpochs;
+use super::registry::Registry;
 use super::requests::Requests;
 use super::router::{LogTail, Router};
 use crate::store::{FoundStream, Log, LogPosition, PutTarget, Store, Streams, Tail, Unavailable};
@@ -32,9 +33,6 @@ const FOUND_WITHIN_MS: u64 = 2_000;
 
 /// What was looked at so shortly ago is not looked at again for every session that comes back.
 const FRESH_FOR: Duration = Duration::from_secs(1);
-
-/// Number of a log that is gone.
-const GONE: u16 = LOG_MAX;
 
 /// Where the tail of a log stands: everything up to this sequence was routed. Holding it holds the tail.
 #[derive(Debug)]
@@ -324,6 +322,8 @@ pub(crate) struct Follower {
     pub(crate) closed: ClosedTrees,
     /// Names of what is ours.
     pub(crate) names: Names,
+    /// Whose sessions read them.
+    pub(crate) registry: Arc<Registry>,
     /// Streams that are not to be attached, by name; `None` when none is.
     pub(crate) ignored: Option<Vec<String>>,
 }
@@ -469,7 +469,8 @@ impl Follower {
         let from = if is_start { LogPosition::New } else { first_missed(store.streams(), stream, now_ms).await? };
         let log = store.log_of(&stream.name, &wanted.prefix);
         let handle = Arc::new(LogHandle::new(number, wanted.key.clone(), wanted.owner, log));
-        let sink = Arc::new(LogTail::new(Arc::clone(&self.router), Arc::clone(&handle)));
+        let sink = LogTail::new(Arc::clone(&self.router), Arc::clone(&handle), Arc::clone(&self.registry));
+        let sink = Arc::new(sink);
         // Known before its tail runs, so that what the tail brings finds it.
         self.logs.set.write().by_number.insert(number, Arc::clone(&handle));
         let tail = handle.log.tail(from, sink).await.inspect_err(|_| {

@@ -80,7 +80,7 @@ pub(crate) use events::{
 };
 pub(crate) use lifecycle::{Attached, Owned};
 pub use mailbox::MailboxLimits;
-pub(crate) use mailbox::{Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
+pub(crate) use mailbox::{LogRestart, Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
 pub(crate) use message::Message;
 pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
 pub(crate) use publishing::{Answer, Publishing, Refused};
@@ -192,7 +192,7 @@ pub struct Broker {
     pub(crate) ingest: Option<Arc<Ingest>>,
     interest: Interest,
     shares: Arc<Shares>,
-    registry: Registry,
+    registry: Arc<Registry>,
     orphans: OrphanedConnects,
     size_refusals: SizeRefusals,
     census: Arc<Census>,
@@ -310,8 +310,8 @@ impl Broker {
         answered(async || store.foreign().begin().await).await;
         // Before the first client: what was asked through other sidecars can be answered here.
         requests.get_key(store.reply_keys()).await;
-        let first = Arc::clone(logs.first());
-        let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first)));
+        let (first, registry) = (Arc::clone(logs.first()), Arc::new(Registry::default()));
+        let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
         let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
         first.starts_at(tail.start_position());
         let follower = Arc::new(Follower {
@@ -321,6 +321,7 @@ impl Broker {
             closed,
             names: names.clone(),
             ignored: options.ignored_streams.clone(),
+            registry: Arc::clone(&registry),
         });
         answered(async || follower.look(&store, true).await).await;
         let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
@@ -357,7 +358,7 @@ impl Broker {
             router,
             requests,
             follower: Arc::clone(&follower),
-            registry: Registry::default(),
+            registry,
             orphans: OrphanedConnects::default(),
             size_refusals: SizeRefusals::default(),
             census,

@@ -23,6 +23,7 @@ use super::ingest::Ingest;
 use super::logs::{LogHandle, Logs};
 use super::mailbox::{Mailbox, SessionId, SubscriptionCopy, Wakes};
 use super::message::Message;
+use super::registry::Registry;
 use super::requests::Requests;
 use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
@@ -181,6 +182,15 @@ impl Router {
         let (gates, retained) = (Gates::new(after), IndexState::default());
         let subscriber = Subscriber { mailbox, options, subscription_id, gates, retained };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
+    }
+
+    /// Subscriptions of these sessions begin in a log after this sequence at the latest.
+    pub(crate) fn lower_gates(&self, log: u16, sequence: u64, is_of: impl Fn(SessionId) -> bool) {
+        self.subscriptions.write().visit_all(&mut |subscriber| {
+            if is_of(subscriber.mailbox.id) {
+                subscriber.gates.lower(log, sequence);
+            }
+        });
     }
 
     /// Ends a session's subscription.
@@ -367,12 +377,13 @@ const fn reach_of(message: &Message, log: &LogHandle) -> Reach {
 pub(crate) struct LogTail {
     router: Arc<Router>,
     log: Arc<LogHandle>,
+    registry: Arc<Registry>,
 }
 
 impl LogTail {
-    /// Of one log.
-    pub(crate) const fn new(router: Arc<Router>, log: Arc<LogHandle>) -> Self {
-        Self { router, log }
+    /// Of one log, which these sessions read.
+    pub(crate) const fn new(router: Arc<Router>, log: Arc<LogHandle>, registry: Arc<Registry>) -> Self {
+        Self { router, log, registry }
     }
 }
 
@@ -382,10 +393,14 @@ impl LogSink for LogTail {
     }
 
     fn restarted(&self, next: u64) {
-        // Sequences start again: whoever waits for a higher one would wait for long.
+        // Sequences start again. **Invariant:** nobody waits for a higher one: no tail, gate, feed or cursor.
         let mut tail = self.log.hold();
         tail.0 = next.saturating_sub(1);
         self.log.epochs.forget();
+        self.router.lower_gates(self.log.number, tail.0, |_| true);
+        for mailbox in self.registry.everyone() {
+            mailbox.log_restarted(self.log.number, next);
+        }
         self.log.routed(&tail);
     }
 }

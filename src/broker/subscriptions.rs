@@ -46,6 +46,15 @@ impl Gates {
         Self { first: places.get(0).unwrap_or(0), others: has_others.then(|| Box::new(others)) }
     }
 
+    /// The log goes on with lower sequences: what is above this one is for the subscription.
+    pub(crate) fn lower(&mut self, log: u16, sequence: u64) {
+        match (log, &mut self.others) {
+            (0, _) => self.first = self.first.min(sequence),
+            (log, Some(others)) => others.restart(log, sequence + 1),
+            (_, None) => {}
+        }
+    }
+
     /// The gate in a log.
     pub(crate) fn of(&self, log: u16) -> u64 {
         match log {
@@ -197,6 +206,12 @@ impl<S> Subscriptions<S> {
         }
     }
 
+    /// Calls `visit` for everyone who has a filter.
+    pub(crate) fn visit_all(&mut self, visit: &mut impl FnMut(&mut S)) {
+        self.exact.values_mut().flat_map(|entry| &mut entry.subscribers).for_each(&mut *visit);
+        visit_below(&mut self.root, visit);
+    }
+
     fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry<S> {
         let new = || Entry { order, subscribers: Vec::new(), places: None };
         if !filter.has_wildcards() {
@@ -218,6 +233,15 @@ impl<S> Subscriptions<S> {
         }
         node.here.get_or_insert_with(new_wildcard)
     }
+}
+
+fn visit_below<S>(node: &mut Node<S>, visit: &mut impl FnMut(&mut S)) {
+    let entries = node.here.iter_mut().chain(&mut node.below);
+    entries.flat_map(|entry| &mut entry.subscribers).for_each(&mut *visit);
+    if let Some(plus) = &mut node.plus {
+        visit_below(plus, visit);
+    }
+    node.children.visit_all(&mut |child| visit_below(child, visit));
 }
 
 /// What [`Subscriptions::remove`] did.

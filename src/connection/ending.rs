@@ -54,6 +54,7 @@ where
                 properties,
             }));
         }
+        self.mailbox.take_restarts().into_iter().for_each(|restart| self.log_restarted(restart));
         self.pass_what_is_read();
         let left = self.session.leave();
         // What is saved may say that these are the session's, until it is saved once more without them.

@@ -1,11 +1,12 @@
 //! What the client publishes, between the session and the broker.
 
 use mqtt_codec::{ReasonCode, Version};
-use mqtt_session::{Input, Publication};
+use mqtt_session::{Input, Publication, after_restart};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::backlog::Reading;
 use super::{Connection, End};
-use crate::broker::{DeniedPublish, Done, Order, Refused, wait_for};
+use crate::broker::{DeniedPublish, Done, LogRestart, Order, Refused, wait_for};
 
 impl<S> Connection<S>
 where
@@ -43,6 +44,7 @@ where
     pub(super) fn take_mail(&mut self) {
         let mut mail = std::mem::take(&mut self.mail);
         self.mailbox.take(&mut mail);
+        mail.restarts.drain(..).for_each(|restart| self.log_restarted(restart));
         for (token, result) in mail.stored.drain(..) {
             self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
         }
@@ -62,6 +64,23 @@ where
         }
         self.mail = mail;
         self.tell_answers();
+    }
+
+    /// A log goes on elsewhere: what the session and its record say of places in it is about what was there before.
+    pub(super) fn log_restarted(&mut self, LogRestart { log, next }: LogRestart) {
+        self.session.log_restarted(log, next);
+        self.copies.iter_mut().for_each(|(place, _)| *place = after_restart(*place, log, next));
+        if log != 0 {
+            return;
+        }
+        // Those of the log before.
+        self.backlog = Reading::default();
+        if let Some(owned) = &mut self.owned {
+            for stored in owned.subscriptions.values_mut() {
+                stored.since = stored.since.min(next.saturating_sub(1));
+            }
+            self.is_record_dirty = true;
+        }
     }
 
     pub(super) fn tell_answers(&mut self) {

@@ -34,6 +34,7 @@ mod limits_groups;
 mod limits_retained;
 mod limits_sessions;
 mod limits_subscriptions;
+mod log_restarted;
 mod logs;
 mod nats_links;
 mod nats_server_mqtt;

@@ -215,3 +215,19 @@ fn what_an_earlier_connection_has_received_is_looked_for_also_when_this_one_ends
          > PUBLISH q2 id1 dup; < store 0 q2 t 7.0>100",
     );
 }
+
+#[test]
+fn a_log_that_is_made_anew_takes_the_places_of_what_it_had_with_it() {
+    check(
+        V5.durable(),
+        "log 100; > PUBLISH q2 id1; saved; < store 0 q2 t 7.0; deliver q1 90; < send q1 1 #90; = cursor 90;
+         restart 1; = cursor 0; = in_flight 1:q1:#gone:sent; = received 1:7.0>0; = save lazily;
+         deliver q1 1; < send q1 2 #1; = cursor 1; log 3; > PUBLISH q2 id2; saved; < store 1 q2 t 7.1;
+         = received 1:7.0>0 2:7.1>3",
+    );
+    // It has lost its end only.
+    check(
+        V5.durable(),
+        "deliver q1 40; < send q1 1 #40; deliver q1 90; < send q1 2 #90; restart 51; = cursor 50; = in_flight 1:q1:#40:sent 2:q1:#gone:sent",
+    );
+}

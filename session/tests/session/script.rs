@@ -13,6 +13,7 @@
 //! leave                                             the connection is over: shared subscriptions take back what they gave,
 //!                                                   and what did not have to wait is published
 //! heard                                             bytes come that are no whole packet
+//! restart 1                                         the log was made anew, and goes on with this sequence
 //! unsendable 5                                      the message of a packet id is lost, or too large for the client
 //! log 100 | read 50 | at 1000 | time 1000 | subscribed 1 0x01 | unsubscribed 1 0x00
 //! reconnect | crash                                 the next connection goes on from the progress now | as it was saved
@@ -37,8 +38,8 @@ use mqtt_codec::{
     Unsubscribe, Version,
 };
 use mqtt_session::{
-    Close, Input, Output, Parameters, Progress, Publication, Resend, SHARED, Save, Session, SubscribeRequest,
-    Time, is_shared, sequence_of,
+    Close, GONE, Input, Output, Parameters, Progress, Publication, Resend, SHARED, Save, Session, SubscribeRequest,
+    Time, is_shared, log_of, sequence_of,
 };
 
 /// Epoch of the first connection of a script.
@@ -194,6 +195,7 @@ impl Run {
                 self.outputs.extend(left.publications.iter().map(publication_text));
             }
             "heard" => self.tell(Input::Heard),
+            "restart" => self.session.log_restarted(0, number(words.next())?),
             "unpublished" => self.session.not_published(number(words.next())?),
             "unsendable" => self.tell(Input::Unsendable(id(words.next())?)),
             "log" => self.session.log_stands_at(number(words.next())?),
@@ -268,6 +270,9 @@ impl Run {
 }
 
 fn place_text(place: u64) -> String {
+    if log_of(place) == GONE {
+        return "#gone".into();
+    }
     if is_shared(place) { format!("#s{}", sequence_of(place)) } else { format!("#{place}") }
 }
 

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mqtt_codec::Version;
-use mqtt_session::{Feed, FeedState, position};
+use mqtt_session::{Feed, FeedState, GONE, position};
 use tokio::sync::Notify;
 
-use super::{MailboxLimits, Order, Outgoing};
+use super::{LogRestart, MailboxLimits, Order, Outgoing};
 use crate::broker::lifecycle::Owned;
 use crate::broker::message::Message;
 use crate::broker::publishing::Answer;
@@ -34,6 +34,8 @@ pub(super) struct Lanes {
     pub(super) retained: Vec<RetainedCursor>,
     pub(super) order: Option<Order>,
     pub(super) owned: Option<Owned>,
+    /// Logs that go on elsewhere, which the session is to know before it gets more of them.
+    pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,
     pub(super) is_closed: bool,
     /// What a client of MQTT 3.x can answer.
@@ -56,6 +58,7 @@ impl Lanes {
             retained: Vec::new(),
             order: None,
             owned: None,
+            restarts: Vec::new(),
             is_woken: false,
             is_closed: false,
             answerable: None,
@@ -94,6 +97,17 @@ impl Lanes {
         &mut self.others[index].1
     }
 
+    /// A log goes on with the sequence `next`. What was read of it before stays, but has no place any more.
+    pub(super) fn restart(&mut self, log: u16, next: u64, limits: MailboxLimits) {
+        if log != 0 && !self.others.iter().any(|(number, _)| *number == log) {
+            return;
+        }
+        for (sequence, outgoing) in self.feed(log, limits).restart(next) {
+            self.feed(GONE, limits).keep(sequence, outgoing);
+        }
+        self.restarts.push(LogRestart { log, next });
+    }
+
     pub(super) fn feeds(&self) -> impl Iterator<Item = (u16, &Feed<Outgoing>)> {
         std::iter::once((0, &self.feed)).chain(self.others.iter().map(|(log, feed)| (*log, feed)))
     }
@@ -110,7 +124,7 @@ impl Lanes {
     /// The places from which on the session is behind, in the logs in which there is room to catch up.
     pub(super) fn behind(&self) -> impl Iterator<Item = u64> {
         self.feeds().filter_map(|(log, feed)| match feed.state() {
-            FeedState::Behind { next } if feed.is_half_empty() => Some(position(log, next)),
+            FeedState::Behind { next } if feed.is_half_empty() && self.restarts.is_empty() => Some(position(log, next)),
             _ => None,
         })
     }
@@ -118,6 +132,7 @@ impl Lanes {
     /// Up to `count` messages of all feeds, in the order in which they have come. **Invariant:** what is behind another message in
     /// this sidecar stays behind it, also when a topic has moved from one log to another.
     pub(super) fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
+        let count = if self.restarts.is_empty() { count } else { 0 };
         for _ in 0..count {
             let Some((log, feed)) = self.first_feed() else { return };
             let Some((sequence, outgoing)) = feed.pop() else { return };

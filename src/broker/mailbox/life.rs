@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use mqtt_codec::ReasonCode;
 use mqtt_ownership::Arrival;
 
-use super::{Mailbox, Order};
+use super::{LogRestart, Mailbox, Order};
 use crate::broker::lifecycle::Owned;
 use crate::store::{ProgressRecord, PutError, PutGuard};
 
@@ -80,6 +80,34 @@ impl Mailbox {
         drop(lanes);
         self.wake.notify_one();
         true
+    }
+
+    /// A log goes on with the sequence `next`, which may have been there before. To be called while its tail stands still.
+    ///
+    /// **Invariant:** the session knows before it gets anything of what the log has now.
+    pub(crate) fn log_restarted(&self, log: u16, next: u64) {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return;
+        }
+        lanes.restart(log, next, self.limits);
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        if log == 0 {
+            self.log_begins_at.store(0, Ordering::Release);
+        }
+        drop(lanes);
+        self.room.notify_waiters();
+        self.wake.notify_one();
+    }
+
+    /// Where a log goes on that the session does not know of yet.
+    pub(crate) fn restarts_at(&self, log: u16) -> Option<u64> {
+        self.lanes.lock().restarts.iter().rev().find(|restart| restart.log == log).map(|restart| restart.next)
+    }
+
+    /// Takes the restarts of logs that the session does not know of yet.
+    pub(crate) fn take_restarts(&self) -> Vec<LogRestart> {
+        std::mem::take(&mut self.lanes.lock().restarts)
     }
 
     /// Waits for an order to end, other than the one that is known. For a connection that has yet to begin: it takes what

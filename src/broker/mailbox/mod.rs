@@ -84,6 +84,15 @@ pub(crate) enum Order {
     Drain,
 }
 
+/// A log goes on with this sequence, which may have been there before: it was made anew, or has lost its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogRestart {
+    /// Its number.
+    pub(crate) log: u16,
+    /// Where it goes on.
+    pub(crate) next: u64,
+}
+
 /// What a connection takes out at once.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
@@ -97,6 +106,8 @@ pub(crate) struct Mail {
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
     pub(crate) owned: Option<Owned>,
+    /// Logs that go on elsewhere.
+    pub(crate) restarts: Vec<LogRestart>,
     /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
     pub(crate) qos0: [u64; 2],
 }
@@ -407,6 +418,7 @@ impl Mailbox {
         mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
+        mail.restarts.append(&mut lanes.restarts);
         mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
     }
 

@@ -51,13 +51,14 @@ type Ending = (&'static str, bool, fn(&Arc<Mailbox>));
 
 #[tokio::test]
 async fn a_scan_that_waits_is_woken_by_whatever_ends_its_wait() {
-    let endings: [Ending; 4] = [
+    let endings: [Ending; 5] = [
         ("messages are taken", true, |mailbox| take(mailbox, 2)),
         ("too much is held", true, |mailbox| {
             take(mailbox, 1);
             mailbox.offer_live(LOG, 200, 1, outgoing, &mut Wakes::default());
         }),
         ("the log is gone", false, |mailbox| mailbox.forget_log(LOG)),
+        ("the log is made anew", false, |mailbox| mailbox.log_restarted(LOG, 1)),
         ("the session is over", false, |mailbox| mailbox.close()),
     ];
     for (what, has_room, end) in endings {

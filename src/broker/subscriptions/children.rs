@@ -38,6 +38,15 @@ impl<T: Default> Children<T> {
         }
     }
 
+    /// Calls `visit` for every node.
+    pub(super) fn visit_all(&mut self, visit: &mut impl FnMut(&mut T)) {
+        match self.0.as_deref_mut() {
+            None => {}
+            Some(Nodes::One(_, child)) => visit(child),
+            Some(Nodes::Several(several)) => several.values_mut().for_each(visit),
+        }
+    }
+
     /// The node of a level, which is made when it is not there.
     pub(super) fn get_or_insert(&mut self, level: ByteString) -> &mut T {
         let some = self.0.get_or_insert_with(|| Box::new(Nodes::One(level.clone(), T::default())));
