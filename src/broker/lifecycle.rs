@@ -322,7 +322,7 @@ impl Broker {
                     client_id,
                     "a session has read in a log that is gone; it begins with the one that is there"
                 );
-                subscriptions.values_mut().for_each(|s| s.since = 0);
+                subscriptions.values_mut().for_each(|s| (s.since, s.before) = (0, None));
             }
             let mut progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
             if is_of_other_log {
@@ -417,7 +417,7 @@ impl Broker {
         was_there_ms: u64,
     ) -> Result<Cursors, Unavailable> {
         let mut begins: HashMap<u16, Option<u64>> = HashMap::new();
-        for (filter, stored) in subscriptions.iter().filter(|(_, s)| s.qos > 0) {
+        for (filter, stored) in subscriptions.iter().filter(|(_, s)| s.qos > 0 || s.before.is_some()) {
             let since = records::begins_after(stored, &self.logs);
             for log in self.logs.overlapping(filter).into_iter().filter(|log| cursors.get(*log).is_none()) {
                 // One subscription that does not say where it begins decides.

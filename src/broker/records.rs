@@ -13,6 +13,7 @@ use mqtt_session::{Cursors, InFlightState, MessageId, Once, Progress, Publicatio
 use super::logs::Logs;
 use super::router::NewSubscription;
 use super::share::NewShare;
+use super::subscriptions::{Before, Gates};
 use crate::store::{
     InFlightRecord, InFlightRecordState, ProgressRecord, ReceivedRecord, Rest, StoredSubscription, StoredWill,
     WillState,
@@ -122,6 +123,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
         since: after.get(0).unwrap_or(0),
         since_in: logs.names_of(after),
         retained: None,
+        before: None,
         rest: Rest::new(),
     }
 }
@@ -145,6 +147,7 @@ pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
         since: after,
         since_in: std::collections::BTreeMap::new(),
         retained: None,
+        before: None,
         rest: Rest::new(),
     }
 }
@@ -178,6 +181,11 @@ pub(crate) fn subscription(
         options: options(stored)?,
         subscription_id: stored.id.and_then(NonZeroU32::new),
         is_owed_retained: false,
+        before: stored.before.as_ref().and_then(|before| {
+            let mut until = logs.places_of(&before.up_to_in);
+            until.raise(before.up_to);
+            Some(Before { qos: QoS::try_from(before.qos).ok()?, until: Gates::new(&until) })
+        }),
     })
 }
 

@@ -25,7 +25,7 @@ use super::mailbox::{Mailbox, SessionId, SubscriptionCopy, Wakes};
 use super::message::Message;
 use super::registry::Registry;
 use super::requests::Requests;
-use super::subscriptions::{Entry, Gates, Subscriber, Subscriptions};
+use super::subscriptions::{Before, Entry, Gates, Subscriber, Subscriptions};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{CoreMessage, CoreSink, IndexState, Keys, LogEntry, LogSink, RetainedIndex, ServerClock};
 
@@ -105,6 +105,8 @@ pub(crate) struct NewSubscription {
     pub(crate) logs: Vec<u16>,
     /// Whether retained messages come with the SUBSCRIBE.
     pub(crate) is_owed_retained: bool,
+    /// What it was in its session before.
+    pub(crate) before: Option<Before>,
 }
 
 /// Subscriptions that were made.
@@ -165,6 +167,7 @@ impl Router {
                 options: s.options,
                 subscription_id: s.subscription_id,
                 gates: Gates::new(&after),
+                before: None,
                 retained: if s.is_owed_retained { state } else { IndexState::default() },
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
@@ -180,7 +183,8 @@ impl Router {
     pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, after: &Cursors, s: &NewSubscription) {
         let (mailbox, options, subscription_id) = (Arc::clone(mailbox), s.options, s.subscription_id);
         let (gates, retained) = (Gates::new(after), IndexState::default());
-        let subscriber = Subscriber { mailbox, options, subscription_id, gates, retained };
+        let before = s.before.clone().map(Box::new);
+        let subscriber = Subscriber { mailbox, options, subscription_id, gates, before, retained };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
     }
 
@@ -189,6 +193,9 @@ impl Router {
         self.subscriptions.write().visit_all(&mut |subscriber| {
             if is_of(subscriber.mailbox.id) {
                 subscriber.gates.lower(log, sequence);
+                if let Some(before) = &mut subscriber.before {
+                    before.until.lower(log, sequence);
+                }
             }
         });
     }
@@ -466,11 +473,11 @@ impl<'a> Matched<'a> {
     fn targets(&self, message: &Message, source: Source, reach: Reach, mut deliver: impl FnMut(Target<'_>)) {
         let Some(first) = self.first else { return };
         if self.others.is_empty() {
-            let takes = |s: &&Subscriber| reach.includes(s.options.qos) && s.takes(message, source);
+            let takes = |s: &&Subscriber| reach.includes(s.qos_of(source)) && s.takes(message, source);
             for s in first.subscribers.iter().filter(takes) {
                 deliver(Target {
                     mailbox: &s.mailbox,
-                    qos: message.qos.min(s.options.qos),
+                    qos: message.qos.min(s.qos_of(source)),
                     retain: message.retain && s.options.retain_as_published,
                     subscription_ids: s.subscription_id.as_slice(),
                     others: &[],
@@ -484,18 +491,18 @@ impl<'a> Matched<'a> {
         for of_session in all.chunk_by(|a, b| a.mailbox.id == b.mailbox.id) {
             // Which copy is for a session is said by all that match, also by those that it is not for: otherwise it could
             // get both.
-            let highest = of_session.iter().map(|s| s.options.qos).max().unwrap_or_default();
+            let highest = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
             let of_session: Vec<&Subscriber> =
                 of_session.iter().copied().filter(|s| reach.includes(highest) && s.takes(message, source)).collect();
             if of_session.is_empty() {
                 continue;
             }
             if self.copies_overlapping {
-                copies(message, &of_session, &mut deliver);
+                copies(message, source, &of_session, &mut deliver);
                 continue;
             }
             let ids: Vec<NonZeroU32> = of_session.iter().filter_map(|s| s.subscription_id).collect();
-            let qos = of_session.iter().map(|s| s.options.qos).max().unwrap_or_default();
+            let qos = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
             deliver(Target {
                 mailbox: &of_session[0].mailbox,
                 qos: message.qos.min(qos),
@@ -508,9 +515,9 @@ impl<'a> Matched<'a> {
 }
 
 /// A copy for each of the subscriptions of one session: at QoS 0 each by itself, above it all together.
-fn copies(message: &Message, of_session: &[&Subscriber], deliver: &mut impl FnMut(Target<'_>)) {
+fn copies(message: &Message, source: Source, of_session: &[&Subscriber], deliver: &mut impl FnMut(Target<'_>)) {
     let copy = |s: &&Subscriber| SubscriptionCopy {
-        qos: message.qos.min(s.options.qos),
+        qos: message.qos.min(s.qos_of(source)),
         retain: message.retain && s.options.retain_as_published,
         subscription_id: s.subscription_id,
     };
@@ -536,6 +543,14 @@ impl Reach {
 }
 
 impl Subscriber {
+    /// The QoS at which it takes what comes from there.
+    fn qos_of(&self, source: Source) -> QoS {
+        match (source, &self.before) {
+            (Source::Log { log, sequence }, Some(before)) if sequence <= before.until.of(log) => before.qos,
+            _ => self.options.qos,
+        }
+    }
+
     fn takes(&self, message: &Message, source: Source) -> bool {
         let is_new = match source {
             Source::Log { log, sequence } => sequence > self.gates.of(log),

@@ -26,6 +26,8 @@ pub(crate) struct Subscriber {
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// Messages of the logs up to here were there before the subscription.
     pub(crate) gates: Gates,
+    /// What it was before it was replaced by one at QoS 0.
+    pub(crate) before: Option<Box<Before>>,
     /// State of the retained index at the SUBSCRIBE: what it held came as retained, so it does not come live again.
     pub(crate) retained: IndexState,
 }
@@ -62,6 +64,15 @@ impl Gates {
             log => self.others.as_ref().and_then(|others| others.get(log)).unwrap_or(0),
         }
     }
+}
+
+/// A subscription above QoS 0 that was replaced by one at QoS 0: what a log had then is owed at its QoS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Before {
+    /// Its QoS.
+    pub(crate) qos: QoS,
+    /// Where the logs stood.
+    pub(crate) until: Gates,
 }
 
 /// A filter that at least one session has.
@@ -117,17 +128,23 @@ impl Subscriptions {
     ///
     /// **Invariant:** one that replaces another takes nothing away from what that was owed [MQTT-3.8.4-4]: it keeps its
     /// place in the logs, and, above QoS 0, what of the retained messages had come with the *first* SUBSCRIBE. What the
-    /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion.
+    /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion. What
+    /// is owed above QoS 0 stays owed when the new one is of QoS 0.
     pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
         let entry = self.entry(filter, order);
         match entry.place_of(subscriber.mailbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
             Some(old) => {
+                let is_lowered = subscriber.options.qos == QoS::AtMostOnce;
+                let before = match old.options.qos {
+                    QoS::AtMostOnce => old.before.take(),
+                    qos => Some(Box::new(Before { qos, until: subscriber.gates.clone() })),
+                };
                 // A stream that was made anew begins at 1 again.
                 let first = old.gates.first.min(subscriber.gates.first);
                 let gates = Gates { first, ..std::mem::take(&mut old.gates) };
                 let owes = old.options.qos > QoS::AtMostOnce;
                 let retained = if owes { old.retained } else { subscriber.retained };
-                *old = Subscriber { gates, retained, ..subscriber };
+                *old = Subscriber { gates, retained, before: before.filter(|_| is_lowered), ..subscriber };
             }
             None => {
                 entry.add(subscriber);
@@ -382,6 +399,7 @@ mod tests {
             options: SubscriptionOptions::default(),
             subscription_id: None,
             gates: Gates::new(&[after].into_iter().collect()),
+            before: None,
             retained: IndexState::default(),
         }
     }

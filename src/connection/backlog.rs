@@ -150,11 +150,13 @@ where
         let message = message_of_backlog(entry, self.broker.options.nats_headers)?;
         let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
-        let takes = |s: &StoredSubscription| s.since < entry.sequence && s.qos > 0 && !(s.no_local && is_own);
+        let takes = |s: &StoredSubscription| {
+            s.since < entry.sequence && s.qos_at(entry.sequence) > 0 && !(s.no_local && is_own)
+        };
         let matching: Vec<&StoredSubscription> = all
             .filter(|(filter, s)| takes(s) && !filter.is_shared() && filter.matches(&message.topic))
             .map(|(_, s)| s)
             .collect();
-        outgoing_for(message, &matching, self.broker.options.copies_overlapping)
+        outgoing_for(message, entry.sequence, &matching, self.broker.options.copies_overlapping)
     }
 }

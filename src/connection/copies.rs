@@ -89,15 +89,16 @@ where
     }
 }
 
-/// What these subscriptions get of a message at QoS 1 or 2; `None` when they get nothing.
+/// What these subscriptions get, at QoS 1 or 2, of a message that the log had at `sequence`; `None` when they get nothing.
 pub(super) fn outgoing_for(
     message: Message,
+    sequence: u64,
     matching: &[&StoredSubscription],
     copies_overlapping: bool,
 ) -> Option<Outgoing> {
     let copy = |stored: &&StoredSubscription| {
         Some(SubscriptionCopy {
-            qos: message.qos.min(QoS::try_from(stored.qos).ok()?),
+            qos: message.qos.min(QoS::try_from(stored.qos_at(sequence)).ok()?),
             retain: message.retain && stored.retain_as_published,
             subscription_id: stored.id.and_then(NonZeroU32::new),
         })

@@ -78,6 +78,7 @@ where
         if let Some(owned) = &mut self.owned {
             for stored in owned.subscriptions.values_mut() {
                 stored.since = stored.since.min(next.saturating_sub(1));
+                stored.before = None;
             }
             self.is_record_dirty = true;
         }

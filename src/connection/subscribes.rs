@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use super::durable::Answered;
 use crate::broker::{RecordRoom, RetainedCursor, Subscribed};
-use crate::store::StoredRetained;
+use crate::store::{StoredBefore, StoredRetained, StoredSubscription};
 
 impl<S> Connection<S>
 where
@@ -50,6 +50,7 @@ where
                 stored.retained = owed.get(&filter).copied();
                 if let Some(old) = owned.subscriptions.get(&filter) {
                     // One that is replaced goes on where it was.
+                    stored.before = before(&stored, old);
                     stored.since = stored.since.min(old.since);
                     stored.since_in.clone_from(&old.since_in);
                     stored.retained = stored.retained.or(old.retained);
@@ -78,5 +79,15 @@ where
             owed.insert(cursor.filter.clone(), self.retained.number(cursor));
         }
         owed
+    }
+}
+
+/// What is to be remembered of a subscription that this one replaces, which begins where the logs stand now: at QoS 0 nothing
+/// is owed of them, but what the old one was owed stays owed [MQTT-3.8.4-4].
+fn before(new: &StoredSubscription, old: &StoredSubscription) -> Option<Box<StoredBefore>> {
+    match (new.qos, old.qos) {
+        (1.., _) => None,
+        (0, 0) => old.before.clone(),
+        (0, qos) => Some(Box::new(StoredBefore { qos, up_to: new.since, up_to_in: new.since_in.clone() })),
     }
 }

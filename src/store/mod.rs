@@ -81,7 +81,7 @@ pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, Ret
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
-    SessionsSink, StoredRetained, StoredSubscription, StoredWill, WillState,
+    SessionsSink, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
     Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,

@@ -15,6 +15,7 @@
 mod follower;
 mod record;
 mod snapshot;
+mod texts;
 
 use std::sync::Arc;
 
@@ -28,12 +29,12 @@ use tokio::time::Instant;
 
 pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink};
 use self::record::Versioned;
-pub(crate) use self::record::instant;
 pub use self::record::{
     InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest,
-    RetainedProgress, SessionRecord, StoredRetained, StoredSubscription, StoredWill, WillState,
+    RetainedProgress, SessionRecord, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::snapshot::SessionState;
+pub(crate) use self::texts::instant;
 use super::api::{Api, STREAM_NOT_FOUND};
 pub use super::bucket::Arrival;
 use super::bucket::{Bucket, Content, Fence, Last, Value, WRITE_WITHIN, Write, new_write_id};

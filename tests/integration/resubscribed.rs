@@ -57,3 +57,42 @@ async fn mqtt_3_8_4_3_a_subscribe_that_replaces_one_takes_nothing_away_that_was_
     }
     assert!(lost.is_empty(), "{} of {}: {lost:#?}", lost.len(), 5 * ROUNDS);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_3_8_4_4_a_subscribe_that_lowers_its_qos_to_0_takes_nothing_away_that_was_owed_above_it() {
+    const COUNT: usize = 400;
+    let world = World::shared().await;
+    for (version, qos, moves) in [(Version::V311, 1, false), (Version::V5, 2, false), (Version::V5, 1, true)] {
+        let (t, id) = (unique("lower"), unique("dev"));
+        let filter = format!("{t}/+");
+        let mut client = world.a.connect(Options::new(version, &id).durable(LONG)).await;
+        client.subscribe(&filter, qos).await;
+        client.goodbye().await;
+        let mut publisher = world.a.v5(&unique("pub")).await;
+        publisher.publish_all((0..COUNT).map(|n| msg(&format!("{t}/x"), n.to_string()).qos(2)), 64, |_| {}).await;
+        let mut client = come_back(&world.a, version, &id).await;
+        // At once, and it stays so on the next connection, wherever.
+        client.subscribe(&filter, 0).await;
+        let mut got = Vec::new();
+        if moves {
+            client.reset();
+            client = come_back(&world.b, version, &id).await;
+        }
+        publisher.publish(msg(&format!("{t}/x"), "end").qos(1)).await;
+        while got.len() < COUNT {
+            let message = client.receive().await;
+            if message.payload != "end" {
+                assert_eq!((message.qos() as u8, message.dup), (qos, moves && message.dup));
+                got.push(String::from_utf8(message.payload.to_vec()).unwrap());
+            }
+        }
+        // What was in flight when the connection broke may be repeated.
+        let wanted: Vec<String> = (0..COUNT).map(|n| n.to_string()).collect();
+        if moves {
+            got.sort_unstable_by_key(|n| n.parse::<usize>().unwrap());
+            got.dedup();
+        }
+        assert_eq!(got, wanted, "{version:?} QoS {qos} moves: {moves}");
+        client.goodbye().await;
+    }
+}

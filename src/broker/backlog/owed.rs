@@ -27,6 +27,8 @@ struct Debtor {
 struct Claim {
     debtor: u32,
     since: u64,
+    /// The last that it takes above QoS 0.
+    until: u64,
     no_local: bool,
 }
 
@@ -97,19 +99,21 @@ impl Owed {
     fn add(&mut self, client_id: &str, record: &SessionRecord, after: u64, in_flight: Vec<u64>, horizon: u64) {
         let Ok(debtor) = u32::try_from(self.debtors.len()) else { return };
         let mut from = in_flight.iter().copied().min();
-        for subscription in record.subscriptions.iter().filter(|s| s.qos > 0) {
+        for subscription in record.subscriptions.iter().filter(|s| s.qos > 0 || s.before.is_some()) {
             let Ok(filter) = TopicFilter::new(subscription.filter.as_str()) else { continue };
             if filter.is_shared() {
                 // Its backlog is in the group's consumer.
                 continue;
             }
             let (since, no_local) = (subscription.since, subscription.no_local);
+            let before = subscription.before.as_ref().filter(|_| subscription.qos == 0);
+            let until = before.map_or(u64::MAX, |before| before.up_to);
             let begins = since.max(after) + 1;
             if begins > horizon && in_flight.is_empty() {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, 0, Claim { debtor, since, no_local });
+            self.claims.push(&filter, 0, Claim { debtor, since, until, no_local });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));
@@ -135,7 +139,7 @@ impl Owed {
         }
         let Self { debtors, claims, .. } = self;
         claims.matching(message.topic.as_str(), is_hidden, &mut |entry| {
-            for claim in entry.subscribers.iter().filter(|claim| sequence > claim.since) {
+            for claim in entry.subscribers.iter().filter(|claim| sequence > claim.since && sequence <= claim.until) {
                 let Some(debtor) = debtors.get(claim.debtor as usize) else { continue };
                 let is_own = claim.no_local && message.publisher.as_deref() == Some(debtor.client_id.as_str());
                 // [MQTT-3.8.3-3]

@@ -126,6 +126,7 @@ impl Broker {
             options,
             subscription_id,
             order: 0,
+            before: None,
         };
         room.take(&new.filter, options.qos, || self.as_stored(&new)).map_err(over)?;
         new.order = self.order_of(filters, &new.filter)?;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::texts::{base64_bytes, instant, maybe_base64_bytes, maybe_instant};
+
 /// Version of what is written here. A new field that older versions may overlook is not a new version.
 pub const RECORD_VERSION: u32 = 1;
 /// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
@@ -172,6 +174,9 @@ pub struct StoredSubscription {
     /// The retained messages that it is owed, until [`ProgressRecord`] says that it has got them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained: Option<StoredRetained>,
+    /// It was above QoS 0, and is owed what there was then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<StoredBefore>>,
     /// What a newer version has added.
     #[serde(flatten)]
     pub rest: Rest,
@@ -186,6 +191,25 @@ impl StoredSubscription {
         let _ = serde_json::to_writer(&mut counted, self);
         counted.0 + 1
     }
+
+    /// The QoS at which it takes a message of the log that is always there.
+    #[must_use]
+    pub fn qos_at(&self, sequence: u64) -> u8 {
+        self.before.as_ref().filter(|before| sequence <= before.up_to).map_or(self.qos, |before| before.qos)
+    }
+}
+
+/// What a subscription was before it was replaced by one at QoS 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoredBefore {
+    /// Maximum QoS.
+    pub qos: u8,
+    /// Last sequence of the log then.
+    pub up_to: u64,
+    /// The same in other logs, by stream and when that was created.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub up_to_in: BTreeMap<String, u64>,
 }
 
 /// Counts what is written.
@@ -389,79 +413,6 @@ pub struct ReceivedRecord {
     pub key: u32,
     /// Last sequence of the log before it was stored.
     pub after: u64,
-}
-
-/// Milliseconds since the epoch as RFC 3339.
-pub(crate) mod instant {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    use crate::store::time::{rfc3339, rfc3339_ms};
-
-    pub(crate) fn serialize<S: Serializer>(ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&rfc3339(*ms))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        rfc3339_ms(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no time")))
-    }
-}
-
-/// The same, if there is one.
-mod maybe_instant {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::instant;
-
-    pub(super) fn serialize<S: Serializer>(ms: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
-        match ms {
-            Some(ms) => instant::serialize(ms, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-        #[derive(Deserialize)]
-        struct Instant(#[serde(with = "instant")] u64);
-        Ok(Option::<Instant>::deserialize(deserializer)?.map(|instant| instant.0))
-    }
-}
-
-/// Bytes as base64.
-mod base64_bytes {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD as BASE64;
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64.encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        BASE64.decode(String::deserialize(deserializer)?).map(Bytes::from).map_err(D::Error::custom)
-    }
-}
-
-/// The same, if there are any.
-mod maybe_base64_bytes {
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::base64_bytes;
-
-    pub(super) fn serialize<S: Serializer>(bytes: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
-        match bytes {
-            Some(bytes) => base64_bytes::serialize(bytes, serializer),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
-        #[derive(Deserialize)]
-        struct Binary(#[serde(with = "base64_bytes")] Bytes);
-        Ok(Option::<Binary>::deserialize(deserializer)?.map(|binary| binary.0))
-    }
 }
 
 #[cfg(test)]
