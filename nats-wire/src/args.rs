@@ -17,19 +17,13 @@ impl Args {
     /// the last one is kept in the place of the fifth, since a length is always the last; [`Self::len`] tells.
     pub(crate) fn split(line: &[u8], from: usize) -> Self {
         let mut args = Self { places: [(0, 0); ARGUMENTS_MAX], count: 0 };
-        let mut start = None;
-        for (at, byte) in line.iter().enumerate().skip(from) {
-            match (matches!(byte, b' ' | b'\t'), start) {
-                (true, Some(begun)) => {
-                    args.push(begun, at);
-                    start = None;
-                }
-                (false, None) => start = Some(at),
-                _ => {}
+        let mut at = from;
+        while let Some(rest) = line.get(at..).filter(|rest| !rest.is_empty()) {
+            let length = memchr::memchr2(b' ', b'\t', rest).unwrap_or(rest.len());
+            if length > 0 {
+                args.push(at, at + length);
             }
-        }
-        if let Some(begun) = start {
-            args.push(begun, line.len());
+            at += length + 1;
         }
         args
     }

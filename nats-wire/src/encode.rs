@@ -17,6 +17,8 @@ pub const LINE_END: &[u8] = b"\r\n";
 /// and INFO does not say what it is.
 pub const ARGUMENTS_MAX: usize = 4_096;
 
+/// Two numbers, of header block and of all, and the spaces before them.
+const NUMBERS_MAX: usize = 2 * 21;
 const HEADERS_BEGIN: &[u8] = b"NATS/1.0\r\n";
 const SEPARATOR: &[u8] = b": ";
 
@@ -27,7 +29,9 @@ pub struct Publish<'a, H> {
     pub subject: &'a [u8],
     /// Where an answer is expected.
     pub reply: Option<&'a [u8]>,
-    /// Names and values, sent in this order; none: no header block.
+    /// Names and values that stand before the others.
+    pub first: &'a [(&'a str, &'a str)],
+    /// Names and values, sent in this order; none here and before: no header block.
     pub headers: &'a [H],
     /// Bytes of the payload that follows.
     pub payload: usize,
@@ -55,7 +59,7 @@ impl<H: Header> Publish<'_, H> {
     /// Bytes of header block and payload, which is what the server compares with its `max_payload`.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.block() + self.payload
+        self.block(&mut |_, _| Ok(())).unwrap_or(0) + self.payload
     }
 
     /// Checks it, so that [`Self::head`] cannot fail.
@@ -63,19 +67,25 @@ impl<H: Header> Publish<'_, H> {
     /// # Errors
     /// Something in it cannot be sent.
     pub fn check(&self) -> Result<(), EncodeError> {
+        self.checked_block().map(|_| ())
+    }
+
+    /// Checks it, in one walk over it; bytes of the header block.
+    fn checked_block(&self) -> Result<usize, EncodeError> {
         check_subject(self.subject)?;
         if let Some(reply) = self.reply {
             check_subject(reply)?;
         }
-        for header in self.headers {
-            check_header(header)?;
-        }
+        let block = self.block(&mut check_header)?;
         let subjects = self.subject.len() + self.reply.map_or(0, |reply| reply.len() + 1);
-        let numbers = 1 + digits(self.size()) + if self.headers.is_empty() { 0 } else { 1 + digits(self.block()) };
-        if subjects + numbers > ARGUMENTS_MAX {
-            return Err(EncodeError::ControlLineTooLong);
+        // Most are so short that their numbers need not be counted.
+        if subjects + NUMBERS_MAX > ARGUMENTS_MAX {
+            let numbers = 1 + digits(block + self.payload) + if block == 0 { 0 } else { 1 + digits(block) };
+            if subjects + numbers > ARGUMENTS_MAX {
+                return Err(EncodeError::ControlLineTooLong);
+            }
         }
-        Ok(())
+        Ok(block)
     }
 
     /// Appends everything that stands before the payload.
@@ -83,41 +93,51 @@ impl<H: Header> Publish<'_, H> {
     /// # Errors
     /// Something in it cannot be sent; then nothing was appended.
     pub fn head(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
-        self.check()?;
-        let block = self.block();
+        let block = self.checked_block()?;
         out.reserve(self.subject.len() + self.reply.map_or(0, <[u8]>::len) + block + 64);
-        out.put_slice(if self.headers.is_empty() { b"PUB " } else { b"HPUB " });
+        out.put_slice(if block == 0 { b"PUB " } else { b"HPUB " });
         out.put_slice(self.subject);
         out.put_u8(b' ');
         if let Some(reply) = self.reply {
             out.put_slice(reply);
             out.put_u8(b' ');
         }
-        if !self.headers.is_empty() {
+        if block > 0 {
             put_number(out, block);
             out.put_u8(b' ');
         }
         put_number(out, block + self.payload);
         out.put_slice(LINE_END);
-        if self.headers.is_empty() {
+        if block == 0 {
             return Ok(());
         }
         out.put_slice(HEADERS_BEGIN);
-        for header in self.headers {
-            for part in [header.name(), SEPARATOR, header.value(), LINE_END] {
+        self.each_header(&mut |name, value| {
+            for part in [name, SEPARATOR, value, LINE_END] {
                 out.put_slice(part);
             }
-        }
+            Ok(())
+        })?;
         out.put_slice(LINE_END);
         Ok(())
     }
 
-    fn block(&self) -> usize {
-        if self.headers.is_empty() {
-            return 0;
+    /// Bytes of the header block, each header of which is shown to `look`.
+    fn block(&self, look: &mut impl FnMut(&[u8], &[u8]) -> Result<(), EncodeError>) -> Result<usize, EncodeError> {
+        if self.first.is_empty() && self.headers.is_empty() {
+            return Ok(0);
         }
-        let line = |header: &H| header.name().len() + SEPARATOR.len() + header.value().len() + LINE_END.len();
-        HEADERS_BEGIN.len() + self.headers.iter().map(line).sum::<usize>() + LINE_END.len()
+        let mut length = HEADERS_BEGIN.len() + LINE_END.len();
+        self.each_header(&mut |name, value| {
+            length += name.len() + SEPARATOR.len() + value.len() + LINE_END.len();
+            look(name, value)
+        })?;
+        Ok(length)
+    }
+
+    fn each_header(&self, take: &mut impl FnMut(&[u8], &[u8]) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
+        self.first.iter().try_for_each(|(name, value)| take(name.as_bytes(), value.as_bytes()))?;
+        self.headers.iter().try_for_each(|header| take(header.name(), header.value()))
     }
 }
 
@@ -194,12 +214,11 @@ pub fn connect(out: &mut BytesMut, info: &ConnectInfo) {
 /// # Errors
 /// It cannot.
 pub fn check_subject(subject: &[u8]) -> Result<(), EncodeError> {
-    let ends = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
-    if subject.is_empty() || subject.iter().any(ends) { Err(EncodeError::Subject) } else { Ok(()) }
+    let has_end = memchr::memchr3(b' ', b'\r', b'\n', subject).is_some() || memchr::memchr(b'\t', subject).is_some();
+    if subject.is_empty() || has_end { Err(EncodeError::Subject) } else { Ok(()) }
 }
 
-fn check_header(header: &impl Header) -> Result<(), EncodeError> {
-    let (name, value) = (header.name(), header.value());
+fn check_header(name: &[u8], value: &[u8]) -> Result<(), EncodeError> {
     if name.is_empty() || memchr::memchr3(b':', b'\r', b'\n', name).is_some() {
         return Err(EncodeError::HeaderName);
     }
@@ -252,7 +271,8 @@ mod tests {
         payload: usize,
     ) -> Result<String, EncodeError> {
         let mut out = BytesMut::new();
-        let publish = Publish { subject: subject.as_bytes(), reply: reply.map(str::as_bytes), headers, payload };
+        let (subject, reply) = (subject.as_bytes(), reply.map(str::as_bytes));
+        let publish = Publish { subject, reply, first: &[], headers, payload };
         let result = publish.head(&mut out);
         assert!(result.is_ok() || out.is_empty(), "nothing is written of what cannot be sent");
         result.map(|()| String::from_utf8(out.to_vec()).unwrap())
@@ -264,6 +284,11 @@ mod tests {
         assert_eq!(head("a.b", Some("r"), &[], 12).unwrap(), "PUB a.b r 12\r\n");
         let with_headers = "HPUB a r 23 26\r\nNATS/1.0\r\nA: 1\r\nB: \r\n\r\n";
         assert_eq!(head("a", Some("r"), &[("A", "1"), ("B", "")], 3).unwrap(), with_headers);
+        let mut out = BytesMut::new();
+        let publish = Publish { subject: b"a", reply: None, first: &[("X", "0")], headers: &[("A", "1")], payload: 3 };
+        publish.head(&mut out).unwrap();
+        assert_eq!(&out[..], b"HPUB a 24 27\r\nNATS/1.0\r\nX: 0\r\nA: 1\r\n\r\n");
+        assert_eq!(publish.size(), 27);
         let mut out = BytesMut::new();
         subscribe(&mut out, b"a.>", None, 7).unwrap();
         subscribe(&mut out, b"a.*", Some(b"g"), u64::MAX).unwrap();
@@ -277,6 +302,11 @@ mod tests {
         );
     }
 
+    fn check_first(name: &str, value: &str) -> Result<(), EncodeError> {
+        let none: &[(&str, &str)] = &[];
+        Publish { subject: b"a", reply: None, first: &[(name, value)], headers: none, payload: 0 }.check()
+    }
+
     #[test]
     fn nothing_that_somebody_chose_can_end_an_argument_or_a_line() {
         for bad in ["", "a b", "a\tb", "a\rb", "a\nb", "a 0\r\n\r\nPUB x 0", " "] {
@@ -287,9 +317,11 @@ mod tests {
         }
         for bad in ["", ":", "A:", "A\r", "\nA", "A\r\nB"] {
             assert_eq!(head("a", None, &[(bad, "x")], 0), Err(EncodeError::HeaderName), "{bad:?}");
+            assert_eq!(check_first(bad, "x"), Err(EncodeError::HeaderName), "{bad:?}");
         }
         for bad in ["\r", "\n", "x\r\nB: y", "x\r\n\r\nPUB a 0"] {
             assert_eq!(head("a", None, &[("A", bad)], 0), Err(EncodeError::HeaderValue), "{bad:?}");
+            assert_eq!(check_first("A", bad), Err(EncodeError::HeaderValue), "{bad:?}");
         }
         assert!(head("caf\u{e9}\u{a0}\u{2028}", None, &[("My Key", "\u{e9}\0\u{c} x: y")], 0).is_ok());
     }

@@ -7,11 +7,8 @@
 //! CR LF
 //! ```
 
-use memchr::memmem;
-
 /// What a block begins with.
 const VERSION: &[u8] = b"NATS/1.0";
-const LINE_END: &[u8] = b"\r\n";
 
 /// A header block. Nothing in it is an error: a line that is no header is a [`HeaderLine::Malformed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +88,15 @@ impl<'a> HeaderBlock<'a> {
 /// A line ends at CR LF and at nothing less: so does nats-server read it, and who ended it earlier would see headers that the
 /// server has not seen.
 fn split_line(block: &[u8]) -> (&[u8], &[u8]) {
-    match memmem::find(block, LINE_END) {
-        Some(end) => (&block[..end], &block[end + LINE_END.len()..]),
-        None => (block, &[]),
+    let mut from = 0;
+    while let Some(at) = memchr::memchr(b'\r', &block[from..]) {
+        let (end, behind) = (from + at, from + at + 1);
+        if block.get(behind) == Some(&b'\n') {
+            return (&block[..end], &block[behind + 1..]);
+        }
+        from = behind;
     }
+    (block, &[])
 }
 
 fn read_line(line: &[u8]) -> HeaderLine<'_> {

@@ -27,6 +27,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) subject: &'a [u8],
     /// Where an answer is expected.
     pub(crate) reply: Option<&'a [u8]>,
+    /// Headers that stand before the others.
+    pub(crate) first: &'a [(&'a str, &'a str)],
     /// In this order.
     pub(crate) headers: &'a [(ByteString, ByteString)],
     pub(crate) payload: &'a Bytes,
@@ -35,7 +37,7 @@ pub(crate) struct Outbound<'a> {
 impl<'a> Outbound<'a> {
     /// Without headers, and nobody needs to answer.
     pub(crate) fn plain(subject: &'a str, payload: &'a Bytes) -> Self {
-        Self { subject: subject.as_bytes(), reply: None, headers: &[], payload }
+        Self { subject: subject.as_bytes(), reply: None, first: &[], headers: &[], payload }
     }
 }
 
@@ -114,8 +116,9 @@ impl Client {
     /// # Errors
     /// See [`PublishError`].
     pub(crate) fn try_publish(&self, message: &Outbound<'_>) -> Result<(), PublishError> {
-        self.shared.outgoing.lock().publish(message, self.shared.options.queue_max)?;
-        self.shared.task.wake();
+        if self.shared.outgoing.lock().publish(message, self.shared.options.queue_max)? {
+            self.shared.task.wake();
+        }
         Ok(())
     }
 

@@ -33,10 +33,11 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Appends a message.
-    pub(super) fn publish(&mut self, message: &Outbound<'_>, queue_max: usize) -> Result<(), PublishError> {
-        let Outbound { subject, reply, headers, payload } = *message;
-        let publish = Publish { subject, reply, headers, payload: payload.len() };
+    /// Appends a message. `true`: it is the first that waits, so the link's task has to hear of it; of what follows it has
+    /// heard already, since it takes all that waits.
+    pub(super) fn publish(&mut self, message: &Outbound<'_>, queue_max: usize) -> Result<bool, PublishError> {
+        let Outbound { subject, reply, first, headers, payload } = *message;
+        let publish = Publish { subject, reply, first, headers, payload: payload.len() };
         if !self.is_open {
             // What can never be sent is said also while there is no connection.
             publish.check()?;
@@ -61,7 +62,7 @@ impl Outgoing {
         self.tail.extend_from_slice(encode::LINE_END);
         self.bytes += size + before.abs_diff(self.tail.len()).min(ROOM);
         self.messages += 1;
-        Ok(())
+        Ok(self.messages == 1)
     }
 
     /// Appends SUB.
@@ -132,7 +133,7 @@ mod tests {
     }
 
     fn message(payload: &Bytes) -> Outbound<'_> {
-        Outbound { subject: b"a", reply: None, headers: &[], payload }
+        Outbound { subject: b"a", reply: None, first: &[], headers: &[], payload }
     }
 
     fn taken(outgoing: &mut Outgoing) -> VecDeque<Bytes> {
@@ -161,11 +162,11 @@ mod tests {
     fn it_is_full_at_its_limits_and_not_after_it_was_taken() {
         let mut outgoing = open();
         let small = Bytes::from_static(b"1");
-        outgoing.publish(&message(&small), 2).unwrap();
-        outgoing.publish(&message(&small), 2).unwrap();
+        assert_eq!(outgoing.publish(&message(&small), 2), Ok(true), "the link has to hear of it");
+        assert_eq!(outgoing.publish(&message(&small), 2), Ok(false));
         assert_eq!(outgoing.publish(&message(&small), 2), Err(PublishError::Full));
         taken(&mut outgoing);
-        assert_eq!(outgoing.publish(&message(&small), 2), Ok(()));
+        assert_eq!(outgoing.publish(&message(&small), 2), Ok(true));
         let large = Bytes::from(vec![0; (1 << 20) - 1_000]);
         let count = (0..1_000).take_while(|_| outgoing.publish(&message(&large), 10_000).is_ok()).count();
         assert!((60..=65).contains(&count), "{count}");

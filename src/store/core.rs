@@ -92,7 +92,7 @@ impl CoreNats {
         payload: Bytes,
     ) -> Result<(), Dropped> {
         let reply = reply.map(|reply| reply.as_bytes().as_ref());
-        let message = Outbound { subject: subject.as_bytes(), reply, headers, payload: &payload };
+        let message = Outbound { subject: subject.as_bytes(), reply, first: &[], headers, payload: &payload };
         self.link.client.try_publish(&message).map_err(|error| self.count(error))
     }
 
@@ -108,7 +108,7 @@ impl CoreNats {
         payload: Bytes,
     ) -> Result<(), Dropped> {
         let reply = reply.map(|reply| reply.as_bytes().as_ref());
-        let message = Outbound { subject: subject.as_bytes(), reply, headers, payload: &payload };
+        let message = Outbound { subject: subject.as_bytes(), reply, first: &[], headers, payload: &payload };
         self.link.client.publish(&message).await.map_err(|error| self.count(error))
     }
 

@@ -94,7 +94,7 @@ mod tests {
             ("E".into(), "\0".into()),
         ];
         assert_eq!(headers, want);
-        let publish = nats_wire::Publish { subject: b"a", reply: None, headers: &headers, payload: 0 };
+        let publish = nats_wire::Publish { subject: b"a", reply: None, first: &[], headers: &headers, payload: 0 };
         publish.check().unwrap();
     }
 }

@@ -347,7 +347,9 @@ async fn serve_echo(link: &Link, subject: String) -> Result<(), OpenError> {
             // Who asked has left, or asks again.
             if let Some(subject) = request.reply() {
                 let nothing = Bytes::new();
-                let _ = client.publish(&Outbound { subject, reply: None, headers: &[], payload: &nothing }).await;
+                let _ = client
+                    .publish(&Outbound { payload: &nothing, subject, reply: None, first: &[], headers: &[] })
+                    .await;
             }
         }
     });

@@ -74,7 +74,7 @@ proptest! {
     ) {
         let mut out = BytesMut::new();
         let publish =
-            Publish { subject: &subject, reply: reply.as_deref(), headers: &lines, payload: payload.len() };
+            Publish { subject: &subject, reply: reply.as_deref(), first: &[], headers: &lines, payload: payload.len() };
         publish.head(&mut out).unwrap();
         out.extend_from_slice(&payload);
         out.extend_from_slice(b"\r\n");
@@ -95,7 +95,7 @@ proptest! {
     ) {
         let mut out = BytesMut::new();
         let lines = [(&name, &value)];
-        let publish = Publish { subject: &subject, reply: None, headers: &lines, payload: 0 };
+        let publish = Publish { subject: &subject, reply: None, first: &[], headers: &lines, payload: 0 };
         if publish.head(&mut out).is_err() {
             prop_assert!(out.is_empty());
         } else {

@@ -117,7 +117,7 @@ impl CoreNats {
                         return;
                     };
                     let headers = seals.answer(&asker, &answer);
-                    let answer = Outbound { subject, reply: None, headers: &headers, payload: &answer };
+                    let answer = Outbound { subject, reply: None, first: &[], headers: &headers, payload: &answer };
                     if let Err(error) = client.publish(&answer).await {
                         tracing::warn!(%error, "an answer to another sidecar was not sent");
                     }
