@@ -2,6 +2,8 @@
 //!
 //! Nothing here allocates, except the text of an error.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 /// What the reply subject of a delivered message says.
@@ -71,13 +73,24 @@ pub fn is_same_delivery(ack: &str, other: &str) -> bool {
 #[derive(Debug, Deserialize)]
 pub(crate) struct PubAck<'a> {
     #[serde(borrow, default)]
-    pub(crate) stream: Option<std::borrow::Cow<'a, str>>,
+    stream: Option<Name<'a>>,
     #[serde(default)]
     pub(crate) seq: u64,
     #[serde(default)]
     pub(crate) duplicate: bool,
     #[serde(default)]
     pub(crate) error: Option<ApiError>,
+}
+
+/// A text that is borrowed when it can be: of what is optional serde makes a copy.
+#[derive(Debug, Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl PubAck<'_> {
+    /// Name of the stream.
+    pub(crate) fn stream(&self) -> Option<&str> {
+        self.stream.as_ref().map(|name| &*name.0)
+    }
 }
 
 /// An error of the JetStream API.
@@ -138,7 +151,10 @@ mod tests {
     #[test]
     fn an_acknowledgement_is_told_from_other_answers() {
         let ack = parse_pub_ack(br#"{"stream":"MQTT_log", "seq":7}"#).unwrap();
-        assert_eq!((ack.stream.as_deref(), ack.seq, ack.duplicate), (Some("MQTT_log"), 7, false));
+        assert_eq!((ack.stream(), ack.seq, ack.duplicate), (Some("MQTT_log"), 7, false));
+        assert!(matches!(ack.stream, Some(Name(Cow::Borrowed(_)))), "nothing is copied");
+        let ack = parse_pub_ack(br#"{"stream":"a\u0026b","seq":7}"#).unwrap();
+        assert_eq!(ack.stream(), Some("a&b"));
         let ack = parse_pub_ack(br#"{"stream":"S","domain":"hub","seq":7,"duplicate":true}"#).unwrap();
         assert!(ack.duplicate);
         let ack = parse_pub_ack(br#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}"#);

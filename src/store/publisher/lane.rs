@@ -20,24 +20,21 @@
 
 mod rtt;
 mod settling;
+mod subjects;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::rtt::RoundTrip;
+use self::settling::Probe;
 pub(super) use self::settling::{Ask, AskToken, Found, Resolved};
-use self::settling::{Probe, Settling};
+use self::subjects::Subjects;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Messages of a subject that leave so soon behind the first of them that is unanswered need not wait for it: as long as a
 /// burst takes, and little enough that hardly any change of leaders falls into it.
 const VOLLEY_SPREAD: Duration = Duration::from_micros(250);
-
-/// Queues of subjects that are kept for others, and how large one of them may be.
-const SPARE_MAX: usize = 1_024;
-const SPARE_CAPACITY_MAX: usize = 64;
 
 /// Why a message was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +71,8 @@ pub(super) enum Step<'a, T> {
     Send {
         token: Token,
         item: &'a T,
+        /// What it is told by from every other message.
+        id: u64,
         /// On the condition that the last message of its subject has this sequence.
         expected_last: Option<u64>,
     },
@@ -110,17 +109,6 @@ struct Slot<T> {
     refused: bool,
 }
 
-/// What of one subject is not resolved.
-#[derive(Debug)]
-struct Subject {
-    /// Ascending: first the ones that are sent, then those that are ready, then those that wait.
-    numbers: VecDeque<u64>,
-    sent: usize,
-    ready: usize,
-    volley_at: Instant,
-    settling: Option<Settling>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Open,
@@ -138,9 +126,7 @@ pub(super) struct Lane<T> {
     slots: VecDeque<Slot<T>>,
     /// Number of the first slot.
     first: u64,
-    subjects: HashMap<u64, Subject, BuildHasherDefault<Plain>>,
-    /// Memory of subjects that are done with.
-    spare: Vec<VecDeque<u64>>,
+    subjects: Subjects,
     ready: VecDeque<u64>,
     /// Copies in the order in which they left in this round; those that are resolved go when they are at the front.
     flight: VecDeque<Token>,
@@ -175,8 +161,7 @@ impl<T> Lane<T> {
         Self {
             slots: VecDeque::new(),
             first: 0,
-            subjects: HashMap::default(),
-            spare: Vec::new(),
+            subjects: Subjects::default(),
             ready: VecDeque::new(),
             flight: VecDeque::new(),
             doubtful: VecDeque::new(),
@@ -211,9 +196,8 @@ impl<T> Lane<T> {
             above: 0,
             refused: false,
         });
-        let subject =
-            self.subjects.entry(key).or_insert_with(|| Subject::new(now, self.spare.pop().unwrap_or_default()));
-        let has_waiting = subject.numbers.len() > subject.sent + subject.ready;
+        let subject = self.subjects.get_or_begin(key, now);
+        let has_waiting = subject.has_waiting();
         subject.numbers.push_back(number);
         let is_free = !self.is_replicated
             || subject.sent == 0
@@ -250,7 +234,7 @@ impl<T> Lane<T> {
             return self.resolve(number, now).map(Step::Withdrawn);
         }
         let key = self.key(number)?;
-        let subject = self.subjects.get_mut(&key)?;
+        let subject = self.subjects.get_mut(key)?;
         if subject.sent == 0 {
             subject.volley_at = now;
         }
@@ -260,8 +244,8 @@ impl<T> Lane<T> {
         if is_probe {
             self.set_probe(Some(Probe::Message(token)));
         }
-        let item = &self.slot(number)?.entry.as_ref()?;
-        Some(Step::Send { token, item: &item.item, expected_last: item.expected_last })
+        let Entry { item, id, expected_last, .. } = self.slot(number)?.entry.as_ref()?;
+        Some(Step::Send { token, item, id: *id, expected_last: *expected_last })
     }
 
     /// What [`Self::next`] gave could not be handed to the connection after all.
@@ -273,7 +257,7 @@ impl<T> Lane<T> {
         if self.flight.back() == Some(&token) {
             self.flight.pop_back();
         }
-        if let Some(subject) = self.subjects.get_mut(&key) {
+        if let Some(subject) = self.subjects.get_mut(key) {
             subject.sent = subject.sent.saturating_sub(1);
             subject.ready += 1;
         }
@@ -291,43 +275,39 @@ impl<T> Lane<T> {
         if is_in_turn {
             self.highest = self.highest.max(sequence);
         }
-        let slot = self.slot(token.number)?;
-        let key = slot.entry.as_ref()?.subject;
-        let is_current = slot.attempt == token.attempt && slot.round == self.round;
+        let slot = self.slot(token.number).filter(|slot| slot.entry.is_some())?;
         let serial = slot.serial;
         if slot.attempt == token.attempt {
             let took = now.saturating_duration_since(slot.sent_at);
             self.round_trip.measured(took);
             self.answered_at = Some(now);
         }
-        let is_repeat = self.is_repeat_of(key, token);
-        let item = self.resolve(token.number, now);
-        if is_repeat {
-            self.settled(key, now);
-        }
-        if is_current || self.has_no_doubt() {
-            self.open();
-        }
+        let (item, is_current) = self.done(token, now)?;
         if is_current && is_in_turn && self.is_overtaken_by(serial) {
             self.doubt(now, now);
         }
-        item
+        Some(item)
     }
 
     /// The stream will never have a message, or nobody can say: the item is done.
     pub(super) fn failed(&mut self, token: Token, now: Instant) -> Option<T> {
+        self.done(token, now).map(|(item, _)| item)
+    }
+
+    /// An item is done, by an answer to this copy; whether that one left last, and in this round.
+    fn done(&mut self, token: Token, now: Instant) -> Option<(T, bool)> {
         let slot = self.slot(token.number)?;
         let key = slot.entry.as_ref()?.subject;
         let is_current = slot.attempt == token.attempt && slot.round == self.round;
         let is_repeat = self.is_repeat_of(key, token);
-        let item = self.resolve(token.number, now);
+        let item = self.resolve(token.number, now)?;
         if is_repeat {
             self.settled(key, now);
         }
         if is_current || self.has_no_doubt() {
             self.open();
         }
-        item
+        Some((item, is_current))
     }
 
     /// Takes out every item that was sent and of which this is true.
@@ -376,25 +356,6 @@ impl<T> Lane<T> {
     /// The leader cannot be asked about messages on this connection.
     pub(super) fn is_not_answered(&mut self) {
         self.is_blind = true;
-    }
-
-    /// Looks for silence. Returns how many probes in a row have met it.
-    pub(super) fn check_silence(&mut self, now: Instant) -> u32 {
-        self.forget_resolved();
-        let patience = self.round_trip.patience() * (1 << self.silent_probes.min(6));
-        let is_over = |since: Instant| now.saturating_duration_since(since) >= patience.min(PAUSE_MAX);
-        // A stream that is slow answers in its order; silence is when it answers nothing.
-        let oldest = self.flight.front().and_then(|token| self.slot(token.number)).map(|slot| slot.sent_at);
-        let oldest = oldest.max(self.answered_at.filter(|_| oldest.is_some()));
-        let asked = self.asked_since();
-        if oldest.is_some_and(is_over) || asked.is_some_and(is_over) {
-            if matches!(self.mode, Mode::Doubt { probe: Some(_), .. }) {
-                self.silent_probes += 1;
-            }
-            self.slots.iter_mut().for_each(|slot| slot.refused &= slot.state != State::Sent);
-            self.doubt_after_pause(now);
-        }
-        self.silent_probes
     }
 
     /// Takes out what was submitted `limit` ago and is not resolved.
@@ -475,10 +436,8 @@ impl<T> Lane<T> {
         let slot = self.slot_mut(number)?;
         let entry = slot.entry.take()?;
         let state = slot.state;
-        if let Some(subject) = self.subjects.get_mut(&entry.subject) {
-            if let Ok(index) = subject.numbers.binary_search(&number) {
-                subject.numbers.remove(index);
-            }
+        if let Some(subject) = self.subjects.get_mut(entry.subject) {
+            subject.remove(number);
             match state {
                 State::Sent => subject.sent = subject.sent.saturating_sub(1),
                 State::Ready => subject.ready = subject.ready.saturating_sub(1),
@@ -504,22 +463,14 @@ impl<T> Lane<T> {
 
     /// Everything of a subject may leave.
     fn release(&mut self, key: u64, now: Instant) {
-        let Some(subject) = self.subjects.get_mut(&key) else { return };
+        let Some(subject) = self.subjects.get_mut(key) else { return };
         (subject.sent, subject.ready, subject.volley_at) = (0, subject.numbers.len(), now);
         let numbers = std::mem::take(&mut subject.numbers);
         for number in &numbers {
             self.make_ready(*number);
         }
-        if let Some(subject) = self.subjects.get_mut(&key) {
+        if let Some(subject) = self.subjects.get_mut(key) {
             subject.numbers = numbers;
-        }
-    }
-
-    /// Most subjects have one message at a time: their next one finds the memory of the last.
-    fn keep_spare(&mut self, mut numbers: VecDeque<u64>) {
-        if self.spare.len() < SPARE_MAX && numbers.capacity() <= SPARE_CAPACITY_MAX {
-            numbers.clear();
-            self.spare.push(numbers);
         }
     }
 
@@ -533,32 +484,6 @@ impl<T> Lane<T> {
 
     fn slot_mut(&mut self, number: u64) -> Option<&mut Slot<T>> {
         self.slots.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
-    }
-}
-
-impl Subject {
-    const fn new(now: Instant, numbers: VecDeque<u64>) -> Self {
-        Self { numbers, sent: 0, ready: 0, volley_at: now, settling: None }
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Clone, Copy, Debug, Default)]
-struct Plain(u64);
-
-impl Hasher for Plain {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
     }
 }
 

@@ -270,7 +270,7 @@ impl World {
             burst += 1;
             assert!(burst < 10_000, "it has no end");
             let request = match step {
-                Step::Send { token, item, expected_last: behind } => {
+                Step::Send { token, item, expected_last: behind, .. } => {
                     Request::Put(Copy { token, item: *item, subject: u64::from(*item) % SUBJECTS, behind })
                 }
                 Step::Look { token, ask, .. } => Request::Ask(token, ask),

@@ -31,7 +31,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use self::lane::{Ask, AskToken, Entry, Lane, Step, Token};
 pub use self::permits::Permit;
 use self::permits::Permits;
-use self::tokens::Tokens;
+use self::tokens::{Digits, Tokens, decimal, hexadecimal};
 use super::api_errors::ApiErrors;
 use super::connection::Connector;
 use super::error::PutError;
@@ -126,7 +126,6 @@ pub struct Publisher {
 
 struct Pending {
     subject: ByteString,
-    /// Its id stands first, so that nothing that a device sends stands before it.
     headers: Headers,
     payload: Bytes,
     guard: Option<Arc<dyn PutGuard>>,
@@ -169,6 +168,8 @@ struct State {
     client: Option<Client>,
     lanes: Vec<StreamLane>,
     completions: VecDeque<Completion>,
+    /// Where the last one is answered: its memory is that of the next.
+    reply: Vec<u8>,
 }
 
 struct StreamLane {
@@ -193,10 +194,10 @@ impl Publisher {
         let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
         let shared = Arc::new(Shared {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
-            tokens: Tokens::new(names.acknowledgements(&format!("{:032x}", rand::random::<u128>()))),
+            tokens: Tokens::new(names.acknowledgements(&format!("{:016x}", rand::random::<u64>()))),
             limits,
             errors: connector.errors.clone(),
-            state: Mutex::new(State { client: None, lanes, completions: VecDeque::new() }),
+            state: Mutex::new(State { client: None, lanes, completions: VecDeque::new(), reply: Vec::new() }),
             attention: Notify::new(),
             available: watch::channel(false).0,
             hasher: RandomState::default(),
@@ -305,9 +306,8 @@ impl Shared {
         if let Some(ttl_s) = ttl_s {
             headers.push((ByteString::from_static("Nats-TTL"), ttl_s.to_string().into()));
         }
+        // What tells a message that is stored from one that is lost.
         let id = rand::random::<u64>();
-        // One small allocation a message; it is what tells a message that is stored from one that is lost.
-        headers.insert(0, (ByteString::from_static(headers::WRITE_ID), format!("{id:016x}").into()));
         let key = self.hasher.hash_one(subject.as_bytes());
         let pending = Pending { subject, headers, payload, guard, sink, token, _permit: permit };
         let entry = Entry { item: pending, subject: key, id, expected_last };
@@ -326,16 +326,16 @@ impl Shared {
 
     /// Sends what the lane wants sent. Returns whether the worker has something to do about it.
     fn pump(&self, state: &mut State, number: usize, now: Instant) -> bool {
-        let State { client, lanes, completions } = state;
+        let State { client, lanes, completions, reply } = state;
         let Some(connection) = client.as_ref() else { return false };
         let Some(StreamLane { lane, stream, .. }) = lanes.get_mut(number) else { return false };
         let mut attention = false;
         let is_wanted = |pending: &Pending| pending.guard.as_ref().is_none_or(|guard| guard.is_wanted());
         while let Some(step) = lane.next(now, is_wanted) {
             match step {
-                Step::Send { token, item, expected_last } => {
-                    let reply = reply_of(&self.tokens, number, Reply::Copy(token));
-                    match hand_over(connection, item, expected_last, &reply) {
+                Step::Send { token, item, id, expected_last } => {
+                    write_reply(reply, &self.tokens, number, Reply::Copy(token));
+                    match hand_over(connection, item, id, expected_last, reply) {
                         Ok(true) => {}
                         Ok(false) => {
                             lane.unsend(token, now);
@@ -349,8 +349,8 @@ impl Shared {
                     }
                 }
                 Step::Look { token, item, ask } => {
-                    let reply = reply_of(&self.tokens, number, Reply::Ask(token));
-                    if !put_question(connection, stream, &item.subject, ask, &reply) {
+                    write_reply(reply, &self.tokens, number, Reply::Ask(token));
+                    if !put_question(connection, stream, &item.subject, ask, reply) {
                         lane.unask(token, now);
                         return true;
                     }
@@ -372,23 +372,31 @@ enum Reply {
     Ask(AskToken),
 }
 
-/// What it is, and a token: `<inbox>.<lane>.<number>.<attempt>.<token>`, and for a question
-/// `<inbox>.<lane>.ask.<subject>.<attempt>.<token>`.
-fn reply_of(tokens: &Tokens, lane: usize, reply: Reply) -> String {
-    match reply {
-        Reply::Copy(Token { number, attempt }) => tokens.subject(&format!("{lane}.{number}.{attempt}")),
-        Reply::Ask(AskToken { subject, attempt }) => tokens.subject(&format!("{lane}.ask.{subject}.{attempt}")),
-    }
+/// What it is, and a token: `<inbox>.<lane>-<number>-<attempt>-<token>`, and for a question
+/// `<inbox>.<lane>-ask-<subject>-<attempt>-<token>`.
+fn write_reply(out: &mut Vec<u8>, tokens: &Tokens, lane: usize, reply: Reply) {
+    let (ask, name, attempt) = match reply {
+        Reply::Copy(Token { number, attempt }) => (&b""[..], number, attempt),
+        Reply::Ask(AskToken { subject, attempt }) => (&b"ask-"[..], subject, attempt),
+    };
+    tokens.write_subject(out, |out| {
+        out.extend_from_slice(decimal(lane as u64).as_bytes());
+        out.push(b'-');
+        out.extend_from_slice(ask);
+        out.extend_from_slice(decimal(name).as_bytes());
+        out.push(b'-');
+        out.extend_from_slice(decimal(u64::from(attempt)).as_bytes());
+    });
 }
 
 /// Reads what it is.
 fn parse_reply(rest: &str) -> Option<(usize, Reply)> {
-    let (lane, rest) = rest.split_once('.')?;
+    let (lane, rest) = rest.split_once('-')?;
     let parts = |text: &str| {
-        let (name, attempt) = text.split_once('.')?;
+        let (name, attempt) = text.split_once('-')?;
         Some((name.parse::<u64>().ok()?, attempt.parse::<u32>().ok()?))
     };
-    let reply = match rest.strip_prefix("ask.") {
+    let reply = match rest.strip_prefix("ask-") {
         Some(rest) => parts(rest).map(|(subject, attempt)| Reply::Ask(AskToken { subject, attempt }))?,
         None => parts(rest).map(|(number, attempt)| Reply::Copy(Token { number, attempt }))?,
     };
@@ -396,13 +404,13 @@ fn parse_reply(rest: &str) -> Option<(usize, Reply)> {
 }
 
 /// Asks a stream's leader about messages of a subject; `false` when that was not handed over.
-fn put_question(connection: &Client, stream: &str, subject: &str, ask: Ask, reply: &str) -> bool {
+fn put_question(connection: &Client, stream: &str, subject: &str, ask: Ask, reply: &[u8]) -> bool {
     let body = match ask {
         Ask::Last => json!({ "last_by_subj": subject }),
         Ask::From(sequence) => json!({ "seq": sequence, "next_by_subj": subject }),
     };
     let (subject, body) = (question_subject(stream), Bytes::from(body.to_string()));
-    let message = Outbound { reply: Some(reply.as_bytes()), ..Outbound::plain(&subject, &body) };
+    let message = Outbound { reply: Some(reply), ..Outbound::plain(&subject, &body) };
     connection.try_publish(&message).is_ok()
 }
 
@@ -415,20 +423,20 @@ fn question_subject(stream: &str) -> String {
 fn hand_over(
     connection: &Client,
     pending: &Pending,
+    id: u64,
     expected_last: Option<u64>,
-    reply: &str,
+    reply: &[u8],
 ) -> Result<bool, PutError> {
-    let fenced;
-    let headers = match expected_last {
-        None => &pending.headers,
-        Some(sequence) => {
-            let name = ByteString::from_static("Nats-Expected-Last-Subject-Sequence");
-            fenced = pending.headers.iter().cloned().chain([(name, sequence.to_string().into())]).collect::<Headers>();
-            &fenced
-        }
-    };
-    let (subject, payload) = (pending.subject.as_bytes(), &pending.payload);
-    match connection.try_publish(&Outbound { subject, reply: Some(reply.as_bytes()), headers, payload }) {
+    let (id, sequence) = (hexadecimal(id), expected_last.map(decimal));
+    // Before anything that a device sends under these names.
+    let first = [
+        (headers::WRITE_ID, id.as_str()),
+        ("Nats-Expected-Last-Subject-Sequence", sequence.as_ref().map_or("", Digits::as_str)),
+    ];
+    let Pending { subject, headers, payload, .. } = pending;
+    let first = &first[..1 + usize::from(sequence.is_some())];
+    match connection.try_publish(&Outbound { subject: subject.as_bytes(), reply: Some(reply), first, headers, payload })
+    {
         Ok(()) => Ok(true),
         // When it has ended the worker is about to see that and to make a new one.
         Err(PublishError::Full | PublishError::Disconnected) => Ok(false),

@@ -373,7 +373,7 @@ fn answer(message: &Message, stream: &str, highest: u64, errors: &ApiErrors) -> 
         return (status == 503).then_some(Answer::Refused);
     }
     let ack = parse_pub_ack(message.payload())?;
-    if ack.stream.as_deref().is_some_and(|acknowledged| acknowledged != stream) || !is_plausible(ack.seq, highest) {
+    if ack.stream().is_some_and(|acknowledged| acknowledged != stream) || !is_plausible(ack.seq, highest) {
         return None;
     }
     Some(match ack.error {
@@ -418,10 +418,11 @@ mod tests {
         let copy = Reply::Copy(Token { number: u64::MAX, attempt: 3 });
         let ask = Reply::Ask(AskToken { subject: u64::MAX - 1, attempt: 4 });
         for (lane, reply) in [(0, copy), (12, ask)] {
-            let subject = super::super::reply_of(&tokens, lane, reply);
-            assert_eq!(tokens.read(subject.as_bytes()).and_then(parse_reply), Some((lane, reply)));
+            let mut subject = Vec::new();
+            super::super::write_reply(&mut subject, &tokens, lane, reply);
+            assert_eq!(tokens.read(&subject).and_then(parse_reply), Some((lane, reply)));
         }
-        for bad in ["", "1", "1.x", "1.2", "1.2.x", "1.2.3.4", "1.ask.2", "1.ask.2.3.4"] {
+        for bad in ["", "1", "1-x", "1-2", "1-2-x", "1-2-3-4", "1-ask-2", "1-ask-2-3-4"] {
             assert_eq!(parse_reply(bad), None, "{bad}");
         }
     }

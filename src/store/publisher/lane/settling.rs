@@ -14,7 +14,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Lane, Mode, PAUSE_MAX, State, Step, Token};
+use super::{Entry, Lane, Mode, PAUSE_MAX, State, Step, Token};
 
 /// Subjects that are settled at the same time once the stream has a leader for sure.
 const SETTLING_MAX: usize = 64;
@@ -120,17 +120,17 @@ impl<T> Lane<T> {
                 .is_some_and(|slot| slot.entry.is_some() && slot.state == State::Sent && slot.attempt == token.attempt);
             if is_open
                 && let Some(key) = self.key(token.number)
-                && let Some(subject) = self.subjects.get_mut(&key)
+                && let Some(subject) = self.subjects.get_mut(key)
             {
                 subject.settling.get_or_insert_with(|| Settling::new(now));
             }
         }
         let mut keys = Vec::new();
-        for (key, subject) in &mut self.subjects {
+        for (key, subject) in self.subjects.iter_mut() {
             let (Some(settling), Some(first)) = (&mut subject.settling, subject.numbers.front()) else { continue };
             *settling = Settling::new(now);
             subject.ready = 0;
-            keys.push((*first, *key));
+            keys.push((*first, key));
         }
         keys.sort_unstable();
         self.doubtful = keys.into_iter().map(|(_, key)| key).collect();
@@ -146,13 +146,32 @@ impl<T> Lane<T> {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
+    /// Looks for silence. Returns how many probes in a row have met it.
+    pub(in crate::store::publisher) fn check_silence(&mut self, now: Instant) -> u32 {
+        self.forget_resolved();
+        let patience = self.round_trip.patience() * (1 << self.silent_probes.min(6));
+        let is_over = |since: Instant| now.saturating_duration_since(since) >= patience.min(PAUSE_MAX);
+        // A stream that is slow answers in its order; silence is when it answers nothing.
+        let oldest = self.flight.front().and_then(|token| self.slot(token.number)).map(|slot| slot.sent_at);
+        let oldest = oldest.max(self.answered_at.filter(|_| oldest.is_some()));
+        let asked = self.asked_since();
+        if oldest.is_some_and(is_over) || asked.is_some_and(is_over) {
+            if matches!(self.mode, Mode::Doubt { probe: Some(_), .. }) {
+                self.silent_probes += 1;
+            }
+            self.slots.iter_mut().for_each(|slot| slot.refused &= slot.state != State::Sent);
+            self.doubt_after_pause(now);
+        }
+        self.silent_probes
+    }
+
     /// What was ready of a subject that is in doubt now waits.
     fn hold_ready(&mut self) {
         let ready = std::mem::take(&mut self.ready);
         for number in ready {
             let is_held = self
                 .key(number)
-                .and_then(|key| self.subjects.get(&key))
+                .and_then(|key| self.subjects.get(key))
                 .is_some_and(|subject| subject.settling.is_some());
             if !is_held {
                 self.ready.push_back(number);
@@ -165,7 +184,7 @@ impl<T> Lane<T> {
     /// The subject whose next step is due.
     pub(super) fn next_to_settle(&mut self, now: Instant) -> Option<u64> {
         let is_due = |lane: &Self, key: &u64| {
-            let settling = lane.subjects.get(key).and_then(|subject| subject.settling);
+            let settling = lane.subjects.get(*key).and_then(|subject| subject.settling);
             settling.is_none_or(|settling| now >= settling.not_before)
         };
         let index = match self.mode {
@@ -186,7 +205,7 @@ impl<T> Lane<T> {
     /// Takes the next step with a subject.
     pub(super) fn settle(&mut self, key: u64, now: Instant, is_wanted: impl Fn(&T) -> bool) -> Option<Step<'_, T>> {
         let attempt = self.asked;
-        let subject = self.subjects.get_mut(&key)?;
+        let subject = self.subjects.get_mut(key)?;
         let number = *subject.numbers.front()?;
         let settling = subject.settling.as_mut()?;
         if let Phase::Look(_) = settling.phase
@@ -209,12 +228,12 @@ impl<T> Lane<T> {
                     return self.resolve(number, now).map(Step::Withdrawn);
                 }
                 let token = self.mark_sent(number, now)?;
-                if let Some(settling) = self.subjects.get_mut(&key).and_then(|subject| subject.settling.as_mut()) {
+                if let Some(settling) = self.subjects.get_mut(key).and_then(|subject| subject.settling.as_mut()) {
                     settling.phase = Phase::Repeated { token, at: now };
                 }
                 self.asking += 1;
-                let entry = self.slot(number)?.entry.as_ref()?;
-                Some(Step::Send { token, item: &entry.item, expected_last: entry.expected_last.or(behind) })
+                let Entry { item, id, expected_last, .. } = self.slot(number)?.entry.as_ref()?;
+                Some(Step::Send { token, item, id: *id, expected_last: expected_last.or(behind) })
             }
             Phase::Asked { .. } | Phase::Repeated { .. } => None,
         }
@@ -268,10 +287,8 @@ impl<T> Lane<T> {
         if self.take_asked(token, now).is_none() {
             return;
         }
-        let numbers: Vec<u64> = self
-            .subjects
-            .get(&token.subject)
-            .map_or_else(Vec::new, |subject| subject.numbers.iter().copied().collect());
+        let numbers: Vec<u64> =
+            self.subjects.get(token.subject).map_or_else(Vec::new, |subject| subject.numbers.iter().copied().collect());
         for number in numbers {
             if let Some(slot) = self.slot_mut(number) {
                 // Also one that was never sent: it is nowhere, and shares what comes of those before it.
@@ -299,7 +316,7 @@ impl<T> Lane<T> {
             return None;
         }
         // In doubt a look decides; and who named no predecessor was never refused for it.
-        let is_settling = self.subjects.get(&key).is_some_and(|subject| subject.settling.is_some());
+        let is_settling = self.subjects.get(key).is_some_and(|subject| subject.settling.is_some());
         let is_final = !is_settling
             && self.slot(token.number).is_some_and(|slot| {
                 slot.attempt == token.attempt
@@ -324,7 +341,7 @@ impl<T> Lane<T> {
 
     /// Nothing of a subject is in doubt any more: what there is leaves.
     pub(super) fn settled(&mut self, key: u64, now: Instant) {
-        let Some(subject) = self.subjects.get_mut(&key) else { return };
+        let Some(subject) = self.subjects.get_mut(key) else { return };
         let Some(settling) = subject.settling.take() else { return };
         if settling.is_answer_due() {
             self.asking = self.asking.saturating_sub(1);
@@ -335,20 +352,18 @@ impl<T> Lane<T> {
     }
 
     pub(super) fn forget_subject(&mut self, key: u64) {
-        let Some(subject) = self.subjects.remove(&key) else { return };
-        if let Some(settling) = subject.settling {
+        if let Some(settling) = self.subjects.forget(key) {
             if settling.is_answer_due() {
                 self.asking = self.asking.saturating_sub(1);
             }
             self.doubtful.retain(|doubtful| *doubtful != key);
             self.end_probe(|probe| probe == Probe::Subject(key));
         }
-        self.keep_spare(subject.numbers);
     }
 
     /// A message of a subject in doubt is resolved: what was asked or sent for its sake is of no use.
     pub(super) fn resolved_in_doubt(&mut self, key: u64, number: u64, now: Instant) {
-        let Some(subject) = self.subjects.get(&key) else { return };
+        let Some(subject) = self.subjects.get(key) else { return };
         let Some(settling) = subject.settling else { return };
         match settling.phase {
             Phase::Repeated { token, .. } if token.number == number => {
@@ -362,7 +377,11 @@ impl<T> Lane<T> {
 
     /// Whether a copy is the one that settles its subject.
     pub(super) fn is_repeat_of(&self, key: u64, copy: Token) -> bool {
-        let phase = self.subjects.get(&key).and_then(|subject| subject.settling).map(|settling| settling.phase);
+        // Nothing is asked of anybody, mostly.
+        if self.asking == 0 {
+            return false;
+        }
+        let phase = self.subjects.get(key).and_then(|subject| subject.settling).map(|settling| settling.phase);
         matches!(phase, Some(Phase::Repeated { token, .. }) if token == copy)
     }
 
@@ -386,7 +405,7 @@ impl<T> Lane<T> {
             Phase::Asked { at, .. } | Phase::Repeated { at, .. } => Some(at),
             Phase::Look(_) | Phase::Repeat { .. } => None,
         };
-        self.subjects.values().filter_map(|subject| subject.settling.and_then(at)).min()
+        self.subjects.settling().filter_map(at).min()
     }
 
     pub(super) fn set_probe(&mut self, new: Option<Probe>) {
@@ -404,7 +423,7 @@ impl<T> Lane<T> {
 
     /// The question that this is the answer of.
     fn take_asked(&mut self, token: AskToken, now: Instant) -> Option<Ask> {
-        let settling = self.subjects.get_mut(&token.subject)?.settling.as_mut()?;
+        let settling = self.subjects.get_mut(token.subject)?.settling.as_mut()?;
         let Phase::Asked { ask, attempt, .. } = settling.phase else { return None };
         if attempt != token.attempt {
             return None;
@@ -417,7 +436,7 @@ impl<T> Lane<T> {
     }
 
     fn set_phase(&mut self, key: u64, phase: Phase, not_before: Instant) {
-        let Some(settling) = self.subjects.get_mut(&key).and_then(|subject| subject.settling.as_mut()) else { return };
+        let Some(settling) = self.subjects.get_mut(key).and_then(|subject| subject.settling.as_mut()) else { return };
         settling.phase = phase;
         settling.not_before = not_before;
         if let Phase::Look(Ask::Last) = phase {
@@ -432,7 +451,7 @@ impl<T> Lane<T> {
 
     /// Notes what a look has seen, and says how many it has seen.
     fn note_last(&mut self, key: u64, sequence: u64) -> u32 {
-        let Some(settling) = self.subjects.get_mut(&key).and_then(|subject| subject.settling.as_mut()) else {
+        let Some(settling) = self.subjects.get_mut(key).and_then(|subject| subject.settling.as_mut()) else {
             return 0;
         };
         settling.last = settling.last.max(sequence);
@@ -442,18 +461,18 @@ impl<T> Lane<T> {
 
     /// The highest sequence that this look has seen.
     fn last_seen(&self, key: u64) -> u64 {
-        self.subjects.get(&key).and_then(|subject| subject.settling).map_or(0, |settling| settling.last)
+        self.subjects.get(key).and_then(|subject| subject.settling).map_or(0, |settling| settling.last)
     }
 
     fn first_sent(&self, key: u64) -> Option<u64> {
-        let subject = self.subjects.get(&key)?;
+        let subject = self.subjects.get(key)?;
         subject.numbers.front().copied().filter(|_| subject.sent > 0)
     }
 
     fn sent_with_id(&self, key: u64, id: u64) -> Option<u64> {
         let is_it =
             |number: &u64| self.slot(*number).and_then(|slot| slot.entry.as_ref()).is_some_and(|entry| entry.id == id);
-        let subject = self.subjects.get(&key)?;
+        let subject = self.subjects.get(key)?;
         subject.numbers.iter().take(subject.sent).copied().find(is_it)
     }
 }
