@@ -38,15 +38,22 @@ impl LogEntry {
         &self.subject
     }
 
-    /// `None` when its subject is no text, so that no topic is meant; that is counted.
-    pub(crate) fn of_message(message: &Message, prefix: &str, delivery: Delivery, counts: &LinkCounts) -> Option<Self> {
+    /// `None` when its subject is no text, so that no topic is meant; that is counted. `headers`: those of the message that
+    /// whoever reads wants.
+    pub(crate) fn of_message(
+        message: &Message,
+        prefix: &str,
+        delivery: Delivery,
+        counts: &LinkCounts,
+        headers: fn(&Message, &LinkCounts) -> Option<Headers>,
+    ) -> Option<Self> {
         let Ok(subject) = ByteString::try_from(message.subject_bytes()) else {
             counts.skipped(SkipReason::Subject);
             return None;
         };
         Some(Self {
             sequence: delivery.stream_sequence,
-            headers: headers::incoming(message, counts),
+            headers: headers(message, counts),
             payload: message.payload_bytes(),
             stored_at_ms: delivery.stored_at_ns / 1_000_000,
             natural_at: natural_at(&subject, prefix),

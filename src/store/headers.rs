@@ -16,10 +16,20 @@ const REPLACED: char = char::REPLACEMENT_CHARACTER;
 
 /// Headers of a message that came in, in their order; `None` when there are none.
 pub(crate) fn incoming(message: &Message, counts: &LinkCounts) -> Option<Headers> {
+    incoming_but(message, counts, "")
+}
+
+/// The same of a message of a log, in which nobody asks which write it was: most have nothing else to say, and so cost
+/// nothing.
+pub(crate) fn incoming_of_log(message: &Message, counts: &LinkCounts) -> Option<Headers> {
+    incoming_but(message, counts, WRITE_ID)
+}
+
+fn incoming_but(message: &Message, counts: &LinkCounts, without: &str) -> Option<Headers> {
     let block = message.headers()?;
     let mut is_whole = true;
     let text = |bytes: &[u8]| ByteString::try_from(message.share(bytes)).ok();
-    let headers = read(block, text, &mut is_whole);
+    let headers = read(block, text, without, &mut is_whole);
     if !is_whole {
         counts.skipped(SkipReason::Header);
     }
@@ -28,17 +38,25 @@ pub(crate) fn incoming(message: &Message, counts: &LinkCounts) -> Option<Headers
 
 /// The block of header lines as it is stored.
 pub(crate) fn from_block(block: &[u8]) -> Headers {
-    read(HeaderBlock::new(block), |bytes| std::str::from_utf8(bytes).ok().map(Into::into), &mut true)
+    read(HeaderBlock::new(block), |bytes| std::str::from_utf8(bytes).ok().map(Into::into), "", &mut true)
 }
 
-/// `text` gives the text of a part of the block when it is UTF-8.
-fn read(block: HeaderBlock<'_>, text: impl Fn(&[u8]) -> Option<ByteString>, is_whole: &mut bool) -> Headers {
+/// `text` gives the text of a part of the block when it is UTF-8. Headers of the name `without` are left out.
+fn read(
+    block: HeaderBlock<'_>,
+    text: impl Fn(&[u8]) -> Option<ByteString>,
+    without: &str,
+    is_whole: &mut bool,
+) -> Headers {
     let mut headers = Headers::new();
     for line in block.lines() {
         let HeaderLine::Header { name, value } = line else {
             *is_whole = false;
             continue;
         };
+        if name == without.as_bytes() {
+            continue;
+        }
         let Some(name) = text(name).filter(|name| !has_line_end(name)) else {
             *is_whole = false;
             continue;

@@ -179,7 +179,7 @@ impl Log {
             LogPosition::New => self.last_sequence().await? + 1,
         };
         let source = self.source("tail", Pace { batch: 2_048, bytes: self.pull_bytes(8), overlap: true });
-        let reader = Reader::new(self.shared.api.clone(), self.shared.tail.clone(), source, start);
+        let reader = Reader::new(self.shared.api.clone(), self.shared.tail.clone(), source, start).of_log();
         let task = tokio::spawn(follow(Arc::clone(&self.shared), reader, sink));
         Ok(Tail { start, task })
     }
@@ -188,7 +188,7 @@ impl Log {
     pub fn scan(&self, from: u64) -> Scan {
         let source = self.source("scan", Pace { batch: 1_024, bytes: self.pull_bytes(4), overlap: true });
         // On the api connection: a scan in full flight does not hold up the tail.
-        let reader = Reader::new(self.shared.api.clone(), self.shared.api.link.clone(), source, from);
+        let reader = Reader::new(self.shared.api.clone(), self.shared.api.link.clone(), source, from).of_log();
         Scan { reader }
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use proto_map::Headers;
 use tokio::time::Instant;
 
 use super::ack::parse_delivery_bytes;
@@ -22,7 +23,7 @@ use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
 use super::horizon::Horizon;
-use crate::nats::{Message, Outbound, Subscriber};
+use crate::nats::{LinkCounts, Message, Outbound, Subscriber};
 
 /// The server says so often that a pull is alive, and it is taken for dead after so long without a word.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -131,6 +132,8 @@ pub(crate) struct Reader {
     /// Only messages of this subject, which can have wildcards. Cheap where few of them are behind the position.
     filter: Option<String>,
     headers_only: bool,
+    /// What is taken of the headers of a message.
+    headers: fn(&Message, &LinkCounts) -> Option<Headers>,
     state: tokio::sync::watch::Receiver<LinkState>,
     consumer: Option<Consumer>,
     opening: Option<Opening>,
@@ -164,6 +167,7 @@ impl Reader {
             source,
             filter: None,
             headers_only: false,
+            headers: headers::incoming,
             state,
             consumer: None,
             opening: None,
@@ -185,6 +189,12 @@ impl Reader {
     /// Reads headers and no payloads.
     pub(crate) fn headers_only(mut self) -> Self {
         self.headers_only = true;
+        self
+    }
+
+    /// Reads a log, in which nobody asks which write a message was.
+    pub(crate) fn of_log(mut self) -> Self {
+        self.headers = headers::incoming_of_log;
         self
     }
 
@@ -375,7 +385,8 @@ impl Reader {
             return Step::Continue;
         }
         self.position = delivery.stream_sequence + 1;
-        out.extend(LogEntry::of_message(&message, &self.source.prefix, delivery, self.link.client.counts()));
+        let (prefix, counts) = (&self.source.prefix, self.link.client.counts());
+        out.extend(LogEntry::of_message(&message, prefix, delivery, counts, self.headers));
         Step::Continue
     }
 }

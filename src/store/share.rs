@@ -515,7 +515,8 @@ fn entry(message: &Message, prefix: &str, counts: &LinkCounts) -> Option<ShareEn
     let ack = ByteString::try_from(message.reply_bytes()?).ok()?;
     let delivery = parse_delivery(&ack)?;
     let is_again = delivery.count > 1;
-    Some(ShareEntry { entry: LogEntry::of_message(message, prefix, delivery, counts)?, ack, is_again })
+    let entry = LogEntry::of_message(message, prefix, delivery, counts, headers::incoming_of_log)?;
+    Some(ShareEntry { entry, ack, is_again })
 }
 
 async fn until(at: Option<Instant>) {
