@@ -149,7 +149,7 @@ impl LogHandle {
     /// Where a message on a natural subject is in the stream.
     pub(crate) fn subject(&self, natural: &Subject) -> ByteString {
         match &self.owner {
-            Owner::Ours { prefix } => ByteString::from(format!("{prefix}{natural}")),
+            Owner::Ours { prefix } => ByteString::from([&**prefix, natural.as_str()].concat()),
             Owner::Attached { .. } => natural.as_text().clone(),
         }
     }

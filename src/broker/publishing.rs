@@ -161,6 +161,8 @@ pub(crate) struct Publishing {
     /// Publishes whose answers come through the mailbox; see [`Mailbox::tell`].
     pub(super) untold: usize,
     last_topic: Option<(TopicName, Route)>,
+    /// How the last one that went into a log is stored there: by its subject, and the version by which it was routed.
+    last_target: Option<(Subject, u64, PutTarget)>,
     /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
     /// that outlive this process.
     client_key: Option<ByteString>,
@@ -192,6 +194,7 @@ impl Publishing {
             older_below: 0,
             untold: 0,
             last_topic: None,
+            last_target: None,
             tells_publisher: false,
             will_of: None,
             epoch_text: None,
@@ -246,8 +249,10 @@ impl Publishing {
             Err(refused) => return Err(Box::new((publication, refused))),
         };
         let maybe_above = publication.once.and_then(|once| once.maybe_above);
-        let (since_ms, began) = (self.broker.store.clock().latest_ms(), Instant::now());
-        let (stage, retained_at, logged_at) = (Stage::Log, None, None);
+        // What goes into the log has the log's time.
+        let is_live = publication.qos == QoS::AtMostOnce;
+        let since_ms = if is_live { self.broker.store.clock().latest_ms() } else { 0 };
+        let (began, stage, retained_at, logged_at) = (Instant::now(), Stage::Log, None, None);
         let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above, logged_at };
         self.begin(job, wakes);
         Ok(())
@@ -363,7 +368,7 @@ impl Publishing {
         }
     }
 
-    fn put(&self, job: &Job, token: u64) -> Result<Put, Unstorable> {
+    fn put(&mut self, job: &Job, token: u64) -> Result<Put, Unstorable> {
         let publication = &job.publication;
         let subject = &job.route.subject;
         let is_delete = job.stage == Stage::Bucket && publication.payload.is_empty();
@@ -378,7 +383,7 @@ impl Publishing {
                 if at.is_some() && !carrier.is_ours() {
                     self.mark(subject, &mut headers, &publication.payload);
                 }
-                (log.target(subject), headers)
+                (self.target_of(&job.route), headers)
             }
             Stage::Bucket => {
                 let headers = convert::retained_headers(publication, is_delete, self.own_id(publication))?;
@@ -406,6 +411,18 @@ impl Publishing {
     fn sink_of(&self, qos: QoS) -> Arc<dyn StoredSink> {
         let mailbox = Arc::clone(&self.mailbox);
         if qos == QoS::AtMostOnce { Arc::new(Unanswered(mailbox)) } else { mailbox }
+    }
+
+    fn target_of(&mut self, route: &Route) -> PutTarget {
+        if let Some((subject, version, target)) = &self.last_target
+            && *subject == route.subject
+            && *version == route.version
+        {
+            return target.clone();
+        }
+        let target = route.log.target(&route.subject);
+        self.last_target = Some((route.subject.clone(), route.version, target.clone()));
+        target
     }
 
     /// The `Nats-Msg-Id` of a message, which nobody outside can guess: made of the id that the publisher gives it, or at QoS 2
