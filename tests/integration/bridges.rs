@@ -35,7 +35,7 @@ async fn a_bridge_says_that_it_is_there_and_its_will_that_it_is_gone() {
         let mut all = world.a.v5(&unique("all")).await;
         all.subscribe("#", 0).await;
 
-        let mut client = world.a.connect(options).await;
+        let mut client = world.a.connect(options.clone()).await;
         for qos in [0, 1, 2] {
             let reason = client.publish(msg(&topic, "1").qos(qos).retained()).await;
             assert_eq!(reason, ReasonCode::Success);
@@ -46,7 +46,13 @@ async fn a_bridge_says_that_it_is_there_and_its_will_that_it_is_gone() {
             assert_eq!(got, format!("{topic} 1 qos0"));
         }
         assert_eq!(retained(&world, &topic, &unique("t")).await, [format!("{topic} 1 qos0 retain")], "{number}");
-        client.reset();
+        // Its next connection is there before this one has ended: the will of this one comes first.
+        let mut next = world.a.connect(options).await;
+        next.publish(msg(&topic, "1").qos(1).retained()).await;
+        assert_eq!(watcher.receive_shown().await, format!("{topic} 0 qos0"));
+        assert_eq!(watcher.receive_shown().await, format!("{topic} 1 qos0"));
+        client.closed().await;
+        next.reset();
         assert_eq!(watcher.receive_shown().await, format!("{topic} 0 qos0"));
         assert_eq!(retained(&world, &topic, &unique("t")).await, [format!("{topic} 0 qos0 retain")]);
         // [MQTT-4.7.2-1]
