@@ -16,6 +16,9 @@ use crate::store::{RetainedEntry, RetainedMessage};
 /// Log and bucket have times to live per message.
 pub(crate) const STORED: Carrier = Carrier::StreamWithTtl;
 
+/// How long a log of ours keeps what has expired: a client to which it was sent may be away for so long and gets it again.
+const KEPT_AFTER_EXPIRY_S: u32 = 3_600;
+
 /// Room in the header block of an ingested message for what we add: two headers, and the topic to answer on.
 const INGESTED_HEADERS_MIN: usize = 512;
 
@@ -37,6 +40,23 @@ pub(crate) fn log_headers(
     let mut headers = with_id(proto_map::to_headers(&envelope, carrier)?, message_id);
     headers.extend(epoch.map(|epoch| (ByteString::from_static(name::EPOCH), epoch)));
     Ok(headers)
+}
+
+/// How long a message with this Message Expiry Interval lives in a log with this carrier, in seconds; `None`: as long as any
+/// other.
+///
+/// What was sent is sent again on the next connection also when it has expired [MQTT-4.3.3-7]. So a log of ours keeps it beyond
+/// that, and a header says when it expires for those that it was not sent to.
+pub(crate) fn lifetime_s(carrier: Carrier, expiry_s: Option<u32>, headers: &mut Headers) -> Option<u32> {
+    let expiry_s = expiry_s.filter(|_| carrier.has_ttl())?;
+    if !carrier.is_ours() {
+        // JetStream knows no time to live below a second; what expires at once is not kept for long.
+        return Some(expiry_s.max(1));
+    }
+    if !headers.iter().any(|(header, _)| **header == *name::EXPIRY) {
+        headers.push((ByteString::from_static(name::EXPIRY), expiry_s.to_string().into()));
+    }
+    Some(expiry_s.saturating_add(KEPT_AFTER_EXPIRY_S))
 }
 
 /// Which connection of which client published what lies in a log, when it says so, and how it says it.

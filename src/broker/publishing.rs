@@ -372,7 +372,8 @@ impl Publishing {
         let publication = &job.publication;
         let subject = &job.route.subject;
         let is_delete = job.stage == Stage::Bucket && publication.payload.is_empty();
-        let (target, headers) = match job.stage {
+        let expiry_s = publication.properties.as_ref().and_then(|p| p.message_expiry_interval_s);
+        let (target, headers, ttl_s) = match job.stage {
             Stage::Log => {
                 let id = self.message_id(token, publication);
                 let log = &job.route.log;
@@ -383,24 +384,21 @@ impl Publishing {
                 if at.is_some() && !carrier.is_ours() {
                     self.mark(subject, &mut headers, &publication.payload);
                 }
-                (self.target_of(&job.route), headers)
+                let ttl_s = convert::lifetime_s(carrier, expiry_s, &mut headers);
+                (self.target_of(&job.route), headers, ttl_s)
             }
             Stage::Bucket => {
                 let headers = convert::retained_headers(publication, is_delete, self.own_id(publication))?;
-                (
-                    PutTarget::Retained { subject: self.broker.names.retained_subject(subject)?, delete: is_delete },
-                    headers,
-                )
+                let subject = self.broker.names.retained_subject(subject)?;
+                let ttl_s = expiry_s.filter(|_| !is_delete).map(|s| s.max(1));
+                (PutTarget::Retained { subject, delete: is_delete }, headers, ttl_s)
             }
         };
-        let expiry = publication.properties.as_ref().and_then(|p| p.message_expiry_interval_s);
-        let has_ttl = job.stage == Stage::Bucket || job.route.log.carrier().has_ttl();
         Ok(Put {
             target,
             headers,
             payload: publication.payload.clone(),
-            // JetStream knows no time to live below a second; what expires at once is not kept for long.
-            ttl_s: expiry.filter(|_| !is_delete && has_ttl).map(|s| s.max(1)),
+            ttl_s,
             expected_last: None,
             guard: self.will_of.is_none().then(|| Arc::clone(&self.mailbox) as Arc<dyn PutGuard>),
             sink: self.sink_of(publication.qos),

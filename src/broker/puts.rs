@@ -171,7 +171,7 @@ impl Broker {
         let bytes = payload.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         let publisher = self.store.publisher();
         let permit = publisher.permit(bytes).await;
-        let ttl_s = ttl_s.filter(|_| log.carrier().has_ttl());
+        let ttl_s = convert::lifetime_s(log.carrier(), ttl_s, &mut headers);
         let outcome = publisher.begin(permit, log.target(&put.subject), headers, payload.clone(), ttl_s);
         Some(UnderWay { put, envelope, payload, log, outcome })
     }

@@ -214,12 +214,13 @@ impl Backlog {
     pub fn copy_of(&self, entry: &LogEntry, client_id: &str) -> Option<(PutTarget, Headers)> {
         let subject = self.shared.names.backlog_subject(client_id).ok()?;
         let stream = ByteString::from(&*self.shared.stream);
-        // What the server is told by a header holds for the log: the time to live and the message id of the original. And
-        // what says where a copy comes from is said here only.
+        // What the server is told by a header holds for the log: the time to live and the message id of the original. So does
+        // when it expires; a copy lives as long as it may still be sent. And what says where a copy comes from is said here
+        // only.
         let says = |name: &str, ours: &str| name.eq_ignore_ascii_case(ours);
         let is_kept = |header: &str| {
             let is_of_nats = header.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("Nats-"));
-            !is_of_nats && !says(header, name::LOG_SEQUENCE) && !says(header, name::SUBJECT)
+            !is_of_nats && ![name::EXPIRY, name::LOG_SEQUENCE, name::SUBJECT].iter().any(|ours| says(header, ours))
         };
         let kept = entry.headers.iter().flatten().filter(|(name, _)| is_kept(name)).cloned();
         let own = [

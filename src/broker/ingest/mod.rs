@@ -253,6 +253,7 @@ impl Ingest {
             _ => PutTarget::Attached { stream: ByteString::from(log.log.stream()), subject },
         };
         headers.extend(response_topic);
+        let ttl_s = convert::lifetime_s(log.carrier(), ttl_s, &mut headers);
         let sink = Arc::new(Copied { metrics: Arc::clone(&self.metrics), _permit: place });
         Some(Put { target, headers, payload: message.payload, ttl_s, expected_last: None, guard: None, sink, token: 0 })
     }
