@@ -154,6 +154,30 @@ pub fn can_subscribe(subject: usize, queue: Option<usize>) -> bool {
     subscribe_len(subject, queue, u64::MAX) <= ARGUMENTS_MAX
 }
 
+/// Appends a message to `reply` without a payload, that says what nats-server says when nobody listens to `subject`: status 503.
+///
+/// # Errors
+/// One of the two cannot be sent; then nothing was appended.
+pub fn no_responders(out: &mut BytesMut, reply: &[u8], subject: &[u8]) -> Result<(), EncodeError> {
+    check_subject(reply)?;
+    check_subject(subject)?;
+    let parts = [&b"NATS/1.0 503\r\nNats-Subject: "[..], subject, LINE_END, LINE_END];
+    let block = parts.iter().map(|part| part.len()).sum();
+    if reply.len() + 2 * (1 + digits(block)) > ARGUMENTS_MAX {
+        return Err(EncodeError::ControlLineTooLong);
+    }
+    out.put_slice(b"HPUB ");
+    out.put_slice(reply);
+    for size in [block, block] {
+        out.put_u8(b' ');
+        put_number(out, size);
+    }
+    out.put_slice(LINE_END);
+    parts.iter().for_each(|part| out.put_slice(part));
+    out.put_slice(LINE_END);
+    Ok(())
+}
+
 /// Appends SUB. With `queue`, one member of that group gets each message.
 ///
 /// # Errors

@@ -238,6 +238,10 @@ impl CoreSink for CoreInlet {
         }
     }
 
+    fn is_captured(&self, subject: &str) -> bool {
+        self.0.get().is_some_and(|inlets| inlets.requests.is_captured(subject))
+    }
+
     fn flush(&self) {
         if let Some(Inlets { router, .. }) = self.0.get() {
             CoreSink::flush(&**router);

@@ -201,7 +201,10 @@ fn nats(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.owned("nats_messages_skipped", "Messages of NATS that were left out, or a part of them", "reason", skips)?;
     let (overflows, reconnects) = (links.overflows(), links.reconnects());
     out.counter("nats_messages_overflowed", "Messages of NATS that were dropped because too many waited", overflows)?;
-    out.counter("nats_reconnects", "Connections to NATS that were made again after a loss", reconnects)
+    out.counter("nats_reconnects", "Connections to NATS that were made again after a loss", reconnects)?;
+    let said =
+        "Requests that were told in the server's place that nobody listens, because a device listens to everything";
+    out.counter("nats_no_responders_said", said, links.stand_ins())
 }
 
 fn process(process: &Process, out: &mut Families<'_>) -> fmt::Result {

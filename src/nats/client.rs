@@ -8,18 +8,26 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use nats_wire::{Message, ServerInfo};
-use tokio::sync::{oneshot, watch};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::counts::LinkCounts;
 use super::error::{PublishError, RequestFailure};
+use super::listeners::Looks;
 use super::queue::{Queue, QueueLimits};
-use super::requests::new_inbox;
+use super::requests::{Asked, new_inbox};
 use super::shared::{LinkState, Shared};
 use super::subscriber::Subscriber;
 use super::subscriptions::{Delivery, Entry, Subscription};
 
 /// How long a round trip may take.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(5);
+
+/// When it is looked first, and how rarely at last, whether there is anybody who can answer a request: a look is cheap, and
+/// says what a silence does not, so it need not be long.
+const LOOK_FIRST: Duration = Duration::from_millis(25);
+const LOOK_LAST: Duration = Duration::from_millis(800);
 
 /// A message to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +107,21 @@ impl Client {
 
     pub(crate) fn counts(&self) -> &LinkCounts {
         &self.shared.options.counts
+    }
+
+    /// Its name, as servers know it.
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.options.name
+    }
+
+    /// Says what a server says to who waits for an answer at `reply` when nobody listens to `subject`.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub(crate) fn say_no_responders(&self, reply: &[u8], subject: &[u8]) -> Result<(), PublishError> {
+        self.shared.outgoing.lock().no_responders(reply, subject, self.shared.options.queue_max)?;
+        self.shared.task.wake();
+        Ok(())
     }
 
     /// First tokens of inboxes.
@@ -200,7 +223,8 @@ impl Client {
         }
     }
 
-    /// Sends a message and waits for one answer. `message.reply` is not used.
+    /// Sends a message and waits for one answer. `message.reply` is not used. When nobody serves the subject, that is known
+    /// soon, whoever else listens to it.
     ///
     /// # Errors
     /// See [`RequestFailure`].
@@ -210,13 +234,48 @@ impl Client {
         let reply = asked.reply.clone();
         let answer = async {
             self.publish(&Outbound { reply: Some(reply.as_bytes()), ..message }).await?;
-            (&mut asked.answer).await.map_err(|_| RequestFailure::Lost)
+            self.answer_of(message.subject, &mut asked.answer).await
         };
         let answer = tokio::time::timeout(within, answer).await.unwrap_or(Err(RequestFailure::TimedOut))?;
         if answer.payload().is_empty() && answer.status() == Some(503) {
             return Err(RequestFailure::NoResponders);
         }
         Ok(answer)
+    }
+
+    /// Waits for an answer as long as there is somebody to give it.
+    async fn answer_of(
+        &self,
+        subject: &[u8],
+        answer: &mut oneshot::Receiver<Message>,
+    ) -> Result<Message, RequestFailure> {
+        let (sent_at, mut pause) = (Instant::now(), LOOK_FIRST);
+        loop {
+            let is_unserved = async {
+                tokio::time::sleep(pause).await;
+                self.is_unserved(subject, sent_at).await
+            };
+            tokio::select! {
+                biased;
+                answer = &mut *answer => return answer.map_err(|_| RequestFailure::Lost),
+                is_unserved = is_unserved => if is_unserved {
+                    // Whoever has answered and left has answered before.
+                    return answer.try_recv().map_err(|_| RequestFailure::Unserved);
+                },
+            }
+            pause = (pause * 2).min(LOOK_LAST);
+        }
+    }
+
+    /// What requests have found out about who serves their subjects.
+    pub(super) fn looks(&self) -> &Mutex<Looks> {
+        &self.shared.looks
+    }
+
+    /// A request that several answer.
+    pub(super) fn ask_many(&self) -> Result<Asked<'_, mpsc::Receiver<Message>>, PublishError> {
+        self.listen_for_answers()?;
+        Ok(self.shared.requests.ask_many())
     }
 
     /// Subscribes to the inbox of answers, the first time.

@@ -60,6 +60,7 @@ struct Inner {
     said: Mutex<[Option<Instant>; SkipReason::ALL.len()]>,
     overflows: AtomicU64,
     reconnects: AtomicU64,
+    stood_in: AtomicU64,
 }
 
 impl LinkCounts {
@@ -83,6 +84,16 @@ impl LinkCounts {
 
     pub(crate) fn reconnected(&self) {
         self.0.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stood_in(&self) {
+        self.0.stood_in.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests whose senders were told that nobody listens, in the server's place.
+    #[must_use]
+    pub fn stand_ins(&self) -> u64 {
+        self.0.stood_in.load(Ordering::Relaxed)
     }
 
     /// What was left out so far, by reason.

@@ -61,9 +61,12 @@ pub(crate) enum PublishError {
 /// Why a request has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RequestFailure {
-    /// Nobody listens.
+    /// Nobody listened, so nobody has it.
     #[error("no responders")]
     NoResponders,
+    /// Nobody serves the subject now, whoever else listens to it; somebody may have when it was sent.
+    #[error("no answer, and nobody is there to give one")]
+    Unserved,
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,

@@ -5,7 +5,8 @@
 //! - `handshake`: from a byte stream to a connection that stands; `options`: who we are and what the link is for
 //! - `link`: the one task of a link; `outgoing`: what it writes; `connection`: what it reads
 //! - `client`: what others hold of a link; `shared`: what they have in common with its task
-//! - `subscriptions`, `queue`, `subscriber`: from a subscription to whoever reads it; `requests`: questions and answers
+//! - `subscriptions`, `queue`, `subscriber`: from a subscription to whoever reads it; `requests`: questions and answers;
+//!   `listeners`: who is there to answer
 //! - `counts`: what was skipped, dropped and connected anew
 //!
 //! Not here: JetStream, and what a subject or a header means.
@@ -27,6 +28,7 @@ mod counts;
 mod error;
 mod handshake;
 mod link;
+mod listeners;
 mod options;
 mod outgoing;
 mod pool;
@@ -44,6 +46,7 @@ pub(crate) use client::{Client, Outbound};
 pub use counts::{LinkCounts, SkipReason};
 pub(crate) use error::{ConnectError, PublishError, RequestFailure};
 pub(crate) use link::{ABANDONED, connect};
+pub(crate) use listeners::Listener;
 pub(crate) use nats_wire::Message;
 pub(crate) use options::{Event, LinkOptions, Login, TlsFiles};
 pub(crate) use queue::{OnFull, Queue, QueueLimits};

@@ -65,6 +65,25 @@ impl Outgoing {
         Ok(self.messages == 1)
     }
 
+    /// Appends what a server says when nobody listens to `subject`.
+    pub(super) fn no_responders(
+        &mut self,
+        reply: &[u8],
+        subject: &[u8],
+        messages_max: usize,
+    ) -> Result<(), PublishError> {
+        if !self.is_open {
+            return Err(PublishError::Disconnected);
+        }
+        if self.messages >= messages_max {
+            return Err(PublishError::Full);
+        }
+        self.make_room();
+        encode::no_responders(&mut self.tail, reply, subject)?;
+        self.messages += 1;
+        Ok(())
+    }
+
     /// Appends SUB.
     pub(super) fn subscribe(&mut self, subject: &str, group: Option<&str>, sid: u64) -> Result<(), EncodeError> {
         self.make_room();
@@ -155,6 +174,19 @@ mod tests {
         let bytes = out.iter().flat_map(|chunk| chunk.iter().copied()).collect::<Vec<u8>>();
         let want = [&b"SUB s 1\r\nPUB a 1\r\n1\r\nPUB a 1025\r\n"[..], &large, b"\r\nPING\r\n"].concat();
         assert_eq!(bytes, want);
+        assert!(taken(&mut outgoing).is_empty());
+    }
+
+    #[test]
+    fn what_a_server_says_when_nobody_listens_is_said_to_who_asked() {
+        let mut outgoing = open();
+        outgoing.no_responders(b"_INBOX.1", b"svc.x", 1).unwrap();
+        assert_eq!(outgoing.no_responders(b"_INBOX.1", b"svc.x", 1), Err(PublishError::Full));
+        let bytes = taken(&mut outgoing).into_iter().flatten().collect::<Vec<u8>>();
+        assert_eq!(bytes, b"HPUB _INBOX.1 37 37\r\nNATS/1.0 503\r\nNats-Subject: svc.x\r\n\r\n\r\n");
+        for (reply, subject) in [(&b"_INBOX 1"[..], &b"s"[..]), (b"_INBOX.1", b"s\r\nX: y")] {
+            assert!(matches!(outgoing.no_responders(reply, subject, 1), Err(PublishError::Invalid(_))));
+        }
         assert!(taken(&mut outgoing).is_empty());
     }
 

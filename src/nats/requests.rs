@@ -3,25 +3,34 @@
 use foldhash::{HashMap, HashMapExt};
 use nats_wire::Message;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+
+/// Answers to one question to many that wait to be read; there are as many as servers.
+const ANSWERS_MAX: usize = 256;
 
 /// Requests that wait for an answer.
 ///
 /// **Invariant:** nobody who has not been asked can answer: the inbox and each token in it are random, and a token is good
-/// for one answer.
+/// for one answer, or for those of many until its asker has heard enough.
 #[derive(Debug)]
 pub(super) struct Requests {
     /// Answers come to this, a dot, and a token.
     inbox: String,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<Message>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    One(oneshot::Sender<Message>),
+    Many(mpsc::Sender<Message>),
 }
 
 /// A request. When it is dropped its answer is not waited for any more.
-pub(super) struct Asked<'a> {
+pub(super) struct Asked<'a, A> {
     requests: &'a Requests,
     token: u64,
     pub(super) reply: String,
-    pub(super) answer: oneshot::Receiver<Message>,
+    pub(super) answer: A,
 }
 
 impl Requests {
@@ -34,10 +43,21 @@ impl Requests {
         format!("{}.*", self.inbox)
     }
 
-    pub(super) fn ask(&self) -> Asked<'_> {
+    /// A request with one answer.
+    pub(super) fn ask(&self) -> Asked<'_, oneshot::Receiver<Message>> {
         let (tx, answer) = oneshot::channel();
+        self.wait(Waiting::One(tx), answer)
+    }
+
+    /// A request that several answer. After the loss of the connection there are no more answers.
+    pub(super) fn ask_many(&self) -> Asked<'_, mpsc::Receiver<Message>> {
+        let (tx, answers) = mpsc::channel(ANSWERS_MAX);
+        self.wait(Waiting::Many(tx), answers)
+    }
+
+    fn wait<A>(&self, waiting: Waiting, answer: A) -> Asked<'_, A> {
         let token = rand::random::<u64>();
-        self.waiting.lock().insert(token, tx);
+        self.waiting.lock().insert(token, waiting);
         Asked { requests: self, token, reply: format!("{}.{token:x}", self.inbox), answer }
     }
 
@@ -45,9 +65,12 @@ impl Requests {
     pub(super) fn arrived(&self, message: Message) {
         let token = message.subject().rsplit(|byte| *byte == b'.').next().unwrap_or_default();
         let token = std::str::from_utf8(token).ok().and_then(|token| u64::from_str_radix(token, 16).ok());
-        let waiting = token.and_then(|token| self.waiting.lock().remove(&token));
-        if let Some(waiting) = waiting {
-            let _ = waiting.send(message);
+        let Some(token) = token else { return };
+        let mut waiting = self.waiting.lock();
+        if let Some(Waiting::Many(answers)) = waiting.get(&token) {
+            let _ = answers.try_send(message);
+        } else if let Some(Waiting::One(answer)) = waiting.remove(&token) {
+            let _ = answer.send(message);
         }
     }
 
@@ -57,7 +80,7 @@ impl Requests {
     }
 }
 
-impl Drop for Asked<'_> {
+impl<A> Drop for Asked<'_, A> {
     fn drop(&mut self) {
         self.requests.waiting.lock().remove(&self.token);
     }

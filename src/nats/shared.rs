@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::counts::SkipReason;
+use super::listeners::Looks;
 use super::options::{Event, LinkOptions};
 use super::outgoing::Outgoing;
 use super::queue::{Pushed, Queue};
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) table: Mutex<Table>,
     pub(super) info: RwLock<Arc<ServerInfo>>,
     pub(super) requests: Requests,
+    pub(super) looks: Mutex<Looks>,
     /// Id of the subscription for answers to requests; 0 before the first one.
     pub(super) answers_sid: AtomicU64,
     pub(super) payload_max: AtomicUsize,
@@ -58,6 +60,7 @@ impl Shared {
     pub(super) fn new(options: LinkOptions) -> Arc<Self> {
         Arc::new(Self {
             requests: Requests::new(&options.inbox_prefix),
+            looks: Mutex::new(Looks::new()),
             options,
             outgoing: Mutex::default(),
             table: Mutex::new(Table::new()),

@@ -182,6 +182,16 @@ async fn a_flush_returns_when_the_server_has_answered_and_fails_when_it_cannot()
     assert_eq!(flush.await.unwrap(), Err(RequestFailure::Lost));
 }
 
+/// Where the next request has to be answered. It may be asked meanwhile who serves it.
+async fn next_question(peer: &mut Peer) -> String {
+    loop {
+        if let Some(rest) = peer.hear().await.strip_prefix("PUB q ") {
+            peer.hears("?").await;
+            return rest.split(' ').next().unwrap().to_owned();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_request_is_answered_once_or_fails_as_it_should() {
     let server = Server::start().await;
@@ -194,9 +204,7 @@ async fn a_request_is_answered_once_or_fails_as_it_should() {
     let inbox = peer.hear().await;
     let inbox = inbox.strip_prefix("SUB _INBOX.").and_then(|rest| rest.strip_suffix(".* 1")).unwrap().to_owned();
     assert_eq!(inbox.len(), 32);
-    let reply = |line: String| line.split(' ').nth(2).unwrap().to_owned();
-    let first = reply(peer.hear().await);
-    peer.hears("?").await;
+    let first = next_question(&mut peer).await;
     assert!(first.starts_with(&format!("_INBOX.{inbox}.")));
     // Guesses, and an answer that comes twice.
     peer.send(&msg(format!("_INBOX.{inbox}.1").as_bytes(), 1, b"guess")).await;
@@ -205,18 +213,47 @@ async fn a_request_is_answered_once_or_fails_as_it_should() {
     peer.send(&msg(first.as_bytes(), 1, b"again")).await;
     assert_eq!(asked.await.unwrap().unwrap().payload(), b"!");
     let asked = ask(PATIENCE);
-    let second = reply(peer.hear().await);
-    peer.hears("?").await;
+    let second = next_question(&mut peer).await;
     assert_ne!(first, second);
     peer.send(format!("HMSG {second} 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n").as_bytes()).await;
     assert_eq!(asked.await.unwrap(), Err(RequestFailure::NoResponders));
     assert_eq!(ask(Duration::from_millis(20)).await.unwrap(), Err(RequestFailure::TimedOut));
     let asked = ask(PATIENCE);
-    for _ in 0..4 {
-        peer.hear().await;
+    for _ in 0..2 {
+        next_question(&mut peer).await;
     }
     drop(peer);
     assert_eq!(asked.await.unwrap(), Err(RequestFailure::Lost));
+}
+
+/// What a server says of a traced message that goes to one client.
+fn traced(dest: &str, subscription: &str) -> Vec<u8> {
+    let events = format!(r#"{{"type":"in","kind":0}},{{"type":"eg","kind":0,"name":"x","sub":"{subscription}"}}"#);
+    msg(dest.as_bytes(), 1, format!(r#"{{"request":{{}},"events":[{events}]}}"#).as_bytes())
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_serves_fails_soon_whoever_listens_to_more_than_that() {
+    let server = Server::start().await;
+    let (client, mut peer) = pair(&server, server.options()).await;
+    let asked = tokio::spawn({
+        let client = client.clone();
+        async move { client.request(Outbound::plain("q", &Bytes::from_static(b"?")), PATIENCE).await }
+    });
+    assert!(peer.hear().await.starts_with("SUB _INBOX."));
+    assert!(peer.hear().await.starts_with("PUB q _INBOX."));
+    peer.hears("?").await;
+    // Somebody serves it, and then nobody does, in the words of two servers.
+    for subscription in ["q", ">"] {
+        assert!(peer.hear().await.starts_with("HPUB q "));
+        peer.hears("NATS/1.0").await;
+        let dest = peer.hear().await.strip_prefix("Nats-Trace-Dest: ").unwrap().to_owned();
+        peer.hears("Nats-Trace-Only: true").await;
+        peer.hears("").await;
+        peer.hears("").await;
+        peer.send(&traced(&dest, subscription)).await;
+    }
+    assert_eq!(asked.await.unwrap(), Err(RequestFailure::Unserved));
 }
 
 #[tokio::test]

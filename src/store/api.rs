@@ -43,6 +43,9 @@ pub(crate) enum ApiFailure {
     /// Nobody listens to the JetStream API.
     #[error("no responders on the JetStream API")]
     NoResponders,
+    /// No answer, and nobody has the subject now; somebody may have taken it before.
+    #[error("no answer, and no responders any more")]
+    Unserved,
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
@@ -59,7 +62,7 @@ impl ApiFailure {
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::Error(error) => error.err_code,
-            Self::NoResponders | Self::TimedOut | Self::Behind | Self::Other(_) => 0,
+            Self::NoResponders | Self::Unserved | Self::TimedOut | Self::Behind | Self::Other(_) => 0,
         }
     }
 }
@@ -208,6 +211,7 @@ impl Api {
     pub(crate) async fn request(&self, request: Outbound<'_>, within: Duration) -> Result<Message, ApiFailure> {
         self.link.client.request(request, within).await.map_err(|failure| match failure {
             RequestFailure::NoResponders => ApiFailure::NoResponders,
+            RequestFailure::Unserved => ApiFailure::Unserved,
             RequestFailure::TimedOut => ApiFailure::TimedOut,
             RequestFailure::Lost | RequestFailure::NotSent(_) => ApiFailure::Other(failure.to_string()),
         })

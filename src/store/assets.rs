@@ -166,7 +166,7 @@ impl Assets {
             ApiFailure::NoResponders if !self.api.link.client.server_info().jetstream => {
                 Some(OpenError::JetStreamDisabled)
             }
-            ApiFailure::NoResponders | ApiFailure::Behind | ApiFailure::Other(_) => None,
+            ApiFailure::NoResponders | ApiFailure::Unserved | ApiFailure::Behind | ApiFailure::Other(_) => None,
             // A request that we may not send, or whose answer we may not receive, is answered by silence
             // and an error line on the connection.
             ApiFailure::TimedOut => self.needs.refused_on(&self.api.link),

@@ -283,11 +283,12 @@ impl Bucket {
         let message = match self.api.request(request, within).await {
             Ok(message) => message,
             Err(failure) => {
-                if matches!(failure, ApiFailure::NoResponders) {
+                if matches!(failure, ApiFailure::NoResponders | ApiFailure::Unserved) {
                     self.make_again_if_gone();
-                    return Attempt::Again(failure.to_string());
                 }
-                return Attempt::Unanswered(failure.to_string());
+                // Nobody has it only when nobody had it when it was sent.
+                let is_nowhere = matches!(failure, ApiFailure::NoResponders);
+                return if is_nowhere { Attempt::Again } else { Attempt::Unanswered }(failure.to_string());
             }
         };
         match parse_pub_ack(message.payload()) {

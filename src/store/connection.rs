@@ -50,6 +50,8 @@ pub(crate) struct Role {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) client: Client,
+    /// First tokens of the inboxes of NATS clients.
+    pub(crate) inboxes: Arc<str>,
     pub(crate) state: watch::Receiver<LinkState>,
     violation: Arc<Mutex<Option<String>>>,
     subscription_queue: usize,
@@ -185,7 +187,8 @@ impl Connector {
                 Ok(client) => {
                     let (state, subscription_queue) = (client.state(), role.subscription_queue);
                     let (errors, clock) = (self.errors.clone(), self.clock.clone());
-                    return Ok(Link { client, state, violation, subscription_queue, errors, clock });
+                    let inboxes = Arc::from(self.options.inbox_prefix.as_str());
+                    return Ok(Link { client, inboxes, state, violation, subscription_queue, errors, clock });
                 }
                 Err(error) => error,
             };

@@ -1,11 +1,13 @@
 //! The QoS 0 path: plain NATS messages out and in, on a connection that does not hear itself.
 //!
 //! Subscriptions share one queue, from which one task hands everything to one sink (`subscriptions`).
-//! What sidecars ask of each other (`requests`) goes over another connection.
+//! What sidecars ask of each other (`requests`) goes over another connection. `stand_in`: who listens to everything does not keep
+//! others from hearing that nobody answers them.
 
 mod replies;
 mod requests;
 mod seals;
+mod stand_in;
 mod subscriptions;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use proto_map::Headers;
 
 pub use self::requests::{RequestError, Served};
 pub(super) use self::seals::Seals;
+use self::stand_in::StandIn;
 use self::subscriptions::Subscriptions;
 use super::connection::Link;
 use super::error::Unavailable;
@@ -41,6 +44,10 @@ pub struct CoreMessage {
 pub trait CoreSink: Send + Sync {
     /// One message of one subscription; in order within a subscription.
     fn message(&self, subscription_id: u64, message: CoreMessage);
+    /// Whether a stream has a subject, as far as is known.
+    fn is_captured(&self, _subject: &str) -> bool {
+        false
+    }
     /// What was there has been handed over: time to wake whoever waits.
     fn flush(&self);
 }
@@ -76,7 +83,7 @@ pub struct CoreNats {
 
 impl CoreNats {
     pub(super) fn start(link: Link, requests: Link, seals: Seals, echo: &str, sink: Arc<dyn CoreSink>) -> Self {
-        let subscriptions = Subscriptions::start(&link, sink);
+        let subscriptions = Subscriptions::start(&link, sink, StandIn::new(&link, &requests));
         Self { link, requests, seals, subscriptions, dropped: Arc::new(AtomicU64::new(0)), echo: echo.to_owned() }
     }
 

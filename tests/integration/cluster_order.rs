@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use mqtt_codec::{Packet, Publish};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -85,10 +86,29 @@ fn number(publish: &Publish) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bursts_of_one_topic_stay_in_order_when_the_log_changes_its_leader() {
+    bursts_stay_in_order(false).await;
+}
+
+/// The same while somebody listens to everything, so that no server says that nobody has a subject.
+#[tokio::test(flavor = "multi_thread")]
+async fn bursts_of_one_topic_stay_in_order_when_somebody_listens_to_everything() {
+    bursts_stay_in_order(true).await;
+}
+
+async fn bursts_stay_in_order(with_listener: bool) {
     let _turn = heavy().await;
     let cluster = Cluster::start(3);
     let sidecar = sidecar(&cluster).await;
     let nats = cluster.servers[0].client().await;
+    let mut listener = sidecar.v5("listener").await;
+    if with_listener {
+        listener.subscribe("#", 0).await;
+    }
+    let all_of_nats = if with_listener { Some(nats.subscribe(">").await.unwrap()) } else { None };
+    tokio::spawn(async move {
+        let Some(mut all) = all_of_nats else { return };
+        while all.next().await.is_some() {}
+    });
     let mut subscriber = sidecar.connect(Options::v5("sub").durable(3600)).await;
     subscriber.subscribe("o/#", 1).await;
     let mut publisher = sidecar.v311("pub").await;
@@ -178,4 +198,54 @@ async fn qos_2_stays_in_order_when_the_log_changes_its_leader_while_the_sessions
     }
     println!("{} of {rounds} rounds in the wrong order", wrong.len());
     assert!(wrong.is_empty(), "{} of {rounds}: {wrong:#?}", wrong.len());
+}
+
+/// A leader that is killed is away for seconds, in which no stream has the subject and nobody says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_stays_in_order_when_the_leader_is_killed_and_somebody_listens_to_everything() {
+    let _turn = heavy().await;
+    let mut cluster = Cluster::start(3);
+    let sidecar = sidecar(&cluster).await;
+    let mut subscriber = sidecar.connect(Options::v5("sub").durable(3600)).await;
+    subscriber.subscribe("o/#", 1).await;
+    let mut listener = sidecar.v5("listener").await;
+    listener.subscribe("#", 0).await;
+    let mut publisher = sidecar.v311("pub").await;
+    let (mut wrong, mut first) = (Vec::new(), 1);
+    for round in 0..rounds(2) {
+        let leader = leader_of(&cluster.servers[0].client().await, LOG).await;
+        let all = BURST * BURSTS;
+        let begun = Notify::new();
+        let publish = async {
+            for burst in 0..BURSTS {
+                if burst == 1 {
+                    begun.notify_one();
+                }
+                for number in first + burst * BURST..first + (burst + 1) * BURST {
+                    publisher.start_publish(&msg("o/1", number.to_string()).qos(1));
+                }
+                publisher.flush().await;
+                // As long as an election takes, in all.
+                tokio::time::sleep(BETWEEN_BURSTS * if burst == 0 { 1 } else { 100 }).await;
+            }
+            for _ in 0..all {
+                publisher.other(|packet| matches!(packet, Packet::PubAck(_))).await;
+            }
+        };
+        let read = numbers(&mut subscriber, all);
+        let servers = &mut cluster.servers;
+        let kill = async {
+            begun.notified().await;
+            servers[leader].kill();
+        };
+        let ((), (), mut got) = tokio::join!(publish, kill, read);
+        got.extend(rest(&mut subscriber).await);
+        let found = disorder(&got);
+        if let (Some(one), Some(last)) = (found.first(), found.last()) {
+            wrong.push(format!("round {round}: {} of them, {one} to {last}", found.len()));
+        }
+        first += all;
+        cluster.servers[leader].restart();
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

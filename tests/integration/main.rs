@@ -54,6 +54,7 @@ mod retained_nats;
 mod retained_order;
 mod retained_race;
 mod retained_resumed;
+mod root_wildcard;
 mod sessions;
 mod sessions_drain;
 mod sessions_leases;

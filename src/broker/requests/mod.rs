@@ -226,7 +226,7 @@ impl Requests {
     }
 
     /// Whether a stream captures a subject, so that a reply subject on it is for the stream.
-    fn is_captured(&self, subject: &str) -> bool {
+    pub(super) fn is_captured(&self, subject: &str) -> bool {
         self.captured.read().iter().any(|filter| proto_map::matches(filter, subject))
     }
 

@@ -1,5 +1,5 @@
 //! Requests between sidecars: asked and served over plain NATS, apart from the messages of devices, so that a flood of those
-//! does not hold them up. A request that nobody serves fails at once.
+//! does not hold them up. A request that nobody serves fails soon.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl CoreNats {
         let request = Outbound { headers, ..Outbound::plain(subject, &payload) };
         match self.requests.client.request(request, timeout).await {
             Ok(answer) => Ok(answer),
-            Err(RequestFailure::NoResponders) => Err(RequestError::Nobody),
+            Err(RequestFailure::NoResponders | RequestFailure::Unserved) => Err(RequestError::Nobody),
             Err(RequestFailure::TimedOut) => Err(RequestError::TimedOut),
             Err(failure) => Err(Unavailable::new(failure).into()),
         }
