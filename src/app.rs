@@ -129,7 +129,7 @@ async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker
         config.mqtt.max_packet_size = crate::config::ByteSize(size as u64);
     }
     let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
-    let closed = ClosedTrees::new(names.subject_prefix(), &opened);
+    let closed = ClosedTrees::new(names.subject_prefix(), &opened).with_root_wildcard(options::root_wildcard(config));
     Ok(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics)).await)
 }
 

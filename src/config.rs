@@ -26,7 +26,7 @@ use serde::Deserialize;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
-pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping};
+pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
 pub use requests::RequestsConfig;
 pub use units::{BindAddr, ByteSize, Duration, Secret};

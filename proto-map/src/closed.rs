@@ -3,6 +3,10 @@
 
 use mqtt_codec::{TopicFilter, TopicName};
 
+use crate::MapError;
+use crate::root::RootWildcard;
+use crate::subject::SubjectFilter;
+
 /// First tokens that belong to nats-server and its clients: the JetStream API and its cross-account form, system
 /// account, services, key-value and object buckets and the older names of the latter, RAFT groups, nats-server's own
 /// MQTT, inboxes, replies across accounts and gateways (two generations), and leaf-node loop detection.
@@ -18,6 +22,7 @@ const INTERNAL: [&str; 14] =
 pub struct ClosedTrees {
     own: String,
     opened: Vec<String>,
+    root: RootWildcard,
 }
 
 impl ClosedTrees {
@@ -31,7 +36,13 @@ impl ClosedTrees {
             .map(|tree| tree.strip_suffix(".>").unwrap_or(tree).to_owned())
             .filter(|tree| !tree.is_empty() && first(tree, '.') != own)
             .collect();
-        Self { own, opened }
+        Self { own, opened, root: RootWildcard::Full }
+    }
+
+    /// The same, with what filters cover whose first level is a wildcard.
+    #[must_use]
+    pub fn with_root_wildcard(self, root: RootWildcard) -> Self {
+        Self { root, ..self }
     }
 
     /// Whether devices cannot publish to, or receive from, a subject.
@@ -54,17 +65,43 @@ impl ClosedTrees {
         self.is_closed_name(first(filter, '/')) && !self.is_opened_levels(filter)
     }
 
-    /// Whether a filter whose first level is a wildcard does not see a subject: it begins with `$` [MQTT-4.7.2-1], or
-    /// it is in a closed tree, opened or not.
+    /// Whether nobody can have a filter because its first level is a wildcard: all of them are refused, or nothing is left of
+    /// it in the trees that they are narrowed to.
     #[must_use]
-    pub fn hides_from_wildcard(&self, subject: &str) -> bool {
-        subject.starts_with('$') || self.is_closed_name(first(subject, '.'))
+    pub fn refuses_wildcard(&self, filter: &TopicFilter) -> bool {
+        self.root.narrowed(filter).is_some_and(|left| left.is_empty())
     }
 
-    /// The same of a topic.
+    /// The subjects that match what a filter matches here: as [`crate::subjects_of`], but a filter whose first level is a
+    /// wildcard has those of the trees that they are narrowed to. No two of them match the same, and there are at most twice
+    /// as many as trees.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn subjects_of(&self, filter: &TopicFilter) -> Result<Vec<SubjectFilter>, MapError> {
+        let mut all = Vec::with_capacity(2);
+        match self.root.narrowed(filter) {
+            None => all.extend(crate::subjects_of(filter)?.iter().cloned()),
+            Some(filters) => {
+                for filter in &filters {
+                    all.extend(crate::subjects_of(filter)?.iter().cloned());
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether filters whose first level is a wildcard see all that is not closed.
+    #[must_use]
+    pub fn wildcard_sees_all(&self) -> bool {
+        self.root == RootWildcard::Full
+    }
+
+    /// Whether a filter whose first level is a wildcard does not see a topic: it begins with `$` [MQTT-4.7.2-1], it is in a
+    /// closed tree, opened or not, or in none that they are narrowed to.
     #[must_use]
     pub fn hides_topic_from_wildcard(&self, topic: &TopicName) -> bool {
-        topic.as_str().starts_with('$') || self.is_closed_name(first(topic.as_str(), '/'))
+        topic.as_str().starts_with('$') || self.is_closed_name(first(topic.as_str(), '/')) || self.root.hides(topic)
     }
 
     fn is_closed_name(&self, name: &str) -> bool {

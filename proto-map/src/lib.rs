@@ -26,6 +26,7 @@ mod names;
 mod percent;
 mod question;
 mod reply;
+mod root;
 mod spec;
 mod subject;
 mod subject_map;
@@ -48,6 +49,7 @@ pub use names::{
 };
 pub use question::Question;
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
+pub use root::{ROOT_TREES_MAX, RootWildcard};
 pub use spec::{
     DeclaredLog, Discard, MAPPING_KEY, MAPPING_VERSION, PerSubject, SpecOptions, Storage, StreamSpec, TOPICS_KEY,
     replicas_for,

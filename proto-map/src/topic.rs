@@ -68,7 +68,7 @@ pub fn topic_of(subject: &str) -> Result<TopicName, MapError> {
 
 /// The subjects that match what a filter matches, exactly: a subject matches one of them if, and only if, its topic
 /// matches the filter. What MQTT says in addition about topics that begin with `$` and filters that begin with a
-/// wildcard is not in a subject; see [`crate::ClosedTrees::hides_from_wildcard`]. Of a shared subscription it is the
+/// wildcard is not in a subject; see [`crate::ClosedTrees::hides_topic_from_wildcard`]. Of a shared subscription it is the
 /// filter behind the share name that is mapped.
 ///
 /// # Errors

@@ -4,10 +4,12 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use mqtt_session::Limits;
-use proto_map::{DeclaredLog, Names, SpecOptions, Storage, StreamSpec};
+use proto_map::{DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
-use crate::config::{Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping};
+use crate::config::{
+    self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
+};
 use crate::store::{
     AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
 };
@@ -81,6 +83,15 @@ fn nats(config: &Config) -> NatsOptions {
         },
         name: nats.name.clone(),
         ..NatsOptions::default()
+    }
+}
+
+/// What filters cover whose first level is a wildcard.
+pub(super) fn root_wildcard(config: &Config) -> RootWildcard {
+    match &config.mqtt.root_wildcard {
+        config::RootWildcard::Full => RootWildcard::Full,
+        config::RootWildcard::Refuse => RootWildcard::Refuse,
+        config::RootWildcard::Trees(trees) => RootWildcard::trees(trees.iter().map(String::as_str)),
     }
 }
 

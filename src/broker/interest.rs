@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::TopicFilter;
 use parking_lot::Mutex;
-use proto_map::MapError;
+use proto_map::{ClosedTrees, MapError, ROOT_TREES_MAX};
 
 use crate::store::CoreNats;
 
-/// A filter is one subject or two (`a/#` is `a` and `a.>`), and its NATS subscriptions have the ids
-/// `order * SUBJECTS_PER_FILTER` and the next.
-pub(crate) const SUBJECTS_PER_FILTER: u64 = 2;
+/// A filter is one subject or two (`a/#` is `a` and `a.>`), or so many of each tree when it is narrowed to trees
+/// ([`ClosedTrees::subjects_of`]), and its NATS subscriptions have the ids from `order * SUBJECTS_PER_FILTER` on.
+pub(crate) const SUBJECTS_PER_FILTER: u64 = 2 * ROOT_TREES_MAX as u64;
 
 #[derive(Debug)]
 struct Held {
@@ -23,14 +23,15 @@ struct Held {
 /// The counted filters.
 pub(crate) struct Interest {
     core: CoreNats,
+    closed: ClosedTrees,
     next_order: AtomicU64,
     held: Mutex<HashMap<TopicFilter, Held>>,
 }
 
 impl Interest {
     /// No interest yet.
-    pub(crate) fn new(core: CoreNats) -> Self {
-        Self { core, next_order: AtomicU64::new(0), held: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(core: CoreNats, closed: ClosedTrees) -> Self {
+        Self { core, closed, next_order: AtomicU64::new(0), held: Mutex::new(HashMap::new()) }
     }
 
     /// Counts a filter up; the first time its subjects are subscribed. Returns its order.
@@ -40,9 +41,9 @@ impl Interest {
             held.count += 1;
             return Ok(held.order);
         }
-        let subjects = proto_map::subjects_of(filter)?;
+        let subjects = self.closed.subjects_of(filter)?;
         let order = self.next_order.fetch_add(1, Ordering::Relaxed);
-        for (id, subject) in (order * SUBJECTS_PER_FILTER..).zip(subjects.iter()) {
+        for (id, subject) in (order * SUBJECTS_PER_FILTER..).zip(&subjects) {
             self.core.subscribe(subject.as_str(), None, id);
         }
         all.insert(filter.clone(), Held { order, count: 1 });

@@ -348,7 +348,7 @@ impl Broker {
             retained_writer: RetainedWriter::start(&store),
             sys,
             events: events.unwrap_or_else(Events::off),
-            interest: Interest::new(store.core().clone()),
+            interest: Interest::new(store.core().clone(), router.closed().clone()),
             shares,
             options,
             store,

@@ -1,5 +1,7 @@
 //! `[mqtt]`: limits and habits of the protocol.
 
+use mqtt_codec::TopicName;
+use proto_map::ROOT_TREES_MAX;
 use serde::Deserialize;
 
 use super::{ByteSize, Duration};
@@ -59,6 +61,9 @@ pub struct MqttConfig {
     /// Messages that are kept for a session that is offline for longer than the log reaches back, at least 1. Default
     /// 1,000. Counts when the stream of backlogs is made.
     pub session_queue: u32,
+    /// What filters cover whose first level is a wildcard (`#`, `+`, `+/…`): everything, some trees of topics, or nothing.
+    /// Default `full`.
+    pub root_wildcard: RootWildcard,
     /// How often `$SYS/broker/…` is brought up to date. Default 10 s; 0 turns it off.
     pub sys_interval: Duration,
     /// Which message is given up when there are more than `session_queue`. Default `oldest`.
@@ -85,6 +90,44 @@ pub enum Overlapping {
     Merge,
     /// A copy for each of them, with its QoS and its identifier.
     Each,
+}
+
+/// What filters cover whose first level is a wildcard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RootWildcard {
+    /// `full`: all that is published, by devices and by NATS clients.
+    #[default]
+    Full,
+    /// `refuse`: they are refused, with 0x8F, or 0x80 in 3.x.
+    Refuse,
+    /// A list: what is published in these trees of topics, `["home", "sensors/hall"]`.
+    Trees(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for RootWildcard {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let invalid = |message: String| Err(serde::de::Error::custom(message));
+        // A text alone is a list of one.
+        let words = Vec::<String>::deserialize(deserializer)?;
+        match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["full"] => return Ok(Self::Full),
+            ["refuse"] => return Ok(Self::Refuse),
+            [] => return invalid("nothing would be left: write \"refuse\", \"full\" or trees of topics".to_owned()),
+            _ => {}
+        }
+        if words.len() > ROOT_TREES_MAX {
+            return invalid(format!("{} trees are too many: write {ROOT_TREES_MAX} at most", words.len()));
+        }
+        for word in &words {
+            let tree = word.strip_suffix("/#").unwrap_or(word);
+            if matches!(tree, "full" | "refuse") || tree.starts_with('$') || TopicName::new(tree).is_err() {
+                return invalid(format!(
+                    "{word:?} is no tree of topics: write \"full\", \"refuse\", or a list as [\"home\", \"sensors/hall\"]"
+                ));
+            }
+        }
+        Ok(Self::Trees(words))
+    }
 }
 
 /// Which message a full queue gives up.
@@ -125,6 +168,7 @@ impl Default for MqttConfig {
             nats_headers: false,
             qos0_buffer: ByteSize(1 << 20),
             session_queue: 1_000,
+            root_wildcard: RootWildcard::default(),
             sys_interval: Duration::from_secs(10),
             discard: Discard::default(),
         }

@@ -34,6 +34,7 @@ fn nothing_written_gives_the_defaults() {
         assert_eq!(config.jetstream.log.max_age, Duration::from_secs(86_400));
         assert_eq!(config.jetstream.subject_prefix, "$NMQ");
         assert!(config.open_trees.is_empty());
+        assert_eq!(config.mqtt.root_wildcard, RootWildcard::Full);
     }
 }
 
@@ -54,6 +55,7 @@ fn every_table_of_the_file_is_read() {
         overlapping = "each"
         discard = "newest"
         strict = true
+        root_wildcard = ["home", "sensors/hall/#"]
         [jetstream]
         prefix = "EDGE"
         replicas = 3
@@ -74,6 +76,7 @@ fn every_table_of_the_file_is_read() {
     assert_eq!(config.mqtt.on_denied_publish, OnDeniedPublish::Disconnect);
     assert_eq!(config.mqtt.overlapping, Overlapping::Each);
     assert_eq!((config.mqtt.session_queue, config.mqtt.discard), (1_000, Discard::Newest));
+    assert_eq!(config.mqtt.root_wildcard, RootWildcard::Trees(vec!["home".to_owned(), "sensors/hall/#".to_owned()]));
     assert_eq!(config.jetstream.log.max_bytes, ByteSize(1_000_000_000));
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.embedded.port, 0);
@@ -102,6 +105,18 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         (
             "\n[mqtt]\nconnect_timeout = 30",
             "c.toml:3: mqtt.connect_timeout: 30 has no unit: write \"30s\" if seconds are meant",
+        ),
+        (
+            "[mqtt]\nroot_wildcard = [\"home\", \"full\"]",
+            "c.toml:2: mqtt.root_wildcard: \"full\" is no tree of topics: write \"full\", \"refuse\", or a list as [\"home\", \"sensors/hall\"]",
+        ),
+        (
+            "[mqtt]\nroot_wildcard = [\"a/+\"]",
+            "c.toml:2: mqtt.root_wildcard: \"a/+\" is no tree of topics: write \"full\", \"refuse\", or a list as [\"home\", \"sensors/hall\"]",
+        ),
+        (
+            "[mqtt]\nroot_wildcard = []",
+            "c.toml:2: mqtt.root_wildcard: nothing would be left: write \"refuse\", \"full\" or trees of topics",
         ),
         ("[mqtt]\nwindow = 70000", "c.toml:2: mqtt.window: invalid value: integer `70000`, expected u16"),
         ("[mqtt]\nreceive_maximum = 0", "c.toml:2: mqtt.receive_maximum: 0 would accept no message: write 1 or more"),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::RequestErrorKind;
 use futures_util::StreamExt;
-use mqtt_codec::Version;
+use mqtt_codec::{ReasonCode, Version};
 use serde_json::{Value, json};
 
 use crate::harness::cluster::Cluster;
@@ -202,4 +202,87 @@ async fn the_same_holds_in_a_cluster_wherever_everybody_is() {
     for (asks, serves) in [(0, 1), (1, 2), (2, 0), (2, 2)] {
         hear_what_is_true(&cluster.servers[asks].client().await, &cluster.servers[serves].client().await).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wildcards_at_the_first_level_are_refused_where_the_operator_says_so() {
+    let nats_server = NatsServer::start();
+    let sidecar = SidecarBuilder::of(&nats_server, "sidecar").set("MQTT__ROOT_WILDCARD", "refuse").start().await;
+    let (mut v5, mut v311) = (sidecar.v5("v5").await, sidecar.v311("v311").await);
+    for filter in ["#", "+", "+/x", "+/#", "$share/g/#"] {
+        assert_eq!(v5.asks_for(filter, 1).await, ReasonCode::TopicFilterInvalid, "{filter}");
+    }
+    assert!(v311.asks_for("#", 0).await.is_error());
+    for filter in ["a/#", "$share/g/a/+", "$SYS/#"] {
+        assert!(!v5.asks_for(filter, 1).await.is_error(), "{filter}");
+    }
+    assert!(sidecar.log().contains("as mqtt.root_wildcard says"));
+    let nats = nats_server.client().await;
+    assert_eq!(asked(&nats, "nobody").await, Err(RequestErrorKind::NoResponders));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wildcards_at_the_first_level_are_narrowed_to_trees_and_nats_does_not_notice_them() {
+    let nats_server = NatsServer::start();
+    let start = async |name| {
+        SidecarBuilder::of(&nats_server, name).set("MQTT__ROOT_WILDCARD", "home,sensors/hall").start().await
+    };
+    let (a, b) = (start("sidecar a").await, start("sidecar b").await);
+    let nats = nats_server.client().await;
+    let mut subscribers = Vec::new();
+    for (sidecar, qos) in [(&a, 0), (&a, 1), (&b, 0), (&b, 2)] {
+        let mut subscriber = sidecar.v5(&unique("all")).await;
+        subscriber.subscribe("#", qos).await;
+        subscribers.push((subscriber, qos));
+    }
+    assert_eq!(subscribers[0].0.asks_for("+", 0).await, ReasonCode::Success);
+    assert_eq!(subscribers[0].0.asks_for("+/kitchen/#", 0).await, ReasonCode::Success);
+    assert_eq!(subscribers[0].0.asks_for("+/kitchen", 0).await, ReasonCode::Success);
+    assert_eq!(subscribers[0].0.unsubscribe("+/kitchen").await, [ReasonCode::Success]);
+    assert_eq!(subscribers[0].0.unsubscribe("+").await, [ReasonCode::Success]);
+    assert_eq!(subscribers[0].0.unsubscribe("+/kitchen/#").await, [ReasonCode::Success]);
+    let mut publisher = b.v5(&unique("pub")).await;
+    for topic in ["home", "other", "home/kitchen", "sensors", "sensors/hall/1", "sensors/attic", "homes"] {
+        let is_seen = matches!(topic, "home" | "home/kitchen" | "sensors/hall/1");
+        let retained = msg(topic, "retained").qos(1).retained();
+        for message in [msg(topic, "qos 0"), msg(topic, "qos 1").qos(1), retained] {
+            publisher.publish(message).await;
+        }
+        nats.publish(topic.replace('/', "."), "nats".into()).await.unwrap();
+        settle(&nats).await;
+        for (subscriber, qos) in subscribers.iter_mut().filter(|_| is_seen) {
+            let mut got = Vec::new();
+            while got.len() < 4 {
+                got.push(subscriber.receive_shown().await);
+            }
+            got.sort();
+            let at = |of: u8| of.min(*qos);
+            let mut expected = vec![
+                format!("{topic} qos 0 qos0"),
+                format!("{topic} qos 1 qos{}", at(1)),
+                format!("{topic} retained qos{}", at(1)),
+                format!("{topic} nats qos{}", at(2)),
+            ];
+            expected.sort();
+            assert_eq!(got, expected);
+        }
+    }
+    for (subscriber, _) in &mut subscribers {
+        subscriber.ping().await;
+        assert!(subscriber.try_receive(Duration::from_millis(100)).await.is_err());
+    }
+    // What is retained there, and nothing else.
+    let mut late = a.v5(&unique("late")).await;
+    late.subscribe("#", 0).await;
+    let mut got = Vec::new();
+    while got.len() < 3 {
+        got.push(late.receive_shown().await);
+    }
+    got.sort();
+    let retained = |topic: &str| format!("{topic} retained qos0 retain");
+    assert_eq!(got, ["home", "home/kitchen", "sensors/hall/1"].map(retained));
+    assert!(late.try_receive(Duration::from_millis(100)).await.is_err());
+    // nats-server says itself that nobody listens.
+    assert_eq!(asked(&nats, "other").await, Err(RequestErrorKind::NoResponders));
+    assert_eq!(a.metric("nats_no_responders_said_total").await + b.metric("nats_no_responders_said_total").await, 0.0);
 }

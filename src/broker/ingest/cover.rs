@@ -1,12 +1,14 @@
 //! The subjects that a sidecar is subscribed to for what is wanted: those of each filter, and, when there are too many
-//! filters, all that begin as they do, and in the end everything. A subscription costs memory; a message too many is looked
-//! at and left.
+//! filters, all that begin as they do, and in the end everything, unless wildcards at the first level are narrowed. A
+//! subscription costs memory; a message too many is looked at and left.
 
 use std::collections::HashMap;
 
 use bytestring::ByteString;
 use mqtt_codec::{TopicFilter, TopicName};
+use proto_map::ClosedTrees;
 
+use crate::broker::interest::SUBJECTS_PER_FILTER;
 use crate::broker::subscriptions::Subscriptions;
 
 /// Filters, and first tokens, before they are covered by something wider.
@@ -33,12 +35,13 @@ pub(super) struct Change {
     pub(super) unsubscribe: Vec<u64>,
 }
 
-/// Subjects of one filter or first token: their subscriptions have the numbers `order * SUBJECTS_MAX` and the next.
-const SUBJECTS_MAX: u64 = 2;
+/// Subjects of one filter or first token: their subscriptions have the numbers from `order * SUBJECTS_MAX` on.
+const SUBJECTS_MAX: u64 = SUBJECTS_PER_FILTER;
 
 /// The subjects that are subscribed to.
 #[derive(Debug, Default)]
 pub(super) struct Cover {
+    closed: ClosedTrees,
     width: Width,
     /// With the order of each, of no meaning beyond [`Width::Filters`].
     filters: HashMap<TopicFilter, u64>,
@@ -49,17 +52,16 @@ pub(super) struct Cover {
     next: u64,
 }
 
-fn first_token(filter: &TopicFilter) -> ByteString {
-    let subjects = proto_map::subjects_of(filter).ok();
-    let first = subjects.and_then(|s| s.subject.as_str().split('.').next().map(ByteString::from));
-    first.unwrap_or_default()
-}
-
 impl Cover {
+    /// Nothing is wanted yet.
+    pub(super) fn new(closed: ClosedTrees) -> Self {
+        Self { closed, ..Self::default() }
+    }
+
     /// A filter is wanted.
     pub(super) fn add(&mut self, filter: &TopicFilter) -> Change {
         let mut change = Change::default();
-        let Ok(subjects) = proto_map::subjects_of(filter) else { return change };
+        let Ok(subjects) = self.closed.subjects_of(filter) else { return change };
         if self.filters.contains_key(filter) {
             return change;
         }
@@ -68,9 +70,9 @@ impl Cover {
         if self.width == Width::Filters {
             self.next += 1;
             self.by_topic.push(filter, order, ());
-            change.subscribe = numbered(order, subjects.iter().map(|s| s.as_text().clone()));
+            change.subscribe = numbered(order, subjects.into_iter().map(|s| s.as_text().clone()));
         } else {
-            self.add_token(filter, &mut change);
+            self.add_tokens(filter, &mut change);
         }
         self.widen(&mut change);
         change
@@ -84,11 +86,11 @@ impl Cover {
             self.by_topic.remove_one(filter, |()| true);
             change.unsubscribe = numbers(order);
         } else {
-            let token = self.token(filter);
-            if let Some((order, count)) = self.tokens.get_mut(&token) {
+            for token in self.tokens_of(filter) {
+                let Some((order, count)) = self.tokens.get_mut(&token) else { continue };
                 *count -= 1;
                 if *count == 0 {
-                    change.unsubscribe = numbers(*order);
+                    change.unsubscribe.extend(numbers(*order));
                     self.tokens.remove(&token);
                 }
             }
@@ -111,17 +113,35 @@ impl Cover {
         }
     }
 
-    fn token(&self, filter: &TopicFilter) -> ByteString {
-        if self.width == Width::All { ByteString::new() } else { first_token(filter) }
+    /// The first tokens of a filter, each once.
+    fn first_tokens(&self, filter: &TopicFilter) -> Vec<ByteString> {
+        let subjects = self.closed.subjects_of(filter).unwrap_or_default();
+        let first = |subject: &str| subject.split('.').next().map(ByteString::from);
+        let mut tokens: Vec<ByteString> = subjects.iter().filter_map(|s| first(s.as_str())).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
     }
 
-    fn add_token(&mut self, filter: &TopicFilter, change: &mut Change) {
-        let has_wildcard = matches!(filter.levels().next(), Some("#" | "+"));
-        if has_wildcard && self.width == Width::FirstTokens {
-            // It overlaps with all others.
+    fn tokens_of(&self, filter: &TopicFilter) -> Vec<ByteString> {
+        if self.width == Width::All { vec![ByteString::new()] } else { self.first_tokens(filter) }
+    }
+
+    /// Whether it overlaps with all others.
+    fn has_wildcard(&self, filter: &TopicFilter) -> bool {
+        self.first_tokens(filter).iter().any(|token| matches!(&**token, "*" | ">"))
+    }
+
+    fn add_tokens(&mut self, filter: &TopicFilter, change: &mut Change) {
+        if self.width == Width::FirstTokens && self.has_wildcard(filter) {
             return self.widen_to(Width::All, change);
         }
-        let token = self.token(filter);
+        for token in self.tokens_of(filter) {
+            self.add_token(token, change);
+        }
+    }
+
+    fn add_token(&mut self, token: ByteString, change: &mut Change) {
         let next = self.next;
         let (order, count) = self.tokens.entry(token.clone()).or_insert((next, 0));
         *count += 1;
@@ -137,14 +157,15 @@ impl Cover {
     }
 
     fn widen(&mut self, change: &mut Change) {
-        let has_wildcard = |f: &TopicFilter| matches!(f.levels().next(), Some("#" | "+"));
         match self.width {
             Width::Filters if self.filters.len() > FILTERS_MAX => {
-                let can_be_first = !self.filters.keys().any(has_wildcard);
+                let can_be_first = !self.filters.keys().any(|filter| self.has_wildcard(filter));
                 self.widen_to(if can_be_first { Width::FirstTokens } else { Width::All }, change);
                 self.widen(change);
             }
-            Width::FirstTokens if self.tokens.len() > FILTERS_MAX => self.widen_to(Width::All, change),
+            Width::FirstTokens if self.tokens.len() > FILTERS_MAX && self.closed.wildcard_sees_all() => {
+                self.widen_to(Width::All, change);
+            }
             Width::Filters | Width::FirstTokens | Width::All => {}
         }
     }
@@ -162,7 +183,7 @@ impl Cover {
         self.by_topic = Subscriptions::default();
         self.tokens.clear();
         for filter in self.filters.keys().cloned().collect::<Vec<_>>() {
-            self.add_token(&filter, change);
+            self.add_tokens(&filter, change);
         }
     }
 }
@@ -177,6 +198,8 @@ fn numbered(order: u64, subjects: impl Iterator<Item = ByteString>) -> Vec<(Byte
 
 #[cfg(test)]
 mod tests {
+    use proto_map::RootWildcard;
+
     use super::*;
 
     fn filter(text: &str) -> TopicFilter {
@@ -199,10 +222,10 @@ mod tests {
         assert_eq!(names(&cover.add(&filter("a/#"))), ["a.>", "a"]);
         assert_eq!(cover.add(&filter("a/#")), Change::default());
         assert_eq!(names(&cover.add(&filter("+/x"))), ["*.x"]);
-        assert!(counts(&cover, 0, "a/x") && !counts(&cover, 2, "a/x"));
-        assert!(counts(&cover, 2, "b/x"));
-        assert_eq!(cover.remove(&filter("a/#")).unsubscribe, [0, 1]);
-        assert!(counts(&cover, 2, "a/x"));
+        assert!(counts(&cover, 0, "a/x") && !counts(&cover, SUBJECTS_MAX, "a/x"));
+        assert!(counts(&cover, SUBJECTS_MAX, "b/x"));
+        assert_eq!(cover.remove(&filter("a/#")).unsubscribe, numbers(0));
+        assert!(counts(&cover, SUBJECTS_MAX, "a/x"));
     }
 
     #[test]
@@ -212,15 +235,15 @@ mod tests {
             assert_eq!(names(&cover.add(&filter(&format!("d/{n}/x")))).len(), 1);
         }
         let change = cover.add(&filter("d/more"));
-        assert_eq!((names(&change), change.unsubscribe.len()), (vec!["d", "d.>"], 2 * FILTERS_MAX));
+        assert_eq!((names(&change), change.unsubscribe.len()), (vec!["d", "d.>"], SUBJECTS_MAX as usize * FILTERS_MAX));
         assert_eq!(cover.add(&filter("d/again")), Change::default());
         let number = change.subscribe[1].1;
         assert!(counts(&cover, number, "d/5/x"));
         assert_eq!(names(&cover.add(&filter("e/1"))), ["e", "e.>"]);
-        assert_eq!(cover.remove(&filter("e/1")).unsubscribe.len(), 2);
+        assert_eq!(cover.remove(&filter("e/1")).unsubscribe.len(), SUBJECTS_MAX as usize);
         let change = cover.add(&filter("+/x"));
         assert_eq!(names(&change), [">"]);
-        assert_eq!(change.unsubscribe, [number - 1, number]);
+        assert_eq!(change.unsubscribe, numbers(number / SUBJECTS_MAX));
         assert!(counts(&cover, change.subscribe[0].1, "d/5/x"));
         assert_eq!(cover.add(&filter("f/1")), Change::default());
     }
@@ -230,5 +253,21 @@ mod tests {
         let mut cover = Cover::default();
         let changes: Vec<Change> = (0..=FILTERS_MAX).map(|n| cover.add(&filter(&format!("d{n}/x")))).collect();
         assert_eq!(names(changes.last().unwrap()), [">"]);
+    }
+
+    #[test]
+    fn narrowed_wildcards_never_become_everything() {
+        let narrow = || Cover::new(ClosedTrees::default().with_root_wildcard(RootWildcard::trees(["a", "b/c"])));
+        let mut cover = narrow();
+        assert_eq!(names(&cover.add(&filter("#"))), ["a.>", "a", "b.c.>", "b.c"]);
+        assert!(counts(&cover, 0, "b/c/x") && counts(&cover, 1, "a"));
+        let changes: Vec<Change> = (0..=FILTERS_MAX).map(|n| cover.add(&filter(&format!("d{n}/x")))).collect();
+        assert!(changes.iter().all(|change| !names(change).contains(&">")));
+        let mut tokens: Vec<&str> =
+            names(&changes[FILTERS_MAX - 1]).into_iter().filter(|name| !name.starts_with('d')).collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, ["a", "a.>", "b", "b.>"]);
+        assert_eq!(names(changes.last().unwrap()), [format!("d{FILTERS_MAX}"), format!("d{FILTERS_MAX}.>")]);
+        assert_eq!(cover.remove(&filter("#")).unsubscribe.len(), 2 * SUBJECTS_MAX as usize);
     }
 }

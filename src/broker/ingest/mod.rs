@@ -157,7 +157,7 @@ impl Ingest {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (core, publisher, nodes) = (store.core().clone(), store.publisher().clone(), store.nodes().clone());
-        let cover = Arc::new(Covered { cover: Mutex::default(), core: core.clone() });
+        let cover = Arc::new(Covered { cover: Mutex::new(Cover::new(closed.clone())), core: core.clone() });
         let wants = Arc::new(Wants::new(closed.clone(), Box::new(Arc::clone(&cover))));
         let [place, news, wishes, left] =
             ["leader", "news", "wishes", "left"].map(|name| format!("{}.ingest.{name}", names.subject_prefix()));

@@ -293,8 +293,10 @@ impl Shares {
         self.queues.write().insert(order, Arc::clone(group));
         if let Some(core) = self.core.get() {
             let queue = proto_map::queue_group(&group.key.0);
-            for (id, subject) in (order * SUBJECTS_PER_FILTER..).zip(&group.spec.subjects) {
-                core.subscribe(subject, Some(&queue), id);
+            // It could be mapped when the group was made.
+            let subjects = self.router.closed().subjects_of(&group.key.1).unwrap_or_default();
+            for (id, subject) in (order * SUBJECTS_PER_FILTER..).zip(&subjects) {
+                core.subscribe(subject.as_str(), Some(&queue), id);
             }
         }
         order

@@ -2,6 +2,7 @@
 //! the client has already.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Once;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscribeEntry, TopicFilter};
@@ -174,6 +175,17 @@ impl Broker {
         let is_served = !filter.is_shared() && self.sys.serves(filter);
         if self.router.closed().filter_is_closed(filter) && !is_served {
             return Err(ReasonCode::NotAuthorized);
+        }
+        if self.router.closed().refuses_wildcard(filter) {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                let filter = filter.as_str();
+                tracing::warn!(
+                    filter,
+                    "filters whose first level is a wildcard are refused, as mqtt.root_wildcard says"
+                );
+            });
+            return Err(ReasonCode::TopicFilterInvalid);
         }
         Ok(())
     }
