@@ -43,6 +43,9 @@ const SIDECAR: &str = "HOSTILE_SIDECAR";
 /// How long something may take to start.
 const READY: Duration = Duration::from_secs(60);
 
+/// How long the neighbour stays when an attack is over.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+
 /// What the neighbour may see.
 const P99_MAX: Duration = Duration::from_secs(1);
 
@@ -158,8 +161,9 @@ async fn beside(world: &World, attack: Option<Attack>, args: &Args) -> Fared {
     let within = Duration::from_secs(args.seconds);
     match attack {
         Some(attack) => {
-            // What an attack cannot do any more, because it was shut out, is over for it.
+            // What an attack cannot do any more, because it was shut out, is over for it; what it has left behind is not.
             let _ = tokio::time::timeout(within, attack.carry_out(world.mqtt, world.ws)).await;
+            tokio::time::sleep(AFTERWARDS).await;
         }
         None => tokio::time::sleep(within / 2).await,
     }
