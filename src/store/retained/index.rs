@@ -269,10 +269,13 @@ impl RetainedIndex {
     ///
     /// Returns the version from which on it is there for those who ask because it was seen live; `None` when it is there
     /// because the reader brought it, or is not there because a later one is.
+    ///
+    /// **Invariant:** every copy of a message has the same answer, also one that comes when the reader has passed it: between
+    /// two copies somebody may have subscribed, to whom it is owed as retained.
     pub fn apply_live(&self, sequence: u64, topic: &TopicName, message: Option<RetainedMessage>) -> Option<u64> {
         let mut inner = self.inner.write();
         if sequence <= inner.state.applied {
-            return None;
+            return inner.live_at(sequence, topic);
         }
         inner.set(sequence, topic, message);
         inner.mark_live(sequence, topic)
@@ -398,6 +401,12 @@ impl Inner {
             None => return,
         };
         self.topics.insert(key, Node { sequence, entry, snapshot, live_at: None });
+    }
+
+    /// The version at which the message with this sequence was seen live.
+    fn live_at(&self, sequence: u64, topic: &TopicName) -> Option<u64> {
+        let node = self.topics.get::<dyn Ordered>(&Place(topic.as_str()))?;
+        node.live_at.filter(|_| node.sequence == sequence)
     }
 
     /// The message with this sequence was seen live. From the version that this makes on it is there for those who ask.

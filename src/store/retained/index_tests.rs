@@ -247,3 +247,25 @@ fn what_is_kept_is_counted_through_every_change() {
     index.reset();
     assert_eq!((index.len(), index.bytes()), (0, 0));
 }
+
+/// Each NATS subscription that matches brings its copy. Between the first, which no subscriber was there for, and the second
+/// somebody subscribes, and the reader passes the message.
+#[test]
+fn a_copy_behind_the_reader_is_known_to_who_had_the_message_as_retained() {
+    let index = RetainedIndex::new();
+    let first = index.apply_live(1, &topic("t"), message("m"));
+    assert!(first.is_some());
+    let seen = index.state();
+    assert!(seen.applied < 1);
+    assert_eq!(index.page(&filter("#"), None, seen, 9, 0).len(), 1, "it is owed to who subscribes now");
+    index.apply(1, &topic("t"), message("m"));
+    index.applied(1);
+    let again = index.apply_live(1, &topic("t"), message("m"));
+    assert_eq!(again, first);
+    assert!(again.is_some_and(|version| version <= seen.version), "and is nothing new for it");
+
+    index.apply(2, &topic("t"), message("n"));
+    index.applied(2);
+    assert_eq!(index.apply_live(1, &topic("t"), message("m")), None, "a later one is there");
+    assert_eq!(index.apply_live(2, &topic("t"), message("n")), None, "the reader brought it");
+}
