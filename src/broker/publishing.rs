@@ -13,9 +13,13 @@
 
 mod epochs;
 mod judging;
+mod live;
 mod moved;
+mod names;
 mod retained;
 mod retaining;
+
+pub(crate) use live::CoreCopy;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,15 +28,12 @@ use std::time::Instant;
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
-use mqtt_session::{MessageId, Publication, Token};
-use proto_map::{HeaderError, Headers, KeyId, MessageName, Subject};
+use mqtt_session::{Publication, Token};
+use proto_map::{HeaderError, Subject};
 
 use super::logs::LogHandle;
 use super::mailbox::{Mailbox, Unanswered, Wakes};
-use super::message::Message;
 use super::{Broker, TooLarge, convert};
-use crate::metrics::DropReason;
-use crate::store::Dropped;
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
 /// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
@@ -107,19 +108,6 @@ pub(crate) enum Wanted {
     Permit(usize),
     /// The connection to NATS took nothing: this is to be sent.
     Core(CoreCopy),
-}
-
-/// A message for core NATS.
-#[derive(Debug)]
-pub(crate) struct CoreCopy {
-    /// Its subject.
-    pub(crate) subject: Subject,
-    /// Where an answer is expected.
-    pub(crate) reply: Option<ByteString>,
-    /// Its headers.
-    pub(crate) headers: Headers,
-    /// Its payload.
-    pub(crate) payload: bytes::Bytes,
 }
 
 /// A client may not publish this.
@@ -423,58 +411,6 @@ impl Publishing {
         target
     }
 
-    /// The `Nats-Msg-Id` of a message, which nobody outside can guess: made of the id that the publisher gives it, or at QoS 2
-    /// of its place in the session, so that it is stored once even if the connection to NATS breaks between the message and
-    /// its acknowledgement, and is found by whichever sidecar recovers it.
-    ///
-    /// **Invariant:** what is one message has one id: the key that makes it is what the session's progress says.
-    fn message_id(&self, token: u64, publication: &Publication) -> Option<ByteString> {
-        if self.given_id.is_some() {
-            return self.given_id.clone();
-        }
-        let of_session = publication.once.map(|once| once.message);
-        if let (Some(MessageId { epoch, number, key: 0 }), Some(client)) = (of_session, &self.client_key) {
-            // Received by a version that had no key.
-            return Some(ByteString::from(format!("{client}.{epoch}.{number}")));
-        }
-        let keys = self.broker.store.keys();
-        let ring = keys.ring();
-        // A key that is gone cannot say what the message was called; it is another one then.
-        let named = of_session.and_then(|message| KeyId::new(message.key)).and_then(|id| ring.get(id));
-        let key = || named.unwrap_or_else(|| ring.at(keys.now_ms()));
-        let client_id = &*self.mailbox.client_id;
-        let (process, connection) = (self.broker.process.as_str(), self.mailbox.id);
-        let name = match (convert::own_id(publication), of_session) {
-            (Some(id), _) => MessageName::ById { client_id, id },
-            (None, Some(MessageId { epoch, number, .. })) if self.client_key.is_some() => {
-                MessageName::OfSession { client_id, epoch, number }
-            }
-            (None, _) if publication.qos == QoS::ExactlyOnce => {
-                MessageName::OfConnection { process, connection, number: token }
-            }
-            (None, _) => return None,
-        };
-        Some(key().message_id(name))
-    }
-
-    /// What the id that the publisher gives its message is in JetStream.
-    fn own_id(&self, publication: &Publication) -> Option<ByteString> {
-        let id = convert::own_id(publication)?;
-        let keys = self.broker.store.keys();
-        let name = MessageName::ById { client_id: &self.mailbox.client_id, id };
-        Some(keys.ring().at(keys.now_ms()).message_id(name))
-    }
-
-    /// Marks a message that goes where others write too, and says more than they may.
-    fn mark(&self, subject: &Subject, headers: &mut Headers, payload: &[u8]) {
-        let keys = self.broker.store.keys();
-        keys.ring().mark(keys.now_ms(), subject.as_str(), headers, payload);
-    }
-
-    fn publisher(&self) -> Option<ByteString> {
-        self.tells_publisher.then(|| self.mailbox.client_id.clone()).or_else(|| self.named_publisher())
-    }
-
     /// The store has dealt with one. Answers are appended for the session.
     pub(crate) fn stored(
         &mut self,
@@ -539,66 +475,10 @@ impl Publishing {
         }
     }
 
-    /// QoS 0: to the subscribers here and to core NATS, from one publish.
-    fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
-        let Job { publication, route, retained_at, since_ms, .. } = job;
-        let asked = self.ask(&publication, &route.subject);
-        let says_qos = self.broker.says_qos(&publication.topic, &route.subject);
-        let (client, id) = (self.named_publisher(), self.own_id(&publication));
-        let mut headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos, client, id);
-        if let (Some(_), Ok(headers)) = (retained_at, &mut headers) {
-            self.mark(&route.subject, headers, &publication.payload);
-        }
-        let payload = publication.payload.clone();
-        let mut message = Message::new(publication.topic, publication.payload, publication.properties);
-        message.retain = publication.retain;
-        message.retained_at = retained_at;
-        message.since_ms = since_ms;
-        self.broker.router.route_local(&mut message, self.mailbox.id, wakes);
-        self.send_asked(route.subject, asked, headers, payload);
-    }
-
-    pub(super) fn send(
-        &mut self,
-        subject: Subject,
-        reply: Option<ByteString>,
-        headers: Result<Headers, HeaderError>,
-        payload: bytes::Bytes,
-    ) {
-        let Ok(headers) = headers else {
-            // Only user properties of some 64 KB come here; the marker made it too much.
-            return self.broker.metrics.dropped(DropReason::TooLarge, 1);
-        };
-        if self.send_copy(CoreCopy { subject, reply, headers, payload }).is_err() {
-            self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
-        }
-    }
-
-    /// Sends to core NATS, now or behind what waits for it.
-    pub(super) fn send_copy(&mut self, copy: CoreCopy) -> Result<(), Dropped> {
-        if self.is_handing_over || !self.unsent.is_empty() {
-            self.unsent.push_back(copy);
-            return Ok(());
-        }
-        let (subject, payload) = (copy.subject.as_text(), copy.payload.clone());
-        match self.broker.store.core().publish(subject, copy.reply.as_ref(), &copy.headers, payload) {
-            Err(Dropped::Full) => {
-                self.unsent.push_back(copy);
-                Ok(())
-            }
-            result => result,
-        }
-    }
-
     /// What the session is told of publishes whose answers came through the mailbox.
     pub(crate) fn told(&mut self, from_mailbox: &mut Vec<Answer>, answers: &mut Vec<Answer>) {
         self.untold = self.untold.saturating_sub(from_mailbox.len());
         answers.append(from_mailbox);
-    }
-
-    /// The client id, when every message is to say it.
-    pub(super) fn named_publisher(&self) -> Option<ByteString> {
-        self.broker.options.client_id_header.then(|| self.mailbox.client_id.clone())
     }
 }
 
