@@ -1,8 +1,6 @@
 //! Message ids that a client chooses, in a user property or in a header of NATS, decide about its own messages and about
 //! nobody else's.
 
-use std::time::Duration;
-
 use async_nats::HeaderMap;
 use mqtt_codec::{Packet, ReasonCode};
 use serde_json::{Value, json};
@@ -108,7 +106,6 @@ async fn an_id_of_the_publishers_own_is_found_when_another_sidecar_recovers_the_
         })
         .await;
         world.a.kill();
-        tokio::time::sleep(Duration::from_millis(300)).await;
         let mut device = world.b.connect(Options::v5(&id).durable(LONG)).await;
         assert!(device.is_resumed());
         device.send_publish(&message, pid(1), true).await;

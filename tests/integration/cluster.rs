@@ -126,14 +126,7 @@ impl Received {
 
 /// Connects although JetStream may have no leader for a moment.
 async fn resume(sidecar: &Sidecar) -> Client {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    loop {
-        match Client::try_open(sidecar.mqtt_port, Options::v5("sub").durable(LONG)).await {
-            Ok(client) if !client.connack.reason.is_error() => return client,
-            refused => assert!(tokio::time::Instant::now() < deadline, "{:?}", refused.map(|client| client.connack)),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    sidecar.connect_in_the_end(Options::v5("sub").durable(LONG)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

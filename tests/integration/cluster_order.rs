@@ -60,6 +60,24 @@ fn disorder(got: &[usize]) -> Vec<String> {
     found
 }
 
+/// Publishes numbers as a client that does not wait for acknowledgements, in bursts with a pause `between` them, and then waits
+/// for all of those. `begun`: the second burst begins.
+async fn publish_bursts(publisher: &mut Client, first: usize, begun: &Notify, between: impl Fn(usize) -> Duration) {
+    for burst in 0..BURSTS {
+        if burst == 1 {
+            begun.notify_one();
+        }
+        for number in first + burst * BURST..first + (burst + 1) * BURST {
+            publisher.start_publish(&msg("o/1", number.to_string()).qos(1));
+        }
+        publisher.flush().await;
+        tokio::time::sleep(between(burst)).await;
+    }
+    for _ in 0..BURST * BURSTS {
+        publisher.other(|packet| matches!(packet, Packet::PubAck(_))).await;
+    }
+}
+
 /// Receives until each of so many numbers has come, and says in which order.
 async fn numbers(client: &mut Client, count: usize) -> Vec<usize> {
     let (mut got, mut seen) = (Vec::new(), HashSet::new());
@@ -120,20 +138,7 @@ async fn bursts_stay_in_order(with_listener: bool) {
         let all = BURST * BURSTS;
         let begun = Notify::new();
         let publish = async {
-            // As a client that does not wait for acknowledgements.
-            for burst in 0..BURSTS {
-                if burst == 1 {
-                    begun.notify_one();
-                }
-                for number in first + burst * BURST..first + (burst + 1) * BURST {
-                    publisher.start_publish(&msg("o/1", number.to_string()).qos(1));
-                }
-                publisher.flush().await;
-                tokio::time::sleep(BETWEEN_BURSTS).await;
-            }
-            for _ in 0..all {
-                publisher.other(|packet| matches!(packet, Packet::PubAck(_))).await;
-            }
+            publish_bursts(&mut publisher, first, &begun, |_| BETWEEN_BURSTS).await;
         };
         let change = async {
             // In the middle of a burst, a little earlier or later each time.
@@ -217,20 +222,9 @@ async fn a_topic_stays_in_order_when_the_leader_is_killed_and_somebody_listens_t
         let all = BURST * BURSTS;
         let begun = Notify::new();
         let publish = async {
-            for burst in 0..BURSTS {
-                if burst == 1 {
-                    begun.notify_one();
-                }
-                for number in first + burst * BURST..first + (burst + 1) * BURST {
-                    publisher.start_publish(&msg("o/1", number.to_string()).qos(1));
-                }
-                publisher.flush().await;
-                // As long as an election takes, in all.
-                tokio::time::sleep(BETWEEN_BURSTS * if burst == 0 { 1 } else { 100 }).await;
-            }
-            for _ in 0..all {
-                publisher.other(|packet| matches!(packet, Packet::PubAck(_))).await;
-            }
+            // As long as an election takes, in all.
+            let between = |burst| BETWEEN_BURSTS * if burst == 0 { 1 } else { 100 };
+            publish_bursts(&mut publisher, first, &begun, between).await;
         };
         let read = numbers(&mut subscriber, all);
         let servers = &mut cluster.servers;

@@ -7,14 +7,12 @@ use std::time::Duration;
 use mqtt_codec::{Packet, QoS, Version};
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::time::Instant;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::relay::Relay;
 use crate::harness::sessions::pid;
 use crate::harness::{
-    Client, Ended, NatsServer, Options, PATIENCE, Sidecar, SidecarBuilder, eventually, heavy, js_api, msg, stream_info,
-    unique,
+    Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, eventually, heavy, js_api, msg, stream_info, unique,
 };
 
 const LONG: u32 = 3600;
@@ -50,14 +48,7 @@ async fn warm_up(sidecar: &Sidecar, attached: Option<&str>) {
 
 /// Comes back elsewhere, sends `old` again on every topic and then `new`, and waits until all is acknowledged.
 async fn go_on(sidecar: &Sidecar, version: Version, id: &str, t: &str, qos: u8, retained: bool) -> Client {
-    let deadline = Instant::now() + PATIENCE;
-    let mut client = loop {
-        match Client::try_open(sidecar.mqtt_port, options(version, id)).await {
-            Ok(client) if !client.connack.reason.is_error() => break client,
-            refused => assert!(Instant::now() < deadline, "{:?}", refused.map(|client| client.connack)),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let mut client = sidecar.connect_in_the_end(options(version, id)).await;
     for n in 0..TOPICS {
         client.send_publish(&message(t, n, "old", qos, retained), pid(n + 1), true).await;
     }

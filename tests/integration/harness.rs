@@ -31,7 +31,7 @@ pub(crate) use connect::Options;
 pub(crate) use foreign::{MosquittoSub, Worker, mosquitto_pub, python};
 pub(crate) use message::{Message, msg, shown};
 pub(crate) use mqtt::{Client, Ended};
-pub(crate) use nats::{NatsServer, Watch, js_api, nats_server_program, settle, stored, stream_info};
+pub(crate) use nats::{NatsServer, Watch, js_api, nats_server_program, put_retained, settle, stored, stream_info};
 pub(crate) use process::{Finished, run};
 pub(crate) use sidecar::{PROGRAM, Sidecar, SidecarBuilder, http_get};
 pub(crate) use socket::{Socket, hex};

@@ -1,19 +1,7 @@
 //! Retained messages on topics that begin with `$`, put by NATS clients: under the key that client tools take, and under the
 //! subject itself, which a plain publish into the bucket can have.
 
-use async_nats::{Client as Nats, HeaderMap};
-
-use crate::harness::{Client, Options, World, eventually, msg, shown, unique};
-
-async fn put(nats: &Nats, key: &str, headers: &[(&str, &str)], value: &str) {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.insert(*name, *value);
-    }
-    let subject = format!("$KV.MQTT_retained.{key}");
-    let stored = nats.request_with_headers(subject, map, value.to_owned().into()).await.unwrap();
-    assert!(stored.payload.starts_with(b"{\"stream\":\"KV_MQTT_retained\""), "{stored:?}");
-}
+use crate::harness::{Client, Options, World, eventually, msg, put_retained, shown, unique};
 
 /// What comes with a SUBSCRIBE to this filter, and nothing else.
 async fn comes_with(client: &mut Client, publisher: &mut Client, filter: &str, end: &str) -> Vec<String> {
@@ -49,7 +37,7 @@ async fn what_is_put_on_a_topic_that_begins_with_a_dollar_reaches_who_asks_for_i
         let away_id = away.id().to_owned();
         away.goodbye().await;
 
-        put(&nats, &key, &[("Unit", "K"), ("Mqtt-QoS", "2")], "on").await;
+        put_retained(&nats, &key, &[("Unit", "K"), ("Mqtt-QoS", "2")], "on").await;
         for client in &mut asking {
             let message = client.receive().await;
             assert_eq!(shown(&message), format!("{topic} on qos1"), "{what}");
@@ -79,7 +67,7 @@ async fn what_is_put_on_a_topic_that_begins_with_a_dollar_reaches_who_asks_for_i
         for client in &mut asking {
             assert_eq!(client.receive_shown().await, format!("{topic} device qos1"), "{what}");
         }
-        put(&nats, &key, &[("KV-Operation", "DEL")], "").await;
+        put_retained(&nats, &key, &[("KV-Operation", "DEL")], "").await;
         for client in &mut asking {
             assert_eq!(client.receive_shown().await, format!("{topic}  qos1"), "{what}");
         }
@@ -96,8 +84,8 @@ async fn nothing_reaches_a_closed_tree_by_a_key_that_nobody_has_escaped() {
     let world = World::shared().await;
     let nats = world.nats.client().await;
     let t = unique("closed");
-    put(&nats, &format!("$JS.API.{t}"), &[], "no").await;
-    put(&nats, &format!("${t}.x"), &[], "yes").await;
+    put_retained(&nats, &format!("$JS.API.{t}"), &[], "no").await;
+    put_retained(&nats, &format!("${t}.x"), &[], "yes").await;
     let mut client = world.a.v5(&unique("sub")).await;
     client.subscribe(&format!("${t}/x"), 1).await;
     // They are carried in their order.

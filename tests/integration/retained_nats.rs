@@ -4,27 +4,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use async_nats::{Client as Nats, HeaderMap};
+use async_nats::Client as Nats;
 use serde_json::json;
 use tokio::sync::Barrier;
 
 use crate::harness::{
-    Client, Options, Sidecar, Watch, World, eventually, heavy, js_api, msg, python, shown, stored, unique,
+    Client, Options, Sidecar, Watch, World, eventually, heavy, js_api, msg, put_retained, python, shown, stored, unique,
 };
 
-/// What `nats kv` does: a message on the key's subject, acknowledged by the stream.
-async fn kv(nats: &Nats, key: &str, headers: &[(&str, &str)], value: &str) {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.insert(*name, *value);
-    }
-    let subject = format!("$KV.MQTT_retained.{key}");
-    let stored = nats.request_with_headers(subject, map, value.to_owned().into()).await.unwrap();
-    assert!(stored.payload.starts_with(b"{\"stream\":\"KV_MQTT_retained\""), "{stored:?}");
-}
-
 async fn put(nats: &Nats, key: &str, value: &str) {
-    kv(nats, key, &[], value).await;
+    put_retained(nats, key, &[], value).await;
 }
 
 /// What came until now, of a client that is subscribed to `topic` at QoS 1 or 2.
@@ -158,7 +147,7 @@ async fn what_clears_a_key_reaches_subscribers_as_an_empty_message() {
     for (what, headers) in cases {
         put(&nats, &key, "kept").await;
         assert_eq!(live.receive_shown().await, format!("{topic} kept qos1"), "{what}");
-        kv(&nats, &key, headers, "").await;
+        put_retained(&nats, &key, headers, "").await;
         assert_eq!(live.receive_shown().await, format!("{topic}  qos1"), "{what}");
         for sidecar in [&world.a, &world.b] {
             let mut late = sidecar.v311(&unique("late")).await;
@@ -179,7 +168,7 @@ async fn headers_and_lifetime_of_a_put_come_with_it() {
     let mut live = world.a.v5(&unique("live")).await;
     live.subscribe(&topic, 2).await;
     let headers = [("Unit", "K"), ("Content-Type", "text/plain"), ("Mqtt-QoS", "2"), ("Nats-TTL", "2s")];
-    kv(&nats, &format!("{t}.x"), &headers, "21").await;
+    put_retained(&nats, &format!("{t}.x"), &headers, "21").await;
     let message = live.receive().await;
     assert_eq!(shown(&message), format!("{topic} 21 qos2"));
     let properties = message.properties.expect("properties");
@@ -212,7 +201,7 @@ async fn offline_sessions_get_what_was_put_even_while_no_sidecar_ran() {
     world.b.kill();
     put(&nats, "plant.b", "old").await;
     put(&nats, "plant.b", "2").await;
-    kv(&nats, "plant.c", &[("KV-Operation", "DEL")], "").await;
+    put_retained(&nats, "plant.c", &[("KV-Operation", "DEL")], "").await;
     world.b.restart().await;
     for qos in [1, 2] {
         let mut client = world.b.connect(Options::v5(&format!("away-{qos}")).durable(600)).await;

@@ -172,3 +172,14 @@ pub(crate) async fn stored(client: &Client, stream: &str, filter: &str) -> u64 {
     let subjects = info["state"]["subjects"].as_object();
     subjects.map_or(0, |subjects| subjects.values().filter_map(Value::as_u64).sum())
 }
+
+/// What `nats kv put` does with a retained message: it is published on the key's subject, and acknowledged by the stream.
+pub(crate) async fn put_retained(nats: &async_nats::Client, key: &str, headers: &[(&str, &str)], value: &str) {
+    let mut map = async_nats::HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, *value);
+    }
+    let subject = format!("$KV.MQTT_retained.{key}");
+    let stored = nats.request_with_headers(subject, map, value.to_owned().into()).await.unwrap();
+    assert!(stored.payload.starts_with(b"{\"stream\":\"KV_MQTT_retained\""), "{stored:?}");
+}

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::ports::free_port;
 use super::process::Process;
-use super::{Client, LOOK_AGAIN, NatsServer, Options, PATIENCE};
+use super::{Client, LOOK_AGAIN, NatsServer, Options, PATIENCE, eventually};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_nats-mqtt");
@@ -183,6 +183,18 @@ impl Sidecar {
     /// Connects a client that is accepted.
     pub(crate) async fn connect(&self, options: Options) -> Client {
         Client::connect(self.mqtt_port, options).await
+    }
+
+    /// Connects a client that is accepted as soon as that can be: for a while nobody may be able to know its session.
+    pub(crate) async fn connect_in_the_end(&self, options: Options) -> Client {
+        let mut accepted = None;
+        eventually("a client is accepted", async || {
+            let opened = Client::try_open(self.mqtt_port, options.clone()).await.ok();
+            accepted = opened.filter(|client| !client.connack.reason.is_error());
+            accepted.is_some()
+        })
+        .await;
+        accepted.expect("it was")
     }
 
     /// An MQTT 5 client with a clean session.
