@@ -11,6 +11,7 @@ export CARGO_BUILD_JOBS ?= 2
 # shares its build with `make test`.
 PROFILE ?= release
 # Options for nats-mqtt: make run ARGS="--listen 127.0.0.1:1884 --log-level debug"
+# Options for the benchmark: make bench ARGS="--rows qos1-1:1 --rounds 5"
 ARGS ?=
 # Options for every cargo command, such as --locked.
 CARGO_FLAGS ?=
@@ -44,8 +45,9 @@ ci: ## What has to pass before a change lands: format, lints, docs, tests
 	.ci/run
 
 .PHONY: bench
-bench: $(TOOLS)/server.stamp ## Compare with nats-server's own MQTT listener, side by side
-	bench/run.sh
+bench: $(TOOLS)/server.stamp ## Measure beside nats-server's own MQTT and mosquitto (docs/performance.md)
+	cargo build $(CARGO_FLAGS) --profile $(PROFILE) -p nats-mqtt -p mqtt-bench --bin nats-mqtt --bin mqtt-bench
+	@exec $(dir $(BINARY))mqtt-bench compare $(ARGS)
 
 .PHONY: tools
 tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp ## Fetch what running and testing needs
