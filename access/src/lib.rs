@@ -1,6 +1,7 @@
-//! Who may do what: NATS permissions and what follows from them, the templates that permissions are made of, tags, networks
-//! and hours, and hashes of passwords. It does no I/O and has no clock: it is told the time.
+//! Who may do what. It does no I/O and has no clock: it is told the time.
 //!
+//! - [`Principal`]: who a connection is, whatever has proven it
+//! - [`jwt`]: a user by its JWT, its account and operator
 //! - [`Permissions`]: lists of subjects, compiled; publish, subscribe, deliver
 //! - [`template`]: `{{name()}}` and its like, for one user
 //! - [`DeviceRules`]: tags such as `mqtt:retain=deny`
@@ -19,11 +20,13 @@
 //!
 //! Not here: topics and closed trees, which are `proto-map`'s, connections to ask somebody on, caches, and where hashing runs.
 
+pub mod jwt;
 mod lists;
 mod matcher;
 mod network;
 pub mod password;
 mod permissions;
+mod principal;
 mod reply;
 mod secret;
 pub mod subject;
@@ -37,6 +40,7 @@ pub use self::network::{Network, NotANetwork};
 pub use self::permissions::{
     CurrentPermissions, InvalidDeny, MultiLevelVerdict, Permissions, PermissionsVersion, SubscribeVerdict,
 };
+pub use self::principal::{AccountId, Ending, Limit, Limits, Principal, User};
 pub use self::reply::{ReplyBudget, ResponseLimits};
 pub use self::secret::Secret;
 pub use self::tags::{DeviceRules, InvalidTag};

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 
+mod accounts;
+mod chain;
+mod encoded;
+mod mint;
 mod passwords;
 mod permissions;
 mod templates;

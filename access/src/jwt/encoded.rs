@@ -1,0 +1,147 @@
+//! A JWT as text: three parts, and who signed it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use nkeys::KeyPairType;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::keys;
+
+/// Longest JWT that is looked at; nats-server's limit too. A user's is far below it, since MQTT has 65,535 bytes for a
+/// password.
+pub const JWT_LEN_MAX: usize = 1024 * 1024;
+
+/// Characters of a header that is decoded: there are two short fields in it.
+const HEADER_LEN_MAX: usize = 1024;
+
+/// Characters of a signature of 64 bytes.
+const SIGNATURE_LEN: usize = 86;
+
+/// Why a text is no JWT of the kind that it should be. It says nothing of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum JwtError {
+    /// More than [`JWT_LEN_MAX`].
+    #[error("larger than a JWT can be")]
+    TooLong,
+    /// Not three parts in base64url.
+    #[error("not a JWT")]
+    Malformed,
+    /// The header is not that of a JWT signed with an NKey.
+    #[error("not signed with an NKey")]
+    Algorithm,
+    /// The claims are not what they should be, or some are there twice.
+    #[error("its claims cannot be read")]
+    Claims,
+    /// Version 1, or one that does not exist yet.
+    #[error("not version 2")]
+    Version,
+    /// A JWT of something else.
+    #[error("a JWT of another kind")]
+    Kind,
+    /// The issuer is not a key that can sign this kind, or the subject is none of it.
+    #[error("its issuer or subject is not a key of the right kind")]
+    Key,
+    /// Somebody else signed it, or it was changed.
+    #[error("its signature does not match")]
+    Signature,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    typ: String,
+    alg: String,
+}
+
+/// What every JWT has. Times are seconds since 1970, 0 for none.
+#[derive(Debug, Deserialize)]
+pub(super) struct Claims<N> {
+    #[serde(default)]
+    pub(super) iss: String,
+    #[serde(default)]
+    pub(super) sub: String,
+    #[serde(default)]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) iat: i64,
+    #[serde(default)]
+    pub(super) exp: i64,
+    #[serde(default)]
+    pub(super) nbf: i64,
+    pub(super) nats: N,
+}
+
+/// What is looked at before the claims are read as one kind or another.
+#[derive(Deserialize)]
+struct Identity {
+    /// Version 1 had it here.
+    #[serde(rename = "type")]
+    old_kind: Option<String>,
+    nats: IdentityNats,
+}
+
+#[derive(Deserialize)]
+struct IdentityNats {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    version: i64,
+}
+
+/// Reads a JWT of a kind (`user`), and verifies that its issuer signed it. Whether that may be its issuer is asked later.
+pub(super) fn decode<N: DeserializeOwned>(text: &str, kind: &str, issuer: KeyPairType) -> Result<Claims<N>, JwtError> {
+    decode_if(text, issuer, |json| check_kind(json, kind))
+}
+
+/// Reads a JWT that an operator signed, of no kind that has a name.
+pub(super) fn decode_generic<N: DeserializeOwned>(text: &str) -> Result<Claims<N>, JwtError> {
+    decode_if(text, KeyPairType::Operator, |_| Ok(()))
+}
+
+fn decode_if<N: DeserializeOwned>(
+    text: &str,
+    issuer: KeyPairType,
+    check: impl FnOnce(&[u8]) -> Result<(), JwtError>,
+) -> Result<Claims<N>, JwtError> {
+    if text.len() > JWT_LEN_MAX {
+        return Err(JwtError::TooLong);
+    }
+    let text = text.trim_end_matches(['\r', '\n']);
+    let parts: Vec<&str> = text.splitn(4, '.').collect();
+    let [header, claims, signature] = parts[..] else { return Err(JwtError::Malformed) };
+    if header.len() > HEADER_LEN_MAX || signature.len() != SIGNATURE_LEN {
+        return Err(JwtError::Malformed);
+    }
+    let part = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Malformed);
+    check_header(&part(header)?)?;
+    let (json, signature) = (part(claims)?, part(signature)?);
+    check(&json)?;
+    let claims: Claims<N> = serde_json::from_slice(&json).map_err(|_| JwtError::Claims)?;
+    let key = keys::key(&claims.iss, issuer).ok_or(JwtError::Key)?;
+    let signed = &text.as_bytes()[..text.len() - SIGNATURE_LEN - 1];
+    key.verify(signed, &signature).map_err(|_| JwtError::Signature)?;
+    Ok(claims)
+}
+
+/// Both names of the algorithm are in use, in any case.
+fn check_header(json: &[u8]) -> Result<(), JwtError> {
+    let header: Header = serde_json::from_slice(json).map_err(|_| JwtError::Algorithm)?;
+    let algorithms = ["ed25519-nkey", "ed25519"];
+    let is_known = header.typ.eq_ignore_ascii_case("JWT")
+        && algorithms.iter().any(|algorithm| header.alg.eq_ignore_ascii_case(algorithm));
+    is_known.then_some(()).ok_or(JwtError::Algorithm)
+}
+
+fn check_kind(json: &[u8], kind: &str) -> Result<(), JwtError> {
+    let identity: Identity = serde_json::from_slice(json).map_err(|_| JwtError::Claims)?;
+    if identity.old_kind.is_some() {
+        return Err(JwtError::Version);
+    }
+    if identity.nats.kind.as_deref() != Some(kind) {
+        return Err(JwtError::Kind);
+    }
+    if identity.nats.version != 2 {
+        return Err(JwtError::Version);
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Who a connection is: the same whatever has proven it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::network::Network;
+use crate::permissions::Permissions;
+use crate::tags::DeviceRules;
+use crate::time::UnixTime;
+use crate::window::{TimeWindows, WindowVerdict};
+
+/// The most there may be of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// Any number.
+    Unlimited,
+    /// So many.
+    Max(u64),
+}
+
+impl Limit {
+    /// As a claim has it: -1 is any number. Nothing else below 0 has a meaning, and is none.
+    #[must_use]
+    pub fn of_claim(claim: i64) -> Self {
+        match claim {
+            -1 => Self::Unlimited,
+            claim => Self::Max(u64::try_from(claim).unwrap_or(0)),
+        }
+    }
+
+    /// The smaller one.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Unlimited, limit) | (limit, Self::Unlimited) => limit,
+            (Self::Max(one), Self::Max(other)) => Self::Max(one.min(other)),
+        }
+    }
+
+    /// Whether one more is too many, when there are so many already.
+    #[must_use]
+    pub const fn is_reached(self, count: u64) -> bool {
+        matches!(self, Self::Max(max) if count >= max)
+    }
+
+    /// Whether something of this size is too large.
+    #[must_use]
+    pub const fn is_exceeded(self, size: u64) -> bool {
+        matches!(self, Self::Max(max) if size > max)
+    }
+}
+
+/// Limits of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Subscriptions.
+    pub subscriptions: Limit,
+    /// Bytes of one message.
+    pub payload: Limit,
+    /// Connections of the whole account.
+    pub connections: Limit,
+}
+
+impl Limits {
+    /// None at all.
+    pub const UNLIMITED: Self =
+        Self { subscriptions: Limit::Unlimited, payload: Limit::Unlimited, connections: Limit::Unlimited };
+}
+
+/// The account of a principal: a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(Arc<str>);
+
+impl AccountId {
+    /// The public NKey of an account, or its name where nats-server's configuration has accounts.
+    #[must_use]
+    pub fn new(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The user of a principal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// Its public NKey.
+    pub key: Option<String>,
+    /// The key that signed it.
+    pub issuer: Option<String>,
+    /// When that was.
+    pub issued_at: Option<UnixTime>,
+}
+
+impl User {
+    /// What its sessions belong to: the name, of a user without one the NKey.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        match &self.key {
+            Some(key) if self.name.is_empty() => key,
+            _ => &self.name,
+        }
+    }
+}
+
+/// Why a connection ends at a time that is known beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ending {
+    /// The user expires.
+    UserExpires,
+    /// The account expires.
+    AccountExpires,
+    /// The window ends in which the user may be connected.
+    WindowEnds,
+}
+
+/// Who a connection is.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The tenant.
+    pub account: AccountId,
+    /// The tenant's name, for people.
+    pub account_name: String,
+    /// The user.
+    pub user: User,
+    /// What it may publish and subscribe to.
+    pub permissions: Arc<Permissions>,
+    /// Limits.
+    pub limits: Limits,
+    /// All tags of the user.
+    pub tags: Vec<String>,
+    /// What those of ours say.
+    pub rules: DeviceRules,
+    /// When the user expires.
+    pub expires: Option<UnixTime>,
+    /// When the account does.
+    pub account_expires: Option<UnixTime>,
+    /// When the user may be connected.
+    pub windows: TimeWindows,
+    /// Where from; without any, from anywhere.
+    pub networks: Vec<Network>,
+}
+
+impl Principal {
+    /// When the connection has to end, and why, by what is known now; at a time outside its windows, now.
+    #[must_use]
+    pub fn ends(&self, now: UnixTime) -> Option<(UnixTime, Ending)> {
+        let window = match self.windows.verdict(now) {
+            WindowVerdict::Always => None,
+            WindowVerdict::Until(end) => Some(end),
+            WindowVerdict::Outside => Some(now),
+        };
+        let endings = [
+            self.expires.map(|at| (at, Ending::UserExpires)),
+            self.account_expires.map(|at| (at, Ending::AccountExpires)),
+            window.map(|at| (at, Ending::WindowEnds)),
+        ];
+        endings.into_iter().flatten().min()
+    }
+
+    /// Whether it may come from an address. One that is not known is from nowhere.
+    #[must_use]
+    pub fn is_source_allowed(&self, address: Option<IpAddr>) -> bool {
+        is_in_networks(&self.networks, address)
+    }
+
+    /// Whether it may have a client id, by its tags.
+    #[must_use]
+    pub fn is_client_id_allowed(&self, client_id: &str) -> bool {
+        self.rules.is_client_id_allowed(client_id, &self.user.name)
+    }
+}
+
+/// Whether an address is in one of the networks; without any, every address is, and one that is not known too.
+pub(crate) fn is_in_networks(networks: &[Network], address: Option<IpAddr>) -> bool {
+    networks.is_empty() || address.is_some_and(|address| networks.iter().any(|network| network.contains(address)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limit, User};
+
+    #[test]
+    fn limits() {
+        use Limit::{Max, Unlimited};
+        for (claim, expected) in [(-1, Unlimited), (0, Max(0)), (5, Max(5)), (-2, Max(0)), (i64::MIN, Max(0))] {
+            assert_eq!(Limit::of_claim(claim), expected, "{claim}");
+        }
+        for (one, other, expected) in [
+            (Unlimited, Unlimited, Unlimited),
+            (Max(3), Unlimited, Max(3)),
+            (Unlimited, Max(3), Max(3)),
+            (Max(3), Max(2), Max(2)),
+        ] {
+            assert_eq!(one.min(other), expected, "{one:?} {other:?}");
+        }
+        assert!(
+            Max(2).is_reached(2) && !Max(2).is_reached(1) && Max(0).is_reached(0) && !Unlimited.is_reached(u64::MAX)
+        );
+        assert!(!Max(2).is_exceeded(2) && Max(2).is_exceeded(3) && !Unlimited.is_exceeded(u64::MAX));
+    }
+
+    #[test]
+    fn a_session_belongs_to_the_name_or_else_the_key() {
+        let user =
+            |name: &str, key: Option<&str>| User { name: name.into(), key: key.map(Into::into), ..User::default() };
+        assert_eq!(user("lamp", Some("UA")).owner(), "lamp");
+        assert_eq!(user("", Some("UA")).owner(), "UA");
+        assert_eq!(user("", None).owner(), "");
+    }
+}
