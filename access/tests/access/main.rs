@@ -6,6 +6,7 @@ mod accounts;
 mod chain;
 mod encoded;
 mod mint;
+mod oracle;
 mod passwords;
 mod permissions;
 mod templates;

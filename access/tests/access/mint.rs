@@ -47,32 +47,42 @@ pub(crate) struct World {
     pub(crate) account_signing: KeyPair,
     pub(crate) scoped: KeyPair,
     pub(crate) user: KeyPair,
+    /// Accounts and operators of somebody else.
     pub(crate) stranger: KeyPair,
+    pub(crate) foreign_operator: KeyPair,
     /// The claims of each, to be changed.
     pub(crate) operator_claims: Value,
     pub(crate) account_claims: Value,
     pub(crate) user_claims: Value,
 }
 
-fn seeded(kind: nkeys::KeyPairType, number: u8) -> KeyPair {
-    KeyPair::new_from_raw(kind, [number; 32]).unwrap()
+fn seeded(kind: nkeys::KeyPairType, role: u8, number: u16) -> KeyPair {
+    let mut seed = [role; 32];
+    seed[..2].copy_from_slice(&number.to_be_bytes());
+    KeyPair::new_from_raw(kind, seed).unwrap()
 }
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::numbered(0, 0, NOW_S)
+    }
+
+    /// One with an operator and an account of these numbers, at a time.
+    pub(crate) fn numbered(operator: u16, account: u16, now_s: i64) -> Self {
         use nkeys::KeyPairType::{Account, Operator, User};
-        let [operator, operator_signing] = [1, 2].map(|number| seeded(Operator, number));
-        let [account, account_signing, scoped, stranger] = [3, 4, 5, 6].map(|number| seeded(Account, number));
-        let user = seeded(User, 7);
+        let [operator, operator_signing] = [1, 2].map(|role| seeded(Operator, role, operator));
+        let [account, account_signing, scoped, stranger] = [3, 4, 5, 6].map(|role| seeded(Account, role, account));
+        let user = seeded(User, 7, 0);
+        let foreign_operator = seeded(Operator, 8, 0);
         let unlimited = json!({
             "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
         });
         let operator_claims = json!({
-            "iat": NOW_S - 9000, "iss": operator.public_key(), "sub": operator.public_key(), "name": "ACME",
+            "iat": now_s - 9000, "iss": operator.public_key(), "sub": operator.public_key(), "name": "ACME",
             "nats": { "signing_keys": [operator_signing.public_key()], "type": "operator", "version": 2 },
         });
         let account_claims = json!({
-            "iat": NOW_S - 5000, "iss": operator.public_key(), "sub": account.public_key(), "name": "Tenant",
+            "iat": now_s - 5000, "iss": operator.public_key(), "sub": account.public_key(), "name": "Tenant",
             "nats": {
                 "limits": unlimited,
                 "signing_keys": [
@@ -91,7 +101,7 @@ impl World {
             },
         });
         let user_claims = json!({
-            "iat": NOW_S - 1000, "iss": account.public_key(), "sub": user.public_key(), "name": "lamp",
+            "iat": now_s - 1000, "iss": account.public_key(), "sub": user.public_key(), "name": "lamp",
             "nats": {
                 "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "bearer_token": true,
                 "type": "user", "version": 2,
@@ -105,6 +115,7 @@ impl World {
             scoped,
             user,
             stranger,
+            foreign_operator,
             operator_claims,
             account_claims,
             user_claims,
@@ -159,17 +170,14 @@ impl World {
     }
 
     /// Signs with the key that the claims name as issuer.
-    fn sign(&self, claims: &Value) -> String {
-        let all = [
-            &self.operator,
-            &self.operator_signing,
-            &self.account,
-            &self.account_signing,
-            &self.scoped,
-            &self.stranger,
-        ];
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        let operators = [&self.operator, &self.operator_signing, &self.foreign_operator];
+        let accounts = [&self.account, &self.account_signing, &self.scoped, &self.stranger];
         let issuer = claims["iss"].as_str().unwrap_or_default();
-        sign(claims, all.into_iter().find(|key| key.public_key() == issuer).unwrap_or(&self.stranger))
+        sign(
+            claims,
+            operators.into_iter().chain(accounts).find(|key| key.public_key() == issuer).unwrap_or(&self.stranger),
+        )
     }
 
     pub(crate) fn operator_jwt(&self) -> String {
