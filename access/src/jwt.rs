@@ -15,6 +15,7 @@ mod checks;
 mod claims;
 mod encoded;
 mod keys;
+mod known_keys;
 mod operator;
 mod refusal;
 mod user;

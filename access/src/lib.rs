@@ -9,7 +9,7 @@
 //! - [`ReplyBudget`]: how many replies to a request
 //! - [`password`]: hashes, verified and made; [`Secret`]: a password that cannot be printed
 //!
-//! What nats-server does is the measure; where we differ, we are stricter.
+//! What nats-server does is the measure; where we differ, we are stricter, and `docs/nats-cases.md` says in what.
 //!
 //! **Invariant:** what nats-server refuses is refused here.
 //!

@@ -13,6 +13,9 @@ use crate::matcher::Matcher;
 use crate::reply::ResponseLimits;
 use crate::subject;
 
+/// The queue group that nats-server keeps for itself: no client gets into it.
+const SYSTEM_QUEUE: &str = "_sys_";
+
 /// A deny that cannot be understood. It is never left out, as nats-server does: something would be allowed that nobody meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{entry}` is not a subject that can be denied")]
@@ -152,7 +155,10 @@ impl Permissions {
     #[must_use]
     pub fn subscribe(&self, filter: impl AsRef<[u8]>, queue: Option<&str>) -> SubscribeVerdict {
         let filter = filter.as_ref();
-        if !subject::has_tokens(filter) || self.subscribe_deny.as_ref().is_some_and(|deny| deny.denies(filter, queue)) {
+        if !subject::has_tokens(filter) || queue == Some(SYSTEM_QUEUE) {
+            return SubscribeVerdict::Denied;
+        }
+        if self.subscribe_deny.as_ref().is_some_and(|deny| deny.denies(filter, queue)) {
             return SubscribeVerdict::Denied;
         }
         let is_in_part = self.subscribe_deny.as_ref().is_some_and(|deny| deny.overlaps(filter, queue));

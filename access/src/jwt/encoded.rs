@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::keys;
+use super::known_keys::KnownKeys;
 
 /// Longest JWT that is looked at; nats-server's limit too. A user's is far below it, since MQTT has 65,535 bytes for a
 /// password.
@@ -30,7 +31,7 @@ pub enum JwtError {
     /// The header is not that of a JWT signed with an NKey.
     #[error("not signed with an NKey")]
     Algorithm,
-    /// The claims are not what they should be, or some are there twice.
+    /// The claims are not what they should be, some are there twice, or in another case.
     #[error("its claims cannot be read")]
     Claims,
     /// Version 1, or one that does not exist yet.
@@ -115,6 +116,7 @@ fn decode_if<N: DeserializeOwned>(
     let part = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Malformed);
     check_header(&part(header)?)?;
     let (json, signature) = (part(claims)?, part(signature)?);
+    serde_json::from_slice::<KnownKeys>(&json).map_err(|_| JwtError::Claims)?;
     check(&json)?;
     let claims: Claims<N> = serde_json::from_slice(&json).map_err(|_| JwtError::Claims)?;
     let key = keys::key(&claims.iss, issuer).ok_or(JwtError::Key)?;

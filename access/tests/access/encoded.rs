@@ -58,6 +58,8 @@ fn headers_and_json() {
         "null".to_owned(),
         claims.replace(r#""subs":-1"#, r#""subs":-1,"subs":5"#),
         claims.replacen('{', r#"{"exp":1,"exp":0,"#, 1),
+        claims.replacen('{', r#"{"Exp":1,"#, 1),
+        claims.replace(r#""pub":{}"#, r#""Pub":{"deny":["a"]}"#),
         claims.replace(r#""pub":{}"#, r#""pub":{"allow":"a"}"#),
         claims.replace(r#""pub":{}"#, r#""pub":{"allow":[1]}"#),
         claims[..claims.len() - 1].to_owned(),

@@ -126,6 +126,9 @@ fn claims(now: i64) -> Vec<Row> {
         user(json!({ "nbf": now - 10 })),
         user(json!({ "nbf": now + 1000 })),
         user(json!({ "aud": "x", "jti": "y" })),
+        // It reads fields in any case.
+        user(json!({ "EXP": now - 10 })),
+        user_nats(&json!({ "Pub": { "DENY": ["a"] } })).stricter("a field in another case"),
         user(json!({ "sub": World::new().account.public_key() })).stricter("the subject is no user"),
         user_nats(&json!({ "version": 1 })),
         user_nats(&json!({ "version": 3 })),
