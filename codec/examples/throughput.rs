@@ -2,6 +2,7 @@
 //! comparing two states of the code on one quiet machine, and for nothing else.
 
 #![allow(clippy::print_stdout, clippy::expect_used, reason = "a program to look at")]
+#![allow(clippy::disallowed_methods, reason = "it is the one who measures")]
 
 use std::{hint::black_box, num::NonZeroU32, time::Instant};
 

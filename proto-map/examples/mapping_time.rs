@@ -1,5 +1,6 @@
 //! Prints how long the mapping takes: `cargo run --release -p proto-map --example mapping_time`.
 #![allow(clippy::print_stdout)] // Printing is what it is for.
+#![allow(clippy::disallowed_methods, reason = "it is the one who measures")]
 
 use std::hint::black_box;
 use std::time::Instant;
