@@ -3,7 +3,7 @@
 //!
 //! # Layout
 //! - `nats`, `listeners`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
-//! - `units`: sizes, durations, addresses, secrets.
+//! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
 //! - `load`: puts the sources over each other, reads secrets from their files, checks what one key cannot check alone.
 //!
@@ -29,7 +29,7 @@ pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
 pub use requests::RequestsConfig;
-pub use units::{BindAddr, ByteSize, Duration, Secret};
+pub use units::{BindAddr, ByteSize, Duration, Secret, parse_level};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]

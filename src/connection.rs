@@ -35,7 +35,8 @@ use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker::{
-    Answer, Attached, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Share, Subscribed, Waiting, Wakes,
+    Answer, Attached, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Remote, Share, Subscribed, Waiting,
+    Wakes,
 };
 use crate::listener::Peer;
 use crate::metrics::Direction;
@@ -178,7 +179,8 @@ where
     };
     peer.handshake.complete();
     let _counted = broker.metrics.connection();
-    let attached = match broker.attach(&greeted.negotiated, &greeted.connect, &peer, &mut io).await {
+    let remote = Remote { addr: peer.addr, place: peer.place };
+    let attached = match broker.attach(&greeted.negotiated, &greeted.connect, remote, &mut io).await {
         Ok(attached) => attached,
         Err(refusal) => {
             handshake::refuse(&mut io, &broker, greeted.connect.version, refusal);

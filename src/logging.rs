@@ -16,7 +16,7 @@ use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, regi
 
 use limits::LineLimits;
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat, parse_level};
 
 /// How often it is looked whether lines were left out that are to be told of.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -40,15 +40,6 @@ pub async fn tell_left_out() {
             tracing::warn!(target: limits::LEFT_OUT, left_out = count, line, "lines were left out");
         }
     }
-}
-
-/// Reads `info` or `info,nats_mqtt::store=debug`; `None` when it is neither.
-#[must_use]
-pub fn parse_level(text: &str) -> Option<Targets> {
-    // A bare word that is no level would be read as the name of a module with every level on.
-    let words = || text.split(',').map(str::trim);
-    let known = words().all(|word| word.contains('=') || (!word.is_empty() && word.parse::<LevelFilter>().is_ok()));
-    if known { words().collect::<Vec<_>>().join(",").parse().ok() } else { None }
 }
 
 /// Installs the subscriber for the whole process. `RUST_LOG` wins over the configured level; what it says is ignored
@@ -96,16 +87,6 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
-        }
-    }
-
-    #[test]
-    fn levels_are_words_also_per_module() {
-        for text in ["info", "debug", "INFO", "off", "warn,nats_mqtt::store=debug", "info, nats_mqtt=trace"] {
-            assert!(parse_level(text).is_some(), "{text}");
-        }
-        for text in ["loud", "", "info,loud", "a=loud"] {
-            assert!(parse_level(text).is_none(), "{text}");
         }
     }
 

@@ -20,10 +20,9 @@ use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
 use super::mailbox::{Mailbox, Order};
 use super::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
-use super::registry::Entered;
+use super::registry::{Entered, Remote};
 use super::retained::RetainedCursor;
 use super::{Broker, Claims, SentFor, TAKEOVER_PATIENCE, records};
-use crate::listener::Peer;
 use crate::metrics::Limit;
 use crate::store::{
     ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, SessionRecord, StoredSubscription, Unavailable,
@@ -112,7 +111,7 @@ impl Broker {
         self: &Arc<Self>,
         negotiated: &Negotiated,
         connect: &Connect,
-        peer: &Peer,
+        peer: Remote,
         socket: &mut dyn PeerSocket,
     ) -> Result<Attached, Refusal> {
         let (parameters, came) = (&negotiated.parameters, Instant::now());

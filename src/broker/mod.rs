@@ -86,6 +86,7 @@ pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
 pub(crate) use publishing::{Answer, Publishing, Refused};
 pub use quotas::Quotas;
 pub(crate) use records::{Claims, SentFor, progress_record, protocol};
+pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
 pub(crate) use segments::Segments;

@@ -1,5 +1,6 @@
 //! Who is connected to this sidecar, by client id.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::mailbox::Mailbox;
+
+/// Where a CONNECT came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remote {
+    /// Address of the peer.
+    pub(crate) addr: SocketAddr,
+    /// Its place in the order in which connections were taken, of all listeners.
+    pub(crate) place: u64,
+}
 
 /// How a client was entered.
 #[derive(Debug)]

@@ -118,7 +118,7 @@ impl Config {
         if let Some(path) = self.listeners.ws.iter().flat_map(|ws| &ws.paths).find(|path| !path.starts_with('/')) {
             return Err(("listeners.ws.paths", format!("{path:?} is not a path: it begins with \"/\"")));
         }
-        if crate::logging::parse_level(&self.log.level).is_none() {
+        if super::units::parse_level(&self.log.level).is_none() {
             let message = format!("{:?} is not a level: write error, warn, info, debug or trace", self.log.level);
             return Err(("log.level", message));
         }

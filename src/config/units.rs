@@ -1,9 +1,11 @@
-//! The small types that configuration values are parsed into: sizes, durations, addresses, secrets. What is valid
+//! The small types that configuration values are parsed into: sizes, durations, addresses, secrets, levels. What is valid
 //! here is valid for good; nothing downstream parses text again.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 
 /// A number of bytes: `65536`, `64KiB`, `1MB`, `4GiB`. `KB`, `MB`, `GB` are powers of 1,000; `KiB`, `MiB`, `GiB` of 1,024.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -222,6 +224,15 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
+/// Reads `info` or `info,nats_mqtt::store=debug`; `None` when it is neither.
+#[must_use]
+pub fn parse_level(text: &str) -> Option<Targets> {
+    // A bare word that is no level would be read as the name of a module with every level on.
+    let words = || text.split(',').map(str::trim);
+    let known = words().all(|word| word.contains('=') || (!word.is_empty() && word.parse::<LevelFilter>().is_ok()));
+    if known { words().collect::<Vec<_>>().join(",").parse().ok() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,5 +275,15 @@ mod tests {
     #[test]
     fn secrets_do_not_show_in_debug_output() {
         assert!(!format!("{:?}", Secret::new("hunter2".into())).contains("hunter2"));
+    }
+
+    #[test]
+    fn levels_are_words_also_per_module() {
+        for text in ["info", "debug", "INFO", "off", "warn,nats_mqtt::store=debug", "info, nats_mqtt=trace"] {
+            assert!(parse_level(text).is_some(), "{text}");
+        }
+        for text in ["loud", "", "info,loud", "a=loud"] {
+            assert!(parse_level(text).is_none(), "{text}");
+        }
     }
 }
