@@ -246,11 +246,12 @@ class Crate:
             elif token in "})]":
                 depth -= 1
             if WORD.fullmatch(token):
-                path = [token]
+                path, before = [token], tokens[at - 1] if at else ""
                 while tokens[at + 1 : at + 2] == ["::"] and WORD.fullmatch(tokens[at + 2]):
                     path.append(tokens[at + 2])
                     at += 2
-                module.words.add(path[0])
+                if before != ".":  # a field or a method
+                    module.words.add(path[0])
                 if len(path) > 1:
                     module.paths.add(tuple(path))
             at += 1

@@ -6,16 +6,13 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use bytestring::ByteString;
-use mqtt_codec::{ReasonCode, TopicName};
+use mqtt_codec::TopicName;
 use mqtt_session::Publication;
 use parking_lot::Mutex;
 use proto_map::ClosedTrees;
 
-use super::mailbox::Wakes;
-use super::message::Message;
-use super::publishing::{Publishing, Refused};
+use super::publishing::Refused;
 
 /// Longest state, in bytes; a bridge says one.
 const STATE_LEN_MAX: usize = 64;
@@ -29,7 +26,7 @@ fn subject_of_state(topic: &str) -> Option<&str> {
 }
 
 /// Whether a topic has the state of this client. What the operator has opened to devices leads to NATS.
-fn is_own_state(topic: &TopicName, client_id: &str, closed: &ClosedTrees) -> bool {
+pub(super) fn is_own_state(topic: &TopicName, client_id: &str, closed: &ClosedTrees) -> bool {
     subject_of_state(topic.as_str()) == Some(client_id) && closed.is_closed_topic(topic)
 }
 
@@ -39,7 +36,7 @@ pub(crate) struct BridgeStates(Mutex<HashSet<ByteString>>);
 
 impl BridgeStates {
     /// Whether a client may say this, and makes room for it.
-    fn admit(&self, client_id: &ByteString, publication: &Publication) -> Result<(), Refused> {
+    pub(super) fn admit(&self, client_id: &ByteString, publication: &Publication) -> Result<(), Refused> {
         judge(publication)?;
         let mut kept = self.0.lock();
         if !publication.retain {
@@ -56,50 +53,15 @@ impl BridgeStates {
     }
 }
 
-fn judge(publication: &Publication) -> Result<(), Refused> {
+/// Whether a state is short enough.
+pub(super) fn judge(publication: &Publication) -> Result<(), Refused> {
     if publication.payload.len() > STATE_LEN_MAX { Err(Refused::TooLarge) } else { Ok(()) }
-}
-
-impl Publishing {
-    /// Takes out of a publish what a bridge says of itself. Returns what is to be published, if anything is.
-    ///
-    /// # Errors
-    /// It says too much, or too many do.
-    pub(super) fn tell_own_state(
-        &mut self,
-        publication: Publication,
-        wakes: &mut Wakes,
-    ) -> Result<Option<Publication>, Box<(Publication, Refused)>> {
-        if !self.is_own_state(&publication.topic) {
-            return Ok(Some(publication));
-        }
-        let sys = &self.broker.sys;
-        if let Err(refused) = sys.bridges.admit(&self.mailbox.client_id, &publication) {
-            return Err(Box::new((publication, refused)));
-        }
-        // Copies: what is kept must not keep the buffer that it was read in.
-        let mut message =
-            Message::new(publication.topic.to_owned_copy(), Bytes::copy_from_slice(&publication.payload), None);
-        message.retain = publication.retain;
-        message.since_ms = self.broker.store.clock().latest_ms();
-        sys.tell(&mut message, self.mailbox.id, wakes);
-        self.answered(publication.token, Ok(ReasonCode::Success));
-        Ok(None)
-    }
-
-    /// The same of a will, which is published later.
-    pub(super) fn judge_own_state(&self, publication: &Publication) -> Option<Result<(), Refused>> {
-        self.is_own_state(&publication.topic).then(|| judge(publication))
-    }
-
-    fn is_own_state(&self, topic: &TopicName) -> bool {
-        is_own_state(topic, &self.mailbox.client_id, self.broker.router.closed())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use mqtt_codec::QoS;
 
     fn publication(payload: &str, retain: bool) -> Publication {

@@ -19,14 +19,13 @@ use mqtt_ownership::Stop;
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
 use super::mailbox::{Mailbox, Order};
+use super::owned::{Claims, Owned, SentFor};
 use super::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
 use super::registry::{Entered, Remote};
 use super::retained::RetainedCursor;
-use super::{Broker, Claims, SentFor, TAKEOVER_PATIENCE, records};
+use super::{Broker, TAKEOVER_PATIENCE, records};
 use crate::metrics::Limit;
-use crate::store::{
-    ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, SessionRecord, StoredSubscription, Unavailable,
-};
+use crate::store::{ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, StoredSubscription, Unavailable};
 
 /// How long a CONNECT that needs a record may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,42 +38,6 @@ const PATIENCE_CLEAN: Duration = Duration::from_secs(2);
 
 /// How long after a CONNECT without JetStream a record is asked for.
 const CLAIM_AGAIN: Duration = Duration::from_secs(1);
-
-/// What a connection holds of its session in JetStream.
-#[derive(Clone, Debug)]
-pub(crate) struct Owned {
-    /// The record as it was written last, but for its subscriptions.
-    pub(crate) record: SessionRecord,
-    /// Its sequence: the fence of every write.
-    pub(crate) sequence: u64,
-    /// The subscriptions, of a session that outlives its connection.
-    pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
-    /// What its progress says of shared subscriptions, and they may not know.
-    pub(crate) claims: Claims,
-    /// Which subscriptions messages in flight were sent for.
-    pub(crate) sent_for: SentFor,
-    /// What a newer version has added to its progress.
-    pub(crate) progress_rest: Rest,
-}
-
-/// Bytes that a subscription takes in a record beside its filter, about.
-const SUBSCRIPTION_LEN: usize = 64;
-
-impl Owned {
-    /// Bytes of the record, about.
-    pub(crate) fn record_len(&self) -> usize {
-        let subscriptions = self.subscriptions.keys().map(|filter| filter.as_str().len() + SUBSCRIPTION_LEN);
-        self.record.will.as_ref().map_or(0, |will| will.size()) + subscriptions.sum::<usize>()
-    }
-
-    /// The record as it is to be written.
-    pub(crate) fn record(&self) -> SessionRecord {
-        let mut record = self.record.clone();
-        record.subscriptions = self.subscriptions.values().cloned().collect();
-        record.subscriptions.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
-        record
-    }
-}
 
 /// A client that may send its first packet.
 pub(crate) struct Attached {

@@ -2,9 +2,9 @@
 //!
 //! # Layout
 //!
-//! - [`Broker`]: attach, subscribe, unsubscribe, detach
-//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `records`: a session and its
-//!   record in JetStream; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
+//! - [`Broker`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
+//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `owned`, `records`: a session
+//!   and its record in JetStream; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -20,6 +20,8 @@
 //! - `quotas`: how much a client may have; `census`: how many sessions there are
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
+//!
+//! The parts do not know the [`Broker`]: it knows them, and so do the files that make something of several parts together.
 //!
 //! Deliberately absent: packets and the socket (`connection`), the state machine of a session (crate `mqtt-session`),
 //! and how JetStream is spoken to (`store`).
@@ -42,6 +44,7 @@ mod lifecycle;
 mod logs;
 mod mailbox;
 mod message;
+mod owned;
 mod ownership;
 mod publishing;
 mod puts;
@@ -63,29 +66,30 @@ mod sys;
 mod wants;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use parking_lot::RwLock;
-use proto_map::{ClosedTrees, Names, Subject};
+use proto_map::{Names, Subject};
 
 pub(crate) use backlog::message_of_backlog;
 use events::Events;
 pub(crate) use events::{
     Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
 };
-pub(crate) use lifecycle::{Attached, Owned};
+pub(crate) use lifecycle::Attached;
 pub use mailbox::MailboxLimits;
-pub(crate) use mailbox::{LogRestart, Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
+pub(crate) use mailbox::{Answer, LogRestart, Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
 pub(crate) use message::Message;
+pub(crate) use owned::{Claims, Owned};
 pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
-pub(crate) use publishing::{Answer, Publishing, Refused};
+pub(crate) use publishing::{Publishing, Refused};
 pub use quotas::Quotas;
-pub(crate) use records::{Claims, SentFor, progress_record, protocol};
+pub(crate) use records::{progress_record, protocol};
 pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
 pub(crate) use retained::RetainedCursor;
@@ -93,14 +97,13 @@ pub(crate) use segments::Segments;
 pub(crate) use settling::{Done, Waiting, wait_for};
 pub(crate) use share::Share;
 pub(crate) use size_refusals::{HEADER_ROOM, TooLarge};
+pub use starting::CoreInlet;
 pub(crate) use subscribing::{RecordRoom, Subscribed};
 
 use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
-use crate::store::{CoreMessage, CoreSink};
-use crate::store::{FollowFrom, Following, LogEntry, LogPosition, SessionsSink, ShareTimes, Store, Tail};
-use catch_up::CatchUp;
+use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
 use census::Census;
 use ingest::Ingest;
 use interest::Interest;
@@ -110,10 +113,9 @@ use quotas::Refusals;
 use registry::Registry;
 use requests::Requests;
 use retained_writer::RetainedWriter;
-use router::{LogTail, Reading, Router};
-use share::{Claimants, Shares};
+use router::Router;
+use share::Shares;
 use size_refusals::SizeRefusals;
-use starting::answered;
 use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
@@ -206,181 +208,7 @@ pub struct Broker {
     _records: Following,
 }
 
-/// Receives core NATS messages from the moment the store is open, for the router that is made later.
-#[derive(Debug, Default)]
-pub struct CoreInlet(std::sync::OnceLock<Inlets>);
-
-struct Inlets {
-    router: Arc<Router>,
-    ingest: Option<Arc<Ingest>>,
-    requests: Arc<Requests>,
-}
-
-impl std::fmt::Debug for Inlets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Inlets")
-    }
-}
-
-impl CoreSink for CoreInlet {
-    fn message(&self, subscription_id: u64, message: CoreMessage) {
-        let Some(Inlets { router, ingest, requests }) = self.0.get() else { return };
-        if convert::is_delivery(&message) {
-            return;
-        }
-        if subscription_id == requests::REPLIES_ID {
-            requests.arrived(message);
-        } else if subscription_id == requests::OTHERS_ID {
-            requests.arrived_for_others(message);
-        } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
-            router.message(subscription_id, message);
-        } else if let Some(ingest) = ingest {
-            ingest.message(subscription_id, message);
-        }
-    }
-
-    fn is_captured(&self, subject: &str) -> bool {
-        self.0.get().is_some_and(|inlets| inlets.requests.is_captured(subject))
-    }
-
-    fn flush(&self) {
-        if let Some(Inlets { router, .. }) = self.0.get() {
-            CoreSink::flush(&**router);
-        }
-    }
-}
-
-/// Where messages go on this sidecar.
-struct Routing {
-    requests: Arc<Requests>,
-    arrived: requests::Inlet,
-    logs: Arc<Logs>,
-    ingest: Option<Arc<Ingest>>,
-    router: Arc<Router>,
-    sys: Sys,
-}
-
-impl Routing {
-    fn new(
-        options: &BrokerOptions,
-        store: &Store,
-        names: &Names,
-        closed: &ClosedTrees,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let (requests, arrived) = Requests::start(options.requests, store, names, closed, metrics);
-        let logs = Arc::new(Logs::new(store.log().clone(), names));
-        let ingest = options.ingests.then(|| {
-            let (logs, requests, metrics) = (Arc::clone(&logs), Arc::clone(&requests), Arc::clone(metrics));
-            Arc::new(Ingest::new(logs, store, closed.clone(), names, requests, metrics))
-        });
-        let (clock, keys) = (store.clock().clone(), store.keys().clone());
-        let reading = Reading { nats_headers: options.nats_headers, clock, keys };
-        let router = Arc::new(Router::new(
-            Arc::clone(&logs),
-            Arc::clone(store.retained().index()),
-            closed.clone(),
-            ingest.clone(),
-            reading.clone(),
-            Arc::clone(&requests),
-            Arc::clone(metrics),
-        ));
-        router.copy_overlapping(options.copies_overlapping);
-        let reading = Reading { nats_headers: false, ..reading };
-        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), reading, Arc::clone(metrics));
-        sys.router.copy_overlapping(options.copies_overlapping);
-        Self { requests, arrived, logs, ingest, router, sys }
-    }
-}
-
-/// Who follows the records of sessions, one behind the other.
-fn followers(wants: Option<Arc<wants::Wants>>) -> (Arc<Census>, Arc<Claimants>) {
-    let census = Arc::new(Census::new(wants.map(|wants| wants as Arc<dyn SessionsSink>)));
-    let claimants = Claimants::new(Some(Arc::clone(&census) as Arc<dyn SessionsSink>));
-    (census, Arc::new(claimants))
-}
-
 impl Broker {
-    /// Starts to read the log, when JetStream answers. `inlet` is the sink that the store was opened with.
-    pub async fn start(
-        options: BrokerOptions,
-        store: Store,
-        inlet: &CoreInlet,
-        names: Names,
-        closed: ClosedTrees,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Self> {
-        let Routing { requests, arrived, logs, ingest, router, sys } =
-            Routing::new(&options, &store, &names, &closed, &metrics);
-        answered(async || store.foreign().begin().await).await;
-        // Before the first client: what was asked through other sidecars can be answered here.
-        requests.get_key(store.reply_keys()).await;
-        let (first, registry) = (Arc::clone(logs.first()), Arc::new(Registry::default()));
-        let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
-        let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
-        first.starts_at(tail.start_position());
-        let follower = Arc::new(Follower {
-            logs: Arc::clone(&logs),
-            router: Arc::clone(&router),
-            requests: Arc::clone(&requests),
-            closed,
-            names: names.clone(),
-            ignored: options.ignored_streams.clone(),
-            registry: Arc::clone(&registry),
-        });
-        answered(async || follower.look(&store, true).await).await;
-        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
-        let (census, claimants) = followers(wants.clone());
-        let shares = Shares::start(
-            &store,
-            Arc::clone(&claimants),
-            (options.share_times, options.quotas.groups),
-            Arc::clone(&logs),
-            Arc::clone(&router),
-            wants,
-            Arc::clone(&metrics),
-        );
-        let inlets = Inlets { router: Arc::clone(&router), ingest: ingest.clone(), requests: Arc::clone(&requests) };
-        // Only the first router is set; there is one broker for each store.
-        let _ = inlet.0.set(inlets);
-        let records = store.sessions().follow(FollowFrom::Everything, claimants);
-        let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
-        let broker = Arc::new(Self {
-            retained_writer: RetainedWriter::start(&store),
-            sys,
-            events: events.unwrap_or_else(Events::off),
-            interest: Interest::new(store.core().clone(), router.closed().clone()),
-            shares,
-            options,
-            store,
-            logs,
-            names,
-            process: format!("{:016x}", rand::random::<u64>()),
-            lease: RwLock::default(),
-            has_lease: watch::Sender::new(false),
-            is_closing: watch::Sender::new(false),
-            is_leaving: watch::Sender::new(false),
-            router,
-            requests,
-            follower: Arc::clone(&follower),
-            registry,
-            orphans: OrphanedConnects::default(),
-            size_refusals: SizeRefusals::default(),
-            census,
-            refusals: Refusals::new(Arc::clone(&metrics)),
-            ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
-            next_session: AtomicU64::new(1),
-            ingest,
-            metrics,
-            _tail: tail,
-            _records: records,
-        });
-        CatchUp::start(first, Arc::clone(&broker.router));
-        tokio::spawn(follower.run(Arc::downgrade(&broker)));
-        broker.serve_requests(arrived);
-        broker
-    }
-
     /// Where its messages are stored.
     #[must_use]
     pub const fn store(&self) -> &Store {
@@ -436,6 +264,12 @@ impl Broker {
     /// Whether a session has a subscription that matches: one that is connected here, or one above QoS 0, wherever it is.
     pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
         self.router.has_subscriber(topic) || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
+    }
+
+    /// Something of a client was refused for its size: whoever runs this is told.
+    pub(crate) fn tell_size_refusal(&self, client_id: &ByteString, what: TooLarge) {
+        let packet_max = self.options.limits.max_packet_size.get() as usize;
+        self.size_refusals.tell(client_id, what, packet_max, self.store.server_max_payload());
     }
 
     /// Where the log that is always there stands, or a little before.
@@ -534,6 +368,15 @@ impl Broker {
     /// leader can ask what is left.
     pub(crate) fn leave_ingest(&self) {
         self.is_leaving.send_replace(true);
+    }
+
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Broker::leave_ingest`].
+    pub(crate) async fn keep_ingest(broker: Weak<Self>) {
+        let Some(strong) = broker.upgrade() else { return };
+        let Some(ingest) = strong.ingest.clone() else { return };
+        let leaving = strong.is_leaving.subscribe();
+        drop(strong);
+        ingest.keep(leaving).await;
     }
 
     /// Gives the lease back; after the last connection.

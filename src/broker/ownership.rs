@@ -11,6 +11,7 @@ mod failover;
 mod handover;
 mod leave;
 mod orphans;
+mod reclaim;
 mod record;
 mod wills;
 

@@ -12,14 +12,16 @@
 //! that of the client [MQTT-4.6.0-6]. Acknowledgements are the session's: it is told what was stored.
 
 mod epochs;
+mod job;
 mod judging;
 mod live;
 mod moved;
 mod names;
+mod own_state;
 mod retained;
 mod retaining;
 
-pub(crate) use live::CoreCopy;
+pub(crate) use job::{CoreCopy, Refused, Wanted};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,104 +30,16 @@ use std::time::Instant;
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
-use mqtt_session::{Publication, Token};
-use proto_map::{HeaderError, Subject};
+use mqtt_session::Publication;
+use proto_map::Subject;
 
-use super::logs::LogHandle;
-use super::mailbox::{Mailbox, Unanswered, Wakes};
+use self::job::{EpochText, Job, Route, Stage, Unstorable};
+use super::mailbox::{Answer, Mailbox, Unanswered, Wakes};
 use super::{Broker, TooLarge, convert};
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
 /// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
 const MAX_JOBS: usize = 1024;
-
-/// A publish whose topic was mapped.
-#[derive(Debug)]
-struct Job {
-    publication: Publication,
-    route: Route,
-    /// Sequence in the retained bucket, once it is stored there.
-    retained_at: Option<u64>,
-    since_ms: u64,
-    began: Instant,
-    stage: Stage,
-    /// It may be in the log already, above this sequence.
-    maybe_above: Option<u64>,
-    /// It is in the log, at this sequence; what is left is the bucket.
-    logged_at: Option<u64>,
-}
-
-/// Where a topic leads.
-#[derive(Clone, Debug)]
-struct Route {
-    subject: Subject,
-    /// The subject is not the topic as nats-server maps it.
-    is_escaped: bool,
-    /// The log that owns the subject.
-    log: Arc<LogHandle>,
-    /// [`Logs::version`](super::logs::Logs::version) by which it does.
-    version: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Bucket,
-    Log,
-}
-
-/// The answer to a publish: what the session is told.
-pub(crate) type Answer = (Token, Result<ReasonCode, ReasonCode>);
-
-/// A message that cannot be handed to the store.
-#[derive(Debug, thiserror::Error)]
-enum Unstorable {
-    /// Its properties are larger than headers may be.
-    #[error(transparent)]
-    Headers(#[from] HeaderError),
-    /// Its topic is longer than the key of a bucket may be.
-    #[error(transparent)]
-    Key(#[from] proto_map::MapError),
-}
-
-/// What has to come before more can be published.
-#[derive(Debug)]
-pub(crate) enum Wanted {
-    /// The message may be in the log already, above this sequence: it is to be looked for there by its subject and its
-    /// id, for [`Publishing::found`].
-    Look {
-        /// The log.
-        log: Arc<LogHandle>,
-        /// Subject in the log.
-        subject: ByteString,
-        /// Its sequence, if it is there, is above.
-        above: u64,
-        /// The epoch in which it was received. It was not received before: in other logs that says where.
-        epoch: u64,
-        /// Its `Nats-Msg-Id`.
-        message_id: ByteString,
-    },
-    /// The account has as many messages in flight as it may: a permit for this many bytes, for [`Publishing::resume`].
-    Permit(usize),
-    /// The connection to NATS took nothing: this is to be sent.
-    Core(CoreCopy),
-}
-
-/// A client may not publish this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// The topic leads into a tree that is closed to devices.
-    Closed,
-    /// It is the answer to a request, and too late.
-    Late,
-    /// The topic has no subject.
-    Unmappable(ReasonCode),
-    /// NATS does not take headers, keys or messages of this size.
-    TooLarge,
-    /// There are as many as there may be.
-    NoRoom,
-    /// There is no room for it among the retained messages.
-    OverLimit,
-}
 
 /// The publishes of one connection.
 pub(crate) struct Publishing {
@@ -161,7 +75,7 @@ pub(crate) struct Publishing {
     /// Epoch of the connection whose will this publishes, which is over.
     will_of: Option<u64>,
     /// How what it publishes into a log says whose it is.
-    epoch_text: Option<epochs::EpochText>,
+    epoch_text: Option<EpochText>,
 }
 
 impl Publishing {

@@ -1,9 +1,7 @@
 //! Between what the session engine and the codec know, and what of it is written into a session's record.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
 
-use bytestring::ByteString;
 use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
@@ -11,6 +9,7 @@ use mqtt_codec::{
 use mqtt_session::{Cursors, InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
 
 use super::logs::Logs;
+use super::owned::{Claims, SentFor};
 use super::router::NewSubscription;
 use super::share::NewShare;
 use super::subscriptions::{Before, Gates};
@@ -30,13 +29,6 @@ pub(crate) const fn protocol(version: Version) -> &'static str {
         Version::V5 => "5.0",
     }
 }
-
-/// Messages of shared subscriptions at QoS 2 that are a session's, of which their consumers may not know it: where to tell
-/// them.
-pub(crate) type Claims = HashMap<PacketId, ByteString>;
-
-/// The Subscription Identifiers of messages in flight that are each sent for one subscription.
-pub(crate) type SentFor = HashMap<PacketId, NonZeroU32>;
 
 /// The progress of a session as it is stored.
 pub(crate) fn progress_record(

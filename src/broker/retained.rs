@@ -2,46 +2,23 @@
 //! subscriber to a million of them costs a cursor and not a queue. What was in flight when a connection broke is read from
 //! the bucket again. What was not sent yet stays owed to a session that goes on: its record says which subscriptions have
 //! something coming, and its progress how far it is.
-
 //!
+//! - `cursor`: what one subscription is owed
 //! - [`finding`]: which subscriptions are owed something at all
 
+mod cursor;
 pub(super) mod finding;
 
-use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
+use mqtt_codec::{TopicFilter, TopicName};
 
+pub(crate) use self::cursor::RetainedCursor;
 use super::mailbox::Outgoing;
 use super::router::NewSubscription;
 use super::{Broker, RETRY, convert, records};
-use crate::store::{
-    IndexState, RetainedEntry, RetainedIndex, RetainedProgress, RetainedSearch, StoredRetained, StoredSubscription,
-};
-
-/// Messages that are taken from the index at once.
-const PAGE: usize = 128;
-
-/// What one subscription is still owed.
-#[derive(Debug)]
-pub(crate) struct RetainedCursor {
-    /// Its filter.
-    pub(crate) filter: TopicFilter,
-    /// What is left of it: what was in the index at the SUBSCRIBE. What came into it later comes live.
-    pub(crate) search: RetainedSearch,
-    /// Its options.
-    pub(crate) options: SubscriptionOptions,
-    /// Its Subscription Identifier.
-    pub(crate) subscription_id: Option<NonZeroU32>,
-    /// Everything of it has a sequence up to this one.
-    pub(crate) up_to: u64,
-    /// It is below `$SYS`.
-    pub(crate) is_sys: bool,
-    /// Its number in the record of the session; 0 when it ends with the connection.
-    pub(crate) number: u64,
-}
+use crate::store::{IndexState, RetainedEntry, RetainedProgress, RetainedSearch, StoredRetained, StoredSubscription};
 
 impl RetainedCursor {
     /// All that a subscription is owed, when the index is at `seen`.
@@ -79,36 +56,6 @@ impl RetainedCursor {
         let mut all: Vec<Self> = subscriptions.filter_map(|stored| Self::resume(stored, progress)).collect();
         all.sort_unstable_by_key(|cursor| cursor.number);
         all
-    }
-
-    /// Appends the next messages, in the order of their topics, after a look at so many topics at most. Returns whether
-    /// more may follow.
-    pub(crate) fn page(
-        &mut self,
-        index: &RetainedIndex,
-        looks: &mut usize,
-        now_ms: u64,
-        is_hidden: impl Fn(&TopicName) -> bool,
-        nats_headers: bool,
-        out: &mut VecDeque<Outgoing>,
-    ) -> bool {
-        let page = index.search(&mut self.search, PAGE, looks, now_ms);
-        let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
-        for entry in &page {
-            if leads_with_wildcard && is_hidden(&entry.topic) {
-                continue;
-            }
-            let message = convert::from_retained(entry, nats_headers);
-            out.push_back(Outgoing {
-                retain: true,
-                qos: message.qos.min(self.options.qos),
-                message: Arc::new(message),
-                subscription_ids: self.subscription_id.as_slice().into(),
-                others: Box::default(),
-                share: None,
-            });
-        }
-        !self.search.is_over()
     }
 }
 

@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::Broker;
-use super::mailbox::{Mail, Mailbox, Wakes};
-use super::publishing::{Answer, Publishing, Wanted};
+use super::mailbox::{Answer, Mail, Mailbox, Wakes};
+use super::publishing::{Publishing, Wanted};
 use crate::metrics::DropReason;
 use crate::store::{Dropped, Permit, SERVERS_DIFFER_MS};
 

@@ -6,8 +6,6 @@ use std::collections::HashSet;
 use bytestring::ByteString;
 use parking_lot::Mutex;
 
-use super::Broker;
-
 /// Room that a packet leaves in `max_payload` for what we add to its message: headers, mostly.
 pub(crate) const HEADER_ROOM: usize = 8 * 1024;
 
@@ -25,6 +23,22 @@ impl SizeRefusals {
             told.clear();
         }
         told.insert(client_id.clone())
+    }
+
+    /// Something of a client was refused for its size. `packet_max`: the largest packet that is taken. `payload_max`: the
+    /// largest message that nats-server takes.
+    pub(crate) fn tell(&self, client_id: &ByteString, what: TooLarge, packet_max: usize, payload_max: usize) {
+        if self.is_first(client_id) {
+            let (raise, now) = what.remedy(packet_max, payload_max);
+            let bytes = what.bytes();
+            tracing::warn!(
+                client_id = &**client_id,
+                bytes,
+                now,
+                raise,
+                "refused for its size; what has to be raised is named"
+            );
+        }
     }
 }
 
@@ -55,24 +69,6 @@ impl TooLarge {
     const fn bytes(self) -> usize {
         match self {
             Self::Packet(bytes) | Self::Message(bytes) => bytes,
-        }
-    }
-}
-
-impl Broker {
-    /// Something of a client was refused for its size.
-    pub(crate) fn tell_size_refusal(&self, client_id: &ByteString, what: TooLarge) {
-        if self.size_refusals.is_first(client_id) {
-            let packet_max = self.options.limits.max_packet_size.get() as usize;
-            let (raise, now) = what.remedy(packet_max, self.store.server_max_payload());
-            let bytes = what.bytes();
-            tracing::warn!(
-                client_id = &**client_id,
-                bytes,
-                now,
-                raise,
-                "refused for its size; what has to be raised is named"
-            );
         }
     }
 }

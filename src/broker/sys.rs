@@ -5,25 +5,25 @@
 //!
 //! The topics are retained messages of a router of their own, so that who subscribes gets what they say at once, and
 //! each change once.
+//!
+//! - `topics`: those topics, and who is subscribed; here: what is told
+
+mod topics;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mqtt_codec::{TopicFilter, TopicName};
-use parking_lot::Mutex;
-use proto_map::{ClosedTrees, MapError};
+use proto_map::MapError;
 
+pub(crate) use self::topics::Sys;
 use super::Broker;
-use super::bridge_state::BridgeStates;
-use super::logs::Logs;
 use super::mailbox::{SessionId, Wakes};
 use super::message::Message;
-use super::requests::Requests;
-use super::router::{Reading, Router};
-use crate::metrics::{Metrics, Totals};
-use crate::store::RetainedIndex;
+use super::router::Router;
+use crate::metrics::Totals;
 
 /// How long JetStream may take to say how many messages the log has.
 const STORED_PATIENCE: Duration = Duration::from_secs(2);
@@ -36,53 +36,6 @@ const NO_ORDER: u64 = 0;
 
 /// Averages over so many minutes, as the last level of `load/…`.
 const WINDOWS: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
-
-/// The topics and who is subscribed to them.
-pub(crate) struct Sys {
-    pub(crate) router: Router,
-    pub(crate) index: Arc<RetainedIndex>,
-    /// What bridges say of themselves.
-    pub(super) bridges: BridgeStates,
-    /// Names each message for those who subscribe meanwhile; held while one is told.
-    sequence: Mutex<u64>,
-}
-
-impl Sys {
-    /// Without topics yet.
-    pub(crate) fn new(
-        logs: Arc<Logs>,
-        closed: ClosedTrees,
-        requests: Arc<Requests>,
-        reading: Reading,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let index = Arc::new(RetainedIndex::new());
-        let (bridges, sequence) = Default::default();
-        let router = Router::new(logs, Arc::clone(&index), closed, None, reading, requests, metrics);
-        Self { router, index, bridges, sequence }
-    }
-
-    /// Tells who is subscribed, and keeps what is retained.
-    pub(super) fn tell(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
-        let mut sequence = self.sequence.lock();
-        if message.retain {
-            *sequence += 1;
-            message.retained_at = Some(*sequence);
-        }
-        self.router.route_local(message, publisher, wakes);
-    }
-
-    /// Whether a filter is served from here: it is below `$SYS`, and the operator has not opened that part of NATS's own
-    /// tree to devices.
-    pub(crate) fn serves(&self, filter: &TopicFilter) -> bool {
-        serves(filter, self.router.closed())
-    }
-}
-
-/// See [`Sys::serves`].
-fn serves(filter: &TopicFilter, closed: &ClosedTrees) -> bool {
-    filter.as_str().starts_with("$SYS/") && closed.filter_is_closed(filter)
-}
 
 impl Broker {
     /// Whoever routes the messages of a filter.
@@ -254,20 +207,5 @@ mod tests {
         assert!((58.0..60.0).contains(&sockets[2]), "{sockets:?}");
         let values = teller.values(&totals);
         assert!(values.contains(&("load/sockets/1min".to_owned(), "60.00".to_owned())), "{values:?}");
-    }
-
-    #[test]
-    fn filters_below_sys_are_served_here_unless_opened() {
-        let serves = |closed: &ClosedTrees, filter: &str| serves(&TopicFilter::new(filter).unwrap(), closed);
-        let closed = ClosedTrees::default();
-        for filter in ["$SYS/#", "$SYS/broker/+/x", "$SYS/ACCOUNT/+/CONNECT", "$SYS/+"] {
-            assert!(serves(&closed, filter), "{filter}");
-        }
-        for filter in ["$SYS", "#", "+/broker/#", "a/$SYS/#", "$SYSTEM/#", "$share/g/$SYS/#"] {
-            assert!(!serves(&closed, filter), "{filter}");
-        }
-        let opened = ClosedTrees::new("$NMQ", &["$SYS.ACCOUNT"]);
-        assert!(serves(&opened, "$SYS/#"));
-        assert!(!serves(&opened, "$SYS/ACCOUNT/+/CONNECT"));
     }
 }

@@ -13,7 +13,7 @@ mod left;
 mod standby;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,14 +21,14 @@ use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
 use parking_lot::Mutex;
 use proto_map::{ClosedTrees, Names};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use self::cover::{Change, Cover};
 use self::standby::Standby;
+use super::convert;
 use super::logs::{Logs, Owner};
 use super::requests::Requests;
 use super::wants::{Wants, WantsSink};
-use super::{Broker, convert};
 use crate::metrics::{DropReason, Metrics};
 use crate::store::{
     Candidacy, CoreMessage, CoreNats, Keys, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
@@ -268,6 +268,22 @@ impl Ingest {
         }
     }
 
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until we are `leaving`.
+    pub(crate) async fn keep(self: Arc<Self>, mut leaving: watch::Receiver<bool>) {
+        let candidacy = self.nodes.lead("ingest");
+        let is_over = async {
+            let _ = leaving.wait_for(|leaving| *leaving).await;
+            // What nobody else may have heard is stored first, by the leader or by us.
+            let _ = tokio::time::timeout(LEAVE_WITHIN, self.is_through()).await;
+        };
+        tokio::select! {
+            _ = is_over => {}
+            () = take_turns(&self, &candidacy) => {}
+            () = self.store() => {}
+        }
+        candidacy.resign().await;
+    }
+
     /// Waits until nobody answers in the leader's place.
     async fn leader_is_gone(&self) {
         let mut silences = 0;
@@ -363,28 +379,6 @@ impl State {
 
 fn size(message: &CoreMessage) -> usize {
     message.subject.len() + message.payload.len() + 128
-}
-
-impl Broker {
-    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Broker::leave_ingest`].
-    pub(crate) async fn keep_ingest(broker: Weak<Self>) {
-        let Some(strong) = broker.upgrade() else { return };
-        let Some(ingest) = strong.ingest.clone() else { return };
-        let candidacy = strong.store.nodes().lead("ingest");
-        let mut leaving = strong.is_leaving.subscribe();
-        drop(strong);
-        let is_over = async {
-            let _ = leaving.wait_for(|leaving| *leaving).await;
-            // What nobody else may have heard is stored first, by the leader or by us.
-            let _ = tokio::time::timeout(LEAVE_WITHIN, ingest.is_through()).await;
-        };
-        tokio::select! {
-            _ = is_over => {}
-            () = take_turns(&ingest, &candidacy) => {}
-            () = ingest.store() => {}
-        }
-        candidacy.resign().await;
-    }
 }
 
 async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {

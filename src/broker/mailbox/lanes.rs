@@ -7,10 +7,9 @@ use mqtt_codec::Version;
 use mqtt_session::{Feed, FeedState, GONE, position};
 use tokio::sync::Notify;
 
-use super::{LogRestart, MailboxLimits, Order, Outgoing};
-use crate::broker::lifecycle::Owned;
+use super::mail::{Answer, LogRestart, MailboxLimits, Order, Outgoing};
 use crate::broker::message::Message;
-use crate::broker::publishing::Answer;
+use crate::broker::owned::Owned;
 use crate::broker::requests::{Answerable, OpenRequest};
 use crate::broker::retained::RetainedCursor;
 use crate::broker::segments::Segments;

@@ -7,7 +7,7 @@ use mqtt_codec::ReasonCode;
 use mqtt_ownership::Arrival;
 
 use super::{LogRestart, Mailbox, Order};
-use crate::broker::lifecycle::Owned;
+use crate::broker::owned::Owned;
 use crate::store::{ProgressRecord, PutError, PutGuard};
 
 impl PutGuard for Mailbox {

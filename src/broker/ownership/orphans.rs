@@ -5,7 +5,6 @@
 //! that it was refused.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -14,10 +13,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::record::{Message, Rest, State};
-use crate::broker::Broker;
 
 /// How long after the last CONNECT of a client that was given up its session is looked at.
-const LOOK_AFTER: Duration = Duration::from_secs(15);
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(15);
 
 /// Clients that are looked after. The records of more are left to the end of our lease, or the next CONNECT.
 const CLIENTS_MAX: usize = 16_384;
@@ -51,7 +49,7 @@ struct Connects {
 
 impl OrphanedConnects {
     /// Notes one. Returns whether somebody has to start to look after the client.
-    fn note(&self, client_id: &ByteString, orphan: Orphan) -> bool {
+    pub(super) fn note(&self, client_id: &ByteString, orphan: Orphan) -> bool {
         let mut clients = self.0.lock();
         let is_known = clients.contains_key(client_id);
         if !is_known && clients.len() >= CLIENTS_MAX {
@@ -67,7 +65,7 @@ impl OrphanedConnects {
         !is_known
     }
 
-    fn has(&self, client_id: &str, epoch: Epoch) -> bool {
+    pub(super) fn has(&self, client_id: &str, epoch: Epoch) -> bool {
         self.0.lock().get(client_id).is_some_and(|connects| connects.orphans.iter().any(|o| o.left.epoch == epoch))
     }
 
@@ -105,50 +103,12 @@ impl OrphanedConnects {
     }
 
     /// When the client is to be looked at; `None` when nobody needs to any more.
-    fn look_at(&self, client_id: &str) -> Option<Instant> {
+    pub(super) fn look_at(&self, client_id: &str) -> Option<Instant> {
         self.0.lock().get(client_id).map(|connects| connects.last + LOOK_AFTER)
     }
 
-    fn forget(&self, client_id: &str) {
+    pub(super) fn forget(&self, client_id: &str) {
         self.0.lock().remove(client_id);
-    }
-}
-
-impl Broker {
-    /// A CONNECT was given up whose record may make us the owner: should it do so, the session is put in order.
-    pub(super) fn look_after_orphan(self: &Arc<Self>, client_id: &ByteString, orphan: Orphan) {
-        if !self.orphans.note(client_id, orphan) {
-            return;
-        }
-        let (broker, client_id) = (Arc::clone(self), client_id.clone());
-        tokio::spawn(async move {
-            while let Some(at) = broker.orphans.look_at(&client_id) {
-                if at > Instant::now() {
-                    tokio::time::sleep_until(at).await;
-                } else if broker.reclaim(&client_id).await {
-                    broker.orphans.forget(&client_id);
-                } else {
-                    tokio::time::sleep(LOOK_AFTER).await;
-                }
-            }
-        });
-    }
-
-    /// Puts the session of a client in order whose CONNECT was given up. False when JetStream cannot be asked.
-    async fn reclaim(self: &Arc<Self>, client_id: &ByteString) -> bool {
-        if self.registry.find(client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
-            return true;
-        }
-        let Ok(loaded) = self.store.sessions().load(client_id).await else { return false };
-        let left = loaded.record.filter(|r| r.connected && self.orphans.has(client_id, Epoch(r.epoch)));
-        let Some(record) = left else { return true };
-        self.adopt(record, loaded.sequence).await;
-        true
-    }
-
-    /// A record as a new owner sees it.
-    pub(super) fn seen(&self, client_id: &str, record: Option<State>) -> Option<State> {
-        record.and_then(|record| self.orphans.see_through(client_id, record, self.session_time()))
     }
 }
 

@@ -10,20 +10,11 @@ use mqtt_session::Publication;
 use proto_map::Carrier;
 
 use super::Publishing;
+use super::job::EpochText;
 use crate::broker::Broker;
 use crate::broker::ended_epochs::PublisherEpoch;
 use crate::broker::mailbox::Mailbox;
 use crate::broker::retained_writer::OnBehalf;
-
-/// How the messages of a connection say whose they are.
-#[derive(Debug)]
-pub(super) struct EpochText {
-    made_for: u64,
-    /// Where sidecars alone write.
-    plain: ByteString,
-    /// Where others write too.
-    sealed: ByteString,
-}
 
 impl Publishing {
     /// The same of the will of a connection that is over.

@@ -12,7 +12,8 @@ use mqtt_codec::{Connect, QoS, ReasonCode};
 use mqtt_session::Publication;
 use proto_map::Headers;
 
-use super::{Job, Publishing, Refused, Stage, Unstorable};
+use super::Publishing;
+use super::job::{Job, Refused, Stage, Unstorable};
 use crate::broker::mailbox::Mailbox;
 use crate::broker::{Broker, DeniedPublish, TooLarge, convert, records};
 use crate::metrics::{DropReason, Limit};

@@ -3,25 +3,13 @@
 use bytestring::ByteString;
 use proto_map::{HeaderError, Headers, Subject};
 
-use super::{Job, Publishing};
+use super::Publishing;
+use super::job::{CoreCopy, Job};
 use crate::broker::convert;
 use crate::broker::mailbox::Wakes;
 use crate::broker::message::Message;
 use crate::metrics::DropReason;
 use crate::store::Dropped;
-
-/// A message for core NATS.
-#[derive(Debug)]
-pub(crate) struct CoreCopy {
-    /// Its subject.
-    pub(crate) subject: Subject,
-    /// Where an answer is expected.
-    pub(crate) reply: Option<ByteString>,
-    /// Its headers.
-    pub(crate) headers: Headers,
-    /// Its payload.
-    pub(crate) payload: bytes::Bytes,
-}
 
 impl Publishing {
     /// QoS 0: to the subscribers here and to core NATS, from one publish.

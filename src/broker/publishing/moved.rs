@@ -5,7 +5,8 @@ use std::sync::Arc;
 use mqtt_codec::TopicName;
 use proto_map::Subject;
 
-use super::{Job, Publishing, Route, Stage};
+use super::Publishing;
+use super::job::{Job, Route, Stage};
 use crate::broker::mailbox::Wakes;
 
 impl Publishing {

@@ -2,8 +2,9 @@
 
 use mqtt_codec::{QoS, TopicName};
 
-use super::{Answer, Job, Publishing, Stage, answer, reason_of};
-use crate::broker::mailbox::Wakes;
+use super::job::{Job, Stage};
+use super::{Publishing, answer, reason_of};
+use crate::broker::mailbox::{Answer, Wakes};
 use crate::metrics::DropReason;
 use crate::store::{PutError, Stored, StoredSink as _};
 

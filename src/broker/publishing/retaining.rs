@@ -6,7 +6,8 @@
 use mqtt_codec::{QoS, TopicName};
 use mqtt_session::Publication;
 
-use super::{Publishing, Refused};
+use super::Publishing;
+use super::job::Refused;
 use crate::broker::Broker;
 use crate::metrics::Limit;
 

@@ -6,27 +6,20 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, Version};
 use mqtt_session::Publication;
-use proto_map::{Carrier, Question, ReadOptions};
+use proto_map::{Carrier, ReadOptions};
 use tokio::sync::mpsc;
 
+use super::Arrived;
 use crate::broker::Broker;
 use crate::broker::mailbox::{Mail, Mailbox, Wakes};
 use crate::broker::publishing::Publishing;
 use crate::broker::settling::{Waiting, wait_for};
-use crate::store::CoreMessage;
 
 /// How often requests are looked at whose time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// By these headers services tell what went wrong. They are for whoever asked, so they become user properties like others.
 const SERVICE_PREFIX: &str = "Nats-Service-";
-
-/// An answer of NATS to a request of a client.
-#[derive(Debug)]
-pub(crate) struct Arrived {
-    pub(super) question: Question,
-    pub(super) core: CoreMessage,
-}
 
 /// Publishes answers as they arrive, for ever.
 pub(in crate::broker) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Receiver<Arrived>) {

@@ -10,14 +10,11 @@ use bytestring::ByteString;
 use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Question, Subject};
 
-use super::Requests;
 use super::pending::{Asker, Waiter};
+use super::{ECHO, Requests};
 use crate::broker::clock::uptime_ms;
 use crate::broker::publishing::{CoreCopy, Publishing};
 use crate::metrics::RequestEvent;
-
-/// Begins the part of the reply subject of the message to ourselves that follows our name.
-pub(super) const ECHO: &str = "-";
 
 /// Bytes of a subject and a reply subject together: what nats-server takes in one line (`max_control_line`), but for the
 /// sizes.

@@ -15,6 +15,7 @@
 //! # Layout
 //! - `asking`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic;
 //!   `orphans`: what comes back when the sidecar that asked is gone
+//! - `serving`: what runs all the time
 //! - `replying`: clients answer; `answerable`: what a client without properties can answer
 
 mod answerable;
@@ -23,6 +24,7 @@ mod asking;
 mod orphans;
 mod pending;
 mod replying;
+mod serving;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,20 +35,21 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::mpsc;
 
-use super::Broker;
 use super::clock::uptime_ms;
 use super::message::Message;
 use super::publishing::Refused;
 use crate::metrics::{DropReason, Metrics, RequestEvent};
 use crate::store::{CoreMessage, ReplyKeys, ServerClock, Store};
 pub(crate) use answerable::{Answerable, OpenRequest};
-pub(crate) use answers::Arrived;
 use pending::{Over, Pending, Waiter};
 
 /// Id of the subscription to our reply subjects. No filter has it.
 pub(crate) const REPLIES_ID: u64 = u64::MAX;
 /// Id of the subscription to the reply subjects of all sidecars, which one of them gets. Likewise.
 pub(crate) const OTHERS_ID: u64 = u64::MAX - 1;
+
+/// Begins the part of the reply subject of the message to ourselves that follows our name.
+const ECHO: &str = "-";
 
 /// The queue group of that subscription.
 const OTHERS_GROUP: &str = "nats-mqtt";
@@ -108,6 +111,13 @@ pub(crate) struct Requests {
     /// Tokens end by it, wherever they were made.
     clock: ServerClock,
     metrics: Arc<Metrics>,
+}
+
+/// An answer of NATS to a request of a client.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    question: Question,
+    core: CoreMessage,
 }
 
 /// What arrives on reply subjects.
@@ -292,7 +302,7 @@ impl Requests {
     /// Something came on one of our reply subjects. `flush` follows.
     pub(crate) fn arrived(&self, core: CoreMessage) {
         let Some(rest) = core.subject.strip_prefix(self.inbox.as_str()) else { return };
-        let (rest, is_echo) = rest.strip_prefix(asking::ECHO).map_or((rest, false), |rest| (rest, true));
+        let (rest, is_echo) = rest.strip_prefix(ECHO).map_or((rest, false), |rest| (rest, true));
         let id = rest.split('.').next().unwrap_or_default();
         let Ok(id) = u64::from_str_radix(id, 16) else { return };
         if is_echo {
@@ -321,16 +331,6 @@ impl Requests {
         } else {
             self.metrics.dropped(DropReason::SlowReader, 1);
         }
-    }
-}
-
-impl Broker {
-    /// Publishes what NATS answers, and keeps the key of replies.
-    pub(super) fn serve_requests(self: &Arc<Self>, inlet: Inlet) {
-        tokio::spawn(answers::run(Arc::clone(self), inlet.arrived));
-        tokio::spawn(orphans::run(Arc::clone(self), inlet.orphans));
-        let keys = self.store.reply_keys().clone();
-        tokio::spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
     }
 }
 

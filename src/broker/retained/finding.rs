@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use mqtt_codec::TopicFilter;
 use proto_map::ClosedTrees;
 
-use super::RetainedCursor;
+use super::cursor::RetainedCursor;
 use crate::broker::subscriptions::Subscriptions;
 use crate::store::{IndexState, RetainedIndex, RetainedSearch};
 

@@ -15,17 +15,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
 use parking_lot::Mutex;
 
-use super::feed::RETRY;
-use super::group::{Group, GroupKey};
+use super::group::{GroupKey, key_of};
 use super::holders::Holders;
-use super::{LogHandle, Shares};
-use crate::store::{
-    Gone, InFlightRecord, SessionRecord, SessionsSink, ShareAnswer, ShareEntry, Unavailable, is_same_delivery,
-};
+use crate::store::{Gone, SessionRecord, SessionsSink};
 
 /// The sessions of the account that can have claims: members at QoS 2 that outlive their connections, as their records say.
 pub(crate) struct Claimants {
@@ -66,7 +61,7 @@ impl Claimants {
     }
 
     /// Client ids of the sessions that can have claims on messages of a group; `None` while they are not all known.
-    fn of(&self, key: &GroupKey) -> Option<Vec<String>> {
+    pub(super) fn of(&self, key: &GroupKey) -> Option<Vec<String>> {
         self.are_complete().then(|| self.held.lock().members.get(key).into_iter().flatten().cloned().collect())
     }
 
@@ -99,11 +94,11 @@ impl Claimants {
 impl SessionsSink for Claimants {
     fn record(&self, sequence: u64, record: SessionRecord) {
         let shared = record.subscriptions.iter().filter(|s| s.filter.starts_with('$'));
-        let shared = shared.filter_map(|s| Shares::key(&TopicFilter::new(s.filter.as_str()).ok()?));
+        let shared = shared.filter_map(|s| key_of(&TopicFilter::new(s.filter.as_str()).ok()?));
         self.holders.lock().set(&record.client_id, shared.collect());
         let at_qos_2 = record.subscriptions.iter().filter(|s| s.qos == 2 && record.expiry_s > 0);
         let filters = at_qos_2.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok());
-        self.set(&record.client_id, filters.filter_map(|filter| Shares::key(&filter)).collect());
+        self.set(&record.client_id, filters.filter_map(|filter| key_of(&filter)).collect());
         if let Some(next) = &self.next {
             next.record(sequence, record);
         }
@@ -122,48 +117,6 @@ impl SessionsSink for Claimants {
         if let Some(next) = &self.next {
             next.caught_up();
         }
-    }
-}
-
-impl Shares {
-    /// Leaves out what a session has already, and what cannot be said of now: that comes once more, in a moment.
-    pub(super) async fn leave_out_claimed(&self, group: &Group, log: &LogHandle, entries: &mut Vec<ShareEntry>) {
-        let doubtful = group.doubtful(log, entries);
-        if doubtful.is_empty() {
-            return;
-        }
-        let claims = self.claims_on(group).await;
-        let mut unclaimed = Vec::new();
-        for entry in doubtful {
-            match &claims {
-                Ok(claims) if !claims.iter().any(|ack| is_same_delivery(ack, &entry.ack)) => unclaimed.push(entry),
-                Ok(_) => group.say(log, &entry, ShareAnswer::Done),
-                Err(_) => group.say(log, &entry, ShareAnswer::Later),
-            }
-        }
-        entries.splice(0..0, unclaimed);
-    }
-
-    /// Acknowledgements of what sessions have of which their consumers may not know it.
-    async fn claims_on(&self, group: &Group) -> Result<Vec<String>, Unavailable> {
-        let not_yet = || Unavailable { reason: "the sessions are not all known yet".to_owned() };
-        let mut claims = Vec::new();
-        for client_id in self.claimants.of(&group.key).ok_or_else(not_yet)? {
-            let progress = self.sessions.load_progress(&client_id).await?.unwrap_or_default();
-            claims.extend(progress.in_flight.into_iter().filter_map(|InFlightRecord { ack, .. }| ack));
-        }
-        Ok(claims)
-    }
-
-    /// Tells consumers that these messages have an owner, and waits until they know, however long that takes.
-    pub(crate) async fn confirm(&self, acks: &[ByteString]) {
-        let confirm = async |ack: &ByteString| {
-            while let Err(error) = self.store.confirm(ack).await {
-                tracing::debug!(%error, "the consumer of a shared subscription does not confirm yet");
-                tokio::time::sleep(RETRY).await;
-            }
-        };
-        futures_util::future::join_all(acks.iter().map(confirm)).await;
     }
 }
 
@@ -189,7 +142,7 @@ mod tests {
             ..SessionRecord::default()
         };
         let of = |filter: &str| {
-            let key = Shares::key(&TopicFilter::new(filter).unwrap()).unwrap();
+            let key = key_of(&TopicFilter::new(filter).unwrap()).unwrap();
             claimants.of(&key).map(|mut ids| {
                 ids.sort_unstable();
                 ids.join(" ")
@@ -197,7 +150,7 @@ mod tests {
         };
         claimants.record(1, record("a", 60, &[("$share/g/x", 2), ("$share/g/y", 1), ("x", 2)]));
         assert_eq!(of("$share/g/x"), None, "not all are known");
-        let is_held = |filter: &str| claimants.is_held(&Shares::key(&TopicFilter::new(filter).unwrap()).unwrap());
+        let is_held = |filter: &str| claimants.is_held(&key_of(&TopicFilter::new(filter).unwrap()).unwrap());
         assert!(is_held("$share/g/x") && is_held("$share/g/y") && !is_held("$share/x/x"));
         claimants.caught_up();
         claimants.record(2, record("b", 60, &[("$share/g/x", 2)]));

@@ -9,6 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
+use super::given::Hold;
+
 /// A message that a member was given and has not acknowledged.
 #[derive(Debug)]
 struct Given<Id, A> {
@@ -17,17 +19,6 @@ struct Given<Id, A> {
     /// When the server last heard that it is being worked on.
     said_at_ms: u64,
     hold: Hold,
-}
-
-/// Whose a message is that a member was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// The connection's: when that is over it is for others.
-    Connection,
-    /// The session's, which outlives the connection.
-    Session,
-    /// It is not known yet, and somebody else will say.
-    Doubt,
 }
 
 /// What a member that is gone leaves behind.

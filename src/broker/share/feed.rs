@@ -6,16 +6,40 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::Shares;
 use super::group::{Answer, Group};
-use crate::broker::logs::{LogHandle, Owner};
-use crate::store::{Heard, ShareAnswer, ShareBegins, ShareConsumer, ShareLog, SharePull, Unavailable};
+use super::{Shares, share_log};
+use crate::broker::logs::LogHandle;
+use crate::store::{Heard, ShareAnswer, ShareBegins, ShareConsumer, SharePull, Unavailable};
 
 /// How long to wait before JetStream is asked again for a consumer.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 
+impl Shares {
+    /// Feeds a group from all logs that can have messages for it.
+    pub(super) fn feed(self: &Arc<Self>, group: &Arc<Group>) {
+        for log in self.logs_of(&group.key) {
+            let Some(wake) = group.begin_feed(log.number) else { continue };
+            self.feeds.send_modify(|running| *running += 1);
+            let (shares, group) = (Arc::clone(self), Arc::clone(group));
+            tokio::spawn(async move {
+                feed(&shares, group, log, wake).await;
+                shares.feeds.send_modify(|running| *running -= 1);
+            });
+        }
+    }
+
+    /// The same, of a group that is fed and has members.
+    pub(super) fn feed_from_all(self: &Arc<Self>, group: &Arc<Group>) {
+        // Nobody leaves meanwhile.
+        let _members = self.members.lock();
+        if group.has_members() && !self.is_known(group) {
+            self.feed(group);
+        }
+    }
+}
+
 /// Feeds a group until nobody here needs it.
-pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake: Arc<Notify>) {
+async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake: Arc<Notify>) {
     let store = shares.store.clone();
     let source = share_log(&log);
     let mut pull = store.pull(&source, &group.spec);
@@ -68,15 +92,6 @@ pub(super) async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHa
 
 /// Nobody needs the feed any more; this is to be said still.
 struct Ended(Vec<Answer>);
-
-/// A log as the store knows it.
-pub(super) fn share_log(log: &LogHandle) -> ShareLog {
-    let prefix = match &log.owner {
-        Owner::Ours { prefix } => prefix.as_ref(),
-        Owner::Attached { .. } => "",
-    };
-    ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created_ms() }
-}
 
 /// The consumer, however long it takes, unless nobody needs it any more. `is_lost`: there was one, and somebody has deleted
 /// it.

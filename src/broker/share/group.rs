@@ -14,7 +14,8 @@ use mqtt_session::{SHARED, log_of};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::dispatcher::{Dispatcher, Hold, Left};
+use super::dispatcher::{Dispatcher, Left};
+use super::given::{Giver, Hold, Share};
 use crate::broker::clock::uptime_ms;
 use crate::broker::convert;
 use crate::broker::logs::LogHandle;
@@ -29,6 +30,13 @@ const ROOM_QOS0: usize = 16;
 
 /// Share name and filter.
 pub(super) type GroupKey = (ByteString, TopicFilter);
+
+/// The group of a shared subscription.
+pub(super) fn key_of(filter: &TopicFilter) -> Option<GroupKey> {
+    let shared = filter.shared()?;
+    // Copies: the text of a packet keeps the whole read buffer alive.
+    Some((shared.name.to_string().into(), shared.filter.to_owned_copy()))
+}
 
 /// Where it is said of a message what becomes of it, and what.
 pub(super) type Answer = (ByteString, ShareAnswer);
@@ -70,13 +78,6 @@ pub(super) struct Group {
     state: Mutex<State>,
 }
 
-/// A message that a group gave to a session.
-#[derive(Clone)]
-pub(crate) struct Share {
-    group: Arc<Group>,
-    position: u64,
-}
-
 /// What came of offering a message to a member.
 enum Taken {
     Yes,
@@ -96,52 +97,23 @@ impl std::fmt::Debug for Group {
     }
 }
 
-impl std::fmt::Debug for Share {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Share").field(&self.group).field(&self.position).finish()
-    }
-}
-
-impl Share {
-    /// The session has acknowledged the message, or will not get it, and nobody else is to get it.
-    pub(crate) fn done(&self) {
-        self.finish(Some(ShareAnswer::Done));
-    }
-
-    /// The session does not have it after all, and somebody else is to get it.
-    pub(crate) fn give_back(&self) {
-        self.finish(Some(ShareAnswer::Back));
-    }
-
-    /// The consumer knows what became of it, or will find out.
-    pub(crate) fn settled(&self) {
-        self.finish(None);
-    }
-
-    fn finish(&self, answer: Option<ShareAnswer>) {
-        let mut state = self.group.state.lock();
-        if let Some(ack) = state.members.finish(self.position) {
+impl Giver for Group {
+    fn finish(&self, position: u64, answer: Option<ShareAnswer>) {
+        let mut state = self.state.lock();
+        if let Some(ack) = state.members.finish(position) {
             if let Some(answer) = answer {
-                state.answer(self.position, ack, answer);
+                state.answer(position, ack, answer);
             }
-            state.wake(self.position);
+            state.wake(position);
         }
     }
 
-    /// Where the consumer is told what becomes of it; `None` when nobody has to tell it.
-    pub(crate) fn ack(&self) -> Option<ByteString> {
-        self.group.state.lock().members.answer_of(self.position)
+    fn ack(&self, position: u64) -> Option<ByteString> {
+        self.state.lock().members.answer_of(position)
     }
 
-    /// It is saved that the session has it: whatever becomes of the connection, nobody else gets it.
-    pub(crate) fn keep(&self) {
-        self.group.state.lock().members.set_hold(self.position, Hold::Session);
-    }
-
-    /// The connection is over, and it may be saved that the session has it. Somebody will say: [`Self::give_back`] or
-    /// [`Self::settled`].
-    pub(crate) fn doubt(&self) {
-        self.group.state.lock().members.set_hold(self.position, Hold::Doubt);
+    fn set_hold(&self, position: u64, hold: Hold) {
+        self.state.lock().members.set_hold(position, hold);
     }
 }
 
@@ -370,7 +342,7 @@ impl Group {
             let taken = if is_qos0 {
                 member.offer_qos0(&message, now_ms, wakes)
             } else {
-                member.offer_stored(&message, Share { group: Arc::clone(self), position: place }, wakes)
+                member.offer_stored(&message, Share::new(Arc::clone(self) as Arc<dyn Giver>, place), wakes)
             };
             too_large |= matches!(taken, Taken::TooLarge);
             full |= matches!(taken, Taken::Full);
@@ -429,7 +401,7 @@ impl Member {
         if size > self.mailbox.client_max_packet_size as usize {
             return Taken::TooLarge;
         }
-        let position = share.position;
+        let position = share.position();
         let is_taken = self.mailbox.offer_shared(position, wakes, || Outgoing {
             message: Arc::clone(message),
             retain: message.retain && self.options.retain_as_published,

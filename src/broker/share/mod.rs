@@ -4,18 +4,22 @@
 //!
 //! - [`Shares`]: the groups that have members on this sidecar; members come and go
 //! - `group`: one group, its members and what they were given; `dispatcher`: whose turn it is, without I/O
+//! - `given`: a message that a session was given
 //! - `feed`: the task that asks a group's consumer for messages and answers it
-//! - `holders`: which groups somebody holds, and when the others end
-//! - `claims`: what sessions have at QoS 2 when their consumers do not know it
+//! - `holders`: which groups somebody holds; `tending`: when the others end
+//! - `claims`: who can have something at QoS 2 of which its consumer does not know; `doubtful`: what that is
 //!
 //! Groups on different sidecars know nothing of each other: their consumer in JetStream and the queue group in NATS do the
 //! sharing. Ordinary subscriptions are the router's; nothing of a shared one is in there.
 
 mod claims;
 mod dispatcher;
+mod doubtful;
 mod feed;
+mod given;
 mod group;
 mod holders;
+mod tending;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -29,18 +33,19 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub(crate) use self::claims::Claimants;
-pub(crate) use self::group::Share;
-use self::group::{Answer, Group, GroupKey, Member};
-pub(super) use self::holders::tend_groups;
+pub(crate) use self::given::Share;
+use self::group::{Answer, Group, GroupKey, Member, key_of};
+pub(super) use self::tending::tend_groups;
 use super::convert;
 use super::interest::SUBJECTS_PER_FILTER;
-use super::logs::{LogHandle, Logs};
+use super::logs::{LogHandle, Logs, Owner};
 use super::mailbox::{Mailbox, SessionId, Wakes};
 use super::router::Router;
 use super::wants::Wants;
 use crate::metrics::{Limit, Metrics};
 use crate::store::{
-    CoreMessage, CoreNats, CoreSink, NoConsumer, Sessions, ShareBegins, ShareSpec, ShareTimes, Store, Unavailable,
+    CoreMessage, CoreNats, CoreSink, NoConsumer, Sessions, ShareBegins, ShareLog, ShareSpec, ShareTimes, Store,
+    Unavailable,
 };
 
 /// How long the last feeds may take to give back what they have.
@@ -159,19 +164,13 @@ impl Shares {
         })
     }
 
-    fn key(filter: &TopicFilter) -> Option<GroupKey> {
-        let shared = filter.shared()?;
-        // Copies: the text of a packet keeps the whole read buffer alive.
-        Some((shared.name.to_string().into(), shared.filter.to_owned_copy()))
-    }
-
     /// Makes a session a member. At QoS 1 and 2 the group's consumers are there when this returns, so that everything that
     /// is published later is for the group.
     ///
     /// # Errors
     /// See [`NotJoined`]; the session is what it was before.
     pub(crate) async fn join(self: &Arc<Self>, mailbox: &Arc<Mailbox>, new: &NewShare) -> Result<(), NotJoined> {
-        let Some((key, spec)) = Self::key(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) else {
+        let Some((key, spec)) = key_of(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) else {
             return Err(NotJoined::Unavailable(Unavailable { reason: "no shared subscription".to_owned() }));
         };
         let mut has_consumer = new.options.qos != QoS::AtMostOnce;
@@ -182,7 +181,7 @@ impl Shares {
             // The first log comes first: with its consumer the group begins.
             let mut begins = ShareBegins::Now;
             for log in self.logs_of(&key) {
-                let consumer = self.store.ensure(&feed::share_log(&log), &spec, self.times, begins).await?;
+                let consumer = self.store.ensure(&share_log(&log), &spec, self.times, begins).await?;
                 if log.number == 0 && !consumer.is_new {
                     begins = ShareBegins::At(consumer.created_ms);
                 }
@@ -190,7 +189,7 @@ impl Shares {
         } else {
             // A group of which others want stored messages gets those from its consumer only, each once.
             for log in self.logs_of(&key) {
-                has_consumer |= self.store.find(&feed::share_log(&log), &spec).await.is_ok_and(|found| found.is_some());
+                has_consumer |= self.store.find(&share_log(&log), &spec).await.is_ok_and(|found| found.is_some());
             }
         }
         self.seat(mailbox, new, key, spec, has_consumer);
@@ -211,7 +210,7 @@ impl Shares {
 
     /// Makes a session a member again that was one before it was disconnected. The group's consumer is looked for later.
     pub(crate) fn restore(self: &Arc<Self>, mailbox: &Arc<Mailbox>, new: &NewShare) {
-        if let Some((key, spec)) = Self::key(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) {
+        if let Some((key, spec)) = key_of(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) {
             self.seat(mailbox, new, key, spec, new.options.qos != QoS::AtMostOnce);
         }
     }
@@ -259,28 +258,6 @@ impl Shares {
         self.logs.overlapping(&key.1).into_iter().filter_map(|number| self.logs.get(number)).collect()
     }
 
-    /// Feeds a group from all logs that can have messages for it.
-    fn feed(self: &Arc<Self>, group: &Arc<Group>) {
-        for log in self.logs_of(&group.key) {
-            let Some(wake) = group.begin_feed(log.number) else { continue };
-            self.feeds.send_modify(|running| *running += 1);
-            let (shares, group) = (Arc::clone(self), Arc::clone(group));
-            tokio::spawn(async move {
-                feed::feed(&shares, group, log, wake).await;
-                shares.feeds.send_modify(|running| *running -= 1);
-            });
-        }
-    }
-
-    /// The same, of a group that is fed and has members.
-    fn feed_from_all(self: &Arc<Self>, group: &Arc<Group>) {
-        // Nobody leaves meanwhile.
-        let _members = self.members.lock();
-        if group.has_members() && !self.is_known(group) {
-            self.feed(group);
-        }
-    }
-
     /// Whether the group is fed from all logs, as far as can be said without looking at each.
     fn is_known(&self, group: &Group) -> bool {
         let version = self.logs.version();
@@ -313,7 +290,7 @@ impl Shares {
 
     /// UNSUBSCRIBE: the session gets nothing new; what it was sent it may acknowledge still.
     pub(crate) fn withdraw(&self, filter: &TopicFilter, session: SessionId) {
-        let Some(key) = Self::key(filter) else { return };
+        let Some(key) = key_of(filter) else { return };
         let mut members = self.members.lock();
         let Some(group) = members.groups.get(&key).cloned() else { return };
         if let Some(member) = group.withdraw(session) {
@@ -354,6 +331,15 @@ impl Shares {
         forget(&mut members, group);
         Some(left)
     }
+}
+
+/// A log as the store knows it.
+fn share_log(log: &LogHandle) -> ShareLog {
+    let prefix = match &log.owner {
+        Owner::Ours { prefix } => prefix.as_ref(),
+        Owner::Attached { .. } => "",
+    };
+    ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created_ms() }
 }
 
 /// Forgets a group without members and feeds.

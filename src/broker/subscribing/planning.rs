@@ -9,8 +9,8 @@ use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscribeEntry, TopicFilter};
 use mqtt_session::{Cursors, SubscribeRequest};
 
 use super::{New, Planned};
-use crate::broker::lifecycle::Owned;
 use crate::broker::mailbox::Mailbox;
+use crate::broker::owned::Owned;
 use crate::broker::quotas::Quotas;
 use crate::broker::router::NewSubscription;
 use crate::broker::share::NewShare;
