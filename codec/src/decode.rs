@@ -5,23 +5,14 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
-    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, SubAck, Subscribe, Unsubscribe, Version,
-    Violation,
+    Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, Role, SubAck, Subscribe, Unsubscribe,
+    Version, Violation,
     reader::{Reader, Rules},
 };
 
 /// Limit in bytes for the first packet of a client, of whom nothing is known yet. A password and a will of 65,535
 /// bytes each fit, with room for the rest.
 pub const CONNECT_SIZE_MAX: u32 = 256 * 1024;
-
-/// A side of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// The server.
-    Server,
-    /// The client.
-    Client,
-}
 
 /// How a [`Decoder`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,104 +4,10 @@
 use bytes::BytesMut;
 
 use crate::{
-    Packet, PacketType, Version,
-    sink::{Length, Sink, VARINT_MAX, varint_len},
+    EncodeError, Packet, Version,
+    form::{Encode, Form, LeftOut, PACKET_SIZE_MAX, length, varint},
+    sink::{Sink, varint_len},
 };
-
-/// Why a packet cannot be written: always our own mistake or the limit of the peer, never the peer's mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EncodeError {
-    /// Text or binary data of more than 65,535 bytes.
-    #[error("a field of more than 65,535 bytes")]
-    FieldTooLong,
-    /// Text with U+0000 [MQTT-1.5.4-2].
-    #[error("text with U+0000 [MQTT-1.5.4-2]")]
-    NullCharacter,
-    /// The packet is larger than the limit, even without what may be left out.
-    #[error("a packet of {size} bytes, the limit is {limit}")]
-    PacketTooLarge {
-        /// Size of the whole packet in bytes.
-        size: usize,
-        /// The limit in bytes.
-        limit: usize,
-    },
-    /// The version has no such packet, or no topic alias.
-    #[error("MQTT {version} cannot say this {packet}")]
-    NotInVersion {
-        /// Type of the packet.
-        packet: PacketType,
-        /// The version.
-        version: Version,
-    },
-    /// SUBSCRIBE or UNSUBSCRIBE without a filter, SUBACK without a reason code.
-    #[error("{0} without an entry")]
-    Empty(PacketType),
-    /// A subscription identifier above 268,435,455.
-    #[error("subscription identifier {0} is above 268,435,455")]
-    SubscriptionId(u32),
-    /// A password without a user name in MQTT 3.x [MQTT-3.1.2-22 of 3.1.1].
-    #[error("a password without a user name")]
-    PasswordWithoutUserName,
-    /// The CONNECT says another version than the one it is encoded for.
-    #[error("a CONNECT of version {0} encoded for another one")]
-    ConnectVersion(Version),
-    /// A frame with a packet identifier was asked for QoS 0, or one without for QoS 1 or 2.
-    #[error("QoS and packet identifier do not belong together, or not to this frame")]
-    PacketId,
-}
-
-/// The longest fixed header.
-const FIXED_HEADER_MAX: usize = 5;
-/// Largest packet that MQTT can say [MQTT 5, 2.1.4].
-const PACKET_SIZE_MAX: usize = VARINT_MAX as usize + FIXED_HEADER_MAX;
-
-/// What is left out of a packet that would be too large otherwise [MQTT-3.4.2-2], [MQTT-3.4.2-3].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LeftOut {
-    Nothing,
-    UserProperties,
-    UserPropertiesAndReasonString,
-}
-
-/// How a packet is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Form {
-    pub(crate) version: Version,
-    pub(crate) left_out: LeftOut,
-}
-
-impl Form {
-    pub(crate) const fn of(version: Version) -> Self {
-        Self { version, left_out: LeftOut::Nothing }
-    }
-}
-
-/// Writes itself, without the fixed header. Runs with a sink that only counts too, so it must write the same each time.
-pub(crate) trait Encode {
-    fn write<S: Sink>(&self, form: Form, out: &mut S) -> Result<(), EncodeError>;
-}
-
-/// The length of what would be written.
-pub(crate) fn length(part: &impl Encode, form: Form) -> Result<usize, EncodeError> {
-    let mut len = Length::default();
-    part.write(form, &mut len)?;
-    Ok(len.0)
-}
-
-/// Writes properties with their length before them [MQTT 5, 2.2.2.1].
-pub(crate) fn section<S: Sink>(properties: &impl Encode, form: Form, out: &mut S) -> Result<(), EncodeError> {
-    let len = length(properties, form)?;
-    out.varint(varint(len)?);
-    if len == 0 { Ok(()) } else { properties.write(form, out) }
-}
-
-/// A length that a variable byte integer can say.
-pub(crate) fn varint(len: usize) -> Result<u32, EncodeError> {
-    match u32::try_from(len) {
-        Ok(value) if value <= VARINT_MAX => Ok(value),
-        _ => Err(EncodeError::PacketTooLarge { size: len, limit: PACKET_SIZE_MAX }),
-    }
-}
 
 /// Appends the packet. On an error nothing is appended.
 ///

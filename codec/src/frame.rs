@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     EncodeError, MessageProperties, PacketId, Property, QoS, TopicName, Version,
-    encode::{Form, section, varint},
+    form::{Form, section, varint},
     packet::{MessageSection, publish_flags},
     sink::{Length, Sink, VARINT_MAX, varint_len},
 };

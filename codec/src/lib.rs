@@ -13,22 +13,27 @@
 
 mod decode;
 mod encode;
+mod encode_error;
+mod form;
 mod frame;
 pub mod packet;
 mod packet_type;
 mod property;
 mod reader;
 mod reason;
+mod role;
 mod sink;
 mod topic;
 mod violation;
 
-pub use decode::{CONNECT_SIZE_MAX, Decoder, DecoderOptions, Role};
-pub use encode::{EncodeError, encode, encode_limited, encoded_len};
+pub use decode::{CONNECT_SIZE_MAX, Decoder, DecoderOptions};
+pub use encode::{encode, encode_limited, encoded_len};
+pub use encode_error::EncodeError;
 pub use frame::{PAYLOAD_COPY_MAX, PublishFrame};
 pub use packet::*;
 pub use packet_type::PacketType;
 pub use property::Property;
 pub use reason::ReasonCode;
+pub use role::Role;
 pub use topic::{Shared, TopicError, TopicFilter, TopicName};
 pub use violation::Violation;

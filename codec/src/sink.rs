@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::encode::EncodeError;
+use crate::EncodeError;
 
 /// Largest value of a variable byte integer [MQTT 5, 1.5.5].
 pub(crate) const VARINT_MAX: u32 = 268_435_455;

@@ -2,8 +2,8 @@
 
 use super::PacketId;
 use crate::{
-    ReasonCode, ReasonProperties, Violation,
-    encode::{Encode, EncodeError, Form, length, section},
+    EncodeError, ReasonCode, ReasonProperties, Violation,
+    form::{Encode, Form, length, section},
     reader::Reader,
     sink::Sink,
 };

@@ -9,8 +9,8 @@ use super::{
     properties::{write_binary, write_string},
 };
 use crate::{
-    PacketType, Property, ReasonCode, Role, Violation,
-    encode::{Encode, EncodeError, Form},
+    EncodeError, PacketType, Property, ReasonCode, Role, Violation,
+    form::{Encode, Form},
     reader::Reader,
     sink::Sink,
 };

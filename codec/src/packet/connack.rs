@@ -10,8 +10,8 @@ use super::{
     properties::{write_binary, write_bool, write_reason, write_string, write_u16, write_u32},
 };
 use crate::{
-    PacketType, Property, ReasonCode, Violation,
-    encode::{Encode, EncodeError, Form, section},
+    EncodeError, PacketType, Property, ReasonCode, Violation,
+    form::{Encode, Form, section},
     reader::{Properties, Reader},
     sink::Sink,
 };

@@ -10,8 +10,8 @@ use super::{
     properties::{write_binary, write_bool, write_string, write_u16, write_u32, write_user_properties},
 };
 use crate::{
-    PacketType, Property, TopicName, Violation,
-    encode::{Encode, EncodeError, Form, section},
+    EncodeError, PacketType, Property, TopicName, Violation,
+    form::{Encode, Form, section},
     reader::Reader,
     sink::Sink,
 };

@@ -8,8 +8,8 @@ use super::{
     properties::{write_string, write_u32},
 };
 use crate::{
-    Property, ReasonCode, Role, Violation,
-    encode::{Encode, EncodeError, Form},
+    EncodeError, Property, ReasonCode, Role, Violation,
+    form::{Encode, Form},
     reader::Reader,
     sink::Sink,
 };

@@ -7,8 +7,8 @@ use bytestring::ByteString;
 
 use super::UserProperties;
 use crate::{
-    Property, TopicName, Violation,
-    encode::{Encode, EncodeError, Form, LeftOut},
+    EncodeError, Property, TopicName, Violation,
+    form::{Encode, Form, LeftOut},
     reader::{Properties, Reader},
     sink::{Sink, VARINT_MAX},
 };

@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{MessageProperties, MessageSection, PacketId, QoS};
 use crate::{
-    PacketType, Property, Role, TopicName, Violation,
-    encode::{Encode, EncodeError, Form, section},
+    EncodeError, PacketType, Property, Role, TopicName, Violation,
+    form::{Encode, Form, section},
     reader::Reader,
     sink::Sink,
 };

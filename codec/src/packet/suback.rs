@@ -2,8 +2,8 @@
 
 use super::{PacketId, ReasonProperties};
 use crate::{
-    PacketType, ReasonCode, Violation,
-    encode::{EncodeError, Form, section},
+    EncodeError, PacketType, ReasonCode, Violation,
+    form::{Form, section},
     reader::Reader,
     sink::Sink,
 };

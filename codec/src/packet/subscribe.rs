@@ -9,8 +9,8 @@ use super::{
     properties::{write_subscription_id, write_user_properties},
 };
 use crate::{
-    PacketType, Property, TopicFilter, Violation,
-    encode::{Encode, EncodeError, Form, section},
+    EncodeError, PacketType, Property, TopicFilter, Violation,
+    form::{Encode, Form, section},
     reader::Reader,
     sink::Sink,
 };

@@ -4,8 +4,8 @@ use bytestring::ByteString;
 
 use super::{PacketId, UserProperties, properties::write_user_properties, subscribe::filter_text};
 use crate::{
-    PacketType, Property, TopicFilter, Violation,
-    encode::{Encode, EncodeError, Form, section},
+    EncodeError, PacketType, Property, TopicFilter, Violation,
+    form::{Encode, Form, section},
     reader::Reader,
     sink::Sink,
 };
