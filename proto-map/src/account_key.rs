@@ -11,8 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytestring::ByteString;
 use ring::hmac;
 
-use crate::headers::{Headers, name};
-use crate::user_properties::has_prefix;
+use crate::header_names::{Headers, has_prefix, name};
 
 /// Bytes of the secret.
 pub const ACCOUNT_KEY_LEN: usize = 32;

@@ -7,6 +7,9 @@ use crate::MapError;
 use crate::root::RootWildcard;
 use crate::subject::SubjectFilter;
 
+/// First token of our subjects, unless configured.
+pub const DEFAULT_SUBJECT_PREFIX: &str = "$NMQ";
+
 /// First tokens that belong to nats-server and its clients: the JetStream API and its cross-account form, system
 /// account, services, key-value and object buckets and the older names of the latter, RAFT groups, nats-server's own
 /// MQTT, inboxes, replies across accounts and gateways (two generations), and leaf-node loop detection.
@@ -124,7 +127,7 @@ impl ClosedTrees {
 impl Default for ClosedTrees {
     /// With the default prefix of our subjects, and nothing opened.
     fn default() -> Self {
-        Self::new(crate::names::DEFAULT_SUBJECT_PREFIX, &[])
+        Self::new(DEFAULT_SUBJECT_PREFIX, &[])
     }
 }
 

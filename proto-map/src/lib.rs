@@ -19,6 +19,7 @@ mod closed;
 mod duration;
 mod error;
 mod escape;
+mod header_names;
 mod headers;
 mod key;
 mod log_marker;
@@ -37,16 +38,14 @@ pub use account_key::{
     ACCOUNT_KEY_LEN, AccountKey, Judgement, KNOWN_AFTER_MS, KeyId, KeyRing, MessageName, SealedRequest,
 };
 pub use attach::{Attachment, attachment};
-pub use closed::ClosedTrees;
+pub use closed::{ClosedTrees, DEFAULT_SUBJECT_PREFIX};
 pub use error::{HeaderError, MapError};
 pub use headers::{
     Carrier, Envelope, HEADER_BLOCK_MAX, Headers, ReadOptions, from_headers, is_about_itself, name, to_headers,
 };
 pub use key::subject_of_unescaped_key;
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
-pub use names::{
-    DEFAULT_PREFIX, DEFAULT_SUBJECT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer,
-};
+pub use names::{DEFAULT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer};
 pub use question::Question;
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
 pub use root::{ROOT_TREES_MAX, RootWildcard};

@@ -5,13 +5,12 @@ use bytestring::ByteString;
 use sha2::{Digest, Sha256};
 
 use crate::MapError;
+use crate::closed::DEFAULT_SUBJECT_PREFIX;
 use crate::key::{client_key, client_of_key, retained_key, subject_of_retained_key};
 use crate::subject::{FilterSubjects, Subject, SubjectFilter};
 
 /// Prefix of streams and buckets, unless configured.
 pub const DEFAULT_PREFIX: &str = "MQTT";
-/// First token of our subjects, unless configured.
-pub const DEFAULT_SUBJECT_PREFIX: &str = "$NMQ";
 
 /// Longest consumer name that nats-server takes, in bytes.
 const CONSUMER_NAME_MAX: usize = 255;

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use bytestring::ByteString;
 use mqtt_codec::UserProperties;
 
-use crate::headers::{Headers, name};
+use crate::header_names::{Headers, has_prefix, is_header_name, is_header_value, name};
 use crate::percent;
 
 /// Whether a name belongs to NATS, its buckets or us, so that no user property is written under it: a server or a reader would
@@ -20,21 +20,6 @@ use crate::percent;
 pub(crate) fn is_reserved(name: &str) -> bool {
     ["Nats-", "Mqtt-", "KV-"].iter().any(|prefix| has_prefix(name, prefix))
         || ["Content-Type", "Status", "Description"].iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
-}
-
-pub(crate) fn has_prefix(name: &str, prefix: &str) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-/// Whether a header can have this name: visible ASCII without `:`. Others end the connection of the reader.
-fn is_header_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
-}
-
-/// Whether a header carries this value unchanged: nothing that ends the line or that a client refuses, and nothing at
-/// either end that a client trims.
-pub(crate) fn is_header_value(value: &str) -> bool {
-    !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') && value.trim().len() == value.len()
 }
 
 fn is_plain(name: &str, value: &str) -> bool {
