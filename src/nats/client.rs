@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use bytestring::ByteString;
 use nats_wire::{Message, ServerInfo};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,12 +12,11 @@ use tokio::time::Instant;
 
 use super::counts::LinkCounts;
 use super::error::{PublishError, RequestFailure};
-use super::listeners::Looks;
-use super::queue::{Queue, QueueLimits};
+use super::looks::Looks;
+use super::outgoing::Outbound;
+use super::queue::{Delivery, Entry, Queue};
 use super::requests::{Asked, new_inbox};
 use super::shared::{LinkState, Shared};
-use super::subscriber::Subscriber;
-use super::subscriptions::{Delivery, Entry, Subscription};
 
 /// How long a round trip may take.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(5);
@@ -28,26 +25,6 @@ const ROUND_TRIP_MAX: Duration = Duration::from_secs(5);
 /// says what a silence does not, so it need not be long.
 const LOOK_FIRST: Duration = Duration::from_millis(25);
 const LOOK_LAST: Duration = Duration::from_millis(800);
-
-/// A message to be sent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outbound<'a> {
-    pub(crate) subject: &'a [u8],
-    /// Where an answer is expected.
-    pub(crate) reply: Option<&'a [u8]>,
-    /// Headers that stand before the others.
-    pub(crate) first: &'a [(&'a str, &'a str)],
-    /// In this order.
-    pub(crate) headers: &'a [(ByteString, ByteString)],
-    pub(crate) payload: &'a Bytes,
-}
-
-impl<'a> Outbound<'a> {
-    /// Without headers, and nobody needs to answer.
-    pub(crate) fn plain(subject: &'a str, payload: &'a Bytes) -> Self {
-        Self { subject: subject.as_bytes(), reply: None, first: &[], headers: &[], payload }
-    }
-}
 
 /// A link. The connection is closed when the last clone and the last subscription are dropped.
 #[derive(Clone)]
@@ -182,25 +159,6 @@ impl Client {
         Ok(Subscription::new(self.clone(), sid))
     }
 
-    /// Subscribes to a subject, with a queue of its own.
-    ///
-    /// # Errors
-    /// The subject cannot be subscribed to.
-    pub(crate) fn subscribe(&self, subject: &str, limits: QueueLimits) -> Result<Subscriber, PublishError> {
-        self.subscribe_all(&[subject], limits)
-    }
-
-    /// Subscribes to several subjects, with a queue for all of them.
-    ///
-    /// # Errors
-    /// One of them cannot be subscribed to.
-    pub(crate) fn subscribe_all(&self, subjects: &[&str], limits: QueueLimits) -> Result<Subscriber, PublishError> {
-        let queue = Queue::new(limits);
-        let subscriptions = subjects.iter().map(|subject| self.subscribe_into(&queue, subject, None, 0));
-        let subscriptions = subscriptions.collect::<Result<_, _>>()?;
-        Ok(Subscriber::new(queue, subscriptions))
-    }
-
     /// A round trip: when it returns, the server has dealt with everything that was handed over before, and what it sent
     /// before has come.
     ///
@@ -330,5 +288,33 @@ impl Client {
             }
         }
         self.shared.task.wake();
+    }
+}
+
+/// A subscription. It ends when this is dropped; what waits of it then is not read any more.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    client: Client,
+    sid: u64,
+}
+
+impl Subscription {
+    pub(super) fn new(client: Client, sid: u64) -> Self {
+        Self { client, sid }
+    }
+
+    /// The server is told to send no more; what has come and what is on its way can be read.
+    pub(super) fn stop(&self) {
+        self.client.stop(self.sid);
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.client.unsubscribe(self.sid);
     }
 }

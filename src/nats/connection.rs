@@ -15,10 +15,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::handshake::Established;
 use super::options::Event;
+use super::queue::Entry;
 use super::queue::Queue;
 use super::shared::{Handed, Shared};
 use super::stream::Stream;
-use super::subscriptions::Entry;
 
 /// How often the server is asked whether it is there, and how many questions may be without an answer.
 const PING_EVERY: Duration = Duration::from_secs(10);

@@ -18,11 +18,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use nats_wire::Message;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::client::{Client, Outbound};
+use super::client::Client;
+use super::looks::Look;
+use super::outgoing::Outbound;
 
 /// Where servers say what they would do with the message.
 const TRACE_DEST: &str = "Nats-Trace-Dest";
@@ -35,12 +36,6 @@ const UNSAID: &[u8] = b"$JS.";
 /// A connection of a client, as servers call it.
 const KIND_CLIENT: u8 = 0;
 
-/// Looks of requests that are under way on one link, and how many there may be in a second: when many wait, because JetStream
-/// is slow, it is not made slower.
-const LOOKS_MAX: usize = 8;
-const LOOKS_PER_SECOND: f64 = 250.0;
-/// Subjects of which it is remembered that nobody serves them.
-const UNSERVED_MAX: usize = 256;
 /// How long a look may take; then nothing is known.
 const LOOK_WITHIN: Duration = Duration::from_millis(800);
 
@@ -67,57 +62,6 @@ impl Listener {
             Self::Client { subscription, .. } => subscription.as_bytes() == subject,
             Self::Other => true,
         }
-    }
-}
-
-/// Looks of the requests of one link.
-#[derive(Debug)]
-pub(super) struct Looks {
-    under_way: usize,
-    budget: f64,
-    at: Instant,
-    /// When it was asked who serves them.
-    unserved: HashMap<Box<[u8]>, Instant>,
-}
-
-impl Looks {
-    pub(super) fn new() -> Self {
-        Self { under_way: 0, budget: LOOKS_PER_SECOND, at: Instant::now(), unserved: HashMap::new() }
-    }
-
-    fn begin(&mut self, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.at);
-        self.budget = (self.budget + since.as_secs_f64() * LOOKS_PER_SECOND).min(LOOKS_PER_SECOND);
-        self.at = now;
-        let may = self.under_way < LOOKS_MAX && self.budget >= 1.0;
-        if may {
-            self.under_way += 1;
-            self.budget -= 1.0;
-        }
-        may
-    }
-
-    fn note_unserved(&mut self, subject: &[u8], asked_at: Instant) {
-        if self.unserved.len() >= UNSERVED_MAX {
-            self.unserved.clear();
-        }
-        self.unserved.insert(subject.into(), asked_at);
-    }
-}
-
-/// A look that is under way.
-struct Look<'a>(&'a Mutex<Looks>);
-
-impl<'a> Look<'a> {
-    fn begin(looks: &'a Mutex<Looks>, now: Instant) -> Option<Self> {
-        let may = looks.lock().begin(now);
-        may.then(|| Self(looks))
-    }
-}
-
-impl Drop for Look<'_> {
-    fn drop(&mut self) {
-        self.0.lock().under_way -= 1;
     }
 }
 
@@ -301,22 +245,6 @@ mod tests {
         for bad in ["", "{}", "[]", r#"{"events":[{}]}"#, r#"{"events":[{"type":"in","error":"denied"}]}"#] {
             assert_eq!(Said::default().take(bad.as_bytes()), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn looks_are_few_and_what_one_has_found_out_is_known_to_all() {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let looks = Mutex::new(Looks::new());
-        let held: Vec<_> = (0..=LOOKS_MAX).map_while(|_| Look::begin(&looks, now)).collect();
-        assert_eq!(held.len(), LOOKS_MAX);
-        drop(held);
-        let count = |now| (0..1_000).filter(|_| Look::begin(&looks, now).is_some()).count();
-        assert_eq!(count(now), LOOKS_PER_SECOND as usize - LOOKS_MAX);
-        assert_eq!((count(now), count(now + second)), (0, LOOKS_PER_SECOND as usize));
-        for n in 0..=UNSERVED_MAX {
-            looks.lock().note_unserved(n.to_string().as_bytes(), now);
-        }
-        assert_eq!(looks.lock().unserved.len(), 1);
     }
 
     #[test]

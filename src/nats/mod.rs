@@ -6,7 +6,7 @@
 //! - `link`: the one task of a link; `outgoing`: what it writes; `connection`: what it reads
 //! - `client`: what others hold of a link; `shared`: what they have in common with its task
 //! - `subscriptions`, `queue`, `subscriber`: from a subscription to whoever reads it; `requests`: questions and answers;
-//!   `listeners`: who is there to answer
+//!   `listeners`: who is there to answer; `looks`: how often that is asked
 //! - `counts`: what was skipped, dropped and connected anew
 //!
 //! Not here: JetStream, and what a subject or a header means.
@@ -29,6 +29,7 @@ mod error;
 mod handshake;
 mod link;
 mod listeners;
+mod looks;
 mod options;
 mod outgoing;
 mod pool;
@@ -42,17 +43,17 @@ mod tls;
 mod url;
 mod ws;
 
-pub(crate) use client::{Client, Outbound};
+pub(crate) use client::{Client, Subscription};
 pub use counts::{LinkCounts, SkipReason};
 pub(crate) use error::{ConnectError, PublishError, RequestFailure};
 pub(crate) use link::{ABANDONED, connect};
 pub(crate) use listeners::Listener;
 pub(crate) use nats_wire::Message;
 pub(crate) use options::{Event, LinkOptions, Login, TlsFiles};
+pub(crate) use outgoing::Outbound;
 pub(crate) use queue::{OnFull, Queue, QueueLimits};
 pub(crate) use shared::LinkState;
 pub(crate) use subscriber::Subscriber;
-pub(crate) use subscriptions::Subscription;
 pub(crate) use url::ServerUrl;
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use nats_wire::{EncodeError, Publish, encode};
 use tokio::sync::oneshot;
 
-use super::client::Outbound;
 use super::error::PublishError;
 
 /// Bytes that wait for the socket, beyond which nothing more is taken; one message always is.
@@ -16,6 +16,26 @@ pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 const COPIED_MAX: usize = 1_024;
 /// Room for heads and small payloads that is made at once.
 const ROOM: usize = 16 * 1_024;
+
+/// A message to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outbound<'a> {
+    pub(crate) subject: &'a [u8],
+    /// Where an answer is expected.
+    pub(crate) reply: Option<&'a [u8]>,
+    /// Headers that stand before the others.
+    pub(crate) first: &'a [(&'a str, &'a str)],
+    /// In this order.
+    pub(crate) headers: &'a [(ByteString, ByteString)],
+    pub(crate) payload: &'a Bytes,
+}
+
+impl<'a> Outbound<'a> {
+    /// Without headers, and nobody needs to answer.
+    pub(crate) fn plain(subject: &'a str, payload: &'a Bytes) -> Self {
+        Self { subject: subject.as_bytes(), reply: None, first: &[], headers: &[], payload }
+    }
+}
 
 /// What waits, in order.
 #[derive(Debug, Default)]

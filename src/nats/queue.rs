@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use nats_wire::Message;
 use parking_lot::Mutex;
-
-use super::subscriptions::Entry;
 
 /// What happens to a message that finds no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +27,60 @@ pub(crate) struct QueueLimits {
     /// Bytes of all; one message always has room.
     pub(crate) bytes_max: usize,
     pub(crate) on_full: OnFull,
+}
+
+/// One subscription, as the link knows it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) subject: Box<str>,
+    pub(super) group: Option<Box<str>>,
+    /// What its reader calls it.
+    pub(super) tag: u64,
+    pub(super) delivery: Delivery,
+    waiting: AtomicU32,
+    has_ended: AtomicBool,
+}
+
+/// Where its messages go.
+#[derive(Clone, Debug)]
+pub(super) enum Delivery {
+    Queue(Arc<Queue>),
+    /// They are answers to requests.
+    Requests,
+}
+
+impl Entry {
+    pub(super) fn new(subject: &str, group: Option<&str>, tag: u64, delivery: Delivery) -> Arc<Self> {
+        Arc::new(Self {
+            subject: subject.into(),
+            group: group.map(Into::into),
+            tag,
+            delivery,
+            waiting: AtomicU32::new(0),
+            has_ended: AtomicBool::new(false),
+        })
+    }
+
+    /// Messages of it that nobody has read yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed) as usize
+    }
+
+    pub(super) fn add_waiting(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn sub_waiting(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
+    pub(super) fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
 }
 
 /// A queue that any number of subscriptions lead to, read by one.

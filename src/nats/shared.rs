@@ -9,12 +9,12 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::counts::SkipReason;
-use super::listeners::Looks;
+use super::looks::Looks;
 use super::options::{Event, LinkOptions};
 use super::outgoing::Outgoing;
-use super::queue::{Pushed, Queue};
+use super::queue::{Delivery, Entry, Pushed, Queue};
 use super::requests::Requests;
-use super::subscriptions::{Delivery, Entry, Table};
+use super::subscriptions::Table;
 
 /// Whether a connection is up. `epoch` counts the connects, so that a reconnect that was faster than its observer is seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,30 @@ use std::sync::Arc;
 
 use nats_wire::Message;
 
-use super::queue::Queue;
-use super::subscriptions::Subscription;
+use super::client::{Client, Subscription};
+use super::error::PublishError;
+use super::queue::{Queue, QueueLimits};
+
+impl Client {
+    /// Subscribes to a subject, with a queue of its own.
+    ///
+    /// # Errors
+    /// The subject cannot be subscribed to.
+    pub(crate) fn subscribe(&self, subject: &str, limits: QueueLimits) -> Result<Subscriber, PublishError> {
+        self.subscribe_all(&[subject], limits)
+    }
+
+    /// Subscribes to several subjects, with a queue for all of them.
+    ///
+    /// # Errors
+    /// One of them cannot be subscribed to.
+    pub(crate) fn subscribe_all(&self, subjects: &[&str], limits: QueueLimits) -> Result<Subscriber, PublishError> {
+        let queue = Queue::new(limits);
+        let subscriptions = subjects.iter().map(|subject| self.subscribe_into(&queue, subject, None, 0));
+        let subscriptions = subscriptions.collect::<Result<_, _>>()?;
+        Ok(Subscriber::new(queue, subscriptions))
+    }
+}
 
 /// Reads the messages of one subscription, or of several together.
 #[derive(Debug)]
