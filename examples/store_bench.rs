@@ -90,19 +90,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (messages, size, headers, tasks) = (argument(2, 500_000), argument(3, 128), argument(4, 1), argument(5, 4));
     let core = Arc::new(Counter::default());
     let names = Names::new("BENCH", "$BNCH")?;
-    let options = StoreOptions {
-        nats: NatsOptions { urls: vec![url.clone()], ..NatsOptions::default() },
-        assets: AssetOptions {
-            names: names.clone(),
-            specs: SpecOptions::default(),
-            declared: Vec::new(),
-            replicas: None,
-        },
-        publisher: PublisherLimits::default(),
-        core: CoreLimits::default(),
-        connect_timeout: Some(Duration::from_secs(5)),
-    };
-    let store = Store::open(options, core.clone()).await?;
+    let store = Store::open(options(&url, &names), core.clone()).await?;
     let tailed = Arc::new(Counter::default());
     let stored = Arc::new(Counter::default());
     let _tail = store.log().tail(LogPosition::New, tailed.clone()).await?;
@@ -156,6 +144,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scan_in = started.elapsed();
     println!("scan: {scanned} in {scan_in:.2?}, {:.0}/s", scanned as f64 / scan_in.as_secs_f64());
     core_both_ways(&store, &core, &url, total, payload).await
+}
+
+fn options(url: &str, names: &Names) -> StoreOptions {
+    StoreOptions {
+        nats: NatsOptions { urls: vec![url.to_owned()], ..NatsOptions::default() },
+        assets: AssetOptions {
+            names: names.clone(),
+            specs: SpecOptions::default(),
+            declared: Vec::new(),
+            replicas: None,
+        },
+        publisher: PublisherLimits::default(),
+        core: CoreLimits::default(),
+        connect_timeout: Some(Duration::from_secs(5)),
+    }
 }
 
 /// QoS 0: out as fast as the queue takes it, and in on one subscription.

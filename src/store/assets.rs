@@ -14,7 +14,7 @@ use super::api::{
     StreamInfo,
 };
 use super::error::OpenError;
-use super::permissions::Needs;
+use super::needs::Needs;
 
 /// How long JetStream may need to elect a leader when everything starts at once.
 const PATIENCE: Duration = Duration::from_secs(30);

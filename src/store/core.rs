@@ -4,6 +4,7 @@
 //! What sidecars ask of each other (`requests`) goes over another connection. `stand_in`: who listens to everything does not keep
 //! others from hearing that nobody answers them.
 
+mod message;
 mod replies;
 mod requests;
 mod seals;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use proto_map::Headers;
 
+pub use self::message::{CoreMessage, CoreSink};
 pub use self::requests::{RequestError, Served};
 pub(super) use self::seals::Seals;
 use self::stand_in::StandIn;
@@ -24,33 +26,6 @@ use self::subscriptions::Subscriptions;
 use super::connection::Link;
 use super::error::Unavailable;
 use crate::nats::{Outbound, PublishError};
-
-/// A message that a subscription got.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CoreMessage {
-    /// Its subject.
-    pub subject: ByteString,
-    /// Its headers.
-    pub headers: Option<Headers>,
-    /// Its payload.
-    pub payload: Bytes,
-    /// Where an answer is expected.
-    pub reply: Option<ByteString>,
-    /// A status that the server sends instead of a message: 503 when nobody listens to a request.
-    pub status: Option<u16>,
-}
-
-/// Gets the messages of all subscriptions. Must not block.
-pub trait CoreSink: Send + Sync {
-    /// One message of one subscription; in order within a subscription.
-    fn message(&self, subscription_id: u64, message: CoreMessage);
-    /// Whether a stream has a subject, as far as is known.
-    fn is_captured(&self, _subject: &str) -> bool {
-        false
-    }
-    /// What was there has been handed over: time to wake whoever waits.
-    fn flush(&self);
-}
 
 /// Why a message was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::permissions::Needs;
+use super::needs::Needs;
 
 /// Why a [`Store`](crate::store::Store) could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -35,6 +35,7 @@ mod headers;
 mod horizon;
 mod keys;
 mod log;
+mod needs;
 mod nodes;
 mod options;
 mod permissions;
@@ -69,12 +70,12 @@ pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 use self::horizon::Horizons;
 pub use self::keys::Keys;
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
+use self::needs::Needs;
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
 pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
     TlsOptions,
 };
-use self::permissions::Needs;
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
@@ -167,14 +168,8 @@ impl Store {
         let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), &retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let sessions_bucket = bucket(sessions_spec);
-        let backlog = Backlog::new(
-            sessions_bucket.clone(),
-            api.clone(),
-            names.clone(),
-            payload_max,
-            assets.clone(),
-            backlog_spec,
-        );
+        let (of_sessions, of_api, of_names) = (sessions_bucket.clone(), api.clone(), names.clone());
+        let backlog = Backlog::new(of_sessions, of_api, of_names, payload_max, assets.clone(), backlog_spec);
         let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());

@@ -9,23 +9,41 @@ mod follower;
 mod lease;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use proto_map::Names;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 pub use self::candidacy::Candidacy;
 pub use self::follower::{Alive, NodesFollower, NodesSink};
-use self::lease::Keeper;
-pub use self::lease::{Lease, LeaseState, LeaseTimes};
+pub use self::lease::{Lease, LeaseState};
 use super::api::Api;
 use super::bucket::{Bucket, Fence, Value, Write};
 use super::error::{Unavailable, WriteError};
-use super::sessions::{RECORD_VERSION, instant};
+use super::sessions::instant;
 
 /// How long the mark of [`Nodes::is_gone`] stays, seconds.
 const TOUCHED_TTL_S: u32 = 60;
+
+/// The times of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// The server lets it expire when it was not refreshed for so many seconds.
+    pub ttl_s: u32,
+    /// How often it is refreshed.
+    pub refresh_every: Duration,
+    /// A holder gives up when its last successful refresh was sent so long ago; below `ttl_s`.
+    pub fence_after: Duration,
+}
+
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        // A stream of three replicas whose leader is killed has no leader for 4 to 9 seconds, and the last refresh may have
+        // been a while before that. Shorter times would have every sidecar give up together then.
+        Self { ttl_s: 25, refresh_every: Duration::from_secs(4), fence_after: Duration::from_secs(20) }
+    }
+}
 
 /// The leases of an account.
 #[derive(Clone, Debug)]
@@ -75,25 +93,6 @@ impl Nodes {
         Self { shared: Arc::new(Shared { bucket, readers, names, times }) }
     }
 
-    /// Takes the lease of a node and keeps it. A lease of the same name that is there is taken over: an earlier process of
-    /// this node did not end well, or, which is an error of the operator, is still there and becomes [`LeaseState::Lost`].
-    ///
-    /// # Errors
-    /// When JetStream does not answer.
-    pub async fn acquire(&self, node: &str, mqtt: Vec<String>) -> Result<Lease, Unavailable> {
-        let subject = self.shared.names.node_lease(node).map_err(Unavailable::new)?;
-        let boot = format!("{:016x}", rand::random::<u64>());
-        let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
-        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms, mqtt, seals: true };
-        let value = serde_json::to_vec(&info).map_err(Unavailable::new)?;
-        let keeper = Keeper::new(&self.shared, subject, value.into(), &info.boot);
-        let Some(grip) = keeper.take(true).await? else {
-            return Err(Unavailable::new("another process takes the lease of this node at the same time"));
-        };
-        let (tx, state) = watch::channel(LeaseState::Held);
-        Ok(Lease::start(info, keeper, grip, tx, state))
-    }
-
     /// Whether a node has a lease, from the leader.
     ///
     /// # Errors
@@ -122,25 +121,6 @@ impl Nodes {
             Err(WriteError::Fenced) => Ok(false),
             Err(error) => Err(Unavailable::new(error)),
         }
-    }
-
-    /// The nodes that have a lease, as they were at some moment after the call or later.
-    ///
-    /// # Errors
-    /// When JetStream does not answer.
-    pub async fn alive(&self) -> Result<Vec<NodeInfo>, Unavailable> {
-        follower::alive(&self.shared).await
-    }
-
-    /// Follows which nodes have a lease, until what this returns is dropped.
-    pub fn follow(&self, sink: Arc<dyn NodesSink>) -> NodesFollower {
-        NodesFollower::start(Arc::clone(&self.shared), sink)
-    }
-
-    /// Stands for the lead in something that one sidecar of the account does at a time, until what this returns is dropped.
-    /// `name` is made of letters, digits, `-` and `_`.
-    pub fn lead(&self, name: &str) -> Candidacy {
-        Candidacy::start(Arc::clone(&self.shared), name)
     }
 }
 

@@ -1,39 +1,17 @@
 //! Whether the NATS user may use the subjects that we cannot do without. nats-server refuses a publish or a subscription
 //! by an error line that belongs to nothing, so all of them are tried at the start, before anything depends on them.
 
-use std::fmt;
-
 use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::connection::Link;
 use super::error::OpenError;
+use super::needs::{API, Needs};
 use crate::nats::{Outbound, PublishError};
 
 /// The last token of what is tried.
 const TRIED: &str = "nats-mqtt-check";
-/// Where JetStream is asked.
-const API: &str = "$JS.API.>";
-
-/// What the NATS user has to be allowed, besides what devices use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Needs {
-    publish: Vec<String>,
-    subscribe: Vec<String>,
-}
-
 impl Needs {
-    pub(super) fn new(names: &proto_map::Names, inbox_prefix: &str) -> Self {
-        let (ours, inboxes) = (format!("{}.>", names.subject_prefix()), format!("{inbox_prefix}.>"));
-        let buckets =
-            [names.retained_subjects(), names.sessions_subjects(), names.nodes_subjects(), names.keys_subjects()];
-        let publish = [API.to_owned(), "$JS.ACK.>".to_owned(), inboxes.clone(), ours.clone()];
-        Self {
-            publish: publish.into_iter().chain(buckets).collect(),
-            subscribe: vec![inboxes, "$JS.EVENT.ADVISORY.STREAM.>".to_owned(), ours],
-        }
-    }
-
     /// Tries them. What is refused is known when the server has answered something else on this connection.
     pub(super) async fn try_all(&self, link: &Link) -> Result<(), PublishError> {
         // No stream of this name stores it.
@@ -56,13 +34,5 @@ impl Needs {
         let text = link.take_violation()?;
         let what = text.trim_start_matches(|c: char| c != 'f').trim_start_matches("for ").to_owned();
         Some(OpenError::Permission { what, needs: self.clone() })
-    }
-}
-
-/// What to allow, as a part of a sentence.
-impl fmt::Display for Needs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (publish, subscribe) = (self.publish.join(" "), self.subscribe.join(" "));
-        write!(f, "allow it to publish {publish} and to subscribe {subscribe}")
     }
 }

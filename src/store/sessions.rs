@@ -227,17 +227,6 @@ impl Sessions {
         };
         self.shared.remove_rest(client_id, &subject, sequence).await
     }
-
-    /// Every session with the sequence of its record, as they are at some moment after the call or later.
-    #[must_use]
-    pub fn scan(&self) -> SessionsScan {
-        SessionsScan::new(Arc::clone(&self.shared))
-    }
-
-    /// Follows the records, until what this returns is dropped.
-    pub fn follow(&self, from: FollowFrom, sink: Arc<dyn SessionsSink>) -> Following {
-        Following::start(tokio::spawn(follower::run(Arc::clone(&self.shared), from, sink)))
-    }
 }
 
 impl Shared {

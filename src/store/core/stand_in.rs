@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytestring::ByteString;
 use parking_lot::Mutex;
 
-use super::CoreMessage;
+use super::message::CoreMessage;
 use crate::nats::{Client, LinkCounts, Listener};
 use crate::store::connection::Link;
 

@@ -8,8 +8,8 @@ use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt, HashSet};
 use parking_lot::{Mutex, RwLock};
 
+use super::message::{CoreMessage, CoreSink};
 use super::stand_in::{StandIn, is_to_everything};
-use super::{CoreMessage, CoreSink};
 use crate::nats::{Client, LinkCounts, Message, Queue, SkipReason, Subscription};
 use crate::store::connection::Link;
 use crate::store::headers;

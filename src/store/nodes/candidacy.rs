@@ -8,9 +8,17 @@ use std::sync::Arc;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::Shared;
 use super::lease::Keeper;
+use super::{Nodes, Shared};
 use crate::store::bucket::new_write_id;
+
+impl Nodes {
+    /// Stands for the lead in something that one sidecar of the account does at a time, until what this returns is dropped.
+    /// `name` is made of letters, digits, `-` and `_`.
+    pub fn lead(&self, name: &str) -> Candidacy {
+        Candidacy::start(Arc::clone(&self.shared), name)
+    }
+}
 
 /// A candidacy for the lead in something. It goes on until this is dropped: who has lost the lead stands again.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{NodeInfo, Shared};
+use super::{NodeInfo, Nodes, Shared};
 use crate::store::bucket::Content;
 use crate::store::entry::LogEntry;
 use crate::store::error::Unavailable;
@@ -25,6 +25,21 @@ pub trait NodesSink: Send + Sync {
     fn alive(&self, node: &NodeInfo);
     /// The lease of a node has ended: it expired or was released. Also for nodes whose marker is found at the start.
     fn gone(&self, node: &str);
+}
+
+impl Nodes {
+    /// The nodes that have a lease, as they were at some moment after the call or later.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn alive(&self) -> Result<Vec<NodeInfo>, Unavailable> {
+        alive(&self.shared).await
+    }
+
+    /// Follows which nodes have a lease, until what this returns is dropped.
+    pub fn follow(&self, sink: Arc<dyn NodesSink>) -> NodesFollower {
+        NodesFollower::start(Arc::clone(&self.shared), sink)
+    }
 }
 
 /// Which nodes are alive.
@@ -98,7 +113,7 @@ impl Shared {
     }
 }
 
-pub(super) async fn alive(shared: &Shared) -> Result<Vec<NodeInfo>, Unavailable> {
+async fn alive(shared: &Shared) -> Result<Vec<NodeInfo>, Unavailable> {
     let mut reader = shared.reader();
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut nodes = BTreeMap::new();

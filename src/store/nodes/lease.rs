@@ -12,7 +12,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -20,34 +19,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{NodeInfo, Shared};
+use super::{LeaseTimes, NodeInfo, Nodes, Shared};
 use crate::store::bucket::{Bucket, Fence, Pause, Value, Write, new_write_id};
 use crate::store::error::{Unavailable, WriteError};
+use crate::store::sessions::RECORD_VERSION;
 
 /// How long the marker of a lease that was released stays, seconds: long enough for all who are there to see it, and for
 /// one that starts meanwhile.
 const RELEASED_TTL_S: u32 = 600;
 /// Refreshes whose acknowledgement is still of interest.
 const SENT_MAX: usize = 16;
-
-/// The times of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseTimes {
-    /// The server lets it expire when it was not refreshed for so many seconds.
-    pub ttl_s: u32,
-    /// How often it is refreshed.
-    pub refresh_every: Duration,
-    /// A holder gives up when its last successful refresh was sent so long ago; below `ttl_s`.
-    pub fence_after: Duration,
-}
-
-impl Default for LeaseTimes {
-    fn default() -> Self {
-        // A stream of three replicas whose leader is killed has no leader for 4 to 9 seconds, and the last refresh may have
-        // been a while before that. Shorter times would have every sidecar give up together then.
-        Self { ttl_s: 25, refresh_every: Duration::from_secs(4), fence_after: Duration::from_secs(20) }
-    }
-}
 
 /// Whether a lease is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +54,7 @@ pub(super) struct Keeper {
     bucket: Bucket,
     subject: ByteString,
     value: Bytes,
-    times: super::LeaseTimes,
+    times: LeaseTimes,
     /// Begins the ids of our writes.
     boot: Arc<str>,
 }
@@ -188,6 +169,27 @@ impl Keeper {
             Ok(_) | Err(WriteError::Fenced) => {}
             Err(error) => tracing::warn!(lease = %self.subject, %error, "the lease was not released and will expire"),
         }
+    }
+}
+
+impl Nodes {
+    /// Takes the lease of a node and keeps it. A lease of the same name that is there is taken over: an earlier process of
+    /// this node did not end well, or, which is an error of the operator, is still there and becomes [`LeaseState::Lost`].
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn acquire(&self, node: &str, mqtt: Vec<String>) -> Result<Lease, Unavailable> {
+        let subject = self.shared.names.node_lease(node).map_err(Unavailable::new)?;
+        let boot = format!("{:016x}", rand::random::<u64>());
+        let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
+        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms, mqtt, seals: true };
+        let value = serde_json::to_vec(&info).map_err(Unavailable::new)?;
+        let keeper = Keeper::new(&self.shared, subject, value.into(), &info.boot);
+        let Some(grip) = keeper.take(true).await? else {
+            return Err(Unavailable::new("another process takes the lease of this node at the same time"));
+        };
+        let (tx, state) = watch::channel(LeaseState::Held);
+        Ok(Lease::start(info, keeper, grip, tx, state))
     }
 }
 

@@ -18,6 +18,7 @@
 //! volley is acknowledged. A stream of one replica is away for longer than a silence is patient with before anybody else
 //! answers for it, so there everything goes at once.
 
+mod parts;
 mod rtt;
 mod settling;
 mod subjects;
@@ -25,9 +26,9 @@ mod subjects;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub(super) use self::parts::{Ask, AskToken, Entry, Found, GaveUp, Resolved, Step, Token};
+use self::parts::{Mode, Probe, State};
 use self::rtt::RoundTrip;
-use self::settling::Probe;
-pub(super) use self::settling::{Ask, AskToken, Found, Resolved};
 use self::subjects::Subjects;
 
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -35,62 +36,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Messages of a subject that leave so soon behind the first of them that is unanswered need not wait for it: as long as a
 /// burst takes, and little enough that hardly any change of leaders falls into it.
 const VOLLEY_SPREAD: Duration = Duration::from_micros(250);
-
-/// Why a message was given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GaveUp {
-    /// The last answer was that no stream has the subject.
-    NoStream,
-    /// There was no answer.
-    Silence,
-}
-
-/// Names one copy of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) number: u64,
-    pub(super) attempt: u32,
-}
-
-/// A message that is pushed.
-#[derive(Debug)]
-pub(super) struct Entry<T> {
-    pub(super) item: T,
-    /// Stands for its subject: the same for the same subject.
-    pub(super) subject: u64,
-    /// Told from every other message in the stream by this.
-    pub(super) id: u64,
-    /// The sequence that the last message of its subject must have, when the sender says so.
-    pub(super) expected_last: Option<u64>,
-}
-
-/// What is to be done now.
-#[derive(Debug)]
-pub(super) enum Step<'a, T> {
-    /// The item is to be sent.
-    Send {
-        token: Token,
-        item: &'a T,
-        /// What it is told by from every other message.
-        id: u64,
-        /// On the condition that the last message of its subject has this sequence.
-        expected_last: Option<u64>,
-    },
-    /// The leader is to be asked about the item's subject.
-    Look { token: AskToken, item: &'a T, ask: Ask },
-    /// It would have to be sent, and nobody wants it any more.
-    Withdrawn(T),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Behind others of its subject.
-    Waiting,
-    /// In the line of what may be sent.
-    Ready,
-    /// A copy may be somewhere, or may be stored.
-    Sent,
-}
 
 #[derive(Debug)]
 struct Slot<T> {
@@ -107,17 +52,6 @@ struct Slot<T> {
     /// If it is in the stream, then above this sequence.
     above: u64,
     refused: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Open,
-    /// Since when; one thing at a time, the next not before `at`.
-    Doubt {
-        since: Instant,
-        at: Instant,
-        probe: Option<Probe>,
-    },
 }
 
 /// A queue whose items have consecutive numbers.

@@ -24,7 +24,6 @@ use foldhash::fast::RandomState;
 use nats_wire::EncodeError;
 use parking_lot::Mutex;
 use proto_map::Headers;
-use proto_map::Names;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -33,7 +32,6 @@ pub use self::permits::Permit;
 use self::permits::Permits;
 use self::tokens::{Digits, Tokens, decimal, hexadecimal};
 use super::api_errors::ApiErrors;
-use super::connection::Connector;
 use super::error::PutError;
 use super::headers;
 use super::horizon::{Horizon, Horizons};
@@ -182,32 +180,6 @@ struct StreamLane {
 }
 
 impl Publisher {
-    /// Starts the publisher's task, which connects by itself. `is_replicated`: our own streams have replicas.
-    pub(super) fn start(
-        connector: Connector,
-        names: &Names,
-        limits: PublisherLimits,
-        horizons: Horizons,
-        is_replicated: bool,
-    ) -> Self {
-        let lane = |stream: String| StreamLane::new(&stream, &horizons, is_replicated);
-        let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
-        let shared = Arc::new(Shared {
-            permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
-            tokens: Tokens::new(names.acknowledgements(&format!("{:016x}", rand::random::<u64>()))),
-            limits,
-            errors: connector.errors.clone(),
-            state: Mutex::new(State { client: None, lanes, completions: VecDeque::new(), reply: Vec::new() }),
-            attention: Notify::new(),
-            available: watch::channel(false).0,
-            hasher: RandomState::default(),
-            horizons,
-        });
-        let (alive, ended) = oneshot::channel();
-        tokio::spawn(worker::run(Arc::clone(&shared), connector, ended));
-        Self { shared, _alive: Arc::new(alive) }
-    }
-
     /// Waits until one more message of `bytes` (payload and headers) may be under way.
     pub async fn permit(&self, bytes: usize) -> Permit {
         self.shared.permits.acquire(bytes).await

@@ -7,12 +7,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use proto_map::Names;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::lane::{AskToken, Found, GaveUp, Lane, Resolved};
+use super::permits::Permits;
+use super::tokens::Tokens;
 use super::{
-    Completion, LANE_RETAINED, Pending, Reply, Shared, Stored, StoredSink, StreamLane, parse_reply, question_subject,
+    Completion, LANE_RETAINED, Pending, Publisher, PublisherLimits, Reply, Shared, State, Stored, StoredSink,
+    StreamLane, parse_reply, question_subject,
 };
 use crate::nats::{Message, OnFull, QueueLimits};
 use crate::store::ack::{ApiError, parse_pub_ack};
@@ -21,6 +27,7 @@ use crate::store::api_errors::ApiErrors;
 use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
 use crate::store::headers::{self, WRITE_ID};
+use crate::store::horizon::Horizons;
 
 /// Acknowledgements that are handled before the sinks are flushed.
 const BATCH_MAX: usize = 512;
@@ -61,7 +68,35 @@ enum Ended {
     Lost,
 }
 
-pub(super) async fn run(shared: Arc<Shared>, connector: Connector, mut ended: oneshot::Receiver<()>) {
+impl Publisher {
+    /// Starts the publisher's task, which connects by itself. `is_replicated`: our own streams have replicas.
+    pub(in crate::store) fn start(
+        connector: Connector,
+        names: &Names,
+        limits: PublisherLimits,
+        horizons: Horizons,
+        is_replicated: bool,
+    ) -> Self {
+        let lane = |stream: String| StreamLane::new(&stream, &horizons, is_replicated);
+        let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
+        let shared = Arc::new(Shared {
+            permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
+            tokens: Tokens::new(names.acknowledgements(&format!("{:016x}", rand::random::<u64>()))),
+            limits,
+            errors: connector.errors.clone(),
+            state: Mutex::new(State { client: None, lanes, completions: VecDeque::new(), reply: Vec::new() }),
+            attention: Notify::new(),
+            available: watch::channel(false).0,
+            hasher: RandomState::default(),
+            horizons,
+        });
+        let (alive, ended) = oneshot::channel();
+        tokio::spawn(run(Arc::clone(&shared), connector, ended));
+        Self { shared, _alive: Arc::new(alive) }
+    }
+}
+
+async fn run(shared: Arc<Shared>, connector: Connector, mut ended: oneshot::Receiver<()>) {
     let role = Role {
         name: "publish",
         no_echo: false,

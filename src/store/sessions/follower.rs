@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto_map::SessionSubject;
 use tokio::task::JoinHandle;
 
-use super::{SessionRecord, Shared, parsed};
+use super::{SessionRecord, Sessions, Shared, parsed};
 use crate::store::bucket::Content;
 use crate::store::entry::LogEntry;
 use crate::store::error::Unavailable;
@@ -49,6 +49,19 @@ pub trait SessionsSink: Send + Sync {
 
     /// What was there when following began has been given.
     fn caught_up(&self) {}
+}
+
+impl Sessions {
+    /// Every session with the sequence of its record, as they are at some moment after the call or later.
+    #[must_use]
+    pub fn scan(&self) -> SessionsScan {
+        SessionsScan::new(Arc::clone(&self.shared))
+    }
+
+    /// Follows the records, until what this returns is dropped.
+    pub fn follow(&self, from: FollowFrom, sink: Arc<dyn SessionsSink>) -> Following {
+        Following::start(tokio::spawn(run(Arc::clone(&self.shared), from, sink)))
+    }
 }
 
 /// Something that is being followed. It ends when this is dropped.
@@ -167,7 +180,7 @@ impl SessionsScan {
     }
 }
 
-pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn super::SessionsSink>) {
+pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn SessionsSink>) {
     let give = |sequence, event| match event {
         Event::Record(record) => sink.record(sequence, record),
         Event::Gone(client_id, why) => sink.gone(&client_id, sequence, why),

@@ -14,7 +14,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Entry, Lane, Mode, PAUSE_MAX, State, Step, Token};
+use super::parts::{Ask, AskToken, Entry, Found, Mode, Phase, Probe, Resolved, Settling, State, Step, Token};
+use super::{Lane, PAUSE_MAX};
 
 /// Subjects that are settled at the same time once the stream has a leader for sure.
 const SETTLING_MAX: usize = 64;
@@ -22,93 +23,6 @@ const SETTLING_MAX: usize = 64;
 const WALK_MAX: u32 = 512;
 /// Somebody else has written, or an older copy is just being stored: how soon it is looked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// A question to the leader about a subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store::publisher) enum Ask {
-    /// Its last message.
-    Last,
-    /// Its first message at this sequence or behind it.
-    From(u64),
-}
-
-/// The answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store::publisher) enum Found {
-    /// A message.
-    Message {
-        /// Its sequence.
-        sequence: u64,
-        /// Its id, when it has one of ours.
-        id: Option<u64>,
-    },
-    /// There is none.
-    Nothing,
-}
-
-/// Names a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store::publisher) struct AskToken {
-    pub(in crate::store::publisher) subject: u64,
-    pub(in crate::store::publisher) attempt: u32,
-}
-
-/// What a look has found out about an item.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::store::publisher) enum Resolved<T> {
-    /// It is stored, at this sequence.
-    Stored(T, u64),
-    /// It is not, and cannot be: it was to follow another message than the last one, which has this sequence.
-    Overtaken(T, u64),
-}
-
-/// The one thing that is tried while the lane is in doubt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probe {
-    /// A message, of a subject that is not in doubt.
-    Message(Token),
-    /// A subject is settled.
-    Subject(u64),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// To be asked.
-    Look(Ask),
-    Asked {
-        ask: Ask,
-        attempt: u32,
-        at: Instant,
-    },
-    /// The first that is not there is to be sent, behind this sequence.
-    Repeat {
-        behind: Option<u64>,
-    },
-    Repeated {
-        token: Token,
-        at: Instant,
-    },
-}
-
-/// How far a subject in doubt is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Settling {
-    phase: Phase,
-    not_before: Instant,
-    /// The highest sequence that a look has seen.
-    last: u64,
-    walked: u32,
-}
-
-impl Settling {
-    const fn new(now: Instant) -> Self {
-        Self { phase: Phase::Look(Ask::Last), not_before: now, last: 0, walked: 0 }
-    }
-
-    const fn is_answer_due(&self) -> bool {
-        matches!(self.phase, Phase::Asked { .. } | Phase::Repeated { .. })
-    }
-}
 
 impl<T> Lane<T> {
     /// What is in flight is in doubt, and nothing is tried before `at`.

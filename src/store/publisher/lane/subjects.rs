@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Instant;
 
-use super::settling::Settling;
+use super::parts::Settling;
 
 /// Queues of subjects that are kept for others, and how large one of them may be.
 const SPARE_MAX: usize = 1_024;
