@@ -1,26 +1,20 @@
 //! The command line: what can be asked of the program, and its exit codes. One subcommand a file.
 
 mod check;
+mod failure;
 mod health;
 mod run;
 mod topic;
 
-use std::{ffi::OsString, fmt, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    app::AppError,
-    config::{Config, ConfigError, Overrides},
+    config::{Config, Overrides},
     embedded,
 };
-
-/// Something failed; a line on stderr says what.
-const FAILED: u8 = 1;
-/// The command line is wrong. clap ends with the same code.
-const USAGE: u8 = 2;
-/// The configuration is wrong (`EX_CONFIG` of sysexits).
-const CONFIG: u8 = 78;
+use failure::{FAILED, Failure};
 
 /// MQTT 3.1, 3.1.1 and 5.0 for NATS and JetStream.
 #[derive(Debug, Parser)]
@@ -119,31 +113,6 @@ impl Settings {
     }
 }
 
-/// Why the program ends with another code than 0, as one line for stderr.
-#[derive(Debug)]
-struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    fn new(code: u8, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string() }
-    }
-}
-
-impl From<AppError> for Failure {
-    fn from(error: AppError) -> Self {
-        Self::new(if error.is_configuration() { CONFIG } else { FAILED }, error)
-    }
-}
-
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(if error.is_of_the_command_line() { USAGE } else { CONFIG }, error)
-    }
-}
-
 /// Does what the command line says and answers the exit code: 0, 1 (failed), 2 (usage) or 78 (configuration).
 #[must_use]
 pub fn main() -> ExitCode {
@@ -180,16 +149,11 @@ fn report(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// Writes a line to stdout. Whoever reads it may be gone (`| head`), which is not a failure of ours.
-fn say(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
+    use super::failure::{CONFIG, USAGE};
     use super::*;
 
     #[test]

@@ -4,12 +4,14 @@
 //! # Layout
 //! - `nats`, `listeners`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
+//! - `error`: what is wrong, and where.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
 //! - `load`: puts the sources over each other, reads secrets from their files, checks what one key cannot check alone.
 //!
 //! Nothing here connects or listens. Values that follow from the server (0 = automatic) are settled by the app.
 
 mod de;
+mod error;
 mod jetstream;
 mod listeners;
 mod load;
@@ -23,6 +25,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
@@ -182,52 +185,6 @@ impl Default for EmbeddedConfig {
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(10),
         }
-    }
-}
-
-/// The configuration cannot be used. The message is one line and says where and what to do; the process ends with
-/// exit code 78.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{file}: {source}: check the path given with -c")]
-    Read {
-        /// Path as given.
-        file: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file is not TOML.
-    #[error("{file}:{line}: {message}")]
-    Syntax {
-        /// Path as given.
-        file: String,
-        /// Line, from 1.
-        line: usize,
-        /// What the parser said.
-        message: String,
-    },
-    /// A key has a value that it cannot have, or the key does not exist.
-    #[error("{location}: {key}: {message}")]
-    Invalid {
-        /// `FILE:LINE`, `environment variable NAME` or `option --NAME`.
-        location: String,
-        /// The key, as `listeners.tcp.bind`.
-        key: String,
-        /// What is wrong and what would be right.
-        message: String,
-    },
-}
-
-impl ConfigError {
-    /// The value at fault was on the command line: exit code 2, not 78.
-    #[must_use]
-    pub fn is_of_the_command_line(&self) -> bool {
-        matches!(self, Self::Invalid { location, .. } if location.starts_with("option "))
-    }
-
-    fn invalid(origin: &tree::Origin, key: &str, message: impl Into<String>) -> Self {
-        Self::Invalid { location: origin.to_string(), key: key.to_owned(), message: message.into().replace('\n', " ") }
     }
 }
 

@@ -2,6 +2,7 @@
 //! which are given to one [`Serve`]. MQTT itself is not known here.
 //!
 //! # Layout
+//! - `opening`: all of them, as configured.
 //! - `socket`: binding, and the options of sockets.
 //! - `accept`: the loop that takes connections, and its limits; `places`: those of addresses.
 //! - `upgrade`: the HTTP side of WebSocket; `ws_frame`, `ws_stream`: its frames as a byte stream.
@@ -9,6 +10,7 @@
 
 mod accept;
 mod foreign;
+mod opening;
 mod places;
 mod socket;
 mod upgrade;
@@ -26,15 +28,11 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 pub use foreign::Foreign;
+pub use opening::spawn;
 pub use places::Handshake;
 pub use ws_stream::WsStream;
 
-use crate::{
-    config::{BindAddr, Config, WsListenerConfig},
-    metrics::Metrics,
-    shutdown::ShutdownSignal,
-};
-use accept::{Acceptor, Limits};
+use crate::config::BindAddr;
 use socket::Prompt;
 pub(crate) use socket::listen;
 use upgrade::Upgrade;
@@ -140,50 +138,6 @@ pub enum ListenerError {
     /// Nothing is configured to listen.
     #[error("no listener is configured: give --listen, or a [listeners.tcp] or [listeners.ws] table")]
     None,
-}
-
-/// Opens every configured listener and serves what connects, until shutdown.
-///
-/// # Errors
-/// An address cannot be bound; those bound before are closed again.
-pub async fn spawn<H: Serve>(
-    config: &Config,
-    metrics: Arc<Metrics>,
-    serve: H,
-    shutdown: ShutdownSignal,
-) -> Result<Listening, ListenerError> {
-    let limits = Limits::new(&config.listeners, socket::raise_open_files_limit());
-    let connections = TaskTracker::new();
-    let mut acceptors = Vec::new();
-    for tcp in &config.listeners.tcp {
-        if let Some(bind) = &tcp.bind {
-            acceptors.push((Acceptor::bind(&tcp.name, Protocol::Mqtt, bind).await?, None));
-        }
-    }
-    for ws in &config.listeners.ws {
-        if let Some(bind) = &ws.bind {
-            acceptors.push((Acceptor::bind(&ws.name, Protocol::Ws, bind).await?, Some(upgrade_of(config, ws))));
-        }
-    }
-    if acceptors.is_empty() {
-        return Err(ListenerError::None);
-    }
-    let bound = acceptors.iter().map(|(acceptor, _)| acceptor.bound.clone()).collect();
-    for (acceptor, upgrade) in acceptors {
-        let dispatch = Dispatch { serve: serve.clone(), upgrade };
-        let run = acceptor.run(dispatch, limits.clone(), metrics.clone(), connections.clone(), shutdown.clone());
-        connections.spawn(run);
-    }
-    connections.close();
-    Ok(Listening { bound, connections })
-}
-
-fn upgrade_of(config: &Config, ws: &WsListenerConfig) -> Arc<Upgrade> {
-    Arc::new(Upgrade {
-        paths: ws.paths.clone(),
-        strict: config.mqtt.strict,
-        timeout: config.mqtt.connect_timeout.get(),
-    })
 }
 
 /// From an accepted socket to [`Serve`].

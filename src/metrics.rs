@@ -453,12 +453,6 @@ impl Metrics {
     pub fn link_counts(&self, counts: &LinkCounts) {
         let _ = self.links.set(counts.clone());
     }
-
-    /// All metrics as OpenMetrics text.
-    #[must_use]
-    pub fn render(self: &Arc<Self>) -> String {
-        render::render(self)
-    }
 }
 
 /// One connection in `mqtt_connections`, for as long as it lives.

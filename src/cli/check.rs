@@ -1,6 +1,6 @@
 //! `nats-mqtt check`: the configuration is right when this is reached; what is left is whether NATS can be used.
 
-use super::{Failure, say};
+use super::failure::{Failure, say};
 use crate::{app, config::Config};
 
 pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{CONFIG, FAILED, Failure, say};
+use super::failure::{CONFIG, FAILED, Failure, say};
 use crate::{
     admin::client,
     config::{BindAddr, Config},

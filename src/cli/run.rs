@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::{FAILED, Failure};
+use super::failure::{FAILED, Failure};
 use crate::{
     app,
     config::Config,

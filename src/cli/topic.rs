@@ -4,7 +4,7 @@ use clap::Subcommand;
 use mqtt_codec::{TopicFilter, TopicName};
 use proto_map::{ClosedTrees, DEFAULT_SUBJECT_PREFIX};
 
-use super::{FAILED, Failure, USAGE, say};
+use super::failure::{FAILED, Failure, USAGE, say};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Topic {

@@ -2,45 +2,15 @@
 //! environment and the command line are laid over each other here; `de` then gives the result its types. What the
 //! keys mean is not known here.
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
-use super::ConfigError;
-
-/// Where a value was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// In nobody's text: a default of ours.
-    Default,
-    /// In the configuration file, in this line (from 1).
-    File { file: Arc<str>, line: usize },
-    /// In this environment variable.
-    Env(String),
-    /// On the command line, with this flag.
-    Flag(&'static str),
-}
-
-impl Origin {
-    /// Values from the environment and the command line are text, whatever their key wants.
-    pub(super) fn is_untyped(&self) -> bool {
-        matches!(self, Self::Env(_) | Self::Flag(_))
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("configuration"),
-            Self::File { file, line } => write!(f, "{file}:{line}"),
-            Self::Env(name) => write!(f, "environment variable {name}"),
-            Self::Flag(name) => write!(f, "option {name}"),
-        }
-    }
-}
+use super::error::ConfigError;
+pub(super) use super::error::Origin;
 
 /// A value, its place in the text and its key from the root, as `listeners.tcp.bind`.
 #[derive(Clone, Debug)]

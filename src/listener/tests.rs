@@ -24,7 +24,9 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::config::{ByteSize, Overrides};
+use crate::config::{ByteSize, Config, Overrides};
+use crate::metrics::Metrics;
+use crate::shutdown::ShutdownSignal;
 
 /// Sends back what it reads, in pieces of eight bytes and one flush for each read; tells when it ends and how.
 #[derive(Clone)]

@@ -1,12 +1,36 @@
 //! WebSocket frames [RFC 6455, 5.2] as bytes, the server's side: headers are read, masks taken off, frames written. No I/O.
 
-use super::ws_stream::Refusal;
-
 /// Bytes of the longest header: two, eight of a length, four of a mask.
 pub(super) const HEADER_MAX: usize = 14;
 
 /// Bytes that a control frame can carry.
 pub(super) const CONTROL_MAX: usize = 125;
+
+/// Why a connection is closed by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It does not keep to RFC 6455.
+    Protocol,
+    /// A text frame [MQTT-6.0.0-1].
+    Text,
+}
+
+impl Refusal {
+    /// The status code of the Close frame.
+    pub(super) const fn code(self) -> u16 {
+        match self {
+            Self::Protocol => 1002,
+            Self::Text => 1003,
+        }
+    }
+
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Protocol => "this is not the WebSocket protocol",
+            Self::Text => "MQTT travels in binary frames",
+        }
+    }
+}
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

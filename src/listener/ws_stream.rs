@@ -14,7 +14,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::ws_frame::{CONTROL_MAX, HEADER_MAX, HEADER_OUT_MAX, Header, Mask, Opcode, write_header};
+use super::ws_frame::{CONTROL_MAX, HEADER_MAX, HEADER_OUT_MAX, Header, Mask, Opcode, Refusal, write_header};
 
 /// Payload of one outgoing frame; more than this between two flushes becomes several frames.
 const FRAME_OUT_MAX: usize = 0xFFFF;
@@ -24,32 +24,6 @@ const READ_HEADER: usize = 4 * 1024;
 
 /// An empty buffer keeps no more than this, so that ten thousand idle connections cost little.
 const KEPT_CAPACITY: usize = 4 * 1024;
-
-/// Why a connection is closed by us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// It does not keep to RFC 6455.
-    Protocol,
-    /// A text frame [MQTT-6.0.0-1].
-    Text,
-}
-
-impl Refusal {
-    /// The status code of the Close frame.
-    const fn code(self) -> u16 {
-        match self {
-            Self::Protocol => 1002,
-            Self::Text => 1003,
-        }
-    }
-
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Protocol => "this is not the WebSocket protocol",
-            Self::Text => "MQTT travels in binary frames",
-        }
-    }
-}
 
 /// `Open` → `Refusing` (a Close frame has to go out) → `Ended`; or `Open` → `Ended`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

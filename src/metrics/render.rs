@@ -46,14 +46,18 @@ const QOS: [&str; 3] = ["0", "1", "2"];
 /// No exemplars are recorded.
 type NoExemplar<'a> = Option<&'a Exemplar<[(&'static str, &'static str); 0], u64>>;
 
-pub(super) fn render(metrics: &Arc<Metrics>) -> String {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot(metrics.clone())));
-    let mut out = String::with_capacity(8 * 1024);
-    if let Err(error) = text::encode(&mut out, &registry) {
-        tracing::error!(%error, "metrics cannot be written");
+impl Metrics {
+    /// All metrics as OpenMetrics text.
+    #[must_use]
+    pub fn render(self: &Arc<Self>) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Snapshot(Arc::clone(self))));
+        let mut out = String::with_capacity(8 * 1024);
+        if let Err(error) = text::encode(&mut out, &registry) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        out
     }
-    out
 }
 
 #[derive(Debug)]
