@@ -14,6 +14,7 @@ mod input;
 mod io;
 mod life;
 mod pace;
+mod parts;
 mod publishes;
 mod reasons;
 mod retained;
@@ -24,7 +25,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -41,13 +41,9 @@ use crate::broker::{
 use crate::listener::Peer;
 use crate::metrics::Direction;
 use ahead::Ahead;
-use claims::Claimed;
-use counts::Counts;
-use durable::{Answered, LAZY_AGE, Written};
-use input::Remainder;
 use io::Io;
-use life::Life;
 use pace::Pace;
+use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
 use retained::Owed;
 
 /// While more than this many bytes wait to be written, no message is taken out of the mailbox.
@@ -66,20 +62,6 @@ const SUBSCRIBE_FILTERS: usize = 1_024;
 /// How long a connection without a keep alive sleeps at most between looks at the clock.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The client said so.
-    ByClient { with_will: bool },
-    /// We said so, or would have in a version that can.
-    ByServer(ReasonCode),
-    /// The socket broke, or was closed without DISCONNECT.
-    Lost,
-}
-
-/// Something that is under way.
-type Eventual<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 /// What is repeated, each with its message, unless that is lost.
 type Fetched = Vec<(Resend, Option<Outgoing>)>;
 
@@ -95,7 +77,7 @@ enum Event {
     Written(Written),
     Fetched(Fetched),
     Confirmed(Claimed),
-    Backlog(backlog::Page),
+    Backlog(Page),
     /// Others have had their turn.
     Again,
     Time,
@@ -143,7 +125,7 @@ struct Connection<S> {
     claimed: Claimed,
     /// The same, while they are being told.
     confirming: Option<Eventual<Claimed>>,
-    backlog: backlog::Reading,
+    backlog: Reading,
     retained: Owed,
     /// Something is still looked for, after others have had their turn.
     yielding: Option<Eventual<()>>,
@@ -174,7 +156,7 @@ where
     let mut io = Io::new(stream);
     broker.metrics.socket();
     let Some(greeted) = handshake::greet(&mut io, &broker, &peer).await else {
-        ending::close_socket(io, &broker.metrics).await;
+        io::close_socket(io, &broker.metrics).await;
         return;
     };
     peer.handshake.complete();
@@ -184,11 +166,11 @@ where
         Ok(attached) => attached,
         Err(refusal) => {
             handshake::refuse(&mut io, &broker, greeted.connect.version, refusal);
-            ending::close_socket(io, &broker.metrics).await;
+            io::close_socket(io, &broker.metrics).await;
             return;
         }
     };
-    told::tell_connected(&broker, &greeted, &attached, &peer);
+    handshake::tell_connected(&broker, &greeted, &attached, &peer);
     let mut connection = Connection::begin(io, broker, &peer, greeted.decoder, greeted.negotiated, attached);
     // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
     let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
@@ -199,7 +181,7 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Sends CONNACK.
+    /// The client was accepted, and is told so.
     fn begin(
         mut io: Io<S>,
         broker: Arc<Broker>,
@@ -212,11 +194,7 @@ where
         let retained = Owed::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
         let version = negotiated.parameters.version;
         let connack = ConnAck { session_present: is_present, ..negotiated.connack };
-        // A CONNACK of ours is small and has no text of the client but its assigned id.
-        let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
-        broker.metrics.connect(ReasonCode::Success);
-        broker.metrics.packets(Direction::In, PacketType::Connect, 1);
-        broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
+        accept(&mut io, &broker, version, connack);
         let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
         let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
         let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
@@ -256,7 +234,7 @@ where
             resending: None,
             claimed: Claimed::new(),
             confirming: None,
-            backlog: backlog::Reading::default(),
+            backlog: Reading::default(),
             retained,
             yielding: None,
             outputs: Vec::new(),
@@ -466,6 +444,15 @@ where
             }
         }
     }
+}
+
+/// Sends CONNACK.
+fn accept<S>(io: &mut Io<S>, broker: &Broker, version: Version, connack: ConnAck) {
+    // A CONNACK of ours is small and has no text of the client but its assigned id.
+    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
+    broker.metrics.connect(ReasonCode::Success);
+    broker.metrics.packets(Direction::In, PacketType::Connect, 1);
+    broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
 }
 
 /// What a future gives, or `None` when it panics.

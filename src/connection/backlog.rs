@@ -3,12 +3,8 @@
 //!
 //! Only what is older than the beginning of the log comes from here: what the log has, it has all of.
 
-use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -16,54 +12,13 @@ use mqtt_session::log_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::copies::outgoing_for;
+use super::parts::Page;
 use super::{Connection, OUTPUT_LOW};
 use crate::broker::{Broker, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry, StoredSubscription};
 
 /// How long to wait before a backlog is read again that could not be.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// What a read of the backlog brought: its reader, when there is a backlog, and the next messages, when there are more.
-pub(super) struct Page(Option<BacklogReader>, Vec<LogEntry>);
-
-type Fetching = Pin<Box<dyn Future<Output = Page> + Send>>;
-
-/// The backlog of a session being read, if it is.
-#[derive(Default)]
-pub(super) struct Reading {
-    /// The log begins here: the rest comes from there. `None` when nothing is read.
-    until: Option<u64>,
-    fetching: Option<Fetching>,
-    reader: Option<BacklogReader>,
-    page: VecDeque<LogEntry>,
-    /// No page follows.
-    is_last: bool,
-    /// Something was read, and is not yet known to be gone.
-    is_left: Arc<AtomicBool>,
-}
-
-impl Reading {
-    /// What a save of the progress has to see to, when a backlog was read.
-    pub(super) fn is_left(&self) -> Option<Arc<AtomicBool>> {
-        (self.until.is_none() && self.is_left.load(Ordering::Relaxed)).then(|| Arc::clone(&self.is_left))
-    }
-
-    /// Waits for the next page.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Page> {
-        match &mut self.fetching {
-            Some(fetching) => fetching.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
-    }
-
-    /// A page is there.
-    pub(super) fn take(&mut self, Page(reader, page): Page) {
-        self.fetching = None;
-        self.is_last = page.is_empty();
-        self.reader = reader;
-        self.page = page.into();
-    }
-}
 
 /// Reads the next page, from the beginning without a reader.
 async fn fetch(broker: Arc<Broker>, client_id: ByteString, after: u64, mut reader: Option<BacklogReader>) -> Page {

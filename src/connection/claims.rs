@@ -8,10 +8,8 @@ use mqtt_codec::{PacketId, QoS};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
+use super::parts::Claimed;
 use crate::broker::{Claims, Outgoing};
-
-/// Messages that are the session's, with their packet ids.
-pub(super) type Claimed = Vec<(PacketId, Outgoing)>;
 
 impl<S> Connection<S> {
     /// The claims as they are to be saved: also of what waits for that.

@@ -6,15 +6,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use crate::metrics::Direction;
 
-/// What is counted in one turn and added to the metrics at its end.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) published: [u64; 3],
-    pub(super) delivered: [u64; 3],
-    /// Bytes of payloads, in and out.
-    pub(super) payload_bytes: [u64; 2],
-}
-
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -4,37 +4,19 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mqtt_codec::{PacketId, ReasonCode};
 use mqtt_session::{Input, RETAINED, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
+use super::parts::{Answered, LAZY_AGE, Written};
 use crate::broker::{Outgoing, progress_record};
 use crate::store::{Arrival, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
 const LAZY_CHANGES: u64 = 128;
-
-/// How old changes get before they are saved without anybody waiting for them.
-pub(super) const LAZY_AGE: Duration = Duration::from_secs(1);
-
-/// An answer that waits until the record of the session is written.
-pub(super) enum Answered {
-    /// SUBACK.
-    Subscribed(PacketId, Vec<ReasonCode>),
-    /// UNSUBACK.
-    Unsubscribed(PacketId, Vec<ReasonCode>),
-}
-
-/// A write that ended.
-pub(super) enum Written {
-    /// The record, now with this sequence, and with how many answers waiting for it.
-    Record(Result<u64, WriteError>, usize),
-    /// The progress, up to this version, and how it was written.
-    Progress(Result<(u64, Arrival), WriteError>),
-}
 
 impl<S> Connection<S>
 where

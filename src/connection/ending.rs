@@ -8,31 +8,17 @@ use mqtt_codec::{Disconnect, Packet, ReasonCode, Version};
 use mqtt_session::Publication;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::durable::Written;
-use super::io::Io;
-use super::{Connection, End, Eventual};
+use super::Connection;
+use super::io::{Io, close_socket};
+use super::parts::{End, Eventual, Written};
 use crate::broker::{Broker, LeaveEnd, Mailbox, Share, progress_record};
 use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::ProgressRecord;
 
-/// How long the last packets may take to leave.
-const GOODBYE: Duration = Duration::from_secs(2);
-
 /// How long a connection stays open whose client has said goodbye, until its will is taken back. Longer than a leader takes
 /// to be elected.
 const TAKE_BACK: Duration = Duration::from_secs(30);
-
-/// Writes what is left, and closes.
-pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Metrics)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    // A peer that is gone is no news here.
-    let _ = tokio::time::timeout(GOODBYE, io.finish()).await;
-    let [received, sent] = io.uncounted;
-    metrics.bytes(received, sent);
-}
 
 impl<S> Connection<S>
 where

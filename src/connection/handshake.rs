@@ -13,7 +13,7 @@ use mqtt_session::{Negotiated, negotiate};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::io::Io;
-use crate::broker::{Broker, Refusal, Told};
+use crate::broker::{Attached, Broker, Event, EventConnect, Refusal, Told, protocol};
 use crate::listener::{Foreign, Peer};
 
 /// A connection whose CONNECT was accepted.
@@ -184,4 +184,32 @@ where
 
 fn refusal(reason: ReasonCode) -> ConnAck {
     ConnAck { session_present: false, reason, properties: ConnAckProperties::default() }
+}
+
+/// A client was accepted.
+pub(super) fn tell_connected(broker: &Broker, greeted: &Greeted, attached: &Attached, peer: &Peer) {
+    let Greeted { connect, negotiated, .. } = greeted;
+    tracing::debug!(
+        client_id = &*negotiated.client_id,
+        remote = %peer.addr,
+        listener = &*peer.listener,
+        protocol = protocol(connect.version),
+        clean_start = connect.clean_start,
+        session_present = attached.is_present,
+        session_expiry_s = negotiated.parameters.session_expiry_s,
+        keep_alive_s = negotiated.parameters.keep_alive_s,
+        "connected"
+    );
+    broker.events.tell(&negotiated.client_id, broker.node(), || {
+        Event::Connect(EventConnect {
+            remote: peer.addr,
+            listener: peer.listener.to_string(),
+            protocol: protocol(connect.version),
+            username: connect.username.as_ref().map(ToString::to_string),
+            clean_start: connect.clean_start,
+            session_present: attached.is_present,
+            session_expiry_s: negotiated.parameters.session_expiry_s,
+            keep_alive_s: negotiated.parameters.keep_alive_s,
+        })
+    });
 }

@@ -23,7 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::ahead::Received;
-use super::{Connection, End, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
+use super::parts::{End, Remainder};
+use super::{Connection, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
 use crate::broker::TooLarge;
 use crate::metrics::{Direction, DropReason};
 
@@ -38,25 +39,6 @@ const ORDERED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Bytes that are read of the rest: more than a kernel keeps for a socket.
 const REST_MAX: usize = 16 * 1024 * 1024;
-
-/// The exchange is over; what had come before is still handled.
-#[derive(Debug)]
-pub(super) struct Remainder {
-    /// How the connection ends, unless DISCONNECT is found.
-    end: End,
-    /// What is left then is given up; `None` once it is.
-    until: Option<Instant>,
-    /// Bytes that may still be read.
-    bytes: usize,
-    /// Nothing more is read.
-    is_read: bool,
-}
-
-impl Remainder {
-    fn is_draining(&self) -> bool {
-        self.end == End::ByServer(ReasonCode::ServerShuttingDown)
-    }
-}
 
 impl<S> Connection<S>
 where

@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::broker::{PeerSocket, Segments};
+use crate::metrics::Metrics;
 
 /// Bytes that one read takes at most.
 const READ_SIZE: usize = 32 * 1024;
@@ -23,6 +25,9 @@ thread_local! {
     /// Where reads land. What was read is split off, so an idle connection holds no buffer of its own.
     static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
+
+/// How long the last packets may take to leave.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A socket with its buffers.
 #[derive(Debug)]
@@ -181,4 +186,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> PeerSocket for Io<S> {
         }
         Poll::Pending
     }
+}
+
+/// Writes what is left, and closes.
+pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Metrics)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // A peer that is gone is no news here.
+    let _ = tokio::time::timeout(GOODBYE, io.finish()).await;
+    let [received, sent] = io.uncounted;
+    metrics.bytes(received, sent);
 }

@@ -11,15 +11,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_HIGH};
 
-/// What was noticed of a client beside its bytes.
-#[derive(Debug, Default)]
-pub(super) struct Life {
-    /// Bytes that it had taken when it was heard last.
-    taken: u64,
-    /// Answers to PINGREQ that wait until there is room for them: a client that asks and does not read costs a number.
-    pub(super) pings_owed: u64,
-}
-
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -4,7 +4,7 @@ use mqtt_codec::{ReasonCode, Version};
 use mqtt_session::{Input, Publication, after_restart};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::backlog::Reading;
+use super::parts::Reading;
 use super::{Connection, End};
 use crate::broker::{DeniedPublish, Done, LogRestart, Order, Refused, wait_for};
 

@@ -7,7 +7,7 @@ use mqtt_codec::{QoS, TopicFilter};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
-use super::durable::Answered;
+use super::parts::Answered;
 use crate::broker::{RecordRoom, RetainedCursor, Subscribed};
 use crate::store::{StoredBefore, StoredRetained, StoredSubscription};
 

@@ -7,41 +7,11 @@ use mqtt_codec::{PacketId, ReasonCode, SubscribeEntry, TopicFilter};
 use mqtt_session::{Publication, SubscribeRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::handshake::Greeted;
-use super::{Connection, End};
-use crate::broker::{
-    Attached, Broker, Event, EventConnect, EventDisconnect, EventSubscription, Refused, TooLarge, protocol,
-};
+use super::Connection;
+use super::parts::End;
+use crate::broker::{Event, EventDisconnect, EventSubscription, Refused, TooLarge};
 use crate::listener::Peer;
 use crate::store::StoredSubscription;
-
-/// A client was accepted.
-pub(super) fn tell_connected(broker: &Broker, greeted: &Greeted, attached: &Attached, peer: &Peer) {
-    let Greeted { connect, negotiated, .. } = greeted;
-    tracing::debug!(
-        client_id = &*negotiated.client_id,
-        remote = %peer.addr,
-        listener = &*peer.listener,
-        protocol = protocol(connect.version),
-        clean_start = connect.clean_start,
-        session_present = attached.is_present,
-        session_expiry_s = negotiated.parameters.session_expiry_s,
-        keep_alive_s = negotiated.parameters.keep_alive_s,
-        "connected"
-    );
-    broker.events.tell(&negotiated.client_id, broker.node(), || {
-        Event::Connect(EventConnect {
-            remote: peer.addr,
-            listener: peer.listener.to_string(),
-            protocol: protocol(connect.version),
-            username: connect.username.as_ref().map(ToString::to_string),
-            clean_start: connect.clean_start,
-            session_present: attached.is_present,
-            session_expiry_s: negotiated.parameters.session_expiry_s,
-            keep_alive_s: negotiated.parameters.keep_alive_s,
-        })
-    });
-}
 
 impl<S> Connection<S>
 where
