@@ -28,9 +28,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Rings that were there before there was this check. The list only ever becomes shorter.
-KNOWN = ROOT / "scripts" / "known_rings.txt"
-
 # Which crate of ours may depend on which.
 CRATES = {
     "codec": set(),
@@ -418,21 +415,6 @@ def describe(ring, edges):
     return "\n".join(lines)
 
 
-def against_the_known(rings, known, edges):
-    """Complaints about rings that are not known, and known ones that are not there any more."""
-    complaints = [describe(ring, edges) for ring in rings if ring not in known]
-    gone = [ring for ring in known if ring not in rings]
-    complaints += [f"{KNOWN.name} has a ring of {', '.join(ring)}: take out what is none" for ring in gone]
-    return complaints
-
-
-def known_rings():
-    """One ring a paragraph, one file a line."""
-    text = KNOWN.read_text() if KNOWN.is_file() else ""
-    lines = (line for line in text.splitlines() if not line.startswith("#"))
-    return [ring.split() for ring in "\n".join(lines).split("\n\n") if ring.split()]
-
-
 def read_file(path):
     file = ROOT / path
     return file.read_text() if file.is_file() else None
@@ -458,12 +440,12 @@ def main(arguments):
                     print(f"{file} -> {other}: {', '.join(sorted(names))}")
         return 0
     rings = rings_of(edges)
-    complaints = against_the_known(rings, known_rings(), edges)
+    complaints = [describe(ring, edges) for ring in rings]
     complaints += against_the_layers(edges, LAYERS) + against_the_crates() + runtimes(crates)
     for complaint in complaints:
         print(f"structure: {complaint}", file=sys.stderr)
     files = sum(len(crate.files) for crate in crates.values())
-    print(f"structure: {files} files, {sum(map(len, rings))} of them in {len(rings)} rings, {len(complaints)} complaints")
+    print(f"structure: {files} files, {len(rings)} rings, {len(complaints)} complaints")
     return 1 if complaints else 0
 
 

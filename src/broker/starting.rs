@@ -130,6 +130,24 @@ impl Routing {
         sys.router.copy_overlapping(options.copies_overlapping);
         Self { requests, arrived, logs, ingest, router, sys }
     }
+
+    fn follower(
+        &self,
+        options: &BrokerOptions,
+        names: &Names,
+        closed: ClosedTrees,
+        registry: &Arc<Registry>,
+    ) -> Arc<Follower> {
+        Arc::new(Follower {
+            logs: Arc::clone(&self.logs),
+            router: Arc::clone(&self.router),
+            requests: Arc::clone(&self.requests),
+            closed,
+            names: names.clone(),
+            ignored: options.ignored_streams.clone(),
+            registry: Arc::clone(registry),
+        })
+    }
 }
 
 /// Who follows the records of sessions, one behind the other.
@@ -149,26 +167,18 @@ impl Broker {
         closed: ClosedTrees,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
-        let Routing { requests, arrived, logs, ingest, router, sys } =
-            Routing::new(&options, &store, &names, &closed, &metrics);
+        let (routing, registry) =
+            (Routing::new(&options, &store, &names, &closed, &metrics), Arc::new(Registry::default()));
+        let follower = routing.follower(&options, &names, closed, &registry);
+        let Routing { requests, arrived, logs, ingest, router, sys } = routing;
         answered(async || store.foreign().begin().await).await;
         // Before the first client: what was asked through other sidecars can be answered here.
         requests.get_key(store.reply_keys()).await;
-        let (first, registry) = (Arc::clone(logs.first()), Arc::new(Registry::default()));
+        let (first, wants) = (Arc::clone(logs.first()), ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)));
         let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
         let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
         first.starts_at(tail.start_position());
-        let follower = Arc::new(Follower {
-            logs: Arc::clone(&logs),
-            router: Arc::clone(&router),
-            requests: Arc::clone(&requests),
-            closed,
-            names: names.clone(),
-            ignored: options.ignored_streams.clone(),
-            registry: Arc::clone(&registry),
-        });
         answered(async || follower.look(&store, true).await).await;
-        let wants = ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants));
         let (census, claimants) = followers(wants.clone());
         let shares = Shares::start(
             &store,
