@@ -77,9 +77,9 @@ impl<H: Header> Publish<'_, H> {
             check_subject(reply)?;
         }
         let block = self.block(&mut check_header)?;
-        let subjects = self.subject.len() + self.reply.map_or(0, |reply| reply.len() + 1);
         // Most are so short that their numbers need not be counted.
-        if subjects + NUMBERS_MAX > ARGUMENTS_MAX {
+        if !can_publish(self.subject.len(), self.reply.map(<[u8]>::len)) {
+            let subjects = self.subject.len() + self.reply.map_or(0, |reply| reply.len() + 1);
             let numbers = 1 + digits(block + self.payload) + if block == 0 { 0 } else { 1 + digits(block) };
             if subjects + numbers > ARGUMENTS_MAX {
                 return Err(EncodeError::ControlLineTooLong);
@@ -152,6 +152,16 @@ pub fn subscribe_len(subject: usize, queue: Option<usize>, sid: u64) -> usize {
 #[must_use]
 pub fn can_subscribe(subject: usize, queue: Option<usize>) -> bool {
     subscribe_len(subject, queue, u64::MAX) <= ARGUMENTS_MAX
+}
+
+/// Whether a message to such a subject, with such a reply subject, has arguments that can be sent, whatever its sizes are.
+#[must_use]
+pub const fn can_publish(subject: usize, reply: Option<usize>) -> bool {
+    let reply = match reply {
+        Some(reply) => reply + 1,
+        None => 0,
+    };
+    subject + reply + NUMBERS_MAX <= ARGUMENTS_MAX
 }
 
 /// Appends a message to `reply` without a payload, that says what nats-server says when nobody listens to `subject`: status 503.
@@ -368,6 +378,16 @@ mod tests {
                 let line = "SUB ".len() + subscribe_len(len, queue.map(str::len), u64::MAX) + LINE_END.len();
                 assert_eq!(out.len(), if is_taken { line } else { 0 });
             }
+        }
+    }
+
+    #[test]
+    fn what_can_be_published_whatever_its_sizes_are_is_known_before() {
+        for reply in [None, Some("r".repeat(100))] {
+            let (reply, len) = (reply.as_deref(), reply.as_ref().map(String::len));
+            let room = ARGUMENTS_MAX - NUMBERS_MAX - len.map_or(0, |len| len + 1);
+            assert!(can_publish(room, len) && !can_publish(room + 1, len));
+            assert!(head(&"s".repeat(room), reply, &[("A", "b")], usize::MAX / 2).is_ok());
         }
     }
 

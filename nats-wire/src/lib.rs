@@ -26,7 +26,7 @@ mod limits;
 mod message;
 
 pub use decode::{Decoder, ServerOp};
-pub use encode::{Publish, can_subscribe, subscribe_len};
+pub use encode::{Publish, can_publish, can_subscribe, subscribe_len};
 pub use error::{EncodeError, FrameError, Skipped};
 pub use headers::{HeaderBlock, HeaderLine};
 pub use info::{ConnectInfo, InfoError, ServerInfo};

@@ -16,10 +16,6 @@ use crate::broker::clock::uptime_ms;
 use crate::broker::publishing::{CoreCopy, Publishing};
 use crate::metrics::RequestEvent;
 
-/// Bytes of a subject and a reply subject together: what nats-server takes in one line (`max_control_line`), but for the
-/// sizes.
-const SUBJECTS_MAX: usize = 4_000;
-
 /// How a publish goes out on core NATS.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Asked {
@@ -41,7 +37,7 @@ impl Requests {
         let id: u64 = rand::random();
         let mut reply = format!("{}{id:016x}", self.inbox);
         if let Some(token) = self.keys.read().seal.seal_question(&question, self.ends_s(self.options.timeout))
-            && subject.as_str().len() + reply.len() + token.len() < SUBJECTS_MAX
+            && nats_wire::can_publish(subject.as_str().len(), Some(reply.len() + 1 + token.len()))
         {
             reply.push('.');
             reply.push_str(&token);
