@@ -3,11 +3,12 @@
 //! each packet.
 
 use bytes::{Buf, Bytes, BytesMut};
+use zeroize::Zeroize;
 
 use crate::{
     Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, Role, SubAck, Subscribe, Unsubscribe,
     Version, Violation,
-    reader::{Reader, Rules},
+    reader::{Reader, Rules, Secrets},
 };
 
 /// Limit in bytes for the first packet of a client, of whom nothing is known yet. A password and a will of 65,535
@@ -85,7 +86,8 @@ impl Decoder {
     ///
     /// Nothing is copied out of a PUBLISH: topic and payload are ranges of the allocation of `buf` and keep it alive.
     /// CONNECT, SUBSCRIBE and UNSUBSCRIBE, whose texts live as long as the session, get an allocation of their own, so
-    /// that a client identifier does not hold a read buffer.
+    /// that a client identifier does not hold a read buffer. Of a password and of authentication data nothing stays
+    /// behind, neither in `buf` nor in what the texts are ranges of.
     ///
     /// # Errors
     /// What the peer did wrong.
@@ -98,7 +100,8 @@ impl Decoder {
             return Ok(None);
         }
         match header.packet_type {
-            PacketType::Connect | PacketType::Subscribe | PacketType::Unsubscribe => {
+            PacketType::Connect | PacketType::Auth => self.packet_with_secrets(&header, buf).map(Some),
+            PacketType::Subscribe | PacketType::Unsubscribe => {
                 let packet = Bytes::copy_from_slice(buf.get(..header.size).unwrap_or_default());
                 buf.advance(header.size);
                 self.packet(&header, packet).map(Some)
@@ -176,16 +179,35 @@ impl Decoder {
         Ok(())
     }
 
+    /// The packet at the beginning of `buf`, where its bytes are overwritten. With secrets in it, it is read once more, from an
+    /// allocation where these are overwritten as well: its texts may hold that for as long as they like.
+    #[cold]
+    fn packet_with_secrets(&mut self, header: &FixedHeader, buf: &mut BytesMut) -> Result<Packet, Violation> {
+        let frame = moved_out(buf.get_mut(..header.size).unwrap_or_default());
+        buf.advance(header.size);
+        let before = (self.version, self.awaits_connect);
+        let mut reader = self.reader(header, frame.clone());
+        let packet = self.read_secrets(header, &mut reader);
+        let secrets = reader.into_secrets();
+        if secrets.is_empty() {
+            return packet;
+        }
+        packet.map(drop)?;
+        (self.version, self.awaits_connect) = before;
+        let mut reader = self.reader(header, overwritten(frame, &secrets)).with_secrets(secrets);
+        self.read_secrets(header, &mut reader)
+    }
+
+    fn read_secrets(&mut self, header: &FixedHeader, reader: &mut Reader) -> Result<Packet, Violation> {
+        match header.packet_type {
+            PacketType::Connect => self.connect(header.flags, reader),
+            _ => Auth::read(reader).map(Packet::Auth),
+        }
+    }
+
     #[inline]
     fn packet(&mut self, header: &FixedHeader, packet: Bytes) -> Result<Packet, Violation> {
-        let rules = Rules {
-            role: self.options.role,
-            // A CONNECT says its own version.
-            version: self.version.unwrap_or(Version::V5),
-            is_strict: self.options.strict,
-            max_topic_levels: self.options.max_topic_levels,
-        };
-        let mut reader = Reader::new(header.packet_type, packet, header.size - header.len, rules);
+        let mut reader = self.reader(header, packet);
         match header.packet_type {
             PacketType::Publish => Publish::read(header.flags, reader).map(Packet::Publish),
             PacketType::PubAck => Ack::read(&mut reader).map(Packet::PubAck),
@@ -194,15 +216,25 @@ impl Decoder {
             PacketType::PubComp => Ack::read(&mut reader).map(Packet::PubComp),
             PacketType::PingReq => reader.finish().map(|()| Packet::PingReq),
             PacketType::PingResp => reader.finish().map(|()| Packet::PingResp),
-            PacketType::Connect => self.connect(header.flags, &mut reader),
             PacketType::ConnAck => ConnAck::read(&mut reader).map(|packet| Packet::ConnAck(Box::new(packet))),
             PacketType::Subscribe => Subscribe::read(&mut reader).map(Packet::Subscribe),
             PacketType::SubAck => SubAck::read(&mut reader).map(Packet::SubAck),
             PacketType::Unsubscribe => Unsubscribe::read(&mut reader).map(Packet::Unsubscribe),
             PacketType::UnsubAck => SubAck::read(&mut reader).map(Packet::UnsubAck),
             PacketType::Disconnect => Disconnect::read(&mut reader).map(Packet::Disconnect),
-            PacketType::Auth => Auth::read(&mut reader).map(Packet::Auth),
+            PacketType::Connect | PacketType::Auth => self.read_secrets(header, &mut reader),
         }
+    }
+
+    fn reader(&self, header: &FixedHeader, packet: Bytes) -> Reader {
+        let rules = Rules {
+            role: self.options.role,
+            // A CONNECT says its own version.
+            version: self.version.unwrap_or(Version::V5),
+            is_strict: self.options.strict,
+            max_topic_levels: self.options.max_topic_levels,
+        };
+        Reader::new(header.packet_type, packet, header.size - header.len, rules)
     }
 
     fn connect(&mut self, flags: u8, reader: &mut Reader) -> Result<Packet, Violation> {
@@ -215,6 +247,20 @@ impl Decoder {
         reader.rules.version = version;
         Connect::read(reader, is_bridge).map(|packet| Packet::Connect(Box::new(packet)))
     }
+}
+
+/// The bytes of `source`, of which it keeps nothing.
+fn moved_out(source: &mut [u8]) -> Bytes {
+    let bytes = Bytes::copy_from_slice(source);
+    source.zeroize();
+    bytes
+}
+
+/// The frame without its secrets. Nobody else has it any more, so it is overwritten where it is.
+fn overwritten(frame: Bytes, secrets: &Secrets) -> Bytes {
+    let mut frame = BytesMut::from(frame);
+    secrets.overwrite(&mut frame);
+    frame.freeze()
 }
 
 /// Remaining Length and how many bytes it has: four at most, and no more than it needs [MQTT-1.5.5-1]. `None` when it
@@ -268,4 +314,52 @@ fn not_connect(first: u8, buf: &[u8]) -> Result<Option<FixedHeader>, Violation> 
         return Ok(None);
     }
     Err(Violation::FirstPacketNotConnect(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ConnectProperties, Secret};
+
+    fn connect() -> Connect {
+        Connect {
+            version: Version::V5,
+            bridge: false,
+            clean_start: true,
+            keep_alive_s: 60,
+            client_id: "pump".into(),
+            will: None,
+            username: Some("user".into()),
+            password: Some(Secret::from(&b"hunter2"[..])),
+            properties: ConnectProperties {
+                authentication_method: Some("M".into()),
+                authentication_data: Some(Secret::from(&b"sesame"[..])),
+                ..ConnectProperties::default()
+            },
+        }
+    }
+
+    #[test]
+    fn of_a_secret_nothing_stays_in_what_was_read() {
+        let mut bytes = BytesMut::new();
+        crate::encode(&Packet::Connect(Box::new(connect())), Version::V5, &mut bytes).unwrap();
+        let contains = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+        let frame = moved_out(&mut bytes);
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        assert!(contains(&frame, b"hunter2") && contains(&frame, b"sesame") && contains(&frame, b"pump"));
+
+        let mut decoder = Decoder::new(DecoderOptions::default());
+        let header = decoder.fixed_header(&frame).unwrap().unwrap();
+        let mut reader = decoder.reader(&header, frame.clone());
+        decoder.read_secrets(&header, &mut reader).unwrap();
+        let kept = overwritten(frame, &reader.into_secrets());
+        assert!(!contains(&kept, b"hunter2") && !contains(&kept, b"sesame") && contains(&kept, b"pump"));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let text = format!("{:?}", connect());
+        assert!(!text.contains("hunter2") && !text.contains("104") && !text.contains("sesame"), "{text}");
+        assert!(text.contains("user"), "{text}");
+    }
 }

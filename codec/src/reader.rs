@@ -1,11 +1,15 @@
 //! Reads the fields of one packet that is already complete. Every field is a range of the packet's own allocation.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::ops::Range;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use zeroize::Zeroize;
 
-use crate::{PacketId, PacketType, Property, ReasonCode, Role, TopicError, TopicFilter, TopicName, Version, Violation};
+use crate::{
+    PacketId, PacketType, Property, ReasonCode, Role, Secret, TopicError, TopicFilter, TopicName, Version, Violation,
+};
 
 /// What decides how a packet is read, besides its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +28,39 @@ pub(crate) struct Reader {
     end: usize,
     packet_type: PacketType,
     pub(crate) rules: Rules,
+    secrets: Secrets,
+}
+
+/// The secrets of one packet, and where they are in it.
+#[derive(Default)]
+pub(crate) struct Secrets(Vec<(Range<usize>, Secret)>);
+
+impl Secrets {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Overwrites them in their packet.
+    pub(crate) fn overwrite(&self, packet: &mut [u8]) {
+        for (place, _) in &self.0 {
+            packet.get_mut(place.clone()).unwrap_or_default().zeroize();
+        }
+    }
+
+    fn known_at(&self, place: &Range<usize>) -> Option<Secret> {
+        self.0.iter().find(|(known, _)| known == place).map(|(_, secret)| secret.clone())
+    }
+
+    fn found(&mut self, place: Range<usize>, secret: Secret) -> Secret {
+        self.0.push((place, secret.clone()));
+        secret
+    }
 }
 
 impl Reader {
     pub(crate) fn new(packet_type: PacketType, packet: Bytes, at: usize, rules: Rules) -> Self {
         let end = packet.len();
-        Self { packet, at, end, packet_type, rules }
+        Self { packet, at, end, packet_type, rules, secrets: Secrets::default() }
     }
 
     pub(crate) fn is_v5(&self) -> bool {
@@ -91,6 +122,23 @@ impl Reader {
         let field = self.packet.slice(self.at..self.at + len);
         self.at += len;
         Ok(field)
+    }
+
+    /// Reads a packet once more in which the secrets are overwritten that the first reading has found.
+    pub(crate) fn with_secrets(self, secrets: Secrets) -> Self {
+        Self { secrets, ..self }
+    }
+
+    /// Binary data that nobody may see, as a copy.
+    pub(crate) fn secret(&mut self) -> Result<Secret, Violation> {
+        let field = self.binary()?;
+        let place = self.at - field.len()..self.at;
+        Ok(self.secrets.known_at(&place).unwrap_or_else(|| self.secrets.found(place, field.into())))
+    }
+
+    /// The secrets that were read, and where.
+    pub(crate) fn into_secrets(self) -> Secrets {
+        self.secrets
     }
 
     /// A UTF-8 string [MQTT-1.5.4-1] without U+0000 [MQTT-1.5.4-2].

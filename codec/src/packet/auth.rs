@@ -1,6 +1,5 @@
 //! AUTH: enhanced authentication, MQTT 5 only. What its data means is not here.
 
-use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::{
@@ -9,7 +8,7 @@ use super::{
     properties::{write_binary, write_string},
 };
 use crate::{
-    EncodeError, PacketType, Property, ReasonCode, Role, Violation,
+    EncodeError, PacketType, Property, ReasonCode, Role, Secret, Violation,
     form::{Encode, Form},
     reader::Reader,
     sink::Sink,
@@ -23,7 +22,7 @@ pub struct Auth {
     /// Authentication Method.
     pub authentication_method: Option<ByteString>,
     /// Authentication Data.
-    pub authentication_data: Option<Bytes>,
+    pub authentication_data: Option<Secret>,
     /// Reason string and user properties.
     pub properties: Option<Box<ReasonProperties>>,
 }
@@ -56,7 +55,7 @@ impl Auth {
         while let Some(property) = all.next()? {
             match property {
                 Property::AuthenticationMethod => self.authentication_method = Some(all.reader.string()?),
-                Property::AuthenticationData => self.authentication_data = Some(all.reader.binary()?),
+                Property::AuthenticationData => self.authentication_data = Some(all.reader.secret()?),
                 _ if ReasonProperties::read(&mut self.properties, property, &mut all)? => {}
                 _ => return Err(all.is_not_allowed(property)),
             }
@@ -71,7 +70,7 @@ impl Encode for AuthSection<'_> {
     fn write<S: Sink>(&self, form: Form, out: &mut S) -> Result<(), EncodeError> {
         let auth = self.0;
         write_string(Property::AuthenticationMethod, auth.authentication_method.as_deref(), out)?;
-        write_binary(Property::AuthenticationData, auth.authentication_data.as_deref(), out)?;
+        write_binary(Property::AuthenticationData, auth.authentication_data.as_ref().map(Secret::expose), out)?;
         auth.properties.write(form, out)
     }
 }

@@ -10,7 +10,7 @@ use super::{
     properties::{write_binary, write_bool, write_string, write_u16, write_u32, write_user_properties},
 };
 use crate::{
-    EncodeError, PacketType, Property, TopicName, Violation,
+    EncodeError, PacketType, Property, Secret, TopicName, Violation,
     form::{Encode, Form, section},
     reader::Reader,
     sink::Sink,
@@ -34,7 +34,7 @@ pub struct Connect {
     /// User name.
     pub username: Option<ByteString>,
     /// Password: binary data.
-    pub password: Option<Bytes>,
+    pub password: Option<Secret>,
     /// MQTT 5 properties; default for 3.x.
     pub properties: ConnectProperties,
 }
@@ -59,7 +59,7 @@ pub struct ConnectProperties {
     /// Authentication Method.
     pub authentication_method: Option<ByteString>,
     /// Authentication Data.
-    pub authentication_data: Option<Bytes>,
+    pub authentication_data: Option<Secret>,
 }
 
 /// A will message [MQTT 5, 3.1.2.5].
@@ -127,7 +127,7 @@ impl Connect {
         // 3.1 lets the lengths win over the flags: a user name or a password that is not there is none.
         let is_there = |reader: &Reader, bit| flags & bit != 0 && (version != Version::V31 || reader.left() > 0);
         let username = if is_there(reader, flag::USER_NAME) { Some(reader.string()?) } else { None };
-        let password = if is_there(reader, flag::PASSWORD) { Some(reader.binary()?) } else { None };
+        let password = if is_there(reader, flag::PASSWORD) { Some(reader.secret()?) } else { None };
         reader.finish_lenient_in_v3()?;
         let clean_start = flags & flag::CLEAN_START != 0;
         Ok(Self { version, bridge, clean_start, keep_alive_s, client_id, will, username, password, properties })
@@ -217,7 +217,7 @@ impl ConnectProperties {
                 }
                 Property::UserProperty => self.user_properties.push(all.pair()?),
                 Property::AuthenticationMethod => self.authentication_method = Some(all.reader.string()?),
-                Property::AuthenticationData => self.authentication_data = Some(all.reader.binary()?),
+                Property::AuthenticationData => self.authentication_data = Some(all.reader.secret()?),
                 _ => return Err(all.is_not_allowed(property)),
             }
         }
@@ -241,7 +241,7 @@ impl Encode for ConnectProperties {
         write_bool(Property::RequestProblemInformation, self.request_problem_information, out);
         write_user_properties(&self.user_properties, out)?;
         write_string(Property::AuthenticationMethod, self.authentication_method.as_deref(), out)?;
-        write_binary(Property::AuthenticationData, self.authentication_data.as_deref(), out)
+        write_binary(Property::AuthenticationData, self.authentication_data.as_ref().map(Secret::expose), out)
     }
 }
 
@@ -285,7 +285,7 @@ impl Encode for Connect {
             out.string(username)?;
         }
         if let Some(password) = &self.password {
-            out.binary(password)?;
+            out.binary(password.expose())?;
         }
         Ok(())
     }

@@ -35,6 +35,10 @@ fn binary() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..40).prop_map(Bytes::from)
 }
 
+fn secret() -> impl Strategy<Value = Secret> {
+    vec(any::<u8>(), 0..40).prop_map(Secret::from)
+}
+
 pub(crate) fn payload() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         6 => vec(any::<u8>(), 0..40),
@@ -122,7 +126,7 @@ prop_compose! {
         request_response_information in any::<bool>(),
         request_problem_information in option::of(any::<bool>()),
         user_properties in user_properties(),
-        method in option::of((text(), option::of(binary()))),
+        method in option::of((text(), option::of(secret()))),
     ) -> ConnectProperties {
         let (authentication_method, authentication_data) = method.map_or((None, None), |(method, data)| (Some(method), data));
         ConnectProperties {
@@ -136,7 +140,7 @@ prop_compose! {
 prop_compose! {
     fn any_connect()(
         bridge in any::<bool>(), clean_start in any::<bool>(), keep_alive_s in any::<u16>(), client_id in text(),
-        will in option::of(will().boxed()), username in option::of(text()), password in option::of(binary()),
+        will in option::of(will().boxed()), username in option::of(text()), password in option::of(secret()),
         properties in connect_properties(), version in version(),
     ) -> Connect {
         let will = will.map(Box::new);
@@ -343,7 +347,7 @@ fn disconnect(version: Version, sender: Role) -> impl Strategy<Value = Packet> {
 }
 
 fn auth(sender: Role) -> impl Strategy<Value = Packet> {
-    (reason(PacketType::Auth, sender), text(), option::of(binary()), reason_properties()).prop_map(
+    (reason(PacketType::Auth, sender), text(), option::of(secret()), reason_properties()).prop_map(
         |(reason, method, authentication_data, properties)| {
             Packet::Auth(Auth { reason, authentication_method: Some(method), authentication_data, properties })
         },

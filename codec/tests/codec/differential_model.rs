@@ -72,6 +72,10 @@ fn bytes(bytes: ntex_bytes::Bytes) -> Bytes {
     Bytes::copy_from_slice(&bytes)
 }
 
+fn secret(bytes: ntex_bytes::Bytes) -> Secret {
+    Secret::from(&*bytes)
+}
+
 fn topic(name: ntex_bytes::ByteString) -> Option<TopicName> {
     TopicName::new(text(name)).ok()
 }
@@ -209,7 +213,7 @@ fn connect_v3(connect: v3::Connect) -> Option<Packet> {
         client_id: text(connect.client_id),
         will,
         username: connect.username.map(text),
-        password: connect.password.map(bytes),
+        password: connect.password.map(secret),
         properties: ConnectProperties::default(),
     })))
 }
@@ -250,7 +254,7 @@ fn connect_v5(connect: v5::Connect) -> Option<Packet> {
         request_problem_information: Some(connect.request_problem_info).filter(|is_on| !is_on),
         user_properties: texts(connect.user_properties),
         authentication_method: connect.auth_method.map(text),
-        authentication_data: connect.auth_data.map(bytes),
+        authentication_data: connect.auth_data.map(secret),
     };
     Some(Packet::Connect(Box::new(Connect {
         version: Version::V5,
@@ -260,7 +264,7 @@ fn connect_v5(connect: v5::Connect) -> Option<Packet> {
         client_id: text(connect.client_id),
         will,
         username: connect.username.map(text),
-        password: connect.password.map(bytes),
+        password: connect.password.map(secret),
         properties,
     })))
 }
@@ -353,7 +357,7 @@ fn from_v5(packet: v5::Packet) -> Option<Packet> {
         v5::Packet::Auth(packet) => Packet::Auth(Auth {
             reason: reason(packet.reason_code),
             authentication_method: packet.auth_method.map(text),
-            authentication_data: packet.auth_data.map(bytes),
+            authentication_data: packet.auth_data.map(secret),
             properties: reasons(packet.reason_string, packet.user_properties),
         }),
     })

@@ -49,7 +49,7 @@ fn a_connect_has_a_limit_of_its_own() {
         client_id: "c".into(),
         will: Some(Box::new(will)),
         username: Some("u".into()),
-        password: Some(Bytes::from(vec![b'p'; 65_535])),
+        password: Some(Secret::from(vec![b'p'; 65_535])),
         properties: ConnectProperties::default(),
     }));
     let mut out = BytesMut::new();

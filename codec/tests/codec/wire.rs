@@ -92,11 +92,12 @@ fn connect_of_3_1_and_3_1_1() {
         keep_alive_s: 30,
         will: Some(Box::new(will)),
         username: Some("me".into()),
-        password: Some(Bytes::from_static(b"pw")),
+        password: Some(Secret::from(&b"pw"[..])),
         ..plain_connect(V311, "tasmota")
     };
     check(V311, "10 {s'MQTT' 04 EC 001E s'tasmota' s'tele/LWT' s'Offline' s'me' s'pw'}", connect);
-    let anonymous = Connect { username: Some("".into()), password: Some(Bytes::new()), ..plain_connect(V311, "c") };
+    let anonymous =
+        Connect { username: Some("".into()), password: Some(Secret::from(Vec::new())), ..plain_connect(V311, "c") };
     check(V311, "10 {s'MQTT' 04 C2 003C s'c' s'' s''}", anonymous);
 }
 
@@ -104,7 +105,7 @@ fn connect_of_3_1_and_3_1_1() {
 fn connect_of_5() {
     let check = |text, connect| both(Server, V5, text, Packet::Connect(Box::new(connect)));
     check("10 {s'MQTT' 05 02 003C {} s'c'}", plain_connect(V5, "c"));
-    let token = Connect { password: Some(Bytes::from_static(b"jwt")), ..plain_connect(V5, "c") };
+    let token = Connect { password: Some(Secret::from(&b"jwt"[..])), ..plain_connect(V5, "c") };
     check("10 {s'MQTT' 05 42 003C {} s'c' s'jwt'}", token);
     let properties = ConnectProperties {
         session_expiry_interval_s: Some(u32::MAX),
@@ -115,7 +116,7 @@ fn connect_of_5() {
         request_problem_information: Some(false),
         user_properties: vec![("a".into(), "1".into()), ("a".into(), "2".into())],
         authentication_method: Some("NATS-NKEY".into()),
-        authentication_data: Some(Bytes::from_static(&[0, 1])),
+        authentication_data: Some(Secret::from(&[0, 1][..])),
     };
     check(
         "10 {s'MQTT' 05 02 003C {11 FFFFFFFF 21 0014 27 00000100 22 000A 19 01 17 00 26 s'a' s'1' 26 s'a' s'2' \
@@ -308,7 +309,7 @@ fn ping_disconnect_and_auth() {
     let auth = Auth {
         reason: ReasonCode::ContinueAuthentication,
         authentication_method: Some("NATS-NKEY".into()),
-        authentication_data: Some(Bytes::from_static(&[1, 2])),
+        authentication_data: Some(Secret::from(&[1, 2][..])),
         properties: None,
     };
     both(Server, V5, "F0 {18 {15 s'NATS-NKEY' 16 0002 0102}}", Packet::Auth(auth.clone()));
