@@ -3,7 +3,8 @@
 //!
 //! # Layout
 //!
-//! - [`negotiate`]: from a CONNECT to what both sides agreed on, and its CONNACK
+//! - [`Handshake`]: from a CONNECT to who the client is, with AUTH back and forth where it names a method
+//! - [`negotiate`](negotiate()): from a CONNECT to what both sides agreed on, and its CONNACK
 //! - [`Session`]: the connected session; [`Session::handle`] takes one [`Input`] and appends [`Output`]s, which the
 //!   caller carries out, in order, before the next input
 //! - `exchange`: inputs and outputs; `held`: outputs that wait until the progress is saved
@@ -17,6 +18,7 @@
 
 mod exchange;
 mod feed;
+mod handshake;
 mod held;
 mod inbound;
 mod negotiate;
@@ -27,6 +29,10 @@ mod session;
 
 pub use exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
 pub use feed::{Feed, FeedState, Offer};
+pub use handshake::{
+    CHALLENGES_MAX, Credentials, Handshake, HandshakeInput, HandshakeStep, NoAnswer, Patience, Unwelcome, Verdict,
+    Welcome,
+};
 pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
 pub use outbound::Resend;

@@ -11,6 +11,7 @@
 mod connection;
 mod delivering;
 mod durable;
+mod handshake;
 mod publishing;
 mod script;
 mod shared;

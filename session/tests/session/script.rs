@@ -442,7 +442,7 @@ fn disconnect(words: &mut Words<'_>) -> Checked<Disconnect> {
     Ok(disconnect)
 }
 
-fn connect() -> Connect {
+pub(crate) fn connect() -> Connect {
     Connect {
         version: Version::V5,
         bridge: false,
