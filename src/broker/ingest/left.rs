@@ -1,11 +1,15 @@
 //! What is left when a leader is gone: messages that those who stood by have heard and not seen in the log. A new leader may
 //! not have heard all of them, least of all one that has just been started, so it asks everybody before it leads.
 //!
+//! **Invariant:** what is asked for is left, and is not on its way. Whoever is asked by a later term stores nothing more in an
+//! earlier one. So everybody is asked twice: first to stop, answered when nothing is under way, and then, when the log is
+//! read as far as that, for what is left.
+//!
 //! An answer is a page of frames, each the length of a head (four bytes, little endian), the head in JSON, and the payload;
 //! an empty page is the last one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
@@ -14,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ANSWER_WITHIN, Ingest, LOOK_AGAIN, standby};
 use crate::metrics::DropReason;
-use crate::store::{CoreMessage, RequestError, Served};
+use crate::store::{CoreMessage, NodeInfo, RequestError, Served};
 
 /// How long a new leader waits to see what the old one has stored, and to know what is wanted.
 const SEE_WITHIN: Duration = Duration::from_secs(10);
@@ -28,11 +32,11 @@ const PAGE_BYTES: usize = 256 << 10;
 /// Bytes that a head may be larger than what is in it.
 const HEAD_ROOM: usize = 4096;
 
-/// Asks for the messages that are left, from this number on, on behalf of the leader of a term.
+/// Asks for the messages that are left, from this number on, on behalf of the leader of a term; without a number, to stop.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     term: u64,
-    from: u64,
+    from: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,11 +60,20 @@ impl Ingest {
         if tokio::time::timeout(SEE_WITHIN, is_ready).await.is_err() {
             tracing::warn!("the log is not read to its end; messages of NATS may be stored again");
         }
-        let others = self.ask_what_is_left(term).await;
+        let nodes = self.others().await;
+        let stop = Question { term, from: None };
+        join_all(nodes.iter().map(|info| self.ask(&info.node, &stop))).await;
+        if tokio::time::timeout(SEE_WITHIN, self.log_is_read()).await.is_err() {
+            tracing::warn!("what the last leader stored is not read to its end; messages of NATS may be stored again");
+        }
+        let others = join_all(nodes.iter().map(|info| self.left_of(&info.node, term))).await;
         // What they had heard when they answered we have heard when this is answered.
         let _ = self.core.flush().await;
         let mut state = self.state.lock();
-        state.term = Some(term);
+        if !state.terms.lead(term, Instant::now()) {
+            tracing::debug!(term, "somebody leads in a later term");
+            return;
+        }
         let left = others.into_iter().fold(state.standby.take().collect(), standby::merge);
         let count = left.len();
         let dropped = left.into_iter().filter_map(|message| (!state.queue(message)).then_some(())).count();
@@ -85,30 +98,32 @@ impl Ingest {
         format!("{}.{node}", self.left)
     }
 
-    async fn ask_what_is_left(&self, term: u64) -> Vec<Vec<CoreMessage>> {
-        let nodes = match self.nodes.alive().await {
-            Ok(nodes) => nodes,
+    /// Everybody who may have heard something.
+    async fn others(&self) -> Vec<NodeInfo> {
+        self.nodes.alive().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "nobody can be asked what the last leader has left");
+            Vec::new()
+        })
+    }
+
+    async fn ask(&self, node: &str, question: &Question) -> Option<Bytes> {
+        let question = serde_json::to_vec(question).unwrap_or_default();
+        match self.core.request(&self.left_subject(node), question.into(), ANSWER_WITHIN).await {
+            Ok(page) => Some(page),
+            // It has died, and its lease has not ended.
+            Err(RequestError::Nobody) => None,
             Err(error) => {
-                tracing::warn!(%error, "nobody can be asked what the last leader has left");
-                return Vec::new();
+                tracing::warn!(node, %error, "a sidecar does not say what the last leader has left");
+                None
             }
-        };
-        join_all(nodes.iter().map(|info| self.left_of(&info.node, term))).await
+        }
     }
 
     async fn left_of(&self, node: &str, term: u64) -> Vec<CoreMessage> {
-        let (subject, mut all, mut from) = (self.left_subject(node), Vec::new(), 0);
+        let (mut all, mut from) = (Vec::new(), 0);
         loop {
-            let question = serde_json::to_vec(&Question { term, from }).unwrap_or_default();
-            let page = match self.core.request(&subject, question.into(), ANSWER_WITHIN).await {
-                Ok(page) => read_page(page),
-                // It has died, and its lease has not ended.
-                Err(RequestError::Nobody) => return all,
-                Err(error) => {
-                    tracing::warn!(node, %error, "a sidecar does not say what the last leader has left");
-                    return all;
-                }
-            };
+            let Some(page) = self.ask(node, &Question { term, from: Some(from) }).await else { return all };
+            let page = read_page(page);
             let Some((number, _)) = page.last() else { return all };
             from = number + 1;
             all.extend(page.into_iter().map(|(_, message)| message));
@@ -120,11 +135,19 @@ impl Ingest {
         let Question { term, from } = serde_json::from_slice(question).ok()?;
         // The news may be on their way.
         self.heard(term);
+        let Some(from) = from else {
+            let _ = tokio::time::timeout(SEE_WITHIN_ASKED, self.nothing_is_in_flight()).await;
+            return Some(Bytes::new());
+        };
         if from == 0 {
             let _ = tokio::time::timeout(SEE_WITHIN_ASKED, self.log_is_read()).await;
         }
         let size_max = self.core.max_payload().saturating_sub(HEAD_ROOM);
         let (state, mut page) = (self.state.lock(), BytesMut::new());
+        if state.terms.newest() > term {
+            // It leads no more, and another one asks.
+            return Some(Bytes::new());
+        }
         for (number, message) in state.standby.from(from) {
             let frame = frame(number, message)?;
             if !page.is_empty() && page.len() + frame.len() > PAGE_BYTES.min(size_max) {

@@ -7,10 +7,12 @@
 //!
 //! - [`cover`]: what is subscribed to on NATS for that
 //! - [`left`]: how a leader begins, with what the last one has left
+//! - [`terms`]: who of several that believe to lead does
 
 mod cover;
 mod left;
 mod standby;
+mod terms;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use self::cover::{Change, Cover};
 use self::standby::Standby;
+use self::terms::Terms;
 use super::convert;
 use super::logs::{Logs, Owner};
 use super::requests::Requests;
@@ -39,7 +42,7 @@ use crate::store::{
 pub(crate) const SUBSCRIPTIONS: u64 = 1 << 63;
 
 /// Copies that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
-const IN_FLIGHT_MAX: usize = 128;
+const IN_FLIGHT_MAX: u32 = 128;
 
 /// Messages that wait to be stored, and their bytes. What is beyond is dropped and counted.
 const QUEUE_MAX: usize = 16_384;
@@ -86,13 +89,14 @@ pub(crate) struct Ingest {
     nodes: Nodes,
     keys: Keys,
     state: Mutex<State>,
+    /// Places for copies that are not acknowledged yet.
+    in_flight: Arc<Semaphore>,
     wake: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// The term in which we lead.
-    term: Option<u64>,
+    terms: Terms,
     standby: Standby,
     queue: VecDeque<CoreMessage>,
     queued_bytes: usize,
@@ -178,6 +182,7 @@ impl Ingest {
             nodes,
             keys: store.keys().clone(),
             state,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
             wake,
         }
     }
@@ -199,7 +204,7 @@ impl Ingest {
             return;
         }
         let mut state = self.state.lock();
-        if state.term.is_none() {
+        if !state.terms.is_leading() {
             return state.standby.push(message, Instant::now());
         }
         if !state.queue(message) {
@@ -212,20 +217,21 @@ impl Ingest {
     /// A copy was seen in the log.
     pub(crate) fn seen(&self, subject: &str, payload: &[u8]) {
         let mut state = self.state.lock();
-        if state.term.is_none() {
+        if !state.terms.is_leading() {
             state.standby.stored(subject, payload, Instant::now());
         }
     }
 
     /// Stores what is queued, for ever.
     async fn store(&self) {
-        let permits = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         loop {
+            // The place comes first: what is taken out of the queue is under way, for whoever waits for that.
+            let Ok(place) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
             let Some(message) = self.next() else {
+                drop(place);
                 self.wake.notified().await;
                 continue;
             };
-            let Ok(place) = Arc::clone(&permits).acquire_owned().await else { return };
             let permit = self.publisher.permit(message.payload.len() + message.subject.len() + 128).await;
             match self.put(message, place) {
                 Some(put) => self.publisher.submit(permit, put),
@@ -261,7 +267,7 @@ impl Ingest {
     /// Leads no more. What is not stored yet is kept until somebody has stored it.
     fn stand_by(&self) {
         let mut state = self.state.lock();
-        state.term = None;
+        state.terms.stop();
         state.queued_bytes = 0;
         for message in std::mem::take(&mut state.queue) {
             state.standby.push(message, Instant::now());
@@ -284,11 +290,15 @@ impl Ingest {
         candidacy.resign().await;
     }
 
-    /// Waits until nobody answers in the leader's place.
+    /// Waits until nobody answers in the leader's place, and nobody says that it has come.
     async fn leader_is_gone(&self) {
-        let mut silences = 0;
+        let (mut silences, mut known) = (0, self.state.lock().terms.newest());
         while silences < SILENCES {
             tokio::time::sleep(ASK_EVERY).await;
+            let newest = self.state.lock().terms.newest();
+            if newest != known {
+                (silences, known) = (0, newest);
+            }
             match self.core.request(&self.place, Bytes::new(), ANSWER_WITHIN).await {
                 Err(RequestError::Nobody) => silences += 1,
                 Ok(_) | Err(RequestError::TimedOut | RequestError::Unavailable(_)) => silences = 0,
@@ -313,7 +323,7 @@ impl Ingest {
         let texts: Vec<&str> = filters.iter().map(TopicFilter::as_str).collect();
         let wishes = Bytes::from(serde_json::to_vec(&texts).unwrap_or_default());
         let _ = self.core.tell(&self.wishes, wishes.clone());
-        if self.state.lock().term.is_some() {
+        if self.state.lock().terms.is_leading() {
             return;
         }
         if let Err(error) = self.core.request(&self.place, wishes, ANNOUNCE_WITHIN).await {
@@ -354,10 +364,15 @@ impl Ingest {
 
     /// Somebody leads in a term.
     fn heard(&self, term: u64) {
-        let is_old = self.state.lock().term.is_some_and(|ours| ours < term);
-        if is_old {
+        let is_over = self.state.lock().terms.hear(term, Instant::now());
+        if is_over {
             self.stand_by();
         }
+    }
+
+    /// Waits until no copy is under way. Those of a leader that stands by no more become none.
+    async fn nothing_is_in_flight(&self) {
+        let _ = self.in_flight.acquire_many(IN_FLIGHT_MAX).await;
     }
 }
 
@@ -417,6 +432,7 @@ async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
             async move { leader.hear_wishes(&filters).await }
         };
         let _served = ingest.core.serve(&ingest.place, answer).await;
+        ingest.heard(number);
         ingest.tell(number);
         let is_lost = term.wait_for(|term| *term != Some(number));
         tokio::select! {
