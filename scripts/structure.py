@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Which crate of ours may depend on which.
 CRATES = {
+    "access": set(),
+    "bench": set(),
     "codec": set(),
     "nats-wire": set(),
     "ownership": set(),
@@ -45,6 +47,7 @@ LAYERS = [
     {"cli"},
     {"app"},
     {"admin", "announce", "connection"},
+    {"auth"},
     {"listener"},
     {"broker"},
     {"metrics"},

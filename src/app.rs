@@ -11,7 +11,7 @@ use crate::admin::{self, AdminError};
 use crate::announce;
 use crate::broker::{Broker, CoreInlet, HEADER_ROOM};
 use crate::config::Config;
-use crate::connection;
+use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};
 use crate::metrics::{Metrics, SessionState};
 use crate::readiness::{Latch, Readiness};
@@ -97,7 +97,9 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     if !sys_interval.is_zero() {
         tokio::spawn(Broker::tell_sys(Arc::downgrade(&broker), sys_interval));
     }
-    let served = listener::spawn(&config, metrics, Mqtt(Arc::clone(&broker)), shutdown.clone()).await?;
+    let door = Arc::new(options::door(&config, Arc::clone(&metrics)));
+    let mqtt = Mqtt { door, broker: Arc::clone(&broker) };
+    let served = listener::spawn(&config, metrics, mqtt, shutdown.clone()).await?;
     listeners.open();
     announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;
@@ -187,14 +189,17 @@ async fn gauge(broker: Arc<Broker>, metrics: Arc<Metrics>) {
 
 /// Serves MQTT on whatever the listeners accept.
 #[derive(Clone)]
-struct Mqtt(Arc<Broker>);
+struct Mqtt {
+    door: Arc<Door>,
+    broker: Arc<Broker>,
+}
 
 impl Serve for Mqtt {
     async fn serve<S>(&self, stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection::serve(stream, peer, Arc::clone(&self.0)).await;
+        connection::serve(stream, peer, &self.door, Arc::clone(&self.broker)).await;
     }
 }
 

@@ -41,6 +41,8 @@ use crate::broker::{
 use crate::listener::Peer;
 use crate::metrics::Direction;
 use ahead::Ahead;
+pub(crate) use handshake::Door;
+use handshake::Greeted;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
@@ -149,29 +151,34 @@ struct Connection<S> {
 }
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve<S>(stream: S, mut peer: Peer, broker: Arc<Broker>)
+pub(crate) async fn serve<S>(stream: S, mut peer: Peer, door: &Door, broker: Arc<Broker>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut io = Io::new(stream);
-    broker.metrics.socket();
-    let Some(greeted) = handshake::greet(&mut io, &broker, &peer).await else {
-        io::close_socket(io, &broker.metrics).await;
+    door.metrics.socket();
+    let Some(Greeted { decoder, welcome }) = handshake::greet(&mut io, door, &peer).await else {
+        io::close_socket(io, &door.metrics).await;
+        return;
+    };
+    let Some(negotiated) = handshake::negotiated(&mut io, &broker, &peer, &welcome) else {
+        io::close_socket(io, &door.metrics).await;
         return;
     };
     peer.handshake.complete();
     let _counted = broker.metrics.connection();
+    let connect = welcome.connect;
     let remote = Remote { addr: peer.addr, place: peer.place };
-    let attached = match broker.attach(&greeted.negotiated, &greeted.connect, remote, &mut io).await {
+    let attached = match broker.attach(&negotiated, &connect, remote, &mut io).await {
         Ok(attached) => attached,
         Err(refusal) => {
-            handshake::refuse(&mut io, &broker, greeted.connect.version, refusal);
+            handshake::refuse(&mut io, &broker, connect.version, refusal);
             io::close_socket(io, &broker.metrics).await;
             return;
         }
     };
-    handshake::tell_connected(&broker, &greeted, &attached, &peer);
-    let mut connection = Connection::begin(io, broker, &peer, greeted.decoder, greeted.negotiated, attached);
+    handshake::tell_connected(&broker, &connect, &negotiated, &attached, &peer);
+    let mut connection = Connection::begin(io, broker, &peer, decoder, negotiated, attached);
     // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
     let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
     connection.finish(end, &peer).await;

@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod announce;
 pub mod app;
+mod auth;
 pub mod broker;
 pub mod cli;
 pub mod config;

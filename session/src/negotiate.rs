@@ -73,8 +73,7 @@ pub struct Negotiated {
 ///
 /// # Errors
 ///
-/// The CONNACK that refuses it: an empty client identifier without a clean session in 3.x [MQTT-3.1.3-8], or an
-/// authentication method, since none is offered [MQTT-4.12.0-1].
+/// The CONNACK that refuses it: an empty client identifier without a clean session in 3.x [MQTT-3.1.3-8].
 pub fn negotiate(
     connect: &Connect,
     limits: &Limits,
@@ -83,9 +82,6 @@ pub fn negotiate(
     let v5 = connect.version == Version::V5;
     if connect.client_id.is_empty() && !connect.clean_start && !v5 {
         return Err(Box::new(refusal(ReasonCode::ClientIdentifierNotValid)));
-    }
-    if connect.properties.authentication_method.is_some() {
-        return Err(Box::new(refusal(ReasonCode::BadAuthenticationMethod)));
     }
     let assigned = connect.client_id.is_empty().then(assign);
     let keep_alive_s = match limits.max_keep_alive_s {
@@ -236,13 +232,5 @@ mod tests {
         assert_eq!(n.connack.properties.session_expiry_interval_s, Some(3600));
         let n = negotiate(&connect(Version::V311), &limits(), assigned).unwrap();
         assert_eq!(n.parameters.session_expiry_s, 0);
-    }
-
-    #[test]
-    fn mqtt_4_12_0_1_an_unknown_authentication_method_is_refused() {
-        let mut c = connect(Version::V5);
-        c.properties.authentication_method = Some(ByteString::from_static("SCRAM"));
-        let refused = negotiate(&c, &limits(), assigned).unwrap_err();
-        assert_eq!(refused.reason, ReasonCode::BadAuthenticationMethod);
     }
 }

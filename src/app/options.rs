@@ -1,15 +1,20 @@
 //! What each part is told, from the configuration.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_session::Limits;
+use mqtt_codec::{DecoderOptions, Role};
+use mqtt_session::{Limits, Patience};
 use proto_map::{DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
+use crate::auth::Anyone;
 use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
 use crate::config::{
     self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
 };
+use crate::connection::Door;
+use crate::metrics::Metrics;
 use crate::store::{
     AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
 };
@@ -119,6 +124,34 @@ fn quotas(config: &Config) -> Quotas {
     }
 }
 
+/// How long whoever knows users may take to judge a client.
+const JUDGED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How it is found out who a client is. The largest packet is settled by now.
+pub(super) fn door(config: &Config, metrics: Arc<Metrics>) -> Door {
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Door {
+        decoder: DecoderOptions {
+            role: Role::Server,
+            version: None,
+            max_packet_size: max_packet_size(config).get(),
+            strict: config.mqtt.strict,
+            max_topic_levels: config.mqtt.max_topic_levels,
+        },
+        patience: Patience {
+            client_ms: milliseconds(config.mqtt.connect_timeout.get()),
+            judge_ms: milliseconds(JUDGED_WITHIN),
+        },
+        authenticator: Box::new(Anyone),
+        metrics,
+    }
+}
+
+fn max_packet_size(config: &Config) -> NonZeroU32 {
+    let size = u32::try_from(config.mqtt.max_packet_size.as_usize());
+    size.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+}
+
 /// How the broker treats its clients. The largest packet is settled by now.
 pub(super) fn broker(config: &Config) -> BrokerOptions {
     let mqtt = &config.mqtt;
@@ -127,10 +160,7 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
             receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
             window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),
             topic_alias_maximum: mqtt.topic_alias_maximum,
-            max_packet_size: u32::try_from(mqtt.max_packet_size.as_usize())
-                .ok()
-                .and_then(NonZeroU32::new)
-                .unwrap_or(NonZeroU32::MAX),
+            max_packet_size: max_packet_size(config),
             max_session_expiry_s: match seconds(mqtt.max_session_expiry) {
                 0 => u32::MAX,
                 most => most,
@@ -147,7 +177,6 @@ pub(super) fn broker(config: &Config) -> BrokerOptions {
         },
         quotas: quotas(config),
         max_topic_levels: mqtt.max_topic_levels,
-        connect_timeout: mqtt.connect_timeout.get(),
         denied_publish: match mqtt.on_denied_publish {
             OnDeniedPublish::Acknowledge => DeniedPublish::Drop,
             OnDeniedPublish::Disconnect => DeniedPublish::Disconnect,

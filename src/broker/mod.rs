@@ -147,8 +147,6 @@ pub struct BrokerOptions {
     pub quotas: Quotas,
     /// Levels that a topic may have.
     pub max_topic_levels: u16,
-    /// How long a connection may take to its CONNECT.
-    pub connect_timeout: Duration,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
     /// A message that several subscriptions of a client take is sent once for each of them.

@@ -1,29 +1,46 @@
-//! From a new byte stream to an accepted CONNECT. Whoever does not get there costs a bounded time and a bounded buffer.
+//! From a new byte stream to a client that is known, and to what it gets. Whoever does not get there costs a bounded time and a
+//! bounded buffer, and no account.
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{
-    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Role, Version,
-    Violation,
+    ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Version, Violation,
 };
-use mqtt_session::{Negotiated, negotiate};
+use mqtt_session::{
+    Handshake, HandshakeInput, HandshakeStep, Negotiated, NoAnswer, Patience, Time, Unwelcome, Welcome, negotiate,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 
 use super::io::Io;
-use crate::broker::{Attached, Broker, Event, EventConnect, Refusal, Told, protocol};
+use crate::auth::{Authenticator, Principal};
+use crate::broker::{Attached, Broker, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
 use crate::listener::{Foreign, Peer};
+use crate::metrics::Metrics;
 
-/// A connection whose CONNECT was accepted.
-pub(crate) struct Greeted {
-    pub(crate) decoder: Decoder,
-    pub(crate) connect: Box<Connect>,
-    pub(crate) negotiated: Negotiated,
+/// What stands before every account: it is enough to find out who a client is.
+pub(crate) struct Door {
+    /// How its packets are read.
+    pub(crate) decoder: DecoderOptions,
+    /// How long it may take, and whoever judges it.
+    pub(crate) patience: Patience,
+    /// Who judges it.
+    pub(crate) authenticator: Box<dyn Authenticator>,
+    /// Counts what comes of it.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Why a connection did not get to its CONNECT.
+/// A client that is known.
+pub(crate) struct Greeted {
+    pub(crate) decoder: Decoder,
+    pub(crate) welcome: Welcome<Principal>,
+}
+
+/// Why a connection did not get past the door.
 enum Failed {
     /// It closed without a word, as health checks do.
     Silent,
@@ -35,42 +52,142 @@ enum Failed {
     Refused(Version, u32, Box<ConnAck>),
 }
 
-/// Waits for CONNECT and decides what it gets. What fails is answered, logged and counted here.
-pub(crate) async fn greet<S>(io: &mut Io<S>, broker: &Arc<Broker>, peer: &Peer) -> Option<Greeted>
+impl From<Unwelcome> for Failed {
+    fn from(Unwelcome { connect, connack }: Unwelcome) -> Self {
+        Self::Refused(connect.version, client_max_packet_size(&connect), Box::new(connack))
+    }
+}
+
+/// Finds out who a client is. What fails is answered, logged and counted here.
+pub(crate) async fn greet<S>(io: &mut Io<S>, door: &Door, peer: &Peer) -> Option<Greeted>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut decoder = Decoder::new(DecoderOptions {
-        role: Role::Server,
-        version: None,
-        max_packet_size: broker.options.limits.max_packet_size.get(),
-        strict: broker.options.limits.strict,
-        max_topic_levels: broker.options.max_topic_levels,
-    });
-    let first = tokio::time::timeout(broker.options.connect_timeout, first_packet(io, &mut decoder));
-    let first = tokio::select! {
+    let mut decoder = Decoder::new(door.decoder);
+    let exchanged = tokio::select! {
         biased;
-        first = first => first,
+        exchanged = exchange(io, &mut decoder, door, peer) => exchanged,
         () = peer.handshake.evicted() => {
             tracing::debug!(remote = %peer.addr, listener = &*peer.listener, "closed before its CONNECT: others wait");
             return None;
         }
     };
-    let failed = match first {
-        Err(_) => Failed::Lost("no CONNECT in time"),
-        Ok(Err(failed)) => failed,
-        Ok(Ok(connect)) => match judge(&connect, broker) {
-            Ok(negotiated) => return Some(Greeted { decoder, connect, negotiated }),
-            Err(connack) => Failed::Refused(connect.version, client_max_packet_size(&connect), connack),
-        },
+    match exchanged {
+        Ok(welcome) => Some(Greeted { decoder, welcome }),
+        Err(failed) => {
+            answer(io, &door.metrics, peer, failed, decoder.version());
+            None
+        }
+    }
+}
+
+/// Drives the handshake: reads what it waits for, and has judged what it wants judged.
+async fn exchange<S>(
+    io: &mut Io<S>,
+    decoder: &mut Decoder,
+    door: &Door,
+    peer: &Peer,
+) -> Result<Welcome<Principal>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let began = Instant::now();
+    let mut handshake = Handshake::new(Time(0), door.patience);
+    let mut step = HandshakeStep::Wait;
+    loop {
+        let deadline = began + Duration::from_millis(handshake.deadline().unwrap_or_default().0);
+        let input = match step {
+            HandshakeStep::Wait => timeout_at(deadline, next_packet(io, decoder)).await,
+            HandshakeStep::Send(auth) => {
+                // A method that was read can be written.
+                let _ = mqtt_codec::encode(&Packet::Auth(auth), Version::V5, io.output.tail());
+                timeout_at(deadline, next_packet(io, decoder)).await
+            }
+            HandshakeStep::Judge => timeout_at(deadline, judged(io, &handshake, door, peer)).await,
+            HandshakeStep::Accept(welcome) => return Ok(*welcome),
+            HandshakeStep::Refuse(unwelcome) => return Err((*unwelcome).into()),
+            HandshakeStep::Close(why) => return Err(Failed::Lost(text_of(why))),
+        };
+        let input = input.unwrap_or(Ok(HandshakeInput::Time))?;
+        let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        step = handshake.handle(Time(elapsed), input);
+    }
+}
+
+const fn text_of(why: NoAnswer) -> &'static str {
+    match why {
+        NoAnswer::NoConnect => "no CONNECT in time",
+        NoAnswer::NotConnect => "the first packet was not CONNECT",
+        NoAnswer::Disconnected => "it left when it was asked who it is",
+        NoAnswer::NoAuth => "no AUTH in time",
+    }
+}
+
+/// The verdict on what the client has said, unless it goes away first.
+async fn judged<S>(
+    io: &mut Io<S>,
+    handshake: &Handshake,
+    door: &Door,
+    peer: &Peer,
+) -> Result<HandshakeInput<Principal>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let Some(credentials) = handshake.credentials() else { return Ok(HandshakeInput::Time) };
+    tokio::select! {
+        biased;
+        verdict = door.authenticator.judge(credentials, peer) => Ok(HandshakeInput::Verdict(verdict)),
+        () = poll_fn(|cx| io.poll_gone(cx)) => Err(Failed::Lost("closed before it was known")),
+    }
+}
+
+async fn next_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<HandshakeInput<Principal>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        if let Some(packet) = decoder.decode(&mut io.input).map_err(Failed::Violation)? {
+            return Ok(HandshakeInput::Packet(packet));
+        }
+        let read = poll_fn(|cx| {
+            while io.has_output() && io.poll_write(cx).is_ready() {}
+            io.poll_read(cx)
+        });
+        match read.await {
+            Ok(0) | Err(_) if io.input.is_empty() && decoder.version().is_none() => return Err(Failed::Silent),
+            Ok(0) | Err(_) => return Err(Failed::Lost("closed before its CONNECT was complete")),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// What the CONNECT of a client that is known gets of its account, as far as nobody else has to be asked. What is refused is
+/// answered, logged and counted here.
+pub(super) fn negotiated<S>(
+    io: &mut Io<S>,
+    broker: &Arc<Broker>,
+    peer: &Peer,
+    welcome: &Welcome<Principal>,
+) -> Option<Negotiated>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connect = &welcome.connect;
+    let refused = match offered(welcome, broker) {
+        Ok(negotiated) => return Some(negotiated),
+        Err(connack) => Failed::Refused(connect.version, client_max_packet_size(connect), connack),
     };
-    answer(io, broker, peer, failed, decoder.version());
+    answer(io, &broker.metrics, peer, refused, Some(connect.version));
     None
 }
 
-/// What a CONNECT gets, as far as nobody else has to be asked.
-fn judge(connect: &Connect, broker: &Arc<Broker>) -> Result<Negotiated, Box<ConnAck>> {
-    let negotiated = negotiate(connect, &broker.options.limits, || assigned_id(broker))?;
+fn offered(welcome: &Welcome<Principal>, broker: &Arc<Broker>) -> Result<Negotiated, Box<ConnAck>> {
+    let connect = &welcome.connect;
+    let mut negotiated = negotiate(connect, &broker.options.limits, || assigned_id(broker))?;
+    let properties = &mut negotiated.connack.properties;
+    // [MQTT-4.12.0-5]
+    properties.authentication_method.clone_from(&connect.properties.authentication_method);
+    properties.authentication_data.clone_from(&welcome.data);
     let is_too_large = |len| len > client_max_packet_size(connect) as usize;
     let connack = Packet::ConnAck(Box::new(negotiated.connack.clone()));
     if mqtt_codec::encoded_len(&connack, connect.version).is_ok_and(is_too_large) {
@@ -83,26 +200,6 @@ fn judge(connect: &Connect, broker: &Arc<Broker>) -> Result<Negotiated, Box<Conn
 
 fn client_max_packet_size(connect: &Connect) -> u32 {
     connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get)
-}
-
-async fn first_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<Box<Connect>, Failed>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    loop {
-        match decoder.decode(&mut io.input) {
-            Ok(Some(Packet::Connect(connect))) => return Ok(connect),
-            // The decoder lets no other packet be the first one [MQTT-3.1.0-1].
-            Ok(Some(_)) => return Err(Failed::Lost("the first packet was not CONNECT")),
-            Ok(None) => {}
-            Err(violation) => return Err(Failed::Violation(violation)),
-        }
-        match poll_fn(|cx| io.poll_read(cx)).await {
-            Ok(0) | Err(_) if io.input.is_empty() => return Err(Failed::Silent),
-            Ok(0) | Err(_) => return Err(Failed::Lost("closed before its CONNECT was complete")),
-            Ok(_) => {}
-        }
-    }
 }
 
 /// Refuses a CONNECT that was accepted as far as it goes.
@@ -132,7 +229,7 @@ fn assigned_id(broker: &Broker) -> ByteString {
 
 /// Leaves the answer in the output and tells the operator. `known`: the version of the client, when its CONNECT got that
 /// far.
-fn answer<S>(io: &mut Io<S>, broker: &Broker, peer: &Peer, failed: Failed, known: Option<Version>)
+fn answer<S>(io: &mut Io<S>, metrics: &Metrics, peer: &Peer, failed: Failed, known: Option<Version>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -141,11 +238,11 @@ where
     match failed {
         Failed::Silent => tracing::debug!(%remote, listener, "closed without a packet"),
         Failed::Lost(why) => {
-            broker.metrics.connect(ReasonCode::UnspecifiedError);
+            metrics.connect(ReasonCode::UnspecifiedError);
             tracing::info!(%remote, listener, "{why}");
         }
         Failed::Violation(violation) => {
-            broker.metrics.connect(violation.reason_code());
+            metrics.connect(violation.reason_code());
             tracing::info!(%remote, listener, clause = violation.clause(), "refused: {violation}");
             let foreign = match violation {
                 Violation::HttpRequest => Some(Foreign::Http),
@@ -159,7 +256,7 @@ where
             }
         }
         Failed::Refused(version, max, connack) => {
-            broker.metrics.connect(connack.reason);
+            metrics.connect(connack.reason);
             tracing::info!(%remote, listener, reason_code = ?connack.reason, "refused");
             // What is too large for the client is not sent [MQTT-3.1.2-24].
             let _ = mqtt_codec::encode_limited(&Packet::ConnAck(connack), version, max, io.output.tail());
@@ -187,8 +284,13 @@ fn refusal(reason: ReasonCode) -> ConnAck {
 }
 
 /// A client was accepted.
-pub(super) fn tell_connected(broker: &Broker, greeted: &Greeted, attached: &Attached, peer: &Peer) {
-    let Greeted { connect, negotiated, .. } = greeted;
+pub(super) fn tell_connected(
+    broker: &Broker,
+    connect: &Connect,
+    negotiated: &Negotiated,
+    attached: &Attached,
+    peer: &Peer,
+) {
     tracing::debug!(
         client_id = &*negotiated.client_id,
         remote = %peer.addr,
@@ -213,3 +315,6 @@ pub(super) fn tell_connected(broker: &Broker, greeted: &Greeted, attached: &Atta
         })
     });
 }
+
+#[cfg(test)]
+mod tests;
