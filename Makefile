@@ -66,6 +66,11 @@ $(TOOLS)/python.stamp: scripts/tools.sh
 conformance: ## Bring docs/conformance.toml in step with the clauses that the code cites
 	scripts/conformance.py --write
 
+.PHONY: structure
+structure: ## Check that dependencies point one way, and that no modules make a ring
+	scripts/structure_test.py
+	scripts/structure.py
+
 .PHONY: licences
 licences: ## Check the licences of all dependencies against deny.toml
 	scripts/licences.py
