@@ -6,6 +6,7 @@
 
 mod argon2id;
 mod bcrypt;
+mod error;
 mod mosquitto;
 
 use std::fmt;
@@ -16,21 +17,11 @@ use crate::secret::Secret;
 pub use self::argon2id::{ITERATIONS_MAX as ARGON2_ITERATIONS_MAX, MEMORY_KIB_MAX as ARGON2_MEMORY_KIB_MAX};
 pub use self::argon2id::{LANES_MAX as ARGON2_LANES_MAX, SALT_LEN};
 pub use self::bcrypt::COST_MAX as BCRYPT_COST_MAX;
+pub use self::error::HashError;
 pub use self::mosquitto::ITERATIONS_MAX as MOSQUITTO_ITERATIONS_MAX;
 
 /// Longest hash that is read.
 const HASH_LEN_MAX: usize = 256;
-
-/// Why a text is no hash. It says nothing of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HashError {
-    /// None of the three kinds, or not well formed.
-    #[error("not an argon2id, bcrypt or mosquitto ($7$) hash")]
-    Malformed,
-    /// It would take more time or memory than a login may.
-    #[error("the hash is beyond what a login may cost")]
-    TooCostly,
-}
 
 /// The hash of a password.
 #[derive(Clone, PartialEq, Eq)]

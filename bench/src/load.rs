@@ -5,9 +5,11 @@
 //! the broker took no earlier one counts from when it should have been sent.
 //!
 //! # Layout
+//! - `plan`: who publishes to whom
 //! - `course`: what all clients of a load share; `publisher`, `subscriber`: a client each
 
 mod course;
+mod plan;
 mod publisher;
 mod subscriber;
 
@@ -25,6 +27,7 @@ use crate::measured::{Figure, Measured};
 use crate::process::cpu_time;
 use crate::system::Target;
 use course::{Course, Phase};
+pub(crate) use plan::{Judged, Load};
 use publisher::Published;
 use subscriber::Subscribed;
 
@@ -42,48 +45,6 @@ const GRACE: Duration = Duration::from_millis(200);
 
 /// What is looked at, and how often, while it drains.
 const LOOK: Duration = Duration::from_millis(10);
-
-/// The figures that a load is judged by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Judged {
-    /// How much gets through.
-    Throughput,
-    /// How long each message takes, at a rate that everybody manages.
-    Latency,
-    /// How long one message takes when no other is on its way.
-    RoundTrip,
-}
-
-/// Who publishes to whom. One publisher and many subscribers: all get everything. Many and one: it gets everything. As many
-/// as there are publishers: each gets what one of them publishes.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Load {
-    pub(crate) qos: u8,
-    pub(crate) publishers: usize,
-    pub(crate) subscribers: usize,
-    /// Messages that a publisher has sent and that are not acknowledged, at QoS 1 and 2.
-    pub(crate) in_flight: u16,
-    /// Messages that a publisher has sent and that have not reached its subscribers.
-    pub(crate) window: u64,
-    /// Messages a second of all publishers.
-    pub(crate) rate: Option<u32>,
-    pub(crate) judged: Judged,
-}
-
-impl Load {
-    fn filter(&self, prefix: &str, subscriber: usize) -> String {
-        match (self.publishers, self.subscribers) {
-            (1, _) => format!("{prefix}/0"),
-            (_, 1) => format!("{prefix}/+"),
-            _ => format!("{prefix}/{subscriber}"),
-        }
-    }
-
-    /// How many subscribers get each message.
-    fn fan_out(&self) -> u64 {
-        if self.publishers == 1 { self.subscribers as u64 } else { 1 }
-    }
-}
 
 /// How a load is measured.
 #[derive(Clone, Copy, Debug)]

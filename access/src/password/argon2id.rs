@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use subtle::ConstantTimeEq as _;
 
-use super::HashError;
+use super::error::HashError;
 use crate::secret::Secret;
 
 /// Most memory that one hash may take, in KiB.

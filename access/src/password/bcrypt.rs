@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::HashError;
+use super::error::HashError;
 use crate::secret::Secret;
 
 /// Highest cost: two to this power rounds, about a second.

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::pbkdf2;
 
-use super::HashError;
+use super::error::HashError;
 use crate::secret::Secret;
 
 /// Most rounds, about a second.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use super::Load;
+use super::plan::Load;
 
 /// What the topics of a load begin with.
 pub(super) const PREFIX: &str = "bench/load";
