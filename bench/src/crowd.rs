@@ -29,11 +29,11 @@ impl<T> Done<T> {
         }
     }
 
-    /// What is missing, in words.
-    pub(crate) fn shortfall(&self) -> Option<String> {
+    /// What is missing, in words, when each of them brought `each` of what counts.
+    pub(crate) fn shortfall(&self, each: u64) -> Option<String> {
         let done = self.results.len() as u64;
         let why = self.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        (done < self.wanted).then(|| format!("only {done} of {}{why}", self.wanted))
+        (done < self.wanted).then(|| format!("only {} of {}{why}", done * each, self.wanted * each))
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     #[tokio::test]
     async fn each_number_is_done_once() {
         let done = together(1000, AT_ONCE, None, |i| async move { Ok(i) }).await;
-        assert_eq!(done.shortfall(), None);
+        assert_eq!(done.shortfall(1), None);
         let mut all = done.all().unwrap();
         all.sort_unstable();
         assert_eq!(all, (0..1000).collect::<Vec<_>>());
@@ -99,13 +99,13 @@ mod tests {
         let each = |i| async move { if i < 100 { Ok(i) } else { Err("full".to_owned()) } };
         let done = together(1000, AT_ONCE, None, each).await;
         assert_eq!(done.results.len(), 100);
-        assert_eq!(done.shortfall().unwrap(), "only 100 of 1000: full");
+        assert_eq!(done.shortfall(7).unwrap(), "only 700 of 7000: full");
         assert_eq!(done.all().unwrap_err(), "full (after 100 of 1000)");
     }
 
     #[tokio::test]
     async fn nothing_is_begun_when_time_is_over() {
         let done = together(10, AT_ONCE, Some(Duration::ZERO), |i| async move { Ok(i) }).await;
-        assert_eq!(done.shortfall().unwrap(), "only 0 of 10");
+        assert_eq!(done.shortfall(1).unwrap(), "only 0 of 10");
     }
 }

@@ -98,7 +98,7 @@ pub(crate) async fn run(target: &Target, held: Held, payload: usize) -> Result<M
     let done = together(steps, held.at_once(), Some(PREPARING_MAX), move |i| step(first + i)).await;
     let after = at_rest(target).await;
     let count = done.results.len() as u64 * held.at_a_time();
-    let shortfall = done.shortfall();
+    let shortfall = done.shortfall(held.at_a_time());
     if count < ENOUGH {
         return Err(shortfall.unwrap_or_else(|| format!("{count} are too few")));
     }
