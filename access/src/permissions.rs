@@ -185,15 +185,15 @@ impl Permissions {
     /// message whatever it comes from, live, stored, retained, resent or shared.
     #[must_use]
     pub fn is_delivery_denied(&self, subject: impl AsRef<[u8]>, queue: Option<&str>) -> bool {
-        self.subscribe_deny.as_ref().is_some_and(|deny| deny.denies(subject.as_ref(), queue))
+        let subject = subject.as_ref();
+        !subject::has_tokens(subject) || self.subscribe_deny.as_ref().is_some_and(|deny| deny.denies(subject, queue))
     }
 
     /// Whether a message may be received by a subscription that is wider than what is allowed.
     #[must_use]
     pub fn is_receive_allowed(&self, subject: impl AsRef<[u8]>, queue: Option<&str>) -> bool {
         let subject = subject.as_ref();
-        subject::has_tokens(subject)
-            && self.subscribe_allow.as_ref().is_none_or(|allow| allow.covers(subject, queue))
+        self.subscribe_allow.as_ref().is_none_or(|allow| allow.covers(subject, queue))
             && !self.is_delivery_denied(subject, queue)
     }
 }

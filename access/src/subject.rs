@@ -34,7 +34,7 @@ pub fn is_subset(filter: &str, pattern: &str) -> bool {
     while let Some(part) = of_pattern.next() {
         let Some(token) = tokens.next().filter(|token| !token.is_empty()) else { return false };
         let fits = match part {
-            ">" => return of_pattern.peek().is_none(),
+            ">" => return of_pattern.peek().is_none() && tokens.all(|token| !token.is_empty()),
             "*" => token != ">",
             _ => token == part,
         };
@@ -92,6 +92,9 @@ mod tests {
             ("foo.y", "foo.*x", false),
             ("", ">", false),
             ("a..b", "a.*.b", false),
+            ("a.b..c", "a.>", false),
+            ("a.b.", "a.>", false),
+            ("a.b", "a.>.b", false),
         ] {
             assert_eq!(is_subset(filter, pattern), expected, "{filter} in {pattern}");
         }

@@ -1,4 +1,5 @@
-//! Tables and properties of `mqtt-access`. Random tests print their seed when they fail, and take one from `SEED`.
+//! Tables and properties of `mqtt-access`, and what nats-server itself says (`oracle`). The oracle names the seed that fails and
+//! takes one from `SEED`; properties do so by `PROPTEST_RNG_SEED`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 

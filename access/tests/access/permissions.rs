@@ -171,6 +171,10 @@ fn a_deny_inside_a_wildcard_is_for_each_message() {
         ("foo.z", Some("v"), false),
         // Whether a subject is allowed is not asked at delivery: the subscription was granted.
         ("bar", None, false),
+        // What has an empty token is no subject, and nobody gets it.
+        ("foo..a", None, true),
+        ("foo.a.", None, true),
+        ("", None, true),
     ] {
         assert_eq!(permissions.is_delivery_denied(subject, queue), denied, "{subject} {queue:?}");
     }
