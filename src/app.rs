@@ -13,7 +13,7 @@ use crate::broker::{Broker, CoreInlet, HEADER_ROOM};
 use crate::config::Config;
 use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};
-use crate::metrics::{Metrics, SessionState};
+use crate::metrics::{Metrics, Vitals};
 use crate::readiness::{Latch, Readiness};
 use crate::shutdown::ShutdownSignal;
 use crate::store::CoreSink;
@@ -26,9 +26,6 @@ const DRAIN: Duration = Duration::from_secs(15);
 
 /// How long to wait for the first lease before serving without.
 const LEASE: Duration = Duration::from_secs(5);
-
-/// How often gauges that nobody pushes are read.
-const GAUGES: Duration = Duration::from_secs(5);
 
 /// How long the last things may take.
 const LAST: Duration = Duration::from_secs(6);
@@ -92,7 +89,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     metrics.js_api_errors(broker.store().api_errors());
     metrics.link_counts(broker.store().link_counts());
     tokio::spawn(warm_retained(Arc::clone(&broker), retained));
-    tokio::spawn(gauge(Arc::clone(&broker), Arc::clone(&metrics)));
+    metrics.read_vitals(read_vitals(&broker));
     let sys_interval = config.mqtt.sys_interval.get();
     if !sys_interval.is_zero() {
         tokio::spawn(Broker::tell_sys(Arc::downgrade(&broker), sys_interval));
@@ -176,14 +173,13 @@ async fn warm_retained(broker: Arc<Broker>, latch: Latch) {
     latch.open();
 }
 
-/// Looks now and then at what is not counted as it changes.
-async fn gauge(broker: Arc<Broker>, metrics: Arc<Metrics>) {
-    loop {
+/// Reads how the broker is, for as long as it is there, and brings the gauges up to date that nobody pushes.
+fn read_vitals(broker: &Arc<Broker>) -> impl Fn() -> Option<Vitals> + Send + Sync + 'static {
+    let broker = Arc::downgrade(broker);
+    move || {
+        let broker = broker.upgrade()?;
         broker.read_gauges();
-        let (live, catching_up) = broker.count_sessions();
-        metrics.sessions(SessionState::Live, live);
-        metrics.sessions(SessionState::CatchingUp, catching_up);
-        tokio::time::sleep(GAUGES).await;
+        Some(broker.vitals())
     }
 }
 

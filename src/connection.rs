@@ -39,7 +39,7 @@ use crate::broker::{
     Wakes,
 };
 use crate::listener::Peer;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, HeldOutputs};
 use ahead::Ahead;
 pub(crate) use handshake::Door;
 use handshake::Greeted;
@@ -141,6 +141,8 @@ struct Connection<S> {
     /// Places in logs from which on the session is behind.
     behind: Vec<u64>,
     counts: Counts,
+    /// What waits to be saved before the client gets it.
+    held: HeldOutputs,
     /// What the client did wrong.
     violation: Option<Violation>,
     /// No complete packet was left after the last look.
@@ -207,6 +209,7 @@ where
         let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
         publishing.tells_publisher = tells_publisher;
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
+        let held = broker.metrics.held_outputs();
         let keys = broker.store.keys();
         session.name_with(keys.ring().at(keys.now_ms()).id().get());
         if is_present {
@@ -244,6 +247,7 @@ where
             backlog: Reading::default(),
             retained,
             yielding: None,
+            held,
             outputs: Vec::new(),
             wakes: Wakes::default(),
             mail: Mail::default(),

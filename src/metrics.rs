@@ -4,6 +4,7 @@
 mod process;
 mod render;
 mod totals;
+mod vitals;
 
 use std::{
     sync::{
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub(crate) use totals::Totals;
+pub(crate) use vitals::Vitals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
 
@@ -135,6 +137,16 @@ labels! {
 }
 
 labels! {
+    /// Who has taken the client id of a connection of this sidecar.
+    TakenBy {
+        /// A connection to the same sidecar.
+        Local = "local",
+        /// A connection to another one.
+        Other = "other_sidecar",
+    }
+}
+
+labels! {
     /// What a client had no more of.
     Limit {
         /// `mqtt.max_subscriptions`.
@@ -163,6 +175,20 @@ labels! {
         GroupsPerClient = "groups_per_client",
         /// `jetstream.shared.max_name_length`.
         ShareNameLength = "share_name_length",
+        /// `mqtt.max_topic_levels`.
+        TopicLevels = "topic_levels",
+        /// `mqtt.max_packet_size`.
+        PacketSize = "packet_size",
+        /// What NATS takes in one message: `max_payload` of nats-server, `max_msg_size` of a stream.
+        MessageSize = "message_size",
+        /// Clients that say something about themselves below `$SYS/broker/connection`.
+        BridgeStates = "bridge_states",
+        /// `listeners.max_connections`.
+        Connections = "connections",
+        /// `listeners.max_connections_per_address`.
+        ConnectionsPerAddress = "connections_per_address",
+        /// `listeners.max_handshakes`.
+        Handshakes = "handshakes",
     }
 }
 
@@ -208,7 +234,6 @@ pub struct Metrics {
     subscriptions: AtomicI64,
     sessions_offline: AtomicI64,
     sessions_stored: AtomicI64,
-    sessions: [AtomicI64; SessionState::TEXTS.len()],
     packets: [[AtomicU64; PACKET_TYPES]; 2],
     messages: [[AtomicU64; 3]; 2],
     payload_bytes: [AtomicU64; 2],
@@ -230,9 +255,14 @@ pub struct Metrics {
     share_members: AtomicI64,
     shared: [AtomicU64; ShareEvent::TEXTS.len()],
     over_limit: [AtomicU64; Limit::TEXTS.len()],
+    takeovers: [AtomicU64; TakenBy::TEXTS.len()],
+    scans: AtomicU64,
+    scans_running: AtomicI64,
+    outputs_held: AtomicI64,
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
     links: OnceLock<LinkCounts>,
+    vitals: vitals::Source,
 }
 
 impl Default for Metrics {
@@ -247,7 +277,6 @@ impl Default for Metrics {
             sessions_stored: AtomicI64::new(0),
             payload_bytes: Default::default(),
             events_dropped: AtomicU64::new(0),
-            sessions: Default::default(),
             packets: Default::default(),
             messages: Default::default(),
             dropped: Default::default(),
@@ -267,9 +296,14 @@ impl Default for Metrics {
             share_members: AtomicI64::new(0),
             shared: Default::default(),
             over_limit: Default::default(),
+            takeovers: Default::default(),
+            scans: AtomicU64::new(0),
+            scans_running: AtomicI64::new(0),
+            outputs_held: AtomicI64::new(0),
             nats_connected: AtomicI64::new(0),
             js_errors: OnceLock::new(),
             links: OnceLock::new(),
+            vitals: vitals::Source::default(),
         }
     }
 }
@@ -380,13 +414,6 @@ impl Metrics {
         ConnectionGuard(self.clone())
     }
 
-    /// Sets the number of sessions in a state.
-    pub fn sessions(&self, state: SessionState, count: u64) {
-        if let Some(gauge) = self.sessions.get(state as usize) {
-            gauge.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);
-        }
-    }
-
     /// Sets the numbers of sessions of the account that outlive their connections, and of those whose clients are away.
     pub fn sessions_stored(&self, stored: usize, offline: usize) {
         self.sessions_stored.store(i64::try_from(stored).unwrap_or(i64::MAX), Relaxed);
@@ -439,6 +466,25 @@ impl Metrics {
         add(&self.over_limit, limit as usize, 1);
     }
 
+    /// Counts a connection whose client id somebody else has taken.
+    pub fn takeover(&self, by: TakenBy) {
+        add(&self.takeovers, by as usize, 1);
+    }
+
+    /// Counts a scan of a log, which runs until the guard is dropped.
+    #[must_use]
+    pub fn scan(self: &Arc<Self>) -> ScanGuard {
+        self.scans.fetch_add(1, Relaxed);
+        self.scans_running.fetch_add(1, Relaxed);
+        ScanGuard(self.clone())
+    }
+
+    /// What a connection holds back until it is saved, none at first.
+    #[must_use]
+    pub fn held_outputs(self: &Arc<Self>) -> HeldOutputs {
+        HeldOutputs { metrics: self.clone(), count: 0 }
+    }
+
     /// Sets whether the connection to NATS is there.
     pub fn nats_connected(&self, connected: bool) {
         self.nats_connected.store(i64::from(connected), Relaxed);
@@ -453,6 +499,11 @@ impl Metrics {
     pub fn link_counts(&self, counts: &LinkCounts) {
         let _ = self.links.set(counts.clone());
     }
+
+    /// Shows what is read here when somebody asks. There is one broker, so the first one stays.
+    pub(crate) fn read_vitals(&self, read: impl Fn() -> Option<Vitals> + Send + Sync + 'static) {
+        self.vitals.set(Box::new(read));
+    }
 }
 
 /// One connection in `mqtt_connections`, for as long as it lives.
@@ -462,5 +513,39 @@ pub struct ConnectionGuard(Arc<Metrics>);
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One scan in `mqtt_scans_running`, for as long as it runs.
+#[derive(Debug)]
+pub struct ScanGuard(Arc<Metrics>);
+
+impl Drop for ScanGuard {
+    fn drop(&mut self) {
+        self.0.scans_running.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The part of one connection in `mqtt_outputs_held`.
+#[derive(Debug)]
+pub struct HeldOutputs {
+    metrics: Arc<Metrics>,
+    count: usize,
+}
+
+impl HeldOutputs {
+    /// So many are held now.
+    pub fn set(&mut self, count: usize) {
+        if count != self.count {
+            let signed = |count| i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics.outputs_held.fetch_add(signed(count) - signed(self.count), Relaxed);
+            self.count = count;
+        }
+    }
+}
+
+impl Drop for HeldOutputs {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }

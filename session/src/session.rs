@@ -140,6 +140,12 @@ impl<M> Session<M> {
         left
     }
 
+    /// How many outputs wait until the progress is saved.
+    #[must_use]
+    pub fn held_count(&self) -> usize {
+        self.held.len()
+    }
+
     /// Messages at QoS 2 that have a packet id and wait until that is saved.
     pub fn held(&self) -> impl Iterator<Item = (PacketId, &M)> {
         self.held.iter().filter_map(|held| match &held.output {

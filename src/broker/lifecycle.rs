@@ -24,7 +24,7 @@ use super::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
 use super::registry::{Entered, Remote};
 use super::retained::RetainedCursor;
 use super::{Broker, TAKEOVER_PATIENCE, records};
-use crate::metrics::Limit;
+use crate::metrics::{Limit, TakenBy};
 use crate::store::{ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, StoredSubscription, Unavailable};
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -231,7 +231,8 @@ impl Broker {
             Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
         };
         tracing::info!(client_id = &*mailbox.client_id, "taken over by a new connection");
-        old.iter().for_each(|old| old.order(Order::Close(ReasonCode::SessionTakenOver)));
+        let taken = old.iter().filter(|old| old.take_over()).count();
+        (0..taken).for_each(|_| self.metrics.takeover(TakenBy::Local));
         let all_ended = async {
             for old in &old {
                 old.ended().await;

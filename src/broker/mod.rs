@@ -18,6 +18,7 @@
 //! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
 //!   `doubt`: whether we may have been asked in vain
 //! - `quotas`: how much a client may have; `census`: how many sessions there are
+//! - `vitals`: how all of this is, for metrics
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
@@ -63,6 +64,7 @@ mod starting;
 mod subscribing;
 mod subscriptions;
 mod sys;
+mod vitals;
 mod wants;
 
 use std::collections::{HashMap, VecDeque};
@@ -266,6 +268,7 @@ impl Broker {
 
     /// Something of a client was refused for its size: whoever runs this is told.
     pub(crate) fn tell_size_refusal(&self, client_id: &ByteString, what: TooLarge) {
+        self.metrics.over_limit(what.limit());
         let packet_max = self.options.limits.max_packet_size.get() as usize;
         self.size_refusals.tell(client_id, what, packet_max, self.store.server_max_payload());
     }
@@ -384,18 +387,6 @@ impl Broker {
         }
         let mut has_lease = self.has_lease.subscribe();
         let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
-    }
-
-    /// Counts the sessions of connected clients that are fed from the tail of the log, and those that are catching up.
-    #[must_use]
-    pub fn count_sessions(&self) -> (u64, u64) {
-        let is_catching_up = |mailbox: &Arc<Mailbox>| u64::from(mailbox.is_catching_up());
-        let (mut live, mut catching_up) = (0, 0);
-        for behind in self.registry.everyone().iter().map(is_catching_up) {
-            catching_up += behind;
-            live += 1 - behind;
-        }
-        (live, catching_up)
     }
 
     /// Connected clients.

@@ -45,7 +45,7 @@ pub struct Quotas {
 
 impl Limit {
     /// The key of the configuration.
-    const fn key(self) -> &'static str {
+    pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::Subscriptions => "mqtt.max_subscriptions",
             Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
@@ -60,13 +60,22 @@ impl Limit {
             Self::Consumers => "max_consumers of a stream (1,000 unless nats-server is told otherwise)",
             Self::GroupsPerClient => "jetstream.shared.max_groups_per_client",
             Self::ShareNameLength => "jetstream.shared.max_name_length",
+            Self::TopicLevels => "mqtt.max_topic_levels",
+            Self::PacketSize => "mqtt.max_packet_size",
+            Self::MessageSize => "max_payload of nats-server, or max_msg_size of a stream",
+            Self::BridgeStates => "the number of clients that say something below $SYS/broker/connection",
+            Self::Connections => "listeners.max_connections",
+            Self::ConnectionsPerAddress => "listeners.max_connections_per_address",
+            Self::Handshakes => "listeners.max_handshakes",
         }
     }
 
     /// What the client is told.
     pub(crate) const fn reason_code(self) -> ReasonCode {
         match self {
-            Self::FilterLength | Self::ShareNameLength => ReasonCode::TopicFilterInvalid,
+            Self::FilterLength | Self::ShareNameLength | Self::TopicLevels => ReasonCode::TopicFilterInvalid,
+            Self::PacketSize => ReasonCode::PacketTooLarge,
+            Self::Connections | Self::ConnectionsPerAddress | Self::Handshakes => ReasonCode::ServerBusy,
             Self::Subscriptions
             | Self::FiltersPerPacket
             | Self::SessionSize
@@ -77,7 +86,9 @@ impl Limit {
             | Self::RetainedSize
             | Self::Groups
             | Self::Consumers
-            | Self::GroupsPerClient => ReasonCode::QuotaExceeded,
+            | Self::GroupsPerClient
+            | Self::MessageSize
+            | Self::BridgeStates => ReasonCode::QuotaExceeded,
         }
     }
 }

@@ -133,6 +133,11 @@ impl Router {
         Self { subscriptions, logs, ingest, reading, index, closed, requests, metrics, core_wakes, copies_overlapping }
     }
 
+    /// Where it counts.
+    pub(crate) const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Whether each of several subscriptions of a session that match gets a copy, or all get one together.
     pub(super) fn copy_overlapping(&self, each: bool) {
         self.copies_overlapping.store(each, Ordering::Relaxed);

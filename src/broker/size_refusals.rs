@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use bytestring::ByteString;
 use parking_lot::Mutex;
 
+use crate::metrics::Limit;
+
 /// Room that a packet leaves in `max_payload` for what we add to its message: headers, mostly.
 pub(crate) const HEADER_ROOM: usize = 8 * 1024;
 
@@ -63,6 +65,14 @@ impl TooLarge {
             Self::Packet(_) | Self::Message(_) => {
                 ("max_payload in the configuration of nats-server; then restart nats-mqtt", payload_max)
             }
+        }
+    }
+
+    /// The limit that it is beyond.
+    pub(crate) const fn limit(self) -> Limit {
+        match self {
+            Self::Packet(_) => Limit::PacketSize,
+            Self::Message(_) => Limit::MessageSize,
         }
     }
 

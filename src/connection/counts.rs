@@ -11,6 +11,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     pub(super) fn count(&mut self) {
+        self.held.set(self.session.held_count() + self.answers_after_record.len());
         let metrics = &self.broker.metrics;
         let [received, sent] = std::mem::take(&mut self.io.uncounted);
         metrics.bytes(received, sent);

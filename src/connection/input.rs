@@ -26,7 +26,7 @@ use super::ahead::Received;
 use super::parts::{End, Remainder};
 use super::{Connection, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
 use crate::broker::TooLarge;
-use crate::metrics::{Direction, DropReason};
+use crate::metrics::{Direction, DropReason, Limit};
 
 /// How long the rest is handled of a client that is gone, while JetStream takes its time.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
@@ -167,6 +167,9 @@ where
         tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");
         if let Violation::PacketTooLarge { size, .. } = violation {
             self.broker.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
+        }
+        if let Violation::TopicLevels(_) = violation {
+            self.broker.refusals.refuse(Limit::TopicLevels, client_id);
         }
         self.end = Some(End::ByServer(violation.reason_code()));
         self.violation = Some(violation);

@@ -20,7 +20,7 @@ use super::places::{Addresses, Handshakes};
 use super::{Bound, Dispatch, ListenerError, Peer, Protocol, Serve, semaphore, socket};
 use crate::{
     config::{BindAddr, ListenersConfig},
-    metrics::Metrics,
+    metrics::{Limit, Metrics},
     shutdown::ShutdownSignal,
 };
 
@@ -114,21 +114,19 @@ impl Acceptor {
                 }
             };
             backoff = BACKOFF_MIN;
-            let permit = limits.connections.clone().try_acquire_owned().map_err(|_| "listeners.max_connections");
-            let counted = limits.addresses.enter(addr.ip()).ok_or("listeners.max_connections_per_address");
+            let permit = limits.connections.clone().try_acquire_owned().map_err(|_| Limit::Connections);
+            let counted = limits.addresses.enter(addr.ip()).ok_or(Limit::ConnectionsPerAddress);
             let admitted = permit.and_then(|permit| Ok((permit, counted?)));
             let (admitted, handshake) = match admitted {
                 Ok(admitted) => {
                     let (handshake, has_evicted) = limits.handshakes.enter(addr.ip());
                     if has_evicted {
-                        metrics.connect_over_limit();
-                        self.warn(&mut evicted, addr, "listeners.max_handshakes");
+                        self.over_limit(&metrics, &mut evicted, addr, Limit::Handshakes);
                     }
                     (admitted, handshake)
                 }
                 Err(limit) => {
-                    metrics.connect_over_limit();
-                    self.warn(&mut refused, addr, limit);
+                    self.over_limit(&metrics, &mut refused, addr, limit);
                     continue;
                 }
             };
@@ -144,7 +142,11 @@ impl Acceptor {
         }
     }
 
-    fn warn(&self, seldom: &mut Seldom, remote: SocketAddr, limit: &str) {
+    /// A connection was closed because of a limit.
+    fn over_limit(&self, metrics: &Metrics, seldom: &mut Seldom, remote: SocketAddr, limit: Limit) {
+        metrics.connect_over_limit();
+        metrics.over_limit(limit);
+        let limit = limit.key();
         if let Some(suppressed) = seldom.due() {
             warn!(listener = &*self.bound.name, %remote, suppressed, "a connection was closed: {limit} reached");
         }

@@ -4,8 +4,9 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use mqtt_codec::ReasonCode;
@@ -17,7 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ACK_BUCKETS_US, DropReason, Limit, Metrics, RequestEvent, SessionState, ShareEvent, WillCause, process::Process,
+    ACK_BUCKETS_US, DropReason, Limit, Metrics, RequestEvent, SessionState, ShareEvent, TakenBy, Vitals, WillCause,
+    process::Process,
 };
 use crate::store::ApiErrors;
 
@@ -66,7 +68,12 @@ struct Snapshot(Arc<Metrics>);
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut out = Families(encoder);
+        // First: what reads them brings the gauges up to date that nobody pushes.
+        if let Some(vitals) = self.0.vitals.read() {
+            state(&vitals, &mut out)?;
+        }
         mqtt(&self.0, &mut out)?;
+        work(&self.0, &mut out)?;
         shared(&self.0, &mut out)?;
         acknowledgements(&self.0, &mut out)?;
         connects(&self.0, &mut out)?;
@@ -87,8 +94,6 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     let bytes = DIRECTIONS.iter().zip(&metrics.bytes);
     out.counters("mqtt_bytes", "Bytes of sockets", bytes.map(|(direction, n)| ([("direction", *direction)], n)))?;
     out.gauge("mqtt_subscriptions", "Subscriptions of connected clients", metrics.subscriptions.load(Relaxed))?;
-    let sessions = SessionState::TEXTS.iter().zip(&metrics.sessions);
-    out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions.map(|(state, n)| ([("state", *state)], n)))?;
     let offline = metrics.sessions_offline.load(Relaxed);
     out.gauge("mqtt_sessions_offline", "Sessions of the account whose clients are away", offline)?;
     let stored = metrics.sessions_stored.load(Relaxed);
@@ -133,6 +138,39 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.counters("mqtt_requests", "Requests between MQTT and NATS", requests)?;
     let pending = metrics.requests_pending.load(Relaxed);
     out.gauge("mqtt_requests_pending", "Requests of clients that NATS may answer", pending)
+}
+
+/// How the parts are at this moment.
+fn state(vitals: &Vitals, out: &mut Families<'_>) -> fmt::Result {
+    let sessions = SessionState::TEXTS.iter().zip(vitals.sessions).map(|(state, n)| ([("state", *state)], n));
+    out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions)?;
+    let behind = "Feeds of sessions that read a log again because they are behind its tail";
+    out.gauge("mqtt_feeds_behind", behind, signed(vitals.feeds_behind))?;
+    let under_way = "Messages that JetStream has neither acknowledged nor refused";
+    out.gauge("mqtt_publishes_under_way", under_way, signed(vitals.publishes))?;
+    let oldest = "How long the oldest message waits for JetStream, whichever stream it is for";
+    out.seconds("mqtt_publish_oldest_seconds", oldest, Some(vitals.oldest_publish))?;
+    let waiting = "Publishes that wait because as many as may be are under way";
+    out.gauge("mqtt_permits_waiting", waiting, signed(vitals.permits_waiting))?;
+    out.counter("mqtt_permits_waited", "Publishes that have waited for that", vitals.permits_waited)?;
+    let silence = "How long nothing was heard of the tail that was last heard of longest ago";
+    out.seconds("mqtt_tail_silence_seconds", silence, Some(vitals.tail_silence))?;
+    let lag = "Messages that the tail has not read that has read least";
+    out.gauge("mqtt_tail_lag", lag, signed(vitals.tail_lag))?;
+    let age = "Since the last refresh of the lease was sent that was acknowledged";
+    out.seconds("mqtt_lease_age_seconds", age, vitals.lease_age)?;
+    out.counter("mqtt_qos0_lost", "QoS 0 messages that came from NATS and found no room", vitals.qos0_lost)?;
+    out.counter("mqtt_qos0_gaps", "Losses of a connection to NATS that brings QoS 0", vitals.qos0_gaps)
+}
+
+/// What is done inside.
+fn work(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    let takeovers = TakenBy::TEXTS.iter().zip(&metrics.takeovers).map(|(by, n)| ([("by", *by)], n));
+    out.counters("mqtt_takeovers", "Connections whose client id another connection has taken", takeovers)?;
+    out.counter("mqtt_scans", "Scans of logs for sessions that were behind", metrics.scans.load(Relaxed))?;
+    out.gauge("mqtt_scans_running", "Scans that run", metrics.scans_running.load(Relaxed))?;
+    let held = "Answers and messages that wait until the session's record or progress is saved";
+    out.gauge("mqtt_outputs_held", held, metrics.outputs_held.load(Relaxed))
 }
 
 fn shared(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
@@ -234,6 +272,10 @@ fn process(process: &Process, out: &mut Families<'_>) -> fmt::Result {
         .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
 }
 
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// The encoder, with one line for what takes three.
 struct Families<'a>(DescriptorEncoder<'a>);
 
@@ -247,15 +289,21 @@ impl Families<'_> {
         encoder.encode_counter(&value, None as NoExemplar<'_>)
     }
 
+    /// Absent without a value.
+    fn seconds(&mut self, name: &str, help: &str, value: Option<Duration>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        value.map_or(Ok(()), |value| family.encode_gauge(&value.as_secs_f64()))
+    }
+
     fn gauges<'v, const N: usize>(
         &mut self,
         name: &str,
         help: &str,
-        values: impl Iterator<Item = ([(&'static str, &'static str); N], &'v AtomicI64)>,
+        values: impl Iterator<Item = ([(&'static str, &'v str); N], u64)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in values {
-            family.encode_family(&labels)?.encode_gauge(&value.load(Relaxed))?;
+            family.encode_family(&labels)?.encode_gauge(&signed(value))?;
         }
         Ok(())
     }
@@ -291,7 +339,7 @@ impl Families<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::collections::BTreeSet;
 
     use mqtt_codec::{PacketType, QoS};
 
@@ -312,8 +360,7 @@ mod tests {
         metrics.connect_over_limit();
         metrics.disconnect(DisconnectReason::Client);
         metrics.disconnect(DisconnectReason::Server(ReasonCode::SessionTakenOver));
-        metrics.sessions(SessionState::CatchingUp, 2);
-        metrics.sessions(SessionState::Live, 1);
+        metrics.read_vitals(|| Some(Vitals { sessions: [1, 2], ..Vitals::default() }));
         metrics.retained(12, 340);
         metrics.request(RequestEvent::Offered);
         metrics.requests_pending(3);
@@ -369,6 +416,74 @@ mod tests {
             assert!(text.lines().any(|have| have.starts_with(prefix)), "no line {prefix}\n{text}");
         }
         assert!(metrics.render().contains("\nmqtt_connections 0\n"));
+    }
+
+    /// With everything that can be shown.
+    fn everything() -> Arc<Metrics> {
+        let metrics = Metrics::new();
+        metrics.read_vitals(|| Some(Vitals { lease_age: Some(Duration::from_secs(1)), ..Vitals::default() }));
+        metrics.link_counts(&crate::store::LinkCounts::default());
+        metrics
+    }
+
+    /// The first column of the table of metrics in the documentation.
+    fn documented() -> BTreeSet<String> {
+        let text = include_str!("../../docs/operations.md");
+        let (_, text) = text.split_once("\n## Metrics\n").unwrap();
+        let (text, _) = text.split_once("\n## ").unwrap();
+        let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        names.flat_map(|names| names.split(", ").map(|name| name.trim_matches('`').to_owned())).collect()
+    }
+
+    #[test]
+    fn every_metric_is_documented_and_every_documented_one_is_there() {
+        let text = everything().render();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let names = types.map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        });
+        assert_eq!(names.collect::<BTreeSet<_>>(), documented());
+    }
+
+    #[test]
+    fn what_the_parts_say_is_read_when_somebody_asks() {
+        let metrics = Metrics::new();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counts = Arc::clone(&asked);
+        metrics.read_vitals(move || {
+            let publishes = counts.fetch_add(1, Relaxed);
+            let oldest_publish = Duration::from_millis(2_500);
+            Some(Vitals { publishes, oldest_publish, permits_waited: 3, ..Vitals::default() })
+        });
+        assert!(metrics.render().contains("\nmqtt_publishes_under_way 0\n"));
+        let text = metrics.render();
+        for line in ["mqtt_publishes_under_way 1", "mqtt_publish_oldest_seconds 2.5", "mqtt_permits_waited_total 3"] {
+            assert!(text.lines().any(|have| have == line), "no line {line}\n{text}");
+        }
+        assert!(!text.contains("\nmqtt_lease_age_seconds "), "there is no lease\n{text}");
+        assert_eq!(asked.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn what_is_there_for_a_while_is_counted_for_that_while() {
+        let metrics = Metrics::new();
+        let (scan, mut held) = (metrics.scan(), metrics.held_outputs());
+        held.set(3);
+        held.set(2);
+        metrics.takeover(TakenBy::Other);
+        let lines = |text: String| {
+            let names = ["mqtt_scans", "mqtt_outputs_held", "mqtt_takeovers"];
+            let is_one = |line: &&str| names.iter().any(|name| line.starts_with(name));
+            text.lines().filter(is_one).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let taken = ["mqtt_takeovers_total{by=\"local\"} 0", "mqtt_takeovers_total{by=\"other_sidecar\"} 1"];
+        let during = ["mqtt_scans_total 1", "mqtt_scans_running 1", "mqtt_outputs_held 2"];
+        assert_eq!(lines(metrics.render()), [&taken[..], &during].concat());
+        drop((scan, held));
+        let after = ["mqtt_scans_total 1", "mqtt_scans_running 0", "mqtt_outputs_held 0"];
+        assert_eq!(lines(metrics.render()), [&taken[..], &after].concat());
     }
 
     #[test]

@@ -72,6 +72,12 @@ impl Link {
         self.client.overflows()
     }
 
+    /// How often the connection was lost.
+    pub(crate) fn losses(&self) -> u64 {
+        let state = *self.state.borrow();
+        state.epoch - u64::from(state.connected)
+    }
+
     /// The last permission violation that the server reported on this connection, once.
     pub(crate) fn take_violation(&self) -> Option<String> {
         self.violation.lock().take()

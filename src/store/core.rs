@@ -128,6 +128,11 @@ impl CoreNats {
         self.link.overflows()
     }
 
+    /// How often the connection was lost: what was published meanwhile has not come.
+    pub fn gaps(&self) -> u64 {
+        self.link.losses()
+    }
+
     fn count(&self, error: PublishError) -> Dropped {
         self.drop_for(match error {
             PublishError::TooLarge => Dropped::TooLarge,

@@ -13,6 +13,7 @@ use super::connection::Link;
 use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::head::Head;
+use super::pulse::Pulse;
 use super::reader::{Pace, Progress, Reader, Source};
 
 /// Entries that a sink gets at once.
@@ -58,6 +59,8 @@ struct Shared {
     stream: Arc<str>,
     prefix: Arc<str>,
     head: Head,
+    /// Of its tail.
+    pulse: Arc<Pulse>,
     /// Largest message of the server, bytes.
     payload_max: usize,
     /// How to make the stream again, if it is ours.
@@ -75,12 +78,23 @@ impl Log {
     ) -> Self {
         let stream: Arc<str> = Arc::from(stream);
         let head = Head::new(api.clone(), Arc::clone(&stream));
-        Self { shared: Arc::new(Shared { api, tail, stream, prefix: Arc::from(prefix), head, payload_max, ours }) }
+        let (prefix, pulse) = (Arc::from(prefix), Arc::default());
+        Self { shared: Arc::new(Shared { api, tail, stream, prefix, head, pulse, payload_max, ours }) }
     }
 
     /// The stream's name.
     pub fn stream(&self) -> &str {
         &self.shared.stream
+    }
+
+    /// How long nothing was heard of the tail's consumer, or there is none.
+    pub fn tail_silence(&self) -> Duration {
+        self.shared.pulse.silence()
+    }
+
+    /// Messages that the tail had not read yet when its consumer was last heard of.
+    pub fn tail_lag(&self) -> u64 {
+        self.shared.pulse.behind()
     }
 
     /// The last sequence of the stream at some moment after the call, read at the leader. Callers that wait at the same time
@@ -180,6 +194,7 @@ impl Log {
         };
         let source = self.source("tail", Pace { batch: 2_048, bytes: self.pull_bytes(8), overlap: true });
         let reader = Reader::new(self.shared.api.clone(), self.shared.tail.clone(), source, start).of_log();
+        let reader = reader.watched_by(Arc::clone(&self.shared.pulse));
         let task = tokio::spawn(follow(Arc::clone(&self.shared), reader, sink));
         Ok(Tail { start, task })
     }

@@ -7,7 +7,7 @@
 //! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences;
-//!   `horizon`: which answers know as much as we do
+//!   `horizon`: which answers know as much as we do; `pulse`: whether a reader reads
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
@@ -40,6 +40,7 @@ mod nodes;
 mod options;
 mod permissions;
 mod publisher;
+mod pulse;
 mod reader;
 mod reply_key;
 mod retained;

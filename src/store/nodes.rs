@@ -12,8 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
+use parking_lot::RwLock;
 use proto_map::Names;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use self::candidacy::Candidacy;
 pub use self::follower::{Alive, NodesFollower, NodesSink};
@@ -45,6 +48,22 @@ impl Default for LeaseTimes {
     }
 }
 
+/// What a holder knows of its lease.
+#[derive(Clone, Copy, Debug)]
+struct Grip {
+    /// Sequence of the last refresh.
+    sequence: u64,
+    /// When that was sent.
+    sent: Instant,
+}
+
+impl Grip {
+    /// How long ago the last refresh that was acknowledged was sent.
+    fn age(&self) -> Duration {
+        self.sent.elapsed()
+    }
+}
+
 /// The leases of an account.
 #[derive(Clone, Debug)]
 pub struct Nodes {
@@ -57,6 +76,8 @@ struct Shared {
     readers: Api,
     names: Names,
     times: LeaseTimes,
+    /// Of the lease that was taken last.
+    grip: RwLock<Option<watch::Receiver<Grip>>>,
 }
 
 /// A sidecar that is alive.
@@ -82,15 +103,32 @@ pub struct NodeInfo {
 
 impl Nodes {
     pub(super) fn new(bucket: Bucket, readers: Api, names: Names) -> Self {
-        Self { shared: Arc::new(Shared { bucket, readers, names, times: LeaseTimes::default() }) }
+        Self::of(bucket, readers, names, LeaseTimes::default())
     }
 
     /// The same with other times, which all sidecars of an account should share.
     #[must_use]
     pub fn with_times(&self, times: LeaseTimes) -> Self {
         let Shared { bucket, readers, names, .. } = &*self.shared;
-        let (bucket, readers, names) = (bucket.clone(), readers.clone(), names.clone());
-        Self { shared: Arc::new(Shared { bucket, readers, names, times }) }
+        Self::of(bucket.clone(), readers.clone(), names.clone(), times)
+    }
+
+    fn of(bucket: Bucket, readers: Api, names: Names, times: LeaseTimes) -> Self {
+        Self { shared: Arc::new(Shared { bucket, readers, names, times, grip: RwLock::default() }) }
+    }
+
+    /// The times of leases.
+    #[must_use]
+    pub fn times(&self) -> LeaseTimes {
+        self.shared.times
+    }
+
+    /// How long ago the last refresh of our lease that was acknowledged was sent; `None` without a lease.
+    #[must_use]
+    pub fn lease_age(&self) -> Option<Duration> {
+        let grip = self.shared.grip.read();
+        // Whoever keeps it has ended when it is lost or given back.
+        grip.as_ref().filter(|grip| grip.has_changed().is_ok()).map(|grip| grip.borrow().age())
     }
 
     /// Whether a node has a lease, from the leader.

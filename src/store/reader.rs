@@ -23,6 +23,7 @@ use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::headers;
 use super::horizon::Horizon;
+use super::pulse::Pulse;
 use crate::nats::{LinkCounts, Message, Outbound, Subscriber};
 
 /// The server says so often that a pull is alive, and it is taken for dead after so long without a word.
@@ -147,6 +148,8 @@ pub(crate) struct Reader {
     /// Nothing is asked before this.
     resumes_at: Instant,
     warned: Option<Instant>,
+    /// Says whether this reads.
+    pulse: Arc<Pulse>,
     messages: Vec<Message>,
 }
 
@@ -176,6 +179,7 @@ impl Reader {
             retry: RETRY_MIN,
             resumes_at: Instant::now(),
             warned: None,
+            pulse: Arc::default(),
             messages: Vec::new(),
         }
     }
@@ -195,6 +199,12 @@ impl Reader {
     /// Reads a log, in which nobody asks which write a message was.
     pub(crate) fn of_log(mut self) -> Self {
         self.headers = headers::incoming_of_log;
+        self
+    }
+
+    /// Says there whether it reads.
+    pub(crate) fn watched_by(mut self, pulse: Arc<Pulse>) -> Self {
+        self.pulse = pulse;
         self
     }
 
@@ -298,6 +308,7 @@ impl Reader {
             }
         };
         let is_at_end = consumer.pending == 0;
+        self.pulse.beat(consumer.pending);
         self.consumer = Some(consumer);
         if self.source.last_per_subject {
             self.position = 1;
@@ -345,6 +356,7 @@ impl Reader {
             biased;
             alive = consumer.subscriber.receive(&mut self.messages, max) => {
                 consumer.heard = Instant::now();
+                self.pulse.beat(consumer.pending);
                 if alive { return } else { "the connection is closed" }
             }
             _ = lost => "the connection was lost",

@@ -87,6 +87,7 @@ impl Group {
     }
 
     async fn run(&mut self, mut scan: Scan, router: &Router) {
+        let _running = router.metrics().scan();
         let number = self.log.number;
         let mut empty_reads = 0;
         loop {

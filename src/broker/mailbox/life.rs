@@ -19,12 +19,23 @@ impl PutGuard for Mailbox {
 impl Mailbox {
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
     pub(crate) fn order(&self, order: Order) {
+        self.try_order(order);
+    }
+
+    /// Somebody has taken the client id: orders the connection to end. Says whether it had no such order before.
+    pub(crate) fn take_over(&self) -> bool {
+        self.try_order(Order::Close(ReasonCode::SessionTakenOver))
+    }
+
+    fn try_order(&self, order: Order) -> bool {
         let mut lanes = self.lanes.lock();
-        if lanes.order.is_none_or(|old| old == Order::Drain) {
+        let counts = lanes.order.is_none_or(|old| old == Order::Drain);
+        if counts {
             lanes.order = Some(order);
         }
         drop(lanes);
         self.wake.notify_one();
+        counts
     }
 
     /// Somebody else owns the session: the connection ends, and what it has not stored is withdrawn.

@@ -157,9 +157,9 @@ impl Mailbox {
         }
     }
 
-    /// Whether the session is behind the tail of the log.
-    pub(crate) fn is_catching_up(&self) -> bool {
-        self.lanes.lock().feeds().any(|(_, feed)| !matches!(feed.state(), FeedState::Live { .. }))
+    /// In how many logs the session is behind the tail.
+    pub(crate) fn feeds_behind(&self) -> usize {
+        self.lanes.lock().feeds().filter(|(_, feed)| !matches!(feed.state(), FeedState::Live { .. })).count()
     }
 
     /// Whether a scan reads for this session. A hint: only the lanes know for sure.

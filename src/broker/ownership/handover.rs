@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::future::join_all;
-use mqtt_codec::ReasonCode;
 use mqtt_ownership::{Epoch, NodeId, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::broker::Broker;
-use crate::broker::mailbox::{Mailbox, Order};
+use crate::broker::mailbox::Mailbox;
+use crate::metrics::TakenBy;
 use crate::store::{ProgressRecord, RequestError};
 
 /// How long the old owner may take to hand over.
@@ -65,7 +65,9 @@ impl Broker {
             return Some(Bytes::from_static(b"null"));
         };
         tracing::info!(client_id, "taken over by a connection elsewhere");
-        mailbox.order(Order::Close(ReasonCode::SessionTakenOver));
+        if mailbox.take_over() {
+            self.metrics.takeover(TakenBy::Other);
+        }
         // Its progress is there before everything that it published is settled.
         let progress = tokio::time::timeout(PATIENCE, mailbox.handed_over()).await.ok()?;
         // What the client sent before it was gone is handled. What takes long is for the client to send again, and must not

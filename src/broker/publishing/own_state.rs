@@ -11,6 +11,7 @@ use super::job::Refused;
 use crate::broker::bridge_state;
 use crate::broker::mailbox::Wakes;
 use crate::broker::message::Message;
+use crate::metrics::Limit;
 
 impl Publishing {
     /// Takes out of a publish what a bridge says of itself. Returns what is to be published, if anything is.
@@ -27,6 +28,9 @@ impl Publishing {
         }
         let sys = &self.broker.sys;
         if let Err(refused) = sys.bridges.admit(&self.mailbox.client_id, &publication) {
+            if refused == Refused::NoRoom {
+                self.broker.refusals.refuse(Limit::BridgeStates, &self.mailbox.client_id);
+            }
             return Err(Box::new((publication, refused)));
         }
         // Copies: what is kept must not keep the buffer that it was read in.

@@ -264,6 +264,11 @@ impl Shares {
         group.logs_version.swap(version, Ordering::Relaxed) == version
     }
 
+    /// QoS 0 messages of groups that were lost on their way here, and how often others may have been.
+    pub(crate) fn core_losses(&self) -> (u64, u64) {
+        self.core.get().map_or((0, 0), |core| (core.overflows(), core.gaps()))
+    }
+
     /// One queue subscription a member, so that the share of a sidecar is as large as the number of its members.
     fn listen(&self, group: &Arc<Group>) -> u64 {
         let order = self.next_order.fetch_add(1, Ordering::Relaxed);

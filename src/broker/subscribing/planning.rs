@@ -153,7 +153,13 @@ impl Broker {
         filter: Result<TopicFilter, ByteString>,
         client_id: &str,
     ) -> Result<TopicFilter, ReasonCode> {
-        let filter = filter.map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let filter = filter.map_err(|text| {
+            // The decoder takes one that is too deep for one that is not valid.
+            match TopicFilter::new(text).is_ok_and(|filter| filter.levels_exceed(self.options.max_topic_levels)) {
+                true => self.refusals.refuse(Limit::TopicLevels, client_id),
+                false => ReasonCode::TopicFilterInvalid,
+            }
+        })?;
         if let Some(limit) = self.length_exceeded(&filter) {
             return Err(self.refusals.refuse(limit, client_id));
         }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{LeaseTimes, NodeInfo, Nodes, Shared};
+use super::{Grip, LeaseTimes, NodeInfo, Nodes, Shared};
 use crate::store::bucket::{Bucket, Fence, Pause, Value, Write, new_write_id};
 use crate::store::error::{Unavailable, WriteError};
 use crate::store::sessions::RECORD_VERSION;
@@ -37,15 +37,6 @@ pub enum LeaseState {
     Held,
     /// It was not refreshed in time, or somebody else has it. This is final.
     Lost,
-}
-
-/// What a holder knows of its lease.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Grip {
-    /// Sequence of the last refresh.
-    pub(super) sequence: u64,
-    /// When that was sent.
-    sent: Instant,
 }
 
 /// Takes and refreshes one key.
@@ -189,7 +180,9 @@ impl Nodes {
             return Err(Unavailable::new("another process takes the lease of this node at the same time"));
         };
         let (tx, state) = watch::channel(LeaseState::Held);
-        Ok(Lease::start(info, keeper, grip, tx, state))
+        let lease = Lease::start(info, keeper, grip, tx, state);
+        *self.shared.grip.write() = Some(lease.grip());
+        Ok(lease)
     }
 }
 
@@ -225,6 +218,11 @@ impl Lease {
     /// What the others see of us.
     pub fn info(&self) -> &NodeInfo {
         &self.info
+    }
+
+    /// What the holder knows of it; closed when it is held no more.
+    pub(super) fn grip(&self) -> watch::Receiver<Grip> {
+        self.grip.clone()
     }
 
     /// Whether we hold it.

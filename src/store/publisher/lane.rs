@@ -148,6 +148,12 @@ impl<T> Lane<T> {
         self.slots.is_empty()
     }
 
+    /// When the oldest item was submitted that is neither acknowledged nor has failed.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        // What is done is never the first.
+        self.slots.front().map(|slot| slot.submitted_at)
+    }
+
     /// Whether everything that is sent is expected to be acknowledged.
     pub(super) fn is_open(&self) -> bool {
         self.mode == Mode::Open

@@ -16,7 +16,7 @@ mod worker;
 use std::collections::VecDeque;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -193,6 +193,17 @@ impl Publisher {
     /// Messages that are neither acknowledged nor failed.
     pub fn in_flight(&self) -> usize {
         self.shared.permits.in_flight()
+    }
+
+    /// How long the oldest message waits that is neither acknowledged nor has failed, whichever stream it is for.
+    pub fn oldest_unanswered(&self) -> Option<Duration> {
+        let state = self.shared.state.lock();
+        state.lanes.iter().filter_map(|lane| lane.lane.oldest()).min().map(|oldest| oldest.elapsed())
+    }
+
+    /// Who waits for a permit now, and how often somebody has.
+    pub fn waits(&self) -> (usize, u64) {
+        self.shared.permits.waits()
     }
 
     /// Waits until every message so far is acknowledged or has failed, before a shutdown for instance.

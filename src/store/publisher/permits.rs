@@ -1,7 +1,9 @@
 //! How many messages and bytes may be without an acknowledgement.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 
 /// Two counters that a [`Permit`] takes from.
@@ -11,6 +13,19 @@ pub(super) struct Permits {
     bytes: Semaphore,
     messages_max: usize,
     bytes_max: usize,
+    /// Who waits for one now.
+    waiting: AtomicUsize,
+    /// How often somebody has waited.
+    waited: AtomicU64,
+}
+
+/// Somebody waits for a permit, until this is dropped.
+struct Waiting<'a>(&'a Permits);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The right to have one message of a size under way. Dropping it, with or without a message, gives it back.
@@ -29,6 +44,8 @@ impl Permits {
             bytes: Semaphore::new(bytes_max),
             messages_max,
             bytes_max,
+            waiting: AtomicUsize::new(0),
+            waited: AtomicU64::new(0),
         })
     }
 
@@ -38,6 +55,17 @@ impl Permits {
     }
 
     pub(super) async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
+        let mut taking = std::pin::pin!(self.take(bytes));
+        if let Some(permit) = taking.as_mut().now_or_never() {
+            return permit;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.waited.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(self);
+        taking.await
+    }
+
+    async fn take(self: &Arc<Self>, bytes: usize) -> Permit {
         let bytes = self.cost(bytes);
         // Neither semaphore is ever closed, so an error cannot occur; then the limit would not hold, nothing worse.
         if let Ok(permit) = self.messages.acquire().await {
@@ -69,6 +97,11 @@ impl Permits {
     pub(super) fn in_flight(&self) -> usize {
         self.messages_max - self.messages.available_permits().min(self.messages_max)
     }
+
+    /// Who waits for a permit now, and how often somebody has.
+    pub(super) fn waits(&self) -> (usize, u64) {
+        (self.waiting.load(Ordering::Relaxed), self.waited.load(Ordering::Relaxed))
+    }
 }
 
 impl Drop for Permit {
@@ -96,5 +129,21 @@ mod tests {
         assert!(permits.try_acquire(1).is_none(), "one that is too large goes alone");
         drop(alone);
         assert_eq!(permits.in_flight(), 0);
+        assert_eq!(permits.waits(), (0, 0), "nobody had to wait");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_counted_until_there_is_a_permit_or_it_gives_up() {
+        let permits = Permits::new(1, 100);
+        let first = permits.acquire(1).await;
+        let mut second = Box::pin(permits.acquire(1));
+        let mut third = Box::pin(permits.acquire(1));
+        assert!(second.as_mut().now_or_never().is_none() && third.as_mut().now_or_never().is_none());
+        assert_eq!(permits.waits(), (2, 2));
+        drop(third);
+        assert_eq!(permits.waits(), (1, 2));
+        drop(first);
+        drop(second.await);
+        assert_eq!(permits.waits(), (0, 2));
     }
 }

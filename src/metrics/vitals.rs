@@ -1,0 +1,58 @@
+//! What only the parts of a sidecar themselves know, as it is at the moment when somebody asks. It is read from them, not kept
+//! beside them: nothing has to be kept in step, and nothing ticks while nobody asks.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::SessionState;
+
+/// The state of the parts at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vitals {
+    /// Sessions of connected clients, by how they are fed.
+    pub(crate) sessions: [u64; SessionState::TEXTS.len()],
+    /// Feeds that read a log again because they are behind its tail.
+    pub(crate) feeds_behind: u64,
+    /// Messages that JetStream has neither acknowledged nor refused.
+    pub(crate) publishes: u64,
+    /// How long the oldest of them waits.
+    pub(crate) oldest_publish: Duration,
+    /// Publishes that wait for their turn, because as many as may be are under way.
+    pub(crate) permits_waiting: u64,
+    /// How often one has waited.
+    pub(crate) permits_waited: u64,
+    /// How long nothing was heard of the tail that was last heard of longest ago.
+    pub(crate) tail_silence: Duration,
+    /// Messages that the tail has not read that has read least.
+    pub(crate) tail_lag: u64,
+    /// How long ago the last refresh of the lease was sent that was acknowledged; `None` without a lease.
+    pub(crate) lease_age: Option<Duration>,
+    /// QoS 0 messages that came from NATS and found no room.
+    pub(crate) qos0_lost: u64,
+    /// How often a connection was lost that brings QoS 0: nobody knows what would have come meanwhile.
+    pub(crate) qos0_gaps: u64,
+}
+
+type Read = Box<dyn Fn() -> Option<Vitals> + Send + Sync>;
+
+/// Where they are read; nowhere before the parts are there.
+#[derive(Default)]
+pub(super) struct Source(OnceLock<Read>);
+
+impl Source {
+    /// There is one broker, so the first one stays.
+    pub(super) fn set(&self, read: Read) {
+        let _ = self.0.set(read);
+    }
+
+    pub(super) fn read(&self) -> Option<Vitals> {
+        self.0.get().and_then(|read| read())
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
