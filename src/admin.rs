@@ -17,6 +17,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -24,7 +25,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::{config::BindAddr, listener, metrics::Metrics, readiness::Readiness};
+use crate::{
+    config::BindAddr,
+    listener,
+    metrics::Metrics,
+    readiness::{Missing, Readiness},
+};
 
 /// Connections at the same time; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -131,19 +137,21 @@ impl Pages {
         }
     }
 
+    /// As text the names of what is missing, as JSON also why it is.
     fn ready(&self, as_json: bool) -> Response<Full<Bytes>> {
         let missing = self.readiness.missing();
+        let names: Vec<&str> = missing.iter().map(|missing| missing.name).collect();
         let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         if as_json {
-            // The names are ours and need no escaping.
-            let names: Vec<String> = missing.iter().map(|name| format!("\"{name}\"")).collect();
-            let body = format!("{{\"ready\":{},\"missing\":[{}]}}\n", missing.is_empty(), names.join(","));
-            return typed(status, "application/json", body);
+            let details: serde_json::Map<_, _> =
+                missing.iter().map(|Missing { name, why }| ((*name).to_owned(), why.as_str().into())).collect();
+            let body = json!({ "ready": missing.is_empty(), "missing": names, "details": details });
+            return typed(status, "application/json", format!("{body}\n"));
         }
         let body = if missing.is_empty() {
             "ready\n".to_owned()
         } else {
-            format!("not ready, missing: {}\n", missing.join(", "))
+            format!("not ready, missing: {}\n", names.join(", "))
         };
         text(status, body)
     }
@@ -181,12 +189,13 @@ mod tests {
     #[tokio::test]
     async fn readyz_says_what_is_missing_and_livez_does_not_care() {
         let readiness = Readiness::new();
-        let (nats, retained) = (readiness.latch("nats"), readiness.latch("retained"));
+        let (nats, retained) = (readiness.condition("nats"), readiness.condition("retained"));
         let (_admin, addr) = admin(&readiness).await;
         nats.open();
         assert_eq!(client::get(&addr, "/readyz", None).await.unwrap(), (503, "not ready, missing: retained\n".into()));
         let json = client::get(&addr, "/readyz", Some("application/json")).await.unwrap();
-        assert_eq!(json, (503, "{\"ready\":false,\"missing\":[\"retained\"]}\n".into()));
+        let expected = json!({ "ready": false, "missing": ["retained"], "details": { "retained": "not yet" } });
+        assert_eq!((json.0, serde_json::from_str::<serde_json::Value>(&json.1).unwrap()), (503, expected));
         assert_eq!(client::get(&addr, "/livez", None).await.unwrap(), (200, "alive\n".into()));
         retained.open();
         assert_eq!(client::get(&addr, "/readyz", None).await.unwrap(), (200, "ready\n".into()));

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};
 use crate::metrics::{Metrics, Vitals};
-use crate::readiness::{Latch, Readiness};
+use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::CoreSink;
 use crate::store::{OpenError, Store, StoreOptions};
@@ -35,6 +35,20 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long `check` waits for a NATS server.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Says how one condition of readiness stands.
+type Look = fn(&Broker) -> Standing;
+
+/// What readiness is made of, in the order in which it is told; behind these come the listeners and the drain.
+const CONDITIONS: [(&str, Look); 7] = [
+    ("nats", Broker::links_stand),
+    ("assets", Broker::assets_are_there),
+    ("lease", Broker::lease_is_held),
+    ("retained", Broker::retained_is_warm),
+    ("tails", Broker::tails_read),
+    ("publishing", Broker::publishes_are_answered),
+    ("streams", Broker::streams_have_room),
+];
 
 /// The process cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +86,15 @@ impl AppError {
 pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
     tokio::spawn(crate::logging::tell_left_out());
     let (metrics, readiness) = (Metrics::new(), Readiness::new());
-    let [nats, retained, listeners] = ["nats", "retained", "listeners"].map(|name| readiness.latch(name));
+    metrics.readiness(&readiness);
+    let conditions = CONDITIONS.map(|(name, look)| (readiness.condition(name), look));
+    let listeners = readiness.condition("listeners");
     let admin = match &config.admin.bind {
         Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
         None => None,
     };
     let Some(broker) = until(&shutdown, start(&mut config, &metrics)).await.transpose()? else { return Ok(()) };
-    tokio::spawn(watch_nats(broker.store().connected(), nats, Arc::clone(&metrics)));
+    conditions.iter().for_each(|(condition, look)| ask(condition, &broker, *look));
     tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
     let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
     let puts = tokio::spawn(Broker::carry_puts(Arc::downgrade(&broker)));
@@ -88,7 +104,7 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
     metrics.js_api_errors(broker.store().api_errors());
     metrics.link_counts(broker.store().link_counts());
-    tokio::spawn(warm_retained(Arc::clone(&broker), retained));
+    tokio::spawn(warm_retained(Arc::clone(&broker)));
     metrics.read_vitals(read_vitals(&broker));
     let sys_interval = config.mqtt.sys_interval.get();
     if !sys_interval.is_zero() {
@@ -153,24 +169,21 @@ async fn until<T>(shutdown: &ShutdownSignal, work: impl Future<Output = T>) -> O
     }
 }
 
-async fn watch_nats(mut connected: tokio::sync::watch::Receiver<bool>, latch: Latch, metrics: Arc<Metrics>) {
-    loop {
-        let is_connected = *connected.borrow_and_update();
-        latch.set(is_connected);
-        metrics.nats_connected(is_connected);
-        if connected.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Ready is when the index of retained messages is complete for the first time; from then on each SUBSCRIBE sees to it.
-async fn warm_retained(broker: Arc<Broker>, latch: Latch) {
+/// Reads the retained messages once, so that it is said when they cannot be read; from then on each SUBSCRIBE sees to it.
+async fn warm_retained(broker: Arc<Broker>) {
     while let Err(error) = broker.store().retained().bring_up_to_date().await {
         tracing::warn!(%error, "the retained messages cannot be read yet");
         tokio::time::sleep(RETRY).await;
     }
-    latch.open();
+}
+
+/// The broker is asked how a condition stands, for as long as it is there.
+fn ask(condition: &Condition, broker: &Arc<Broker>, look: Look) {
+    let broker = Arc::downgrade(broker);
+    condition.ask(move || match broker.upgrade() {
+        Some(broker) => look(&broker),
+        None => Err("the process ends".to_owned()),
+    });
 }
 
 /// Reads how the broker is, for as long as it is there, and brings the gauges up to date that nobody pushes.
@@ -179,6 +192,7 @@ fn read_vitals(broker: &Arc<Broker>) -> impl Fn() -> Option<Vitals> + Send + Syn
     move || {
         let broker = broker.upgrade()?;
         broker.read_gauges();
+        broker.metrics.nats_connected(*broker.store().connected().borrow());
         Some(broker.vitals())
     }
 }

@@ -1,6 +1,8 @@
 //! What is counted, as relaxed atomics in arrays: counting is one addition, without a lock and without a look-up.
 //! `render` writes the OpenMetrics text when somebody asks. Labels are never made of what a device sends.
 
+mod guards;
+mod labels;
 mod process;
 mod render;
 mod totals;
@@ -14,199 +16,20 @@ use std::{
     time::Duration,
 };
 
+pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
+pub use labels::{
+    Direction, DisconnectReason, DropReason, Limit, RequestEvent, SessionState, ShareEvent, TakenBy, WillCause,
+};
 pub(crate) use totals::Totals;
 pub(crate) use vitals::Vitals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
 
+use crate::readiness::Readiness;
 use crate::store::{ApiErrors, LinkCounts};
-
-/// Which way a packet or a message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client.
-    In = 0,
-    /// To the client.
-    Out = 1,
-}
 
 /// Packet types by their number on the wire; 0 is reserved.
 const PACKET_TYPES: usize = 16;
-
-/// Makes an enum whose variants are the values of one label.
-macro_rules! labels {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)* }
-
-        impl $name {
-            const TEXTS: &[&str] = &[$($text,)*];
-        }
-    };
-}
-
-labels! {
-    /// How the session of a connected client is fed.
-    SessionState {
-        /// From the tail of the log.
-        Live = "live",
-        /// From its cursor.
-        CatchingUp = "catching_up",
-    }
-}
-
-labels! {
-    /// Why a message did not reach a subscriber.
-    DropReason {
-        /// The subscriber reads too slowly and its QoS 0 buffer is full.
-        SlowReader = "slow_reader",
-        /// The queue of the offline session is full.
-        QueueFull = "queue_full",
-        /// Its expiry passed.
-        Expired = "expired",
-        /// It is larger than the client accepts.
-        TooLarge = "too_large",
-        /// The publisher or the subscriber may not use its topic.
-        NotAuthorized = "not_authorized",
-        /// The log discarded it before the session read it.
-        LogDiscarded = "log_discarded",
-        /// JetStream or NATS could not take it.
-        NatsUnavailable = "nats_unavailable",
-        /// Its subject has no topic or its topic no subject.
-        NoTopic = "no_topic",
-        /// Its publisher's connection had ended, and its client had published something later when it was stored.
-        EndedEpoch = "ended_epoch",
-    }
-}
-
-labels! {
-    /// Why a will was published.
-    WillCause {
-        /// The connection was lost.
-        ConnectionLost = "connection_lost",
-        /// Nothing came within 1.5 × keep alive.
-        KeepAlive = "keep_alive",
-        /// DISCONNECT with reason 0x04.
-        Requested = "requested",
-        /// Another connection took the session over.
-        TakenOver = "taken_over",
-        /// We closed the connection because of an error.
-        ServerClosed = "server_closed",
-        /// The sidecar that had the connection is gone.
-        NodeLost = "node_lost",
-    }
-}
-
-labels! {
-    /// What became of requests between MQTT and NATS.
-    RequestEvent {
-        /// A client asked NATS.
-        Asked = "asked",
-        /// NATS answered a client.
-        Answered = "answered",
-        /// NATS answered when the request was over.
-        AnsweredLate = "answered_late",
-        /// Nobody on NATS listens.
-        NoResponders = "no_responders",
-        /// NATS did not answer in time.
-        TimedOut = "timed_out",
-        /// It was given up unanswered, because there were too many.
-        Evicted = "evicted",
-        /// A request of NATS was given a Response Topic.
-        Offered = "offered",
-        /// A device answered NATS.
-        Replied = "replied",
-        /// A device could not answer: too late, or nothing to answer.
-        Refused = "refused",
-    }
-}
-
-labels! {
-    /// What became of messages of shared subscriptions.
-    ShareEvent {
-        /// A member got it.
-        Given = "given",
-        /// Of those, one that the group had given to somebody before.
-        Redelivered = "redelivered",
-        /// A member left that had not acknowledged it.
-        Left = "left",
-        /// No member had room for it.
-        NoRoom = "no_room",
-    }
-}
-
-labels! {
-    /// Who has taken the client id of a connection of this sidecar.
-    TakenBy {
-        /// A connection to the same sidecar.
-        Local = "local",
-        /// A connection to another one.
-        Other = "other_sidecar",
-    }
-}
-
-labels! {
-    /// What a client had no more of.
-    Limit {
-        /// `mqtt.max_subscriptions`.
-        Subscriptions = "subscriptions",
-        /// `mqtt.max_filters_per_packet`.
-        FiltersPerPacket = "filters_per_packet",
-        /// `mqtt.max_filter_length`.
-        FilterLength = "filter_length",
-        /// `mqtt.max_session_size`.
-        SessionSize = "session_size",
-        /// `mqtt.max_sessions`.
-        Sessions = "sessions",
-        /// `mqtt.max_will_size`.
-        WillSize = "will_size",
-        /// `mqtt.max_retained_messages`.
-        RetainedMessages = "retained_messages",
-        /// `mqtt.max_retained_bytes`.
-        RetainedBytes = "retained_bytes",
-        /// `mqtt.max_retained_size`.
-        RetainedSize = "retained_size",
-        /// `jetstream.shared.max_groups`.
-        Groups = "groups",
-        /// Consumers of a stream, of which some are kept for sidecars.
-        Consumers = "consumers",
-        /// `jetstream.shared.max_groups_per_client`.
-        GroupsPerClient = "groups_per_client",
-        /// `jetstream.shared.max_name_length`.
-        ShareNameLength = "share_name_length",
-        /// `mqtt.max_topic_levels`.
-        TopicLevels = "topic_levels",
-        /// `mqtt.max_packet_size`.
-        PacketSize = "packet_size",
-        /// What NATS takes in one message: `max_payload` of nats-server, `max_msg_size` of a stream.
-        MessageSize = "message_size",
-        /// Clients that say something about themselves below `$SYS/broker/connection`.
-        BridgeStates = "bridge_states",
-        /// `listeners.max_connections`.
-        Connections = "connections",
-        /// `listeners.max_connections_per_address`.
-        ConnectionsPerAddress = "connections_per_address",
-        /// `listeners.max_handshakes`.
-        Handshakes = "handshakes",
-    }
-}
-
-impl Limit {
-    /// How many there are.
-    pub(crate) const COUNT: usize = Self::TEXTS.len();
-}
-
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DisconnectReason {
-    /// The client sent DISCONNECT.
-    Client,
-    /// The connection broke, or ended without DISCONNECT.
-    ConnectionLost,
-    /// We ended it, for this reason (also where MQTT 3.x cannot be told).
-    Server(ReasonCode),
-}
 
 /// Upper bounds of the buckets of the acknowledgement histogram, in microseconds.
 const ACK_BUCKETS_US: [u64; 16] = [
@@ -263,6 +86,7 @@ pub struct Metrics {
     js_errors: OnceLock<ApiErrors>,
     links: OnceLock<LinkCounts>,
     vitals: vitals::Source,
+    readiness: OnceLock<Readiness>,
 }
 
 impl Default for Metrics {
@@ -304,6 +128,7 @@ impl Default for Metrics {
             js_errors: OnceLock::new(),
             links: OnceLock::new(),
             vitals: vitals::Source::default(),
+            readiness: OnceLock::new(),
         }
     }
 }
@@ -406,14 +231,6 @@ impl Metrics {
         }
     }
 
-    /// Adds a connection until the guard is dropped.
-    #[must_use]
-    pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
-        let before = self.connections.fetch_add(1, Relaxed);
-        self.connections_max.fetch_max(before + 1, Relaxed);
-        ConnectionGuard(self.clone())
-    }
-
     /// Sets the numbers of sessions of the account that outlive their connections, and of those whose clients are away.
     pub fn sessions_stored(&self, stored: usize, offline: usize) {
         self.sessions_stored.store(i64::try_from(stored).unwrap_or(i64::MAX), Relaxed);
@@ -471,20 +288,6 @@ impl Metrics {
         add(&self.takeovers, by as usize, 1);
     }
 
-    /// Counts a scan of a log, which runs until the guard is dropped.
-    #[must_use]
-    pub fn scan(self: &Arc<Self>) -> ScanGuard {
-        self.scans.fetch_add(1, Relaxed);
-        self.scans_running.fetch_add(1, Relaxed);
-        ScanGuard(self.clone())
-    }
-
-    /// What a connection holds back until it is saved, none at first.
-    #[must_use]
-    pub fn held_outputs(self: &Arc<Self>) -> HeldOutputs {
-        HeldOutputs { metrics: self.clone(), count: 0 }
-    }
-
     /// Sets whether the connection to NATS is there.
     pub fn nats_connected(&self, connected: bool) {
         self.nats_connected.store(i64::from(connected), Relaxed);
@@ -500,52 +303,13 @@ impl Metrics {
         let _ = self.links.set(counts.clone());
     }
 
+    /// Shows how its conditions stand when somebody asks. There is one of the process, so the first one stays.
+    pub fn readiness(&self, readiness: &Readiness) {
+        let _ = self.readiness.set(readiness.clone());
+    }
+
     /// Shows what is read here when somebody asks. There is one broker, so the first one stays.
     pub(crate) fn read_vitals(&self, read: impl Fn() -> Option<Vitals> + Send + Sync + 'static) {
         self.vitals.set(Box::new(read));
-    }
-}
-
-/// One connection in `mqtt_connections`, for as long as it lives.
-#[derive(Debug)]
-pub struct ConnectionGuard(Arc<Metrics>);
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
-    }
-}
-
-/// One scan in `mqtt_scans_running`, for as long as it runs.
-#[derive(Debug)]
-pub struct ScanGuard(Arc<Metrics>);
-
-impl Drop for ScanGuard {
-    fn drop(&mut self) {
-        self.0.scans_running.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The part of one connection in `mqtt_outputs_held`.
-#[derive(Debug)]
-pub struct HeldOutputs {
-    metrics: Arc<Metrics>,
-    count: usize,
-}
-
-impl HeldOutputs {
-    /// So many are held now.
-    pub fn set(&mut self, count: usize) {
-        if count != self.count {
-            let signed = |count| i64::try_from(count).unwrap_or(i64::MAX);
-            self.metrics.outputs_held.fetch_add(signed(count) - signed(self.count), Relaxed);
-            self.count = count;
-        }
-    }
-}
-
-impl Drop for HeldOutputs {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }

@@ -1,43 +1,87 @@
-//! Whether this sidecar can serve, as latches that each part opens when it can do its share. Not ready is never a
-//! reason to restart it; `/livez` is for that.
+//! Whether this sidecar can serve now: named conditions, each looked at when somebody asks. Not ready is never a reason to
+//! restart it; `/livez` is for that.
+//!
+//! **Invariant:** a condition says how it is at this moment, and not that it was so once: who can say so is asked.
 
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Named latches; ready is when all are open and nobody drains. Cheap to clone.
+/// Whether a condition holds, and why not.
+pub type Standing = Result<(), String>;
+
+type Ask = Arc<dyn Fn() -> Standing + Send + Sync>;
+
+/// Named conditions; ready is when all hold and nobody drains. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    latches: Vec<(&'static str, bool)>,
+    conditions: Vec<(&'static str, Check)>,
     draining: bool,
 }
 
-/// One condition of readiness. Closed until it is opened.
+/// How it is known whether a condition holds.
+#[derive(Clone)]
+enum Check {
+    /// Somebody has said so.
+    Said(bool),
+    /// This is asked.
+    Ask(Ask),
+}
+
+impl Check {
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Said(true) => Ok(()),
+            Self::Said(false) => Err("not yet".to_owned()),
+            Self::Ask(ask) => ask(),
+        }
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Said(holds) => write!(f, "Said({holds})"),
+            Self::Ask(_) => f.write_str("Ask"),
+        }
+    }
+}
+
+/// One condition of readiness. It does not hold until somebody says so or can be asked.
 #[derive(Clone, Debug)]
-pub struct Latch {
+pub struct Condition {
     name: &'static str,
     readiness: Readiness,
 }
 
+/// A condition that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Its name.
+    pub name: &'static str,
+    /// Why it does not hold.
+    pub why: String,
+}
+
 impl Readiness {
-    /// Without latches, and not ready: the process starts.
+    /// Without conditions, and not ready: the process starts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A latch of this name (`nats`, `assets`, `retained`), closed when it is new. Declare all of them before opening
-    /// the first, or readiness shows for a moment too early.
+    /// A condition of this name. Declare all of them before the first one holds, or readiness shows for a moment too early.
     #[must_use]
-    pub fn latch(&self, name: &'static str) -> Latch {
+    pub fn condition(&self, name: &'static str) -> Condition {
         let mut state = self.0.lock();
-        if !state.latches.iter().any(|(have, _)| *have == name) {
-            state.latches.push((name, false));
+        if !state.conditions.iter().any(|(have, _)| *have == name) {
+            state.conditions.push((name, Check::Said(false)));
         }
-        Latch { name, readiness: self.clone() }
+        Condition { name, readiness: self.clone() }
     }
 
     /// From now on not ready: load balancers send new connections elsewhere.
@@ -53,55 +97,98 @@ impl Readiness {
 
     /// What is missing, in the order of declaration; nothing when it is ready.
     #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
-        let state = self.0.lock();
-        let closed = state.latches.iter().filter(|(_, open)| !open).map(|(name, _)| *name);
-        let starting = state.latches.is_empty().then_some("started");
-        let draining = state.draining.then_some("not draining");
-        closed.chain(starting).chain(draining).collect()
+    pub fn missing(&self) -> Vec<Missing> {
+        let missing = |(name, standing): (&'static str, Standing)| Some(Missing { name, why: standing.err()? });
+        self.standings().into_iter().filter_map(missing).collect()
+    }
+
+    /// How each condition stands, in the order of declaration.
+    #[must_use]
+    pub fn standings(&self) -> Vec<(&'static str, Standing)> {
+        // Who is asked is not asked under the lock.
+        let (conditions, draining) = {
+            let state = self.0.lock();
+            (state.conditions.clone(), state.draining)
+        };
+        let starting = conditions.is_empty().then(|| ("started", Err("the process starts".to_owned())));
+        let draining = ("not draining", if draining { Err("the process ends".to_owned()) } else { Ok(()) });
+        let asked = conditions.iter().map(|(name, check)| (*name, check.standing()));
+        asked.chain(starting).chain([draining]).collect()
     }
 }
 
-impl Latch {
-    /// The condition holds.
+impl Condition {
+    /// It holds.
     pub fn open(&self) {
-        self.set(true);
+        self.set(Check::Said(true));
     }
 
-    /// The condition holds no more.
+    /// It holds no more.
     pub fn close(&self) {
-        self.set(false);
+        self.set(Check::Said(false));
     }
 
-    /// Opens or closes.
-    pub fn set(&self, open: bool) {
+    /// It holds when this says so, which is asked whenever somebody wants to know: it must not block, wait or change anything.
+    pub fn ask(&self, ask: impl Fn() -> Standing + Send + Sync + 'static) {
+        self.set(Check::Ask(Arc::new(ask)));
+    }
+
+    fn set(&self, check: Check) {
         let mut state = self.readiness.0.lock();
-        if let Some((_, latch)) = state.latches.iter_mut().find(|(name, _)| *name == self.name) {
-            *latch = open;
+        if let Some((_, old)) = state.conditions.iter_mut().find(|(name, _)| *name == self.name) {
+            *old = check;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
+    fn names(readiness: &Readiness) -> Vec<&'static str> {
+        readiness.missing().iter().map(|missing| missing.name).collect()
+    }
+
     #[test]
-    fn ready_is_all_latches_open_and_no_drain() {
+    fn ready_is_all_conditions_and_no_drain() {
         let readiness = Readiness::new();
-        assert_eq!(readiness.missing(), ["started"]);
-        let nats = readiness.latch("nats");
-        let assets = readiness.latch("assets");
-        assert_eq!(readiness.missing(), ["nats", "assets"]);
+        assert_eq!(names(&readiness), ["started"]);
+        let nats = readiness.condition("nats");
+        let assets = readiness.condition("assets");
+        assert_eq!(names(&readiness), ["nats", "assets"]);
         nats.open();
         assets.open();
         assert!(readiness.is_ready());
         nats.close();
-        assert_eq!(readiness.missing(), ["nats"]);
-        assert_eq!(readiness.latch("assets").name, "assets");
-        assert_eq!(readiness.missing(), ["nats"], "asking for a latch again does not close it");
+        assert_eq!(names(&readiness), ["nats"]);
+        assert_eq!(readiness.condition("assets").name, "assets");
+        assert_eq!(names(&readiness), ["nats"], "asking for a condition again does not change it");
         nats.open();
         readiness.drain();
-        assert_eq!(readiness.missing(), ["not draining"]);
+        assert_eq!(names(&readiness), ["not draining"]);
+    }
+
+    #[test]
+    fn a_condition_says_how_it_is_now() {
+        let readiness = Readiness::new();
+        let (tails, reads) = (readiness.condition("tails"), Arc::new(AtomicBool::new(true)));
+        let asked = Arc::clone(&reads);
+        tails.ask(move || if asked.load(Ordering::Relaxed) { Ok(()) } else { Err("MQTT_log is silent".to_owned()) });
+        assert!(readiness.is_ready());
+        reads.store(false, Ordering::Relaxed);
+        assert_eq!(readiness.missing(), [Missing { name: "tails", why: "MQTT_log is silent".to_owned() }]);
+        assert_eq!(readiness.standings().last(), Some(&("not draining", Ok(()))));
+        reads.store(true, Ordering::Relaxed);
+        assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn who_is_asked_may_look_at_readiness_itself() {
+        let readiness = Readiness::new();
+        let (all, looked_at) = (readiness.condition("all"), readiness.clone());
+        all.ask(move || if looked_at.0.lock().draining { Err(String::new()) } else { Ok(()) });
+        assert!(readiness.is_ready());
     }
 }

@@ -320,25 +320,36 @@ async fn a_websocket_handshake_that_never_ends_is_closed() {
     assert_eq!(running.seen.load(SeqCst), 0);
 }
 
+/// It is counted that a connection was closed because of a limit.
+fn assert_counted(running: &Running, limit: &str) {
+    let text = running.metrics.render();
+    for line in
+        ["mqtt_connect_total{result=\"over_limit\"} 1", &format!("mqtt_over_limit_total{{limit=\"{limit}\"}} 1")]
+    {
+        assert!(text.lines().any(|have| have == line), "no line {line}\n{text}");
+    }
+}
+
 /// The limit is one connection.
-async fn second_is_closed_and_counted(limit: impl FnOnce(&mut Config)) {
+async fn second_is_closed_and_counted(name: &str, limit: impl FnOnce(&mut Config)) {
     let running = Running::with(limit, true).await;
     let mut first = running.tcp().await;
     first.write_all(b"x").await.unwrap();
     first.read_exact(&mut [0]).await.unwrap();
     let mut second = running.tcp().await;
     assert!(matches!(second.read(&mut [0]).await, Ok(0) | Err(_)));
-    assert!(running.metrics.render().contains("mqtt_connect_total{result=\"over_limit\"} 1"));
+    assert_counted(&running, name);
 }
 
 #[tokio::test]
 async fn a_connection_beyond_the_limit_is_closed_and_counted() {
-    second_is_closed_and_counted(|config| config.listeners.max_connections = 1).await;
+    second_is_closed_and_counted("connections", |config| config.listeners.max_connections = 1).await;
 }
 
 #[tokio::test]
 async fn a_connection_beyond_the_limit_of_its_address_is_closed_and_counted() {
-    second_is_closed_and_counted(|config| config.listeners.max_connections_per_address = 1).await;
+    let limit = |config: &mut Config| config.listeners.max_connections_per_address = 1;
+    second_is_closed_and_counted("connections_per_address", limit).await;
 }
 
 #[tokio::test]
@@ -352,7 +363,7 @@ async fn connections_without_connect_hold_nobody_back() {
     second.read_exact(&mut [0]).await.unwrap();
     running.ended.recv().await.unwrap().unwrap();
     assert!(matches!(first.read(&mut [0]).await, Ok(0) | Err(_)), "it was the oldest");
-    assert!(running.metrics.render().contains("mqtt_connect_total{result=\"over_limit\"} 1"));
+    assert_counted(&running, "handshakes");
 }
 
 #[tokio::test]

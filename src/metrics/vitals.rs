@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::SessionState;
+use crate::store::StreamRoom;
 
 /// The state of the parts at one moment.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ pub(crate) struct Vitals {
     pub(crate) qos0_lost: u64,
     /// How often a connection was lost that brings QoS 0: nobody knows what would have come meanwhile.
     pub(crate) qos0_gaps: u64,
+    /// The streams that are ours or were written into.
+    pub(crate) streams: Vec<StreamRoom>,
 }
 
 type Read = Box<dyn Fn() -> Option<Vitals> + Send + Sync>;

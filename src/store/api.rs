@@ -17,6 +17,7 @@ use super::ack::ApiError;
 use super::connection::Link;
 use super::error::Unavailable;
 use super::horizon::{Horizons, Verdict};
+use super::rooms::Rooms;
 use super::time::rfc3339_ms;
 use crate::nats::{Message, Outbound, RequestFailure};
 
@@ -79,6 +80,8 @@ pub(crate) struct Api {
     pub(crate) link: Link,
     /// What is known of streams, on any connection.
     pub(crate) horizons: Horizons,
+    /// Whether streams have room.
+    pub(crate) rooms: Rooms,
 }
 
 /// Part of an answer to STREAM.INFO and STREAM.CREATE.
@@ -97,6 +100,8 @@ pub(crate) struct StreamInfo {
 pub(crate) struct StreamState {
     #[serde(default)]
     pub(crate) messages: u64,
+    #[serde(default)]
+    pub(crate) bytes: u64,
     #[serde(default)]
     pub(crate) first_seq: u64,
     #[serde(default)]

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use proto_map::StreamSpec;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
+use super::account_room::AccountRoom;
 use super::api::{
     Api, ApiFailure, NOT_ENABLED, NOT_ENABLED_FOR_ACCOUNT, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP,
     StreamInfo,
@@ -189,38 +189,6 @@ impl Assets {
     }
 }
 
-/// What the account may store, of JetStream's answer about it. With limits for each number of replicas they are in `tiers`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct AccountRoom {
-    storage: u64,
-    reserved_storage: u64,
-    limits: StorageLimit,
-    tiers: std::collections::HashMap<String, AccountRoom>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct StorageLimit {
-    /// Bytes; below one: none.
-    max_storage: i64,
-}
-
-impl AccountRoom {
-    fn for_replicas(&self, replicas: u8) -> Option<u64> {
-        if let Some(tier) = self.tiers.get(&format!("R{replicas}")) {
-            return tier.left();
-        }
-        // Without tiers each replica counts.
-        self.left().map(|bytes| bytes / u64::from(replicas.max(1)))
-    }
-
-    fn left(&self) -> Option<u64> {
-        let max = u64::try_from(self.limits.max_storage).ok().filter(|max| *max > 0)?;
-        Some(max.saturating_sub(self.storage.max(self.reserved_storage)))
-    }
-}
-
 /// The limit to try after `refused` was too much, in bytes: at most half of it, and of the room that is left, so that the
 /// streams that come later have some. `None`: too little is left.
 fn smaller(refused: u64, room: Option<u64>) -> Option<u64> {
@@ -261,18 +229,6 @@ mod tests {
         assert_eq!(smaller(GIB, Some(8 * GIB)), Some(GIB / 2), "less than was refused, always");
         assert_eq!(smaller(100 << 20, None), None, "too little to be of use");
         assert_eq!(smaller(GIB, Some(10 << 20)), None);
-    }
-
-    #[test]
-    fn the_room_of_an_account_is_read_with_and_without_tiers() {
-        let plain = r#"{"storage":10,"reserved_storage":100,"limits":{"max_storage":1000}}"#;
-        let plain: AccountRoom = serde_json::from_str(plain).unwrap();
-        assert_eq!((plain.for_replicas(1), plain.for_replicas(3)), (Some(900), Some(300)));
-        let tiers = r#"{"limits":{"max_storage":0},"tiers":{"R3":{"storage":70,"limits":{"max_storage":100}}}}"#;
-        let tiers: AccountRoom = serde_json::from_str(tiers).unwrap();
-        assert_eq!((tiers.for_replicas(3), tiers.for_replicas(1)), (Some(30), None));
-        let unlimited: AccountRoom = serde_json::from_str(r#"{"limits":{"max_storage":-1}}"#).unwrap();
-        assert_eq!(unlimited.for_replicas(1), None);
     }
 
     #[test]

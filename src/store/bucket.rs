@@ -19,6 +19,7 @@ use super::assets::Assets;
 use super::error::{Unavailable, WriteError};
 use super::headers::{self, WRITE_ID};
 use super::horizon::Horizon;
+use super::rooms::Room;
 use crate::nats::Outbound;
 
 /// Requests of one bucket that are under way; whoever comes then waits.
@@ -133,6 +134,7 @@ pub(crate) struct Bucket {
     pub(crate) api: Api,
     pub(crate) stream: Arc<str>,
     horizon: Arc<Horizon>,
+    room: Arc<Room>,
     requests: Arc<Semaphore>,
     assets: Assets,
     spec: Arc<StreamSpec>,
@@ -143,6 +145,7 @@ impl Bucket {
     pub(crate) fn new(api: Api, assets: Assets, spec: StreamSpec) -> Self {
         Self {
             horizon: api.horizons.of(&spec.name),
+            room: api.rooms.of(&spec.name),
             api,
             stream: Arc::from(spec.name.as_str()),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -295,10 +298,12 @@ impl Bucket {
             Some(ack) => match ack.error {
                 None => {
                     self.horizon.note(ack.seq);
+                    self.room.taken(|| payload.len());
                     Attempt::Stored(ack.seq)
                 }
                 Some(error) => {
                     self.api.link.errors.count(error.err_code);
+                    self.room.refused(error.err_code, &error.description, payload.len());
                     refused(&error)
                 }
             },

@@ -92,6 +92,11 @@ impl Log {
         self.shared.pulse.silence()
     }
 
+    /// Whether its tail reads: the consumer is there, and was heard of a moment ago.
+    pub fn is_tail_reading(&self) -> bool {
+        self.shared.pulse.is_reading()
+    }
+
     /// Messages that the tail had not read yet when its consumer was last heard of.
     pub fn tail_lag(&self) -> u64 {
         self.shared.pulse.behind()

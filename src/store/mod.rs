@@ -7,7 +7,8 @@
 //! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences;
-//!   `horizon`: which answers know as much as we do; `pulse`: whether a reader reads
+//!   `horizon`: which answers know as much as we do; `pulse`: whether a reader reads;
+//!   `rooms`: whether streams are there and have room
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `foreign`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
@@ -17,6 +18,7 @@
 //!
 //! The links themselves are `crate::nats`. What a subject, a header or a key means is `proto-map`'s.
 
+mod account_room;
 mod ack;
 mod api;
 mod api_errors;
@@ -30,6 +32,7 @@ mod credentials;
 mod entry;
 mod error;
 mod foreign;
+mod found_stream;
 mod head;
 mod headers;
 mod horizon;
@@ -44,6 +47,7 @@ mod pulse;
 mod reader;
 mod reply_key;
 mod retained;
+mod rooms;
 mod sessions;
 mod share;
 mod streams;
@@ -80,6 +84,8 @@ pub use self::options::{
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
+use self::rooms::Rooms;
+pub use self::rooms::StreamRoom;
 pub use self::sessions::{
     Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
     RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
@@ -93,7 +99,8 @@ pub(crate) use self::time::rfc3339;
 use crate::nats::Outbound;
 pub use crate::nats::{LinkCounts, SkipReason};
 
-pub use self::streams::{FoundStream, Streams};
+pub use self::found_stream::FoundStream;
+pub use self::streams::Streams;
 
 /// Commands between us and a socket that carries no flood of them.
 const QUEUE: usize = 4_096;
@@ -124,6 +131,8 @@ pub struct Store {
     keys: Keys,
     core: CoreNats,
     shares: Shares,
+    /// Those that go on for as long as this does.
+    links: [Link; 5],
     connected: watch::Receiver<bool>,
 }
 
@@ -139,25 +148,24 @@ impl Store {
         let connector = Connector::new(nats, names.inbox_prefix())?;
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
-        let horizons = Horizons::default();
+        let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &declared)));
         let link = async |name| connector.link(role(name, false, QUEUE, READER_QUEUE), connect_timeout).await;
-        let api = Api { link: link("api").await?, horizons: horizons.clone() };
+        let api = Api { link: link("api").await?, horizons: horizons.clone(), rooms: rooms.clone() };
         let tail = link("tail").await?;
-        let state = Api { link: link("state").await?, horizons: horizons.clone() };
+        let state = Api { link: link("state").await?, horizons: horizons.clone(), rooms: rooms.clone() };
 
         let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
         let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
         let (backlog_spec, keys_spec) = (names.backlog_spec(&specs), names.keys_spec(&specs));
-        let needs = Needs::new(&names, connector.inbox_prefix());
         let needed = [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec, &keys_spec];
-        let needed = needed.map(|spec| (spec, None));
-        let declared = declared.iter().map(|(spec, replicas)| (spec, *replicas));
-        let assets = prepare(&api, needs, replicas, needed.into_iter().chain(declared)).await?;
+        let all = needed.map(|spec| (spec, None)).into_iter().chain(declared.iter().map(|(spec, own)| (spec, *own)));
+        let assets = prepare(&api, Needs::new(&names, connector.inbox_prefix()), replicas, all).await?;
 
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let root = |subjects: String| subjects.trim_end_matches('>').to_owned();
-        let publisher = Publisher::start(connector, &names, publisher, horizons, is_replicated(&api, &names).await);
+        let publisher =
+            Publisher::start(connector, &names, publisher, (horizons, rooms), is_replicated(&api, &names).await);
         let ours = Some((assets.clone(), log_spec));
         let log =
             Log::new(api.clone(), tail.clone(), &names.log_stream(), &root(names.log_subjects()), payload_max, ours);
@@ -177,12 +185,12 @@ impl Store {
         let keys_bucket = bucket(keys_spec);
         let reply_keys = ReplyKeys::new(keys_bucket.clone(), sessions_bucket.clone(), &names);
         let keys = Keys::open(keys_bucket, names.account_keys()).await?;
-        let echo = names.echo_subject(&format!("{:016x}", rand::random::<u64>()));
-        serve_echo(&api.link, echo.clone()).await?;
+        let echo = serve_echo(&api.link, &names).await?;
         let seals = Seals::new(keys.clone(), nodes.clone());
         let core = CoreNats::start(core_link.clone(), state.link.clone(), seals.clone(), &echo, core_sink);
         // Queue subscriptions have to hear what our own clients publish.
         let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
+        let links = [&core_link, &api.link, &tail, &state.link, &share].map(Link::clone);
         let shares = Shares::new(api.clone(), share, state.link.clone(), seals, &echo);
         Ok(Self {
             connected: connected(&core_link),
@@ -200,6 +208,7 @@ impl Store {
             keys,
             core,
             shares,
+            links,
         })
     }
 
@@ -289,6 +298,23 @@ impl Store {
         self.core_link.client.max_payload()
     }
 
+    /// The connections that are lost now, by their names.
+    pub fn lost_links(&self) -> Vec<String> {
+        let lost = self.links.iter().filter(|link| !link.state.borrow().connected);
+        let publisher = (!self.publisher.is_connected()).then(|| "publish".to_owned());
+        lost.map(|link| link.client.name().to_owned()).chain(publisher).collect()
+    }
+
+    /// The streams that are ours and that JetStream did not list when it was asked last.
+    pub fn missing_streams(&self) -> Vec<Arc<str>> {
+        self.logs.api.rooms.missing()
+    }
+
+    /// How the streams are that are ours or that were written into.
+    pub fn stream_rooms(&self) -> Vec<StreamRoom> {
+        self.logs.api.rooms.all()
+    }
+
     /// Whether the core connection is up.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.clone()
@@ -298,6 +324,13 @@ impl Store {
     pub fn jetstream_available(&self) -> watch::Receiver<bool> {
         self.publisher.available()
     }
+}
+
+/// The names of the streams that are ours.
+fn streams_of(names: &proto_map::Names, declared: &[(StreamSpec, Option<u8>)]) -> Vec<String> {
+    let buckets = [names.retained_stream(), names.sessions_stream(), names.nodes_stream(), names.keys_stream()];
+    let logs = [names.log_stream(), names.backlog_stream()].into_iter();
+    logs.chain(buckets).chain(declared.iter().map(|(spec, _)| spec.name.clone())).collect()
 }
 
 /// Checks that everything we need is allowed, and makes streams with a number of replicas of their own, or with `replicas`.
@@ -331,10 +364,11 @@ async fn is_replicated(api: &Api, names: &proto_map::Names) -> bool {
     false
 }
 
-/// Answers requests on `subject` with nothing, on another connection than the one that asks. An answer proves that the
+/// Answers requests on a subject, which is returned, with nothing, on another connection than the one that asks. An answer proves that the
 /// server has dealt with everything that the asker sent before. (A subject that nobody listens to would do, if nobody
 /// listened to `>`.)
-async fn serve_echo(link: &Link, subject: String) -> Result<(), OpenError> {
+async fn serve_echo(link: &Link, names: &proto_map::Names) -> Result<String, OpenError> {
+    let subject = names.echo_subject(&format!("{:016x}", rand::random::<u64>()));
     let requests = link.client.subscribe(&subject, link.queue_limits());
     let mut requests = requests.map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
     let client = link.client.clone();
@@ -349,7 +383,7 @@ async fn serve_echo(link: &Link, subject: String) -> Result<(), OpenError> {
             }
         }
     });
-    Ok(())
+    Ok(subject)
 }
 
 /// The state of a link as one bit.

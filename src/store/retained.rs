@@ -15,6 +15,7 @@ use futures_util::{StreamExt, stream};
 use proto_map::{Names, StreamSpec, topic_of};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use self::index::{IndexState, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
 use super::api::{Api, StreamState};
@@ -24,6 +25,7 @@ use super::entry::LogEntry;
 use super::error::Unavailable;
 use super::head::Head;
 use super::headers;
+use super::pulse::{Pulse, READS_WITHIN};
 use super::reader::{Pace, Progress, Reader, Source};
 
 const BATCH_MAX: usize = 512;
@@ -56,6 +58,22 @@ struct Shared {
     asking: Mutex<()>,
     /// The index knows what is not in the bucket.
     read_again: Notify,
+    /// Of the reader of the bucket.
+    pulse: Arc<Pulse>,
+    /// The index has, or had for as long as its reader was heard of, everything in the bucket.
+    whole: watch::Sender<Whole>,
+}
+
+/// Whether the index has everything that is in the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Whole {
+    /// It never had.
+    #[default]
+    NotYet,
+    /// It has.
+    Yes,
+    /// It is being read anew since then.
+    NotSince(Instant),
 }
 
 /// How far the reader is.
@@ -92,7 +110,8 @@ impl Retained {
             last_per_subject: true,
             pace: Pace { batch: 2_048, bytes: (8 << 20).max(payload_max + (64 << 10)), overlap: true },
         };
-        let reader = Reader::new(api.clone(), link, source, 1);
+        let pulse = Arc::<Pulse>::default();
+        let reader = Reader::new(api.clone(), link, source, 1).watched_by(Arc::clone(&pulse));
         let (tx, reading) = watch::channel(Reading::default());
         let index = Arc::new(RetainedIndex::new());
         let shared = Arc::new(Shared {
@@ -104,6 +123,8 @@ impl Retained {
             reading,
             asking: Mutex::new(()),
             read_again: Notify::new(),
+            pulse,
+            whole: watch::Sender::default(),
         });
         let follower = Follower { shared: Arc::clone(&shared), assets, spec, tx, snapshot: None };
         let task = tokio::spawn(follower.run(reader));
@@ -146,9 +167,14 @@ impl Retained {
         }
     }
 
-    /// Whether the bucket has been read to its end at least once.
+    /// Whether the index has everything in the bucket and its reader reads, or was so a moment ago.
     pub fn is_warm(&self) -> bool {
-        self.shared.reading.borrow().applied > 0 || self.shared.index.state().applied > 0
+        let is_whole = match *self.shared.whole.borrow() {
+            Whole::NotYet => false,
+            Whole::Yes => true,
+            Whole::NotSince(since) => since.elapsed() < READS_WITHIN,
+        };
+        is_whole && self.shared.pulse.is_reading()
     }
 
     /// When this returns, everything that was stored before the call, by anybody, is in the index. Callers that wait at the same
@@ -210,6 +236,18 @@ impl Shared {
         }
     }
 
+    fn set_whole(&self, is_whole: bool) {
+        self.whole.send_if_modified(|whole| {
+            let before = *whole;
+            *whole = match before {
+                _ if is_whole => Whole::Yes,
+                Whole::Yes => Whole::NotSince(Instant::now()),
+                other => other,
+            };
+            *whole != before
+        });
+    }
+
     fn is_applied(&self, sequence: u64) -> bool {
         self.index.state().applied >= sequence
     }
@@ -234,6 +272,7 @@ impl Shared {
             return false;
         }
         self.index.applied(target);
+        self.set_whole(true);
         true
     }
 }
@@ -267,6 +306,7 @@ impl Follower {
             match progress {
                 Ok(Progress::Read) => self.apply(&mut batch, &reader),
                 Ok(Progress::SnapshotBegins { last_sequence }) => {
+                    self.shared.set_whole(false);
                     self.shared.index.begin_snapshot();
                     self.snapshot = Some(last_sequence);
                     // An empty bucket has no message that could end its snapshot.
@@ -274,6 +314,7 @@ impl Follower {
                 }
                 Ok(Progress::Restarted { .. }) => {
                     tracing::error!(stream = %self.shared.stream, "the bucket of retained messages was recreated");
+                    self.shared.set_whole(false);
                     self.shared.index.reset();
                     self.tx.send_modify(|reading| *reading = Reading::default());
                 }
@@ -305,6 +346,7 @@ impl Follower {
             index.end_snapshot(last_sequence);
             self.snapshot = None;
             index.applied(reader.position() - 1);
+            self.shared.set_whole(true);
         }
         let applied = index.state().applied;
         let consumer = reader.consumer().map(|(name, seen)| (name.to_owned(), seen));

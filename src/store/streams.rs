@@ -7,8 +7,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::account_room::AccountRoom;
 use super::api::{Api, StreamState};
 use super::error::Unavailable;
+use super::found_stream::FoundStream;
 use super::time::rfc3339_ms;
 use crate::nats::{PublishError, Subscriber};
 
@@ -20,19 +22,6 @@ const SETTLE: Duration = Duration::from_millis(20);
 const ADVISORIES: [&str; 3] = ["CREATED", "UPDATED", "DELETED"];
 /// How long to wait before the advisories are subscribed to again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// A stream of the account.
-#[derive(Clone, Debug)]
-pub struct FoundStream {
-    /// Its name.
-    pub name: String,
-    /// When it was created, milliseconds since the epoch: tells it from another one of the same name.
-    pub created_ms: u64,
-    /// Its configuration, as the JetStream API gives it.
-    pub config: serde_json::Value,
-    /// Its last sequence.
-    pub last_sequence: u64,
-}
 
 /// Answers of STREAM.LIST, a page at a time.
 #[derive(Deserialize)]
@@ -77,7 +66,7 @@ impl Streams {
     /// # Errors
     /// When JetStream does not answer.
     pub async fn list(&self) -> Result<Option<Vec<FoundStream>>, Unavailable> {
-        let mut found = Vec::new();
+        let (mut found, asked) = (Vec::new(), Instant::now());
         loop {
             let request = json!({ "offset": found.len() }).to_string();
             let sent = Instant::now();
@@ -92,9 +81,20 @@ impl Streams {
             let is_last = listed.is_empty();
             found.extend(listed.into_iter().filter_map(FoundStream::of));
             if is_last || found.len() >= page.total {
+                self.tell_rooms(&found, asked).await;
                 return Ok(Some(found));
             }
         }
+    }
+
+    /// Which streams are there, and have room, is known from the list, and of the account only when one has refused something.
+    async fn tell_rooms(&self, found: &[FoundStream], asked: Instant) {
+        let rooms = &self.api.rooms;
+        let account = match rooms.asks_for_account() {
+            true => self.api.unless_lost(self.api.call::<AccountRoom>("INFO", "")).await.ok(),
+            false => None,
+        };
+        rooms.listed(found, account.as_ref(), asked);
     }
 
     /// Changes whenever a stream may have been created, updated or deleted.
@@ -117,6 +117,8 @@ impl FoundStream {
             name: listed.config["name"].as_str()?.to_owned(),
             created_ms: rfc3339_ms(&listed.created)?,
             last_sequence: listed.state.last_seq,
+            bytes: listed.state.bytes,
+            messages: listed.state.messages,
             config: listed.config,
         })
     }

@@ -36,6 +36,7 @@ use super::error::PutError;
 use super::headers;
 use super::horizon::{Horizon, Horizons};
 use super::options::PublisherLimits;
+use super::rooms::{Room, Rooms};
 use crate::nats::{Client, Outbound, PublishError};
 
 /// How long the marker of a deleted retained message stays, seconds: readers that are a little behind see it, and nats-server
@@ -140,6 +141,12 @@ struct Completion {
 }
 
 impl Pending {
+    /// Bytes of it, about.
+    fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        self.subject.len() + self.payload.len() + headers.sum::<usize>()
+    }
+
     /// What its sink is to be told; the permit goes.
     fn completed(self, result: Result<Stored, PutError>) -> Completion {
         Completion { sink: self.sink, token: self.token, result }
@@ -159,6 +166,7 @@ struct Shared {
     /// Of subjects, which devices choose.
     hasher: RandomState,
     horizons: Horizons,
+    rooms: Rooms,
 }
 
 struct State {
@@ -174,6 +182,7 @@ struct StreamLane {
     stream: Arc<str>,
     /// What is written is known to be there.
     horizon: Arc<Horizon>,
+    room: Arc<Room>,
     lane: Lane<Pending>,
     /// The highest sequence that was acknowledged.
     highest: u64,
@@ -204,6 +213,11 @@ impl Publisher {
     /// Who waits for a permit now, and how often somebody has.
     pub fn waits(&self) -> (usize, u64) {
         self.shared.permits.waits()
+    }
+
+    /// Whether it has a connection.
+    pub fn is_connected(&self) -> bool {
+        self.shared.state.lock().client.is_some()
     }
 
     /// Waits until every message so far is acknowledged or has failed, before a shutdown for instance.
@@ -267,8 +281,9 @@ impl StoredSink for OneSink {
 }
 
 impl StreamLane {
-    fn new(stream: &str, horizons: &Horizons, is_replicated: bool) -> Self {
-        Self { stream: Arc::from(stream), horizon: horizons.of(stream), lane: Lane::new(is_replicated), highest: 0 }
+    fn new(stream: &str, horizons: &Horizons, rooms: &Rooms, is_replicated: bool) -> Self {
+        let (horizon, room) = (horizons.of(stream), rooms.of(stream));
+        Self { stream: Arc::from(stream), horizon, room, lane: Lane::new(is_replicated), highest: 0 }
     }
 }
 
@@ -298,7 +313,7 @@ impl Shared {
         let mut state = self.state.lock();
         let lane = match stream {
             Err(lane) => lane,
-            Ok(stream) => state.lane_of(&stream, &self.horizons),
+            Ok(stream) => state.lane_of(&stream, &self.horizons, &self.rooms),
         };
         state.lanes[lane].lane.push(entry, now);
         if self.pump(&mut state, lane, now) {
@@ -433,12 +448,12 @@ fn hand_over(
 }
 
 impl State {
-    fn lane_of(&mut self, stream: &str, horizons: &Horizons) -> usize {
+    fn lane_of(&mut self, stream: &str, horizons: &Horizons, rooms: &Rooms) -> usize {
         match self.lanes.iter().position(|lane| &*lane.stream == stream) {
             Some(lane) => lane,
             None => {
                 // Nobody has said how many replicas it has.
-                self.lanes.push(StreamLane::new(stream, horizons, true));
+                self.lanes.push(StreamLane::new(stream, horizons, rooms, true));
                 self.lanes.len() - 1
             }
         }

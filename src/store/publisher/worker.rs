@@ -28,6 +28,7 @@ use crate::store::connection::{Connector, Epoch, Role};
 use crate::store::error::PutError;
 use crate::store::headers::{self, WRITE_ID};
 use crate::store::horizon::Horizons;
+use crate::store::rooms::Rooms;
 
 /// Acknowledgements that are handled before the sinks are flushed.
 const BATCH_MAX: usize = 512;
@@ -74,10 +75,10 @@ impl Publisher {
         connector: Connector,
         names: &Names,
         limits: PublisherLimits,
-        horizons: Horizons,
+        (horizons, rooms): (Horizons, Rooms),
         is_replicated: bool,
     ) -> Self {
-        let lane = |stream: String| StreamLane::new(&stream, &horizons, is_replicated);
+        let lane = |stream: String| StreamLane::new(&stream, &horizons, &rooms, is_replicated);
         let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
         let shared = Arc::new(Shared {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
@@ -89,6 +90,7 @@ impl Publisher {
             available: watch::channel(false).0,
             hasher: RandomState::default(),
             horizons,
+            rooms,
         });
         let (alive, ended) = oneshot::channel();
         tokio::spawn(run(Arc::clone(&shared), connector, ended));
@@ -280,7 +282,7 @@ impl Worker {
             let Some((lane, reply)) = self.shared.tokens.read(message.subject()).and_then(parse_reply) else {
                 continue;
             };
-            let Some(StreamLane { lane, stream, horizon, highest }) = state.lanes.get_mut(lane) else { continue };
+            let Some(StreamLane { lane, stream, horizon, room, highest }) = state.lanes.get_mut(lane) else { continue };
             let token = match reply {
                 Reply::Copy(token) => token,
                 Reply::Ask(token) => {
@@ -304,7 +306,13 @@ impl Worker {
                 Answer::Stored(stored) => (lane.stored(token, stored.sequence, stored.duplicate, now), Ok(stored)),
                 Answer::Failed(error) => (lane.failed(token, now), Err(error)),
             };
-            state.completions.extend(pending.map(|pending| pending.completed(result)));
+            let Some(pending) = pending else { continue };
+            match &result {
+                Ok(_) => room.taken(|| pending.bytes()),
+                Err(PutError::Full { code, text }) => room.refused(*code, text, pending.bytes()),
+                Err(_) => {}
+            }
+            state.completions.push_back(pending.completed(result));
         }
         self.batch.clear();
     }

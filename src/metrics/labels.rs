@@ -1,0 +1,187 @@
+//! The labels of the metrics. None is made of what a device sends.
+
+use mqtt_codec::ReasonCode;
+
+/// Which way a packet or a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    In = 0,
+    /// To the client.
+    Out = 1,
+}
+
+/// Makes an enum whose variants are the values of one label.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            pub(super) const TEXTS: &[&str] = &[$($text,)*];
+        }
+    };
+}
+
+labels! {
+    /// How the session of a connected client is fed.
+    SessionState {
+        /// From the tail of the log.
+        Live = "live",
+        /// From its cursor.
+        CatchingUp = "catching_up",
+    }
+}
+
+labels! {
+    /// Why a message did not reach a subscriber.
+    DropReason {
+        /// The subscriber reads too slowly and its QoS 0 buffer is full.
+        SlowReader = "slow_reader",
+        /// The queue of the offline session is full.
+        QueueFull = "queue_full",
+        /// Its expiry passed.
+        Expired = "expired",
+        /// It is larger than the client accepts.
+        TooLarge = "too_large",
+        /// The publisher or the subscriber may not use its topic.
+        NotAuthorized = "not_authorized",
+        /// The log discarded it before the session read it.
+        LogDiscarded = "log_discarded",
+        /// JetStream or NATS could not take it.
+        NatsUnavailable = "nats_unavailable",
+        /// Its subject has no topic or its topic no subject.
+        NoTopic = "no_topic",
+        /// Its publisher's connection had ended, and its client had published something later when it was stored.
+        EndedEpoch = "ended_epoch",
+    }
+}
+
+labels! {
+    /// Why a will was published.
+    WillCause {
+        /// The connection was lost.
+        ConnectionLost = "connection_lost",
+        /// Nothing came within 1.5 × keep alive.
+        KeepAlive = "keep_alive",
+        /// DISCONNECT with reason 0x04.
+        Requested = "requested",
+        /// Another connection took the session over.
+        TakenOver = "taken_over",
+        /// We closed the connection because of an error.
+        ServerClosed = "server_closed",
+        /// The sidecar that had the connection is gone.
+        NodeLost = "node_lost",
+    }
+}
+
+labels! {
+    /// What became of requests between MQTT and NATS.
+    RequestEvent {
+        /// A client asked NATS.
+        Asked = "asked",
+        /// NATS answered a client.
+        Answered = "answered",
+        /// NATS answered when the request was over.
+        AnsweredLate = "answered_late",
+        /// Nobody on NATS listens.
+        NoResponders = "no_responders",
+        /// NATS did not answer in time.
+        TimedOut = "timed_out",
+        /// It was given up unanswered, because there were too many.
+        Evicted = "evicted",
+        /// A request of NATS was given a Response Topic.
+        Offered = "offered",
+        /// A device answered NATS.
+        Replied = "replied",
+        /// A device could not answer: too late, or nothing to answer.
+        Refused = "refused",
+    }
+}
+
+labels! {
+    /// What became of messages of shared subscriptions.
+    ShareEvent {
+        /// A member got it.
+        Given = "given",
+        /// Of those, one that the group had given to somebody before.
+        Redelivered = "redelivered",
+        /// A member left that had not acknowledged it.
+        Left = "left",
+        /// No member had room for it.
+        NoRoom = "no_room",
+    }
+}
+
+labels! {
+    /// Who has taken the client id of a connection of this sidecar.
+    TakenBy {
+        /// A connection to the same sidecar.
+        Local = "local",
+        /// A connection to another one.
+        Other = "other_sidecar",
+    }
+}
+
+labels! {
+    /// What a client had no more of.
+    Limit {
+        /// `mqtt.max_subscriptions`.
+        Subscriptions = "subscriptions",
+        /// `mqtt.max_filters_per_packet`.
+        FiltersPerPacket = "filters_per_packet",
+        /// `mqtt.max_filter_length`.
+        FilterLength = "filter_length",
+        /// `mqtt.max_session_size`.
+        SessionSize = "session_size",
+        /// `mqtt.max_sessions`.
+        Sessions = "sessions",
+        /// `mqtt.max_will_size`.
+        WillSize = "will_size",
+        /// `mqtt.max_retained_messages`.
+        RetainedMessages = "retained_messages",
+        /// `mqtt.max_retained_bytes`.
+        RetainedBytes = "retained_bytes",
+        /// `mqtt.max_retained_size`.
+        RetainedSize = "retained_size",
+        /// `jetstream.shared.max_groups`.
+        Groups = "groups",
+        /// Consumers of a stream, of which some are kept for sidecars.
+        Consumers = "consumers",
+        /// `jetstream.shared.max_groups_per_client`.
+        GroupsPerClient = "groups_per_client",
+        /// `jetstream.shared.max_name_length`.
+        ShareNameLength = "share_name_length",
+        /// `mqtt.max_topic_levels`.
+        TopicLevels = "topic_levels",
+        /// `mqtt.max_packet_size`.
+        PacketSize = "packet_size",
+        /// What NATS takes in one message: `max_payload` of nats-server, `max_msg_size` of a stream.
+        MessageSize = "message_size",
+        /// Clients that say something about themselves below `$SYS/broker/connection`.
+        BridgeStates = "bridge_states",
+        /// `listeners.max_connections`.
+        Connections = "connections",
+        /// `listeners.max_connections_per_address`.
+        ConnectionsPerAddress = "connections_per_address",
+        /// `listeners.max_handshakes`.
+        Handshakes = "handshakes",
+    }
+}
+
+impl Limit {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::TEXTS.len();
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisconnectReason {
+    /// The client sent DISCONNECT.
+    Client,
+    /// The connection broke, or ended without DISCONNECT.
+    ConnectionLost,
+    /// We ended it, for this reason (also where MQTT 3.x cannot be told).
+    Server(ReasonCode),
+}
