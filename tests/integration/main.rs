@@ -73,6 +73,7 @@ mod store;
 mod store_sessions;
 mod sys_topics;
 mod topics;
+mod truth;
 mod websocket;
 mod wills;
 mod wills_outage;
