@@ -20,7 +20,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::WsStream;
 
-/// Subprotocols that mean MQTT; the server answers with the one the client asked for [MQTT-6.0.0-4].
+/// Subprotocols that mean MQTT, in the order in which they are preferred. The answer is `mqtt` [MQTT-6.0.0-4] but to who asks
+/// for the name before it alone.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// Bytes of a request line and headers together.
@@ -161,8 +162,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted))
 }
 
-/// The first of the client's subprotocols that means MQTT.
+/// The best of the client's subprotocols that mean MQTT.
 fn subprotocol(headers: &HeaderMap) -> Option<&'static str> {
-    tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL)
-        .find_map(|token| SUBPROTOCOLS.into_iter().find(|ours| ours.eq_ignore_ascii_case(token)))
+    SUBPROTOCOLS.into_iter().find(|ours| has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, ours))
 }
