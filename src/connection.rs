@@ -159,6 +159,7 @@ where
 {
     let mut io = Io::new(stream);
     door.metrics.socket();
+    // Whoever is refused is heard no more, and the connection ends [MQTT-3.1.4-6], [MQTT-3.2.2-7], [MQTT-4.13.2-1].
     let Some(Greeted { decoder, welcome }) = handshake::greet(&mut io, door, &peer).await else {
         io::close_socket(io, &door.metrics).await;
         return;
@@ -190,7 +191,7 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// The client was accepted, and is told so.
+    /// Sends CONNACK, before anything else and never again [MQTT-3.1.4-5], [MQTT-3.2.0-1, -2].
     fn begin(
         mut io: Io<S>,
         broker: Arc<Broker>,
@@ -202,6 +203,7 @@ where
         let Attached { mailbox, is_present, epoch, progress, retained, filters, owned } = attached;
         let retained = Owed::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
         let version = negotiated.parameters.version;
+        // [MQTT-3.2.2-2, -3]
         let connack = ConnAck { session_present: is_present, ..negotiated.connack };
         accept(&mut io, &broker, version, connack);
         let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);

@@ -21,8 +21,9 @@ pub fn encode(packet: &Packet, version: Version, out: &mut BytesMut) -> Result<(
 }
 
 /// Appends the packet if it is no larger than `max` bytes, the Maximum Packet Size of the client. From packets that
-/// have them, user properties and then the Reason String are left out before that fails [MQTT-3.4.2-2],
-/// [MQTT-3.4.2-3]. On an error nothing is appended.
+/// have them, user properties and then the Reason String are left out before that fails: [MQTT-3.2.2-19, -20],
+/// [MQTT-3.4.2-2, -3], [MQTT-3.5.2-2, -3], [MQTT-3.6.2-2, -3], [MQTT-3.7.2-2, -3], [MQTT-3.9.2-1, -2], [MQTT-3.11.2-1, -2],
+/// [MQTT-3.14.2-3, -4], [MQTT-3.15.2-2, -3]. On an error nothing is appended.
 ///
 /// # Errors
 /// As [`encode`], and [`EncodeError::PacketTooLarge`]: a PUBLISH that is too large is dropped as if it had been sent

@@ -56,6 +56,7 @@ impl PublishFrame {
         payload: &Bytes,
     ) -> Result<Self, EncodeError> {
         let is_copied = payload.len() < PAYLOAD_COPY_MAX;
+        // No subscriber gets an alias, whatever it would take [MQTT-3.1.2-26, -27], [MQTT-3.3.2-11].
         let message = MessageSection { properties, topic_alias: None, subscription_ids: &[] };
         let form = Form::of(version);
         let mut section_len = Length::default();
@@ -205,7 +206,7 @@ impl PublishFrame {
         if packet_id.is_some() != needs_id || self.packet_id.is_some() != needs_id {
             return Err(EncodeError::PacketId);
         }
-        // [MQTT-3.3.1-2]: DUP is for QoS 1 and 2.
+        // [MQTT-3.3.1-2], [MQTT-4.3.1-1]: DUP is for QoS 1 and 2.
         Ok(FIRST_BYTE | publish_flags(dup && needs_id, qos, retain))
     }
 

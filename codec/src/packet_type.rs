@@ -63,7 +63,8 @@ impl PacketType {
         })
     }
 
-    /// The flags that the specification demands, except for PUBLISH, whose flags are data [MQTT-2.1.3-1].
+    /// The flags that the specification demands, except for PUBLISH, whose flags are data [MQTT-2.1.3-1], [MQTT-3.6.1-1],
+    /// [MQTT-3.8.1-1], [MQTT-3.10.1-1], [MQTT-3.14.1-1], [MQTT-3.15.1-1].
     pub(crate) const fn flags(self) -> u8 {
         match self {
             Self::PubRel | Self::Subscribe | Self::Unsubscribe => 0b0010,

@@ -141,7 +141,8 @@ impl Reader {
         self.secrets
     }
 
-    /// A UTF-8 string [MQTT-1.5.4-1] without U+0000 [MQTT-1.5.4-2].
+    /// A UTF-8 string [MQTT-1.5.4-1] without U+0000 [MQTT-1.5.4-2], of which nothing is taken away: U+FEFF stays where it is
+    /// [MQTT-1.5.4-3].
     #[inline]
     pub(crate) fn string(&mut self) -> Result<ByteString, Violation> {
         let field = self.binary()?;
@@ -170,7 +171,8 @@ impl Reader {
         PacketId::new(self.u16()?).ok_or(Violation::PacketIdZero)
     }
 
-    /// A topic filter, or the text that is none: the entry is refused then, not the packet.
+    /// A topic filter, or the text that is none: the entry is refused then, not the packet. Text it has to be
+    /// [MQTT-3.8.3-1], [MQTT-3.10.3-1].
     pub(crate) fn filter(&mut self) -> Result<Result<TopicFilter, ByteString>, Violation> {
         let text = self.string()?;
         Ok(match TopicFilter::new(text.clone()) {
@@ -286,6 +288,7 @@ impl Properties<'_> {
         NonZeroU32::new(self.reader.varint()?).ok_or(Violation::SubscriptionIdZero)
     }
 
+    /// Two strings [MQTT-1.5.7-1].
     pub(crate) fn pair(&mut self) -> Result<(ByteString, ByteString), Violation> {
         Ok((self.reader.string()?, self.reader.string()?))
     }

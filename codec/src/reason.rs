@@ -143,8 +143,9 @@ impl ReasonCode {
         })
     }
 
-    /// Whether a packet of this type can carry the code when `sender` sends it [MQTT 5, 2.4, and the table of each
-    /// packet].
+    /// Whether a packet of this type can carry the code when `sender` sends it [MQTT 5, 2.4, and the table of each packet]:
+    /// [MQTT-3.2.2-8], [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.9.3-2], [MQTT-3.11.3-2],
+    /// [MQTT-3.14.2-1], [MQTT-3.15.2-1].
     #[must_use]
     pub const fn is_allowed_in(self, packet: PacketType, sender: Role) -> bool {
         match packet {

@@ -121,7 +121,8 @@ impl TopicFilter {
         }
     }
 
-    /// Whether messages of this topic belong to the subscription [MQTT 5, 4.7]. The share name does not matter here.
+    /// Whether messages of this topic belong to the subscription [MQTT 5, 4.7]. The share name does not matter here. Levels are
+    /// compared as they are [MQTT-4.7.3-4].
     #[must_use]
     pub fn matches(&self, topic: &TopicName) -> bool {
         let mut filter = self.matching_part().split('/');
@@ -175,7 +176,7 @@ fn check_text(text: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// `#` and `+` are whole levels [MQTT-4.7.1-2], and `#` is the last one [MQTT-4.7.1-1].
+/// `+` and `#` are whole levels [MQTT-4.7.1-2], and `#` is the last one [MQTT-4.7.1-1].
 fn check_wildcards(filter: &str) -> Result<(), TopicError> {
     let mut levels = filter.split('/').peekable();
     while let Some(level) = levels.next() {

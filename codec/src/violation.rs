@@ -173,7 +173,7 @@ pub enum Violation {
 
 impl Violation {
     /// The clause that was violated: a normative statement as `MQTT-3.1.2-3` where there is one, else the section.
-    /// Numbers are those of MQTT 5, except where only 3.1.1 has the rule.
+    /// Numbers are those of MQTT 5; where only 3.1.1 has the rule it says so.
     #[must_use]
     pub const fn clause(&self) -> &'static str {
         match self {
@@ -193,7 +193,7 @@ impl Violation {
             Self::ConnectReservedFlag => "MQTT-3.1.2-3",
             Self::WillQoS => "MQTT-3.1.2-12",
             Self::WillFlags => "MQTT-3.1.2-11",
-            Self::PasswordWithoutUserName => "MQTT-3.1.2-22",
+            Self::PasswordWithoutUserName => "MQTT-3.1.2-22 of 3.1.1",
             Self::WillTopic(_) => "3.1.3.3",
             Self::PublishQoS => "MQTT-3.3.1-4",
             Self::DupOnQoS0 => "MQTT-3.3.1-2",
@@ -264,7 +264,7 @@ impl Violation {
             | Self::SessionExpiryFromServer => ReasonCode::ProtocolError,
             Self::PacketTooLarge { .. } => ReasonCode::PacketTooLarge,
             Self::ProtocolName | Self::ProtocolLevel(_) => ReasonCode::UnsupportedProtocolVersion,
-            // 3.1.1 has no better return code than 4 for it: [MQTT-3.1.2-22] only closes the connection.
+            // 3.1.1 has no better return code than 4 for it: [MQTT-3.1.4-1 of 3.1.1] only closes the connection.
             Self::PasswordWithoutUserName => ReasonCode::BadUserNameOrPassword,
             Self::WillTopic(_) | Self::TopicName(_) | Self::TopicLevels(_) => ReasonCode::TopicNameInvalid,
             Self::TopicAliasZero => ReasonCode::TopicAliasInvalid,

@@ -285,6 +285,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
         // Never one that was there, not even after its session was forgotten, or when what the server has is an older
         // record than the last one.
         let epoch = Epoch(old.map_or(0, |old| old.epoch.0 + 1).max(now.earliest_ms));
+        // [MQTT-3.1.2-4, -5, -6], [MQTT-3.1.4-4]
         let resumed = old.filter(|old| !clean_start && old.expiry_s > 0 && !old.has_expired(now.earliest_ms));
         let state = State {
             epoch,
@@ -294,6 +295,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
             since_ms: now.earliest_ms,
             expiry_s: *expiry_s,
             disconnected_at_ms: None,
+            // [MQTT-3.1.2-7]; without one there is none to publish [MQTT-3.1.2-12 of 3.1.1].
             will: will.clone(),
             former_wills: old.map(|old| old.former_wills(resumed.is_some(), now.earliest_ms)).unwrap_or_default(),
             handover_from: old.map(|old| old.handover_from(node)).unwrap_or_default(),

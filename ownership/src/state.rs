@@ -151,7 +151,8 @@ pub enum Trace {
 }
 
 impl<W: Clone, R> State<W, R> {
-    /// Whether the session has ended, by what the record itself says; `now_ms` in milliseconds since the epoch.
+    /// Whether the session has ended, by what the record itself says: never while its connection is there [MQTT-4.1.0-1], and
+    /// not before its expiry interval is over [MQTT-3.1.2-23], [MQTT-4.1.0-2]. `now_ms` in milliseconds since the epoch.
     #[must_use]
     pub fn has_expired(&self, now_ms: u64) -> bool {
         let ended_ms = self.disconnected_at_ms.filter(|_| !self.connected && self.expiry_s != NEVER);

@@ -101,7 +101,8 @@ const fn default_qos(carrier: Carrier, is_log_copy: bool) -> QoS {
     }
 }
 
-/// The headers of a message. Nothing is allocated when it has none.
+/// The headers of a message, of which its properties can be read as they were [MQTT-3.3.2-4, -15, -16, -17, -20]. Nothing is
+/// allocated when it has none.
 ///
 /// # Errors
 /// [`HeaderError::TooLarge`] beyond [`HEADER_BLOCK_MAX`].

@@ -1,8 +1,9 @@
 //! What the client publishes, from its PUBLISH to the last acknowledgement.
 //!
 //! Acknowledgements leave in the order in which the publishes came [MQTT-4.6.0-2, -3], each made in [`Inbound::release`]
-//! from a completion and nowhere else. A QoS 2 packet id is remembered from before its message is stored until PUBREL
-//! [MQTT-4.3.3-10], durably in a session that is durable:
+//! from a completion and nowhere else [MQTT-4.3.2-4], [MQTT-4.3.3-8]. A QoS 1 packet id is not remembered [MQTT-4.3.2-5]. One of
+//! QoS 2 is, from before its message is stored until PUBREL [MQTT-4.3.3-10] or a PUBREC with an error [MQTT-4.3.3-9], whatever
+//! becomes of the message [MQTT-4.3.3-13], durably in a session that is durable:
 //!
 //! ```text
 //! PUBLISH -> Storing -> (stored) PUBREC -> Received -> PUBREL/PUBCOMP -> forgotten
@@ -48,7 +49,8 @@ pub(crate) enum Arrival {
 pub(crate) enum Released {
     /// Send this.
     Ack(Packet),
-    /// No acknowledgement can say what happened: the connection ends, so that the client publishes again.
+    /// No acknowledgement can say what happened: the connection ends, so that the client publishes again
+    /// [MQTT-4.8.0-2 of 3.1.1].
     Unsayable(ReasonCode),
 }
 
@@ -182,7 +184,8 @@ impl Inbound {
         }
     }
 
-    /// The next acknowledgement that may leave, if any.
+    /// The next acknowledgement that may leave, if any: that of the QoS [MQTT-3.3.4-1], with the packet id of the publish
+    /// [MQTT-2.2.1-5].
     pub(crate) fn release(&mut self, version: Version, durability: &mut Durability) -> Option<Released> {
         let result = self.pending.front()?.result?;
         let pending = self.pending.pop_front()?;
@@ -211,8 +214,8 @@ impl Inbound {
         }
     }
 
-    /// A PUBREL came: the answer. An unknown id is answered as well, so that a client that lost our PUBCOMP can go on
-    /// [MQTT 5, 3.7.2.1].
+    /// A PUBREL came: the answer [MQTT-4.3.3-11], behind which the id is free [MQTT-4.3.3-12]. An unknown id is answered as well,
+    /// so that a client that lost our PUBCOMP can go on [MQTT 5, 3.7.2.1].
     pub(crate) fn pubrel(&mut self, id: PacketId, durability: &mut Durability) -> Packet {
         let reason = match self.qos2.get(&id).map(|q| q.stage) {
             Some(stage @ (Stage::Received | Stage::Recorded)) => {

@@ -73,7 +73,7 @@ pub struct Negotiated {
 ///
 /// # Errors
 ///
-/// The CONNACK that refuses it: an empty client identifier without a clean session in 3.x [MQTT-3.1.3-8].
+/// The CONNACK that refuses it: an empty client identifier without a clean session in 3.x [MQTT-3.1.3-8 of 3.1.1].
 pub fn negotiate(
     connect: &Connect,
     limits: &Limits,
@@ -83,9 +83,11 @@ pub fn negotiate(
     if connect.client_id.is_empty() && !connect.clean_start && !v5 {
         return Err(Box::new(refusal(ReasonCode::ClientIdentifierNotValid)));
     }
+    // [MQTT-3.1.3-6, -7], [MQTT-3.2.2-16]; any other client identifier is taken as it is [MQTT-3.1.3-5].
     let assigned = connect.client_id.is_empty().then(assign);
     let keep_alive_s = match limits.max_keep_alive_s {
         cap if v5 && cap > 0 && (connect.keep_alive_s == 0 || connect.keep_alive_s > cap) => cap,
+        // [MQTT-3.2.2-22]
         _ => connect.keep_alive_s,
     };
     let asked = asked_session_expiry(connect, limits);
@@ -94,6 +96,7 @@ pub fn negotiate(
         version: connect.version,
         keep_alive_s,
         receive_maximum: limits.receive_maximum.get(),
+        // [MQTT-4.9.0-1]
         window: connect
             .properties
             .receive_maximum
@@ -108,6 +111,8 @@ pub fn negotiate(
         bridge: connect.bridge,
         strict: limits.strict,
     };
+    // Response Information is for nobody [MQTT-3.1.2-28], and nothing is asked of a client that is not in the specification
+    // [MQTT-7.0.0-2].
     let properties = if v5 {
         ConnAckProperties {
             session_expiry_interval_s: (asked != session_expiry_s).then_some(session_expiry_s),
@@ -177,8 +182,9 @@ mod tests {
         ByteString::from_static("auto-1")
     }
 
+    /// [MQTT-3.1.3-6, -7]
     #[test]
-    fn mqtt_3_1_3_8_an_empty_id_without_clean_session_is_refused_in_3x_only() {
+    fn mqtt_311_3_1_3_8_an_empty_id_without_clean_session_is_refused_in_3x_only() {
         for (version, refused) in [(Version::V31, true), (Version::V311, true), (Version::V5, false)] {
             let mut c = connect(version);
             c.client_id = ByteString::new();
@@ -197,6 +203,32 @@ mod tests {
         }
     }
 
+    /// [MQTT-3.1.3-5]
+    #[test]
+    fn an_id_of_letters_and_digits_is_taken_as_it_is() {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            for id in ["0", "abcdefghijklmnopqrstuvw", "XYZ0123456789"] {
+                let mut c = connect(version);
+                c.client_id = ByteString::from_static(id);
+                let n = negotiate(&c, &limits(), assigned).unwrap();
+                assert_eq!((&*n.client_id, n.connack.properties.assigned_client_id), (id, None), "{version:?}");
+            }
+        }
+    }
+
+    /// [MQTT-3.1.2-28], [MQTT-4.12.0-6]
+    #[test]
+    fn nothing_is_told_that_was_not_asked_for() {
+        for request_response_information in [false, true] {
+            let mut c = connect(Version::V5);
+            c.properties.request_response_information = request_response_information;
+            let properties = negotiate(&c, &limits(), assigned).unwrap().connack.properties;
+            assert_eq!(properties.response_information, None);
+            assert_eq!((properties.authentication_method, properties.authentication_data), (None, None));
+        }
+    }
+
+    /// [MQTT-3.2.2-22]
     #[test]
     fn keep_alive_is_capped_for_mqtt_5_and_never_for_3x() {
         for (version, asked, got, told) in [
@@ -214,9 +246,10 @@ mod tests {
         }
     }
 
+    /// [MQTT-4.9.0-1]
     #[test]
     fn the_window_is_what_the_client_asks_for_up_to_ours() {
-        for (asked, got) in [(None, 128), (Some(5), 5), (Some(1000), 128)] {
+        for (asked, got) in [(None, 128), (Some(1), 1), (Some(5), 5), (Some(1000), 128)] {
             let mut c = connect(Version::V5);
             c.properties.receive_maximum = asked.and_then(NonZeroU16::new);
             assert_eq!(negotiate(&c, &limits(), assigned).unwrap().parameters.window, got);

@@ -1,5 +1,6 @@
 //! What the client is sent at QoS 1 and 2, from PUBLISH to its last acknowledgement. Nothing is sent twice while a
-//! connection lives [MQTT-4.4.0-1]; on the next connection of the session it is sent again, in its order.
+//! connection lives [MQTT-4.4.0-1]; on the next connection of the session it is sent again, in its order [MQTT-4.6.0-1]:
+//! PUBLISH until PUBACK or PUBREC has come [MQTT-4.3.2-3], [MQTT-4.3.3-3], and then PUBREL until PUBCOMP [MQTT-4.3.3-5, -6].
 //!
 //! ```text
 //! QoS 1: PUBLISH -> Sent -> PUBACK -> done
@@ -136,7 +137,8 @@ impl Outbound {
         None
     }
 
-    /// Takes a packet id for a message of this QoS and sequence, or `None` when the window is full.
+    /// Takes a packet id for a message of this QoS and sequence, one that is not in use [MQTT-2.2.1-4], [MQTT-4.3.2-1],
+    /// [MQTT-4.3.3-1], or `None` when the window is full [MQTT-3.3.4-9], [MQTT-4.9.0-2].
     pub(crate) fn send(&mut self, qos: QoS, sequence: u64) -> Option<PacketId> {
         if self.room() == 0 {
             return None;
@@ -201,7 +203,8 @@ impl Outbound {
         is_shared
     }
 
-    /// PUBACK: ends QoS 1. Returns whether a shared subscription gave the message.
+    /// PUBACK: ends QoS 1, also with an error [MQTT-4.4.0-2]. Returns whether a shared subscription gave the message, of which
+    /// that is the end as well [MQTT-4.8.2-6].
     pub(crate) fn puback(&mut self, id: PacketId, durability: &mut Durability) -> bool {
         match self.in_flight.get(&id) {
             Some(m) if m.qos == QoS::AtLeastOnce => return self.forget(id, durability),
@@ -210,8 +213,8 @@ impl Outbound {
         false
     }
 
-    /// PUBREC: answered by PUBREL, unless it carries an error, which ends the delivery [MQTT-4.3.3-4]. With the answer
-    /// comes the version that has to be saved before.
+    /// PUBREC: answered by PUBREL [MQTT-4.3.3-4], in the order of arrival [MQTT-4.6.0-4], unless it carries an error, which ends
+    /// the delivery [MQTT-4.4.0-2]. With the answer comes the version that has to be saved before.
     pub(crate) fn pubrec(
         &mut self,
         id: PacketId,

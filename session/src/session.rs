@@ -29,6 +29,7 @@ pub struct Session<M> {
     /// Acknowledgements among what is held.
     held_answers: usize,
     log_sequence: u64,
+    /// Of this connection: nothing of a progress is in here [MQTT-3.3.2-7].
     aliases: HashMap<NonZeroU16, TopicName>,
     last_heard: Time,
     is_closed: bool,
@@ -249,9 +250,11 @@ impl<M> Session<M> {
                 self.inbound.stored(token, result);
                 self.release(out);
             }
+            // [MQTT-2.2.1-6], [MQTT-3.8.4-1, -2]
             Input::Subscribed(packet_id, reasons) => {
                 out.push(Output::Send(Packet::SubAck(SubAck { packet_id, reasons, properties: None })));
             }
+            // [MQTT-3.10.4-4, -5]
             Input::Unsubscribed(packet_id, reasons) => {
                 out.push(Output::Send(Packet::UnsubAck(SubAck { packet_id, reasons, properties: None })));
             }
@@ -300,6 +303,7 @@ impl<M> Session<M> {
             Packet::Unsubscribe(Unsubscribe { packet_id, filters, .. }) => {
                 out.push(Output::Unsubscribe(UnsubscribeRequest { packet_id, filters }));
             }
+            // [MQTT-3.12.4-1], whatever the window holds back [MQTT-3.3.4-10], [MQTT-4.9.0-3].
             Packet::PingReq => out.push(Output::Send(Packet::PingResp)),
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect, out),
             Packet::Auth(auth) => self.auth(&auth, out),
@@ -392,7 +396,7 @@ impl<M> Session<M> {
     fn resolve(&mut self, topic: PublishTopic) -> Result<TopicName, ReasonCode> {
         match topic {
             PublishTopic::Name(name) => Ok(name),
-            // [MQTT-3.3.2-9]
+            // [MQTT-3.3.2-9], [MQTT-3.2.2-17, -18]; any other one is taken [MQTT-3.3.2-12].
             PublishTopic::Define(_, alias) | PublishTopic::Alias(alias)
                 if alias.get() > self.parameters.topic_alias_maximum =>
             {

@@ -78,6 +78,7 @@ impl Broker {
         socket: &mut dyn PeerSocket,
     ) -> Result<Attached, Refusal> {
         let (parameters, came) = (&negotiated.parameters, Instant::now());
+        // [MQTT-3.1.3-8], [MQTT-3.1.3-9 of 3.1.1]
         if self.client_key(&negotiated.client_id).is_none() {
             return Err(ReasonCode::ClientIdentifierNotValid.into());
         }

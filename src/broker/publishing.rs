@@ -9,7 +9,7 @@
 //!
 //! The bucket comes first, so that whoever subscribes gets a retained message from it or live, and never neither.
 //! While a topic waits for the bucket, what the client publishes there later waits behind it: order within a topic is
-//! that of the client [MQTT-4.6.0-6]. Acknowledgements are the session's: it is told what was stored.
+//! that of the client [MQTT-4.6.0-5, -6]. Acknowledgements are the session's: it is told what was stored.
 
 mod epochs;
 mod job;
@@ -194,6 +194,7 @@ impl Publishing {
             self.behind.insert(topic, VecDeque::from([job]));
             return;
         }
+        // [MQTT-3.3.1-5], and what has no RETAIN goes past the bucket [MQTT-3.3.1-8].
         if job.publication.retain {
             job.stage = Stage::Bucket;
             self.behind.insert(job.publication.topic.to_owned_copy(), VecDeque::new());

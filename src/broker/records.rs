@@ -219,6 +219,7 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publicat
         content_type: will.content_type.as_deref().map(Into::into),
         response_topic: will.response_topic.as_deref().and_then(|t| TopicName::new(t).ok()),
         correlation_data: will.correlation_data.clone(),
+        // [MQTT-3.1.3-10]
         user_properties: will.user_properties.iter().map(|(n, v)| (n.as_str().into(), v.as_str().into())).collect(),
     };
     let maybe_above = match &will.state {
@@ -232,6 +233,7 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publicat
             .then_some(Once { message: MessageId { epoch, number: WILL_NUMBER, key: 0 }, maybe_above }),
         topic: TopicName::new(will.topic.as_str()).ok()?,
         qos,
+        // [MQTT-3.1.2-14, -15]
         retain: will.retain,
         payload: will.payload.clone(),
         properties: (properties != MessageProperties::default()).then(|| Box::new(properties)),

@@ -263,7 +263,7 @@ impl Router {
         }
     }
 
-    /// Offers one message of a log to the sessions that match.
+    /// Offers one message of a log to the sessions that match [MQTT-3.3.2-3], [MQTT-4.5.0-1].
     fn deliver_logged(
         &self,
         subscriptions: &Subscriptions,
@@ -473,8 +473,9 @@ impl<'a> Matched<'a> {
         self.first.iter().chain(&self.others).map(|e| e.order).min()
     }
 
-    /// Calls `deliver` once for each session: at the highest QoS of its matching subscriptions, with the identifiers
-    /// of all of them [MQTT-3.3.4-2].
+    /// Calls `deliver` once for each session: at the highest QoS of its matching subscriptions [MQTT-3.3.4-2], though not above
+    /// that of the message [MQTT-3.8.4-8], with the identifiers of all of them [MQTT-3.3.4-3, -4] and the RETAIN flag that they
+    /// want [MQTT-3.3.1-12, -13].
     fn targets(&self, message: &Message, source: Source, reach: Reach, mut deliver: impl FnMut(Target<'_>)) {
         let Some(first) = self.first else { return };
         if self.others.is_empty() {
@@ -519,7 +520,7 @@ impl<'a> Matched<'a> {
     }
 }
 
-/// A copy for each of the subscriptions of one session: at QoS 0 each by itself, above it all together.
+/// A copy for each of the subscriptions of one session [MQTT-3.3.4-5]: at QoS 0 each by itself, above it all together.
 fn copies(message: &Message, source: Source, of_session: &[&Subscriber], deliver: &mut impl FnMut(Target<'_>)) {
     let copy = |s: &&Subscriber| SubscriptionCopy {
         qos: message.qos.min(s.qos_of(source)),

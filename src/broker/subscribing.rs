@@ -121,6 +121,7 @@ impl Broker {
                     _ => {}
                 }
             }
+            // One for each filter, in their order [MQTT-3.8.4-6], [MQTT-3.9.3-1].
             reasons.push((id, granted.into_iter().map(|(reason, _)| reason).collect()));
         }
         Subscribed { reasons, retained, made, failed }
@@ -220,7 +221,8 @@ impl Broker {
         ends.into_iter().flatten().collect()
     }
 
-    /// Ends subscriptions. Returns a reason code for each.
+    /// Ends subscriptions: those of exactly these filters [MQTT-3.10.4-1], [MQTT-3.10.4-6]. Returns a reason code for each, in
+    /// their order [MQTT-3.11.3-1].
     pub(crate) fn unsubscribe(
         &self,
         mailbox: &Mailbox,
@@ -260,6 +262,7 @@ impl Broker {
     }
 }
 
+/// [MQTT-3.8.4-7]
 const fn granted_reason(qos: QoS) -> ReasonCode {
     match qos {
         QoS::AtMostOnce => ReasonCode::Success,

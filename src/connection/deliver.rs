@@ -138,7 +138,8 @@ where
         frame.is_some_and(|frame| frame.len_with_subscription_ids(&outgoing.subscription_ids) <= max)
     }
 
-    /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1].
+    /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], whatever its
+    /// publisher said [MQTT-3.3.1-3].
     pub(super) fn transmit(&mut self, qos: QoS, packet_id: PacketId, outgoing: Outgoing) {
         let is_claim = qos == QoS::ExactlyOnce && outgoing.share.is_some() && self.session.is_durable();
         let now = if is_claim { self.claim(packet_id, outgoing) } else { Some(outgoing) };

@@ -203,7 +203,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// With the identifiers and the RETAIN flag of the subscriptions that the message matches, shared ones or others. The
-    /// flag stays on what a SUBSCRIBE brought [MQTT-3.3.1-8].
+    /// flag stays on what a SUBSCRIBE brought [MQTT-3.3.1-8 of 3.1.1].
     fn as_subscribed(&self, mut outgoing: Outgoing, packet_id: PacketId, place: u64) -> Outgoing {
         let (is_retained, is_shared) = (place >= RETAINED, is_shared(place));
         let topic = &outgoing.message.topic;

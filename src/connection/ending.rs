@@ -28,6 +28,8 @@ where
     pub(super) async fn finish(mut self, end: End, peer: &Peer) {
         self.log_end(end, peer);
         self.tell_disconnected(end, peer);
+        // Behind a CONNACK that accepted [MQTT-3.14.0-1]; nothing is sent behind it [MQTT-3.14.4-1], and the connection is
+        // closed [MQTT-3.14.4-2].
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {

@@ -161,8 +161,8 @@ where
     }
 }
 
-/// What the CONNECT of a client that is known gets of its account, as far as nobody else has to be asked. What is refused is
-/// answered, logged and counted here.
+/// What the CONNECT of a client that is known gets of its account, as far as nobody else has to be asked [MQTT-3.1.4-2]. What is
+/// refused is answered, logged and counted here.
 pub(super) fn negotiated<S>(
     io: &mut Io<S>,
     broker: &Arc<Broker>,
@@ -228,7 +228,8 @@ fn assigned_id(broker: &Broker) -> ByteString {
 }
 
 /// Leaves the answer in the output and tells the operator. `known`: the version of the client, when its CONNECT got that
-/// far.
+/// far. One of 3.x that breaks the rules [MQTT-3.1.4-1] is told nothing, since no return code says so
+/// [MQTT-3.2.2-6 of 3.1.1].
 fn answer<S>(io: &mut Io<S>, metrics: &Metrics, peer: &Peer, failed: Failed, known: Option<Version>)
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -162,6 +162,7 @@ where
         }
     }
 
+    /// The connection ends [MQTT-4.13.1-1].
     fn violated(&mut self, violation: Violation) {
         let (client_id, remote) = (&self.mailbox.client_id, self.remote);
         tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");

@@ -20,6 +20,7 @@ where
         self.log_refused(&publication, refused);
         let reason = refused.reason_code();
         self.broker.metrics.dropped(refused.drop_reason(), 1);
+        // In 3.x it is acknowledged as usual, or the connection ends [MQTT-3.3.5-2 of 3.1.1].
         let is_denied = matches!(refused, Refused::Closed | Refused::Late | Refused::OverLimit);
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),

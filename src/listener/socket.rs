@@ -27,7 +27,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// Listens on the first address that `bind` resolves to and that can be bound.
+/// Listens on the first address that `bind` resolves to and that can be bound: TCP carries MQTT [MQTT-4.2.0-1], [MQTT-7.1.1-1].
 pub(crate) async fn listen(bind: &BindAddr) -> io::Result<TcpListener> {
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
     for addr in tokio::net::lookup_host((bind.host.as_str(), bind.port)).await? {

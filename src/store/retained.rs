@@ -359,7 +359,8 @@ pub(super) fn retained(mut entry: LogEntry) -> Option<RetainedMessage> {
     let header = |name| entry.headers.as_ref().and_then(|headers| headers::first(headers, name));
     let is_marker =
         header("KV-Operation").is_some_and(|operation| operation != "PUT") || header("Nats-Marker-Reason").is_some();
-    // A retained message without payload deletes [MQTT-3.3.1-6]; so does an empty value from NATS.
+    // A retained message without payload deletes [MQTT-3.3.1-6] and is not kept itself [MQTT-3.3.1-7]; so is an empty value
+    // from NATS.
     if is_marker || entry.payload.is_empty() {
         return None;
     }

@@ -104,7 +104,7 @@ impl Connect {
             (b"MQIsdp", 3) => Version::V31,
             (b"MQTT", 4) => Version::V311,
             (b"MQTT", 5) if !is_bridge => Version::V5,
-            // [MQTT-3.1.2-2]
+            // [MQTT-3.1.2-2], [MQTT-3.1.2-2 of 3.1.1]
             (b"MQIsdp" | b"MQTT", _) => return Err(Violation::ProtocolLevel(level)),
             // [MQTT-3.1.2-1]
             _ => return Err(Violation::ProtocolName),
@@ -112,7 +112,8 @@ impl Connect {
         Ok((version, is_bridge))
     }
 
-    /// What follows protocol name and level.
+    /// What follows protocol name and level. The flags say which fields are there [MQTT-3.1.2-17, -19] and that nothing is behind
+    /// them [MQTT-3.1.2-16, -18]; they come in their order [MQTT-3.1.3-1], the client identifier first [MQTT-3.1.3-3].
     pub(crate) fn read(reader: &mut Reader, bridge: bool) -> Result<Self, Violation> {
         let version = reader.rules.version;
         let flags = reader.u8()?;
@@ -122,9 +123,11 @@ impl Connect {
         if version.is_v5() {
             properties.read(reader)?;
         }
+        // [MQTT-3.1.3-4]
         let client_id = reader.string()?;
         let will = if flags & flag::WILL == 0 { None } else { Some(Box::new(Will::read(flags, reader)?)) };
-        // 3.1 lets the lengths win over the flags: a user name or a password that is not there is none.
+        // 3.1 lets the lengths win over the flags: a user name or a password that is not there is none. A user name is text
+        // [MQTT-3.1.3-12].
         let is_there = |reader: &Reader, bit| flags & bit != 0 && (version != Version::V31 || reader.left() > 0);
         let username = if is_there(reader, flag::USER_NAME) { Some(reader.string()?) } else { None };
         let password = if is_there(reader, flag::PASSWORD) { Some(reader.secret()?) } else { None };
@@ -167,7 +170,7 @@ fn check_flags(flags: u8, version: Version) -> Result<(), Violation> {
     if flags & flag::WILL == 0 && flags & (flag::WILL_QOS | flag::WILL_RETAIN) != 0 && version != Version::V31 {
         return Err(Violation::WillFlags);
     }
-    // [MQTT-3.1.2-22] of 3.1.1; MQTT 5 has dropped it.
+    // [MQTT-3.1.2-22 of 3.1.1]; MQTT 5 has dropped it.
     if flags & flag::PASSWORD != 0 && flags & flag::USER_NAME == 0 && !version.is_v5() {
         return Err(Violation::PasswordWithoutUserName);
     }
@@ -175,6 +178,7 @@ fn check_flags(flags: u8, version: Version) -> Result<(), Violation> {
 }
 
 impl Will {
+    /// All of it is there [MQTT-3.1.2-9], and its topic is text [MQTT-3.1.3-11].
     fn read(flags: u8, reader: &mut Reader) -> Result<Self, Violation> {
         let mut properties: Option<Box<MessageProperties>> = None;
         let mut delay_interval_s = 0;

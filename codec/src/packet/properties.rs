@@ -60,7 +60,8 @@ impl MessageProperties {
             && user_properties.is_empty()
     }
 
-    /// Reads the value when it is a property of a message; otherwise says no.
+    /// Reads the value when it is a property of a message; otherwise says no. Response Topic and Content Type are text
+    /// [MQTT-3.3.2-13], [MQTT-3.3.2-19].
     pub(super) fn read(&mut self, property: Property, all: &mut Properties<'_>) -> Result<bool, Violation> {
         match property {
             Property::PayloadFormatIndicator => self.payload_is_utf8 = Some(all.boolean(property)?),

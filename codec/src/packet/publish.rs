@@ -129,6 +129,7 @@ impl Publish {
         publish_flags(self.dup, self.delivery.qos(), self.retain)
     }
 
+    /// The topic name comes first, and is text [MQTT-3.3.2-1].
     #[inline]
     pub(crate) fn read(flags: u8, mut reader: Reader) -> Result<Self, Violation> {
         let mut dup = flags & 0b1000 != 0;

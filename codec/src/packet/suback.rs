@@ -30,7 +30,7 @@ impl SubAck {
             reasons.reserve_exact(reader.left());
             while reader.left() > 0 {
                 let reason = reader.reason()?;
-                // MQTT 3.x has one failure and no other codes [MQTT-3.9.3-2].
+                // MQTT 3.x has one failure and no other codes [MQTT-3.9.3-2 of 3.1.1].
                 if !reader.is_v5() && reason as u8 > ReasonCode::UnspecifiedError as u8 {
                     return Err(reader.wrong_reason(reason as u8));
                 }
@@ -54,7 +54,8 @@ impl SubAck {
             section(&self.properties, form, out)?;
         }
         for reason in &self.reasons {
-            // MQTT 3.1.1 knows one failure; 3.1 knows none, and clients of it get the same one all the same.
+            // MQTT 3.1.1 knows one failure [MQTT-3.9.3-2 of 3.1.1]; 3.1 knows none, and clients of it get the same one all the
+            // same.
             let is_v3_failure = reason.is_error() && !form.version.is_v5();
             out.u8(if is_v3_failure { ReasonCode::UnspecifiedError } else { *reason } as u8);
         }

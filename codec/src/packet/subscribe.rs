@@ -83,7 +83,7 @@ impl From<RetainHandling> for u8 {
 }
 
 impl SubscriptionOptions {
-    /// Reads the byte after a filter.
+    /// Reads the byte after a filter [MQTT-3.8.3-4 of 3.1.1].
     fn read(byte: u8, version: Version) -> Result<Self, Violation> {
         let reserved = match version {
             // 3.1 does not use them and does not say that they are zero.

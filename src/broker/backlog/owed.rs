@@ -1,5 +1,5 @@
 //! What sessions are owed of a piece of the log. A session is owed a message that one of its subscriptions above QoS 0
-//! takes, unless it has had it: those up to its cursor that are not in flight.
+//! takes [MQTT-3.1.2-5 of 3.1.1], unless it has had it: those up to its cursor that are not in flight.
 //!
 //! Connected sessions count as well. What is saved of their progress is a moment old, which makes a copy too many now
 //! and then; but who reads so slowly that the log overtakes him, or whose sidecar dies, finds what he has not had.

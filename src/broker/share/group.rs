@@ -405,6 +405,7 @@ impl Member {
         let is_taken = self.mailbox.offer_shared(position, wakes, || Outgoing {
             message: Arc::clone(message),
             retain: message.retain && self.options.retain_as_published,
+            // [MQTT-4.8.2-3]
             qos: message.qos.min(self.options.qos),
             subscription_ids: ids.into(),
             others: Box::default(),

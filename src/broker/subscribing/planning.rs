@@ -59,7 +59,7 @@ struct Room<'a> {
 }
 
 impl Broker {
-    /// Checks the filters of SUBSCRIBE packets and subscribes to them on NATS. `filters`: those of the client; `record`: what
+    /// Checks the filters of SUBSCRIBE packets, one after the other [MQTT-3.8.4-5], and subscribes to them on NATS. `filters`: those of the client; `record`: what
     /// of them is stored, when the session has a record.
     pub(crate) fn plan_subscribes(
         &self,
@@ -116,6 +116,7 @@ impl Broker {
             filters.insert(new.filter.clone());
             return Ok(New::Shared(new, is_new));
         }
+        // [MQTT-3.3.1-9, -10, -11]
         let mut new = NewSubscription {
             logs: self.logs.overlapping(&filter),
             is_owed_retained: match options.retain_handling {

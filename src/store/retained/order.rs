@@ -135,7 +135,7 @@ pub(super) fn judge(filter: &str, topic: &str) -> Verdict {
         }
         if end == topic.len() {
             return match filter_rest {
-                // `a/#` matches `a` [MQTT-4.7.1-2].
+                // `a/#` matches `a` [MQTT 5, 4.7.1.2].
                 None | Some("#") => Verdict::Match,
                 Some(rest) => {
                     let level = rest.split('/').next().filter(|level| *level != "+").unwrap_or_default();

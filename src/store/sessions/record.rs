@@ -25,7 +25,8 @@ pub(super) trait Versioned {
     fn version(&self) -> u32;
 }
 
-/// A session: who has it, and what it is subscribed to.
+/// A session: who has it, and what it is subscribed to. Its key is made of the client identifier [MQTT-3.1.3-2]. Retained
+/// messages are no part of it [MQTT-3.1.2-7 of 3.1.1].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionRecord {
