@@ -79,6 +79,7 @@ impl Delivered {
 proptest! {
     #![proptest_config(cases(3_000))]
 
+    /// Its topic is a name and never an alias [MQTT-3.1.2-26, -27], [MQTT-3.3.2-11].
     #[test]
     fn a_written_frame_is_the_packet(delivered in delivered(), before in vec(any::<u8>(), 0..9)) {
         let frame = delivered.frame();
@@ -114,6 +115,19 @@ fn a_frame_refuses_what_does_not_belong_to_it() {
         let mut out = BytesMut::new();
         assert_eq!(frame.write(false, qos, false, id, None, &mut out), Err(EncodeError::PacketId));
         assert!(out.is_empty());
+    }
+}
+
+/// [MQTT-3.3.1-2], [MQTT-4.3.1-1]
+#[test]
+fn a_frame_of_qos_0_never_says_dup() {
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let mut out = BytesMut::new();
+        small(version, false).write(true, QoS::AtMostOnce, false, None, None, &mut out).unwrap();
+        assert_eq!(out[0], 0x30, "{version}");
+        let mut out = BytesMut::new();
+        small(version, true).write(true, QoS::AtLeastOnce, false, PacketId::new(1), None, &mut out).unwrap();
+        assert_eq!(out[0], 0x3A, "{version}");
     }
 }
 

@@ -78,6 +78,7 @@ fn long_ack() -> Packet {
     Packet::PubAck(Ack { packet_id, reason: ReasonCode::NotAuthorized, properties: Some(Box::new(properties)) })
 }
 
+/// [MQTT-3.4.2-2, -3]
 #[test]
 fn user_properties_and_then_the_reason_string_are_left_out_of_what_is_too_large() {
     let full = bytes_of("40 {0001 87 {1F s'because' 26 s'k' s'v'}}");
@@ -95,34 +96,46 @@ fn user_properties_and_then_the_reason_string_are_left_out_of_what_is_too_large(
     }
 }
 
+/// [MQTT-3.2.2-19, -20], [MQTT-3.4.2-2, -3], [MQTT-3.5.2-2, -3], [MQTT-3.6.2-2, -3], [MQTT-3.7.2-2, -3], [MQTT-3.9.2-1, -2],
+/// [MQTT-3.11.2-1, -2], [MQTT-3.14.2-3, -4], [MQTT-3.15.2-2, -3]
 #[test]
 fn every_packet_that_carries_a_reason_string_can_do_without() {
-    let reasons =
-        || Some(Box::new(ReasonProperties { reason_string: Some("because".into()), user_properties: Vec::new() }));
+    let (reason_string, user_properties) = (Some("because".into()), vec![("k".into(), "v".into())]);
+    let reasons = ReasonProperties { reason_string: reason_string.clone(), user_properties: user_properties.clone() };
+    let properties = Some(Box::new(reasons));
     let packet_id = PacketId::new(1).unwrap();
-    let suback = SubAck { packet_id, reasons: vec![ReasonCode::Success], properties: reasons() };
-    let connack = ConnAckProperties { reason_string: Some("because".into()), ..ConnAckProperties::default() };
+    let ack = |reason| Ack { packet_id, reason, properties: properties.clone() };
+    let suback = SubAck { packet_id, reasons: vec![ReasonCode::Success], properties: properties.clone() };
+    let connack = ConnAckProperties { reason_string, user_properties, ..ConnAckProperties::default() };
+    let auth = Auth {
+        reason: ReasonCode::ContinueAuthentication,
+        authentication_method: Some("M".into()),
+        authentication_data: None,
+        properties: properties.clone(),
+    };
+    let disconnect = Disconnect { properties: properties.clone(), ..Disconnect::new(ReasonCode::ServerBusy) };
+    let refused = ConnAck { session_present: false, reason: ReasonCode::Banned, properties: connack };
+    // With the Reason String, and without.
     let cases = [
-        (Packet::SubAck(suback.clone()), "90 {0001 {} 00}"),
-        (Packet::UnsubAck(suback), "B0 {0001 {} 00}"),
-        (
-            Packet::Disconnect(Disconnect { properties: reasons(), ..Disconnect::new(ReasonCode::ServerBusy) }),
-            "E0 01 89",
-        ),
-        (
-            Packet::ConnAck(Box::new(ConnAck {
-                session_present: false,
-                reason: ReasonCode::Banned,
-                properties: connack,
-            })),
-            "20 {00 8A {}}",
-        ),
+        (Packet::PubAck(ack(ReasonCode::NotAuthorized)), "40 {0001 87 {1F s'because'}}", "40 {0001 87}"),
+        (Packet::PubRec(ack(ReasonCode::NotAuthorized)), "50 {0001 87 {1F s'because'}}", "50 {0001 87}"),
+        (Packet::PubRel(ack(ReasonCode::PacketIdentifierNotFound)), "62 {0001 92 {1F s'because'}}", "62 {0001 92}"),
+        (Packet::PubComp(ack(ReasonCode::PacketIdentifierNotFound)), "70 {0001 92 {1F s'because'}}", "70 {0001 92}"),
+        (Packet::SubAck(suback.clone()), "90 {0001 {1F s'because'} 00}", "90 {0001 {} 00}"),
+        (Packet::UnsubAck(suback), "B0 {0001 {1F s'because'} 00}", "B0 {0001 {} 00}"),
+        (Packet::Disconnect(disconnect), "E0 {89 {1F s'because'}}", "E0 01 89"),
+        (Packet::ConnAck(Box::new(refused)), "20 {00 8A {1F s'because'}}", "20 {00 8A {}}"),
+        (Packet::Auth(auth), "F0 {18 {15 s'M' 1F s'because'}}", "F0 {18 {15 s'M'}}"),
     ];
-    for (packet, short) in cases {
-        let short = bytes_of(short);
-        let mut out = BytesMut::new();
-        encode_limited(&packet, V5, u32::try_from(short.len()).unwrap(), &mut out).unwrap();
-        assert_eq!(out, short, "{packet:?}");
+    for (packet, long, short) in cases {
+        let whole = encoded_len(&packet, V5).unwrap();
+        for (expected, up_to) in [(bytes_of(long), whole), (bytes_of(short), bytes_of(long).len())] {
+            for limit in expected.len()..up_to {
+                let mut out = BytesMut::new();
+                encode_limited(&packet, V5, u32::try_from(limit).unwrap(), &mut out).unwrap();
+                assert_eq!(out, expected, "{packet:?} in {limit} bytes");
+            }
+        }
     }
 }
 

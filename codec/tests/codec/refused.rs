@@ -37,7 +37,8 @@ fn strict_only(version: Version, cases: &[(&str, Violation)]) {
     }
 }
 
-/// [MQTT-2.1.3-1], [MQTT-1.5.5-1], [MQTT-3.1.0-2], [MQTT-3.3.1-4], and packets of the wrong direction.
+/// [MQTT-2.1.3-1], [MQTT-1.5.5-1], [MQTT-3.1.0-2], [MQTT-3.3.1-4], [MQTT-3.6.1-1], [MQTT-3.8.1-1], [MQTT-3.10.1-1],
+/// [MQTT-3.14.1-1], [MQTT-3.15.1-1], and packets of the wrong direction.
 #[test]
 fn fixed_headers() {
     for version in [V311, V5] {
@@ -77,6 +78,7 @@ fn fixed_headers() {
             ],
         );
     }
+    refused(Server, V5, &[("F2 00", Violation::ReservedFlags { packet: PacketType::Auth, flags: 2 })]);
     refused(Server, V311, &[("F0 00", Violation::ReservedPacketType(15))]);
     refused(Client, V311, &[("E0 00", Violation::WrongDirection(PacketType::Disconnect))]);
 }
@@ -102,7 +104,7 @@ fn the_first_packet() {
     ]);
 }
 
-/// [MQTT-3.1.2-1], [MQTT-3.1.2-2]
+/// [MQTT-3.1.2-1], [MQTT-3.1.2-2], [MQTT-3.1.2-2 of 3.1.1]
 #[test]
 fn protocol_names_and_levels() {
     refused_first(&[
@@ -124,8 +126,9 @@ fn protocol_names_and_levels() {
     assert_eq!(Violation::ProtocolName.connack_version(), None);
 }
 
-/// [MQTT-3.1.2-3], [MQTT-3.1.2-11], [MQTT-3.1.2-12], [MQTT-3.1.2-13], [MQTT-3.1.2-22] of 3.1.1, [MQTT-1.5.4-1],
-/// [MQTT-1.5.4-2], and properties of CONNECT and of the will that are doubled, misplaced or impossible.
+/// [MQTT-3.1.2-3], [MQTT-3.1.2-9], [MQTT-3.1.2-11], [MQTT-3.1.2-12], [MQTT-3.1.2-13], [MQTT-3.1.2-16, -17, -18, -19],
+/// [MQTT-3.1.2-22 of 3.1.1], [MQTT-3.1.3-3, -4], [MQTT-3.1.3-11, -12], [MQTT-1.5.4-1], [MQTT-1.5.4-2], and properties of
+/// CONNECT and of the will that are doubled, misplaced or impossible.
 #[test]
 fn connects() {
     use PacketType::Connect;
@@ -143,6 +146,14 @@ fn connects() {
         ("10 {s'MQTT' 04 06 003C s'c' s'w'}", Violation::Truncated(Connect)),
         ("10 {s'MQTT' 04 02 003C 0001 00}", Violation::NullCharacter),
         ("10 {s'MQTT' 04 02 003C 0003 EDA080}", Violation::InvalidUtf8),
+        ("10 {s'MQTT' 04 06 003C s'c' 0001 FF s''}", Violation::InvalidUtf8),
+        ("10 {s'MQTT' 04 82 003C s'c' 0001 FF}", Violation::InvalidUtf8),
+        ("10 {s'MQTT' 05 82 003C {} s'c'}", Violation::Truncated(Connect)),
+        ("10 {s'MQTT' 05 42 003C {} s'c'}", Violation::Truncated(Connect)),
+        ("10 {s'MQTT' 05 02 003C {}}", Violation::Truncated(Connect)),
+        ("10 {s'MQTT' 05 02 003C {} s'c' s'me'}", Violation::TrailingBytes(Connect)),
+        ("10 {s'MQTT' 05 82 003C {} s'c' s'me' s'pw'}", Violation::TrailingBytes(Connect)),
+        ("10 {s'MQTT' 05 06 003C {} s'c' s'w' s''}", Violation::Truncated(Connect)),
         ("10 {s'MQTT' 05 02 003C {} s'c' 00}", Violation::TrailingBytes(Connect)),
         ("10 {s'MQTT' 05 02 003C {21 0000} s'c'}", Violation::PropertyValue(Property::ReceiveMaximum)),
         ("10 {s'MQTT' 05 02 003C {27 00000000} s'c'}", Violation::PropertyValue(Property::MaximumPacketSize)),
@@ -172,7 +183,8 @@ fn misplaced(packet: PacketType, property: Property) -> Violation {
     Violation::PropertyNotAllowed { packet, property }
 }
 
-/// [MQTT-3.3.2-2], [MQTT-3.3.2-8], [MQTT-3.3.2-14], [MQTT-3.3.4-6], [MQTT-2.2.1-3], [MQTT-1.5.4-1], [MQTT-1.5.4-2]
+/// [MQTT-3.3.2-1], [MQTT-3.3.2-2], [MQTT-3.3.2-8], [MQTT-3.3.2-13, -14], [MQTT-3.3.2-19], [MQTT-3.3.4-6], [MQTT-2.2.1-3],
+/// [MQTT-1.5.4-1], [MQTT-1.5.4-2], [MQTT-1.5.7-1]
 #[test]
 fn publishes() {
     use PacketType::Publish;
@@ -204,6 +216,13 @@ fn publishes() {
             ("30 {s'a' {02 00000001 02 00000001}}", duplicate(Property::MessageExpiryInterval)),
             ("30 {s'a' {08 s'r/+'}}", Violation::ResponseTopic(TopicError::Wildcard)),
             ("30 {s'a' {08 s''}}", Violation::ResponseTopic(TopicError::Empty)),
+            ("30 {s'a' {08 0001 FF}}", Violation::InvalidUtf8),
+            ("30 {s'a' {03 0001 FF}}", Violation::InvalidUtf8),
+            ("30 {s'a' {03 0001 00}}", Violation::NullCharacter),
+            ("30 {s'a' {26 0001 FF s'v'}}", Violation::InvalidUtf8),
+            ("30 {s'a' {26 s'k' 0001 FF}}", Violation::InvalidUtf8),
+            ("30 {s'a' {26 0001 00 s'v'}}", Violation::NullCharacter),
+            ("30 {s'a' {26 s'k' 0001 00}}", Violation::NullCharacter),
             ("30 {s'a' {1F s'x'}}", misplaced(Publish, Property::ReasonString)),
             ("30 {s'a' {26 s'k' 0005 61}}", Violation::Truncated(Publish)),
             ("30 {s'a' 05 0B}", Violation::Truncated(Publish)),
@@ -212,8 +231,8 @@ fn publishes() {
     refused(Client, V5, &[("30 {s'a' {0B 00}}", Violation::SubscriptionIdZero)]);
 }
 
-/// [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.9.3-2], [MQTT-3.11.3-2], [MQTT-3.2.2-1],
-/// [MQTT-3.2.2-6], [MQTT-3.2.2-8], [MQTT-2.2.1-3]
+/// [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.9.3-2], [MQTT-3.9.3-2 of 3.1.1], [MQTT-3.11.3-2],
+/// [MQTT-3.2.2-1], [MQTT-3.2.2-6], [MQTT-3.2.2-8], [MQTT-2.2.1-3]
 #[test]
 fn acknowledgements() {
     use PacketType::{ConnAck, PubAck, PubComp, PubRec, PubRel, SubAck, UnsubAck};
@@ -264,7 +283,7 @@ fn acknowledgements() {
     );
 }
 
-/// [MQTT-3.8.3-2], [MQTT-3.8.3-4], [MQTT-3.8.3-5], [MQTT-3.10.3-2], [MQTT-2.2.1-3]
+/// [MQTT-3.8.3-1, -2], [MQTT-3.8.3-4], [MQTT-3.8.3-5], [MQTT-3.8.3-4 of 3.1.1], [MQTT-3.10.3-1, -2], [MQTT-2.2.1-3]
 #[test]
 fn subscribes() {
     use PacketType::{Subscribe, Unsubscribe};
@@ -281,6 +300,7 @@ fn subscribes() {
             ("82 {0001 0001 FF 00}", Violation::InvalidUtf8),
             ("A2 02 0001", Violation::UnsubscribeEmpty),
             ("A2 {0001 0001 00}", Violation::NullCharacter),
+            ("A2 {0001 0001 FF}", Violation::InvalidUtf8),
         ],
     );
     refused(

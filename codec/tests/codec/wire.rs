@@ -72,6 +72,7 @@ fn at(qos: QoS) -> SubscriptionOptions {
     SubscriptionOptions { qos, ..SubscriptionOptions::default() }
 }
 
+/// [MQTT-3.1.3-1]
 #[test]
 fn connect_of_3_1_and_3_1_1() {
     let check = |version, text, connect| both(Server, version, text, Packet::Connect(Box::new(connect)));
@@ -101,6 +102,7 @@ fn connect_of_3_1_and_3_1_1() {
     check(V311, "10 {s'MQTT' 04 C2 003C s'c' s'' s''}", anonymous);
 }
 
+/// [MQTT-3.1.3-1]
 #[test]
 fn connect_of_5() {
     let check = |text, connect| both(Server, V5, text, Packet::Connect(Box::new(connect)));
@@ -146,6 +148,7 @@ fn connect_of_5() {
     );
 }
 
+/// [MQTT-2.2.2-1]
 #[test]
 fn connack() {
     let check = |version, text, session_present, reason| {
@@ -200,6 +203,7 @@ fn connack_says_less_where_the_version_knows_less() {
     encoded(V31, &packet(false, ReasonCode::BadAuthenticationMethod), "20 02 00 04");
 }
 
+/// [MQTT-2.2.1-2], [MQTT-2.2.2-1], [MQTT-3.3.2-1]
 #[test]
 fn publish() {
     let check = |version, text, publish| both(Server, version, text, Packet::Publish(publish));
@@ -222,6 +226,16 @@ fn publish() {
     let ids = [1, 268_435_455].map(|id| NonZeroU32::new(id).unwrap());
     let identified = Publish { subscription_ids: ids.to_vec(), ..plain_publish("t", "x") };
     both(Client, V5, "30 {s't' {0B 01 0B FFFFFF7F} 'x'}", Packet::Publish(identified));
+}
+
+/// [MQTT-1.5.4-3]
+#[test]
+fn a_byte_order_mark_is_a_character_wherever_it_stands() {
+    for topic in ["\u{FEFF}a", "a\u{FEFF}", "\u{FEFF}"] {
+        let hex: String = topic.bytes().map(|byte| format!("{byte:02X}")).collect();
+        let text = format!("30 {{00{:02X} {hex} 'x'}}", topic.len());
+        both(Server, V311, &text, Packet::Publish(plain_publish(topic, "x")));
+    }
 }
 
 #[test]
@@ -270,7 +284,9 @@ fn subscribe_and_suback() {
     both(Client, V5, "90 {0001 {} 02 00 80}", Packet::SubAck(suback));
     let denied = SubAck { packet_id: id(1), reasons: vec![ReasonCode::NotAuthorized], properties: because("no") };
     both(Client, V5, "90 {0001 {1F s'no'} 87}", Packet::SubAck(denied.clone()));
-    encoded(V31, &Packet::SubAck(denied), "90 {0001 80}");
+    // [MQTT-3.9.3-2 of 3.1.1]
+    encoded(V31, &Packet::SubAck(denied.clone()), "90 {0001 80}");
+    encoded(V311, &Packet::SubAck(denied), "90 {0001 80}");
 }
 
 #[test]

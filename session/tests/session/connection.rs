@@ -37,6 +37,7 @@ fn the_longest_keep_alive_does_not_overflow() {
     check(V5.keep_alive(65535), "at 18446744073709551615; > PINGREQ; < PINGRESP; = deadline 18446744073709551615");
 }
 
+/// [MQTT-3.3.2-12]
 #[test]
 fn an_alias_stands_for_the_topic_that_defined_it_last() {
     check(
@@ -47,10 +48,12 @@ fn an_alias_stands_for_the_topic_that_defined_it_last() {
     );
 }
 
+/// [MQTT-3.2.2-17, -18]
 #[test]
 fn mqtt_3_3_2_9_an_alias_beyond_the_maximum_ends_the_connection() {
     check(V5, "> PUBLISH q0 topic=a alias=4; < close 0x94; > PINGREQ; < nothing");
     check(V5, "> PUBLISH q1 id1 alias=4; < close 0x94");
+    check(V5.topic_alias_maximum(0), "> PUBLISH q0 topic=a alias=1; < close 0x94");
 }
 
 #[test]
@@ -58,6 +61,7 @@ fn an_alias_that_was_never_defined_ends_the_connection() {
     check(V5, "> PUBLISH q0 alias=2; < close 0x82");
 }
 
+/// [MQTT-3.3.2-7]
 #[test]
 fn aliases_end_with_their_connection() {
     check(V5.durable(), "> PUBLISH q0 topic=a alias=1; < store - q0 a; reconnect; > PUBLISH q0 alias=1; < close 0x82");
@@ -71,7 +75,7 @@ fn disconnect_ends_the_connection_without_the_will_unless_it_says_so() {
 }
 
 #[test]
-fn mqtt_3_14_2_2_an_expiry_cannot_be_given_to_a_session_that_asked_for_none() {
+fn an_expiry_cannot_be_given_to_a_session_that_asked_for_none() {
     check(V5, "> DISCONNECT expiry=1; < close 0x82");
     check(V5, "> DISCONNECT expiry=0; < close client");
     check(V5.durable(), "= expiry 3600; > DISCONNECT expiry=1; < close client; = expiry 1");
@@ -98,6 +102,7 @@ fn mqtt_4_12_0_7_auth_without_an_authentication_method_ends_the_connection() {
     check(V5, "> AUTH; < close 0x82");
 }
 
+/// [MQTT-2.2.1-6], [MQTT-3.8.4-1, -2], [MQTT-3.8.4-6], [MQTT-3.9.3-1], [MQTT-3.10.4-4, -5], [MQTT-3.11.3-1]
 #[test]
 fn subscriptions_are_carried_out_by_the_caller_and_answered_with_its_reasons() {
     check(
@@ -105,6 +110,19 @@ fn subscriptions_are_carried_out_by_the_caller_and_answered_with_its_reasons() {
         "> SUBSCRIBE 3 a/#:q1 b:q0 c#:q2; < subscribe 3 a/#:q1 b:q0 c#:q2; subscribed 3 0x01 0x00 0x8f; < SUBACK 3 0x01 0x00 0x8f;
          > UNSUBSCRIBE 4 a/# x#; < unsubscribe 4 a/# x#; unsubscribed 4 0x00 0x8f; < UNSUBACK 4 0x00 0x8f",
     );
+}
+
+/// [MQTT-3.3.4-10], [MQTT-3.12.4-1], [MQTT-4.9.0-3]
+#[test]
+fn what_is_no_message_of_ours_is_answered_when_the_window_is_full() {
+    for given in [V5.window(1), V311.window(1), V5.window(1).durable()] {
+        check(
+            given,
+            "deliver q1 1; < send q1 1 #1; = room 0; > PINGREQ; < PINGRESP; > SUBSCRIBE 1 a:q1; < subscribe 1 a:q1;
+             subscribed 1 0x01; < SUBACK 1 0x01; > UNSUBSCRIBE 2 a; < unsubscribe 2 a; unsubscribed 2 0x00; < UNSUBACK 2 0x00;
+             > PUBLISH q1 id9; < store 0; stored 0 ok; < PUBACK 9; = room 0",
+        );
+    }
 }
 
 #[test]

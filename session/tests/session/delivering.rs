@@ -2,6 +2,7 @@
 
 use crate::script::{V5, V311, check};
 
+/// [MQTT-3.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], [MQTT-4.3.3-4]
 #[test]
 fn qos_1_ends_with_puback_and_qos_2_with_pubcomp() {
     check(V5.window(2), "deliver q1 10; < send q1 1 #10; = room 1; > PUBACK 1; = room 2; = in_flight; = cursor 10");
@@ -12,6 +13,7 @@ fn qos_1_ends_with_puback_and_qos_2_with_pubcomp() {
     );
 }
 
+/// [MQTT-3.3.4-9], [MQTT-4.9.0-2]
 #[test]
 fn the_window_is_as_wide_as_agreed() {
     check(
@@ -21,9 +23,39 @@ fn the_window_is_as_wide_as_agreed() {
     );
 }
 
+/// [MQTT-4.4.0-2]
 #[test]
-fn a_puback_with_an_error_ends_qos_1_all_the_same() {
-    check(V5, "deliver q1 1; < send q1 1 #1; > PUBACK 1 0x97; = in_flight; = unknown 0");
+fn what_is_acknowledged_with_an_error_is_over_all_the_same() {
+    check(
+        V5.durable(),
+        "deliver q1 1; < send q1 1 #1; deliver q2 2; saved; < send q2 2 #2; > PUBACK 1 0x97; > PUBREC 2 0x97; = in_flight;
+         = unknown 0; reconnect; resend; < nothing",
+    );
+}
+
+/// [MQTT-3.10.4-3]
+#[test]
+fn what_was_begun_is_finished_after_unsubscribe() {
+    check(
+        V5.durable(),
+        "deliver q1 1; < send q1 1 #1; deliver q2 2; saved; < send q2 2 #2; > UNSUBSCRIBE 9 a; < unsubscribe 9 a;
+         unsubscribed 9 0x00; < UNSUBACK 9 0x00; > PUBREC 2; saved; < PUBREL 2; reconnect; resend; < DUP q1 1 #1; < PUBREL 2;
+         > PUBACK 1; > PUBCOMP 2; = in_flight; = unknown 0",
+    );
+}
+
+/// [MQTT-4.6.0-4]
+#[test]
+fn pubrels_leave_in_the_order_of_the_pubrecs() {
+    let three = "deliver q2 1; saved; < send q2 1 #1; deliver q2 2; saved; < send q2 2 #2; deliver q2 3; saved; < send q2 3 #3;";
+    for given in [V5.durable(), V311.durable()] {
+        check(
+            given,
+            &format!(
+                "{three} > PUBREC 2; > PUBREC 3; > PUBREC 1; < nothing; saved; < PUBREL 2; < PUBREL 3; < PUBREL 1"
+            ),
+        );
+    }
 }
 
 #[test]
@@ -61,6 +93,7 @@ fn take_ids(from: u16, last: u16, kept: &[u16]) -> String {
     (from..=last).map(one).collect()
 }
 
+/// [MQTT-2.2.1-4], [MQTT-4.3.2-1], [MQTT-4.3.3-1]
 #[test]
 fn packet_ids_wrap_and_skip_those_in_flight() {
     let round = take_ids(1, 65535, &[1, 2, 4, 65534]);
@@ -83,6 +116,7 @@ fn a_window_of_all_packet_ids_uses_all_of_them() {
     );
 }
 
+/// [MQTT-4.3.2-3], [MQTT-4.3.3-3], [MQTT-4.3.3-5, -6], [MQTT-4.6.0-1]
 #[test]
 fn mqtt_4_4_0_1_the_next_connection_repeats_in_order_before_anything_new() {
     check(

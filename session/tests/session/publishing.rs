@@ -9,6 +9,7 @@ fn qos_0_is_published_and_nobody_waits() {
     check(V5.durable(), "> PUBLISH q0; < store - q0 t; = save no");
 }
 
+/// [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.2-4]
 #[test]
 fn mqtt_4_6_0_2_pubacks_leave_in_the_order_of_arrival() {
     for given in [V5, V311, V5.durable(), V311.durable()] {
@@ -20,6 +21,7 @@ fn mqtt_4_6_0_2_pubacks_leave_in_the_order_of_arrival() {
     }
 }
 
+/// [MQTT-2.2.1-5], [MQTT-3.3.4-1], [MQTT-4.3.3-8]
 #[test]
 fn mqtt_4_6_0_3_pubrecs_leave_in_the_order_of_arrival() {
     check(
@@ -27,6 +29,18 @@ fn mqtt_4_6_0_3_pubrecs_leave_in_the_order_of_arrival() {
         "> PUBLISH q2 id1; < store 0 q2 t 7.0; > PUBLISH q1 id2; < store 1; > PUBLISH q2 id3; < store 2 q2 t 7.1;
          stored 1 ok; < nothing; stored 0 ok; < PUBREC 1; < PUBACK 2; stored 2 ok; < PUBREC 3",
     );
+}
+
+/// [MQTT-4.3.2-5]
+#[test]
+fn behind_its_puback_a_packet_id_is_that_of_a_new_message_whatever_dup_says() {
+    for given in [V5, V311, V5.durable()] {
+        check(
+            given,
+            "> PUBLISH q1 id1; < store 0 q1; stored 0 ok; < PUBACK 1; > PUBLISH q1 id1 dup; < store 1 q1; stored 1 ok; < PUBACK 1;
+             > PUBLISH q1 id1; < store 2 q1",
+        );
+    }
 }
 
 #[test]
@@ -61,6 +75,7 @@ fn mqtt_4_3_3_9_after_a_pubrec_with_an_error_the_packet_id_is_free() {
     );
 }
 
+/// [MQTT-4.8.0-2 of 3.1.1]
 #[test]
 fn a_failure_in_3x_ends_the_connection_in_its_turn() {
     for qos in ["q1", "q2"] {
@@ -76,6 +91,7 @@ fn a_failure_in_3x_ends_the_connection_in_its_turn() {
     }
 }
 
+/// [MQTT-4.3.3-11, -12]
 #[test]
 fn mqtt_4_3_3_10_a_repeated_qos_2_publish_is_stored_once() {
     // While it is being stored; when it is received; and it is a new one after PUBREL.

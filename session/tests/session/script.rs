@@ -91,6 +91,11 @@ impl Given {
         self
     }
 
+    pub(crate) const fn topic_alias_maximum(mut self, maximum: u16) -> Self {
+        self.0.topic_alias_maximum = maximum;
+        self
+    }
+
     pub(crate) const fn keep_alive(mut self, seconds: u16) -> Self {
         self.0.keep_alive_s = seconds;
         self

@@ -13,6 +13,16 @@ fn an_acknowledged_message_of_a_group_is_settled() {
     }
 }
 
+/// [MQTT-4.8.2-6]
+#[test]
+fn what_a_member_refuses_with_an_error_is_settled() {
+    check(
+        V5.durable(),
+        "deliver q1 s5; < send q1 1 #s5; deliver q2 s6; saved; < send q2 2 #s6; > PUBACK 1 0x97; < settled 1; > PUBREC 2 0x97;
+         = in_flight; saved; leave; reconnect; resend; < nothing",
+    );
+}
+
 #[test]
 fn what_a_group_gives_takes_its_place_in_the_window_and_moves_no_cursor() {
     check(
