@@ -55,6 +55,7 @@ async fn a_qos_1_or_2_publish_reaches_nats_with_at_most_the_marker() {
     }
 }
 
+/// [MQTT-7.0.0-2]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nats_publish_reaches_mosquitto_sub_of_every_version() {
     let world = World::shared().await;
@@ -111,6 +112,7 @@ async fn round(publisher: &mut Client, topic: &str, qos: u8, subscribers: &mut [
     got
 }
 
+/// [MQTT-3.3.4-2], [MQTT-3.8.4-8]
 #[tokio::test(flavor = "multi_thread")]
 async fn overlapping_filters_of_3_1_1_give_one_copy_at_the_highest_qos_on_both_sidecars() {
     let world = World::shared().await;
@@ -188,6 +190,7 @@ async fn overlapping_filters_give_one_copy_of_a_nats_publish() {
     }
 }
 
+/// [MQTT-3.8.3-3]
 #[tokio::test(flavor = "multi_thread")]
 async fn no_local_keeps_the_own_messages_away_and_no_others() {
     let world = World::shared().await;
@@ -221,6 +224,7 @@ async fn no_local_keeps_the_own_messages_away_and_no_others() {
     }
 }
 
+/// [MQTT-3.3.1-12, -13]
 #[tokio::test(flavor = "multi_thread")]
 async fn retain_as_published_keeps_the_flag_and_without_it_live_messages_have_none() {
     let world = World::shared().await;
@@ -255,6 +259,7 @@ async fn retain_as_published_keeps_the_flag_and_without_it_live_messages_have_no
     publisher.publish(msg(&topic, "").qos(1).retained()).await;
 }
 
+/// [MQTT-3.3.2-4], [MQTT-3.3.2-15, -16, -17, -18], [MQTT-3.3.2-20]
 #[tokio::test(flavor = "multi_thread")]
 async fn properties_of_mqtt_5_arrive_as_they_were_on_the_other_sidecar() {
     let world = World::shared().await;

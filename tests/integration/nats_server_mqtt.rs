@@ -454,6 +454,7 @@ async fn unread_messages_beyond_the_window_never_say_dup_at_their_first_delivery
     }
 }
 
+/// [MQTT-3.3.1-3]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_send_with_dup_is_a_message_like_any_other() {
     let world = World::shared().await;

@@ -41,6 +41,7 @@ async fn sorted(client: &mut Client, publisher: &mut Client, t: &str) -> Vec<Str
 
 const ASKED: [Asked; 3] = [("x", 1, Some(1)), ("+", 2, Some(2)), ("x/#", 0, Some(3))];
 
+/// [MQTT-3.3.4-2, -3, -4]
 #[tokio::test(flavor = "multi_thread")]
 async fn by_default_one_copy_has_all_identifiers() {
     let world = World::shared().await;
@@ -58,6 +59,7 @@ async fn by_default_one_copy_has_all_identifiers() {
     }
 }
 
+/// [MQTT-3.3.4-3], [MQTT-3.3.4-5]
 #[tokio::test(flavor = "multi_thread")]
 async fn each_subscription_gets_a_copy_with_its_qos_and_its_identifier() {
     let nats = NatsServer::start();

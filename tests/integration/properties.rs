@@ -55,6 +55,7 @@ fn without_expiry(publish: Publish) -> Option<Box<MessageProperties>> {
     properties
 }
 
+/// [MQTT-3.3.2-4], [MQTT-3.3.2-15, -16, -17, -18], [MQTT-3.3.2-20]
 #[tokio::test(flavor = "multi_thread")]
 async fn properties_survive_every_path_and_nothing_is_injected() {
     let world = World::shared().await;

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use mqtt_codec::{
     Ack, Packet, PacketId, PublishTopic, QoS, ReasonCode, Subscribe, SubscribeEntry, SubscriptionOptions, TopicFilter,
+    Version,
 };
 
 use crate::harness::{
     Client, Options, Sidecar, SidecarBuilder, Socket, Watch, World, eventually, hex, msg, shown, unique,
 };
 
+/// [MQTT-3.1.3-6, -7], [MQTT-3.2.2-16]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_mqtt_5_client_without_an_id_is_told_the_one_it_gets() {
     let world = World::shared().await;
@@ -29,6 +31,62 @@ async fn an_mqtt_5_client_without_an_id_is_told_the_one_it_gets() {
     assert_eq!(client.connack.properties.assigned_client_id, None);
 }
 
+/// [MQTT-3.1.3-8], [MQTT-3.1.3-9 of 3.1.1]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_id_that_is_too_long_is_refused() {
+    let world = World::shared().await;
+    let id = "x".repeat(5_000);
+    for options in [Options::v5(&id), Options::v311(&id), Options::new(Version::V31, &id)] {
+        let mut client = Client::open(world.a.mqtt_port, options).await;
+        assert_eq!(client.connack.reason, ReasonCode::ClientIdentifierNotValid);
+        assert_eq!(client.closed().await, None);
+    }
+}
+
+/// No property of CONNACK takes anything away, and nothing is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connack_promises_what_is_kept() {
+    let world = World::shared().await;
+    let mut client = world.a.v5(&unique("client")).await;
+    let said = client.connack.properties.clone();
+    assert_eq!((said.maximum_qos, said.retain_available), (None, None));
+    assert_eq!((said.wildcard_subscription_available, said.subscription_identifiers_available), (None, None));
+    assert_eq!(said.shared_subscription_available, None);
+    for (qos, granted) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 1), (QoS::ExactlyOnce, 2)] {
+        let t = unique("all");
+        let options = SubscriptionOptions { qos, ..Default::default() };
+        assert_eq!(client.subscribe_with(&format!("{t}/+"), options, Some(7)).await as u8, granted);
+        client.publish(msg(&format!("{t}/x"), "m").qos(granted).retained()).await;
+        assert_eq!(client.receive_shown().await, format!("{t}/x m qos{granted}"));
+        client.publish(msg(&format!("{t}/x"), "").qos(granted).retained()).await;
+        assert_eq!(client.receive_shown().await, format!("{t}/x  qos{granted}"));
+    }
+}
+
+/// [MQTT-4.3.3-13]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_qos_2_publish_that_has_expired_is_acknowledged_to_the_end() {
+    let world = World::shared().await;
+    let topic = unique("over");
+    let mut publisher = world.a.v5(&unique("pub")).await;
+    let id = PacketId::new(7).unwrap();
+    let is_pubrec =
+        |packet: &Packet| matches!(packet, Packet::PubRec(ack) if ack.packet_id == id && !ack.reason.is_error());
+    for _ in 0..2 {
+        let mut packet = msg(&topic, "m").qos(2).expires(0).packet(Some(id));
+        publisher.write(&Packet::Publish(packet.clone()));
+        publisher.other(is_pubrec).await;
+        packet.dup = true;
+        publisher.write(&Packet::Publish(packet));
+        publisher.other(is_pubrec).await;
+        publisher.write(&Packet::PubRel(Ack::new(id, ReasonCode::Success)));
+        let is_pubcomp =
+            |packet: &Packet| matches!(packet, Packet::PubComp(ack) if *ack == Ack::new(id, ReasonCode::Success));
+        publisher.other(is_pubcomp).await;
+    }
+}
+
+/// [MQTT-3.2.0-1]
 #[tokio::test(flavor = "multi_thread")]
 async fn packets_that_come_with_connect_are_handled_in_order() {
     let world = World::shared().await;
@@ -51,6 +109,7 @@ async fn packets_that_come_with_connect_are_handled_in_order() {
     assert_eq!(socket.read(expected.len()).await, expected);
 }
 
+/// [MQTT-4.3.3-10, -11, -12]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_qos_2_publish_repeated_with_its_packet_id_is_delivered_once() {
     let world = World::shared().await;
@@ -77,6 +136,7 @@ async fn a_qos_2_publish_repeated_with_its_packet_id_is_delivered_once() {
     assert_eq!(subscriber.shown_until("end").await, wanted);
 }
 
+/// [MQTT-3.1.2-22], [MQTT-3.2.2-22]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_silent_for_one_and_a_half_keep_alives_is_disconnected() {
     let world = World::shared().await;
@@ -97,6 +157,7 @@ async fn a_client_that_is_silent_for_one_and_a_half_keep_alives_is_disconnected(
     pings.await.unwrap();
 }
 
+/// [MQTT-3.1.4-3]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newcomer_takes_a_client_id_over_and_stays() {
     let world = World::shared().await;
@@ -142,6 +203,7 @@ async fn many_newcomers_with_one_client_id_leave_one() {
     last.ping().await;
 }
 
+/// [MQTT-3.3.2-12]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_alias_stands_for_its_topic() {
     let world = World::shared().await;
@@ -179,6 +241,7 @@ async fn a_topic_alias_stands_for_its_topic() {
     }
 }
 
+/// [MQTT-3.1.2-24, -25]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_larger_than_the_client_takes_is_dropped_and_the_rest_arrives() {
     let world = World::shared().await;
@@ -201,6 +264,7 @@ async fn what_is_larger_than_the_client_takes_is_dropped_and_the_rest_arrives() 
     publisher.publish(msg(&topic, "").qos(1).retained()).await;
 }
 
+/// [MQTT-3.8.4-1, -2], [MQTT-3.8.4-5, -6]
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_filters_in_one_packet_and_five_hundred_packets_in_a_burst_are_granted() {
     let world = World::shared().await;
@@ -243,6 +307,7 @@ async fn five_hundred_filters_in_one_packet_and_five_hundred_packets_in_a_burst_
     }
 }
 
+/// [MQTT-3.10.4-1, -2]
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_comes_after_unsuback_and_only_of_that_filter() {
     let world = World::shared().await;
@@ -283,6 +348,7 @@ async fn a_bridge_gets_no_echo_and_the_retain_flag_as_published() {
     other.publish(msg(&topic, "").qos(1).retained()).await;
 }
 
+/// [MQTT-3.3.2-6]
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_expire_and_tell_what_time_is_left() {
     let world = World::shared().await;
@@ -327,6 +393,7 @@ async fn a_connection_without_connect_is_closed_in_time() {
     assert!(half.read_to_end().await.is_empty());
 }
 
+/// [MQTT-3.3.5-2 of 3.1.1]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_3_1_1_client_is_closed_for_a_denied_publish_when_so_configured() {
     let world = World::shared().await;

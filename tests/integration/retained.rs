@@ -26,6 +26,7 @@ async fn retained_of(client: &mut Client, filter: &str, count: usize) -> BTreeMa
     got
 }
 
+/// [MQTT-3.1.2-7 of 3.1.1]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_subscriber_after_a_restart_gets_all_of_them_on_either_sidecar() {
     let _turn = heavy().await;
@@ -64,6 +65,7 @@ async fn the_first_subscriber_after_a_restart_gets_all_of_them_on_either_sidecar
     }
 }
 
+/// [MQTT-3.3.1-6, -7]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_payload_clears_it_and_is_forwarded() {
     let world = World::shared().await;
@@ -88,6 +90,7 @@ async fn an_empty_payload_clears_it_and_is_forwarded() {
     }
 }
 
+/// [MQTT-3.3.1-5], [MQTT-3.3.1-8], [MQTT-3.3.1-8 of 3.1.1]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_replaces_another_is_the_only_one() {
     let world = World::shared().await;
@@ -105,6 +108,7 @@ async fn a_message_that_replaces_another_is_the_only_one() {
     }
 }
 
+/// [MQTT-3.3.1-9, -10, -11]
 #[tokio::test(flavor = "multi_thread")]
 async fn retain_handling_says_when_they_are_sent() {
     let world = World::shared().await;

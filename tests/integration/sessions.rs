@@ -23,6 +23,7 @@ async fn resume(sidecar: &Sidecar, id: &str) -> Client {
     sidecar.connect(Options::v5(id).durable(LONG)).await
 }
 
+/// [MQTT-3.1.2-5, -6], [MQTT-3.1.2-5 of 3.1.1], [MQTT-3.1.2-23], [MQTT-3.2.2-3], [MQTT-4.5.0-1]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_goes_on_on_the_other_sidecar_with_what_came_while_it_was_offline() {
     let world = World::shared().await;
@@ -70,6 +71,7 @@ async fn a_session_goes_on_on_the_other_sidecar_with_what_came_while_it_was_offl
     }
 }
 
+/// [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.2.2-2, -3]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_start_discards_the_session_and_all_it_is_owed() {
     let world = World::shared().await;
@@ -115,6 +117,7 @@ const EXPIRIES: [Expiry; 6] = [
     Expiry { at_connect: u32::MAX, at_disconnect: None, is_kept_at_first: true, is_kept_later: true },
 ];
 
+/// [MQTT-3.1.2-23], [MQTT-4.1.0-2]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_when_its_expiry_says_so_and_leaves_nothing() {
     let world = World::shared().await;
@@ -148,6 +151,7 @@ async fn a_session_ends_when_its_expiry_says_so_and_leaves_nothing() {
     assert_eq!(client.disconnect_expiring(1).await, Some(ReasonCode::ProtocolError), "[MQTT-3.14.2.2.2]");
 }
 
+/// [MQTT-3.3.1-1], [MQTT-4.4.0-1], [MQTT-4.6.0-1]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_is_repeated_with_dup_and_its_packet_id_in_its_old_order() {
     let world = World::shared().await;
@@ -426,6 +430,7 @@ async fn ten_thousand_subscriptions_survive_a_reconnect() {
     client.goodbye().await;
 }
 
+/// [MQTT-3.1.3-2]
 #[tokio::test(flavor = "multi_thread")]
 async fn any_client_id_has_a_session_of_its_own() {
     let world = World::shared().await;
@@ -467,6 +472,7 @@ async fn any_client_id_has_a_session_of_its_own() {
     }
 }
 
+/// [MQTT-3.3.2-5, -6]
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_expire_offline_do_not_come_and_others_have_less_time_left() {
     let world = World::shared().await;

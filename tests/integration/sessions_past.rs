@@ -86,6 +86,7 @@ async fn a_record_of_a_session_that_is_over_is_none() {
     assert!(heard.is_err(), "a will of the past: {heard:?}");
 }
 
+/// [MQTT-4.1.0-1]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_to_expire_while_the_client_was_away_stays_when_it_is_back() {
     let world = World::shared().await;

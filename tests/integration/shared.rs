@@ -170,6 +170,21 @@ async fn qos_0_is_shared_fairly_with_queue_subscribers_of_nats() {
     assert!(shares.len() == 4 && shares.values().all(|share| (COUNT / 8..COUNT / 2).contains(share)), "{shares:?}");
 }
 
+/// [MQTT-4.8.2-3]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_gets_messages_at_no_more_than_its_qos() {
+    let world = World::shared().await;
+    let mut publisher = world.b.v5(&unique("pub")).await;
+    for granted in [0, 1, 2] {
+        let (topic, group) = (unique("granted"), unique("g"));
+        let mut client = member(&world.a, "only", &format!("$share/{group}/{topic}"), granted).await;
+        for qos in [2, 1, 0] {
+            publisher.publish(msg(&topic, "m").qos(qos)).await;
+            assert_eq!(client.receive_shown().await, format!("{topic} m qos{}", qos.min(granted)));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_any_qos_get_messages_of_any_qos_each_once() {
     const COUNT: usize = 60;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::harness::{Client, World, js_api, msg, settle, shown, stored, unique};
 
 /// Topics, and a filter with a wildcard that matches each.
-const TOPICS: [(&str, &str); 16] = [
+const TOPICS: [(&str, &str); 17] = [
     ("home/Living Room/temp", "home/+/temp"),
     ("a.b/c d", "a.b/#"),
     ("x/*/y", "x/+/y"),
@@ -18,6 +18,7 @@ const TOPICS: [(&str, &str); 16] = [
     ("/lead", "/+"),
     ("trail/", "trail/+"),
     ("🌡/küche", "🌡/#"),
+    ("\u{feff}a/\u{feff}", "\u{feff}a/+"),
     ("tab\there", "+"),
     ("100%/%20", "100%/+"),
     (".", "+"),
@@ -35,6 +36,7 @@ async fn receive_from(client: &mut Client, payloads: &str) -> String {
     }
 }
 
+/// [MQTT-1.5.4-3], [MQTT-3.3.2-3]
 #[tokio::test(flavor = "multi_thread")]
 async fn awkward_topics_come_back_as_they_were_on_both_sidecars() {
     let world = World::shared().await;
@@ -141,6 +143,7 @@ async fn wildcards_at_the_first_level_show_nothing_internal_while_jetstream_is_b
     }
 }
 
+/// [MQTT-3.3.5-2 of 3.1.1]
 #[tokio::test(flavor = "multi_thread")]
 async fn publishing_into_nats_is_refused_and_changes_nothing() {
     let world = World::shared().await;

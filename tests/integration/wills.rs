@@ -49,6 +49,7 @@ impl Ending {
     }
 }
 
+/// [MQTT-3.1.2-8], [MQTT-3.1.2-10], [MQTT-3.1.2-12 of 3.1.1], [MQTT-3.1.2-14], [MQTT-3.14.4-3]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_will_is_published_unless_the_client_says_goodbye() {
     let world = World::shared().await;
@@ -83,6 +84,10 @@ async fn a_will_is_published_unless_the_client_says_goodbye() {
             }
         }
     }
+    // Nor has one who has none.
+    for options in [Options::v5(&unique("none")), Options::v311(&unique("none"))] {
+        world.a.connect(options).await.reset();
+    }
     let mut publisher = world.a.v5(&unique("pub")).await;
     for qos in [0, 1] {
         publisher.publish(msg(&format!("{t}/x"), "end").qos(qos)).await;
@@ -90,8 +95,32 @@ async fn a_will_is_published_unless_the_client_says_goodbye() {
             assert_eq!(subscriber.shown_until("end").await, [""; 0]);
         }
     }
+    // None of them was to be retained.
+    let mut late = world.b.v5(&unique("late")).await;
+    late.subscribe(&format!("{t}/#"), 2).await;
+    publisher.publish(msg(&format!("{t}/x"), "end").qos(1)).await;
+    assert_eq!(late.shown_until("end").await, [""; 0]);
 }
 
+/// [MQTT-3.1.3-10]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_properties_of_a_will_keep_their_order() {
+    let world = World::shared().await;
+    let topic = unique("order");
+    let mut subscriber = world.b.v5(&unique("sub")).await;
+    subscriber.subscribe(&topic, 2).await;
+    let properties: mqtt_codec::UserProperties =
+        [("b", "2"), ("a", "1"), ("b", "1"), ("c", ""), ("a", "2")].map(|(n, v)| (n.into(), v.into())).to_vec();
+    for qos in [0, 1, 2] {
+        let mut will = msg(&topic, "will").qos(qos);
+        will.properties.get_or_insert_default().user_properties = properties.clone();
+        world.a.connect(options(true, &unique("dying"), will)).await.reset();
+        let got = subscriber.receive().await.properties.expect("properties").user_properties;
+        assert_eq!(got, properties, "QoS {qos}");
+    }
+}
+
+/// [MQTT-3.1.2-15]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retained_will_is_retained_and_a_birth_after_the_takeover_beats_it() {
     let world = World::shared().await;

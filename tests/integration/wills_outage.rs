@@ -21,6 +21,7 @@ async fn reason(sidecar: &Sidecar, options: Options) -> ReasonCode {
     opened.expect("CONNECT is answered").connack.reason
 }
 
+/// [MQTT-3.1.2-7]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connect_is_accepted_only_when_its_will_is_known_to_others() {
     let mut nats = NatsServer::start();

@@ -76,6 +76,7 @@ fn cases(t: &str) -> Vec<(&'static str, Message, Gets)> {
     ]
 }
 
+/// [MQTT-3.1.4-2]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_will_is_refused_with_what_the_same_publish_gets_and_published_when_it_is_accepted() {
     let nats = NatsServer::start_with(true, &format!("max_payload: {MAX_PAYLOAD}"));

@@ -15,7 +15,7 @@ enum Then {
     Open,
     /// It is closed, without another byte.
     Closed,
-    /// It is closed after these, in hexadecimal; what follows them does not matter.
+    /// It is closed after these, in hexadecimal. Nothing follows a packet; of HTTP and TLS this is the beginning.
     Says(&'static str),
 }
 use Then::{Closed, Open, Says};
@@ -47,10 +47,13 @@ const CONNECTS: &[Case] = &[
     ("a user name without password", "10 11 0004 'MQTT' 04 82 0000 0002 'w1' 0001 'u'", OK, Open),
     ("keep alive 65,535", "10 0E 0004 'MQTT' 04 02 FFFF 0002 'w1'", OK, Open),
     ("bytes after the end of CONNECT", "10 10 0004 'MQTT' 04 02 0000 0002 'w1' AABB", OK, Open),
-    ("the reserved flag", "10 0E 0004 'MQTT' 04 03 0000 0002 'w1'", "", Says("")),
-    ("another protocol name", "10 0E 0004 'MQTX' 04 02 0000 0002 'w1'", "", Says("")),
-    ("level 6", "10 0E 0004 'MQTT' 06 02 0000 0002 'w1'", "", Says("20")),
-    ("a will QoS of 3", "10 14 0004 'MQTT' 04 1E 0000 0002 'w1' 0001 'w' 0001 'w'", "", Says("")),
+    ("the reserved flag", "10 0E 0004 'MQTT' 04 03 0000 0002 'w1'", "", Closed),
+    ("the reserved flag in MQTT 5", "10 0F 0004 'MQTT' 05 03 0000 00 0002 'w1'", "", Says("20 03 00 81 00")),
+    ("another protocol name", "10 0E 0004 'MQTX' 04 02 0000 0002 'w1'", "", Closed),
+    ("level 6", "10 0E 0004 'MQTT' 06 02 0000 0002 'w1'", "", Says("20 03 00 84 00")),
+    ("level 3 of MQTT", "10 0E 0004 'MQTT' 03 02 0000 0002 'w1'", "", Says("20 02 00 01")),
+    ("a will QoS of 3", "10 14 0004 'MQTT' 04 1E 0000 0002 'w1' 0001 'w' 0001 'w'", "", Closed),
+    ("what follows a CONNECT that is refused", "10 0C 0004 'MQTT' 04 00 0000 0000 C0 00 E0 00", "20 02 00 02", Closed),
     ("an authentication method", "10 15 0004 'MQTT' 05 02 0000 06 15 0003 'abc' 0002 'w1'", "", Says("20 03 00 8C 00")),
     ("a property twice", "10 15 0004 'MQTT' 05 02 0000 06 21 0001 21 0001 0002 'w1'", "", Says("20 03 00 82 00")),
     (
@@ -96,6 +99,11 @@ const PUBLISHES: &[Case] = &[
     ("PUBREL of an unknown id", "<c311> 62 02 0009", "20 02 00 00  70 02 0009", Open),
     ("PUBREL of an unknown id in MQTT 5", "<c5> 62 02 0009", "70 03 0009 92", Open),
     ("PUBREL with wrong flags", "<c311> 60 02 0009", OK, Closed),
+    ("PUBREL with wrong flags in MQTT 5", "<c5> 60 02 0009", "", Says("E0 01 81")),
+    ("DISCONNECT with wrong flags", "<c311> E1 00", OK, Closed),
+    ("DISCONNECT with wrong flags in MQTT 5", "<c5> E1 00", "", Says("E0 01 81")),
+    ("AUTH with wrong flags", "<c5> F1 00", "", Says("E0 01 81")),
+    ("AUTH without a method", "<c5> F0 05 18 03 15 0000", "", Says("E0 01 82")),
     ("PUBACK of an unknown id", "<c311> 40 02 0007", OK, Open),
     ("PUBACK of an unknown id in MQTT 5", "<c5> 40 02 0007", "", Open),
     ("PUBCOMP of an unknown id", "<c311> 70 02 0007", OK, Open),
@@ -117,6 +125,9 @@ const SUBSCRIBES: &[Case] = &[
     ("a shared subscription in 3.1.1", "<c311> 82 0F 0001 000A '$share/g/f' 01", "20 02 00 00  90 03 0001 01", Open),
     ("no filter", "<c311> 82 02 0001", OK, Closed),
     ("flags 0", "<c311> 80 06 0001 0001 'f' 00", OK, Closed),
+    ("flags 0 in MQTT 5", "<c5> 80 07 0001 00 0001 'f' 00", "", Says("E0 01 81")),
+    ("UNSUBSCRIBE with flags 0", "<c311> A0 05 0003 0001 'f'", OK, Closed),
+    ("UNSUBSCRIBE with flags 0 in MQTT 5", "<c5> A0 06 0003 00 0001 'f'", "", Says("E0 01 81")),
     ("QoS 3 ", "<c311> 82 06 0001 0001 'f' 03", OK, Closed),
     ("UNSUBSCRIBE", "<c311> A2 05 0003 0001 'f'", "20 02 00 00  B0 02 0003", Open),
     (
@@ -171,9 +182,13 @@ async fn play(port: u16, (_, send, expect, then): Case, piece: usize) -> Result<
             }
             let got = socket.read_to_end().await;
             if prefix.starts_with("E0") && got.first() == Some(&0xE0) {
-                // Behind the reason code there may be words.
-                let same = got.get(2) == bytes_of(prefix).last();
+                // Behind the reason code there may be words, and behind the packet nothing.
+                let is_last = got.get(1).is_some_and(|len| got.len() == 2 + usize::from(*len));
+                let same = is_last && got.get(2) == bytes_of(prefix).last();
                 return same.then_some(()).ok_or_else(|| format!("said {got:02x?}"));
+            }
+            if prefix.starts_with("20") {
+                return (got == bytes_of(prefix)).then_some(()).ok_or_else(|| format!("said {got:02x?}"));
             }
             got.starts_with(&bytes_of(prefix)).then_some(()).ok_or_else(|| format!("said {got:02x?}"))
         }
@@ -181,6 +196,12 @@ async fn play(port: u16, (_, send, expect, then): Case, piece: usize) -> Result<
 }
 
 // The tables share client ids, so they are played one after the other.
+/// CONNECT: [MQTT-3.1.0-1, -2], [MQTT-3.1.2-1, -2], [MQTT-3.1.2-2 of 3.1.1], [MQTT-3.1.3-8 of 3.1.1], [MQTT-3.1.4-1, -2],
+/// [MQTT-3.1.4-5, -6], [MQTT-3.2.0-1, -2], [MQTT-3.2.2-6, -7], [MQTT-3.2.2-6 of 3.1.1], [MQTT-3.14.0-1].
+/// Publishing: [MQTT-3.3.4-1], [MQTT-3.6.1-1]. Subscribing: [MQTT-3.8.1-1], [MQTT-3.8.4-1, -2], [MQTT-3.8.4-5, -6, -7],
+/// [MQTT-3.9.3-1], [MQTT-3.10.1-1], [MQTT-3.10.4-4, -5, -6], [MQTT-3.11.3-1].
+/// The end of it: [MQTT-3.14.1-1], [MQTT-3.14.4-1, -2], [MQTT-3.15.1-1], [MQTT-4.13.1-1], [MQTT-4.13.2-1]; and PINGREQ
+/// [MQTT-3.12.4-1]. The bytes come over TCP [MQTT-4.2.0-1], [MQTT-7.1.1-1].
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_are_answered_as_the_tables_say_also_when_they_come_one_by_one() {
     let world = World::shared().await;
