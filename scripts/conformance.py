@@ -155,11 +155,7 @@ def main():
     if "--write" in sys.argv[1:]:
         FILE.write_text(wanted)
     elif text != wanted:
-        print("conformance: docs/conformance.toml is not in step with the code: make conformance", file=sys.stderr)
-        return 1
-    if "--open" not in sys.argv[1:]:
-        print(f"conformance: {len(found)} things are open, --open tells them")
-        found = []
+        found.append("docs/conformance.toml is not in step with the code: make conformance")
     for problem in found:
         print(f"conformance: {problem}", file=sys.stderr)
     print(

@@ -10,7 +10,7 @@ const FIXED_HEADER_MAX: usize = 5;
 /// Largest packet that MQTT can say [MQTT 5, 2.1.4].
 pub(crate) const PACKET_SIZE_MAX: usize = VARINT_MAX as usize + FIXED_HEADER_MAX;
 
-/// What is left out of a packet that would be too large otherwise [MQTT-3.4.2-2], [MQTT-3.4.2-3].
+/// What is left out of a packet that would be too large otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LeftOut {
     Nothing,
@@ -43,7 +43,7 @@ pub(crate) fn length(part: &impl Encode, form: Form) -> Result<usize, EncodeErro
     Ok(len.0)
 }
 
-/// Writes properties with their length before them [MQTT 5, 2.2.2.1].
+/// Writes properties with their length before them, which is 0 when there are none [MQTT-2.2.2-1].
 pub(crate) fn section<S: Sink>(properties: &impl Encode, form: Form, out: &mut S) -> Result<(), EncodeError> {
     let len = length(properties, form)?;
     out.varint(varint(len)?);

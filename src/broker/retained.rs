@@ -2,7 +2,6 @@
 //! subscriber to a million of them costs a cursor and not a queue. What was in flight when a connection broke is read from
 //! the bucket again. What was not sent yet stays owed to a session that goes on: its record says which subscriptions have
 //! something coming, and its progress how far it is. What comes this way has RETAIN [MQTT-3.3.1-8 of 3.1.1].
-
 //!
 //! - `cursor`: what one subscription is owed
 //! - [`finding`]: which subscriptions are owed something at all
