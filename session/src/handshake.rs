@@ -72,9 +72,9 @@ pub enum HandshakeInput<P> {
 pub enum Verdict<P> {
     /// It is this one. With data for CONNACK, in an exchange that proves the server as well.
     Accepted(P, Option<Bytes>),
-    /// It is to prove more, by an answer to this. Only for a client that named an authentication method.
+    /// It is to prove more, by an answer to this [MQTT-4.12.0-2]. Only for a client that named an authentication method.
     Challenge(Bytes),
-    /// It is refused, with a reason code that CONNACK can carry.
+    /// It is refused, with a reason code that CONNACK can carry, and the connection ends [MQTT-4.12.0-4].
     Refused(ReasonCode),
 }
 

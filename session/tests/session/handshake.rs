@@ -73,7 +73,7 @@ fn a_password_is_judged_and_forgotten() {
 }
 
 #[test]
-fn mqtt_4_12_0_1_who_cannot_be_judged_is_refused_with_what_the_judge_says() {
+fn mqtt_4_12_0_4_who_cannot_be_judged_is_refused_with_what_the_judge_says() {
     for reason in [ReasonCode::BadAuthenticationMethod, ReasonCode::BadUserNameOrPassword, ReasonCode::NotAuthorized] {
         let refused = asked(Some("SCRAM")).handle(Time(1), HandshakeInput::Verdict(Verdict::Refused(reason)));
         assert_eq!(refusal(refused), reason);
