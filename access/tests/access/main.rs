@@ -2,6 +2,11 @@
 //! takes one from `SEED`; properties do so by `PROPTEST_RNG_SEED`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a test asks a nats-server; what it tests has no I/O"
+)]
 
 mod accounts;
 mod chain;
