@@ -24,6 +24,7 @@
 //! Clients that are in the wrong. They follow the specification, and count as its receivers do.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a program for developers")]
+#![allow(clippy::large_futures, reason = "there is one of each")]
 #![allow(clippy::print_stdout, reason = "it reports on stdout")]
 #![allow(dead_code, reason = "not everything of the harness is used here")]
 

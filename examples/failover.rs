@@ -4,6 +4,7 @@
 //! sidecars (`PROGRAM`), and prints when the wills came after a third was stopped. nats-server has to be there, with
 //! JetStream, and with nothing in it that anybody wants.
 
+#![allow(clippy::large_futures, reason = "there is one of each")]
 #![allow(clippy::print_stdout, reason = "it prints its result")]
 #![allow(clippy::expect_used, reason = "it says what is wrong by ending")]
 

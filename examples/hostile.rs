@@ -15,6 +15,7 @@
 //! - `device`: what says anything to a server; `attacks`: what it says; `neighbour`: who is beside it
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a program for developers")]
+#![allow(clippy::large_futures, reason = "there is one of each")]
 #![allow(clippy::print_stdout, reason = "it reports on stdout")]
 #![allow(dead_code, reason = "not everything of the harness is used here")]
 

@@ -9,6 +9,7 @@
 //! nats-server needs JetStream. What is received is published by another process, so that only one side is counted. Ours does
 //! more: a message is handed to the broker's sink with its headers read.
 
+#![allow(clippy::large_futures, reason = "there is one of each")]
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,

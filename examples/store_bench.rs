@@ -3,6 +3,7 @@
 //! `store_bench [URL] [messages] [payload bytes] [headers] [tasks]`; the log of the account is purged by nobody, so use a server of
 //! its own.
 
+#![allow(clippy::large_futures, reason = "there is one of each")]
 #![allow(clippy::print_stdout, reason = "it prints its result")]
 
 use std::sync::Arc;

@@ -93,7 +93,8 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
         Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
         None => None,
     };
-    let Some(broker) = until(&shutdown, start(&mut config, &metrics)).await.transpose()? else { return Ok(()) };
+    let started = Box::pin(start(&mut config, &metrics));
+    let Some(broker) = until(&shutdown, started).await.transpose()? else { return Ok(()) };
     conditions.iter().for_each(|(condition, look)| ask(condition, &broker, *look));
     tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
     let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
@@ -138,20 +139,20 @@ async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker
     let inlet = Arc::new(CoreInlet::default());
     let store_options = options::store(config, None)?;
     let names = store_options.assets.names.clone();
-    let store = open(store_options, &inlet).await?;
+    let store = Box::pin(open(store_options, &inlet)).await?;
     if config.mqtt.max_packet_size.as_usize() == 0 {
         let size = store.server_max_payload().saturating_sub(HEADER_ROOM).max(1024);
         config.mqtt.max_packet_size = crate::config::ByteSize(size as u64);
     }
     let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
     let closed = ClosedTrees::new(names.subject_prefix(), &opened).with_root_wildcard(options::root_wildcard(config));
-    Ok(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics)).await)
+    Ok(Box::pin(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics))).await)
 }
 
 /// Opens the store; what only time can mend is tried again.
 async fn open(options: StoreOptions, inlet: &Arc<CoreInlet>) -> Result<Store, OpenError> {
     loop {
-        match Store::open(options.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>).await {
+        match Box::pin(Store::open(options.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>)).await {
             Err(error) if !error.is_configuration() => {
                 tracing::warn!(%error, "waiting");
                 tokio::time::sleep(RETRY).await;
@@ -199,17 +200,17 @@ fn read_vitals(broker: &Arc<Broker>) -> impl Fn() -> Option<Vitals> + Send + Syn
 
 /// Serves MQTT on whatever the listeners accept.
 #[derive(Clone)]
-struct Mqtt {
+pub(crate) struct Mqtt {
     door: Arc<Door>,
     broker: Arc<Broker>,
 }
 
 impl Serve for Mqtt {
-    async fn serve<S>(&self, stream: S, peer: Peer)
+    fn serve<S>(&self, stream: S, peer: Peer) -> impl Future<Output = ()> + Send
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection::serve(stream, peer, &self.door, Arc::clone(&self.broker)).await;
+        connection::serve(stream, peer, Arc::clone(&self.door), Arc::clone(&self.broker))
     }
 }
 
@@ -231,7 +232,8 @@ impl fmt::Display for Report {
 /// # Errors
 /// It cannot.
 pub async fn check(config: &Config) -> Result<Report, AppError> {
-    let store = Store::open(options::store(config, Some(CHECK_TIMEOUT))?, Arc::new(CoreInlet::default())).await?;
+    let store_options = options::store(config, Some(CHECK_TIMEOUT))?;
+    let store = Box::pin(Store::open(store_options, Arc::new(CoreInlet::default()))).await?;
     let urls = config.nats.urls.join(", ");
     let lines = vec![
         format!("nats: ok ({urls}, messages up to {} bytes)", store.server_max_payload()),

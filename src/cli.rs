@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(settings) => run::run(settings.load()?).await,
+        Command::Run(settings) => Box::pin(run::run(settings.load()?)).await,
         Command::Check { settings, offline } => check::check(&settings.load()?, offline).await,
         Command::Health { settings } => health::health(&settings.load()?).await,
         Command::Topic { what } => topic::topic(&what),

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod backlog;
+mod beginning;
 mod claims;
 mod copies;
 mod counts;
@@ -30,19 +31,17 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use mqtt_codec::{ConnAck, Decoder, Packet, PacketId, PacketType, ReasonCode, TopicFilter, Version, Violation};
+use mqtt_codec::{Decoder, Packet, PacketId, TopicFilter, Version, Violation};
 use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::broker::{
-    Answer, Attached, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Remote, Share, Subscribed, Waiting,
-    Wakes,
+    Answer, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Share, Subscribed, Waiting, Wakes,
 };
 use crate::listener::Peer;
-use crate::metrics::{Direction, HeldOutputs};
+use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
 use ahead::Ahead;
 pub(crate) use handshake::Door;
-use handshake::Greeted;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
@@ -104,6 +103,8 @@ struct Connection<S> {
     version: Version,
     remote: SocketAddr,
     started: Instant,
+    /// It is counted until it is over.
+    _counted: ConnectionGuard,
     /// SUBSCRIBE packets that are not carried out yet.
     subscribes: Vec<SubscribeRequest>,
     /// SUBSCRIBE packets that are being carried out. Of the client only what does not wait is handled meanwhile; see `ahead`.
@@ -111,7 +112,7 @@ struct Connection<S> {
     /// What publishing waits for. The same goes for this.
     waiting: Option<Waiting>,
     /// What the session holds in JetStream.
-    owned: Option<Owned>,
+    owned: Option<Box<Owned>>,
     /// A write of the record or the progress that is under way.
     writing: Option<Eventual<Written>>,
     /// A write was refused, and no other one is tried.
@@ -153,118 +154,23 @@ struct Connection<S> {
 }
 
 /// Serves one connection from its first byte to its last.
-pub(crate) async fn serve<S>(stream: S, mut peer: Peer, door: &Door, broker: Arc<Broker>)
+///
+/// **Invariant:** what only its beginning or its end needs is in the memory of a job of its own, which is given back when
+/// that is done. What stays while a client is idle is its connection, in one piece, and the wait of its loop.
+pub(crate) async fn serve<S>(stream: S, peer: Peer, door: Arc<Door>, broker: Arc<Broker>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut io = Io::new(stream);
-    door.metrics.socket();
-    // Whoever is refused is heard no more, and the connection ends [MQTT-3.1.4-6], [MQTT-3.2.2-7], [MQTT-4.13.2-1].
-    let Some(Greeted { decoder, welcome }) = handshake::greet(&mut io, door, &peer).await else {
-        io::close_socket(io, &door.metrics).await;
-        return;
-    };
-    let Some(negotiated) = handshake::negotiated(&mut io, &broker, &peer, &welcome) else {
-        io::close_socket(io, &door.metrics).await;
-        return;
-    };
-    peer.handshake.complete();
-    let _counted = broker.metrics.connection();
-    let connect = welcome.connect;
-    let remote = Remote { addr: peer.addr, place: peer.place };
-    let attached = match broker.attach(&negotiated, &connect, remote, &mut io).await {
-        Ok(attached) => attached,
-        Err(refusal) => {
-            handshake::refuse(&mut io, &broker, connect.version, refusal);
-            io::close_socket(io, &broker.metrics).await;
-            return;
-        }
-    };
-    handshake::tell_connected(&broker, &connect, &negotiated, &attached, &peer);
-    let mut connection = Connection::begin(io, broker, &peer, decoder, negotiated, attached);
+    let Some(mut connection) = Box::pin(Connection::begin(stream, peer, door, broker)).await else { return };
     // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
     let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
-    connection.finish(end, &peer).await;
+    Box::pin(connection.finish(end)).await;
 }
 
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Sends CONNACK, before anything else and never again [MQTT-3.1.4-5], [MQTT-3.2.0-1, -2].
-    fn begin(
-        mut io: Io<S>,
-        broker: Arc<Broker>,
-        peer: &Peer,
-        decoder: Decoder,
-        negotiated: mqtt_session::Negotiated,
-        attached: Attached,
-    ) -> Self {
-        let Attached { mailbox, is_present, epoch, progress, retained, filters, owned } = attached;
-        let retained = Owed::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
-        let version = negotiated.parameters.version;
-        // [MQTT-3.2.2-2, -3]
-        let connack = ConnAck { session_present: is_present, ..negotiated.connack };
-        accept(&mut io, &broker, version, connack);
-        let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
-        let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
-        let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
-        publishing.tells_publisher = tells_publisher;
-        let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
-        let held = broker.metrics.held_outputs();
-        let keys = broker.store.keys();
-        session.name_with(keys.ring().at(keys.now_ms()).id().get());
-        if is_present {
-            // What is saved was given a time to live when the client left.
-            session.save_again();
-        }
-        Self {
-            io,
-            decoder,
-            ahead: Ahead::default(),
-            life: Life::default(),
-            has_written: false,
-            version,
-            session,
-            publishing,
-            broker,
-            mailbox,
-            filters,
-            shares: HashMap::new(),
-            remote: peer.addr,
-            started: Instant::now(),
-            subscribes: Vec::new(),
-            subscribing: None,
-            waiting: None,
-            owned,
-            writing: None,
-            is_unwritable: false,
-            is_record_dirty: false,
-            record_pace: Pace::new(Instant::now()),
-            answers_after_record: VecDeque::new(),
-            unsaved_since: None,
-            resending: None,
-            claimed: Claimed::new(),
-            confirming: None,
-            backlog: Reading::default(),
-            retained,
-            yielding: None,
-            held,
-            outputs: Vec::new(),
-            wakes: Wakes::default(),
-            mail: Mail::default(),
-            answers: Vec::new(),
-            messages: Vec::new(),
-            copies: VecDeque::new(),
-            behind: Vec::new(),
-            counts: Counts::default(),
-            violation: None,
-            is_through: false,
-            remainder: None,
-            end: None,
-        }
-    }
-
     async fn run(&mut self) -> End {
         let mailbox = Arc::clone(&self.mailbox);
         let mut notified = std::pin::pin!(mailbox.notified());
@@ -459,15 +365,6 @@ where
     }
 }
 
-/// Sends CONNACK.
-fn accept<S>(io: &mut Io<S>, broker: &Broker, version: Version, connack: ConnAck) {
-    // A CONNACK of ours is small and has no text of the client but its assigned id.
-    let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
-    broker.metrics.connect(ReasonCode::Success);
-    broker.metrics.packets(Direction::In, PacketType::Connect, 1);
-    broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
-}
-
 /// What a future gives, or `None` when it panics.
 async fn unless_panicked<T>(future: impl Future<Output = T>) -> Option<T> {
     let result = AssertUnwindSafe(future).catch_unwind().await;
@@ -485,6 +382,33 @@ fn poll_some<T>(future: &mut Option<Eventual<T>>, cx: &mut Context<'_>) -> Poll<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Served = Connection<tokio::net::TcpStream>;
+
+    /// The most that a connection may have of its own while it is idle, bytes, with its mailbox and its session.
+    const CONNECTION_MAX: usize = 4 * 1_024;
+
+    /// The most that the jobs may have that a connection begins and ends with, bytes: a restart, of a sidecar or of NATS, is
+    /// all of them at a time.
+    const JOB_MAX: usize = 4 * 1_024;
+
+    /// What calling it gives, which is not called.
+    const fn size_of_future<A, F: Future>(_: &impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_is_small_and_so_is_what_it_begins_and_ends_with() {
+        let begin = |(stream, peer, door, broker)| Served::begin(stream, peer, door, broker);
+        let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
+        let all = [size_of::<Served>(), size_of::<Mailbox>(), size_of::<Owned>()];
+        assert!(
+            all.iter().sum::<usize>() <= CONNECTION_MAX,
+            "{all:?} bytes of every connection, its mailbox, its session"
+        );
+        let jobs = [size_of_future(&begin), size_of_future(&finish)];
+        assert!(jobs.iter().all(|size| *size <= JOB_MAX), "{jobs:?} bytes for its beginning and its end");
+    }
 
     #[tokio::test]
     async fn a_panic_is_a_lost_connection() {

@@ -10,6 +10,8 @@
 //! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see
 //! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything
 
+#![cfg_attr(test, allow(clippy::large_futures, reason = "a test is one future"))]
+
 pub mod admin;
 pub mod announce;
 pub mod app;

@@ -30,6 +30,7 @@ use tracing::debug;
 pub use foreign::Foreign;
 pub use opening::spawn;
 pub use places::Handshake;
+use places::Taken;
 pub use ws_stream::WsStream;
 
 use crate::config::BindAddr;
@@ -149,21 +150,31 @@ struct Dispatch<H> {
 }
 
 impl<H: Serve> Dispatch<H> {
-    async fn run(self, stream: TcpStream, peer: Peer) {
+    /// Serves a connection, whose `places` are its own until it is over.
+    async fn run(self, stream: TcpStream, peer: Peer, places: Taken) {
         let stream = Prompt::new(stream);
-        let Some(upgrade) = self.upgrade else {
-            return self.serve.serve(stream, peer).await;
-        };
-        let upgraded = tokio::select! {
-            biased;
-            () = peer.handshake.evicted() => return,
-            upgraded = upgrade.accept(stream) => upgraded,
-        };
-        match upgraded {
-            Ok(stream) => self.serve.serve(stream, peer).await,
-            Err(error) => debug!(remote = %peer.addr, listener = &*peer.listener, %error, "no WebSocket connection"),
+        match self.upgrade {
+            None => self.serve.serve(stream, peer).await,
+            Some(upgrade) => {
+                // In the memory of a job of its own, which a WebSocket that is open does without.
+                let Some(stream) = Box::pin(upgraded(upgrade, stream, &peer)).await else { return };
+                self.serve.serve(stream, peer).await;
+            }
         }
+        drop(places);
     }
+}
+
+async fn upgraded(upgrade: Arc<Upgrade>, stream: Prompt, peer: &Peer) -> Option<WsStream<Prompt>> {
+    let upgraded = tokio::select! {
+        biased;
+        () = peer.handshake.evicted() => return None,
+        upgraded = upgrade.accept(stream) => upgraded,
+    };
+    if let Err(error) = &upgraded {
+        debug!(remote = %peer.addr, listener = &*peer.listener, %error, "no WebSocket connection");
+    }
+    upgraded.ok()
 }
 
 /// As many as `tokio` can count, when there is no limit worth naming.

@@ -99,6 +99,12 @@ impl<M> Feed<M> {
         self.state
     }
 
+    /// Gives back memory that is not used.
+    pub fn release(&mut self) {
+        self.queue.shrink_to_fit();
+        self.held.shrink_to_fit();
+    }
+
     /// Whether nothing is queued.
     #[must_use]
     pub fn is_empty(&self) -> bool {

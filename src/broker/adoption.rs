@@ -60,7 +60,7 @@ impl Broker {
                 Ok(lease) => {
                     // Sessions of those who died before we came.
                     let _ = tx.try_send(());
-                    strong.hold(&node, lease).await;
+                    Box::pin(strong.hold(&node, lease)).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no lease; persistent sessions are refused until there is one");

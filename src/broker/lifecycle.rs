@@ -54,12 +54,12 @@ pub(crate) struct Attached {
     /// Filters that it is subscribed to.
     pub(crate) filters: HashSet<TopicFilter>,
     /// What it holds in JetStream; `None` without JetStream.
-    pub(crate) owned: Option<Owned>,
+    pub(crate) owned: Option<Box<Owned>>,
 }
 
 /// A record that was written with ourselves as the owner.
 struct Claim {
-    owned: Owned,
+    owned: Box<Owned>,
     is_present: bool,
     progress: Progress,
     retained: RetainedProgress,
@@ -110,7 +110,7 @@ impl Broker {
             Some(node) => {
                 let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
                 let deadline = tokio::time::Instant::now() + patience;
-                self.claim_and_resume(&node, ask, &mailbox, socket, deadline).await
+                Box::pin(self.claim_and_resume(&node, ask, &mailbox, socket, deadline)).await
             }
             None => {
                 let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
@@ -203,7 +203,7 @@ impl Broker {
                 let record = record_of(claimed.state, &|will, epoch| broker.name_will(&mailbox.client_id, will, epoch));
                 let (subscriptions, claims, progress_rest) = (HashMap::new(), Claims::default(), Rest::new());
                 let sent_for = SentFor::default();
-                let owned = Owned { record, sequence, subscriptions, claims, sent_for, progress_rest };
+                let owned = Box::new(Owned { record, sequence, subscriptions, claims, sent_for, progress_rest });
                 if mailbox.give(owned) {
                     return;
                 }
@@ -256,8 +256,8 @@ impl Broker {
     }
 
     /// The session is ours: its progress is read.
-    async fn resume(self: &Arc<Self>, claimed: Claimed) -> Result<Claim, Unavailable> {
-        let Claimed { state, revision, is_present, progress: handed_over, left } = claimed;
+    async fn resume(self: &Arc<Self>, claimed: Box<Claimed>) -> Result<Claim, Unavailable> {
+        let Claimed { state, revision, is_present, progress: handed_over, left } = *claimed;
         let found = left.found.map(|(found, _)| found);
         let client_id = state.rest.client_id().to_owned();
         let mut record = record_of(state, &|will, epoch| self.name_will(&client_id, will, epoch));
@@ -304,7 +304,7 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let owned = Owned { record, sequence: revision.0, subscriptions, claims, sent_for, progress_rest };
+        let owned = Box::new(Owned { record, sequence: revision.0, subscriptions, claims, sent_for, progress_rest });
         Ok(Claim { owned, is_present, progress, retained })
     }
 

@@ -65,7 +65,8 @@ impl<'a> Driver<'a> {
         } else {
             self.pause = PAUSE_MIN;
         }
-        let input = self.carry_out(output).await;
+        // The machine and its driver wait for it, and need not be as large as the largest of what there is to do.
+        let input = Box::pin(self.carry_out(output)).await;
         let is_failure = |outcome: &WillOutcome| *outcome != WillOutcome::Done;
         self.has_failed = match &input {
             Input::NotNow => true,

@@ -60,7 +60,7 @@ impl Broker {
     pub(crate) async fn carry_puts(broker: Weak<Self>) {
         let carriers = broker.clone();
         let work = |_| {
-            let (carrier, tends) = (carry(carriers.clone()), tend_groups(carriers.clone()));
+            let (carrier, tends) = (Box::pin(carry(carriers.clone())), Box::pin(tend_groups(carriers.clone())));
             async move {
                 tokio::join!(carrier, tends);
             }

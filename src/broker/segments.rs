@@ -61,6 +61,13 @@ impl Segments {
         }
     }
 
+    /// Gives back all memory, when nothing is queued.
+    pub(crate) fn release(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.ready_len += self.tail.len();

@@ -22,7 +22,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
     let shutdown = ShutdownSignal::new();
     shutdown.trigger_on_signals();
     if !config.embedded.enabled {
-        return app::run(config, shutdown).await.map_err(Failure::from);
+        return Box::pin(app::run(config, shutdown)).await.map_err(Failure::from);
     }
     let start = Embedded::start(&config.embedded, Launcher::default());
     let embedded = tokio::select! {
@@ -37,8 +37,7 @@ pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
 
 /// Runs the app while its nats-server runs.
 async fn with_server(config: Config, shutdown: ShutdownSignal, embedded: &Embedded) -> Result<(), Failure> {
-    let app = app::run(config, shutdown.clone());
-    tokio::pin!(app);
+    let mut app = Box::pin(app::run(config, shutdown.clone()));
     let status = tokio::select! {
         result = &mut app => return result.map_err(Failure::from),
         status = embedded.ended() => status,

@@ -21,11 +21,11 @@ use crate::store::{BacklogReader, LogEntry, StoredSubscription};
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Reads the next page, from the beginning without a reader.
-async fn fetch(broker: Arc<Broker>, client_id: ByteString, after: u64, mut reader: Option<BacklogReader>) -> Page {
+async fn fetch(broker: Arc<Broker>, client_id: ByteString, after: u64, mut reader: Option<Box<BacklogReader>>) -> Page {
     loop {
         let read = async {
             if reader.is_none() {
-                reader = broker.store().backlog().read(&client_id, after).await?;
+                reader = broker.store().backlog().read(&client_id, after).await?.map(Box::new);
             }
             match &mut reader {
                 Some(reader) => reader.page().await,
@@ -64,7 +64,7 @@ where
         }
     }
 
-    fn fetch_backlog(&mut self, after: u64, reader: Option<BacklogReader>) {
+    fn fetch_backlog(&mut self, after: u64, reader: Option<Box<BacklogReader>>) {
         let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
         self.backlog.fetching = Some(Box::pin(fetch(broker, client_id, after, reader)));
     }

@@ -12,7 +12,6 @@ use super::Connection;
 use super::io::{Io, close_socket};
 use super::parts::{End, Eventual, Written};
 use crate::broker::{Broker, LeaveEnd, Mailbox, Share, progress_record};
-use crate::listener::Peer;
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::ProgressRecord;
 
@@ -25,9 +24,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// Ends the connection: when this returns, what it published is settled, and its session is in JetStream or over.
-    pub(super) async fn finish(mut self, end: End, peer: &Peer) {
-        self.log_end(end, peer);
-        self.tell_disconnected(end, peer);
+    pub(super) async fn finish(mut self: Box<Self>, end: End) {
+        self.log_end(end);
+        self.tell_disconnected(end);
         // Behind a CONNACK that accepted [MQTT-3.14.0-1]; nothing is sent behind it [MQTT-3.14.4-1], and the connection is
         // closed [MQTT-3.14.4-2].
         if let End::ByServer(reason) = end
@@ -59,7 +58,7 @@ where
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
-        let Connection { io, broker, mailbox, mut publishing, waiting, writing, owned, session, .. } = self;
+        let Connection { io, broker, mailbox, mut publishing, waiting, writing, owned, session, .. } = *self;
         let expiry_s = session.parameters().session_expiry_s;
         let settle = async {
             if publishing.settle(&broker, &mailbox, waiting).await.is_none() {
@@ -104,9 +103,9 @@ where
         }
     }
 
-    fn log_end(&self, end: End, peer: &Peer) {
+    fn log_end(&self, end: End) {
         let client_id = self.mailbox.client_id.escape_debug().to_string();
-        let remote = peer.addr;
+        let remote = self.remote;
         let reason = match end {
             End::ByClient { .. } => DisconnectReason::Client,
             End::Lost => DisconnectReason::ConnectionLost,
@@ -159,7 +158,8 @@ impl LastWrite<'_> {
     /// Returns whether it is done, and not somebody else's.
     async fn write(mut self) -> bool {
         self.finish_writing().await;
-        self.broker.leave_session(self.mailbox, self.leave).await
+        // A job of its own: most connections end without one, and what comes before can take long.
+        Box::pin(self.broker.leave_session(self.mailbox, self.leave)).await
     }
 }
 

@@ -67,7 +67,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
             let count = buffer.filled().len();
             match polled {
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    if self.input.is_empty() {
+                        // It may be the last piece of a buffer that is much larger.
+                        self.input = BytesMut::new();
+                    }
+                    Poll::Pending
+                }
                 Poll::Ready(Err(error)) => {
                     self.is_over = true;
                     Poll::Ready(Err(error))

@@ -23,6 +23,7 @@ where
 
     /// Time went by.
     pub(super) fn look_at_clock(&mut self) {
+        self.release();
         if self.remainder.is_some() {
             // Nothing more is heard of a client that is gone.
         } else if self.takes_input() || !self.is_excused() {
@@ -30,6 +31,19 @@ where
         } else {
             self.heard();
         }
+    }
+
+    /// Gives back what has grown while there was something to do: an idle connection comes by here, and a busy one seldom.
+    fn release(&mut self) {
+        self.subscribes.shrink_to_fit();
+        self.outputs.shrink_to_fit();
+        self.answers.shrink_to_fit();
+        self.messages.shrink_to_fit();
+        self.copies.shrink_to_fit();
+        self.behind.shrink_to_fit();
+        self.io.output.release();
+        self.mail.release();
+        self.mailbox.release();
     }
 
     /// Whether a client that is not read from need not be heard.

@@ -88,7 +88,7 @@ impl Remainder {
 }
 
 /// What a read of the backlog brought: its reader, when there is a backlog, and the next messages, when there are more.
-pub(super) struct Page(pub(super) Option<BacklogReader>, pub(super) Vec<LogEntry>);
+pub(super) struct Page(pub(super) Option<Box<BacklogReader>>, pub(super) Vec<LogEntry>);
 
 /// A read of the backlog that is under way.
 pub(super) type Fetching = Eventual<Page>;
@@ -99,7 +99,7 @@ pub(super) struct Reading {
     /// The log begins here: the rest comes from there. `None` when nothing is read.
     pub(super) until: Option<u64>,
     pub(super) fetching: Option<Fetching>,
-    pub(super) reader: Option<BacklogReader>,
+    pub(super) reader: Option<Box<BacklogReader>>,
     pub(super) page: VecDeque<LogEntry>,
     /// No page follows.
     pub(super) is_last: bool,

@@ -10,7 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use super::parts::End;
 use crate::broker::{Event, EventDisconnect, EventSubscription, Refused, TooLarge};
-use crate::listener::Peer;
 use crate::store::StoredSubscription;
 
 impl<S> Connection<S>
@@ -79,7 +78,7 @@ where
         }
     }
 
-    pub(super) fn tell_disconnected(&self, end: End, peer: &Peer) {
+    pub(super) fn tell_disconnected(&self, end: End) {
         let (cause, reason_code) = match end {
             End::ByClient { with_will: false } => ("client", Some(ReasonCode::Success)),
             End::ByClient { with_will: true } => ("client", Some(ReasonCode::DisconnectWithWill)),
@@ -91,7 +90,7 @@ where
         let connected: Duration = self.started.elapsed();
         self.tell_event(|| {
             Event::Disconnect(EventDisconnect {
-                remote: Some(peer.addr),
+                remote: Some(self.remote),
                 cause,
                 reason_code: reason_code.map(|reason| reason as u8),
                 connected_ms: u64::try_from(connected.as_millis()).ok(),

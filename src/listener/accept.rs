@@ -134,11 +134,7 @@ impl Acceptor {
             let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
             let place = limits.taken.fetch_add(1, Ordering::Relaxed);
             let peer = Peer { addr, listener, protocol, place, handshake };
-            let run = dispatch.clone().run(stream, peer);
-            connections.spawn(async move {
-                run.await;
-                drop(admitted);
-            });
+            connections.spawn(dispatch.clone().run(stream, peer, admitted));
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 /// What counts as one address: of IPv6 the network of 64 bits, of which a peer has all.
@@ -134,6 +135,9 @@ impl Addresses {
         Some(Counted(Some((Arc::clone(self), addr))))
     }
 }
+
+/// What a connection takes of the limits, until it is over.
+pub(super) type Taken = (OwnedSemaphorePermit, Counted);
 
 /// A connection that is counted.
 #[derive(Debug)]

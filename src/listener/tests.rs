@@ -24,9 +24,26 @@ use tokio_tungstenite::{
 };
 
 use super::*;
+use crate::app::Mqtt;
 use crate::config::{ByteSize, Config, Overrides};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
+
+/// The most that the task of a connection may have, bytes: its stream, its peer, and the wait of its loop. What the connection
+/// is has a place of its own, see `connection`.
+const TASK_MAX: usize = 1_536;
+
+/// What calling it gives, which is not called.
+const fn size_of_future<A, F: Future>(_: &impl FnOnce(A) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn the_task_of_a_connection_is_small() {
+    let run = |(dispatch, stream, peer, places): (Dispatch<Mqtt>, _, _, _)| dispatch.run(stream, peer, places);
+    let size = size_of_future(&run);
+    assert!(size <= TASK_MAX, "{size} bytes are taken for every connection, for as long as it is there");
+}
 
 /// Sends back what it reads, in pieces of eight bytes and one flush for each read; tells when it ends and how.
 #[derive(Clone)]

@@ -25,9 +25,12 @@ pub(super) async fn open(server: &Server, files: &TlsFiles) -> Result<Stream, Co
     let url = &server.url;
     let tcp = tcp(server).await?;
     Ok(match url.scheme {
-        Scheme::Ws => Box::new(ws::open(tcp, url).await?),
-        Scheme::Wss => Box::new(ws::open(tls::wrap(tcp, tls_name(server), files).await?, url).await?),
-        Scheme::Nats | Scheme::Tls if files.first => Box::new(tls::wrap(tcp, tls_name(server), files).await?),
+        Scheme::Ws => Box::new(Box::pin(ws::open(tcp, url)).await?),
+        Scheme::Wss => {
+            let tls = Box::pin(tls::wrap(tcp, tls_name(server), files)).await?;
+            Box::new(Box::pin(ws::open(tls, url)).await?)
+        }
+        Scheme::Nats | Scheme::Tls if files.first => Box::new(Box::pin(tls::wrap(tcp, tls_name(server), files)).await?),
         Scheme::Nats | Scheme::Tls => Box::new(tcp),
     })
 }

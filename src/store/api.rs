@@ -214,7 +214,8 @@ impl Api {
 
     /// Sends any request. It fails at once when there is no connection, or when it is lost before the answer.
     pub(crate) async fn request(&self, request: Outbound<'_>, within: Duration) -> Result<Message, ApiFailure> {
-        self.link.client.request(request, within).await.map_err(|failure| match failure {
+        // Everything that waits for JetStream waits here, inside whatever needs it.
+        Box::pin(self.link.client.request(request, within)).await.map_err(|failure| match failure {
             RequestFailure::NoResponders => ApiFailure::NoResponders,
             RequestFailure::Unserved => ApiFailure::Unserved,
             RequestFailure::TimedOut => ApiFailure::TimedOut,

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 #![allow(clippy::disallowed_methods, reason = "tests are on the machine of nats-server")]
+#![allow(clippy::large_futures, reason = "a test is one future")]
 #![allow(clippy::print_stdout, reason = "the logs of the processes, when a test fails")]
 
 mod harness;

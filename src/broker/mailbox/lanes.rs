@@ -32,7 +32,7 @@ pub(super) struct Lanes {
     pub(super) told: Vec<Answer>,
     pub(super) retained: Vec<RetainedCursor>,
     pub(super) order: Option<Order>,
-    pub(super) owned: Option<Owned>,
+    pub(super) owned: Option<Box<Owned>>,
     /// Logs that go on elsewhere, which the session is to know before it gets more of them.
     pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,
@@ -72,6 +72,18 @@ impl Lanes {
         self.others = Vec::new();
         self.retained = Vec::new();
         self.shared = VecDeque::new();
+    }
+
+    /// Gives back memory that is not used.
+    pub(super) fn release(&mut self) {
+        self.qos0.release();
+        self.feed.release();
+        self.others.iter_mut().for_each(|(_, feed)| feed.release());
+        self.stored.shrink_to_fit();
+        self.shared.shrink_to_fit();
+        self.share_wakes.shrink_to_fit();
+        self.told.shrink_to_fit();
+        self.retained.shrink_to_fit();
     }
 
     pub(super) fn remember_request(&mut self, version: Version, message: &Message) {

@@ -82,7 +82,7 @@ impl Mailbox {
     }
 
     /// Gives a connection the record of its session. False when it has ended.
-    pub(crate) fn give(&self, owned: Owned) -> bool {
+    pub(crate) fn give(&self, owned: Box<Owned>) -> bool {
         let mut lanes = self.lanes.lock();
         if lanes.is_closed {
             return false;
@@ -171,50 +171,52 @@ impl Mailbox {
 
     /// The connection has ended and leaves this to the one that takes its session over.
     pub(crate) fn hand_over(&self, progress: Option<ProgressRecord>) {
-        self.handed_over.send_replace(Some(progress));
+        self.left.send_modify(|left| left.handed_over = Some(progress));
     }
 
     /// Waits for [`Mailbox::hand_over`].
     pub(crate) async fn handed_over(&self) -> Option<ProgressRecord> {
         // The sender is ours, so the wait cannot fail.
-        let mut receiver = self.handed_over.subscribe();
-        receiver.wait_for(Option::is_some).await.ok().and_then(|left| left.clone().flatten())
+        let mut receiver = self.left.subscribe();
+        let left = receiver.wait_for(|left| left.handed_over.is_some()).await.ok()?;
+        left.handed_over.clone().flatten()
     }
 
     /// What the connection left has been handed over.
     pub(crate) fn collected(&self) {
-        self.is_collected.send_replace(true);
+        self.left.send_modify(|left| left.is_collected = true);
     }
 
     /// Waits for [`Mailbox::collected`].
     pub(crate) async fn is_collected(&self) {
         // The sender is ours, so the wait cannot fail.
-        let _ = self.is_collected.subscribe().wait_for(|collected| *collected).await;
+        let _ = self.left.subscribe().wait_for(|left| left.is_collected).await;
     }
 
     /// The connection is over, and everything it published is settled.
     pub(crate) fn end(&self) {
         // One that never began leaves nothing, and nobody is to wait for it.
-        self.handed_over.send_if_modified(|left| left.is_none() && left.replace(None).is_none());
-        self.set_settled();
-        self.has_ended.send_replace(true);
+        self.left.send_modify(|left| {
+            left.handed_over.get_or_insert(None);
+            (left.is_settled, left.has_ended) = (true, true);
+        });
     }
 
     /// Everything that the connection published has its answer, or none is waited for any more.
     pub(crate) fn set_settled(&self) {
-        self.is_settled.send_replace(true);
+        self.left.send_modify(|left| left.is_settled = true);
     }
 
     /// Waits for [`Mailbox::set_settled`].
     pub(crate) async fn settled(&self) {
         // The sender is ours, so the wait cannot fail.
-        let _ = self.is_settled.subscribe().wait_for(|settled| *settled).await;
+        let _ = self.left.subscribe().wait_for(|left| left.is_settled).await;
     }
 
     /// Waits for [`Mailbox::end`].
     pub(crate) async fn ended(&self) {
         // The sender is ours, so the wait cannot fail.
-        let _ = self.has_ended.subscribe().wait_for(|ended| *ended).await;
+        let _ = self.left.subscribe().wait_for(|left| left.has_ended).await;
     }
 
     /// Whether the connection takes nothing more.

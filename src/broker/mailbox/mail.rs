@@ -84,11 +84,20 @@ pub(crate) struct Mail {
     /// The order to end.
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
-    pub(crate) owned: Option<Owned>,
+    pub(crate) owned: Option<Box<Owned>>,
     /// Logs that go on elsewhere.
     pub(crate) restarts: Vec<LogRestart>,
     /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
     pub(crate) qos0: [u64; 2],
+}
+
+impl Mail {
+    /// Gives back memory that is not used.
+    pub(crate) fn release(&mut self) {
+        self.stored.shrink_to_fit();
+        self.shared.shrink_to_fit();
+        self.told.shrink_to_fit();
+    }
 }
 
 /// The answer to a publish: what the session is told.

@@ -7,6 +7,7 @@
 //! - `life`: how the connection ends
 
 mod lanes;
+mod left;
 mod life;
 mod mail;
 mod shared;
@@ -24,13 +25,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use self::lanes::Lanes;
+use self::left::Left;
 pub use self::mail::MailboxLimits;
 pub(crate) use self::mail::{Answer, LogRestart, Mail, Order, Outgoing, SessionId, SubscriptionCopy};
 use super::message::Message;
 use super::requests::{Answerable, OpenRequest};
 use super::retained::RetainedCursor;
 use super::segments::Segments;
-use crate::store::{ProgressRecord, PutError, Stored, StoredSink};
+use crate::store::{PutError, Stored, StoredSink};
 
 /// The mailbox of one connection.
 #[derive(Debug)]
@@ -53,8 +55,8 @@ pub(crate) struct Mailbox {
     share_room: AtomicUsize,
     wake: Notify,
     room: Notify,
-    has_ended: watch::Sender<bool>,
-    is_settled: watch::Sender<bool>,
+    /// What the connection leaves, and how far its end is.
+    left: watch::Sender<Left>,
     /// Its place in the order in which connections were taken.
     place: u64,
     /// Its CONNECT is answered.
@@ -65,10 +67,6 @@ pub(crate) struct Mailbox {
     has_backlog: AtomicBool,
     /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
     log_begins_at: AtomicU64,
-    /// What the connection leaves to the one that takes its session over.
-    handed_over: watch::Sender<Option<Option<ProgressRecord>>>,
-    /// It has been asked for.
-    is_collected: watch::Sender<bool>,
     /// See [`Mailbox::withdraw`].
     is_withdrawn: AtomicBool,
     /// See [`Mailbox::fail`].
@@ -115,15 +113,12 @@ impl Mailbox {
             share_room: AtomicUsize::new(0),
             wake: Notify::new(),
             room: Notify::new(),
-            has_ended: watch::Sender::new(false),
-            is_settled: watch::Sender::new(false),
+            left: watch::Sender::default(),
             place: 0,
             is_answered: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
-            handed_over: watch::Sender::new(None),
-            is_collected: watch::Sender::new(false),
             is_withdrawn: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
         }
@@ -297,6 +292,11 @@ impl Mailbox {
         lanes.retained.extend(cursors);
         drop(lanes);
         self.wake.notify_one();
+    }
+
+    /// Gives back memory that is not used.
+    pub(crate) fn release(&self) {
+        self.lanes.lock().release();
     }
 
     /// Wakes the connection to look again.

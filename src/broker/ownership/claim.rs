@@ -105,7 +105,7 @@ impl Broker {
         mailbox: &Arc<Mailbox>,
         socket: &mut dyn PeerSocket,
         deadline: Instant,
-    ) -> Result<Claimed, Abandoned> {
+    ) -> Result<Box<Claimed>, Abandoned> {
         let Ask { negotiated, connect, remote, came } = ask;
         if self.store.clock().now_ms().is_none() {
             tracing::warn!(client_id = &*mailbox.client_id, "the time of the server is not known");
@@ -132,7 +132,7 @@ impl Broker {
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 mailbox.set_epoch(claimed.state.epoch.0);
-                Ok(*claimed)
+                Ok(claimed)
             }
             ClaimOutcome::GivenUp(given_up) => {
                 let mut abandoned = self.give_up(mailbox, *given_up, order);

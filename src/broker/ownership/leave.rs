@@ -14,7 +14,7 @@ use crate::store::{ProgressRecord, SessionRecord, WriteError};
 /// What a connection that ends leaves of its session.
 pub(crate) struct LeaveEnd {
     /// Its record, as it was written last.
-    pub(crate) owned: Owned,
+    pub(crate) owned: Box<Owned>,
     /// Its progress.
     pub(crate) progress: ProgressRecord,
     /// The Session Expiry Interval that its client has said last, seconds.

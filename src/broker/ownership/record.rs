@@ -12,7 +12,8 @@ pub(crate) type State = mqtt_ownership::State<Message, Rest>;
 /// What a will publishes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
-    stored: StoredWill,
+    /// One for all its copies.
+    stored: Arc<StoredWill>,
     /// Its message id, once it is marked: what is written, in whatever try, and what is published have one.
     id: Arc<OnceLock<String>>,
     /// What a newer version has added beside it, in the list of former wills.
@@ -22,7 +23,7 @@ pub(crate) struct Message {
 impl Message {
     /// That of a CONNECT.
     pub(crate) fn new(stored: StoredWill) -> Self {
-        Self { stored, ..Self::default() }
+        Self { stored: Arc::new(stored), ..Self::default() }
     }
 }
 
@@ -37,17 +38,17 @@ impl Eq for Message {}
 
 /// The record without that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rest(SessionRecord);
+pub(crate) struct Rest(Box<SessionRecord>);
 
 impl Rest {
     /// What a new connection writes into its record, beside what its ownership says.
     pub(crate) fn new(client_id: &str, protocol: &str, remote: String) -> Self {
-        Self(SessionRecord {
+        Self(Box::new(SessionRecord {
             client_id: client_id.to_owned(),
             protocol: protocol.to_owned(),
             remote: Some(remote),
             ..SessionRecord::default()
-        })
+        }))
     }
 }
 
@@ -60,8 +61,8 @@ impl Rest {
 
 impl mqtt_ownership::Rest for Rest {
     fn resumed(self, old: &Self) -> Self {
-        let SessionRecord { version, client_id, protocol, remote, .. } = self.0;
-        Self(SessionRecord { version, client_id, protocol, remote, ..old.0.clone() })
+        let SessionRecord { version, client_id, protocol, remote, .. } = *self.0;
+        Self(Box::new(SessionRecord { version, client_id, protocol, remote, ..(*old.0).clone() }))
     }
 }
 
@@ -72,7 +73,7 @@ fn will_of(stored: StoredWill, beside: Fields) -> Will<Message> {
         StoredWillState::Firing { id, .. } => (WillState::Firing, OnceLock::from(id.clone())),
     };
     let stored = StoredWill { state: StoredWillState::Armed, due_at_ms: None, ..stored };
-    Will { delay_s, state, due_at_ms, message: Message { stored, id: Arc::new(id), beside } }
+    Will { delay_s, state, due_at_ms, message: Message { stored: Arc::new(stored), id: Arc::new(id), beside } }
 }
 
 /// Makes the message id of a will, by the epoch of its connection.
@@ -89,7 +90,7 @@ pub(crate) fn stored_will(will: Will<Message>, name: NameWill<'_>, epoch: Epoch)
             after: message.stored.since,
         },
     };
-    StoredWill { delay_s, state, due_at_ms, ..message.stored }
+    StoredWill { delay_s, state, due_at_ms, ..Arc::unwrap_or_clone(message.stored) }
 }
 
 /// What of a record decides, and the rest.
@@ -106,7 +107,7 @@ pub(crate) fn state_of(mut record: SessionRecord) -> State {
         will: record.will.take().map(|will| will_of(will, Fields::new())),
         former_wills: std::mem::take(&mut record.last_wills).into_iter().map(former).collect(),
         handover_from: std::mem::take(&mut record.handover_from).into_iter().map(NodeId).collect(),
-        rest: Rest(record),
+        rest: Rest(Box::new(record)),
     }
 }
 
@@ -128,7 +129,7 @@ pub(crate) fn record_of(state: State, name: NameWill<'_>) -> SessionRecord {
         will: state.will.map(|will| stored_will(will, name, state.epoch)),
         last_wills: state.former_wills.into_iter().map(last).collect(),
         handover_from: state.handover_from.into_iter().map(|node| node.0).collect(),
-        ..state.rest.0
+        ..*state.rest.0
     }
 }
 

@@ -83,7 +83,7 @@ impl CoreNats {
         timeout: Duration,
     ) -> Result<Message, RequestError> {
         let request = Outbound { headers, ..Outbound::plain(subject, &payload) };
-        match self.requests.client.request(request, timeout).await {
+        match Box::pin(self.requests.client.request(request, timeout)).await {
             Ok(answer) => Ok(answer),
             Err(RequestFailure::NoResponders | RequestFailure::Unserved) => Err(RequestError::Nobody),
             Err(RequestFailure::TimedOut) => Err(RequestError::TimedOut),
