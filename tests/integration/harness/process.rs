@@ -44,6 +44,15 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
+    fn has_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the threads of a child");
+        tasks.flatten().all(|task| {
+            // A thread that has ended since is no thread, and a process that has died does nothing more.
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z']))
+        })
+    }
+
     /// SIGCONT: it goes on where it was.
     pub(crate) fn go_on(&self) {
         self.signal(Signal::CONT);
@@ -52,6 +61,10 @@ impl Process {
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("send a signal to a child");
+        // On a busy machine its threads go on for a while.
+        while signal == Signal::STOP && !self.has_stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Sends SIGKILL and waits.
