@@ -8,6 +8,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// What its streams may reserve: without it that is three quarters of the disk, which may be less than ours are made for.
+const ROOM: &str = "64GB";
 
 /// A running server; it is killed and its data is removed when this is dropped.
 pub(crate) struct NatsServer {
@@ -16,6 +18,7 @@ pub(crate) struct NatsServer {
     monitor: u16,
     dir: tempfile::TempDir,
     jetstream: bool,
+    room: String,
     extra: String,
 }
 
@@ -27,16 +30,26 @@ impl NatsServer {
 
     /// A server with more lines in its configuration.
     pub(crate) fn start_with(jetstream: bool, extra: &str) -> Self {
+        Self::start_in(ROOM, jetstream, extra)
+    }
+
+    fn start_in(room: &str, jetstream: bool, extra: &str) -> Self {
         let port = free_port();
         let dir = tempfile::tempdir().expect("temporary directory");
         let monitor = free_port();
-        let mut server = Self { child: None, port, monitor, dir, jetstream, extra: extra.to_owned() };
+        let mut server =
+            Self { child: None, port, monitor, dir, jetstream, room: room.to_owned(), extra: extra.to_owned() };
         server.restart();
         server
     }
 
     /// A cluster of so many servers with JetStream.
     pub(crate) fn start_cluster(size: usize) -> Vec<Self> {
+        Self::start_cluster_with(size, ROOM)
+    }
+
+    /// The same, with so much room on each server.
+    pub(crate) fn start_cluster_with(size: usize, room: &str) -> Vec<Self> {
         let routes: Vec<u16> = (0..size).map(|_| free_port()).collect();
         let urls: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let member = |(number, port): (usize, &u16)| {
@@ -44,7 +57,7 @@ impl NatsServer {
                 "server_name: n{number}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
                 urls.join(", ")
             );
-            Self::start_with(true, &extra)
+            Self::start_in(room, true, &extra)
         };
         routes.iter().enumerate().map(member).collect()
     }
@@ -106,7 +119,11 @@ impl NatsServer {
     fn config(&self) -> String {
         let mut text = format!("listen: 127.0.0.1:{}\nhttp: 127.0.0.1:{}\n", self.port, self.monitor);
         if self.jetstream {
-            text += &format!("jetstream {{ store_dir: {:?} }}\n", self.dir.path().join("js"));
+            text += &format!(
+                "jetstream {{ store_dir: {:?}, max_file_store: {} }}\n",
+                self.dir.path().join("js"),
+                self.room
+            );
         }
         text + &self.extra
     }
