@@ -19,7 +19,8 @@ use super::needs::Needs;
 /// How long JetStream may need to elect a leader when everything starts at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(300);
-/// How long a server of the cluster may be late before a stream is created with fewer replicas than three.
+/// How long a server of the cluster may be late, or what it says of its room, before a stream is created with fewer replicas
+/// than three, or smaller.
 const PEERS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Replicas of a stream where the cluster has as many servers, unless the operator says otherwise.
@@ -30,8 +31,10 @@ const SERVER_MIN: (u32, u32) = (2, 12);
 
 /// JetStream error: replicas in a server that is not clustered.
 const REPLICAS_NOT_SUPPORTED: u32 = 10074;
-/// JetStream error: not enough servers for the replicas.
+/// JetStream error: not enough servers for the replicas, or not enough that have room for them.
 const NO_SUITABLE_PEERS: u32 = 10005;
+/// What tells the second from the first, in its description.
+const NO_STORAGE: &str = "insufficient storage";
 /// JetStream errors that name a limit of account or server.
 const LIMITS: [u32; 7] = [10002, 10023, 10026, 10027, 10028, 10047, 10120];
 /// JetStream errors: what a stream would reserve (`max_bytes`) is more than account or server have left.
@@ -48,6 +51,36 @@ pub(crate) struct Assets {
     replicas: Option<u8>,
     /// The replicas that the cluster has servers for, as far as we know, so that not every stream waits to find out.
     servers: Arc<AtomicU8>,
+}
+
+/// What a refusal is to be answered with, where trying the same again does not help.
+#[derive(Debug, PartialEq, Eq)]
+enum Shortage {
+    /// The server is not clustered.
+    Alone,
+    /// The cluster has fewer servers than replicas were asked for.
+    Servers,
+    /// Its servers are enough, and have too little room.
+    PeerRoom,
+    /// Account or server have too little room.
+    Room,
+}
+
+impl Shortage {
+    fn of(failure: &ApiFailure) -> Option<Self> {
+        match failure.code() {
+            REPLICAS_NOT_SUPPORTED => Some(Self::Alone),
+            NO_SUITABLE_PEERS if failure.to_string().contains(NO_STORAGE) => Some(Self::PeerRoom),
+            NO_SUITABLE_PEERS => Some(Self::Servers),
+            code if NO_ROOM.contains(&code) => Some(Self::Room),
+            _ => None,
+        }
+    }
+
+    /// Whether it may pass: a server of the cluster is late, or has not told the others yet what room it has.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Servers | Self::PeerRoom)
+    }
 }
 
 impl Assets {
@@ -87,38 +120,47 @@ impl Assets {
                 },
                 Err(failure) => failure,
             };
-            match failure.code() {
-                // Somebody else was faster, perhaps with other limits: the comparison decides.
-                STREAM_NAME_IN_USE => continue,
-                REPLICAS_NOT_SUPPORTED if given.is_none() => {
-                    // What there was no room for three times may have room once.
-                    made = StreamSpec { replicas: 1, ..spec.clone() };
+            // Somebody else was faster, perhaps with other limits: the comparison decides.
+            if failure.code() == STREAM_NAME_IN_USE {
+                continue;
+            }
+            if let Some(shortage) = Shortage::of(&failure) {
+                if shortage.may_pass() && started.elapsed() < PEERS_PATIENCE {
+                    tokio::time::sleep(PAUSE).await;
                     continue;
                 }
-                // A server of the cluster may be late.
-                NO_SUITABLE_PEERS if given.is_none() && made.replicas > 1 => {
-                    if started.elapsed() < PEERS_PATIENCE {
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
-                    }
-                    made = StreamSpec { replicas: made.replicas - 1, ..spec.clone() };
-                    self.servers.store(made.replicas, Ordering::Relaxed);
-                    tracing::warn!(
-                        replicas = made.replicas,
-                        "the cluster has too few servers for three replicas: streams are created with fewer; when there are more servers, use `nats stream edit --replicas 3`"
-                    );
+                if let Some(less) = self.less(&shortage, &made, spec, given.is_none()).await {
+                    made = less;
                     continue;
                 }
-                code if NO_ROOM.contains(&code) => {
-                    let room = self.room(made.replicas).await;
-                    if let Some(bytes) = made.max_bytes.and_then(|refused| smaller(refused, room)) {
-                        made.max_bytes = Some(bytes);
-                        continue;
-                    }
-                }
-                _ => {}
             }
             self.wait(stream, &failure, started + PATIENCE).await?;
+        }
+    }
+
+    /// What to try instead of what was `refused`; `None`: nothing less is of use.
+    async fn less(
+        &self,
+        shortage: &Shortage,
+        refused: &StreamSpec,
+        wanted: &StreamSpec,
+        free: bool,
+    ) -> Option<StreamSpec> {
+        let replicas = refused.replicas.saturating_sub(1);
+        let fewer = (free && replicas > 0).then(|| StreamSpec { replicas, ..wanted.clone() });
+        match shortage {
+            // What there was no room for three times may have room once.
+            Shortage::Alone => fewer.map(|fewer| StreamSpec { replicas: 1, ..fewer }),
+            Shortage::Room => with_less(refused, self.room(refused.replicas).await),
+            // What the servers have left is not ours to ask. One of them may have nothing.
+            Shortage::PeerRoom => with_less(refused, None).or(fewer),
+            Shortage::Servers => fewer.inspect(|_| {
+                self.servers.store(replicas, Ordering::Relaxed);
+                tracing::warn!(
+                    replicas,
+                    "the cluster has too few servers for three replicas: streams are created with fewer; when there are more servers, use `nats stream edit --replicas 3`"
+                );
+            }),
         }
     }
 
@@ -187,6 +229,12 @@ impl Assets {
             },
         }
     }
+}
+
+/// The stream with the limit that is tried next.
+fn with_less(refused: &StreamSpec, room: Option<u64>) -> Option<StreamSpec> {
+    let bytes = smaller(refused.max_bytes?, room)?;
+    Some(StreamSpec { max_bytes: Some(bytes), ..refused.clone() })
 }
 
 /// The limit to try after `refused` was too much, in bytes: at most half of it, and of the room that is left, so that the

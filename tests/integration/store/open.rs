@@ -127,3 +127,14 @@ async fn a_cluster_of_two_servers_gets_two_replicas() {
     let log = api(&client, "STREAM.INFO.MQTT_log", "").await;
     assert_eq!(log["config"]["num_replicas"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_whose_servers_have_less_room_than_configured_gets_smaller_streams() {
+    let servers = NatsServer::start_cluster_with(2, "3GB");
+    let store = Store::open(options(&servers[0]), Collected::new()).await.unwrap();
+    store.publisher().put(PutTarget::Log(log_subject("a")), Vec::new(), "1".into(), None).await.unwrap();
+    let client = plain(&servers[0]).await;
+    let log = api(&client, "STREAM.INFO.MQTT_log", "").await;
+    assert_eq!(log["config"]["num_replicas"], 2);
+    assert_eq!(log["config"]["max_bytes"], 2_i64 << 30);
+}
