@@ -53,7 +53,7 @@ LAYERS = [
     {"metrics"},
     {"store"},
     {"nats"},
-    {"embedded", "readiness", "shutdown"},
+    {"embedded", "network", "readiness", "shutdown"},
     {"logging"},
     {"config"},
 ]

@@ -25,6 +25,7 @@ pub mod listener;
 pub mod logging;
 pub mod metrics;
 mod nats;
+mod network;
 pub mod readiness;
 pub mod shutdown;
 pub mod store;

@@ -18,7 +18,7 @@ use std::{
 
 pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
 pub use labels::{
-    Direction, DisconnectReason, DropReason, Limit, RequestEvent, SessionState, ShareEvent, TakenBy, WillCause,
+    Direction, DisconnectReason, DropReason, Limit, Opening, RequestEvent, SessionState, ShareEvent, TakenBy, WillCause,
 };
 pub(crate) use totals::Totals;
 pub(crate) use vitals::Vitals;
@@ -52,6 +52,8 @@ const REASON_CODES: usize = 256;
 pub struct Metrics {
     connections: AtomicI64,
     connections_max: AtomicI64,
+    opening: [AtomicU64; Opening::TEXTS.len()],
+    opening_max: [AtomicU64; Opening::TEXTS.len()],
     sockets: AtomicU64,
     bytes: [AtomicU64; 2],
     subscriptions: AtomicI64,
@@ -94,6 +96,8 @@ impl Default for Metrics {
         Self {
             connections: AtomicI64::new(0),
             connections_max: AtomicI64::new(0),
+            opening: Default::default(),
+            opening_max: Default::default(),
             sockets: AtomicU64::new(0),
             bytes: Default::default(),
             subscriptions: AtomicI64::new(0),
@@ -229,6 +233,13 @@ impl Metrics {
             }
             DisconnectReason::Server(code) => add(&self.disconnects, usize::from(code as u8), 1),
         }
+    }
+
+    /// Sets the bytes that are taken of `mqtt.max_opening_size`.
+    pub(crate) fn opening(&self, what: Opening, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.opening[what as usize].store(bytes, Relaxed);
+        self.opening_max[what as usize].fetch_max(bytes, Relaxed);
     }
 
     /// Sets the numbers of sessions of the account that outlive their connections, and of those whose clients are away.

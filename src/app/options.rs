@@ -114,6 +114,7 @@ fn quotas(config: &Config) -> Quotas {
         filter_length: mqtt.max_filter_length.into(),
         sessions: mqtt.max_sessions as usize,
         will_size: mqtt.max_will_size.as_usize(),
+        opening_size: mqtt.max_opening_size.as_usize(),
         retained_messages: mqtt.max_retained_messages as usize,
         retained_bytes: mqtt.max_retained_bytes.as_usize(),
         retained_size: mqtt.max_retained_size.as_usize(),

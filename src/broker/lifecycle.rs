@@ -101,17 +101,12 @@ impl Broker {
             )
             .taken_at(peer.place),
         );
-        let leaves_nothing = connect.clean_start && connect.will.is_none();
         let registered = Registered::new(self, &mailbox);
-        self.end_local_owner(&mailbox, leaves_nothing, socket).await?;
+        self.end_local_owner(&mailbox, connect, socket).await?;
         let ask = Ask { negotiated, connect, remote: peer.addr, came: None };
         // Behind the registry: whoever loses the lease or drains tells all that are in there.
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
-            Some(node) => {
-                let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
-                let deadline = tokio::time::Instant::now() + patience;
-                Box::pin(self.claim_and_resume(&node, ask, &mailbox, socket, deadline)).await
-            }
+            Some(node) => self.claim_in_turn(&node, ask, &mailbox, socket, needs_record).await,
             None => {
                 let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
                 Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled })
@@ -133,6 +128,38 @@ impl Broker {
                 Err(refusal)
             }
         }
+    }
+
+    /// Opens the session when it is its turn. One that waits for that for too long, or behind too many, is not opened.
+    async fn claim_in_turn(
+        self: &Arc<Self>,
+        node: &str,
+        ask: Ask<'_>,
+        mailbox: &Arc<Mailbox>,
+        socket: &mut dyn PeerSocket,
+        needs_record: bool,
+    ) -> Result<Claim, Abandoned> {
+        let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
+        let turn_until = tokio::time::Instant::now() + patience;
+        let refused = |refusal, is_late| Abandoned { refusal, unsaved: None, is_late, why: Stop::Cancelled };
+        let will = records::stored_will(ask.connect, 0).map_or(0, |will| will.size());
+        let turn = tokio::select! {
+            biased;
+            turn = tokio::time::timeout_at(turn_until, self.turns.of_connect(ask.remote.ip(), will)) => turn,
+            // Nothing is written yet, so nothing is drained.
+            order = mailbox.ordered(None) => return Err(refused(gives_way(order, ask.connect), false)),
+            // Nobody hears what it is told.
+            () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => {
+                return Err(refused(ReasonCode::ServerUnavailable.into(), false));
+            }
+        };
+        let Ok(Some(_turn)) = turn else {
+            let busy = || self.refusals.refuse(Limit::OpeningSize, &mailbox.client_id);
+            return Err(refused(if needs_record { busy() } else { ReasonCode::ServerBusy }.into(), true));
+        };
+        // Who has waited long is not to be given up for that, with a record that is written.
+        let deadline = turn_until.max(tokio::time::Instant::now() + patience / 2);
+        Box::pin(self.claim_and_resume(node, ask, mailbox, socket, deadline)).await
     }
 
     async fn claim_and_resume(
@@ -190,6 +217,10 @@ impl Broker {
                 let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
                 let ask = Ask { negotiated: &negotiated, connect: &connect, remote, came: Some(came) };
+                let _turn = broker.turns.of_connection(remote.ip(), 0).await;
+                if mailbox.is_closed() {
+                    return;
+                }
                 let deadline = tokio::time::Instant::now() + PATIENCE;
                 let claimed = match broker.claim(&node, ask, &mailbox, &mut Unwatched, deadline).await {
                     Ok(claimed) => claimed,
@@ -221,14 +252,13 @@ impl Broker {
     async fn end_local_owner(
         &self,
         mailbox: &Arc<Mailbox>,
-        leaves_nothing: bool,
+        connect: &Connect,
         socket: &mut dyn PeerSocket,
     ) -> Result<(), Refusal> {
-        let gives_way = if leaves_nothing { Refusal::taken_over(false) } else { ReasonCode::ServerBusy.into() };
         let old = match self.registry.enter(mailbox, || socket.is_gone()) {
             Entered::Alone => return Ok(()),
             Entered::Behind(old) => old,
-            Entered::GivesWay => return Err(gives_way),
+            Entered::GivesWay => return Err(gives_way(Order::Close(ReasonCode::SessionTakenOver), connect)),
             Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
         };
         tracing::info!(client_id = &*mailbox.client_id, "taken over by a new connection");
@@ -245,10 +275,7 @@ impl Broker {
                 tracing::warn!(client_id = &*mailbox.client_id, "the old connection takes long to end; going on without it");
                 old.iter().for_each(|old| old.withdraw());
             },
-            order = mailbox.ordered(Some(Order::Drain)) => return Err(match order {
-                Order::Close(ReasonCode::SessionTakenOver) => gives_way,
-                Order::Close(_) | Order::Drain => ReasonCode::ServerBusy.into(),
-            }),
+            order = mailbox.ordered(Some(Order::Drain)) => return Err(gives_way(order, connect)),
             // Nobody hears what it is told.
             () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => return Err(ReasonCode::ServerUnavailable.into()),
         }
@@ -447,6 +474,16 @@ impl Broker {
     pub(crate) fn detach(&self, mailbox: &Arc<Mailbox>) {
         self.registry.leave(mailbox);
         mailbox.end();
+    }
+}
+
+/// What a CONNECT is told that was ordered to end before it was answered. One that has nothing and leaves nothing was connected,
+/// for no time at all.
+fn gives_way(order: Order, connect: &Connect) -> Refusal {
+    let leaves_nothing = connect.clean_start && connect.will.is_none();
+    match order {
+        Order::Close(ReasonCode::SessionTakenOver) if leaves_nothing => Refusal::taken_over(false),
+        Order::Close(_) | Order::Drain => ReasonCode::ServerBusy.into(),
     }
 }
 

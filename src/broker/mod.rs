@@ -64,6 +64,7 @@ mod starting;
 mod subscribing;
 mod subscriptions;
 mod sys;
+mod turns;
 mod vitals;
 mod wants;
 
@@ -119,6 +120,7 @@ use router::Router;
 use share::Shares;
 use size_refusals::SizeRefusals;
 use sys::Sys;
+use turns::Turns;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -203,6 +205,8 @@ pub struct Broker {
     pub(crate) refusals: Refusals,
     /// Room for sessions that are put in order.
     ordering: Arc<Semaphore>,
+    /// Whose session is opened or left.
+    turns: Arc<Turns>,
     next_session: AtomicU64,
     _tail: Tail,
     _records: Following,

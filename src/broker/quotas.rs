@@ -29,6 +29,8 @@ pub struct Quotas {
     pub sessions: usize,
     /// Bytes of a will, its properties included.
     pub will_size: usize,
+    /// Bytes that sessions take which are being opened or left.
+    pub opening_size: usize,
     /// Retained messages of the account.
     pub retained_messages: usize,
     /// Bytes of them: topics, headers and payloads.
@@ -53,6 +55,7 @@ impl Limit {
             Self::SessionSize => "mqtt.max_session_size",
             Self::Sessions => "mqtt.max_sessions",
             Self::WillSize => "mqtt.max_will_size",
+            Self::OpeningSize => "mqtt.max_opening_size",
             Self::RetainedMessages => "mqtt.max_retained_messages",
             Self::RetainedBytes => "mqtt.max_retained_bytes",
             Self::RetainedSize => "mqtt.max_retained_size",
@@ -75,7 +78,10 @@ impl Limit {
         match self {
             Self::FilterLength | Self::ShareNameLength | Self::TopicLevels => ReasonCode::TopicFilterInvalid,
             Self::PacketSize => ReasonCode::PacketTooLarge,
-            Self::Connections | Self::ConnectionsPerAddress | Self::Handshakes => ReasonCode::ServerBusy,
+            // It may come again, unlike what is too much of something.
+            Self::Connections | Self::ConnectionsPerAddress | Self::Handshakes | Self::OpeningSize => {
+                ReasonCode::ServerBusy
+            }
             Self::Subscriptions
             | Self::FiltersPerPacket
             | Self::SessionSize

@@ -26,6 +26,7 @@ use super::router::{LogTail, Reading, Router};
 use super::share::{Claimants, Shares};
 use super::size_refusals::SizeRefusals;
 use super::sys::Sys;
+use super::turns::Turns;
 use super::wants::Wants;
 use super::{Broker, BrokerOptions, adoption, convert};
 use crate::metrics::Metrics;
@@ -200,7 +201,6 @@ impl Broker {
             events: events.unwrap_or_else(Events::off),
             interest: Interest::new(store.core().clone(), router.closed().clone()),
             shares,
-            options,
             store,
             logs,
             names,
@@ -218,9 +218,11 @@ impl Broker {
             census,
             refusals: Refusals::new(Arc::clone(&metrics)),
             ordering: Arc::new(Semaphore::new(adoption::ORDERING_MAX)),
+            turns: Turns::new(options.quotas.opening_size, Arc::clone(&metrics)),
             next_session: AtomicU64::new(1),
             ingest,
             metrics,
+            options,
             _tail: tail,
             _records: records,
         });

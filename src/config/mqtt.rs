@@ -23,6 +23,9 @@ pub struct MqttConfig {
     pub max_sessions: u32,
     /// Bytes of a will, its properties included. Default 64 KiB.
     pub max_will_size: ByteSize,
+    /// Bytes that sessions take which are being opened or left, and wait for JetStream; the wills of CONNECTs that wait for their
+    /// turn take half of it. Default 8 MiB.
+    pub max_opening_size: ByteSize,
     /// Retained messages of the account; every sidecar has them in memory. Default 500,000.
     pub max_retained_messages: u32,
     /// Bytes of their topics, headers and payloads. Default 512 MiB.
@@ -150,6 +153,7 @@ impl Default for MqttConfig {
             max_session_expiry: Duration::from_secs(90 * 24 * 3600),
             max_sessions: 100_000,
             max_will_size: ByteSize(64 << 10),
+            max_opening_size: ByteSize(8 << 20),
             max_retained_messages: 500_000,
             max_retained_bytes: ByteSize(512 << 20),
             max_retained_size: ByteSize(4 << 20),

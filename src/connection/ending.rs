@@ -58,8 +58,8 @@ where
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
-        let Connection { io, broker, mailbox, mut publishing, waiting, writing, owned, session, .. } = *self;
-        let expiry_s = session.parameters().session_expiry_s;
+        let Connection { io, broker, mailbox, mut publishing, waiting, writing, owned, session, remote, .. } = *self;
+        let (expiry_s, remote) = (session.parameters().session_expiry_s, remote.ip());
         let settle = async {
             if publishing.settle(&broker, &mailbox, waiting).await.is_none() {
                 tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
@@ -69,7 +69,7 @@ where
         let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
             broker: &broker,
             mailbox: &mailbox,
-            leave: LeaveEnd { owned, progress, expiry_s, will: will_cause(end) },
+            leave: LeaveEnd { owned, progress, expiry_s, will: will_cause(end), remote },
             writing,
         });
         let is_saved = match last {

@@ -1,7 +1,7 @@
 //! Places that addresses take: one for each connection, and one for each that has not completed CONNECT.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -9,13 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-/// What counts as one address: of IPv6 the network of 64 bits, of which a peer has all.
-fn key_of(addr: IpAddr) -> IpAddr {
-    match addr.to_canonical() {
-        IpAddr::V4(addr) => IpAddr::V4(addr),
-        IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64)),
-    }
-}
+use crate::network::network_of;
 
 /// Connections that have not completed CONNECT. At the limit a newcomer takes the place of the one that has waited for longest
 /// among those of the address that has most of them, so that whoever opens many delays nobody else.
@@ -59,7 +53,7 @@ impl Handshakes {
 
     /// A place for a connection, and whether another one has lost its own for it.
     pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> (Handshake, bool) {
-        let (addr, evicted) = (key_of(addr), CancellationToken::new());
+        let (addr, evicted) = (network_of(addr), CancellationToken::new());
         let mut places = self.places.lock();
         let loser = if places.count >= self.max { places.evict() } else { None };
         let id = places.next;
@@ -125,7 +119,7 @@ impl Addresses {
         if self.max == 0 {
             return Some(Counted(None));
         }
-        let addr = key_of(addr);
+        let addr = network_of(addr);
         let mut counts = self.counts.lock();
         let count = counts.entry(addr).or_default();
         if *count >= self.max {

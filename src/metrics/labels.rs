@@ -139,6 +139,8 @@ labels! {
         Sessions = "sessions",
         /// `mqtt.max_will_size`.
         WillSize = "will_size",
+        /// `mqtt.max_opening_size`.
+        OpeningSize = "opening_size",
         /// `mqtt.max_retained_messages`.
         RetainedMessages = "retained_messages",
         /// `mqtt.max_retained_bytes`.
@@ -167,6 +169,16 @@ labels! {
         ConnectionsPerAddress = "connections_per_address",
         /// `listeners.max_handshakes`.
         Handshakes = "handshakes",
+    }
+}
+
+labels! {
+    /// What takes of `mqtt.max_opening_size`.
+    Opening {
+        /// Sessions that are being opened or left.
+        Turn = "turn",
+        /// CONNECTs that wait for their turn.
+        Waiting = "waiting",
     }
 }
 

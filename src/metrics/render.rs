@@ -18,8 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ACK_BUCKETS_US, DropReason, Limit, Metrics, RequestEvent, SessionState, ShareEvent, TakenBy, Vitals, WillCause,
-    process::Process,
+    ACK_BUCKETS_US, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent, TakenBy, Vitals,
+    WillCause, process::Process,
 };
 use crate::readiness::Readiness;
 use crate::store::{ApiErrors, StreamRoom};
@@ -216,6 +216,10 @@ fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
 }
 
 fn connects(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+    let opening = Opening::TEXTS.iter().zip(&metrics.opening).map(|(what, n)| ([("what", *what)], n.load(Relaxed)));
+    out.gauges("mqtt_opening_bytes", "Bytes of sessions that are being opened or left", opening)?;
+    let most = Opening::TEXTS.iter().zip(&metrics.opening_max).map(|(what, n)| ([("what", *what)], n.load(Relaxed)));
+    out.gauges("mqtt_opening_bytes_max", "The most of them at once", most)?;
     let results = by_reason(&metrics.connects);
     let over_limit = ("over_limit".to_owned(), metrics.connects_over_limit.load(Relaxed));
     out.owned("mqtt_connect", "CONNECTs by what was answered", "result", results.chain([over_limit]))?;

@@ -32,6 +32,7 @@ mod forged;
 mod in_flight;
 mod ingest;
 mod limits_groups;
+mod limits_opening;
 mod limits_retained;
 mod limits_sessions;
 mod limits_subscriptions;

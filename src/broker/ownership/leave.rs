@@ -1,5 +1,6 @@
 //! A connection has ended: its session is put in order.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mqtt_ownership::{Amend, AmendOutcome, Leave, LeaveOutcome, Revision, Step};
@@ -9,7 +10,7 @@ use super::{Driver, In};
 use crate::broker::mailbox::Mailbox;
 use crate::broker::{Broker, Owned};
 use crate::metrics::WillCause;
-use crate::store::{ProgressRecord, SessionRecord, WriteError};
+use crate::store::{ProgressRecord, SessionRecord, StoredWill, WriteError};
 
 /// What a connection that ends leaves of its session.
 pub(crate) struct LeaveEnd {
@@ -21,29 +22,18 @@ pub(crate) struct LeaveEnd {
     pub(crate) expiry_s: u32,
     /// Why its will is published; `None` when it is not.
     pub(crate) will: Option<WillCause>,
+    /// Where its client was.
+    pub(crate) remote: IpAddr,
 }
 
 impl Broker {
-    /// Writes until it is done, or somebody else owns the session. There are no more of these than connections that were
-    /// there when JetStream went away, since those that need a record are refused meanwhile. Returns whether it is done.
+    /// Writes, when it is its turn, until it is done, or somebody else owns the session. Returns whether it is done.
     pub(crate) async fn leave_session(self: &Arc<Self>, mailbox: &Mailbox, end: LeaveEnd) -> bool {
-        let LeaveEnd { owned, progress, expiry_s, will } = end;
-        let mut record = owned.record();
-        record.expiry_s = expiry_s;
-        let mut machine = Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some());
-        let cause = will.unwrap_or(WillCause::ConnectionLost);
-        let mut driver = Driver::new(self, &mailbox.client_id, cause);
-        let mut next = machine.begin(self.session_time());
-        let outcome = loop {
-            match next {
-                Step::Do(output) => {
-                    let input = driver.perform(output).await;
-                    next = machine.handle(self.session_time(), input);
-                }
-                Step::Wait => return false,
-                Step::Done(outcome) => break outcome,
-            }
-        };
+        let (expiry_s, cause) = (end.expiry_s, end.will.unwrap_or(WillCause::ConnectionLost));
+        let will = end.owned.record.will.as_ref().map_or(0, StoredWill::size);
+        let turn = self.turns.of_connection(end.remote, will).await;
+        let outcome = Box::pin(self.run_leave(mailbox, end, cause)).await;
+        drop(turn);
         match outcome {
             LeaveOutcome::Done => true,
             LeaveOutcome::Later(state, revision) => {
@@ -59,6 +49,31 @@ impl Broker {
                 false
             }
             LeaveOutcome::TooLarge => false,
+        }
+    }
+
+    async fn run_leave(
+        self: &Arc<Self>,
+        mailbox: &Mailbox,
+        end: LeaveEnd,
+        cause: WillCause,
+    ) -> LeaveOutcome<Message, Rest> {
+        let LeaveEnd { owned, progress, expiry_s, will, .. } = end;
+        let mut record = owned.record();
+        record.expiry_s = expiry_s;
+        let mut machine = Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some());
+        let mut driver = Driver::new(self, &mailbox.client_id, cause);
+        let mut next = machine.begin(self.session_time());
+        loop {
+            match next {
+                Step::Do(output) => {
+                    let input = driver.perform(output).await;
+                    next = machine.handle(self.session_time(), input);
+                }
+                // Nothing that this machine is told here has this for an answer.
+                Step::Wait => return LeaveOutcome::TooLarge,
+                Step::Done(outcome) => return outcome,
+            }
         }
     }
 

@@ -35,6 +35,8 @@ impl Broker {
         if self.registry.find(client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
             return true;
         }
+        // Those of one bad moment come up together.
+        let _room = self.ordering.acquire().await;
         let Ok(loaded) = self.store.sessions().load(client_id).await else { return false };
         let left = loaded.record.filter(|r| r.connected && self.orphans.has(client_id, Epoch(r.epoch)));
         let Some(record) = left else { return true };

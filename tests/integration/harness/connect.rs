@@ -1,5 +1,6 @@
 //! How the raw client connects.
 
+use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroU32};
 
 use mqtt_codec::{Connect, ConnectProperties, Version, Will};
@@ -12,6 +13,8 @@ pub(crate) struct Options {
     pub(crate) connect: Connect,
     /// Bytes that the kernel keeps for us unread, when not its default.
     pub(crate) receive_buffer: Option<u32>,
+    /// Where it comes from.
+    pub(crate) from: Ipv4Addr,
 }
 
 impl Options {
@@ -28,7 +31,7 @@ impl Options {
             password: None,
             properties: ConnectProperties::default(),
         };
-        Self { connect, receive_buffer: None }
+        Self { connect, receive_buffer: None, from: Ipv4Addr::LOCALHOST }
     }
 
     pub(crate) fn v5(id: &str) -> Self {
@@ -58,6 +61,12 @@ impl Options {
 
     pub(crate) fn maximum_packet_size(mut self, bytes: u32) -> Self {
         self.connect.properties.maximum_packet_size = NonZeroU32::new(bytes);
+        self
+    }
+
+    /// Comes from the address 127.0.0.`last`.
+    pub(crate) fn from(mut self, last: u8) -> Self {
+        self.from = Ipv4Addr::new(127, 0, 0, last);
         self
     }
 

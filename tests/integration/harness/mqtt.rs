@@ -65,6 +65,9 @@ impl Client {
         if let Some(bytes) = options.receive_buffer {
             socket.set_recv_buffer_size(bytes).expect("SO_RCVBUF");
         }
+        if !options.from.eq(&std::net::Ipv4Addr::LOCALHOST) {
+            socket.bind((options.from, 0).into()).expect("an address of ours");
+        }
         let stream = socket.connect(([127, 0, 0, 1], port).into()).await.map_err(|_| Ended::Closed)?;
         stream.set_nodelay(true).map_err(|_| Ended::Closed)?;
         let version = options.connect.version;
