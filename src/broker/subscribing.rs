@@ -106,7 +106,8 @@ impl Broker {
             let granted = entries.into_iter().map(|entry| async {
                 match entry {
                     Ok(New::Ordinary(new)) => (granted_reason(new.options.qos), None),
-                    Ok(New::Shared(new, is_new)) => (self.share(mailbox, &new).await, Some((new, is_new))),
+                    // There is one of these futures for each filter of a packet, and few are shared.
+                    Ok(New::Shared(new, is_new)) => (Box::pin(self.share(mailbox, &new)).await, Some((new, is_new))),
                     Err(reason) => (reason, None),
                 }
             });
