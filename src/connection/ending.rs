@@ -58,23 +58,27 @@ where
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
-        let Connection { io, broker, mailbox, mut publishing, waiting, writing, owned, session, remote, .. } = *self;
-        let (expiry_s, remote) = (session.parameters().session_expiry_s, remote.ip());
+        let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.ip());
+        let (waiting, writing, owned) = (self.waiting.take(), self.writing.take(), self.owned.take());
+        // What is not needed any more stays in its place until the end, as does what is.
+        let (io, broker, mailbox) = (self.io, &self.broker, &self.mailbox);
+        let publishing = &mut self.publishing;
         let settle = async {
-            if publishing.settle(&broker, &mailbox, waiting).await.is_none() {
+            if publishing.settle(broker, mailbox, waiting).await.is_none() {
                 tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
             }
             mailbox.set_settled();
         };
         let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
-            broker: &broker,
-            mailbox: &mailbox,
+            broker,
+            mailbox,
             leave: LeaveEnd { owned, progress, expiry_s, will: will_cause(end), remote },
             writing,
         });
         let is_saved = match last {
             Some(last) if last.takes_back_a_will() => {
-                tokio::join!(settle, close_behind(last.write(), io, &broker.metrics)).1
+                let write = Box::pin(last.write());
+                tokio::join!(settle, close_behind(write, io, &broker.metrics)).1
             }
             // A will comes behind what the client has published [MQTT-3.1.2-8].
             Some(mut last) => {
@@ -88,7 +92,7 @@ where
         };
         // When somebody else owns the session now, what it saves decides, when they come again.
         doubtful.iter().for_each(if is_saved { Share::give_back } else { Share::settled });
-        broker.detach(&mailbox);
+        broker.detach(mailbox);
     }
 
     /// What the client published behind something that waited, and does not repeat. Where its epoch has ended it may have
@@ -118,11 +122,10 @@ where
 
 /// Writes, and closes behind that: who waits for the connection to be closed knows that its will is off. A client that does
 /// not wait loses nothing by it, and JetStream may be away for long, so the write goes on behind the closed socket then.
-async fn close_behind<S>(write: impl Future<Output = bool>, io: Io<S>, metrics: &Metrics) -> bool
+async fn close_behind<S>(mut write: impl Future<Output = bool> + Unpin, io: Io<S>, metrics: &Metrics) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut write = std::pin::pin!(write);
     let written = tokio::time::timeout(TAKE_BACK, &mut write).await;
     close_socket(io, metrics).await;
     match written {
@@ -158,7 +161,6 @@ impl LastWrite<'_> {
     /// Returns whether it is done, and not somebody else's.
     async fn write(mut self) -> bool {
         self.finish_writing().await;
-        // A job of its own: most connections end without one, and what comes before can take long.
         Box::pin(self.broker.leave_session(self.mailbox, self.leave)).await
     }
 }
