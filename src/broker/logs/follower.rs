@@ -152,6 +152,8 @@ impl Follower {
         stream: &FoundStream,
         is_start: bool,
     ) -> Result<Option<Change>, Unavailable> {
+        let kept = stream.config["max_msgs_per_subject"].as_u64().filter(|messages| *messages > 0);
+        store.publisher().stream_keeps(&stream.name, kept);
         let change = |subjects, what| Some(Change { stream: stream.name.clone(), subjects, what });
         if let Some(followed) = self.logs.set.write().followed.get_mut(&wanted.key) {
             if followed.subjects == wanted.subjects {

@@ -13,6 +13,10 @@
 //! sent again, on the condition that nothing has come to the subject since. So first copies are in order, and no copy of a
 //! message comes behind its successor.
 //!
+//! A stream may keep the last messages of a subject only. Then one that is not there may have been replaced by what came behind
+//! it: where a newer message of the lane is known to have been stored, and what the stream keeps is all newer, it counts as
+//! stored, and no copy of it leaves.
+//!
 //! A leader that has gone deaf says nothing; what comes behind may go to the next one and be stored. Therefore messages of
 //! one subject leave in *volleys*: what follows the first within [`VOLLEY_SPREAD`] goes at once, the rest waits until the
 //! volley is acknowledged. A stream of one replica is away for longer than a silence is patient with before anybody else
@@ -87,6 +91,8 @@ pub(super) struct Lane<T> {
     is_blind: bool,
     /// The stream has replicas, of which another one may lead it in no time.
     is_replicated: bool,
+    /// Messages of a subject that the stream keeps; `None`: all of them.
+    kept: Option<u64>,
 }
 
 impl<T> Lane<T> {
@@ -111,7 +117,13 @@ impl<T> Lane<T> {
             highest: 0,
             is_blind: false,
             is_replicated,
+            kept: None,
         }
+    }
+
+    /// How many messages of a subject the stream keeps; `None`: all of them.
+    pub(super) fn keeps(&mut self, messages: Option<u64>) {
+        self.kept = messages;
     }
 
     /// Appends a message; returns its number.
@@ -217,7 +229,10 @@ impl<T> Lane<T> {
         }
         let slot = self.slot(token.number).filter(|slot| slot.entry.is_some())?;
         let serial = slot.serial;
-        if slot.attempt == token.attempt {
+        let is_last_copy = slot.attempt == token.attempt;
+        self.note_stored(token.number, sequence);
+        let slot = self.slot(token.number)?;
+        if is_last_copy {
             let took = now.saturating_duration_since(slot.sent_at);
             self.round_trip.measured(took);
             self.answered_at = Some(now);

@@ -145,6 +145,45 @@ fn a_copy_that_was_stored_meanwhile_keeps_its_repetition_out() {
     assert!(lane.is_empty());
 }
 
+/// Two are stored, the stream keeps the last one, and both acknowledgements are lost.
+#[test]
+fn what_its_successor_has_replaced_is_not_sent_behind_it() {
+    let now = Instant::now();
+    let (mut lane, _) = sent(2, now);
+    lane.keeps(Some(1));
+    lane.restart(now);
+    let mut out = Vec::new();
+    let (token, _) = look(&mut lane, now);
+    lane.looked(token, message(9, 1), now, &mut out);
+    let (token, ask) = look(&mut lane, now);
+    assert_eq!(ask, Ask::From(1));
+    lane.looked(token, message(9, 1), now, &mut out);
+    assert_eq!(out, [Resolved::Stored(1, 9)]);
+    // In doubt once more, when the one that was found is known to nobody any more.
+    lane.restart(now);
+    let (token, _) = look(&mut lane, now);
+    lane.looked(token, Found::Nothing, now, &mut out);
+    assert_eq!(out, [Resolved::Stored(1, 9), Resolved::Stored(0, 9)]);
+    assert!(lane.is_empty());
+}
+
+#[test]
+fn what_is_not_there_though_there_was_room_is_sent_again() {
+    let now = Instant::now();
+    let (mut lane, _) = sent(3, now);
+    lane.keeps(Some(3));
+    lane.restart(now);
+    let mut out = Vec::new();
+    let (token, _) = look(&mut lane, now);
+    lane.looked(token, message(9, 2), now, &mut out);
+    for found in [message(8, 1), message(9, 2), Found::Nothing] {
+        let (token, _) = look(&mut lane, now);
+        lane.looked(token, found, now, &mut out);
+    }
+    assert_eq!(out, [Resolved::Stored(1, 8), Resolved::Stored(2, 9)]);
+    assert!(matches!(lane.next(now, |_| true), Some(Step::Send { item: 0, expected_last: Some(9), .. })));
+}
+
 #[test]
 fn silence_is_doubt_and_an_elected_leader_ends_the_wait() {
     let now = Instant::now();

@@ -225,6 +225,13 @@ impl Publisher {
         self.shared.permits.idle().await;
     }
 
+    /// Says how many messages of a subject a stream of somebody else keeps; `None`: all of them.
+    pub fn stream_keeps(&self, stream: &str, messages: Option<u64>) {
+        let mut state = self.shared.state.lock();
+        let lane = state.lane_of(stream, &self.shared.horizons, &self.shared.rooms);
+        state.lanes[lane].lane.keeps(messages);
+    }
+
     /// Whether the last message that was sent found its stream.
     pub fn available(&self) -> watch::Receiver<bool> {
         self.shared.available.subscribe()

@@ -79,7 +79,8 @@ impl Publisher {
         is_replicated: bool,
     ) -> Self {
         let lane = |stream: String| StreamLane::new(&stream, &horizons, &rooms, is_replicated);
-        let lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
+        let mut lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
+        lanes[LANE_RETAINED].lane.keeps(Some(1));
         let shared = Arc::new(Shared {
             permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
             tokens: Tokens::new(names.acknowledgements(&format!("{:016x}", rand::random::<u64>()))),

@@ -5,6 +5,7 @@
 //! ```text
 //! last message of the subject ── not above what was known before ──▶ none of ours is there
 //!        └─ above ──▶ message by message from there on: those that have our ids are stored, the rest is not there
+//! one that is not there counts as stored where the stream keeps so few that a newer one of ours has taken its place
 //! the first that is not there is sent again, if the subject's last message is still that one
 //!        ├─ stored: no older copy can come behind it, so all others leave in one volley
 //!        └─ another one is there now, or is on its way: look again
@@ -184,6 +185,7 @@ impl<T> Lane<T> {
                     return self.not_there(key, now, out);
                 }
                 if let Some(number) = id.and_then(|id| self.sent_with_id(key, id)) {
+                    self.note_stored(number, sequence);
                     out.extend(self.resolve(number, now).map(|item| Resolved::Stored(item, sequence)));
                     self.highest = self.highest.max(sequence);
                 }
@@ -244,6 +246,10 @@ impl<T> Lane<T> {
     fn not_there(&mut self, key: u64, now: Instant, out: &mut Vec<Resolved<T>>) {
         let last = self.last_seen(key);
         while let Some(number) = self.first_sent(key) {
+            if let Some(sequence) = self.replaced_by(key, number) {
+                out.extend(self.resolve(number, now).map(|item| Resolved::Stored(item, sequence)));
+                continue;
+            }
             let expected = self.slot(number).and_then(|slot| slot.entry.as_ref()).and_then(|entry| entry.expected_last);
             if expected.is_none_or(|expected| expected == last) {
                 return self.set_phase(key, Phase::Repeat { behind: Some(last) }, now);
@@ -251,6 +257,29 @@ impl<T> Lane<T> {
             out.extend(self.resolve(number, now).map(|item| Resolved::Overtaken(item, last)));
         }
         self.settled(key, now);
+    }
+
+    /// A message is in the stream, or was.
+    pub(super) fn note_stored(&mut self, number: u64, sequence: u64) {
+        if self.kept.is_none() {
+            return;
+        }
+        let Some(subject) = self.key(number).and_then(|key| self.subjects.get_mut(key)) else { return };
+        if subject.stored.is_none_or(|(newest, _)| newest < number) {
+            subject.stored = Some((number, sequence));
+        }
+    }
+
+    /// The sequence of the newer message of ours for which the stream has let go of one that is not there.
+    fn replaced_by(&self, key: u64, number: u64) -> Option<u64> {
+        let kept = self.kept?;
+        let subject = self.subjects.get(key)?;
+        let (_, sequence) = subject.stored.filter(|(newest, _)| number < *newest)?;
+        // The first message that was seen was the last one.
+        let seen = subject.settling.map_or(0, |settling| u64::from(settling.walked.saturating_sub(1)));
+        let is_free = self.slot(number)?.entry.as_ref()?.expected_last.is_none();
+        let has_only_newer = kept == 1 || seen >= kept;
+        (is_free && has_only_newer).then_some(sequence)
     }
 
     /// Nothing of a subject is in doubt any more: what there is leaves.

@@ -19,11 +19,13 @@ pub(super) struct Subject {
     pub(super) ready: usize,
     pub(super) volley_at: Instant,
     pub(super) settling: Option<Settling>,
+    /// The newest of its messages that is known to have been stored, and its sequence, where the stream does not keep all.
+    pub(super) stored: Option<(u64, u64)>,
 }
 
 impl Subject {
     const fn new(now: Instant, numbers: VecDeque<u64>) -> Self {
-        Self { numbers, sent: 0, ready: 0, volley_at: now, settling: None }
+        Self { numbers, sent: 0, ready: 0, volley_at: now, settling: None, stored: None }
     }
 
     /// Whether some of it wait behind others.
