@@ -40,7 +40,7 @@ CRATES = {
     ".": {"codec", "nats-wire", "ownership", "proto-map", "session"},
 }
 
-# The rooms of src/, the highest first: a room may depend on those in lower lines and on itself. `nats`, `store`, `broker`,
+# The rooms of src/, the highest first: a room may depend on those in lower lines and on itself. `nats`, `store`, `account`,
 # `connection` and `listener`, `app` are the way of a message; what stands below `nats` knows nothing of MQTT and NATS.
 LAYERS = [
     {"main"},
@@ -49,7 +49,7 @@ LAYERS = [
     {"admin", "announce", "connection"},
     {"auth"},
     {"listener"},
-    {"broker"},
+    {"account"},
     {"metrics"},
     {"store"},
     {"nats"},

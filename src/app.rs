@@ -7,9 +7,9 @@ use std::time::Duration;
 use proto_map::ClosedTrees;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::account::{Broker, CoreInlet, HEADER_ROOM};
 use crate::admin::{self, AdminError};
 use crate::announce;
-use crate::broker::{Broker, CoreInlet, HEADER_ROOM};
 use crate::config::Config;
 use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};

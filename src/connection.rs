@@ -35,7 +35,7 @@ use mqtt_codec::{Decoder, Packet, PacketId, TopicFilter, Version, Violation};
 use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::broker::{
+use crate::account::{
     Answer, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Share, Subscribed, Waiting, Wakes,
 };
 use crate::listener::Peer;

@@ -12,11 +12,11 @@
 
 #![cfg_attr(test, allow(clippy::large_futures, reason = "a test is one future"))]
 
+pub mod account;
 pub mod admin;
 pub mod announce;
 pub mod app;
 mod auth;
-pub mod broker;
 pub mod cli;
 pub mod config;
 mod connection;

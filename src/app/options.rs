@@ -8,8 +8,8 @@ use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
 use proto_map::{DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
+use crate::account::{BrokerOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
 use crate::auth::Anyone;
-use crate::broker::{BrokerOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
 use crate::config::{
     self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
 };

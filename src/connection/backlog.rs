@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::copies::outgoing_for;
 use super::parts::Page;
 use super::{Connection, OUTPUT_LOW};
-use crate::broker::{Broker, Outgoing, message_of_backlog};
+use crate::account::{Broker, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry, StoredSubscription};
 
 /// How long to wait before a backlog is read again that could not be.

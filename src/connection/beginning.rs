@@ -16,7 +16,7 @@ use super::io::{self, Io};
 use super::pace::Pace;
 use super::parts::{Claimed, Counts, Life, Reading};
 use super::retained::Owed;
-use crate::broker::{Attached, Broker, Mail, Publishing, Remote, Wakes};
+use crate::account::{Attached, Broker, Mail, Publishing, Remote, Wakes};
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction};
 

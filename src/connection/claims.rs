@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::Claimed;
-use crate::broker::{Claims, Outgoing};
+use crate::account::{Claims, Outgoing};
 
 impl<S> Connection<S> {
     /// The claims as they are to be saved: also of what waits for that.

@@ -12,7 +12,7 @@ use mqtt_codec::{PacketId, QoS};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
-use crate::broker::{Message, Outgoing, SubscriptionCopy};
+use crate::account::{Message, Outgoing, SubscriptionCopy};
 use crate::store::StoredSubscription;
 
 impl<S> Connection<S>

@@ -7,7 +7,7 @@ use mqtt_session::{Input, RETAINED};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, OUTPUT_LOW};
-use crate::broker::Outgoing;
+use crate::account::Outgoing;
 use crate::metrics::DropReason;
 
 /// Messages that are taken out of the mailbox at once.

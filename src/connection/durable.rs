@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::{Answered, LAZY_AGE, Written};
-use crate::broker::{Outgoing, progress_record};
+use crate::account::{Outgoing, progress_record};
 use crate::store::{Arrival, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.

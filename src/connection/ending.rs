@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use super::io::{Io, close_socket};
 use super::parts::{End, Eventual, Written};
-use crate::broker::{Broker, LeaveEnd, Mailbox, Share, progress_record};
+use crate::account::{Broker, LeaveEnd, Mailbox, Share, progress_record};
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::ProgressRecord;
 

@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::io::Io;
+use crate::account::{Attached, Broker, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
 use crate::auth::{Authenticator, Principal};
-use crate::broker::{Attached, Broker, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
 use crate::listener::{Foreign, Peer};
 use crate::metrics::Metrics;
 

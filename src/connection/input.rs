@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::ahead::Received;
 use super::parts::{End, Remainder};
 use super::{Connection, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
-use crate::broker::TooLarge;
+use crate::account::TooLarge;
 use crate::metrics::{Direction, DropReason, Limit};
 
 /// How long the rest is handled of a client that is gone, while JetStream takes its time.

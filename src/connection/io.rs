@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::broker::{PeerSocket, Segments};
+use crate::account::{PeerSocket, Segments};
 use crate::metrics::Metrics;
 
 /// Bytes that one read takes at most.

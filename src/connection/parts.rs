@@ -11,7 +11,7 @@ use std::time::Duration;
 use mqtt_codec::{PacketId, ReasonCode};
 use tokio::time::Instant;
 
-use crate::broker::Outgoing;
+use crate::account::Outgoing;
 use crate::store::{Arrival, BacklogReader, LogEntry, WriteError};
 
 /// How a connection ended.

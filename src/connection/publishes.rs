@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Reading;
 use super::{Connection, End};
-use crate::broker::{DeniedPublish, Done, LogRestart, Order, Refused, wait_for};
+use crate::account::{DeniedPublish, Done, LogRestart, Order, Refused, wait_for};
 
 impl<S> Connection<S>
 where

@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 
 use mqtt_codec::{TopicFilter, TopicName};
 
-use crate::broker::{Broker, Outgoing, RetainedCursor};
+use crate::account::{Broker, Outgoing, RetainedCursor};
 use crate::store::{RetainedProgress, StoredRetained, StoredSubscription};
 
 /// How far the client is with what it is owed.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::Answered;
-use crate::broker::{RecordRoom, RetainedCursor, Subscribed};
+use crate::account::{RecordRoom, RetainedCursor, Subscribed};
 use crate::store::{StoredBefore, StoredRetained, StoredSubscription};
 
 impl<S> Connection<S>

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::End;
-use crate::broker::{Event, EventDisconnect, EventSubscription, Refused, TooLarge};
+use crate::account::{Event, EventDisconnect, EventSubscription, Refused, TooLarge};
 use crate::store::StoredSubscription;
 
 impl<S> Connection<S>

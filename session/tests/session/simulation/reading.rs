@@ -1,5 +1,5 @@
 //! How a sidecar reads the log for its connections: a tail, and one scan at a time for those that are behind, as
-//! `broker/catch_up.rs` of the sidecar does it.
+//! `account/delivery/catch_up.rs` of the sidecar does it.
 
 use mqtt_session::FeedState;
 

@@ -1,0 +1,166 @@
+//! What waits for one connection. Every lane has a limit; the [`Mailbox`](super::Mailbox) keeps to it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use mqtt_codec::Version;
+use mqtt_session::{Feed, FeedState, GONE, position};
+use tokio::sync::Notify;
+
+use super::mail::{Answer, LogRestart, MailboxLimits, Order, Outgoing};
+use crate::account::delivery::message::Message;
+use crate::account::delivery::retained::RetainedCursor;
+use crate::account::delivery::segments::Segments;
+use crate::account::ownership::owned_session::Owned;
+use crate::account::requests::{Answerable, OpenRequest};
+use crate::store::{PutError, Stored};
+
+/// The lanes of one mailbox.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    pub(super) qos0: Segments,
+    pub(super) qos0_counts: [u64; 2],
+    /// Of the log that is always there.
+    pub(super) feed: Feed<Outgoing>,
+    /// Of the others that it reads, by number.
+    pub(super) others: Vec<(u16, Feed<Outgoing>)>,
+    pub(super) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// What shared subscriptions gave, with its position. No more than the window has room for.
+    pub(super) shared: VecDeque<(u64, Outgoing)>,
+    /// Wake those that give.
+    pub(super) share_wakes: Vec<Arc<Notify>>,
+    pub(super) told: Vec<Answer>,
+    pub(super) retained: Vec<RetainedCursor>,
+    pub(super) order: Option<Order>,
+    pub(super) owned: Option<Box<Owned>>,
+    /// Logs that go on elsewhere, which the session is to know before it gets more of them.
+    pub(super) restarts: Vec<LogRestart>,
+    pub(super) is_woken: bool,
+    pub(super) is_closed: bool,
+    /// What a client of MQTT 3.x can answer.
+    pub(super) answerable: Option<Box<Answerable>>,
+}
+
+impl Lanes {
+    /// Nothing waits.
+    pub(super) fn new(limits: MailboxLimits) -> Self {
+        Self {
+            qos0: Segments::default(),
+            qos0_counts: [0; 2],
+            // The gates of its subscriptions say where each begins.
+            feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
+            others: Vec::new(),
+            stored: Vec::new(),
+            shared: VecDeque::new(),
+            share_wakes: Vec::new(),
+            told: Vec::new(),
+            retained: Vec::new(),
+            order: None,
+            owned: None,
+            restarts: Vec::new(),
+            is_woken: false,
+            is_closed: false,
+            answerable: None,
+        }
+    }
+
+    /// Takes nothing more; what is queued is given up. Completions still come through.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.qos0 = Segments::default();
+        self.feed = Feed::new(u64::MAX, 0, 0);
+        self.others = Vec::new();
+        self.retained = Vec::new();
+        self.shared = VecDeque::new();
+    }
+
+    /// Gives back memory that is not used.
+    pub(super) fn release(&mut self) {
+        self.qos0.release();
+        self.feed.release();
+        self.others.iter_mut().for_each(|(_, feed)| feed.release());
+        self.stored.shrink_to_fit();
+        self.shared.shrink_to_fit();
+        self.share_wakes.shrink_to_fit();
+        self.told.shrink_to_fit();
+        self.retained.shrink_to_fit();
+    }
+
+    pub(super) fn remember_request(&mut self, version: Version, message: &Message) {
+        if version != Version::V5
+            && let Some(request) = OpenRequest::of(message)
+        {
+            self.answerable.get_or_insert_default().push(request);
+        }
+    }
+
+    /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
+    /// begins.
+    pub(super) fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {
+        if log == 0 {
+            return &mut self.feed;
+        }
+        let index = self.others.iter().position(|(number, _)| *number == log).unwrap_or_else(|| {
+            let (messages, bytes) = if self.is_closed { (0, 0) } else { (limits.feed_messages, limits.feed_bytes) };
+            self.others.push((log, Feed::new(0, messages, bytes)));
+            self.others.len() - 1
+        });
+        &mut self.others[index].1
+    }
+
+    /// A log goes on with the sequence `next`. What was read of it before stays, but has no place any more.
+    pub(super) fn restart(&mut self, log: u16, next: u64, limits: MailboxLimits) {
+        if log != 0 && !self.others.iter().any(|(number, _)| *number == log) {
+            return;
+        }
+        for (sequence, outgoing) in self.feed(log, limits).restart(next) {
+            self.feed(GONE, limits).keep(sequence, outgoing);
+        }
+        self.restarts.push(LogRestart { log, next });
+    }
+
+    pub(super) fn feeds(&self) -> impl Iterator<Item = (u16, &Feed<Outgoing>)> {
+        std::iter::once((0, &self.feed)).chain(self.others.iter().map(|(log, feed)| (*log, feed)))
+    }
+
+    pub(super) fn is_scanning(&self) -> bool {
+        self.feeds().any(|(_, feed)| feed.is_scanned())
+    }
+
+    /// Whether a scan has so much room that it need not wait.
+    pub(super) fn has_room_for_scan(&self) -> bool {
+        self.feeds().any(|(_, feed)| feed.is_scanned() && feed.is_half_empty())
+    }
+
+    /// The places from which on the session is behind, in the logs in which there is room to catch up.
+    pub(super) fn behind(&self) -> impl Iterator<Item = u64> {
+        self.feeds().filter_map(|(log, feed)| match feed.state() {
+            FeedState::Behind { next } if feed.is_half_empty() && self.restarts.is_empty() => Some(position(log, next)),
+            _ => None,
+        })
+    }
+
+    /// Up to `count` messages of all feeds, in the order in which they have come. **Invariant:** what is behind another message in
+    /// this sidecar stays behind it, also when a topic has moved from one log to another.
+    pub(super) fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
+        let count = if self.restarts.is_empty() { count } else { 0 };
+        for _ in 0..count {
+            let Some((log, feed)) = self.first_feed() else { return };
+            let Some((sequence, outgoing)) = feed.pop() else { return };
+            messages.push((position(log, sequence), outgoing));
+        }
+    }
+
+    /// The feed whose next message came first.
+    fn first_feed(&mut self) -> Option<(u16, &mut Feed<Outgoing>)> {
+        if self.others.is_empty() {
+            return Some((0, &mut self.feed));
+        }
+        let all = self.others.iter_mut().map(|(log, feed)| (*log, feed));
+        let waiting = std::iter::once((0, &mut self.feed)).chain(all).filter_map(|(log, feed)| {
+            let came = feed.front()?.message.came;
+            Some((came, log, feed))
+        });
+        waiting.min_by_key(|(came, ..)| *came).map(|(_, log, feed)| (log, feed))
+    }
+}

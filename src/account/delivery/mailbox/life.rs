@@ -1,0 +1,226 @@
+//! How a connection ends, and whose session it has: orders, the record that comes late, and what it leaves to the
+//! connection that takes the session over.
+
+use std::sync::atomic::Ordering;
+
+use mqtt_codec::ReasonCode;
+use mqtt_ownership::Arrival;
+
+use super::{LogRestart, Mailbox, Order};
+use crate::account::ownership::owned_session::Owned;
+use crate::store::{ProgressRecord, PutError, PutGuard};
+
+impl PutGuard for Mailbox {
+    fn is_wanted(&self) -> bool {
+        !self.is_withdrawn() && !self.has_failed()
+    }
+}
+
+impl Mailbox {
+    /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
+    pub(crate) fn order(&self, order: Order) {
+        self.try_order(order);
+    }
+
+    /// Somebody has taken the client id: orders the connection to end. Says whether it had no such order before.
+    pub(crate) fn take_over(&self) -> bool {
+        self.try_order(Order::Close(ReasonCode::SessionTakenOver))
+    }
+
+    fn try_order(&self, order: Order) -> bool {
+        let mut lanes = self.lanes.lock();
+        let counts = lanes.order.is_none_or(|old| old == Order::Drain);
+        if counts {
+            lanes.order = Some(order);
+        }
+        drop(lanes);
+        self.wake.notify_one();
+        counts
+    }
+
+    /// Somebody else owns the session: the connection ends, and what it has not stored is withdrawn.
+    pub(crate) fn give_way(&self) {
+        self.withdraw();
+        self.order(Order::Close(ReasonCode::SessionTakenOver));
+    }
+
+    /// The epoch of the connection has ended: its client is elsewhere, or its sidecar may own nothing any more. What it has
+    /// published and nobody has acknowledged is withdrawn: it is neither sent for the first time nor repeated, and what is
+    /// on the wire is recognised where it arrives (see `retained_writer`, `ended_epochs`). A client that has left and has not
+    /// come back keeps what it has published, and so does one that comes back here, since it is let in behind that.
+    pub(crate) fn withdraw(&self) {
+        self.is_withdrawn.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// Whether a publish above QoS 0 that ends so ends the connection: no acknowledgement can say it, and the client repeats what it
+    /// has published. What moves to another log is tried there first.
+    pub(super) fn ends_with(&self, error: &PutError) -> bool {
+        match error {
+            // It was not known here until now that the epoch of the connection has ended.
+            PutError::Unavailable | PutError::Withdrawn => true,
+            PutError::NoStream => false,
+            _ => !self.version.is_v5(),
+        }
+    }
+
+    /// A publish has ended so that its client repeats it. **Invariant:** what a client has published behind it is not stored
+    /// before that: it is neither sent for the first time nor repeated, and the connection ends.
+    pub(super) fn fail(&self) {
+        self.has_failed.store(true, Ordering::Release);
+        self.order(Order::Close(ReasonCode::ServerBusy));
+    }
+
+    /// Whether [`Mailbox::fail`] was called.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// Whether [`Mailbox::withdraw`] was called.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(Ordering::Acquire)
+    }
+
+    /// Gives a connection the record of its session. False when it has ended.
+    pub(crate) fn give(&self, owned: Box<Owned>) -> bool {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return false;
+        }
+        lanes.owned = Some(owned);
+        drop(lanes);
+        self.wake.notify_one();
+        true
+    }
+
+    /// A log goes on with the sequence `next`, which may have been there before. To be called while its tail stands still.
+    ///
+    /// **Invariant:** the session knows before it gets anything of what the log has now.
+    pub(crate) fn log_restarted(&self, log: u16, next: u64) {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return;
+        }
+        lanes.restart(log, next, self.limits);
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        if log == 0 {
+            self.log_begins_at.store(0, Ordering::Release);
+        }
+        drop(lanes);
+        self.room.notify_waiters();
+        self.wake.notify_one();
+    }
+
+    /// Where a log goes on that the session does not know of yet.
+    pub(crate) fn restarts_at(&self, log: u16) -> Option<u64> {
+        self.lanes.lock().restarts.iter().rev().find(|restart| restart.log == log).map(|restart| restart.next)
+    }
+
+    /// Takes the restarts of logs that the session does not know of yet.
+    pub(crate) fn take_restarts(&self) -> Vec<LogRestart> {
+        std::mem::take(&mut self.lanes.lock().restarts)
+    }
+
+    /// Waits for an order to end, other than the one that is known. For a connection that has yet to begin: it takes what
+    /// wakes the one loop that this mailbox is for.
+    pub(crate) async fn ordered(&self, known: Option<Order>) -> Order {
+        loop {
+            let order = self.lanes.lock().order;
+            match order {
+                Some(order) if Some(order) != known => return order,
+                _ => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// At this place in the order in which connections were taken.
+    pub(crate) const fn taken_at(mut self, place: u64) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// CONNECT is answered: whoever comes now came later.
+    pub(crate) fn set_answered(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// When it came, compared with others of its client id.
+    pub(crate) fn arrival(&self, is_gone: bool) -> Arrival {
+        Arrival { place: self.place, is_gone, is_answered: self.is_answered.load(Ordering::Relaxed) }
+    }
+
+    /// Takes nothing more; what is queued is given up. Completions still come through.
+    pub(crate) fn close(&self) {
+        let mut lanes = self.lanes.lock();
+        lanes.close();
+        self.share_room.store(0, Ordering::Relaxed);
+        drop(lanes);
+        self.is_scanning.store(false, Ordering::Relaxed);
+        self.room.notify_waiters();
+    }
+
+    /// Epoch of the connection in its session's record; 0 without one.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// The session has a record, with this epoch.
+    pub(crate) fn set_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The connection has ended and leaves this to the one that takes its session over.
+    pub(crate) fn hand_over(&self, progress: Option<ProgressRecord>) {
+        self.left.send_modify(|left| left.handed_over = Some(progress));
+    }
+
+    /// Waits for [`Mailbox::hand_over`].
+    pub(crate) async fn handed_over(&self) -> Option<ProgressRecord> {
+        // The sender is ours, so the wait cannot fail.
+        let mut receiver = self.left.subscribe();
+        let left = receiver.wait_for(|left| left.handed_over.is_some()).await.ok()?;
+        left.handed_over.clone().flatten()
+    }
+
+    /// What the connection left has been handed over.
+    pub(crate) fn collected(&self) {
+        self.left.send_modify(|left| left.is_collected = true);
+    }
+
+    /// Waits for [`Mailbox::collected`].
+    pub(crate) async fn is_collected(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.left.subscribe().wait_for(|left| left.is_collected).await;
+    }
+
+    /// The connection is over, and everything it published is settled.
+    pub(crate) fn end(&self) {
+        // One that never began leaves nothing, and nobody is to wait for it.
+        self.left.send_modify(|left| {
+            left.handed_over.get_or_insert(None);
+            (left.is_settled, left.has_ended) = (true, true);
+        });
+    }
+
+    /// Everything that the connection published has its answer, or none is waited for any more.
+    pub(crate) fn set_settled(&self) {
+        self.left.send_modify(|left| left.is_settled = true);
+    }
+
+    /// Waits for [`Mailbox::set_settled`].
+    pub(crate) async fn settled(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.left.subscribe().wait_for(|left| left.is_settled).await;
+    }
+
+    /// Waits for [`Mailbox::end`].
+    pub(crate) async fn ended(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.left.subscribe().wait_for(|left| left.has_ended).await;
+    }
+
+    /// Whether the connection takes nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lanes.lock().is_closed
+    }
+}

@@ -1,0 +1,104 @@
+//! What is left in a mailbox, and its limits.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use mqtt_codec::{QoS, ReasonCode};
+use mqtt_session::Token;
+
+use crate::account::delivery::message::Message;
+use crate::account::ownership::owned_session::Owned;
+use crate::account::shared::Share;
+use crate::store::{PutError, Stored};
+
+/// Names one connected session of this sidecar; never used again.
+pub(crate) type SessionId = u64;
+
+/// Limits of the lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct MailboxLimits {
+    /// Bytes of QoS 0 packets that wait; above, they are dropped.
+    pub qos0_bytes: usize,
+    /// QoS 1 and 2 messages that wait; above, the session falls behind and reads from the log.
+    pub feed_messages: usize,
+    /// Bytes of QoS 1 and 2 messages that wait; above, the session falls behind.
+    pub feed_bytes: usize,
+}
+
+/// How one subscription gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SubscriptionCopy {
+    /// QoS to send it at.
+    pub(crate) qos: QoS,
+    /// RETAIN flag to send.
+    pub(crate) retain: bool,
+    /// Identifier of the subscription.
+    pub(crate) subscription_id: Option<NonZeroU32>,
+}
+
+/// A QoS 1 or 2 message and how this session gets it.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    /// The message.
+    pub(crate) message: Arc<Message>,
+    /// RETAIN flag to send.
+    pub(crate) retain: bool,
+    /// QoS to send it at.
+    pub(crate) qos: QoS,
+    /// Identifiers of the subscriptions that it matches.
+    pub(crate) subscription_ids: Box<[NonZeroU32]>,
+    /// The copies for other subscriptions of the session, where each gets one.
+    pub(crate) others: Box<[SubscriptionCopy]>,
+    /// The group that gave it, when a shared subscription did.
+    pub(crate) share: Option<Share>,
+}
+
+/// Why the connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// End now, with this reason.
+    Close(ReasonCode),
+    /// Finish what is in flight, then end with Server shutting down.
+    Drain,
+}
+
+/// A log goes on with this sequence, which may have been there before: it was made anew, or has lost its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogRestart {
+    /// Its number.
+    pub(crate) log: u16,
+    /// Where it goes on.
+    pub(crate) next: u64,
+}
+
+/// What a connection takes out at once.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    /// Completions of publishes.
+    pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
+    /// What shared subscriptions gave, with its position; it stays here until it is taken out.
+    pub(crate) shared: VecDeque<(u64, Outgoing)>,
+    /// Answers to publishes that something else than the store decided.
+    pub(crate) told: Vec<Answer>,
+    /// The order to end.
+    pub(crate) order: Option<Order>,
+    /// The record of the session, when it came later than the connection.
+    pub(crate) owned: Option<Box<Owned>>,
+    /// Logs that go on elsewhere.
+    pub(crate) restarts: Vec<LogRestart>,
+    /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
+    pub(crate) qos0: [u64; 2],
+}
+
+impl Mail {
+    /// Gives back memory that is not used.
+    pub(crate) fn release(&mut self) {
+        self.stored.shrink_to_fit();
+        self.shared.shrink_to_fit();
+        self.told.shrink_to_fit();
+    }
+}
+
+/// The answer to a publish: what the session is told.
+pub(crate) type Answer = (Token, Result<ReasonCode, ReasonCode>);

@@ -1,0 +1,411 @@
+//! Where the rest of the sidecar leaves things for one connection: QoS 0 packets ready to be written, QoS 1 and 2
+//! messages with their position in the logs, completions of its publishes, retained messages that it is owed, and the
+//! order to end. Every lane has a limit. The connection is woken once a batch, not once a message.
+//!
+//! - `mail`: what is left here; `lanes`: what waits
+//! - `shared`: what shared subscriptions give
+//! - `life`: how the connection ends
+
+mod lanes;
+mod left;
+mod life;
+mod mail;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bytestring::ByteString;
+use mqtt_codec::{QoS, ReasonCode, Version};
+use mqtt_session::{Feed, FeedState, Offer, Token};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use self::lanes::Lanes;
+use self::left::Left;
+pub use self::mail::MailboxLimits;
+pub(crate) use self::mail::{Answer, LogRestart, Mail, Order, Outgoing, SessionId, SubscriptionCopy};
+use crate::account::delivery::message::Message;
+use crate::account::delivery::retained::RetainedCursor;
+use crate::account::delivery::segments::Segments;
+use crate::account::requests::{Answerable, OpenRequest};
+use crate::store::{PutError, Stored, StoredSink};
+
+/// The mailbox of one connection.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// Names the session.
+    pub(crate) id: SessionId,
+    /// Its client id.
+    pub(crate) client_id: ByteString,
+    /// The version it speaks.
+    pub(crate) version: Version,
+    /// The largest packet it takes, in bytes.
+    pub(crate) client_max_packet_size: u32,
+    limits: MailboxLimits,
+    lanes: Mutex<Lanes>,
+    /// Set while a scan reads for this session, so that the scan need not take the lock of those it does not serve.
+    is_scanning: AtomicBool,
+    /// How many feeds of shared subscriptions give to this session.
+    shares: AtomicUsize,
+    /// How many messages they may give now.
+    share_room: AtomicUsize,
+    wake: Notify,
+    room: Notify,
+    /// What the connection leaves, and how far its end is.
+    left: watch::Sender<Left>,
+    /// Its place in the order in which connections were taken.
+    place: u64,
+    /// Its CONNECT is answered.
+    is_answered: AtomicBool,
+    /// Epoch of the connection in its session's record; 0 without one.
+    epoch: AtomicU64,
+    /// Its session outlives it, so what the log has lost may be in its backlog.
+    has_backlog: AtomicBool,
+    /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
+    log_begins_at: AtomicU64,
+    /// See [`Mailbox::withdraw`].
+    is_withdrawn: AtomicBool,
+    /// See [`Mailbox::fail`].
+    has_failed: AtomicBool,
+}
+
+/// Mailboxes that got something in this batch and are to be woken at its end.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(Vec<Arc<Mailbox>>);
+
+impl Wakes {
+    /// Wakes all and forgets them.
+    pub(crate) fn wake_all(&mut self) {
+        for mailbox in self.0.drain(..) {
+            mailbox.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.wake_all();
+    }
+}
+
+impl Mailbox {
+    /// The mailbox of a session that is live.
+    pub(crate) fn new(
+        id: SessionId,
+        client_id: ByteString,
+        version: Version,
+        client_max_packet_size: u32,
+        limits: MailboxLimits,
+    ) -> Self {
+        Self {
+            id,
+            client_id,
+            version,
+            client_max_packet_size,
+            limits,
+            lanes: Mutex::new(Lanes::new(limits)),
+            is_scanning: AtomicBool::new(false),
+            shares: AtomicUsize::new(0),
+            share_room: AtomicUsize::new(0),
+            wake: Notify::new(),
+            room: Notify::new(),
+            left: watch::Sender::default(),
+            place: 0,
+            is_answered: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            has_backlog: AtomicBool::new(false),
+            log_begins_at: AtomicU64::new(0),
+            is_withdrawn: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits until something is in the mailbox.
+    pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        self.wake.notified()
+    }
+
+    /// Waits until a scan of a log has room here; false when it serves the session no more.
+    ///
+    /// **Invariant:** whoever makes room in a feed, or ends its scan, notifies `room`; the wait has no other end.
+    pub(crate) async fn room_for_scan(&self, log: u16) -> bool {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut lanes = self.lanes.lock();
+                let is_closed = lanes.is_closed;
+                let feed = lanes.feed(log, self.limits);
+                if is_closed || !feed.is_scanned() {
+                    return false;
+                }
+                if feed.is_half_empty() {
+                    return true;
+                }
+            }
+            room.await;
+        }
+    }
+
+    /// In how many logs the session is behind the tail.
+    pub(crate) fn feeds_behind(&self) -> usize {
+        self.lanes.lock().feeds().filter(|(_, feed)| !matches!(feed.state(), FeedState::Live { .. })).count()
+    }
+
+    /// Whether a scan reads for this session. A hint: only the lanes know for sure.
+    pub(crate) fn is_scanning(&self) -> bool {
+        self.is_scanning.load(Ordering::Relaxed)
+    }
+
+    /// Leaves a QoS 0 copy. Returns false when it was dropped because the lane is full.
+    pub(crate) fn offer_qos0(
+        self: &Arc<Self>,
+        message: &Message,
+        retain: bool,
+        subscription_ids: &[NonZeroU32],
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) -> bool {
+        let Ok(expiry_s) = message.expiry(now_ms) else { return true };
+        let Some(frame) = message.frame(self.version, false) else { return true };
+        if frame.len_with_subscription_ids(subscription_ids) > self.client_max_packet_size as usize {
+            return true;
+        }
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return true;
+        }
+        if lanes.qos0.len() + frame.len() > self.limits.qos0_bytes && !lanes.qos0.is_empty() {
+            return false;
+        }
+        let tail = lanes.qos0.tail();
+        let (dup, qos, packet_id) = (false, QoS::AtMostOnce, None);
+        if frame.write_with_subscription_ids(dup, qos, retain, packet_id, expiry_s, subscription_ids, tail).is_err() {
+            return true;
+        }
+        if let Some(payload) = frame.tail() {
+            lanes.qos0.push(payload.clone());
+        }
+        lanes.qos0_counts[0] += 1;
+        lanes.qos0_counts[1] += message.payload.len() as u64;
+        lanes.remember_request(self.version, message);
+        self.mark(&mut lanes, wakes);
+        true
+    }
+
+    /// The tail of a log leaves a QoS 1 or 2 message.
+    pub(crate) fn offer_live(
+        self: &Arc<Self>,
+        log: u16,
+        sequence: u64,
+        weight: usize,
+        outgoing: impl FnOnce() -> Outgoing,
+        wakes: &mut Wakes,
+    ) {
+        let mut lanes = self.lanes.lock();
+        let offer = |feed: &mut Feed<Outgoing>| feed.offer_live(sequence, weight, outgoing);
+        if !lanes.is_closed && self.change(&mut lanes, log, offer) != Offer::Skipped {
+            self.mark(&mut lanes, wakes);
+        }
+    }
+
+    /// A scan leaves a QoS 1 or 2 message.
+    pub(crate) fn offer_scanned(
+        self: &Arc<Self>,
+        log: u16,
+        sequence: u64,
+        weight: usize,
+        outgoing: impl FnOnce() -> Outgoing,
+        wakes: &mut Wakes,
+    ) -> Offer {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return Offer::Skipped;
+        }
+        let offer = lanes.feed(log, self.limits).offer_scanned(sequence, weight, outgoing);
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        if offer != Offer::Skipped {
+            self.mark(&mut lanes, wakes);
+        }
+        offer
+    }
+
+    /// Whether the lane of QoS 0 is half full or more.
+    pub(crate) fn is_qos0_full(&self) -> bool {
+        self.lanes.lock().qos0.len() * 2 >= self.limits.qos0_bytes
+    }
+
+    /// Changes the position in a log, for scans.
+    pub(crate) fn with_feed<R>(&self, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
+        self.change(&mut self.lanes.lock(), log, change)
+    }
+
+    /// Changes a feed, and lets a scan know that waits for it when its wait is over.
+    fn change<R>(&self, lanes: &mut Lanes, log: u16, change: impl FnOnce(&mut Feed<Outgoing>) -> R) -> R {
+        let feed = lanes.feed(log, self.limits);
+        let waited = feed.is_scanned() && !feed.is_half_empty();
+        let result = change(feed);
+        let is_over = waited && (feed.is_half_empty() || !feed.is_scanned());
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        if is_over {
+            self.room.notify_waiters();
+        }
+        result
+    }
+
+    /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do.
+    pub(crate) fn remember_request(&self, message: &Message) {
+        if self.version != Version::V5 && message.properties.is_some() {
+            self.lanes.lock().remember_request(self.version, message);
+        }
+    }
+
+    /// Takes a request that the client answers.
+    pub(crate) fn answerable(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
+        self.lanes.lock().answerable.as_deref_mut().and_then(take)
+    }
+
+    /// Leaves an answer to a publish.
+    pub(crate) fn tell(&self, token: Token, result: Result<ReasonCode, ReasonCode>) {
+        self.lanes.lock().told.push((token, result));
+        self.wake.notify_one();
+    }
+
+    /// The numbers of the logs that it reads.
+    pub(crate) fn reads(&self) -> Vec<u16> {
+        std::iter::once(0).chain(self.lanes.lock().others.iter().map(|(log, _)| *log)).collect()
+    }
+
+    /// A log is gone, and what was to be read there with it; what is queued stays.
+    pub(crate) fn forget_log(&self, log: u16) {
+        self.with_feed(log, mqtt_session::Feed::give_up);
+    }
+
+    /// Owes the session retained messages.
+    pub(crate) fn owe_retained(&self, cursors: impl IntoIterator<Item = RetainedCursor>) {
+        let mut lanes = self.lanes.lock();
+        lanes.retained.extend(cursors);
+        drop(lanes);
+        self.wake.notify_one();
+    }
+
+    /// Gives back memory that is not used.
+    pub(crate) fn release(&self) {
+        self.lanes.lock().release();
+    }
+
+    /// Wakes the connection to look again.
+    pub(crate) fn nudge(&self) {
+        self.wake.notify_one();
+    }
+
+    /// The session outlives its connection.
+    pub(crate) fn expect_backlog(&self) {
+        self.has_backlog.store(true, Ordering::Relaxed);
+    }
+
+    /// The log begins at this sequence. Whether the session has to read its backlog first: it is behind, and owed
+    /// something older. It is woken to do so.
+    pub(crate) fn needs_backlog(&self, first: u64) -> bool {
+        if !self.has_backlog.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_owed = matches!(self.with_feed(0, |feed| feed.state()),
+            FeedState::Behind { next } | FeedState::Scanning { next } | FeedState::Joining { next, .. } if next < first);
+        if is_owed {
+            self.log_begins_at.store(first, Ordering::Release);
+            self.nudge();
+        }
+        is_owed
+    }
+
+    /// Where the log begins, when the session is owed something older than that, from `next` on.
+    pub(crate) fn log_begins_above(&self, next: u64) -> Option<u64> {
+        Some(self.log_begins_at.load(Ordering::Acquire)).filter(|first| next < *first)
+    }
+
+    /// Takes completions, what shared subscriptions gave, and orders. From now on the next thing left here wakes the connection again.
+    pub(crate) fn take(&self, mail: &mut Mail) {
+        let mut lanes = self.lanes.lock();
+        lanes.is_woken = false;
+        std::mem::swap(&mut mail.stored, &mut lanes.stored);
+        mail.shared.append(&mut lanes.shared);
+        mail.told.append(&mut lanes.told);
+        mail.order = lanes.order;
+        mail.owned = lanes.owned.take();
+        mail.restarts.append(&mut lanes.restarts);
+        mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
+    }
+
+    /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feeds, which take turns, into `messages`,
+    /// each with its place. `behind` gets the places from which on the session is behind and has room, so that it can ask
+    /// for scans.
+    pub(crate) fn take_messages(
+        &self,
+        out: &mut Segments,
+        count: usize,
+        messages: &mut Vec<(u64, Outgoing)>,
+        behind: &mut Vec<u64>,
+    ) {
+        let mut lanes = self.lanes.lock();
+        if !lanes.qos0.is_empty() {
+            out.append(&mut lanes.qos0);
+        }
+        lanes.qos0.shrink();
+        let before = messages.len();
+        lanes.pop(count, messages);
+        let has_room = messages.len() > before && lanes.has_room_for_scan();
+        behind.extend(lanes.behind());
+        drop(lanes);
+        if has_room {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Takes the retained cursors that were left.
+    pub(crate) fn take_retained(&self, cursors: &mut std::collections::VecDeque<RetainedCursor>) {
+        cursors.extend(self.lanes.lock().retained.drain(..));
+    }
+
+    fn mark(self: &Arc<Self>, lanes: &mut Lanes, wakes: &mut Wakes) {
+        if !lanes.is_woken {
+            lanes.is_woken = true;
+            wakes.0.push(Arc::clone(self));
+        }
+    }
+}
+
+impl StoredSink for Mailbox {
+    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
+        if result.as_ref().is_err_and(|error| self.ends_with(error)) {
+            self.fail();
+        }
+        self.lanes.lock().stored.push((token, result));
+    }
+
+    fn flush(&self) {
+        self.wake.notify_one();
+    }
+}
+
+/// The same for publishes at QoS 0: that one could not be stored ends nothing.
+#[derive(Debug)]
+pub(crate) struct Unanswered(pub(crate) Arc<Mailbox>);
+
+impl StoredSink for Unanswered {
+    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
+        if result == Err(PutError::Withdrawn) {
+            self.0.fail();
+        }
+        self.0.lanes.lock().stored.push((token, result));
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}

@@ -1,0 +1,592 @@
+//! From a message to the mailboxes of its subscribers. A message comes from one of three places, and each copy of it
+//! counts in exactly one of them:
+//!
+//! - QoS 0 of a client here: routed at once; its copy on core NATS is not echoed to us.
+//! - core NATS: QoS 0 of other sidecars and whatever NATS clients publish. Several of our NATS subscriptions may match;
+//!   the copy of the oldest one counts. The natural-subject copy of a stored message is recognised and dropped.
+//! - the logs: everything at QoS 1 and 2, from here and from elsewhere, to subscriptions of any QoS.
+//!
+//! What NATS clients publish comes on core NATS, and from a log when a stream has captured it or a sidecar has copied it
+//! there ([`Reach`]): a session whose matching subscriptions are all of QoS 0 gets the one, the others get the other.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
+use mqtt_session::{Cursors, Offer, log_of, position};
+use parking_lot::{Mutex, RwLock};
+use proto_map::ClosedTrees;
+
+use crate::account::delivery::logs::{LogHandle, Logs};
+use crate::account::delivery::mailbox::{Mailbox, SessionId, SubscriptionCopy, Wakes};
+use crate::account::delivery::message::Message;
+use crate::account::delivery::subscriptions::{Before, Entry, Gates, Subscriber, Subscriptions};
+use crate::account::interop::ingest::Ingest;
+use crate::account::publish::convert;
+use crate::account::registry::Registry;
+use crate::account::requests::Requests;
+use crate::metrics::{DropReason, Metrics};
+use crate::store::{CoreMessage, CoreSink, IndexState, Keys, LogEntry, LogSink, RetainedIndex, ServerClock};
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// A client of this sidecar, at QoS 0.
+    Local { publisher: SessionId },
+    /// Core NATS.
+    Core,
+    /// A log, at this sequence.
+    Log { log: u16, sequence: u64 },
+}
+
+/// What one session gets of a message.
+struct Target<'a> {
+    mailbox: &'a Arc<Mailbox>,
+    qos: QoS,
+    retain: bool,
+    subscription_ids: &'a [NonZeroU32],
+    /// For other subscriptions of the session, where each gets a copy.
+    others: &'a [SubscriptionCopy],
+}
+
+/// Which sessions a copy of a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// All that match.
+    All,
+    /// Those whose subscriptions are of QoS 0: the others get it from a log.
+    AtMostOnce,
+    /// Those with a subscription above QoS 0: the others had it on core NATS.
+    Stored,
+}
+
+/// How messages of NATS are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    /// `Nats-*` headers become user properties.
+    pub(crate) nats_headers: bool,
+    /// The server's time.
+    pub(crate) clock: ServerClock,
+    /// By which is known what a sidecar has written where others write too.
+    pub(crate) keys: Keys,
+}
+
+/// Routes messages to the sessions of this sidecar.
+pub(crate) struct Router {
+    /// Locked after the tails, which are locked in the order of their numbers, by whoever needs them to stand still.
+    subscriptions: RwLock<Subscriptions>,
+    logs: Arc<Logs>,
+    /// Copies core messages into the log for subscriptions above QoS 0.
+    ingest: Option<Arc<Ingest>>,
+    reading: Reading,
+    index: Arc<RetainedIndex>,
+    closed: ClosedTrees,
+    requests: Arc<Requests>,
+    metrics: Arc<Metrics>,
+    /// Woken at the end of a batch from core NATS.
+    core_wakes: Mutex<Wakes>,
+    /// Each of several subscriptions of a session that match gets a copy.
+    copies_overlapping: AtomicBool,
+}
+
+/// A subscription to be made, whose NATS subscription stands.
+#[derive(Clone, Debug)]
+pub(crate) struct NewSubscription {
+    /// The filter.
+    pub(crate) filter: TopicFilter,
+    /// Its options.
+    pub(crate) options: SubscriptionOptions,
+    /// Subscription Identifier.
+    pub(crate) subscription_id: Option<NonZeroU32>,
+    /// Order of the filter; see [`Entry::order`].
+    pub(crate) order: u64,
+    /// Numbers of the logs that can have messages for it.
+    pub(crate) logs: Vec<u16>,
+    /// Whether retained messages come with the SUBSCRIBE.
+    pub(crate) is_owed_retained: bool,
+    /// What it was in its session before.
+    pub(crate) before: Option<Before>,
+}
+
+/// Subscriptions that were made.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    /// State of the retained index that holds what they are owed.
+    pub(crate) seen: IndexState,
+    /// Of each, the places above which messages are for it, in the logs that can have some.
+    pub(crate) after: Vec<Cursors>,
+}
+
+impl Router {
+    /// A router without subscriptions.
+    pub(crate) fn new(
+        logs: Arc<Logs>,
+        index: Arc<RetainedIndex>,
+        closed: ClosedTrees,
+        ingest: Option<Arc<Ingest>>,
+        reading: Reading,
+        requests: Arc<Requests>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (subscriptions, core_wakes, copies_overlapping) = Default::default();
+        Self { subscriptions, logs, ingest, reading, index, closed, requests, metrics, core_wakes, copies_overlapping }
+    }
+
+    /// Where it counts.
+    pub(crate) const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Whether each of several subscriptions of a session that match gets a copy, or all get one together.
+    pub(in crate::account) fn copy_overlapping(&self, each: bool) {
+        self.copies_overlapping.store(each, Ordering::Relaxed);
+    }
+
+    /// The server's time.
+    pub(crate) const fn clock(&self) -> &ServerClock {
+        &self.reading.clock
+    }
+
+    /// The trees that devices cannot reach.
+    pub(crate) fn closed(&self) -> &ClosedTrees {
+        &self.closed
+    }
+
+    /// Makes subscriptions at one instant: messages above the places `ends`, and above what the tails have routed, are for
+    /// them, and of the retained messages those that the index does not hold yet. Returns which they are.
+    pub(crate) fn subscribe(&self, mailbox: &Arc<Mailbox>, ends: &Cursors, new: &[NewSubscription]) -> Made {
+        let logs = self.logs.all();
+        let tails: Vec<_> = logs.iter().map(|log| log.hold()).collect();
+        let mut subscriptions = self.subscriptions.write();
+        let state = self.index.state();
+        let stands = |log: &u16| {
+            let index = logs.binary_search_by_key(log, |handle| handle.number).ok()?;
+            Some(position(*log, tails[index].sequence().max(ends.get(*log).unwrap_or(0))))
+        };
+        let mut all = Vec::with_capacity(new.len());
+        for s in new {
+            let after: Cursors = s.logs.iter().filter_map(stands).collect();
+            let subscriber = Subscriber {
+                mailbox: Arc::clone(mailbox),
+                options: s.options,
+                subscription_id: s.subscription_id,
+                gates: Gates::new(&after),
+                before: None,
+                retained: if s.is_owed_retained { state } else { IndexState::default() },
+            };
+            subscriptions.insert(&s.filter, subscriber, s.order);
+            if s.options.qos > QoS::AtMostOnce {
+                after.iter().for_each(|place| mailbox.with_feed(log_of(place), |_| ()));
+            }
+            all.push(after);
+        }
+        Made { seen: state, after: all }
+    }
+
+    /// Makes a subscription again that begins after these places.
+    pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, after: &Cursors, s: &NewSubscription) {
+        let (mailbox, options, subscription_id) = (Arc::clone(mailbox), s.options, s.subscription_id);
+        let (gates, retained) = (Gates::new(after), IndexState::default());
+        let before = s.before.clone().map(Box::new);
+        let subscriber = Subscriber { mailbox, options, subscription_id, gates, before, retained };
+        self.subscriptions.write().insert(&s.filter, subscriber, s.order);
+    }
+
+    /// Subscriptions of these sessions begin in a log after this sequence at the latest.
+    pub(crate) fn lower_gates(&self, log: u16, sequence: u64, is_of: impl Fn(SessionId) -> bool) {
+        self.subscriptions.write().visit_all(&mut |subscriber| {
+            if is_of(subscriber.mailbox.id) {
+                subscriber.gates.lower(log, sequence);
+                if let Some(before) = &mut subscriber.before {
+                    before.until.lower(log, sequence);
+                }
+            }
+        });
+    }
+
+    /// Ends a session's subscription.
+    pub(crate) fn unsubscribe(&self, filter: &TopicFilter, session: SessionId) {
+        self.subscriptions.write().remove(filter, session);
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.subscriptions.read().count()
+    }
+
+    /// Whether a client here is subscribed to a topic.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        let is_hidden = self.closed.hides_topic_from_wildcard(topic);
+        let mut has_one = false;
+        self.subscriptions.read().matching(topic.as_str(), is_hidden, &mut |_| has_one = true);
+        has_one
+    }
+
+    /// A client of this sidecar published at QoS 0.
+    pub(crate) fn route_local(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
+        let _held = message.retain.then(|| self.logs.first().hold());
+        self.index(message, QoS::AtMostOnce);
+        let subscriptions = self.subscriptions.read();
+        let entries = self.matching(&subscriptions, message);
+        self.deliver_qos0(&entries, message, Source::Local { publisher }, Reach::All, wakes);
+    }
+
+    /// Retained messages go into the index in the same instant as to the subscribers, with the tail held, so that who
+    /// subscribes meanwhile gets them one way or the other, and not both.
+    fn index(&self, message: &mut Message, qos: QoS) {
+        if let Some(sequence) = message.retained_at {
+            message.indexed_at = self.index.apply_live(sequence, &message.topic, convert::retained_of(message, qos));
+        }
+    }
+
+    fn matching<'a>(&self, subscriptions: &'a Subscriptions, message: &Message) -> Matched<'a> {
+        let is_hidden = self.closed.hides_topic_from_wildcard(&message.topic);
+        let copies_overlapping = self.copies_overlapping.load(Ordering::Relaxed);
+        let mut entries = Matched { copies_overlapping, ..Matched::default() };
+        subscriptions.matching(message.topic.as_str(), is_hidden, &mut |e| entries.push(e));
+        entries
+    }
+
+    fn deliver_qos0(&self, entries: &Matched<'_>, message: &Message, source: Source, reach: Reach, wakes: &mut Wakes) {
+        if entries.is_empty() {
+            return;
+        }
+        let now_ms = self.reading.clock.earliest_ms();
+        let mut dropped = 0;
+        entries.targets(message, source, reach, |target| {
+            let ids = target.subscription_ids;
+            dropped += u64::from(!target.mailbox.offer_qos0(message, target.retain, ids, now_ms, wakes));
+        });
+        if dropped > 0 {
+            self.metrics.dropped(DropReason::SlowReader, dropped);
+        }
+    }
+
+    /// Offers one message of a log to the sessions that match [MQTT-3.3.2-3], [MQTT-4.5.0-1].
+    fn deliver_logged(
+        &self,
+        subscriptions: &Subscriptions,
+        log: &LogHandle,
+        sequence: u64,
+        message: &Arc<Message>,
+        now_ms: u64,
+        wakes: &mut Wakes,
+    ) {
+        let mut dropped = 0;
+        let source = Source::Log { log: log.number, sequence };
+        self.matching(subscriptions, message).targets(message, source, reach_of(message, log), |t| {
+            if t.qos == QoS::AtMostOnce {
+                let ids = t.subscription_ids;
+                dropped += u64::from(!t.mailbox.offer_qos0(message, t.retain, ids, now_ms, wakes));
+            } else {
+                t.mailbox.offer_live(log.number, sequence, message.weight(), || t.outgoing(message), wakes);
+            }
+        });
+        if dropped > 0 {
+            self.metrics.dropped(DropReason::SlowReader, dropped);
+        }
+    }
+
+    /// Offers one message that a scan read to the sessions that the scan serves. `on_full` is told of each that had no
+    /// room.
+    pub(crate) fn route_scanned(
+        &self,
+        log: &LogHandle,
+        entry: &LogEntry,
+        wakes: &mut Wakes,
+        mut on_full: impl FnMut(&Arc<Mailbox>),
+    ) {
+        let Some(message) = self.message_of(log, entry) else { return };
+        let message = Arc::new(message);
+        let subscriptions = self.subscriptions.read();
+        let source = Source::Log { log: log.number, sequence: entry.sequence };
+        self.matching(&subscriptions, &message).targets(&message, source, reach_of(&message, log), |t| {
+            if t.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
+                let (sequence, weight) = (entry.sequence, message.weight());
+                let offer = t.mailbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
+                if offer == Offer::Full {
+                    on_full(t.mailbox);
+                }
+            }
+        });
+    }
+
+    /// A message of a log, unless its subject is no topic of ours or it comes from elsewhere: a stream that captures a
+    /// subject has the natural copies of stored messages too, and what clients published at QoS 0. What an ended connection
+    /// had under way and what came too late is none either.
+    pub(in crate::account) fn message_of(&self, log: &LogHandle, entry: &LogEntry) -> Option<Message> {
+        if self.closed.is_closed_subject(entry.subject()) {
+            return None;
+        }
+        if log.is_attached() && convert::has_come_live(entry) {
+            return None;
+        }
+        let keys = &self.reading.keys;
+        if let Some((of, text)) = convert::publisher_epoch(entry) {
+            let is_genuine = || log.carrier().is_ours() || keys.ring().is_epoch_genuine(text);
+            if log.epochs.is_late(of, entry.sequence, is_genuine) {
+                self.metrics.dropped(DropReason::EndedEpoch, 1);
+                return None;
+            }
+        }
+        convert::from_log(entry, log.carrier(), self.reading.nats_headers, Some(keys))
+            .inspect_err(|error| {
+                self.metrics.dropped(DropReason::NoTopic, 1);
+                tracing::debug!(sequence = entry.sequence, %error, "a stored message is not a message");
+            })
+            .ok()
+    }
+
+    /// Routes what the tail of a log brings.
+    fn entries(&self, log: &LogHandle, batch: &mut Vec<LogEntry>) {
+        let mut wakes = Wakes::default();
+        let mut tail = log.hold();
+        let subscriptions = self.subscriptions.read();
+        let now_ms = self.reading.clock.earliest_ms();
+        for entry in batch.drain(..) {
+            tail.0 = entry.sequence;
+            let Some(mut message) = self.message_of(log, &entry) else { continue };
+            if let Some(ingest) = self.ingest.as_ref().filter(|_| message.is_ingested) {
+                ingest.seen(entry.subject(), &entry.payload);
+            }
+            let qos = message.qos;
+            self.index(&mut message, qos);
+            self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
+        }
+        log.routed(&tail);
+    }
+
+    /// Whether those who want a message of core NATS above QoS 0 get it from there too, since no log will have it.
+    pub(in crate::account) fn is_on_core_only(&self, core: &CoreMessage) -> bool {
+        matches!(self.reach_on_core(core), Reach::All)
+    }
+
+    /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
+    pub(in crate::account) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
+        let Reading { clock, nats_headers, keys } = &self.reading;
+        let mut message = convert::from_core(core, clock.latest_ms(), *nats_headers, keys).ok()?;
+        self.requests.make_answerable(core, &mut message);
+        Some(message)
+    }
+
+    /// Which sessions get a message of core NATS from there.
+    fn reach_on_core(&self, core: &CoreMessage) -> Reach {
+        // The publish of a client at QoS 0 is nothing else for anybody.
+        if convert::is_at_most_once(core.headers.as_ref()) {
+            return Reach::All;
+        }
+        if self.ingest.is_some() || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
+    }
+}
+
+/// Which sessions get a message of a log from there.
+const fn reach_of(message: &Message, log: &LogHandle) -> Reach {
+    if message.is_ingested || log.is_attached() { Reach::Stored } else { Reach::All }
+}
+
+/// What the tail of a log is handed to.
+pub(crate) struct LogTail {
+    router: Arc<Router>,
+    log: Arc<LogHandle>,
+    registry: Arc<Registry>,
+}
+
+impl LogTail {
+    /// Of one log, which these sessions read.
+    pub(crate) const fn new(router: Arc<Router>, log: Arc<LogHandle>, registry: Arc<Registry>) -> Self {
+        Self { router, log, registry }
+    }
+}
+
+impl LogSink for LogTail {
+    fn entries(&self, batch: &mut Vec<LogEntry>) {
+        self.router.entries(&self.log, batch);
+    }
+
+    fn restarted(&self, next: u64) {
+        // Sequences start again. **Invariant:** nobody waits for a higher one: no tail, gate, feed or cursor.
+        let mut tail = self.log.hold();
+        tail.0 = next.saturating_sub(1);
+        self.log.epochs.forget();
+        self.router.lower_gates(self.log.number, tail.0, |_| true);
+        for mailbox in self.registry.everyone() {
+            mailbox.log_restarted(self.log.number, next);
+        }
+        self.log.routed(&tail);
+    }
+}
+
+impl CoreSink for Router {
+    fn message(&self, subscription_id: u64, core: CoreMessage) {
+        if self.closed.is_closed_subject(&core.subject) || convert::is_stored_copy(&core) {
+            return;
+        }
+        let reach = self.reach_on_core(&core);
+        let Reading { clock, nats_headers, keys } = &self.reading;
+        let Ok(mut message) = convert::from_core(&core, clock.latest_ms(), *nats_headers, keys) else {
+            self.metrics.dropped(DropReason::NoTopic, 1);
+            return;
+        };
+        let _held = message.retain.then(|| self.logs.first().hold());
+        // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
+        if message.retain {
+            let qos = convert::published_qos(core.headers.as_ref(), || self.logs.is_captured(&core.subject));
+            self.index(&mut message, qos);
+        }
+        let subscriptions = self.subscriptions.read();
+        let entries = self.matching(&subscriptions, &message);
+        if entries.oldest() == Some(subscription_id / crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER)
+        {
+            self.requests.make_answerable(&core, &mut message);
+            self.deliver_qos0(&entries, &message, Source::Core, reach, &mut self.core_wakes.lock());
+        }
+    }
+
+    fn flush(&self) {
+        self.core_wakes.lock().wake_all();
+    }
+}
+
+/// The entries that a message matches. Mostly one, which costs no allocation.
+#[derive(Default)]
+struct Matched<'a> {
+    first: Option<&'a Entry>,
+    others: Vec<&'a Entry>,
+    copies_overlapping: bool,
+}
+
+impl<'a> Matched<'a> {
+    fn push(&mut self, entry: &'a Entry) {
+        if self.first.is_none() {
+            self.first = Some(entry);
+        } else {
+            self.others.push(entry);
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// The lowest order among the entries.
+    fn oldest(&self) -> Option<u64> {
+        self.first.iter().chain(&self.others).map(|e| e.order).min()
+    }
+
+    /// Calls `deliver` once for each session: at the highest QoS of its matching subscriptions [MQTT-3.3.4-2], though not above
+    /// that of the message [MQTT-3.8.4-8], with the identifiers of all of them [MQTT-3.3.4-3, -4] and the RETAIN flag that they
+    /// want [MQTT-3.3.1-12, -13].
+    fn targets(&self, message: &Message, source: Source, reach: Reach, mut deliver: impl FnMut(Target<'_>)) {
+        let Some(first) = self.first else { return };
+        if self.others.is_empty() {
+            let takes = |s: &&Subscriber| reach.includes(s.qos_of(source)) && s.takes(message, source);
+            for s in first.subscribers.iter().filter(takes) {
+                deliver(Target {
+                    mailbox: &s.mailbox,
+                    qos: message.qos.min(s.qos_of(source)),
+                    retain: message.retain && s.options.retain_as_published,
+                    subscription_ids: s.subscription_id.as_slice(),
+                    others: &[],
+                });
+            }
+            return;
+        }
+        let entries = std::iter::once(&first).chain(&self.others);
+        let mut all: Vec<&Subscriber> = entries.flat_map(|e| &e.subscribers).collect();
+        all.sort_unstable_by_key(|s| s.mailbox.id);
+        for of_session in all.chunk_by(|a, b| a.mailbox.id == b.mailbox.id) {
+            // Which copy is for a session is said by all that match, also by those that it is not for: otherwise it could
+            // get both.
+            let highest = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
+            let of_session: Vec<&Subscriber> =
+                of_session.iter().copied().filter(|s| reach.includes(highest) && s.takes(message, source)).collect();
+            if of_session.is_empty() {
+                continue;
+            }
+            if self.copies_overlapping {
+                copies(message, source, &of_session, &mut deliver);
+                continue;
+            }
+            let ids: Vec<NonZeroU32> = of_session.iter().filter_map(|s| s.subscription_id).collect();
+            let qos = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
+            deliver(Target {
+                mailbox: &of_session[0].mailbox,
+                qos: message.qos.min(qos),
+                retain: message.retain && of_session.iter().any(|s| s.options.retain_as_published),
+                subscription_ids: &ids,
+                others: &[],
+            });
+        }
+    }
+}
+
+/// A copy for each of the subscriptions of one session [MQTT-3.3.4-5]: at QoS 0 each by itself, above it all together.
+fn copies(message: &Message, source: Source, of_session: &[&Subscriber], deliver: &mut impl FnMut(Target<'_>)) {
+    let copy = |s: &&Subscriber| SubscriptionCopy {
+        qos: message.qos.min(s.qos_of(source)),
+        retain: message.retain && s.options.retain_as_published,
+        subscription_id: s.subscription_id,
+    };
+    let (live, stored): (Vec<_>, Vec<_>) = of_session.iter().map(copy).partition(|copy| copy.qos == QoS::AtMostOnce);
+    let stored = stored.split_first().map(|(first, others)| (*first, others));
+    for (SubscriptionCopy { qos, retain, subscription_id }, others) in
+        live.into_iter().map(|c| (c, &[][..])).chain(stored)
+    {
+        let (mailbox, subscription_ids) = (&of_session[0].mailbox, subscription_id.as_slice());
+        deliver(Target { mailbox, qos, retain, subscription_ids, others });
+    }
+}
+
+impl Reach {
+    /// Whether a copy is for a session whose highest matching QoS is this.
+    fn includes(self, highest: QoS) -> bool {
+        match self {
+            Self::All => true,
+            Self::AtMostOnce => highest == QoS::AtMostOnce,
+            Self::Stored => highest > QoS::AtMostOnce,
+        }
+    }
+}
+
+impl Subscriber {
+    /// The QoS at which it takes what comes from there.
+    fn qos_of(&self, source: Source) -> QoS {
+        match (source, &self.before) {
+            (Source::Log { log, sequence }, Some(before)) if sequence <= before.until.of(log) => before.qos,
+            _ => self.options.qos,
+        }
+    }
+
+    fn takes(&self, message: &Message, source: Source) -> bool {
+        let is_new = match source {
+            Source::Log { log, sequence } => sequence > self.gates.of(log),
+            Source::Local { .. } | Source::Core => true,
+        };
+        // It came with the SUBSCRIBE already.
+        let is_known = message.retained_at.is_some_and(|sequence| sequence <= self.retained.applied)
+            || message.indexed_at.is_some_and(|version| version <= self.retained.version);
+        is_new && !is_known && !(self.options.no_local && self.is_own(message, source))
+    }
+
+    /// The session is the publisher's [MQTT-3.8.3-3].
+    fn is_own(&self, message: &Message, source: Source) -> bool {
+        match source {
+            Source::Local { publisher } => publisher == self.mailbox.id,
+            Source::Core | Source::Log { .. } => message.publisher.as_ref() == Some(&self.mailbox.client_id),
+        }
+    }
+}
+
+impl Target<'_> {
+    fn outgoing(&self, message: &Arc<Message>) -> crate::account::delivery::mailbox::Outgoing {
+        crate::account::delivery::mailbox::Outgoing {
+            message: Arc::clone(message),
+            retain: self.retain,
+            qos: self.qos,
+            subscription_ids: self.subscription_ids.into(),
+            others: self.others.into(),
+            share: None,
+        }
+    }
+}

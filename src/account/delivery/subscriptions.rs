@@ -1,0 +1,494 @@
+//! The subscriptions of this sidecar: which sessions a topic goes to. Filters without wildcards are found by one look
+//! into a map; the others lie in a trie of levels. One entry a filter, however many sessions have it.
+
+mod children;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use foldhash::HashMap;
+use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
+use mqtt_session::{Cursors, log_of};
+
+use self::children::Children;
+use crate::account::delivery::mailbox::{Mailbox, SessionId};
+use crate::store::IndexState;
+
+/// One session's subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscriber {
+    /// Where the session is reached.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Options of the subscription.
+    pub(crate) options: SubscriptionOptions,
+    /// Subscription Identifier.
+    pub(crate) subscription_id: Option<NonZeroU32>,
+    /// Messages of the logs up to here were there before the subscription.
+    pub(crate) gates: Gates,
+    /// What it was before it was replaced by one at QoS 0.
+    pub(crate) before: Option<Box<Before>>,
+    /// State of the retained index at the SUBSCRIBE: what it held came as retained, so it does not come live again.
+    pub(crate) retained: IndexState,
+}
+
+/// The sequences of the logs above which messages are for a subscription: 0 where none is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gates {
+    first: u64,
+    /// Of the logs beside the first.
+    others: Option<Box<Cursors>>,
+}
+
+impl Gates {
+    /// Gates at these places.
+    pub(crate) fn new(places: &Cursors) -> Self {
+        let others: Cursors = places.iter().filter(|place| log_of(*place) != 0).collect();
+        let has_others = others.iter().next().is_some();
+        Self { first: places.get(0).unwrap_or(0), others: has_others.then(|| Box::new(others)) }
+    }
+
+    /// The log goes on with lower sequences: what is above this one is for the subscription.
+    pub(crate) fn lower(&mut self, log: u16, sequence: u64) {
+        match (log, &mut self.others) {
+            (0, _) => self.first = self.first.min(sequence),
+            (log, Some(others)) => others.restart(log, sequence + 1),
+            (_, None) => {}
+        }
+    }
+
+    /// The gate in a log.
+    pub(crate) fn of(&self, log: u16) -> u64 {
+        match log {
+            0 => self.first,
+            log => self.others.as_ref().and_then(|others| others.get(log)).unwrap_or(0),
+        }
+    }
+}
+
+/// A subscription above QoS 0 that was replaced by one at QoS 0: what a log had then is owed at its QoS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Before {
+    /// Its QoS.
+    pub(crate) qos: QoS,
+    /// Where the logs stood.
+    pub(crate) until: Gates,
+}
+
+/// A filter that at least one session has.
+#[derive(Debug)]
+pub(crate) struct Entry<S = Subscriber> {
+    /// Ascends with every entry that is made: of the entries that match a message, the oldest one's NATS subscription
+    /// is the one whose copy counts.
+    pub(crate) order: u64,
+    /// The sessions.
+    pub(crate) subscribers: Vec<S>,
+    /// Where among them each is, when there are many: nobody looks through them all with the lock held.
+    places: Option<Box<HashMap<SessionId, usize>>>,
+}
+
+/// So many subscribers of one filter are looked through; beyond it there is a map.
+const LOOKED_THROUGH_MAX: usize = 16;
+
+#[derive(Debug)]
+struct Node<S> {
+    children: Children<Node<S>>,
+    plus: Option<Box<Node<S>>>,
+    /// The filter that ends here.
+    here: Option<Box<Entry<S>>>,
+    /// The filter that ends here with `/#`.
+    below: Option<Box<Entry<S>>>,
+}
+
+/// All subscriptions of an account on this sidecar; with another `S`, filters of whatever has any.
+#[derive(Debug)]
+pub(crate) struct Subscriptions<S = Subscriber> {
+    exact: HashMap<ByteString, Entry<S>>,
+    root: Node<S>,
+    wildcards: usize,
+    /// Subscriptions of sessions, of all entries together.
+    subscribers: usize,
+}
+
+impl<S> Default for Node<S> {
+    fn default() -> Self {
+        Self { children: Children::default(), plus: None, here: None, below: None }
+    }
+}
+
+impl<S> Default for Subscriptions<S> {
+    fn default() -> Self {
+        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0, subscribers: 0 }
+    }
+}
+
+impl Subscriptions {
+    /// Adds a subscription, or replaces the one that the session has on this filter [MQTT-3.8.4-3]. `order` is for a new
+    /// entry.
+    ///
+    /// **Invariant:** one that replaces another takes nothing away from what that was owed [MQTT-3.8.4-4]: it keeps its
+    /// place in the logs, and, above QoS 0, what of the retained messages had come with the *first* SUBSCRIBE. What the
+    /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion. What
+    /// is owed above QoS 0 stays owed when the new one is of QoS 0.
+    pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
+        let entry = self.entry(filter, order);
+        match entry.place_of(subscriber.mailbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
+            Some(old) => {
+                let is_lowered = subscriber.options.qos == QoS::AtMostOnce;
+                let before = match old.options.qos {
+                    QoS::AtMostOnce => old.before.take(),
+                    qos => Some(Box::new(Before { qos, until: subscriber.gates.clone() })),
+                };
+                // A stream that was made anew begins at 1 again.
+                let first = old.gates.first.min(subscriber.gates.first);
+                let gates = Gates { first, ..std::mem::take(&mut old.gates) };
+                let owes = old.options.qos > QoS::AtMostOnce;
+                let retained = if owes { old.retained } else { subscriber.retained };
+                *old = Subscriber { gates, retained, before: before.filter(|_| is_lowered), ..subscriber };
+            }
+            None => {
+                entry.add(subscriber);
+                self.subscribers += 1;
+            }
+        }
+    }
+
+    /// How many subscriptions there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.subscribers
+    }
+
+    /// Removes the session's subscription. Returns the order of the entry when it was the last one.
+    pub(crate) fn remove(&mut self, filter: &TopicFilter, session: SessionId) -> Removed {
+        let removed = self.remove_from(filter, &|entry: &mut Entry| entry.take_out(session));
+        self.subscribers -= usize::from(removed != Removed::NotFound);
+        removed
+    }
+}
+
+impl<S> Subscriptions<S> {
+    /// Adds one to those that have a filter, whoever they are. `order` is for a new entry. Returns how many have it now.
+    pub(crate) fn push(&mut self, filter: &TopicFilter, order: u64, one: S) -> usize {
+        let entry = self.entry(filter, order);
+        entry.subscribers.push(one);
+        entry.subscribers.len()
+    }
+
+    /// The text of a filter, if somebody has it and it has no wildcards: for others who have it, and need no copy.
+    pub(crate) fn known(&self, filter: &TopicFilter) -> Option<&ByteString> {
+        self.exact.get_key_value(filter.as_str()).map(|(text, _)| text)
+    }
+
+    /// How many filters there are.
+    pub(crate) fn len(&self) -> usize {
+        self.exact.len() + self.wildcards
+    }
+
+    /// Removes one of those that have a filter. Returns the order of the entry when it was the last one.
+    pub(crate) fn remove_one(&mut self, filter: &TopicFilter, is_it: impl Fn(&S) -> bool) -> Removed {
+        self.remove_from(filter, &|entry: &mut Entry<S>| {
+            let found = entry.subscribers.iter().position(&is_it);
+            found.map_or(Removed::NotFound, |place| {
+                entry.subscribers.swap_remove(place);
+                entry.removed()
+            })
+        })
+    }
+
+    fn remove_from(&mut self, filter: &TopicFilter, take: &impl Fn(&mut Entry<S>) -> Removed) -> Removed {
+        if !filter.has_wildcards() {
+            let Some(entry) = self.exact.get_mut(filter.as_str()) else { return Removed::NotFound };
+            let removed = take(entry);
+            if matches!(removed, Removed::Last { .. }) {
+                self.exact.remove(filter.as_str());
+            }
+            return removed;
+        }
+        let levels: Vec<&str> = filter.levels().collect();
+        let removed = remove_at(&mut self.root, &levels, take);
+        if matches!(removed, Removed::Last { .. }) {
+            self.wildcards -= 1;
+        }
+        removed
+    }
+
+    /// Calls `visit` for every entry that matches. `is_hidden`: the topic is not matched by a wildcard at its first
+    /// level [MQTT-4.7.2-1].
+    pub(crate) fn matching<'a>(&'a self, topic: &str, is_hidden: bool, visit: &mut impl FnMut(&'a Entry<S>)) {
+        if let Some(entry) = self.exact.get(topic) {
+            visit(entry);
+        }
+        if self.wildcards > 0 {
+            walk(&self.root, Some(topic), is_hidden, visit);
+        }
+    }
+
+    /// Calls `visit` for everyone who has a filter.
+    pub(crate) fn visit_all(&mut self, visit: &mut impl FnMut(&mut S)) {
+        self.exact.values_mut().flat_map(|entry| &mut entry.subscribers).for_each(&mut *visit);
+        visit_below(&mut self.root, visit);
+    }
+
+    fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry<S> {
+        let new = || Entry { order, subscribers: Vec::new(), places: None };
+        if !filter.has_wildcards() {
+            return self.exact.entry(filter.as_byte_string().clone()).or_insert_with(new);
+        }
+        let wildcards = &mut self.wildcards;
+        let new_wildcard = || {
+            *wildcards += 1;
+            Box::new(new())
+        };
+        let mut node = &mut self.root;
+        for level in filter.levels() {
+            node = match level {
+                "#" => return node.below.get_or_insert_with(new_wildcard),
+                "+" => node.plus.get_or_insert_with(Box::default),
+                // A part of the filter's text, and no copy.
+                level => node.children.get_or_insert(filter.as_byte_string().slice_ref(level)),
+            };
+        }
+        node.here.get_or_insert_with(new_wildcard)
+    }
+}
+
+fn visit_below<S>(node: &mut Node<S>, visit: &mut impl FnMut(&mut S)) {
+    let entries = node.here.iter_mut().chain(&mut node.below);
+    entries.flat_map(|entry| &mut entry.subscribers).for_each(&mut *visit);
+    if let Some(plus) = &mut node.plus {
+        visit_below(plus, visit);
+    }
+    node.children.visit_all(&mut |child| visit_below(child, visit));
+}
+
+/// What [`Subscriptions::remove`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// The session had no such subscription.
+    NotFound,
+    /// Others still have the filter.
+    Shared,
+    /// It was the last one of the entry with this order, which is gone.
+    Last {
+        /// The order of the entry.
+        order: u64,
+    },
+}
+
+impl<S> Entry<S> {
+    /// What it means that one was removed.
+    fn removed(&self) -> Removed {
+        if self.subscribers.is_empty() { Removed::Last { order: self.order } } else { Removed::Shared }
+    }
+}
+
+impl Entry {
+    fn place_of(&self, session: SessionId) -> Option<usize> {
+        match &self.places {
+            Some(places) => places.get(&session).copied(),
+            None => self.subscribers.iter().position(|s| s.mailbox.id == session),
+        }
+    }
+
+    /// One more, who is not there yet.
+    fn add(&mut self, subscriber: Subscriber) {
+        let session = subscriber.mailbox.id;
+        self.subscribers.push(subscriber);
+        let place = self.subscribers.len() - 1;
+        match &mut self.places {
+            Some(places) => {
+                places.insert(session, place);
+            }
+            None if place >= LOOKED_THROUGH_MAX => {
+                let numbered = self.subscribers.iter().enumerate();
+                self.places = Some(Box::new(numbered.map(|(place, s)| (s.mailbox.id, place)).collect()));
+            }
+            None => {}
+        }
+    }
+
+    fn take_out(&mut self, session: SessionId) -> Removed {
+        let Some(place) = self.place_of(session) else { return Removed::NotFound };
+        self.subscribers.swap_remove(place);
+        if let Some(places) = &mut self.places {
+            places.remove(&session);
+            if let Some(moved) = self.subscribers.get(place) {
+                places.insert(moved.mailbox.id, place);
+            }
+            if self.subscribers.len() < LOOKED_THROUGH_MAX / 2 {
+                self.places = None;
+            }
+        }
+        self.removed()
+    }
+}
+
+fn remove_at<S>(node: &mut Node<S>, levels: &[&str], take: &impl Fn(&mut Entry<S>) -> Removed) -> Removed {
+    let in_slot = |slot: &mut Option<Box<Entry<S>>>| {
+        let removed = slot.as_mut().map_or(Removed::NotFound, |entry| take(entry));
+        if matches!(removed, Removed::Last { .. }) {
+            *slot = None;
+        }
+        removed
+    };
+    let Some((level, rest)) = levels.split_first() else { return in_slot(&mut node.here) };
+    match *level {
+        "#" => in_slot(&mut node.below),
+        "+" => {
+            let Some(next) = node.plus.as_mut() else { return Removed::NotFound };
+            let removed = remove_at(next, rest, take);
+            if next.is_empty() {
+                node.plus = None;
+            }
+            removed
+        }
+        level => {
+            let Some(next) = node.children.get_mut(level) else { return Removed::NotFound };
+            let removed = remove_at(next, rest, take);
+            if next.is_empty() {
+                node.children.remove(level);
+            }
+            removed
+        }
+    }
+}
+
+impl<S> Node<S> {
+    fn is_empty(&self) -> bool {
+        self.here.is_none() && self.below.is_none() && self.plus.is_none() && self.children.is_empty()
+    }
+}
+
+/// `rest`: the levels that are left, `None` after the last. `is_hidden` holds for the first level only.
+fn walk<'a, S>(node: &'a Node<S>, rest: Option<&str>, is_hidden: bool, visit: &mut impl FnMut(&'a Entry<S>)) {
+    if !is_hidden && let Some(entry) = &node.below {
+        visit(entry);
+    }
+    let Some(rest) = rest else {
+        if let Some(entry) = &node.here {
+            visit(entry);
+        }
+        return;
+    };
+    let (level, rest) = match rest.split_once('/') {
+        Some((level, rest)) => (level, Some(rest)),
+        None => (rest, None),
+    };
+    if let Some(next) = node.children.get(level) {
+        walk(next, rest, false, visit);
+    }
+    if !is_hidden && let Some(next) = &node.plus {
+        walk(next, rest, false, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::delivery::mailbox::MailboxLimits;
+    use mqtt_codec::{TopicName, Version};
+
+    fn mailbox(id: SessionId) -> Arc<Mailbox> {
+        let limits = MailboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
+        Arc::new(Mailbox::new(id, ByteString::from_static("c"), Version::V5, u32::MAX, limits))
+    }
+
+    fn subscriber(mailbox: &Arc<Mailbox>, after: u64) -> Subscriber {
+        Subscriber {
+            mailbox: Arc::clone(mailbox),
+            options: SubscriptionOptions::default(),
+            subscription_id: None,
+            gates: Gates::new(&[after].into_iter().collect()),
+            before: None,
+            retained: IndexState::default(),
+        }
+    }
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    /// The orders of the entries that match.
+    fn matched(subscriptions: &Subscriptions, topic: &str) -> Vec<u64> {
+        let mut found = Vec::new();
+        subscriptions.matching(topic, topic.starts_with('$'), &mut |e| found.push(e.order));
+        found.sort();
+        found
+    }
+
+    /// Every filter and every topic over a small alphabet, against the matching rule of the codec.
+    #[test]
+    fn the_trie_matches_what_the_filter_matches() {
+        let words = |alphabet: &[&str], max: usize| {
+            let mut all: Vec<String> = vec![String::new()];
+            let mut last = all.clone();
+            for _ in 0..max {
+                last = last.iter().flat_map(|w| alphabet.iter().map(move |a| format!("{w}{a}"))).collect();
+                all.extend(last.clone());
+            }
+            all
+        };
+        let filters: Vec<TopicFilter> =
+            words(&["a", "$", "/", "+", "#"], 4).into_iter().filter_map(|w| TopicFilter::new(w).ok()).collect();
+        let mut subscriptions: Subscriptions = Subscriptions::default();
+        let mailbox = mailbox(1);
+        for (order, f) in (0..).zip(&filters) {
+            subscriptions.insert(f, subscriber(&mailbox, 0), order);
+        }
+        assert_eq!(subscriptions.len(), filters.len());
+        for topic in words(&["a", "$", "/"], 4).into_iter().filter_map(|w| TopicName::new(w).ok()) {
+            let expected: Vec<u64> =
+                (0..).zip(&filters).filter(|(_, f)| f.matches(&topic)).map(|(order, _)| order).collect();
+            assert_eq!(matched(&subscriptions, topic.as_str()), expected, "{topic:?}");
+        }
+        for f in &filters {
+            assert!(matches!(subscriptions.remove(f, 1), Removed::Last { .. }));
+        }
+        assert_eq!(subscriptions.len(), 0);
+        assert!(subscriptions.root.is_empty());
+    }
+
+    /// Whoever subscribes to what thousands have does so with everybody's lock held. The time is far above what it takes, and
+    /// far below what looking through them takes.
+    #[test]
+    fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
+        const MANY: u64 = 40_000;
+        let mailboxes: Vec<Arc<Mailbox>> = (0..MANY).map(mailbox).collect();
+        for text in ["popular", "popular/+/#"] {
+            let (mut subscriptions, f) = (Subscriptions::default(), filter(text));
+            let began = std::time::Instant::now();
+            for _ in 0..2 {
+                mailboxes.iter().for_each(|mailbox| subscriptions.insert(&f, subscriber(mailbox, 0), 7));
+                assert_eq!(subscriptions.count(), mailboxes.len());
+            }
+            // From both ends: who is moved is found all the same.
+            let (first, last) = mailboxes.split_at(mailboxes.len() / 2);
+            for mailbox in first.iter().chain(last.iter().rev()).take(mailboxes.len() - 1) {
+                assert_eq!(subscriptions.remove(&f, mailbox.id), Removed::Shared);
+                assert_eq!(subscriptions.remove(&f, mailbox.id), Removed::NotFound);
+            }
+            assert_eq!(subscriptions.remove(&f, last[0].id), Removed::Last { order: 7 });
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
+        }
+    }
+
+    #[test]
+    fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
+        let mut subscriptions: Subscriptions = Subscriptions::default();
+        let (one, two) = (mailbox(1), mailbox(2));
+        let f = filter("a/+");
+        subscriptions.insert(&f, subscriber(&one, 5), 0);
+        subscriptions.insert(&f, subscriber(&one, 9), 1);
+        subscriptions.insert(&f, subscriber(&two, 9), 2);
+        subscriptions.matching("a/b", false, &mut |e| {
+            assert_eq!(e.order, 0);
+            assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0)).collect::<Vec<_>>(), [5, 9]);
+        });
+        assert_eq!(subscriptions.count(), 2);
+        assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
+        assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);
+        assert_eq!(subscriptions.count(), 1);
+        assert_eq!(subscriptions.remove(&f, 2), Removed::Last { order: 0 });
+        assert_eq!(subscriptions.count(), 0);
+    }
+}

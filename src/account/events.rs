@@ -1,0 +1,196 @@
+//! Who comes and goes and what they subscribe to, as JSON on core NATS, `$NMQ.event.<kind>.<client>`: for whoever listens,
+//! and for streams of the user. Events wait in one queue, and what does not fit is dropped and counted: no client ever
+//! waits for them. The truth about who is connected is in the records of sessions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use proto_map::Names;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
+use crate::store::{CoreNats, ServerClock, Store, rfc3339};
+
+/// Events that wait to be sent; above, they are dropped.
+const QUEUE_MAX: usize = 16_384;
+
+/// Something that a client did.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub(crate) enum Event {
+    /// It is connected.
+    Connect(Connect),
+    /// It is not connected any more.
+    Disconnect(Disconnect),
+    /// It has subscribed, or changed subscriptions.
+    Subscribe {
+        /// What was granted.
+        subscriptions: Vec<Subscription>,
+    },
+    /// It has ended subscriptions.
+    Unsubscribe {
+        /// Their filters.
+        filters: Vec<String>,
+    },
+}
+
+/// A client that is connected.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Connect {
+    /// Address of the client.
+    pub(crate) remote: SocketAddr,
+    /// Name of the listener.
+    pub(crate) listener: String,
+    /// Version of MQTT.
+    pub(crate) protocol: &'static str,
+    /// User name, if it gave one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) username: Option<String>,
+    /// It asked for a new session.
+    pub(crate) clean_start: bool,
+    /// Its session was there before.
+    pub(crate) session_present: bool,
+    /// How long its session outlives the connection, in seconds.
+    pub(crate) session_expiry_s: u32,
+    /// Keep alive that holds, in seconds; 0 for none.
+    pub(crate) keep_alive_s: u16,
+}
+
+/// A client that is not connected any more.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Disconnect {
+    /// Address of the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) remote: Option<SocketAddr>,
+    /// Why: `client`, `connection_lost`, `keep_alive`, `taken_over`, `server` or `node_lost`.
+    pub(crate) cause: &'static str,
+    /// Reason code of the DISCONNECT, sent by either side or meant, where MQTT 3.x has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason_code: Option<u8>,
+    /// How long it was connected, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connected_ms: Option<u64>,
+}
+
+/// A subscription that was granted.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Subscription {
+    /// Its filter.
+    pub(crate) filter: String,
+    /// Its QoS.
+    pub(crate) qos: u8,
+}
+
+impl Event {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Disconnect(_) => "disconnect",
+            Self::Subscribe { .. } => "subscribe",
+            Self::Unsubscribe { .. } => "unsubscribe",
+        }
+    }
+}
+
+/// An event in the queue.
+struct Queued {
+    at_ms: u64,
+    node: Option<Arc<str>>,
+    client_id: ByteString,
+    event: Event,
+}
+
+/// An event as it is sent.
+#[derive(Serialize)]
+struct Told<'a> {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+    client_id: &'a str,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+/// Where events are left.
+#[derive(Debug)]
+pub(crate) struct Events(Option<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    sender: mpsc::Sender<Queued>,
+    clock: ServerClock,
+    metrics: Arc<Metrics>,
+}
+
+impl Events {
+    /// Nobody is told.
+    pub(in crate::account) const fn off() -> Self {
+        Self(None)
+    }
+
+    /// Sends what is left here until this is dropped.
+    pub(in crate::account) fn start(store: &Store, names: Names, metrics: Arc<Metrics>) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(send(receiver, store.core().clone(), names, Arc::clone(&metrics)));
+        Self(Some(Queue { sender, clock: store.clock().clone(), metrics }))
+    }
+
+    /// Leaves an event, or drops it. `node`: whose client it is, or was.
+    pub(crate) fn tell(&self, client_id: &ByteString, node: Option<Arc<str>>, event: impl FnOnce() -> Event) {
+        let Some(Queue { sender, clock, metrics }) = &self.0 else { return };
+        match sender.try_reserve() {
+            Ok(slot) => {
+                let at_ms = clock.earliest_ms();
+                slot.send(Queued { at_ms, node, client_id: client_id.clone(), event: event() });
+            }
+            Err(_) => metrics.events_dropped(1),
+        }
+    }
+
+    /// Waits until what was left here is on its way, at the end of the process.
+    pub(crate) async fn drained(&self, patience: Duration) {
+        let Some(Queue { sender, .. }) = &self.0 else { return };
+        // All slots are free when all events are taken out.
+        let _ = tokio::time::timeout(patience, sender.reserve_many(QUEUE_MAX)).await;
+    }
+}
+
+async fn send(mut queue: mpsc::Receiver<Queued>, core: CoreNats, names: Names, metrics: Arc<Metrics>) {
+    while let Some(Queued { at_ms, node, client_id, event }) = queue.recv().await {
+        let told = Told { time: rfc3339(at_ms), node: node.as_deref(), client_id: &client_id, event: &event };
+        let (Ok(subject), Ok(json)) = (names.event_subject(event.kind(), &client_id), serde_json::to_vec(&told)) else {
+            metrics.events_dropped(1);
+            continue;
+        };
+        if core.publish_wait(&subject, None, &Vec::new(), Bytes::from(json)).await.is_err() {
+            metrics.events_dropped(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_drops_and_counts_and_makes_nobody_wait() {
+        let metrics = Metrics::new();
+        let (sender, mut receiver) = mpsc::channel(2);
+        let events = Events(Some(Queue { sender, clock: ServerClock::default(), metrics: Arc::clone(&metrics) }));
+        let client_id = ByteString::from_static("c");
+        for _ in 0..5 {
+            events.tell(&client_id, None, || Event::Unsubscribe { filters: vec!["a".to_owned()] });
+        }
+        assert!(metrics.render().contains("mqtt_events_dropped_total 3\n"), "{}", metrics.render());
+        let queued = receiver.recv().await.unwrap();
+        let told = Told { time: rfc3339(0), node: Some("n"), client_id: &queued.client_id, event: &queued.event };
+        assert_eq!(
+            serde_json::to_string(&told).unwrap(),
+            r#"{"time":"1970-01-01T00:00:00.000Z","node":"n","client_id":"c","type":"unsubscribe","filters":["a"]}"#
+        );
+    }
+}

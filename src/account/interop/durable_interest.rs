@@ -1,0 +1,227 @@
+//! What anybody in the account wants above QoS 0: the filters of all sessions, as their records say, and of those connected
+//! here as soon as they subscribe. Who publishes at QoS 0 looks here whether it has to say so, and who copies messages of
+//! NATS into the log looks which.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use foldhash::{HashMap, HashSet};
+use mqtt_codec::{QoS, TopicFilter, TopicName};
+use parking_lot::{Mutex, RwLock};
+use proto_map::ClosedTrees;
+use tokio::sync::watch;
+
+use crate::account::delivery::mailbox::SessionId;
+use crate::account::delivery::subscriptions::{Removed, Subscriptions};
+use crate::store::{Gone, SessionRecord, SessionsSink};
+
+/// Is told which filters somebody wants. Called with the lock held: must not block, and must not ask back.
+pub(crate) trait WantsSink: Send + Sync {
+    /// Somebody wants this, and nobody did.
+    fn wanted(&self, filter: &TopicFilter);
+    /// Nobody wants this any more.
+    fn unwanted(&self, filter: &TopicFilter);
+}
+
+#[derive(Default)]
+struct Held {
+    /// By [`proto_map::client_token`].
+    records: HashMap<u64, Box<[TopicFilter]>>,
+    here: HashSet<(SessionId, TopicFilter)>,
+}
+
+/// The filters that anybody has above QoS 0.
+pub(crate) struct Wants {
+    held: Mutex<Held>,
+    /// Each as often as somebody has it. Locked behind `held`.
+    filters: RwLock<Subscriptions<()>>,
+    is_empty: AtomicBool,
+    /// Whether all records were seen.
+    is_complete: watch::Sender<bool>,
+    closed: ClosedTrees,
+    sink: Box<dyn WantsSink>,
+}
+
+impl Wants {
+    /// Nobody wants anything yet.
+    pub(crate) fn new(closed: ClosedTrees, sink: Box<dyn WantsSink>) -> Self {
+        let (held, filters) = (Mutex::default(), RwLock::default());
+        let (is_empty, is_complete) = (AtomicBool::new(true), watch::Sender::new(false));
+        Self { held, filters, is_empty, is_complete, closed, sink }
+    }
+
+    /// Waits until all that the records say is known.
+    pub(crate) async fn is_complete(&self) {
+        // The sender is ours, so the wait cannot fail.
+        let _ = self.is_complete.subscribe().wait_for(|complete| *complete).await;
+    }
+
+    /// Whether somebody wants messages of a topic above QoS 0.
+    pub(crate) fn matches(&self, topic: &TopicName) -> bool {
+        if self.is_empty.load(Ordering::Acquire) {
+            return false;
+        }
+        let is_hidden = self.closed.hides_topic_from_wildcard(topic);
+        let mut is_wanted = false;
+        self.filters.read().matching(topic.as_str(), is_hidden, &mut |_| is_wanted = true);
+        is_wanted
+    }
+
+    /// A session here is subscribed with this QoS. Returns whether nobody in the account wanted that.
+    pub(crate) fn subscribed(&self, session: SessionId, filter: &TopicFilter, qos: QoS) -> bool {
+        if qos == QoS::AtMostOnce {
+            self.unsubscribed(session, filter);
+            return false;
+        }
+        let mut held = self.held.lock();
+        if held.here.insert((session, filter.clone()))
+            && let Some(filter) = unshared(filter)
+        {
+            return self.add(&filter);
+        }
+        false
+    }
+
+    /// Another sidecar says that somebody there wants this, before the record says so; until [`Wants::forget`].
+    pub(crate) fn announced(&self, filters: &[TopicFilter]) {
+        let _held = self.held.lock();
+        for filter in filters {
+            self.add(filter);
+        }
+    }
+
+    /// What was announced is said by records by now.
+    pub(crate) fn forget(&self, filters: &[TopicFilter]) {
+        let _held = self.held.lock();
+        for filter in filters {
+            self.remove(filter);
+        }
+    }
+
+    /// A session here is not subscribed any more.
+    pub(crate) fn unsubscribed(&self, session: SessionId, filter: &TopicFilter) {
+        let mut held = self.held.lock();
+        if held.here.remove(&(session, filter.clone()))
+            && let Some(filter) = unshared(filter)
+        {
+            self.remove(&filter);
+        }
+    }
+
+    fn set_record(&self, client_id: &str, filters: Vec<TopicFilter>) {
+        let client = proto_map::client_token(client_id);
+        let mut held = self.held.lock();
+        if held.records.get(&client).map_or(&[] as &[_], |known| known) == filters {
+            return;
+        }
+        let filters: Box<[TopicFilter]> = {
+            let all = self.filters.read();
+            let known = |filter: &TopicFilter| TopicFilter::try_from(all.known(filter)?.clone()).ok();
+            filters.into_iter().map(|filter| known(&filter).unwrap_or(filter)).collect()
+        };
+        // First what is new, so that what stays is wanted all the time.
+        for filter in &filters {
+            self.add(filter);
+        }
+        let old = if filters.is_empty() { held.records.remove(&client) } else { held.records.insert(client, filters) };
+        for filter in old.iter().flatten() {
+            self.remove(filter);
+        }
+    }
+
+    /// Returns whether nobody had it. Called with `held` locked, as [`Self::remove`] is.
+    fn add(&self, filter: &TopicFilter) -> bool {
+        // `$SYS/#`: nothing of NATS is for it.
+        if self.closed.filter_is_closed(filter) {
+            return false;
+        }
+        let is_first = self.filters.write().push(filter, 0, ()) == 1;
+        if is_first {
+            self.is_empty.store(false, Ordering::Release);
+            self.sink.wanted(filter);
+        }
+        is_first
+    }
+
+    fn remove(&self, filter: &TopicFilter) {
+        let mut filters = self.filters.write();
+        let is_last = matches!(filters.remove_one(filter, |()| true), Removed::Last { .. });
+        self.is_empty.store(filters.len() == 0, Ordering::Release);
+        drop(filters);
+        if is_last {
+            self.sink.unwanted(filter);
+        }
+    }
+}
+
+impl SessionsSink for Wants {
+    fn record(&self, _sequence: u64, record: SessionRecord) {
+        let above_0 = record.subscriptions.iter().filter(|s| s.qos > 0);
+        let filters = above_0.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok()).map(|f| unshared(&f));
+        self.set_record(&record.client_id, filters.flatten().collect());
+    }
+
+    fn gone(&self, client_id: &str, _sequence: u64, _why: Gone) {
+        self.set_record(client_id, Vec::new());
+    }
+
+    fn caught_up(&self) {
+        self.is_complete.send_replace(true);
+    }
+}
+
+/// The filter behind a share name.
+pub(crate) fn unshared(filter: &TopicFilter) -> Option<TopicFilter> {
+    if filter.is_shared() { TopicFilter::new(filter.matching_part()).ok() } else { Some(filter.clone()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::StoredSubscription;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl WantsSink for Arc<Told> {
+        fn wanted(&self, filter: &TopicFilter) {
+            self.0.lock().push(format!("+{}", filter.as_str()));
+        }
+
+        fn unwanted(&self, filter: &TopicFilter) {
+            self.0.lock().push(format!("-{}", filter.as_str()));
+        }
+    }
+
+    fn filter(text: &str) -> TopicFilter {
+        TopicFilter::new(text).unwrap()
+    }
+
+    fn record(client_id: &str, filters: &[(&str, u8)]) -> SessionRecord {
+        let subscription =
+            |(f, qos): &(&str, u8)| StoredSubscription { filter: (*f).to_owned(), qos: *qos, ..Default::default() };
+        let subscriptions = filters.iter().map(subscription).collect();
+        SessionRecord { client_id: client_id.to_owned(), subscriptions, ..SessionRecord::default() }
+    }
+
+    #[test]
+    fn a_filter_is_wanted_as_long_as_anybody_has_it_above_qos_0() {
+        let told = Arc::new(Told::default());
+        let wants = Wants::new(ClosedTrees::default(), Box::new(Arc::clone(&told)));
+        let topic = |text: &str| TopicName::new(text).unwrap();
+        wants.subscribed(1, &filter("a/+"), QoS::AtLeastOnce);
+        wants.subscribed(1, &filter("a/+"), QoS::ExactlyOnce);
+        wants.record(1, record("c", &[("a/+", 1), ("b", 0), ("$share/g/s/#", 2)]));
+        assert!(wants.matches(&topic("a/x")) && wants.matches(&topic("s/y")));
+        assert!(!wants.matches(&topic("b")) && !wants.matches(&topic("$SYS/x")));
+        wants.subscribed(1, &filter("$SYS/#"), QoS::AtLeastOnce);
+        wants.subscribed(1, &filter("a/+"), QoS::AtMostOnce);
+        assert!(wants.matches(&topic("a/x")), "the record still has it");
+        wants.record(2, record("c", &[("b", 1)]));
+        assert!(wants.matches(&topic("b")) && !wants.matches(&topic("a/x")));
+        wants.gone("c", 4, Gone::Deleted);
+        assert!(!wants.matches(&topic("b")));
+        assert_eq!(*told.0.lock(), ["+a/+", "+s/#", "+b", "-a/+", "-s/#", "-b"]);
+    }
+}

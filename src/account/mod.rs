@@ -1,0 +1,376 @@
+//! One account's sessions on this sidecar.
+//!
+//! # Layout
+//!
+//! - [`Broker`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
+//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `owned`, `records`: a session
+//!   and its record in JetStream; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
+//! - `registry`: who is connected; `mailbox`: where a connection is reached
+//! - `logs`: which streams are read, and which of them owns a subject
+//! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
+//! - `share`: shared subscriptions
+//! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
+//! - `publishing`: from a connection to JetStream and core NATS
+//! - `sys`: `$SYS/broker/…`, with `bridge_state`; `events`: who comes and goes, for NATS; `size_refusals`: what is too large
+//! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
+//! - `requests`: request and reply between MQTT and NATS
+//! - `backlog`: what sessions are owed that the log is about to lose
+//! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
+//!   `doubt`: whether we may have been asked in vain
+//! - `quotas`: how much a client may have; `census`: how many sessions there are
+//! - `vitals`: how all of this is, for metrics
+//! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
+//! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
+//!
+//! The parts do not know the [`Broker`]: it knows them, and so do the files that make something of several parts together.
+//!
+//! Deliberately absent: packets and the socket (`connection`), the state machine of a session (crate `mqtt-session`),
+//! and how JetStream is spoken to (`store`).
+
+mod census;
+mod clock;
+mod delivery;
+mod election;
+mod events;
+mod interop;
+mod ownership;
+mod publish;
+mod quotas;
+mod registry;
+mod requests;
+mod shared;
+mod starting;
+mod sys;
+mod vitals;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_codec::TopicName;
+use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
+use parking_lot::RwLock;
+use proto_map::{Names, Subject};
+
+pub(crate) use delivery::backlog::message_of_backlog;
+pub use delivery::mailbox::MailboxLimits;
+pub(crate) use delivery::mailbox::{Answer, LogRestart, Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
+pub(crate) use delivery::message::Message;
+pub(crate) use delivery::retained::RetainedCursor;
+pub(crate) use delivery::segments::Segments;
+pub(crate) use delivery::subscribing::{RecordRoom, Subscribed};
+use events::Events;
+pub(crate) use events::{
+    Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
+};
+pub(crate) use ownership::lifecycle::Attached;
+pub(crate) use ownership::owned_session::{Claims, Owned};
+pub(crate) use ownership::records::{progress_record, protocol};
+pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
+pub(crate) use publish::size_refusals::{HEADER_ROOM, TooLarge};
+pub(crate) use publish::wait::{Done, Waiting, wait_for};
+pub(crate) use publish::{Publishing, Refused};
+pub use quotas::Quotas;
+pub(crate) use registry::Remote;
+pub use requests::RequestOptions;
+pub(crate) use shared::Share;
+pub use starting::CoreInlet;
+
+use tokio::sync::{Semaphore, watch};
+
+use crate::metrics::Metrics;
+use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
+use census::Census;
+use delivery::core_subscriptions::Interest;
+use delivery::logs::{Follower, Logs};
+use delivery::router::Router;
+use interop::ingest::Ingest;
+use ownership::OrphanedConnects;
+use ownership::turns::Turns;
+use publish::retained_writer::RetainedWriter;
+use publish::size_refusals::SizeRefusals;
+use quotas::Refusals;
+use registry::Registry;
+use requests::Requests;
+use shared::Shares;
+use sys::Sys;
+
+/// How long a newcomer waits for the connection that has its client id to end.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long giving back the lease may take.
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What a client of MQTT 3.x, which cannot be told, gets for a publish that is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeniedPublish {
+    /// An acknowledgement; the message is dropped.
+    Drop,
+    /// A closed connection.
+    Disconnect,
+}
+
+/// How the broker treats its clients.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// What clients are offered.
+    pub limits: Limits,
+    /// Limits of what waits for one client.
+    pub mailbox: MailboxLimits,
+    /// How much clients may have.
+    pub quotas: Quotas,
+    /// Levels that a topic may have.
+    pub max_topic_levels: u16,
+    /// See [`DeniedPublish`].
+    pub denied_publish: DeniedPublish,
+    /// A message that several subscriptions of a client take is sent once for each of them.
+    pub copies_overlapping: bool,
+    /// Every message says which client published it.
+    pub client_id_header: bool,
+    /// When a message of a shared subscription goes to another member, and when a group ends.
+    pub share_times: ShareTimes,
+    /// Whether NATS is told who comes and goes.
+    pub tells_events: bool,
+    /// `Nats-*` headers become user properties.
+    pub nats_headers: bool,
+    /// See [`RequestOptions`].
+    pub requests: RequestOptions,
+    /// Streams of others that are not attached, by name; `None` when none is attached.
+    pub ignored_streams: Option<Vec<String>>,
+    /// Messages that NATS clients publish, and that no stream captures, are copied into the log for subscriptions above
+    /// QoS 0.
+    pub ingests: bool,
+}
+
+/// The broker of one account.
+pub struct Broker {
+    pub(crate) options: BrokerOptions,
+    pub(crate) store: Store,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) logs: Arc<Logs>,
+    /// Names of what we keep in NATS.
+    pub(crate) names: Names,
+    /// Names this process in message ids of sessions that end with their connection.
+    pub(crate) process: String,
+    /// The node that our lease is for.
+    lease: RwLock<Option<Arc<str>>>,
+    has_lease: watch::Sender<bool>,
+    is_closing: watch::Sender<bool>,
+    is_leaving: watch::Sender<bool>,
+    router: Arc<Router>,
+    sys: Sys,
+    /// Tells NATS who comes and goes.
+    pub(crate) events: Events,
+    requests: Arc<Requests>,
+    retained_writer: Arc<RetainedWriter>,
+    follower: Arc<Follower>,
+    pub(crate) ingest: Option<Arc<Ingest>>,
+    interest: Interest,
+    shares: Arc<Shares>,
+    registry: Arc<Registry>,
+    orphans: OrphanedConnects,
+    size_refusals: SizeRefusals,
+    census: Arc<Census>,
+    /// Says that limits were met.
+    pub(crate) refusals: Refusals,
+    /// Room for sessions that are put in order.
+    ordering: Arc<Semaphore>,
+    /// Whose session is opened or left.
+    turns: Arc<Turns>,
+    next_session: AtomicU64,
+    _tail: Tail,
+    _records: Following,
+}
+
+impl Broker {
+    /// Where its messages are stored.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// A number that no other session of this process has.
+    pub(crate) fn next_session_id(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The node that our sessions have as their owner; `None` while we hold no lease, and can own nothing.
+    pub(crate) fn node(&self) -> Option<Arc<str>> {
+        self.lease.read().clone()
+    }
+
+    /// Whether devices have nothing to do with a topic, as it is configured.
+    pub(crate) fn is_closed(&self, topic: &TopicName) -> bool {
+        self.router.closed().is_closed_topic(topic)
+    }
+
+    /// A client id as a part of subjects. `None` when it is too long for one.
+    pub(crate) fn client_key(&self, client_id: &ByteString) -> Option<ByteString> {
+        self.names.client_key(client_id).ok()
+    }
+
+    /// How far a session has read in the logs in which it is live and has nothing queued.
+    pub(crate) fn read_up_to(&self, mailbox: &Mailbox) -> Cursors {
+        let is_through =
+            |feed: &mut mqtt_session::Feed<_>| feed.is_empty() && matches!(feed.state(), FeedState::Live { .. });
+        let read = |number| {
+            let log = self.logs.get(number)?;
+            let tail = log.hold();
+            mailbox.with_feed(number, is_through).then(|| log.position(tail.sequence()))
+        };
+        mailbox.reads().into_iter().filter_map(read).collect()
+    }
+
+    /// A session is behind in a log from this place on: has it brought up.
+    pub(crate) fn catch_up(&self, place: u64, mailbox: &Arc<Mailbox>) {
+        match self.logs.get(log_of(place)) {
+            Some(log) if !log.is_gone() => log.catch_up.ask(mailbox),
+            _ => mailbox.forget_log(log_of(place)),
+        }
+    }
+
+    /// Whether a publish at QoS 0 has to say that it is one, so that it is not taken for a message of NATS.
+    pub(crate) fn says_qos(&self, topic: &TopicName, subject: &Subject) -> bool {
+        self.logs.is_captured(subject.as_str())
+            || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
+    }
+
+    /// Whether a session has a subscription that matches: one that is connected here, or one above QoS 0, wherever it is.
+    pub(crate) fn has_subscriber(&self, topic: &TopicName) -> bool {
+        self.router.has_subscriber(topic) || self.ingest.as_ref().is_some_and(|ingest| ingest.wants.matches(topic))
+    }
+
+    /// Something of a client was refused for its size: whoever runs this is told.
+    pub(crate) fn tell_size_refusal(&self, client_id: &ByteString, what: TooLarge) {
+        self.metrics.over_limit(what.limit());
+        let packet_max = self.options.limits.max_packet_size.get() as usize;
+        self.size_refusals.tell(client_id, what, packet_max, self.store.server_max_payload());
+    }
+
+    /// Where the log that is always there stands, or a little before.
+    pub(crate) fn tail_sequence(&self) -> u64 {
+        self.logs.first().tail_sequence()
+    }
+
+    /// Fetches the messages that a session repeats. Those that are gone come without.
+    pub(crate) async fn fetch_resends(&self, client_id: &str, resends: Vec<Resend>) -> Vec<(Resend, Option<Outgoing>)> {
+        let mut places: Vec<u64> = resends
+            .iter()
+            .filter_map(|resend| match resend {
+                Resend::Publish(_, _, place) if *place < RETAINED => Some(*place),
+                Resend::Publish(..) | Resend::PubRel(_) => None,
+            })
+            .collect();
+        places.sort_unstable_by_key(|place| (log_of(*place), *place));
+        let mut found: HashMap<u64, Outgoing> = HashMap::new();
+        for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
+            self.fetch_from_log(client_id, in_log, &mut found).await;
+        }
+        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
+        let retained = self.find_retained(&retained).await;
+        found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
+        let with_message = |resend: Resend| match resend {
+            Resend::Publish(_, _, place) => (resend, found.get(&place).cloned()),
+            Resend::PubRel(_) => (resend, None),
+        };
+        resends.into_iter().map(with_message).collect()
+    }
+
+    /// Fetches messages of one log, at these places, from the log or, where it has lost them, from the session's backlog.
+    async fn fetch_from_log(&self, client_id: &str, places: &[u64], found: &mut HashMap<u64, Outgoing>) {
+        let Some(log) = places.first().and_then(|place| self.logs.get(log_of(*place))) else { return };
+        let sequences: Vec<u64> = places.iter().map(|place| sequence_of(*place)).collect();
+        let mut entries = loop {
+            match log.log.get_many(&sequences).await {
+                Ok(entries) => break entries,
+                Err(_) if log.is_gone() => return,
+                Err(error) => tracing::warn!(%error, "messages in flight cannot be read yet"),
+            }
+            tokio::time::sleep(RETRY).await;
+        };
+        if entries.len() < sequences.len() && log.number == 0 {
+            let has = |sequence: &u64| entries.iter().any(|entry| entry.sequence == *sequence);
+            let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).collect();
+            entries.extend(self.find_in_backlog(client_id, missing).await);
+        }
+        let outgoing = |entry: &LogEntry| {
+            let (nats_headers, keys) = (self.options.nats_headers, Some(self.store.keys()));
+            let message = Arc::new(publish::convert::from_log(entry, log.carrier(), nats_headers, keys).ok()?);
+            let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
+            let others = Box::default();
+            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, others, share: None }))
+        };
+        let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
+        let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
+        found.extend(places.iter().filter_map(at));
+    }
+
+    /// Tells consumers of shared subscriptions that these messages have an owner, and waits until they know.
+    pub(crate) async fn confirm_shared(&self, acks: &[ByteString]) {
+        self.shares.confirm(acks).await;
+    }
+
+    /// The next retained messages of a cursor, after a look at so many topics at most; returns whether more may follow.
+    pub(crate) fn retained_page(
+        &self,
+        cursor: &mut RetainedCursor,
+        looks: &mut usize,
+        out: &mut VecDeque<Outgoing>,
+    ) -> bool {
+        let closed = self.router.closed();
+        let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
+        let now_ms = self.store.clock().earliest_ms();
+        let is_hidden = |topic: &TopicName| closed.hides_topic_from_wildcard(topic);
+        cursor.page(index, looks, now_ms, is_hidden, self.options.nats_headers, out)
+    }
+
+    /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the
+    /// last one is gone.
+    pub async fn drain(&self) {
+        for mailbox in self.registry.close() {
+            mailbox.order(Order::Drain);
+        }
+        self.registry.empty().await;
+        self.shares.ended().await;
+    }
+
+    /// Whether we hold a lease, so that sessions can be ours.
+    pub(crate) fn has_lease(&self) -> watch::Receiver<bool> {
+        self.has_lease.subscribe()
+    }
+
+    /// Has the copying of messages of NATS end when what was heard is stored; before the lease is given back, so that a new
+    /// leader can ask what is left.
+    pub(crate) fn leave_ingest(&self) {
+        self.is_leaving.send_replace(true);
+    }
+
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Broker::leave_ingest`].
+    pub(crate) async fn keep_ingest(broker: Weak<Self>) {
+        let Some(strong) = broker.upgrade() else { return };
+        let Some(ingest) = strong.ingest.clone() else { return };
+        let leaving = strong.is_leaving.subscribe();
+        drop(strong);
+        ingest.keep(leaving).await;
+    }
+
+    /// Gives the lease back; after the last connection.
+    pub(crate) async fn release_lease(&self) {
+        if self.is_closing.send_replace(true) || !*self.has_lease.borrow() {
+            return;
+        }
+        let mut has_lease = self.has_lease.subscribe();
+        let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+    }
+
+    /// Connected clients.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.registry.everyone().len()
+    }
+}

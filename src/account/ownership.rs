@@ -1,0 +1,184 @@
+//! The one driver of the machines that decide who owns a session (crate `mqtt-ownership`): it does what they say, awaits
+//! the store, and feeds the answers back. It holds the only pauses between tries.
+//!
+//! - `claim`: a CONNECT; `orphans`: those that were given up and may have left a record
+//! - `leave`: the end of a connection; `failover`: sessions whose connection is gone, and wills that wait
+//! - `handover`: between two owners; `wills`: how one is published
+//! - `record`: between a record as it is stored and what of it decides
+
+mod claim;
+pub(in crate::account) mod dividing;
+pub(in crate::account) mod doubt;
+mod failover;
+mod handover;
+mod leave;
+pub(in crate::account) mod lifecycle;
+pub(in crate::account) mod nodes_gone;
+mod orphans;
+pub(in crate::account) mod owned_session;
+mod reclaim;
+mod record;
+pub(in crate::account) mod records;
+pub(in crate::account) mod turns;
+mod wills;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_ownership::{Input, Now, Output, Revision, WillOutcome};
+
+pub(in crate::account) use self::claim::{Abandoned, Ask, Claimed};
+pub(crate) use self::claim::{PeerSocket, Refusal, Told};
+pub(crate) use self::leave::LeaveEnd;
+pub(in crate::account) use self::orphans::OrphanedConnects;
+pub(in crate::account) use self::record::record_of;
+use self::record::{Message, Rest, state_of};
+use crate::account::Broker;
+use crate::metrics::WillCause;
+use crate::store::{Arrival, Loaded, ProgressRecord, RECORD_VERSION, Sessions, StoredWill, WriteError};
+
+/// The shortest pause before something is tried again; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// The longest of these pauses.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+
+type In = Input<Message, Rest, ProgressRecord>;
+type Out = Output<Message, Rest, ProgressRecord>;
+
+/// Does what machines say about one session.
+struct Driver<'a> {
+    broker: &'a Arc<Broker>,
+    client_id: &'a ByteString,
+    /// Why wills are published.
+    cause: WillCause,
+    pause: Duration,
+    has_failed: bool,
+}
+
+impl<'a> Driver<'a> {
+    const fn new(broker: &'a Arc<Broker>, client_id: &'a ByteString, cause: WillCause) -> Self {
+        Self { broker, client_id, cause, pause: PAUSE_MIN, has_failed: false }
+    }
+
+    /// Does one thing, after a pause when the last one failed.
+    async fn perform(&mut self, output: Out) -> In {
+        let is_again =
+            matches!(output, Output::Load { again: true } | Output::PublishWill { again: true, .. }) || self.has_failed;
+        if is_again {
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+        } else {
+            self.pause = PAUSE_MIN;
+        }
+        // The machine and its driver wait for it, and need not be as large as the largest of what there is to do.
+        let input = Box::pin(self.carry_out(output)).await;
+        let is_failure = |outcome: &WillOutcome| *outcome != WillOutcome::Done;
+        self.has_failed = match &input {
+            Input::NotNow => true,
+            Input::WillPublished(outcome) => is_failure(outcome),
+            _ => false,
+        };
+        input
+    }
+
+    async fn carry_out(&self, output: Out) -> In {
+        let sessions = self.broker.store.sessions();
+        match output {
+            Output::Load { .. } => match sessions.load(self.client_id).await {
+                Ok(Loaded { newer: Some(version), .. }) => {
+                    let (client_id, known) = (&**self.client_id, RECORD_VERSION);
+                    tracing::error!(client_id, version, known, "the session was written by a newer version");
+                    Input::TooNew
+                }
+                Ok(Loaded { record, sequence, .. }) => Input::Loaded(record.map(state_of), Revision(sequence)),
+                Err(error) => self.not_now(&error),
+            },
+            Output::Trace => match sessions.trace(self.client_id).await {
+                Ok(trace) => Input::Traced(trace),
+                Err(error) => self.not_now(&error),
+            },
+            Output::Put { state, expected } => {
+                let ttl_s = state.ttl_s(self.broker.session_time().earliest_ms);
+                let name = |will: &StoredWill, epoch| self.broker.name_will(self.client_id, will, epoch);
+                let record = record_of(*state, &name);
+                match sessions.put_record(&record, expected.0, ttl_s).await {
+                    Ok(sequence) => Input::Written(Revision(sequence)),
+                    Err(error) => self.refused(&error),
+                }
+            }
+            Output::PutProgress { progress, fence, ttl_s } => self.put_progress(sessions, progress, fence, ttl_s).await,
+            Output::End(fence) => match sessions.end(self.client_id, fence.0).await {
+                Ok(()) => Input::Written(fence),
+                Err(error) => self.refused(&error),
+            },
+            Output::AskNodes { nodes, before, last } => {
+                let handed = self.broker.ask_old_owners(self.client_id, &nodes, before).await;
+                match handed {
+                    Some(progress) if progress.epoch != last.0 => {
+                        let saved = sessions.load_progress(self.client_id).await;
+                        let is_newer = saved.is_ok_and(|saved| saved.is_some_and(|saved| saved.epoch > progress.epoch));
+                        Input::HandedOver((!is_newer).then_some(progress))
+                    }
+                    handed => Input::HandedOver(handed),
+                }
+            }
+            Output::PublishWill { will, epoch, .. } => {
+                let outcome = self.broker.publish_will(self.client_id, &will, epoch.0, self.cause).await;
+                Input::WillPublished(outcome)
+            }
+            Output::Wait(until_ms) => {
+                let earliest_ms = self.broker.session_time().earliest_ms;
+                tokio::time::sleep(Duration::from_millis(until_ms.saturating_sub(earliest_ms))).await;
+                Input::Time
+            }
+        }
+    }
+
+    async fn put_progress(
+        &self,
+        sessions: &Sessions,
+        progress: Option<ProgressRecord>,
+        fence: Revision,
+        ttl_s: Option<u32>,
+    ) -> In {
+        let progress = match progress {
+            Some(progress) => progress,
+            None => match sessions.load_progress(self.client_id).await {
+                Ok(Some(progress)) => progress,
+                Ok(None) => return Input::ProgressSaved { again: false },
+                Err(error) => return self.not_now(&error),
+            },
+        };
+        match sessions.put_progress(self.client_id, &progress, fence.0, ttl_s).await {
+            Ok(arrival) => Input::ProgressSaved { again: arrival == Arrival::Again },
+            Err(error) => self.refused(&error),
+        }
+    }
+
+    fn refused(&self, error: &WriteError) -> In {
+        match error {
+            WriteError::Fenced => Input::Fenced,
+            WriteError::TooLarge => {
+                tracing::error!(client_id = &**self.client_id, "a session is too large to be kept");
+                Input::TooLarge
+            }
+            WriteError::Unavailable { .. } => self.not_now(error),
+        }
+    }
+
+    fn not_now(&self, error: &dyn std::fmt::Display) -> In {
+        tracing::debug!(client_id = &**self.client_id, %error, "a session waits for JetStream");
+        Input::NotNow
+    }
+}
+
+impl Broker {
+    /// The server's time, for machines. It is known before any session is owned.
+    fn session_time(&self) -> Now {
+        let clock = self.store.clock();
+        let earliest_ms = clock.earliest_ms();
+        Now { earliest_ms, certain_ms: clock.certain_ms(), stamp_ms: clock.now_ms().unwrap_or(earliest_ms) }
+    }
+}

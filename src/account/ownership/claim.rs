@@ -1,0 +1,252 @@
+//! A CONNECT makes its connection the owner of its session, unless somebody newer wants it, its peer is gone, or it takes
+//! too long.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use mqtt_codec::{Connect, ReasonCode};
+use mqtt_ownership::{
+    Claim, ClaimOutcome, GivenUp, Input, Left, NodeId, Output, Request, Revision, Step, Stop, Will, WillState,
+};
+use mqtt_session::Negotiated;
+use tokio::time::Instant;
+
+use super::orphans::Orphan;
+use super::record::{Message, Rest};
+use super::{Driver, In};
+use crate::account::Broker;
+use crate::account::delivery::mailbox::{Mailbox, Order};
+use crate::account::ownership::records;
+use crate::metrics::WillCause;
+use crate::store::ProgressRecord;
+
+pub(in crate::account) type Claimed = mqtt_ownership::Claimed<Message, Rest, ProgressRecord>;
+
+/// The socket of a connection whose CONNECT is not answered.
+pub(crate) trait PeerSocket: Send {
+    /// Ready when the peer is gone, and has sent nothing behind CONNECT that is to be carried out.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether that is so now.
+    fn is_gone(&mut self) -> bool {
+        self.poll_gone(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+}
+
+/// Why a CONNECT is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The reason code of CONNACK, or of the DISCONNECT behind it.
+    pub(crate) reason: ReasonCode,
+    /// How the client is told.
+    pub(crate) told: Told,
+}
+
+/// How a client is told that its CONNECT is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// By CONNACK, which promises that nothing comes of its CONNECT: no will.
+    ConnAck,
+    /// It owned its session for a moment, and others have seen it: CONNACK accepts it, and DISCONNECT follows.
+    Connected {
+        /// The session was there before.
+        is_present: bool,
+    },
+    /// Not at all, the connection is closed: somebody may have taken it for connected, so neither can be promised.
+    Nothing,
+}
+
+impl Refusal {
+    /// It was connected, for no time at all.
+    pub(in crate::account) const fn taken_over(is_present: bool) -> Self {
+        Self { reason: ReasonCode::SessionTakenOver, told: Told::Connected { is_present } }
+    }
+}
+
+impl From<ReasonCode> for Refusal {
+    fn from(reason: ReasonCode) -> Self {
+        Self { reason, told: Told::ConnAck }
+    }
+}
+
+/// A claim that was given up.
+pub(in crate::account) struct Abandoned {
+    pub(in crate::account) refusal: Refusal,
+    /// What an old owner has handed over and is not saved, for [`Broker::pass_on`].
+    pub(in crate::account) unsaved: Option<(ProgressRecord, Revision)>,
+    /// JetStream was too slow: a session that needs no record goes on without.
+    pub(in crate::account) is_late: bool,
+    pub(in crate::account) why: Stop,
+}
+
+/// What a CONNECT says, for a claim.
+#[derive(Clone, Copy)]
+pub(in crate::account) struct Ask<'a> {
+    pub(in crate::account) negotiated: &'a Negotiated,
+    pub(in crate::account) connect: &'a Connect,
+    pub(in crate::account) remote: std::net::SocketAddr,
+    /// When the client came, if that is longer ago.
+    pub(in crate::account) came: Option<std::time::Instant>,
+}
+
+/// What comes between.
+enum Event {
+    Answer(In),
+    Ordered(Order),
+    Gone,
+    Late,
+}
+
+impl Broker {
+    /// Writes a record with ourselves as the owner, until `deadline`.
+    pub(in crate::account) async fn claim(
+        self: &Arc<Self>,
+        node: &str,
+        ask: Ask<'_>,
+        mailbox: &Arc<Mailbox>,
+        socket: &mut dyn PeerSocket,
+        deadline: Instant,
+    ) -> Result<Box<Claimed>, Abandoned> {
+        let Ask { negotiated, connect, remote, came } = ask;
+        if self.store.clock().now_ms().is_none() {
+            tracing::warn!(client_id = &*mailbox.client_id, "the time of the server is not known");
+            let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
+            return Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled });
+        }
+        let will = records::stored_will(connect, self.tail_sequence()).map(|message| Will {
+            delay_s: message.delay_s,
+            state: WillState::Armed,
+            due_at_ms: None,
+            message: Message::new(message),
+        });
+        let mut claim = Claim::new(Request {
+            node: NodeId(node.to_owned()),
+            clean_start: connect.clean_start,
+            expiry_s: negotiated.parameters.session_expiry_s,
+            will,
+            rest: Rest::new(&negotiated.client_id, records::protocol(connect.version), remote.to_string()),
+            came_ms: came.map(|came| self.store.clock().ago_ms(came.elapsed())),
+        });
+        // The orders of a client that has its answer are for its connection.
+        let listens = came.is_none();
+        let (outcome, order) = self.run_claim(&mut claim, mailbox, socket, listens, deadline).await;
+        match outcome {
+            ClaimOutcome::Claimed(claimed) => {
+                mailbox.set_epoch(claimed.state.epoch.0);
+                Ok(claimed)
+            }
+            ClaimOutcome::GivenUp(given_up) => {
+                let mut abandoned = self.give_up(mailbox, *given_up, order);
+                let is_preempted = order == Some(Order::Close(ReasonCode::SessionTakenOver));
+                if is_preempted && connect.clean_start && connect.will.is_none() {
+                    // It had nothing, and leaves nothing: it was connected, for no time at all.
+                    abandoned.refusal = Refusal::taken_over(false);
+                }
+                Err(abandoned)
+            }
+        }
+    }
+
+    async fn run_claim(
+        self: &Arc<Self>,
+        claim: &mut Claim<Message, Rest, ProgressRecord>,
+        mailbox: &Arc<Mailbox>,
+        socket: &mut dyn PeerSocket,
+        listens: bool,
+        deadline: Instant,
+    ) -> (ClaimOutcome<Message, Rest, ProgressRecord>, Option<Order>) {
+        let mut driver = Driver::new(self, &mailbox.client_id, WillCause::TakenOver);
+        let (mut order, mut is_gone) = (None, false);
+        let mut step = claim.begin();
+        loop {
+            let output = match step {
+                Step::Done(outcome) => return (outcome, order),
+                Step::Do(output) => output,
+                // Nothing is ever awaited without an output.
+                Step::Wait => Output::Load { again: true },
+            };
+            let mut performed = std::pin::pin!(driver.perform(output));
+            step = loop {
+                let event = tokio::select! {
+                    biased;
+                    input = &mut performed => Event::Answer(input),
+                    next = mailbox.ordered(order), if listens => Event::Ordered(next),
+                    () = std::future::poll_fn(|cx| socket.poll_gone(cx)), if !is_gone => Event::Gone,
+                    () = tokio::time::sleep_until(deadline) => Event::Late,
+                };
+                let input = match event {
+                    Event::Answer(input) => break claim.handle(self.session_time(), self.as_seen(mailbox, input)),
+                    Event::Ordered(next) => {
+                        order = Some(next);
+                        match next {
+                            Order::Close(ReasonCode::SessionTakenOver) => Input::Preempted,
+                            Order::Close(_) => Input::Cancelled,
+                            // What is written goes on, and drains as everybody does.
+                            Order::Drain => Input::ConnectionGone,
+                        }
+                    }
+                    Event::Gone => {
+                        is_gone = true;
+                        Input::ConnectionGone
+                    }
+                    Event::Late => Input::Cancelled,
+                };
+                let next = claim.handle(self.session_time(), input);
+                if matches!(next, Step::Done(_)) {
+                    break next;
+                }
+            };
+            if let Some(epoch) = claim.epoch() {
+                // From now on whoever comes later asks us to hand over.
+                mailbox.set_epoch(epoch.0);
+            }
+        }
+    }
+
+    fn as_seen(&self, mailbox: &Mailbox, input: In) -> In {
+        match input {
+            Input::Loaded(record, revision) => Input::Loaded(self.seen(&mailbox.client_id, record), revision),
+            input => input,
+        }
+    }
+
+    /// Leaves the session as it was found, or sees to it that somebody does.
+    fn give_up(
+        self: &Arc<Self>,
+        mailbox: &Mailbox,
+        given_up: GivenUp<Message, Rest, ProgressRecord>,
+        order: Option<Order>,
+    ) -> Abandoned {
+        let GivenUp { why, left, unsaved } = given_up;
+        let written = left.as_ref().filter(|left| left.is_written && (why == Stop::Preempted || order.is_some()));
+        let told = match written {
+            Some(left) => Told::Connected { is_present: left.is_present },
+            None if left.is_some() => Told::Nothing,
+            None => Told::ConnAck,
+        };
+        let is_accepted = matches!(told, Told::Connected { .. });
+        if let Some(left) = left {
+            self.look_after_orphan(&mailbox.client_id, Orphan::new(left, is_accepted));
+        }
+        let reason = match (why, order) {
+            (Stop::Preempted, _) if is_accepted => ReasonCode::SessionTakenOver,
+            (_, Some(Order::Close(reason))) if is_accepted => reason,
+            (_, Some(Order::Drain)) if is_accepted => ReasonCode::ServerShuttingDown,
+            (Stop::Preempted, _) | (Stop::Cancelled, Some(Order::Close(_))) => ReasonCode::ServerBusy,
+            _ => ReasonCode::ServerUnavailable,
+        };
+        let is_late = order.is_none() && matches!(why, Stop::Cancelled | Stop::Contended);
+        Abandoned { refusal: Refusal { reason, told }, unsaved, is_late, why }
+    }
+
+    /// A CONNECT is given up although its record is written.
+    pub(in crate::account) fn give_up_claimed(
+        self: &Arc<Self>,
+        mailbox: &Mailbox,
+        left: Left<Message, Rest>,
+        why: Stop,
+        order: Option<Order>,
+    ) -> Abandoned {
+        self.give_up(mailbox, GivenUp { why, left: Some(left), unsaved: None }, order)
+    }
+}

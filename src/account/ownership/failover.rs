@@ -1,0 +1,99 @@
+//! Sessions whose connection is gone are put in order, one at a time, and what waits for its time does so beside.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use mqtt_ownership::{Failover, FailoverOutcome, NodeId, Output, Revision, Step};
+
+use super::record::{Message, Rest, State, state_of};
+use super::{Driver, Out};
+use crate::account::{Broker, Event, EventDisconnect};
+use crate::metrics::WillCause;
+use crate::store::SessionRecord;
+
+type Next = Step<Message, Rest, crate::store::ProgressRecord, FailoverOutcome>;
+
+impl Broker {
+    /// Puts one session in order whose connection is gone, as it was read with this sequence. Returns when it is, but for a
+    /// will that waits for its time, and whether we have done it.
+    pub(in crate::account) async fn adopt(self: &Arc<Self>, record: SessionRecord, sequence: u64) -> bool {
+        let client_id = ByteString::from(record.client_id.as_str());
+        let remote = record.remote.as_deref().and_then(|remote| remote.parse().ok());
+        let lost: Option<Arc<str>> = record.owner.as_deref().filter(|_| record.connected).map(Arc::from);
+        let node = self.node().map(|node| NodeId(node.to_string()));
+        let (state, now) = (state_of(record), self.session_time());
+        let mut machine = self.orphans.failover(&client_id, state, Revision(sequence), node, now);
+        let mut driver = Driver::new(self, &client_id, WillCause::NodeLost);
+        let mut next: Next = machine.begin(self.session_time());
+        let mut lost = lost;
+        loop {
+            if machine.is_adopted()
+                && !matches!(next, Step::Done(FailoverOutcome::Ended))
+                && let Some(node) = lost.take()
+            {
+                let event = EventDisconnect { remote, cause: "node_lost", reason_code: None, connected_ms: None };
+                self.events.tell(&client_id, Some(node), || Event::Disconnect(event));
+            }
+            match next {
+                // Whoever waits for us to be through waits for what is due now as well.
+                Step::Do(Output::Wait(until_ms)) if until_ms > self.session_time().earliest_ms => {
+                    self.finish_session(client_id, machine, Output::Wait(until_ms), WillCause::NodeLost);
+                    return true;
+                }
+                Step::Do(output) => {
+                    let input = driver.perform(output).await;
+                    next = machine.handle(self.session_time(), input);
+                }
+                Step::Wait | Step::Done(_) => return machine.is_adopted(),
+            }
+        }
+    }
+
+    /// A session of ours whose will waits for its time.
+    pub(super) fn finish_later(
+        self: &Arc<Self>,
+        client_id: ByteString,
+        state: State,
+        revision: Revision,
+        cause: WillCause,
+    ) {
+        let mut machine = Failover::due(state, revision);
+        let first: Next = machine.begin(self.session_time());
+        if let Step::Do(output) = first {
+            self.finish_session(client_id, machine, output, cause);
+        }
+    }
+
+    /// Goes on until the session is in order, or somebody else's.
+    fn finish_session(
+        self: &Arc<Self>,
+        client_id: ByteString,
+        mut machine: Failover<Message, Rest>,
+        mut output: Out,
+        cause: WillCause,
+    ) {
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut driver = Driver::new(&broker, &client_id, cause);
+            let mut room = None;
+            loop {
+                // While it waits for its time it takes none.
+                let is_waiting = matches!(output, Output::Wait(_));
+                if is_waiting {
+                    room = None;
+                } else if room.is_none() {
+                    room = Arc::clone(&broker.ordering).acquire_owned().await.ok();
+                }
+                let input = driver.perform(output).await;
+                let next: Next = machine.handle(broker.session_time(), input);
+                match next {
+                    Step::Do(next) => output = next,
+                    Step::Wait => return,
+                    Step::Done(outcome) => {
+                        return tracing::debug!(client_id = &*client_id, ?outcome, "a session is put in order");
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,73 @@
+//! How a will is published whose mark is in the record of its session. Whoever finds the mark looks in the log first.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use mqtt_codec::{QoS, ReasonCode, Version};
+use mqtt_ownership::{Epoch, Will, WillOutcome};
+use proto_map::MessageName;
+
+use super::record::{Message, stored_will};
+use crate::account::Broker;
+use crate::account::delivery::mailbox::{Mailbox, Wakes};
+use crate::account::ownership::records;
+use crate::account::ownership::records::WILL_NUMBER;
+use crate::account::publish::Publishing;
+use crate::metrics::WillCause;
+use crate::store::{StoredWill, WillState};
+
+impl Broker {
+    /// The message id of a will, by the epoch of its connection.
+    pub(in crate::account) fn name_will(&self, client_id: &str, will: &StoredWill, epoch: Epoch) -> String {
+        let is_id = |(name, value): &&(String, String)| name == proto_map::name::NATS_MSG_ID && !value.is_empty();
+        let name = match will.user_properties.iter().find(is_id) {
+            Some((_, id)) => MessageName::ById { client_id, id },
+            None => MessageName::OfSession { client_id, epoch: epoch.0, number: WILL_NUMBER },
+        };
+        let keys = self.store.keys();
+        keys.ring().at(keys.now_ms()).message_id(name).to_string()
+    }
+
+    /// Publishes a will. `epoch`: that of the connection that it was the will of.
+    pub(super) async fn publish_will(
+        self: &Arc<Self>,
+        client_id: &ByteString,
+        will: &Will<Message>,
+        epoch: u64,
+        cause: WillCause,
+    ) -> WillOutcome {
+        let key = self.client_key(client_id);
+        let name = |will: &StoredWill, epoch| self.name_will(client_id, will, epoch);
+        let stored = stored_will(will.clone(), &name, Epoch(epoch));
+        let Some(mut publication) = records::will_publication(&stored, epoch) else { return WillOutcome::Done };
+        let is_stored = publication.qos != QoS::AtMostOnce;
+        publication.token = is_stored.then_some(0);
+        let (id, limits) = (self.next_session_id(), self.options.mailbox);
+        let mailbox = Arc::new(Mailbox::new(id, client_id.clone(), Version::V5, u32::MAX, limits));
+        let mut publishing = Publishing::of_will(Arc::clone(self), Arc::clone(&mailbox), key, epoch);
+        if let WillState::Firing { id, .. } = &stored.state {
+            publishing.name_as(id);
+        }
+        if let Err(refusal) = publishing.publish(publication, &mut Wakes::default()) {
+            let (publication, refused) = *refusal;
+            let topic = publication.topic.as_str();
+            tracing::info!(client_id = &**client_id, topic, why = refused.why(), "a will was refused");
+            return WillOutcome::Done;
+        }
+        let answers = publishing.settle(self, &mailbox, None).await;
+        // Nothing acknowledges a will at QoS 0. When we die before its mark is gone, it is published again.
+        let outcome = match answers.as_ref().and_then(|answers| answers.first()) {
+            _ if !is_stored && answers.is_some() => WillOutcome::Done,
+            Some((_, Ok(_))) => WillOutcome::Done,
+            Some((_, Err(ReasonCode::ServerBusy))) | None => WillOutcome::NotNow,
+            // A stream without a leader looks like none, and a full one may have room later.
+            Some((_, Err(_))) => WillOutcome::Refused,
+        };
+        if outcome == WillOutcome::Done {
+            self.metrics.will(cause);
+        } else {
+            tracing::warn!(client_id = &**client_id, ?outcome, "a will could not be stored yet");
+        }
+        outcome
+    }
+}

@@ -1,0 +1,119 @@
+//! What is published, on its way: the types that its stages share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytestring::ByteString;
+use mqtt_codec::ReasonCode;
+use mqtt_session::Publication;
+use proto_map::{HeaderError, Headers, Subject};
+
+use crate::account::delivery::logs::LogHandle;
+
+/// A publish whose topic was mapped.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) publication: Publication,
+    pub(super) route: Route,
+    /// Sequence in the retained bucket, once it is stored there.
+    pub(super) retained_at: Option<u64>,
+    pub(super) since_ms: u64,
+    pub(super) began: Instant,
+    pub(super) stage: Stage,
+    /// It may be in the log already, above this sequence.
+    pub(super) maybe_above: Option<u64>,
+    /// It is in the log, at this sequence; what is left is the bucket.
+    pub(super) logged_at: Option<u64>,
+}
+
+/// Where a topic leads.
+#[derive(Clone, Debug)]
+pub(super) struct Route {
+    pub(super) subject: Subject,
+    /// The subject is not the topic as nats-server maps it.
+    pub(super) is_escaped: bool,
+    /// The log that owns the subject.
+    pub(super) log: Arc<LogHandle>,
+    /// [`Logs::version`](crate::account::delivery::logs::Logs::version) by which it does.
+    pub(super) version: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Bucket,
+    Log,
+}
+
+/// A message that cannot be handed to the store.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unstorable {
+    /// Its properties are larger than headers may be.
+    #[error(transparent)]
+    Headers(#[from] HeaderError),
+    /// Its topic is longer than the key of a bucket may be.
+    #[error(transparent)]
+    Key(#[from] proto_map::MapError),
+}
+
+/// What has to come before more can be published.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// The message may be in the log already, above this sequence: it is to be looked for there by its subject and its
+    /// id, for [`super::Publishing::found`].
+    Look {
+        /// The log.
+        log: Arc<LogHandle>,
+        /// Subject in the log.
+        subject: ByteString,
+        /// Its sequence, if it is there, is above.
+        above: u64,
+        /// The epoch in which it was received. It was not received before: in other logs that says where.
+        epoch: u64,
+        /// Its `Nats-Msg-Id`.
+        message_id: ByteString,
+    },
+    /// The account has as many messages in flight as it may: a permit for this many bytes, for [`super::Publishing::resume`].
+    Permit(usize),
+    /// The connection to NATS took nothing: this is to be sent.
+    Core(CoreCopy),
+}
+
+/// A client may not publish this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The topic leads into a tree that is closed to devices.
+    Closed,
+    /// It is the answer to a request, and too late.
+    Late,
+    /// The topic has no subject.
+    Unmappable(ReasonCode),
+    /// NATS does not take headers, keys or messages of this size.
+    TooLarge,
+    /// There are as many as there may be.
+    NoRoom,
+    /// There is no room for it among the retained messages.
+    OverLimit,
+}
+
+/// A message for core NATS.
+#[derive(Debug)]
+pub(crate) struct CoreCopy {
+    /// Its subject.
+    pub(crate) subject: Subject,
+    /// Where an answer is expected.
+    pub(crate) reply: Option<ByteString>,
+    /// Its headers.
+    pub(crate) headers: Headers,
+    /// Its payload.
+    pub(crate) payload: bytes::Bytes,
+}
+
+/// How the messages of a connection say whose they are.
+#[derive(Debug)]
+pub(super) struct EpochText {
+    pub(super) made_for: u64,
+    /// Where sidecars alone write.
+    pub(super) plain: ByteString,
+    /// Where others write too.
+    pub(super) sealed: ByteString,
+}

@@ -1,0 +1,159 @@
+//! How much a client may have, and what is said of it when it wants more.
+//!
+//! **Invariant:** whatever a client can make grow has a limit here or in the configuration of what holds it, and who meets it
+//! is told by a reason code, counted, and named in the log together with the key that moves the limit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mqtt_codec::ReasonCode;
+
+use crate::account::clock::uptime_ms;
+use crate::metrics::{Limit, Metrics};
+
+/// How often it is said in the log that a limit was met; in between at debug.
+const SAID_EVERY_MS: u64 = 3_600_000;
+
+/// How much clients may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Quotas {
+    /// Subscriptions of one client.
+    pub subscriptions: usize,
+    /// Topic filters of one SUBSCRIBE.
+    pub filters_per_packet: usize,
+    /// Bytes of a topic filter without the share name.
+    pub filter_length: usize,
+    /// Bytes that the subscriptions of a session take in its record.
+    pub session_size: usize,
+    /// Sessions of the account that outlive their connections.
+    pub sessions: usize,
+    /// Bytes of a will, its properties included.
+    pub will_size: usize,
+    /// Bytes that sessions take which are being opened or left.
+    pub opening_size: usize,
+    /// Retained messages of the account.
+    pub retained_messages: usize,
+    /// Bytes of them: topics, headers and payloads.
+    pub retained_bytes: usize,
+    /// Bytes of the payload of one.
+    pub retained_size: usize,
+    /// Groups of shared subscriptions, above QoS 0, of the account.
+    pub groups: usize,
+    /// Groups of shared subscriptions that one client is a member of.
+    pub groups_per_client: usize,
+    /// Bytes of a share name.
+    pub share_name_length: usize,
+}
+
+impl Limit {
+    /// The key of the configuration.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::Subscriptions => "mqtt.max_subscriptions",
+            Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
+            Self::FilterLength => "mqtt.max_filter_length",
+            Self::SessionSize => "mqtt.max_session_size",
+            Self::Sessions => "mqtt.max_sessions",
+            Self::WillSize => "mqtt.max_will_size",
+            Self::OpeningSize => "mqtt.max_opening_size",
+            Self::RetainedMessages => "mqtt.max_retained_messages",
+            Self::RetainedBytes => "mqtt.max_retained_bytes",
+            Self::RetainedSize => "mqtt.max_retained_size",
+            Self::Groups => "jetstream.shared.max_groups",
+            Self::Consumers => "max_consumers of a stream (1,000 unless nats-server is told otherwise)",
+            Self::GroupsPerClient => "jetstream.shared.max_groups_per_client",
+            Self::ShareNameLength => "jetstream.shared.max_name_length",
+            Self::TopicLevels => "mqtt.max_topic_levels",
+            Self::PacketSize => "mqtt.max_packet_size",
+            Self::MessageSize => "max_payload of nats-server, or max_msg_size of a stream",
+            Self::BridgeStates => "the number of clients that say something below $SYS/broker/connection",
+            Self::Connections => "listeners.max_connections",
+            Self::ConnectionsPerAddress => "listeners.max_connections_per_address",
+            Self::Handshakes => "listeners.max_handshakes",
+        }
+    }
+
+    /// What the client is told.
+    pub(crate) const fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::FilterLength | Self::ShareNameLength | Self::TopicLevels => ReasonCode::TopicFilterInvalid,
+            Self::PacketSize => ReasonCode::PacketTooLarge,
+            // It may come again, unlike what is too much of something.
+            Self::Connections | Self::ConnectionsPerAddress | Self::Handshakes | Self::OpeningSize => {
+                ReasonCode::ServerBusy
+            }
+            Self::Subscriptions
+            | Self::FiltersPerPacket
+            | Self::SessionSize
+            | Self::Sessions
+            | Self::WillSize
+            | Self::RetainedMessages
+            | Self::RetainedBytes
+            | Self::RetainedSize
+            | Self::Groups
+            | Self::Consumers
+            | Self::GroupsPerClient
+            | Self::MessageSize
+            | Self::BridgeStates => ReasonCode::QuotaExceeded,
+        }
+    }
+}
+
+/// Says that limits were met.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    metrics: Arc<Metrics>,
+    /// When it was said of each; 0: never.
+    said_at_ms: [AtomicU64; Limit::COUNT],
+}
+
+impl Refusals {
+    pub(in crate::account) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, said_at_ms: [const { AtomicU64::new(0) }; Limit::COUNT] }
+    }
+
+    /// A client was refused something because of a limit. Returns the reason code for it.
+    pub(crate) fn refuse(&self, limit: Limit, client_id: &str) -> ReasonCode {
+        self.metrics.over_limit(limit);
+        let (key, reason_code) = (limit.key(), limit.reason_code());
+        let client_id = client_id.escape_debug().to_string();
+        if self.is_to_be_said(limit) {
+            tracing::warn!(
+                client_id,
+                ?reason_code,
+                "refused: {key} is reached; raise it if this client is right (mqtt_over_limit_total counts on, and this \
+                 is said once an hour)"
+            );
+        } else {
+            tracing::debug!(client_id, ?reason_code, "refused: {key} is reached");
+        }
+        reason_code
+    }
+
+    fn is_to_be_said(&self, limit: Limit) -> bool {
+        let Some(said) = self.said_at_ms.get(limit as usize) else { return false };
+        // Never 0, which is "never".
+        let now = uptime_ms() + 1;
+        let last = said.load(Ordering::Relaxed);
+        (last == 0 || now.saturating_sub(last) >= SAID_EVERY_MS)
+            && said.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_counted_each_time_and_named_once() {
+        let metrics = Metrics::new();
+        let refusals = Refusals::new(Arc::clone(&metrics));
+        assert!(refusals.is_to_be_said(Limit::Subscriptions));
+        assert!(!refusals.is_to_be_said(Limit::Subscriptions));
+        assert!(refusals.is_to_be_said(Limit::SessionSize), "another limit is other news");
+        for _ in 0..3 {
+            assert_eq!(refusals.refuse(Limit::FilterLength, "c"), ReasonCode::TopicFilterInvalid);
+        }
+        assert!(metrics.render().contains("mqtt_over_limit_total{limit=\"filter_length\"} 3"));
+    }
+}

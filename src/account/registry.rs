@@ -1,0 +1,130 @@
+//! Who is connected to this sidecar, by client id.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytestring::ByteString;
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::account::delivery::mailbox::Mailbox;
+
+/// Where a CONNECT came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remote {
+    /// Address of the peer.
+    pub(crate) addr: SocketAddr,
+    /// Its place in the order in which connections were taken, of all listeners.
+    pub(crate) place: u64,
+}
+
+/// How a client was entered.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    /// Nobody has its client id.
+    Alone,
+    /// These connections had it, and have not ended; the last one until now.
+    Behind(Vec<Arc<Mailbox>>),
+    /// It was not: its peer is gone, or the connection that has the client id came later.
+    GivesWay,
+    /// It was not: nobody is any more.
+    Draining,
+}
+
+/// The connected clients.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    is_draining: AtomicBool,
+    clients: Mutex<HashMap<ByteString, Arc<Mailbox>>>,
+    /// Connections that were taken over and have not ended yet are not in `clients` any more.
+    leaving: Mutex<HashMap<ByteString, Vec<Arc<Mailbox>>>>,
+    changed: Notify,
+}
+
+impl Registry {
+    /// Enters a client, unless it gives way. `is_gone`: whether its peer is gone, which is looked at when nobody else can
+    /// enter, so that a connection that came when that one was gone is behind it.
+    pub(crate) fn enter(&self, mailbox: &Arc<Mailbox>, is_gone: impl FnOnce() -> bool) -> Entered {
+        let mut clients = self.clients.lock();
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Entered::Draining;
+        }
+        let newcomer = mailbox.arrival(is_gone());
+        if newcomer.is_gone
+            || clients.get(&mailbox.client_id).is_some_and(|old| newcomer.yields_to(&old.arrival(false)))
+        {
+            return Entered::GivesWay;
+        }
+        match clients.insert(mailbox.client_id.clone(), Arc::clone(mailbox)) {
+            Some(old) => {
+                let mut leaving = self.leaving.lock();
+                let those = leaving.entry(old.client_id.clone()).or_default();
+                those.push(old);
+                Entered::Behind(those.clone())
+            }
+            None => match self.leaving.lock().get(&mailbox.client_id) {
+                Some(those) => Entered::Behind(those.clone()),
+                None => Entered::Alone,
+            },
+        }
+    }
+
+    /// Nobody is entered any more. Returns all that are there.
+    pub(crate) fn close(&self) -> Vec<Arc<Mailbox>> {
+        let clients = self.clients.lock();
+        self.is_draining.store(true, Ordering::Relaxed);
+        clients.values().cloned().collect()
+    }
+
+    /// The connection that has a client id.
+    pub(crate) fn find(&self, client_id: &str) -> Option<Arc<Mailbox>> {
+        self.clients.lock().get(client_id).cloned()
+    }
+
+    /// The connection that owned a session last before an epoch, also while it ends.
+    pub(crate) fn find_before(&self, client_id: &str, epoch: u64) -> Option<Arc<Mailbox>> {
+        let clients = self.clients.lock();
+        let leaving = self.leaving.lock();
+        let all = clients.get(client_id).into_iter().chain(leaving.get(client_id).into_iter().flatten());
+        // One without an epoch has yet to write its record.
+        all.filter(|mailbox| (1..epoch).contains(&mailbox.epoch())).max_by_key(|mailbox| mailbox.epoch()).cloned()
+    }
+
+    /// A connection has ended.
+    pub(crate) fn leave(&self, mailbox: &Arc<Mailbox>) {
+        let mut clients = self.clients.lock();
+        if clients.get(&mailbox.client_id).is_some_and(|m| m.id == mailbox.id) {
+            clients.remove(&mailbox.client_id);
+        } else {
+            let mut leaving = self.leaving.lock();
+            if let Some(those) = leaving.get_mut(&mailbox.client_id) {
+                those.retain(|other| other.id != mailbox.id);
+                if those.is_empty() {
+                    leaving.remove(&mailbox.client_id);
+                }
+            }
+        }
+        drop(clients);
+        self.changed.notify_waiters();
+    }
+
+    /// All that are connected.
+    pub(crate) fn everyone(&self) -> Vec<Arc<Mailbox>> {
+        self.clients.lock().values().cloned().collect()
+    }
+
+    /// Waits until nobody is connected.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.clients.lock().is_empty() && self.leaving.lock().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}

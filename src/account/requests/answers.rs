@@ -1,0 +1,87 @@
+//! What NATS answers, on its way to the Response Topics: published as a client would, one after the other, whoever asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mqtt_codec::{MessageProperties, Version};
+use mqtt_session::Publication;
+use proto_map::{Carrier, ReadOptions};
+use tokio::sync::mpsc;
+
+use super::Arrived;
+use crate::account::Broker;
+use crate::account::delivery::mailbox::{Mail, Mailbox, Wakes};
+use crate::account::publish::Publishing;
+use crate::account::publish::wait::{Waiting, wait_for};
+
+/// How often requests are looked at whose time is over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// By these headers services tell what went wrong. They are for whoever asked, so they become user properties like others.
+const SERVICE_PREFIX: &str = "Nats-Service-";
+
+/// Publishes answers as they arrive, for ever.
+pub(in crate::account) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Receiver<Arrived>) {
+    let limits = broker.options.mailbox;
+    let mailbox = Arc::new(Mailbox::new(broker.next_session_id(), ByteString::new(), Version::V5, u32::MAX, limits));
+    let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), None);
+    let (mut mail, mut answers, mut wakes) = (Mail::default(), Vec::new(), Wakes::default());
+    let mut waiting: Option<Waiting> = None;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    loop {
+        let is_free = waiting.is_none() && publishing.has_room();
+        tokio::select! {
+            next = arrived.recv(), if is_free => {
+                let Some(arrived) = next else { return };
+                let publication = arrived.publication(broker.options.nats_headers);
+                if let Err(refusal) = publishing.publish(publication, &mut wakes) {
+                    let (publication, refused) = *refusal;
+                    tracing::info!(topic = publication.topic.as_str(), why = refused.why(), "an answer was refused");
+                }
+            }
+            done = async { match &mut waiting { Some(wait) => wait.await, None => std::future::pending().await } } => {
+                waiting = None;
+                publishing.take(done, &broker, &mut wakes);
+            }
+            () = mailbox.notified() => {}
+            _ = look.tick() => broker.requests.expire(),
+        }
+        mailbox.take(&mut mail);
+        for (token, result) in mail.stored.drain(..) {
+            publishing.stored(token, result, &mut answers, &mut wakes);
+        }
+        answers.clear();
+        wakes.wake_all();
+        if waiting.is_none() {
+            waiting = wait_for(&broker, publishing.wanted());
+        }
+    }
+}
+
+impl Arrived {
+    /// What is published on the Response Topic: at the QoS of the request and with its correlation data.
+    fn publication(self, nats_headers: bool) -> Publication {
+        let Self { question, core } = self;
+        let headers = || core.headers.iter().flatten().map(|(name, value)| (&**name, &**value));
+        let read = ReadOptions { carrier: Carrier::Core, nats_headers, is_genuine: false };
+        let mut properties: MessageProperties =
+            proto_map::from_headers(headers(), read).properties.map(|properties| *properties).unwrap_or_default();
+        if !nats_headers {
+            let of_service = headers().filter(|(name, _)| name.starts_with(SERVICE_PREFIX));
+            properties.user_properties.extend(of_service.map(|(name, value)| (name.into(), value.into())));
+        }
+        // The conversation is over: an answer to the answer would go nowhere.
+        properties.response_topic = None;
+        properties.correlation_data = question.correlation_data;
+        Publication {
+            token: None,
+            once: None,
+            topic: question.response_topic,
+            qos: question.qos,
+            retain: false,
+            payload: core.payload,
+            properties: (properties != MessageProperties::default()).then(|| Box::new(properties)),
+        }
+    }
+}

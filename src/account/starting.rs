@@ -1,0 +1,252 @@
+//! How the broker of an account is put together, from the lowest part to the highest.
+//!
+//! A start waits for JetStream as it waits for nats-server itself: a leader that is not there now, or an answer that was
+//! lost, is no reason to end.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use proto_map::{ClosedTrees, Names};
+use tokio::sync::{Semaphore, watch};
+
+use crate::account::census::Census;
+use crate::account::delivery::catch_up::CatchUp;
+use crate::account::delivery::core_subscriptions::Interest;
+use crate::account::delivery::logs::{FRESH_FOR, Follower, Logs};
+use crate::account::delivery::router::{LogTail, Reading, Router};
+use crate::account::events::Events;
+use crate::account::interop::durable_interest::Wants;
+use crate::account::interop::ingest;
+use crate::account::interop::ingest::Ingest;
+use crate::account::ownership::OrphanedConnects;
+use crate::account::ownership::nodes_gone;
+use crate::account::ownership::turns::Turns;
+use crate::account::publish::convert;
+use crate::account::publish::retained_writer::RetainedWriter;
+use crate::account::publish::size_refusals::SizeRefusals;
+use crate::account::quotas::Refusals;
+use crate::account::registry::Registry;
+use crate::account::requests;
+use crate::account::requests::Requests;
+use crate::account::shared::{Claimants, Shares};
+use crate::account::sys::Sys;
+use crate::account::{Broker, BrokerOptions};
+use crate::metrics::Metrics;
+use crate::store::{CoreMessage, CoreSink, FollowFrom, LogPosition, SessionsSink, Store, Unavailable};
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Asks until there is an answer.
+async fn answered<T>(ask: impl AsyncFn() -> Result<T, Unavailable>) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => tracing::warn!(%error, "waiting for JetStream"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Receives core NATS messages from the moment the store is open, for the router that is made later.
+#[derive(Debug, Default)]
+pub struct CoreInlet(OnceLock<Inlets>);
+
+struct Inlets {
+    router: Arc<Router>,
+    ingest: Option<Arc<Ingest>>,
+    requests: Arc<Requests>,
+}
+
+impl std::fmt::Debug for Inlets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inlets")
+    }
+}
+
+impl CoreSink for CoreInlet {
+    fn message(&self, subscription_id: u64, message: CoreMessage) {
+        let Some(Inlets { router, ingest, requests }) = self.0.get() else { return };
+        if convert::is_delivery(&message) {
+            return;
+        }
+        if subscription_id == requests::REPLIES_ID {
+            requests.arrived(message);
+        } else if subscription_id == requests::OTHERS_ID {
+            requests.arrived_for_others(message);
+        } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
+            router.message(subscription_id, message);
+        } else if let Some(ingest) = ingest {
+            ingest.message(subscription_id, message);
+        }
+    }
+
+    fn is_captured(&self, subject: &str) -> bool {
+        self.0.get().is_some_and(|inlets| inlets.requests.is_captured(subject))
+    }
+
+    fn flush(&self) {
+        if let Some(Inlets { router, .. }) = self.0.get() {
+            CoreSink::flush(&**router);
+        }
+    }
+}
+
+/// Where messages go on this sidecar.
+struct Routing {
+    requests: Arc<Requests>,
+    arrived: requests::Inlet,
+    logs: Arc<Logs>,
+    ingest: Option<Arc<Ingest>>,
+    router: Arc<Router>,
+    sys: Sys,
+}
+
+impl Routing {
+    fn new(
+        options: &BrokerOptions,
+        store: &Store,
+        names: &Names,
+        closed: &ClosedTrees,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let (requests, arrived) = Requests::start(options.requests, store, names, closed, metrics);
+        let logs = Arc::new(Logs::new(store.log().clone(), names));
+        let ingest = options.ingests.then(|| {
+            let (logs, requests, metrics) = (Arc::clone(&logs), Arc::clone(&requests), Arc::clone(metrics));
+            Arc::new(Ingest::new(logs, store, closed.clone(), names, requests, metrics))
+        });
+        let (clock, keys) = (store.clock().clone(), store.keys().clone());
+        let reading = Reading { nats_headers: options.nats_headers, clock, keys };
+        let router = Arc::new(Router::new(
+            Arc::clone(&logs),
+            Arc::clone(store.retained().index()),
+            closed.clone(),
+            ingest.clone(),
+            reading.clone(),
+            Arc::clone(&requests),
+            Arc::clone(metrics),
+        ));
+        router.copy_overlapping(options.copies_overlapping);
+        let reading = Reading { nats_headers: false, ..reading };
+        let sys = Sys::new(Arc::clone(&logs), closed.clone(), Arc::clone(&requests), reading, Arc::clone(metrics));
+        sys.router.copy_overlapping(options.copies_overlapping);
+        Self { requests, arrived, logs, ingest, router, sys }
+    }
+
+    fn follower(
+        &self,
+        options: &BrokerOptions,
+        names: &Names,
+        closed: ClosedTrees,
+        registry: &Arc<Registry>,
+    ) -> Arc<Follower> {
+        Arc::new(Follower {
+            logs: Arc::clone(&self.logs),
+            router: Arc::clone(&self.router),
+            requests: Arc::clone(&self.requests),
+            closed,
+            names: names.clone(),
+            ignored: options.ignored_streams.clone(),
+            registry: Arc::clone(registry),
+        })
+    }
+}
+
+/// Who follows the records of sessions, one behind the other.
+fn followers(wants: Option<Arc<Wants>>) -> (Arc<Census>, Arc<Claimants>) {
+    let census = Arc::new(Census::new(wants.map(|wants| wants as Arc<dyn SessionsSink>)));
+    let claimants = Claimants::new(Some(Arc::clone(&census) as Arc<dyn SessionsSink>));
+    (census, Arc::new(claimants))
+}
+
+impl Broker {
+    /// Starts to read the log, when JetStream answers. `inlet` is the sink that the store was opened with.
+    pub async fn start(
+        options: BrokerOptions,
+        store: Store,
+        inlet: &CoreInlet,
+        names: Names,
+        closed: ClosedTrees,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let (routing, registry) =
+            (Routing::new(&options, &store, &names, &closed, &metrics), Arc::new(Registry::default()));
+        let follower = routing.follower(&options, &names, closed, &registry);
+        let Routing { requests, arrived, logs, ingest, router, sys } = routing;
+        answered(async || store.foreign().begin().await).await;
+        // Before the first client: what was asked through other sidecars can be answered here.
+        requests.get_key(store.reply_keys()).await;
+        let (first, wants) = (Arc::clone(logs.first()), ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)));
+        let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
+        let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
+        first.starts_at(tail.start_position());
+        answered(async || follower.look(&store, true).await).await;
+        let (census, claimants) = followers(wants.clone());
+        let shares = Shares::start(
+            &store,
+            Arc::clone(&claimants),
+            (options.share_times, options.quotas.groups),
+            Arc::clone(&logs),
+            Arc::clone(&router),
+            wants,
+            Arc::clone(&metrics),
+        );
+        let inlets = Inlets { router: Arc::clone(&router), ingest: ingest.clone(), requests: Arc::clone(&requests) };
+        // Only the first router is set; there is one broker for each store.
+        let _ = inlet.0.set(inlets);
+        let records = store.sessions().follow(FollowFrom::Everything, claimants);
+        let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
+        let broker = Arc::new(Self {
+            retained_writer: RetainedWriter::start(&store),
+            sys,
+            events: events.unwrap_or_else(Events::off),
+            interest: Interest::new(store.core().clone(), router.closed().clone()),
+            shares,
+            store,
+            logs,
+            names,
+            process: format!("{:016x}", rand::random::<u64>()),
+            lease: RwLock::default(),
+            has_lease: watch::Sender::new(false),
+            is_closing: watch::Sender::new(false),
+            is_leaving: watch::Sender::new(false),
+            router,
+            requests,
+            follower: Arc::clone(&follower),
+            registry,
+            orphans: OrphanedConnects::default(),
+            size_refusals: SizeRefusals::default(),
+            census,
+            refusals: Refusals::new(Arc::clone(&metrics)),
+            ordering: Arc::new(Semaphore::new(nodes_gone::ORDERING_MAX)),
+            turns: Turns::new(options.quotas.opening_size, Arc::clone(&metrics)),
+            next_session: AtomicU64::new(1),
+            ingest,
+            metrics,
+            options,
+            _tail: tail,
+            _records: records,
+        });
+        CatchUp::start(first, Arc::clone(&broker.router));
+        tokio::spawn(follow_streams(follower, Arc::downgrade(&broker)));
+        broker.serve_requests(arrived);
+        broker
+    }
+}
+
+/// Follows the streams as they change, for ever.
+async fn follow_streams(follower: Arc<Follower>, broker: Weak<Broker>) {
+    let Some(mut changes) = broker.upgrade().map(|broker| broker.store.streams().changes()) else { return };
+    while changes.changed().await.is_ok() {
+        loop {
+            let Some(broker) = broker.upgrade() else { return };
+            let Err(error) = follower.look(&broker.store, false).await else { break };
+            tracing::warn!(%error, "the streams of the account cannot be looked at");
+            drop(broker);
+            tokio::time::sleep(FRESH_FOR).await;
+        }
+    }
+}
