@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto_map::ClosedTrees;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::account::{Broker, CoreInlet, HEADER_ROOM};
+use crate::account::{Account, CoreInlet, HEADER_ROOM};
 use crate::admin::{self, AdminError};
 use crate::announce;
 use crate::config::Config;
@@ -37,17 +37,17 @@ const RETRY: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Says how one condition of readiness stands.
-type Look = fn(&Broker) -> Standing;
+type Look = fn(&Account) -> Standing;
 
 /// What readiness is made of, in the order in which it is told; behind these come the listeners and the drain.
 const CONDITIONS: [(&str, Look); 7] = [
-    ("nats", Broker::links_stand),
-    ("assets", Broker::assets_are_there),
-    ("lease", Broker::lease_is_held),
-    ("retained", Broker::retained_is_warm),
-    ("tails", Broker::tails_read),
-    ("publishing", Broker::publishes_are_answered),
-    ("streams", Broker::streams_have_room),
+    ("nats", Account::links_stand),
+    ("assets", Account::assets_are_there),
+    ("lease", Account::lease_is_held),
+    ("retained", Account::retained_is_warm),
+    ("tails", Account::tails_read),
+    ("publishing", Account::publishes_are_answered),
+    ("streams", Account::streams_have_room),
 ];
 
 /// The process cannot start or go on.
@@ -94,48 +94,48 @@ pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), App
         None => None,
     };
     let started = Box::pin(start(&mut config, &metrics));
-    let Some(broker) = until(&shutdown, started).await.transpose()? else { return Ok(()) };
-    conditions.iter().for_each(|(condition, look)| ask(condition, &broker, *look));
-    tokio::spawn(Broker::keep_lease(Arc::downgrade(&broker), Vec::new()));
-    let backlog = tokio::spawn(Broker::keep_backlog(Arc::downgrade(&broker)));
-    let puts = tokio::spawn(Broker::carry_puts(Arc::downgrade(&broker)));
-    let ingest = tokio::spawn(Broker::keep_ingest(Arc::downgrade(&broker)));
-    let mut has_lease = broker.has_lease();
+    let Some(account) = until(&shutdown, started).await.transpose()? else { return Ok(()) };
+    conditions.iter().for_each(|(condition, look)| ask(condition, &account, *look));
+    tokio::spawn(Account::keep_lease(Arc::downgrade(&account), Vec::new()));
+    let backlog = tokio::spawn(Account::keep_backlog(Arc::downgrade(&account)));
+    let puts = tokio::spawn(Account::carry_puts(Arc::downgrade(&account)));
+    let ingest = tokio::spawn(Account::keep_ingest(Arc::downgrade(&account)));
+    let mut has_lease = account.has_lease();
     // Who connects now would be told that persistent sessions are not to be had.
     let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
-    metrics.js_api_errors(broker.store().api_errors());
-    metrics.link_counts(broker.store().link_counts());
-    tokio::spawn(warm_retained(Arc::clone(&broker)));
-    metrics.read_vitals(read_vitals(&broker));
+    metrics.js_api_errors(account.store().api_errors());
+    metrics.link_counts(account.store().link_counts());
+    tokio::spawn(warm_retained(Arc::clone(&account)));
+    metrics.read_vitals(read_vitals(&account));
     let sys_interval = config.mqtt.sys_interval.get();
     if !sys_interval.is_zero() {
-        tokio::spawn(Broker::tell_sys(Arc::downgrade(&broker), sys_interval));
+        tokio::spawn(Account::tell_sys(Arc::downgrade(&account), sys_interval));
     }
     let door = Arc::new(options::door(&config, Arc::clone(&metrics)));
-    let mqtt = Mqtt { door, broker: Arc::clone(&broker) };
+    let mqtt = Mqtt { door, account: Arc::clone(&account) };
     let served = listener::spawn(&config, metrics, mqtt, shutdown.clone()).await?;
     listeners.open();
     announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;
     readiness.drain();
     let drained = tokio::time::timeout(DRAIN, async {
-        broker.drain().await;
+        account.drain().await;
         served.drained().await;
     });
     if drained.await.is_err() {
         tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
     }
-    broker.events.drained(RETRY).await;
+    account.events.drained(RETRY).await;
     // They give up the lead, so that the others need not wait for its end.
-    broker.leave_ingest();
+    account.leave_ingest();
     let _ = tokio::time::timeout(LAST, ingest).await;
-    broker.release_lease().await;
+    account.release_lease().await;
     let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, puts) }).await;
     Ok(())
 }
 
-/// Opens the store and starts the broker on it. What the server decides is put into the configuration.
-async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker>, AppError> {
+/// Opens the store and starts the account on it. What the server decides is put into the configuration.
+async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Account>, AppError> {
     let inlet = Arc::new(CoreInlet::default());
     let store_options = options::store(config, None)?;
     let names = store_options.assets.names.clone();
@@ -146,7 +146,7 @@ async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Broker
     }
     let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
     let closed = ClosedTrees::new(names.subject_prefix(), &opened).with_root_wildcard(options::root_wildcard(config));
-    Ok(Box::pin(Broker::start(options::broker(config), store, &inlet, names, closed, Arc::clone(metrics))).await)
+    Ok(Box::pin(Account::start(options::account(config), store, &inlet, names, closed, Arc::clone(metrics))).await)
 }
 
 /// Opens the store; what only time can mend is tried again.
@@ -171,30 +171,30 @@ async fn until<T>(shutdown: &ShutdownSignal, work: impl Future<Output = T>) -> O
 }
 
 /// Reads the retained messages once, so that it is said when they cannot be read; from then on each SUBSCRIBE sees to it.
-async fn warm_retained(broker: Arc<Broker>) {
-    while let Err(error) = broker.store().retained().bring_up_to_date().await {
+async fn warm_retained(account: Arc<Account>) {
+    while let Err(error) = account.store().retained().bring_up_to_date().await {
         tracing::warn!(%error, "the retained messages cannot be read yet");
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// The broker is asked how a condition stands, for as long as it is there.
-fn ask(condition: &Condition, broker: &Arc<Broker>, look: Look) {
-    let broker = Arc::downgrade(broker);
-    condition.ask(move || match broker.upgrade() {
-        Some(broker) => look(&broker),
+/// The account is asked how a condition stands, for as long as it is there.
+fn ask(condition: &Condition, account: &Arc<Account>, look: Look) {
+    let account = Arc::downgrade(account);
+    condition.ask(move || match account.upgrade() {
+        Some(account) => look(&account),
         None => Err("the process ends".to_owned()),
     });
 }
 
-/// Reads how the broker is, for as long as it is there, and brings the gauges up to date that nobody pushes.
-fn read_vitals(broker: &Arc<Broker>) -> impl Fn() -> Option<Vitals> + Send + Sync + 'static {
-    let broker = Arc::downgrade(broker);
+/// Reads how the account is, for as long as it is there, and brings the gauges up to date that nobody pushes.
+fn read_vitals(account: &Arc<Account>) -> impl Fn() -> Option<Vitals> + Send + Sync + 'static {
+    let account = Arc::downgrade(account);
     move || {
-        let broker = broker.upgrade()?;
-        broker.read_gauges();
-        broker.metrics.nats_connected(*broker.store().connected().borrow());
-        Some(broker.vitals())
+        let account = account.upgrade()?;
+        account.read_gauges();
+        account.metrics.nats_connected(*account.store().connected().borrow());
+        Some(account.vitals())
     }
 }
 
@@ -202,7 +202,7 @@ fn read_vitals(broker: &Arc<Broker>) -> impl Fn() -> Option<Vitals> + Send + Syn
 #[derive(Clone)]
 pub(crate) struct Mqtt {
     door: Arc<Door>,
-    broker: Arc<Broker>,
+    account: Arc<Account>,
 }
 
 impl Serve for Mqtt {
@@ -210,7 +210,7 @@ impl Serve for Mqtt {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection::serve(stream, peer, Arc::clone(&self.door), Arc::clone(&self.broker))
+        connection::serve(stream, peer, Arc::clone(&self.door), Arc::clone(&self.account))
     }
 }
 

@@ -5,6 +5,7 @@ mod ahead;
 mod backlog;
 mod beginning;
 mod claims;
+mod client_events;
 mod copies;
 mod counts;
 mod deliver;
@@ -20,7 +21,6 @@ mod publishes;
 mod reasons;
 mod retained;
 mod subscribes;
-mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
@@ -36,7 +36,8 @@ use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Answer, Broker, Done, Mail, Mailbox, Outgoing, Owned, Publishing, Share, Subscribed, Waiting, Wakes,
+    Account, Done, Mail, Mailbox, Outgoing, OwnedSession, PublishOutcome, PublishWait, Publishing, Share, Subscribed,
+    Wakes,
 };
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
@@ -45,7 +46,7 @@ pub(crate) use handshake::Door;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
-use retained::Owed;
+use retained::PendingRetained;
 
 /// While more than this many bytes wait to be written, no message is taken out of the mailbox.
 const OUTPUT_LOW: usize = 64 * 1024;
@@ -94,7 +95,7 @@ struct Connection<S> {
     /// Something was written since the last look at what the client sends.
     has_written: bool,
     session: Session<Outgoing>,
-    broker: Arc<Broker>,
+    account: Arc<Account>,
     mailbox: Arc<Mailbox>,
     publishing: Publishing,
     filters: HashSet<TopicFilter>,
@@ -110,9 +111,9 @@ struct Connection<S> {
     /// SUBSCRIBE packets that are being carried out. Of the client only what does not wait is handled meanwhile; see `ahead`.
     subscribing: Option<Eventual<Subscribed>>,
     /// What publishing waits for. The same goes for this.
-    waiting: Option<Waiting>,
+    waiting: Option<PublishWait>,
     /// What the session holds in JetStream.
-    owned: Option<Box<Owned>>,
+    owned: Option<Box<OwnedSession>>,
     /// A write of the record or the progress that is under way.
     writing: Option<Eventual<Written>>,
     /// A write was refused, and no other one is tried.
@@ -129,13 +130,13 @@ struct Connection<S> {
     /// The same, while they are being told.
     confirming: Option<Eventual<Claimed>>,
     backlog: Reading,
-    retained: Owed,
+    retained: PendingRetained,
     /// Something is still looked for, after others have had their turn.
     yielding: Option<Eventual<()>>,
     outputs: Vec<Output<Outgoing>>,
     wakes: Wakes,
     mail: Mail,
-    answers: Vec<Answer>,
+    answers: Vec<PublishOutcome>,
     messages: Vec<(u64, Outgoing)>,
     /// Messages that wait until the window has room for all their copies, and what is behind them.
     copies: VecDeque<(u64, Outgoing)>,
@@ -157,11 +158,11 @@ struct Connection<S> {
 ///
 /// **Invariant:** what only its beginning or its end needs is in the memory of a job of its own, which is given back when
 /// that is done. What stays while a client is idle is its connection, in one piece, and the wait of its loop.
-pub(crate) async fn serve<S>(stream: S, peer: Peer, door: Arc<Door>, broker: Arc<Broker>)
+pub(crate) async fn serve<S>(stream: S, peer: Peer, door: Arc<Door>, account: Arc<Account>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(mut connection) = Box::pin(Connection::begin(stream, peer, door, broker)).await else { return };
+    let Some(mut connection) = Box::pin(Connection::begin(stream, peer, door, account)).await else { return };
     // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
     let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
     Box::pin(connection.finish(end)).await;
@@ -333,7 +334,7 @@ where
             Output::Settled(packet_id) => self.settled(packet_id),
             Output::Subscribe(request) => self.subscribes.push(request),
             Output::Unsubscribe(request) => {
-                let reasons = self.broker.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
+                let reasons = self.account.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
                 self.mailbox.take_retained(self.retained.cursors_mut());
                 self.retained.forget(request.filters.iter().flatten());
                 for filter in request.filters.iter().flatten() {
@@ -356,7 +357,7 @@ where
         }
         let max = self.session.parameters().client_max_packet_size;
         match mqtt_codec::encode_limited(packet, self.version, max, self.io.output.tail()) {
-            Ok(()) => self.broker.metrics.packets(Direction::Out, packet.packet_type(), 1),
+            Ok(()) => self.account.metrics.packets(Direction::Out, packet.packet_type(), 1),
             Err(error) => {
                 let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
                 tracing::warn!(client_id, %remote, %error, "a packet was not sent");
@@ -399,9 +400,9 @@ mod tests {
 
     #[test]
     fn a_connection_is_small_and_so_is_what_it_begins_and_ends_with() {
-        let begin = |(stream, peer, door, broker)| Served::begin(stream, peer, door, broker);
+        let begin = |(stream, peer, door, account)| Served::begin(stream, peer, door, account);
         let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
-        let all = [size_of::<Served>(), size_of::<Mailbox>(), size_of::<Owned>()];
+        let all = [size_of::<Served>(), size_of::<Mailbox>(), size_of::<OwnedSession>()];
         assert!(
             all.iter().sum::<usize>() <= CONNECTION_MAX,
             "{all:?} bytes of every connection, its mailbox, its session"

@@ -6,7 +6,7 @@
 //!
 //! - [`cli`]: the command line; [`app`]: starting and ending; [`config`]
 //! - [`listener`]: byte streams; `connection`: where a socket and a session meet
-//! - [`broker`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS; `nats`: the links to nats-server
+//! - [`account`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS; `nats`: the links to nats-server
 //! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see
 //! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything
 

@@ -319,7 +319,7 @@ impl Metrics {
         let _ = self.readiness.set(readiness.clone());
     }
 
-    /// Shows what is read here when somebody asks. There is one broker, so the first one stays.
+    /// Shows what is read here when somebody asks. There is one account, so the first one stays.
     pub(crate) fn read_vitals(&self, read: impl Fn() -> Option<Vitals> + Send + Sync + 'static) {
         self.vitals.set(Box::new(read));
     }

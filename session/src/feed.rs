@@ -37,7 +37,7 @@ pub enum FeedState {
         next: u64,
     },
     /// Fed by a scan up to and with `until`; what the tail brings above it is held back.
-    Joining {
+    Attaching {
         /// The first log sequence that is owed.
         next: u64,
         /// The last log sequence that the scan has to bring.
@@ -138,7 +138,7 @@ impl<M> Feed<M> {
     /// Whether a scan reads for this session.
     #[must_use]
     pub const fn is_scanned(&self) -> bool {
-        matches!(self.state, FeedState::Scanning { .. } | FeedState::Joining { .. })
+        matches!(self.state, FeedState::Scanning { .. } | FeedState::Attaching { .. })
     }
 
     /// Whether what the tail brings can be held, without taking the room that the scan needs.
@@ -174,7 +174,7 @@ impl<M> Feed<M> {
                     Offer::Full
                 }
             }
-            FeedState::Joining { next, until } if sequence > until => {
+            FeedState::Attaching { next, until } if sequence > until => {
                 if self.has_room_to_hold(bytes) {
                     self.bytes += bytes;
                     self.held_bytes += bytes;
@@ -206,8 +206,8 @@ impl<M> Feed<M> {
     pub fn offer_scanned(&mut self, sequence: u64, bytes: usize, message: impl FnOnce() -> M) -> Offer {
         let next = match self.state {
             FeedState::Scanning { next } => next,
-            FeedState::Joining { next, until } if sequence <= until => next,
-            FeedState::Joining { .. } => {
+            FeedState::Attaching { next, until } if sequence <= until => next,
+            FeedState::Attaching { .. } => {
                 self.meet_tail();
                 return Offer::Skipped;
             }
@@ -231,7 +231,7 @@ impl<M> Feed<M> {
     pub fn scan_passed(&mut self, sequence: u64) {
         match self.state {
             FeedState::Scanning { .. } => self.advance(sequence),
-            FeedState::Joining { until, .. } => {
+            FeedState::Attaching { until, .. } => {
                 self.advance(sequence);
                 if sequence >= until {
                     self.meet_tail();
@@ -249,14 +249,14 @@ impl<M> Feed<M> {
                 // It has had all that the tail had.
                 FeedState::Live { after: next - 1 }
             } else {
-                FeedState::Joining { next, until: tail }
+                FeedState::Attaching { next, until: tail }
             };
         }
     }
 
     /// The scan ends early; what it did not bring is owed.
     pub fn end_scan(&mut self) {
-        if let FeedState::Scanning { next } | FeedState::Joining { next, .. } = self.state {
+        if let FeedState::Scanning { next } | FeedState::Attaching { next, .. } = self.state {
             self.drop_held();
             self.state = FeedState::Behind { next };
         }
@@ -270,7 +270,7 @@ impl<M> Feed<M> {
         self.state = match self.state {
             FeedState::Live { after } => FeedState::Live { after: after.min(next.saturating_sub(1)) },
             FeedState::Behind { next: from } if is_owed(from) => FeedState::Behind { next: from },
-            FeedState::Scanning { next: from } | FeedState::Joining { next: from, .. } if is_owed(from) => {
+            FeedState::Scanning { next: from } | FeedState::Attaching { next: from, .. } if is_owed(from) => {
                 // The scan goes on with what is there now.
                 self.drop_held();
                 FeedState::Scanning { next: from }
@@ -303,7 +303,7 @@ impl<M> Feed<M> {
 
     /// The scan has brought what was before the tail; what the tail has brought since follows.
     fn meet_tail(&mut self) {
-        if let FeedState::Joining { until, .. } = self.state {
+        if let FeedState::Attaching { until, .. } = self.state {
             self.release_held();
             self.state = FeedState::Live { after: until };
         }
@@ -315,7 +315,7 @@ impl<M> Feed<M> {
     }
 
     fn advance(&mut self, sequence: u64) {
-        if let FeedState::Scanning { next } | FeedState::Joining { next, .. } = &mut self.state {
+        if let FeedState::Scanning { next } | FeedState::Attaching { next, .. } = &mut self.state {
             *next = (*next).max(sequence + 1);
         }
     }
@@ -524,7 +524,7 @@ mod tests {
                     if random(rng).is_multiple_of(50) {
                         f.end_scan();
                     }
-                    if !matches!(f.state(), FeedState::Scanning { .. } | FeedState::Joining { .. }) {
+                    if !matches!(f.state(), FeedState::Scanning { .. } | FeedState::Attaching { .. }) {
                         scan = None;
                     }
                 }

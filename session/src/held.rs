@@ -8,7 +8,7 @@ use crate::exchange::Output;
 
 /// An output that waits until the progress it depends on is saved.
 #[derive(Debug)]
-pub(crate) struct Held<M> {
+pub(crate) struct GatedOutput<M> {
     pub(crate) needs: u64,
     pub(crate) output: Output<M>,
 }

@@ -10,7 +10,7 @@ use mqtt_codec::{
 };
 
 use crate::exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
-use crate::held::{Held, HeldPublishes};
+use crate::held::{GatedOutput, HeldPublishes};
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
 use crate::position::is_shared;
@@ -24,7 +24,7 @@ pub struct Session<M> {
     durability: Durability,
     inbound: Inbound,
     outbound: Outbound,
-    held: VecDeque<Held<M>>,
+    held: VecDeque<GatedOutput<M>>,
     held_publishes: HeldPublishes,
     /// Acknowledgements among what is held.
     held_answers: usize,
@@ -266,7 +266,7 @@ impl<M> Session<M> {
             }
             Input::Saved(version) => {
                 self.durability.save(version);
-                self.let_go(out);
+                self.release_saved(out);
             }
             Input::Time => {
                 if self.deadline().is_some_and(|deadline| deadline <= now) {
@@ -356,7 +356,7 @@ impl<M> Session<M> {
             return out.push(Output::Publish(publication));
         }
         self.held_publishes.begin(&publication.topic);
-        self.held.push_back(Held { needs, output: Output::Publish(publication) });
+        self.held.push_back(GatedOutput { needs, output: Output::Publish(publication) });
     }
 
     fn deliver(&mut self, qos: QoS, sequence: u64, message: M, out: &mut Vec<Output<M>>) {
@@ -375,14 +375,14 @@ impl<M> Session<M> {
             out.push(output);
         } else {
             self.held_answers += usize::from(matches!(output, Output::Send(_)));
-            self.held.push_back(Held { needs, output });
+            self.held.push_back(GatedOutput { needs, output });
         }
     }
 
     /// Lets happen what waited for what is saved now.
-    fn let_go(&mut self, out: &mut Vec<Output<M>>) {
+    fn release_saved(&mut self, out: &mut Vec<Output<M>>) {
         while self.held.front().is_some_and(|held| self.durability.permits(held.needs)) {
-            let Some(Held { output, .. }) = self.held.pop_front() else { return };
+            let Some(GatedOutput { output, .. }) = self.held.pop_front() else { return };
             match &output {
                 Output::Publish(publication) => self.held_publishes.end(&publication.topic),
                 Output::Send(_) => self.held_answers -= 1,

@@ -2,20 +2,20 @@
 
 use std::sync::Weak;
 
-use crate::account::Broker;
+use crate::account::Account;
 
-impl Broker {
-    /// Stands for the lead in `name`, and runs `work` in every term of ours, until the broker closes. The work is dropped
+impl Account {
+    /// Stands for the lead in `name`, and runs `work` in every term of ours, until the account closes. The work is dropped
     /// when the lead is lost.
-    pub(in crate::account) async fn lead<W: Future<Output = ()>>(
-        broker: Weak<Self>,
+    pub(in crate::account) async fn campaign<W: Future<Output = ()>>(
+        account: Weak<Self>,
         name: &str,
         work: impl Fn(u64) -> W,
     ) {
-        let Some(strong) = broker.upgrade() else { return };
-        let candidacy = strong.store.nodes().lead(name);
+        let Some(strong) = account.upgrade() else { return };
+        let candidacy = strong.store.nodes().campaign(name);
         let mut closing = strong.is_closing.subscribe();
-        drop((strong, broker));
+        drop((strong, account));
         let mut term = candidacy.term();
         let is_over = async { closing.wait_for(|closing| *closing).await.map(|_| ()) };
         let lead = async {

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! - [`Broker`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
+//! - [`Account`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
 //! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `owned`, `records`: a session
 //!   and its record in JetStream; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
@@ -22,7 +22,7 @@
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
-//! The parts do not know the [`Broker`]: it knows them, and so do the files that make something of several parts together.
+//! The parts do not know the [`Account`]: it knows them, and so do the files that make something of several parts together.
 //!
 //! Deliberately absent: packets and the socket (`connection`), the state machine of a session (crate `mqtt-session`),
 //! and how JetStream is spoken to (`store`).
@@ -56,7 +56,9 @@ use proto_map::{Names, Subject};
 
 pub(crate) use delivery::backlog::message_of_backlog;
 pub use delivery::mailbox::MailboxLimits;
-pub(crate) use delivery::mailbox::{Answer, LogRestart, Mail, Mailbox, Order, Outgoing, SubscriptionCopy, Wakes};
+pub(crate) use delivery::mailbox::{
+    LogRestart, Mail, Mailbox, Order, Outgoing, PublishOutcome, SubscriptionCopy, Wakes,
+};
 pub(crate) use delivery::message::Message;
 pub(crate) use delivery::retained::RetainedCursor;
 pub(crate) use delivery::segments::Segments;
@@ -66,11 +68,11 @@ pub(crate) use events::{
     Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
 };
 pub(crate) use ownership::lifecycle::Attached;
-pub(crate) use ownership::owned_session::{Claims, Owned};
+pub(crate) use ownership::owned_session::{Claims, OwnedSession};
 pub(crate) use ownership::records::{progress_record, protocol};
 pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
 pub(crate) use publish::size_refusals::{HEADER_ROOM, TooLarge};
-pub(crate) use publish::wait::{Done, Waiting, wait_for};
+pub(crate) use publish::wait::{Done, PublishWait, wait_for};
 pub(crate) use publish::{Publishing, Refused};
 pub use quotas::Quotas;
 pub(crate) use registry::Remote;
@@ -83,7 +85,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::metrics::Metrics;
 use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
 use census::Census;
-use delivery::core_subscriptions::Interest;
+use delivery::core_subscriptions::CoreSubscriptions;
 use delivery::logs::{Follower, Logs};
 use delivery::router::Router;
 use interop::ingest::Ingest;
@@ -115,9 +117,9 @@ pub enum DeniedPublish {
     Disconnect,
 }
 
-/// How the broker treats its clients.
+/// How the account treats its clients.
 #[derive(Clone, Debug)]
-pub struct BrokerOptions {
+pub struct AccountOptions {
     /// What clients are offered.
     pub limits: Limits,
     /// Limits of what waits for one client.
@@ -147,9 +149,9 @@ pub struct BrokerOptions {
     pub ingests: bool,
 }
 
-/// The broker of one account.
-pub struct Broker {
-    pub(crate) options: BrokerOptions,
+/// One account, on this sidecar.
+pub struct Account {
+    pub(crate) options: AccountOptions,
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: Arc<Logs>,
@@ -170,7 +172,7 @@ pub struct Broker {
     retained_writer: Arc<RetainedWriter>,
     follower: Arc<Follower>,
     pub(crate) ingest: Option<Arc<Ingest>>,
-    interest: Interest,
+    interest: CoreSubscriptions,
     shares: Arc<Shares>,
     registry: Arc<Registry>,
     orphans: OrphanedConnects,
@@ -187,7 +189,7 @@ pub struct Broker {
     _records: Following,
 }
 
-impl Broker {
+impl Account {
     /// Where its messages are stored.
     #[must_use]
     pub const fn store(&self) -> &Store {
@@ -254,7 +256,7 @@ impl Broker {
 
     /// Where the log that is always there stands, or a little before.
     pub(crate) fn tail_sequence(&self) -> u64 {
-        self.logs.first().tail_sequence()
+        self.logs.main().tail_sequence()
     }
 
     /// Fetches the messages that a session repeats. Those that are gone come without.
@@ -350,9 +352,9 @@ impl Broker {
         self.is_leaving.send_replace(true);
     }
 
-    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Broker::leave_ingest`].
-    pub(crate) async fn keep_ingest(broker: Weak<Self>) {
-        let Some(strong) = broker.upgrade() else { return };
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Account::leave_ingest`].
+    pub(crate) async fn keep_ingest(account: Weak<Self>) {
+        let Some(strong) = account.upgrade() else { return };
         let Some(ingest) = strong.ingest.clone() else { return };
         let leaving = strong.is_leaving.subscribe();
         drop(strong);

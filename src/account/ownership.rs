@@ -1,7 +1,7 @@
 //! The one driver of the machines that decide who owns a session (crate `mqtt-ownership`): it does what they say, awaits
 //! the store, and feeds the answers back. It holds the only pauses between tries.
 //!
-//! - `claim`: a CONNECT; `orphans`: those that were given up and may have left a record
+//! - `claim`: a CONNECT; `orphaned_connects`: those that were given up and may have left a record
 //! - `leave`: the end of a connection; `failover`: sessions whose connection is gone, and wills that wait
 //! - `handover`: between two owners; `wills`: how one is published
 //! - `record`: between a record as it is stored and what of it decides
@@ -14,7 +14,7 @@ mod handover;
 mod leave;
 pub(in crate::account) mod lifecycle;
 pub(in crate::account) mod nodes_gone;
-mod orphans;
+mod orphaned_connects;
 pub(in crate::account) mod owned_session;
 mod reclaim;
 mod record;
@@ -31,10 +31,10 @@ use mqtt_ownership::{Input, Now, Output, Revision, WillOutcome};
 pub(in crate::account) use self::claim::{Abandoned, Ask, Claimed};
 pub(crate) use self::claim::{PeerSocket, Refusal, Told};
 pub(crate) use self::leave::LeaveEnd;
-pub(in crate::account) use self::orphans::OrphanedConnects;
+pub(in crate::account) use self::orphaned_connects::OrphanedConnects;
 pub(in crate::account) use self::record::record_of;
 use self::record::{Message, Rest, state_of};
-use crate::account::Broker;
+use crate::account::Account;
 use crate::metrics::WillCause;
 use crate::store::{Arrival, Loaded, ProgressRecord, RECORD_VERSION, Sessions, StoredWill, WriteError};
 
@@ -49,7 +49,7 @@ type Out = Output<Message, Rest, ProgressRecord>;
 
 /// Does what machines say about one session.
 struct Driver<'a> {
-    broker: &'a Arc<Broker>,
+    account: &'a Arc<Account>,
     client_id: &'a ByteString,
     /// Why wills are published.
     cause: WillCause,
@@ -58,8 +58,8 @@ struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    const fn new(broker: &'a Arc<Broker>, client_id: &'a ByteString, cause: WillCause) -> Self {
-        Self { broker, client_id, cause, pause: PAUSE_MIN, has_failed: false }
+    const fn new(account: &'a Arc<Account>, client_id: &'a ByteString, cause: WillCause) -> Self {
+        Self { account, client_id, cause, pause: PAUSE_MIN, has_failed: false }
     }
 
     /// Does one thing, after a pause when the last one failed.
@@ -84,7 +84,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn carry_out(&self, output: Out) -> In {
-        let sessions = self.broker.store.sessions();
+        let sessions = self.account.store.sessions();
         match output {
             Output::Load { .. } => match sessions.load(self.client_id).await {
                 Ok(Loaded { newer: Some(version), .. }) => {
@@ -100,8 +100,8 @@ impl<'a> Driver<'a> {
                 Err(error) => self.not_now(&error),
             },
             Output::Put { state, expected } => {
-                let ttl_s = state.ttl_s(self.broker.session_time().earliest_ms);
-                let name = |will: &StoredWill, epoch| self.broker.name_will(self.client_id, will, epoch);
+                let ttl_s = state.ttl_s(self.account.session_time().earliest_ms);
+                let name = |will: &StoredWill, epoch| self.account.name_will(self.client_id, will, epoch);
                 let record = record_of(*state, &name);
                 match sessions.put_record(&record, expected.0, ttl_s).await {
                     Ok(sequence) => Input::Written(Revision(sequence)),
@@ -114,7 +114,7 @@ impl<'a> Driver<'a> {
                 Err(error) => self.refused(&error),
             },
             Output::AskNodes { nodes, before, last } => {
-                let handed = self.broker.ask_old_owners(self.client_id, &nodes, before).await;
+                let handed = self.account.ask_old_owners(self.client_id, &nodes, before).await;
                 match handed {
                     Some(progress) if progress.epoch != last.0 => {
                         let saved = sessions.load_progress(self.client_id).await;
@@ -125,11 +125,11 @@ impl<'a> Driver<'a> {
                 }
             }
             Output::PublishWill { will, epoch, .. } => {
-                let outcome = self.broker.publish_will(self.client_id, &will, epoch.0, self.cause).await;
+                let outcome = self.account.publish_will(self.client_id, &will, epoch.0, self.cause).await;
                 Input::WillPublished(outcome)
             }
             Output::Wait(until_ms) => {
-                let earliest_ms = self.broker.session_time().earliest_ms;
+                let earliest_ms = self.account.session_time().earliest_ms;
                 tokio::time::sleep(Duration::from_millis(until_ms.saturating_sub(earliest_ms))).await;
                 Input::Time
             }
@@ -174,7 +174,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-impl Broker {
+impl Account {
     /// The server's time, for machines. It is known before any session is owned.
     fn session_time(&self) -> Now {
         let clock = self.store.clock();

@@ -39,8 +39,8 @@ use mqtt_session::Publication;
 use proto_map::Subject;
 
 use self::job::{EpochText, Job, Route, Stage, Unstorable};
-use crate::account::delivery::mailbox::{Answer, Mailbox, Unanswered, Wakes};
-use crate::account::{Broker, TooLarge};
+use crate::account::delivery::mailbox::{Mailbox, PublishOutcome, Unanswered, Wakes};
+use crate::account::{Account, TooLarge};
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
 /// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
@@ -48,7 +48,7 @@ const MAX_JOBS: usize = 1024;
 
 /// The publishes of one connection.
 pub(crate) struct Publishing {
-    pub(in crate::account) broker: Arc<Broker>,
+    pub(in crate::account) account: Arc<Account>,
     pub(in crate::account) mailbox: Arc<Mailbox>,
     /// With the store, named by their place; `None` is done.
     stored: VecDeque<Option<Job>>,
@@ -85,9 +85,9 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     /// `client_key`: see [`Publishing::client_key`].
-    pub(crate) fn new(broker: Arc<Broker>, mailbox: Arc<Mailbox>, client_key: Option<ByteString>) -> Self {
+    pub(crate) fn new(account: Arc<Account>, mailbox: Arc<Mailbox>, client_key: Option<ByteString>) -> Self {
         Self {
-            broker,
+            account,
             mailbox,
             client_key,
             given_id: None,
@@ -158,7 +158,7 @@ impl Publishing {
         let maybe_above = publication.once.and_then(|once| once.maybe_above);
         // What goes into the log has the log's time.
         let is_live = publication.qos == QoS::AtMostOnce;
-        let since_ms = if is_live { self.broker.store.clock().latest_ms() } else { 0 };
+        let since_ms = if is_live { self.account.store.clock().latest_ms() } else { 0 };
         let (began, stage, retained_at, logged_at) = (Instant::now(), Stage::Log, None, None);
         let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above, logged_at };
         self.begin(job, wakes);
@@ -168,17 +168,17 @@ impl Publishing {
     fn route_of(&mut self, topic: &TopicName) -> Result<Route, Refused> {
         if let Some((last, route)) = &self.last_topic
             && last == topic
-            && route.version == self.broker.logs.version()
+            && route.version == self.account.logs.version()
         {
             return Ok(route.clone());
         }
-        if self.broker.router.closed().is_closed_topic(topic) {
+        if self.account.router.closed().is_closed_topic(topic) {
             return Err(Refused::Closed);
         }
         let mapped = proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN)
             .map_err(|_| Refused::Unmappable(ReasonCode::TopicNameInvalid))?;
-        let version = self.broker.logs.version();
-        let log = self.broker.logs.owner_of(mapped.subject.as_str());
+        let version = self.account.logs.version();
+        let log = self.account.logs.owner_of(mapped.subject.as_str());
         let route = Route { subject: mapped.subject, is_escaped: mapped.escaped, log, version };
         // A copy: the topic of a packet keeps the whole read buffer alive.
         self.last_topic = Some((topic.to_owned_copy(), route.clone()));
@@ -186,7 +186,7 @@ impl Publishing {
     }
 
     fn begin(&mut self, mut job: Job, wakes: &mut Wakes) {
-        if job.route.version != self.broker.logs.version() {
+        if job.route.version != self.account.logs.version() {
             // It has waited, and its subject may have moved meanwhile.
             self.route_again(&mut job);
         }
@@ -214,7 +214,7 @@ impl Publishing {
     fn submit_parked(&mut self) {
         self.withdraw();
         while let Some(job) = self.parked.front().filter(|job| job.maybe_above.is_none()) {
-            let Some(permit) = self.broker.store.publisher().try_permit(weight(job)) else { return };
+            let Some(permit) = self.account.store.publisher().try_permit(weight(job)) else { return };
             self.submit_first(permit);
         }
     }
@@ -258,12 +258,12 @@ impl Publishing {
         match self.put(&job, token) {
             Ok(put) if job.stage == Stage::Bucket => {
                 let behalf = self.behalf();
-                self.broker.retained_writer.submit(permit, put, &job.publication.topic, behalf);
+                self.account.retained_writer.submit(permit, put, &job.publication.topic, behalf);
                 self.stored.push_back(Some(job));
             }
             Ok(put) => {
                 self.stored.push_back(Some(job));
-                self.broker.store.publisher().submit(permit, put);
+                self.account.store.publisher().submit(permit, put);
             }
             Err(error) => {
                 let (client_id, topic) = (&*self.mailbox.client_id, job.publication.topic.as_str());
@@ -297,7 +297,7 @@ impl Publishing {
             }
             Stage::Bucket => {
                 let headers = convert::retained_headers(publication, is_delete, self.own_id(publication))?;
-                let subject = self.broker.names.retained_subject(subject)?;
+                let subject = self.account.names.retained_subject(subject)?;
                 let ttl_s = expiry_s.filter(|_| !is_delete).map(|s| s.max(1));
                 (PutTarget::Retained { subject, delete: is_delete }, headers, ttl_s)
             }
@@ -336,7 +336,7 @@ impl Publishing {
         &mut self,
         token: u64,
         result: Result<Stored, PutError>,
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<PublishOutcome>,
         wakes: &mut Wakes,
     ) {
         let index = token.checked_sub(self.first).and_then(|i| usize::try_from(i).ok());
@@ -358,10 +358,10 @@ impl Publishing {
     }
 
     /// The log has dealt with one: its copy for core NATS leaves, and the session is told.
-    fn logged(&mut self, job: Job, result: Result<Stored, PutError>, answers: &mut Vec<Answer>) {
+    fn logged(&mut self, job: Job, result: Result<Stored, PutError>, answers: &mut Vec<PublishOutcome>) {
         match result {
             Ok(stored) => {
-                self.broker.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
+                self.account.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
                 if job.route.log.is_attached() || self.mailbox.is_withdrawn() {
                     // It was stored under its natural subject, where everybody has seen it. Or its epoch has ended: its
                     // client publishes it again, and who does not ask a log must not have it behind what is newer.
@@ -377,7 +377,7 @@ impl Publishing {
                 let headers = convert::natural_headers(&publication, subject, stored.sequence, *is_escaped, client, id);
                 self.send_asked(route.subject, asked, headers, publication.payload);
             }
-            Err(PutError::NoStream) if job.route.version != self.broker.logs.version() => self.reroute(job),
+            Err(PutError::NoStream) if job.route.version != self.account.logs.version() => self.reroute(job),
             Err(PutError::Withdrawn) => answer(&job, Err(reason_of(&PutError::Withdrawn)), answers),
             Err(error) => {
                 let (client_id, subject) = (&*self.mailbox.client_id, job.route.subject.as_str());
@@ -391,12 +391,12 @@ impl Publishing {
     /// Tells whoever runs this of a message that is too large.
     fn tell_size(&self, job: &Job, error: &PutError) {
         if *error == PutError::TooLarge {
-            self.broker.tell_size_refusal(&self.mailbox.client_id, TooLarge::Message(weight(job)));
+            self.account.tell_size_refusal(&self.mailbox.client_id, TooLarge::Message(weight(job)));
         }
     }
 
     /// What the session is told of publishes whose answers came through the mailbox.
-    pub(crate) fn told(&mut self, from_mailbox: &mut Vec<Answer>, answers: &mut Vec<Answer>) {
+    pub(crate) fn told(&mut self, from_mailbox: &mut Vec<PublishOutcome>, answers: &mut Vec<PublishOutcome>) {
         self.untold = self.untold.saturating_sub(from_mailbox.len());
         answers.append(from_mailbox);
     }
@@ -406,7 +406,7 @@ fn weight(job: &Job) -> usize {
     job.publication.payload.len() + job.route.subject.as_str().len() + 128
 }
 
-fn answer(job: &Job, result: Result<ReasonCode, ReasonCode>, answers: &mut Vec<Answer>) {
+fn answer(job: &Job, result: Result<ReasonCode, ReasonCode>, answers: &mut Vec<PublishOutcome>) {
     if let Some(token) = job.publication.token {
         answers.push((token, result));
     }

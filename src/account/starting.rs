@@ -1,4 +1,4 @@
-//! How the broker of an account is put together, from the lowest part to the highest.
+//! How an account is put together, from the lowest part to the highest.
 //!
 //! A start waits for JetStream as it waits for nats-server itself: a leader that is not there now, or an answer that was
 //! lost, is no reason to end.
@@ -13,11 +13,11 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::account::census::Census;
 use crate::account::delivery::catch_up::CatchUp;
-use crate::account::delivery::core_subscriptions::Interest;
+use crate::account::delivery::core_subscriptions::CoreSubscriptions;
 use crate::account::delivery::logs::{FRESH_FOR, Follower, Logs};
 use crate::account::delivery::router::{LogTail, Reading, Router};
 use crate::account::events::Events;
-use crate::account::interop::durable_interest::Wants;
+use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::interop::ingest;
 use crate::account::interop::ingest::Ingest;
 use crate::account::ownership::OrphanedConnects;
@@ -32,7 +32,7 @@ use crate::account::requests;
 use crate::account::requests::Requests;
 use crate::account::shared::{Claimants, Shares};
 use crate::account::sys::Sys;
-use crate::account::{Broker, BrokerOptions};
+use crate::account::{Account, AccountOptions};
 use crate::metrics::Metrics;
 use crate::store::{CoreMessage, CoreSink, FollowFrom, LogPosition, SessionsSink, Store, Unavailable};
 
@@ -106,7 +106,7 @@ struct Routing {
 
 impl Routing {
     fn new(
-        options: &BrokerOptions,
+        options: &AccountOptions,
         store: &Store,
         names: &Names,
         closed: &ClosedTrees,
@@ -138,7 +138,7 @@ impl Routing {
 
     fn follower(
         &self,
-        options: &BrokerOptions,
+        options: &AccountOptions,
         names: &Names,
         closed: ClosedTrees,
         registry: &Arc<Registry>,
@@ -156,16 +156,16 @@ impl Routing {
 }
 
 /// Who follows the records of sessions, one behind the other.
-fn followers(wants: Option<Arc<Wants>>) -> (Arc<Census>, Arc<Claimants>) {
+fn followers(wants: Option<Arc<DurableInterest>>) -> (Arc<Census>, Arc<Claimants>) {
     let census = Arc::new(Census::new(wants.map(|wants| wants as Arc<dyn SessionsSink>)));
     let claimants = Claimants::new(Some(Arc::clone(&census) as Arc<dyn SessionsSink>));
     (census, Arc::new(claimants))
 }
 
-impl Broker {
+impl Account {
     /// Starts to read the log, when JetStream answers. `inlet` is the sink that the store was opened with.
     pub async fn start(
-        options: BrokerOptions,
+        options: AccountOptions,
         store: Store,
         inlet: &CoreInlet,
         names: Names,
@@ -176,10 +176,10 @@ impl Broker {
             (Routing::new(&options, &store, &names, &closed, &metrics), Arc::new(Registry::default()));
         let follower = routing.follower(&options, &names, closed, &registry);
         let Routing { requests, arrived, logs, ingest, router, sys } = routing;
-        answered(async || store.foreign().begin().await).await;
+        answered(async || store.kv_updates().begin().await).await;
         // Before the first client: what was asked through other sidecars can be answered here.
         requests.get_key(store.reply_keys()).await;
-        let (first, wants) = (Arc::clone(logs.first()), ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)));
+        let (first, wants) = (Arc::clone(logs.main()), ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)));
         let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
         let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
         first.starts_at(tail.start_position());
@@ -195,15 +195,15 @@ impl Broker {
             Arc::clone(&metrics),
         );
         let inlets = Inlets { router: Arc::clone(&router), ingest: ingest.clone(), requests: Arc::clone(&requests) };
-        // Only the first router is set; there is one broker for each store.
+        // Only the first router is set; there is one account for each store.
         let _ = inlet.0.set(inlets);
         let records = store.sessions().follow(FollowFrom::Everything, claimants);
         let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
-        let broker = Arc::new(Self {
+        let account = Arc::new(Self {
             retained_writer: RetainedWriter::start(&store),
             sys,
             events: events.unwrap_or_else(Events::off),
-            interest: Interest::new(store.core().clone(), router.closed().clone()),
+            interest: CoreSubscriptions::new(store.core().clone(), router.closed().clone()),
             shares,
             store,
             logs,
@@ -230,22 +230,22 @@ impl Broker {
             _tail: tail,
             _records: records,
         });
-        CatchUp::start(first, Arc::clone(&broker.router));
-        tokio::spawn(follow_streams(follower, Arc::downgrade(&broker)));
-        broker.serve_requests(arrived);
-        broker
+        CatchUp::start(first, Arc::clone(&account.router));
+        tokio::spawn(follow_streams(follower, Arc::downgrade(&account)));
+        account.serve_requests(arrived);
+        account
     }
 }
 
 /// Follows the streams as they change, for ever.
-async fn follow_streams(follower: Arc<Follower>, broker: Weak<Broker>) {
-    let Some(mut changes) = broker.upgrade().map(|broker| broker.store.streams().changes()) else { return };
+async fn follow_streams(follower: Arc<Follower>, account: Weak<Account>) {
+    let Some(mut changes) = account.upgrade().map(|account| account.store.streams().changes()) else { return };
     while changes.changed().await.is_ok() {
         loop {
-            let Some(broker) = broker.upgrade() else { return };
-            let Err(error) = follower.look(&broker.store, false).await else { break };
+            let Some(account) = account.upgrade() else { return };
+            let Err(error) = follower.look(&account.store, false).await else { break };
             tracing::warn!(%error, "the streams of the account cannot be looked at");
-            drop(broker);
+            drop(account);
             tokio::time::sleep(FRESH_FOR).await;
         }
     }

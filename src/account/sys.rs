@@ -20,7 +20,7 @@ use mqtt_codec::{TopicFilter, TopicName};
 use proto_map::MapError;
 
 pub(crate) use self::topics::Sys;
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::{SessionId, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
@@ -38,7 +38,7 @@ const NO_ORDER: u64 = 0;
 /// Averages over so many minutes, as the last level of `load/…`.
 const WINDOWS: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
 
-impl Broker {
+impl Account {
     /// Whoever routes the messages of a filter.
     pub(in crate::account) fn router_of(&self, filter: &TopicFilter) -> &Router {
         if self.sys.serves(filter) { &self.sys.router } else { &self.router }
@@ -65,14 +65,14 @@ impl Broker {
         self.metrics.subscriptions(self.router.subscription_count() + self.sys.router.subscription_count());
     }
 
-    /// Tells clients about this sidecar until the broker is gone.
-    pub(crate) async fn tell_sys(broker: Weak<Self>, every: Duration) {
+    /// Tells clients about this sidecar until the account is gone.
+    pub(crate) async fn tell_sys(account: Weak<Self>, every: Duration) {
         let mut interval = tokio::time::interval(every);
         let mut teller = Teller::new();
         loop {
             interval.tick().await;
-            let Some(broker) = broker.upgrade() else { return };
-            teller.tell(&broker).await;
+            let Some(account) = account.upgrade() else { return };
+            teller.tell(&account).await;
         }
     }
 }
@@ -112,14 +112,14 @@ impl Teller {
     }
 
     /// Publishes what has changed.
-    async fn tell(&mut self, broker: &Broker) {
-        if *broker.store.jetstream_available().borrow()
-            && let Ok(Ok(info)) = tokio::time::timeout(STORED_PATIENCE, broker.store.backlog().log_info()).await
+    async fn tell(&mut self, account: &Account) {
+        if *account.store.jetstream_available().borrow()
+            && let Ok(Ok(info)) = tokio::time::timeout(STORED_PATIENCE, account.store.backlog().log_info()).await
         {
             self.logged = info.messages;
         }
-        broker.read_gauges();
-        let totals = broker.metrics.totals();
+        account.read_gauges();
+        let totals = account.metrics.totals();
         let elapsed = self.told_at.elapsed();
         self.told_at += elapsed;
         self.average(&totals, elapsed);
@@ -131,8 +131,8 @@ impl Teller {
             let Ok(topic) = TopicName::new(format!("$SYS/broker/{name}")) else { continue };
             let mut message = Message::new(topic, Bytes::from(payload.clone()), None);
             message.retain = true;
-            message.since_ms = broker.store.clock().latest_ms();
-            broker.sys.tell(&mut message, NOBODY, &mut wakes);
+            message.since_ms = account.store.clock().latest_ms();
+            account.sys.tell(&mut message, NOBODY, &mut wakes);
             self.told.insert(name, payload);
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::mailbox::Mailbox;
 use crate::metrics::Vitals;
@@ -14,7 +14,7 @@ use crate::readiness::Standing;
 /// an election takes four to nine, and after twenty the publish is refused.
 const UNANSWERED_MAX: Duration = Duration::from_secs(5);
 
-impl Broker {
+impl Account {
     /// All of it.
     pub(crate) fn vitals(&self) -> Vitals {
         let publisher = self.store.publisher();

@@ -8,7 +8,7 @@ use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
 use proto_map::{DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
-use crate::account::{BrokerOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
+use crate::account::{AccountOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
 use crate::auth::Anyone;
 use crate::config::{
     self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
@@ -153,10 +153,10 @@ fn max_packet_size(config: &Config) -> NonZeroU32 {
     size.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
 
-/// How the broker treats its clients. The largest packet is settled by now.
-pub(super) fn broker(config: &Config) -> BrokerOptions {
+/// How the account treats its clients. The largest packet is settled by now.
+pub(super) fn account(config: &Config) -> AccountOptions {
     let mqtt = &config.mqtt;
-    BrokerOptions {
+    AccountOptions {
         limits: Limits {
             receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
             window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),

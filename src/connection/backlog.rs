@@ -14,18 +14,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::copies::outgoing_for;
 use super::parts::Page;
 use super::{Connection, OUTPUT_LOW};
-use crate::account::{Broker, Outgoing, message_of_backlog};
+use crate::account::{Account, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry, StoredSubscription};
 
 /// How long to wait before a backlog is read again that could not be.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Reads the next page, from the beginning without a reader.
-async fn fetch(broker: Arc<Broker>, client_id: ByteString, after: u64, mut reader: Option<Box<BacklogReader>>) -> Page {
+async fn fetch(
+    account: Arc<Account>,
+    client_id: ByteString,
+    after: u64,
+    mut reader: Option<Box<BacklogReader>>,
+) -> Page {
     loop {
         let read = async {
             if reader.is_none() {
-                reader = broker.store().backlog().read(&client_id, after).await?.map(Box::new);
+                reader = account.store().backlog().read(&client_id, after).await?.map(Box::new);
             }
             match &mut reader {
                 Some(reader) => reader.page().await,
@@ -48,7 +53,7 @@ where
     /// lost it. `is_drained`: nothing older is queued.
     pub(super) fn catch_up(&mut self, place: u64, is_drained: bool) {
         if log_of(place) != 0 {
-            return self.broker.catch_up(place, &self.mailbox);
+            return self.account.catch_up(place, &self.mailbox);
         }
         let next = place;
         if self.backlog.until.is_some() {
@@ -60,13 +65,13 @@ where
                 self.backlog.until = Some(first);
                 self.fetch_backlog(next.saturating_sub(1), None);
             }
-            None => self.broker.catch_up(next, &self.mailbox),
+            None => self.account.catch_up(next, &self.mailbox),
         }
     }
 
     fn fetch_backlog(&mut self, after: u64, reader: Option<Box<BacklogReader>>) {
-        let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
-        self.backlog.fetching = Some(Box::pin(fetch(broker, client_id, after, reader)));
+        let (account, client_id) = (Arc::clone(&self.account), self.mailbox.client_id.clone());
+        self.backlog.fetching = Some(Box::pin(fetch(account, client_id, after, reader)));
     }
 
     /// Delivers what was read of the backlog, as far as there is room.
@@ -102,7 +107,7 @@ where
 
     /// A message of the backlog as the session gets it now: `None` when none of its subscriptions takes it any more.
     fn owed_copy(&self, entry: &LogEntry) -> Option<Outgoing> {
-        let message = message_of_backlog(entry, self.broker.options.nats_headers)?;
+        let message = message_of_backlog(entry, self.account.options.nats_headers)?;
         let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
         let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
         let takes = |s: &StoredSubscription| {
@@ -112,6 +117,6 @@ where
             .filter(|(filter, s)| takes(s) && !filter.is_shared() && filter.matches(&message.topic))
             .map(|(_, s)| s)
             .collect();
-        outgoing_for(message, entry.sequence, &matching, self.broker.options.copies_overlapping)
+        outgoing_for(message, entry.sequence, &matching, self.account.options.copies_overlapping)
     }
 }

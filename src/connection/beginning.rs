@@ -15,8 +15,8 @@ use super::handshake::{self, Door, Greeted};
 use super::io::{self, Io};
 use super::pace::Pace;
 use super::parts::{Claimed, Counts, Life, Reading};
-use super::retained::Owed;
-use crate::account::{Attached, Broker, Mail, Publishing, Remote, Wakes};
+use super::retained::PendingRetained;
+use crate::account::{Account, Attached, Mail, Publishing, Remote, Wakes};
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction};
 
@@ -25,7 +25,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// From a new byte stream to a connection whose client may send its first packet. `None`: it was closed.
-    pub(super) async fn begin(stream: S, mut peer: Peer, door: Arc<Door>, broker: Arc<Broker>) -> Option<Box<Self>> {
+    pub(super) async fn begin(stream: S, mut peer: Peer, door: Arc<Door>, account: Arc<Account>) -> Option<Box<Self>> {
         let mut io = Io::new(stream);
         door.metrics.socket();
         // Whoever is refused is heard no more, and the connection ends [MQTT-3.1.4-6], [MQTT-3.2.2-7], [MQTT-4.13.2-1].
@@ -33,23 +33,23 @@ where
             io::close_socket(io, &door.metrics).await;
             return None;
         };
-        let Some(negotiated) = handshake::negotiated(&mut io, &broker, &peer, &welcome) else {
+        let Some(negotiated) = handshake::negotiated(&mut io, &account, &peer, &welcome) else {
             io::close_socket(io, &door.metrics).await;
             return None;
         };
         peer.handshake.complete();
-        let counted = broker.metrics.connection();
+        let counted = account.metrics.connection();
         let connect = welcome.connect;
         let remote = Remote { addr: peer.addr, place: peer.place };
         // A job of its own: a socket that says nothing does without.
-        match Box::pin(broker.attach(&negotiated, &connect, remote, &mut io)).await {
+        match Box::pin(account.attach(&negotiated, &connect, remote, &mut io)).await {
             Ok(attached) => {
-                handshake::tell_connected(&broker, &connect, &negotiated, &attached, &peer);
-                Some(Self::new(io, broker, (peer.addr, counted), (decoder, negotiated), attached))
+                handshake::tell_connected(&account, &connect, &negotiated, &attached, &peer);
+                Some(Self::new(io, account, (peer.addr, counted), (decoder, negotiated), attached))
             }
             Err(refusal) => {
-                handshake::refuse(&mut io, &broker, connect.version, refusal);
-                io::close_socket(io, &broker.metrics).await;
+                handshake::refuse(&mut io, &account, connect.version, refusal);
+                io::close_socket(io, &account.metrics).await;
                 None
             }
         }
@@ -58,24 +58,24 @@ where
     /// Sends CONNACK, before anything else and never again [MQTT-3.1.4-5], [MQTT-3.2.0-1, -2].
     fn new(
         mut io: Io<S>,
-        broker: Arc<Broker>,
+        account: Arc<Account>,
         (remote, counted): (SocketAddr, ConnectionGuard),
         (decoder, negotiated): (Decoder, Negotiated),
         attached: Attached,
     ) -> Box<Self> {
         let Attached { mailbox, is_present, epoch, progress, retained, filters, owned } = attached;
-        let retained = Owed::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
+        let retained = PendingRetained::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
         let version = negotiated.parameters.version;
         // [MQTT-3.2.2-2, -3]
         let connack = ConnAck { session_present: is_present, ..negotiated.connack };
-        accept(&mut io, &broker, version, connack);
+        accept(&mut io, &account, version, connack);
         let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
-        let client_key = owned.as_ref().and_then(|_| broker.client_key(&mailbox.client_id));
-        let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), client_key);
+        let client_key = owned.as_ref().and_then(|_| account.client_key(&mailbox.client_id));
+        let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(&mailbox), client_key);
         publishing.tells_publisher = tells_publisher;
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
-        let held = broker.metrics.held_outputs();
-        let keys = broker.store.keys();
+        let held = account.metrics.held_outputs();
+        let keys = account.store.keys();
         session.name_with(keys.ring().at(keys.now_ms()).id().get());
         if is_present {
             // What is saved was given a time to live when the client left.
@@ -90,7 +90,7 @@ where
             version,
             session,
             publishing,
-            broker,
+            account,
             mailbox,
             filters,
             shares: HashMap::new(),
@@ -131,10 +131,10 @@ where
 }
 
 /// Sends CONNACK.
-fn accept<S>(io: &mut Io<S>, broker: &Broker, version: Version, connack: ConnAck) {
+fn accept<S>(io: &mut Io<S>, account: &Account, version: Version, connack: ConnAck) {
     // A CONNACK of ours is small and has no text of the client but its assigned id.
     let _ = mqtt_codec::encode(&Packet::ConnAck(Box::new(connack)), version, io.output.tail());
-    broker.metrics.connect(ReasonCode::Success);
-    broker.metrics.packets(Direction::In, PacketType::Connect, 1);
-    broker.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
+    account.metrics.connect(ReasonCode::Success);
+    account.metrics.packets(Direction::In, PacketType::Connect, 1);
+    account.metrics.packets(Direction::Out, PacketType::ConnAck, 1);
 }

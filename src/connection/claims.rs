@@ -44,9 +44,9 @@ where
         let claimed = std::mem::take(&mut self.claimed);
         let claims = self.owned.iter().flat_map(|owned| claimed.iter().filter_map(|(id, _)| owned.claims.get(id)));
         let acks: Vec<_> = claims.cloned().collect();
-        let broker = Arc::clone(&self.broker);
+        let account = Arc::clone(&self.account);
         self.confirming = Some(Box::pin(async move {
-            broker.confirm_shared(&acks).await;
+            account.confirm_shared(&acks).await;
             claimed
         }));
     }

@@ -66,7 +66,7 @@ where
 
     /// A message is sent with this packet id: for which subscription is saved, so that it is sent again for that one.
     pub(super) fn note_copy(&mut self, packet_id: PacketId, outgoing: &Outgoing) {
-        let is_copy = self.broker.options.copies_overlapping && outgoing.share.is_none();
+        let is_copy = self.account.options.copies_overlapping && outgoing.share.is_none();
         if let Some(owned) = self.owned.as_mut().filter(|_| is_copy) {
             match *outgoing.subscription_ids {
                 [id] => _ = owned.sent_for.insert(packet_id, id),
@@ -81,7 +81,7 @@ where
         packet_id: PacketId,
         matching: Vec<&'a StoredSubscription>,
     ) -> Vec<&'a StoredSubscription> {
-        if !self.broker.options.copies_overlapping {
+        if !self.account.options.copies_overlapping {
             return matching;
         }
         let id = self.owned.as_ref().and_then(|owned| owned.sent_for.get(&packet_id)).map(|id| id.get());

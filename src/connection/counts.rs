@@ -12,7 +12,7 @@ where
 {
     pub(super) fn count(&mut self) {
         self.held.set(self.session.held_count() + self.answers_after_record.len());
-        let metrics = &self.broker.metrics;
+        let metrics = &self.account.metrics;
         let [received, sent] = std::mem::take(&mut self.io.uncounted);
         metrics.bytes(received, sent);
         for (direction, bytes) in [Direction::In, Direction::Out].into_iter().zip(&mut self.counts.payload_bytes) {
@@ -24,7 +24,7 @@ where
                 [(Direction::In, &mut self.counts.published), (Direction::Out, &mut self.counts.delivered)]
             {
                 if counts[index] > 0 {
-                    self.broker.metrics.messages(direction, qos, std::mem::take(&mut counts[index]));
+                    self.account.metrics.messages(direction, qos, std::mem::take(&mut counts[index]));
                 }
             }
         }

@@ -56,7 +56,7 @@ where
         while self.io.output.len() < OUTPUT_LOW {
             let has_room = self.session.window_room() > 0;
             let is_next = |next: &Outgoing| has_room || next.qos == QoS::AtMostOnce;
-            if !self.retained.front(&self.broker).is_some_and(is_next) {
+            if !self.retained.front(&self.account).is_some_and(is_next) {
                 break;
             }
             if let Some(outgoing) = self.retained.take() {
@@ -114,19 +114,19 @@ where
 
     /// The server's time, at the earliest.
     fn now_ms(&self) -> u64 {
-        self.broker.store().clock().earliest_ms()
+        self.account.store().clock().earliest_ms()
     }
 
     /// A message that has expired, or that the client cannot take, is passed over before it gets a packet id
     /// [MQTT-3.1.2-25], [MQTT-3.3.2-5].
     fn is_deliverable(&self, outgoing: &Outgoing) -> bool {
         if outgoing.message.expiry(self.now_ms()).is_err() {
-            self.broker.metrics.dropped(DropReason::Expired, 1);
+            self.account.metrics.dropped(DropReason::Expired, 1);
             return false;
         }
         let fits = self.fits(outgoing);
         if !fits {
-            self.broker.metrics.dropped(DropReason::TooLarge, 1);
+            self.account.metrics.dropped(DropReason::TooLarge, 1);
         }
         fits
     }
@@ -180,7 +180,7 @@ where
         let max = self.session.parameters().client_max_packet_size as usize;
         let ids = &outgoing.subscription_ids;
         if packet_id.is_none() && frame.len_with_subscription_ids(ids) > max {
-            return self.broker.metrics.dropped(DropReason::TooLarge, 1);
+            return self.account.metrics.dropped(DropReason::TooLarge, 1);
         }
         let tail = self.io.output.tail();
         let written = frame.write_with_subscription_ids(dup, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
@@ -199,7 +199,7 @@ where
 
     /// A message is not sent after all; its place in the window is free again.
     fn give_up(&mut self, packet_id: Option<PacketId>, reason: DropReason) {
-        self.broker.metrics.dropped(reason, 1);
+        self.account.metrics.dropped(reason, 1);
         if let Some(packet_id) = packet_id {
             self.settled(packet_id);
             self.tell(Input::Unsendable(packet_id));

@@ -27,7 +27,7 @@ where
         if self.writing.is_some() || self.is_unwritable {
             return;
         }
-        let sessions = self.broker.store.sessions().clone();
+        let sessions = self.account.store.sessions().clone();
         if self.is_record_dirty {
             let Some(owned) = &mut self.owned else { return };
             let now = Instant::now();
@@ -39,12 +39,11 @@ where
                 stored.retained = stored.retained.filter(|owed| !self.retained.is_done(*owed));
             }
             let answers = self.answers_after_record.len();
-            let (record, sequence, broker) = (owned.record(), owned.sequence, Arc::clone(&self.broker));
+            let (record, sequence, account) = (owned.record(), owned.sequence, Arc::clone(&self.account));
             self.is_record_dirty = false;
-            self.writing =
-                Some(Box::pin(
-                    async move { Written::Record(broker.amend_session(record, sequence, TRIES).await, answers) },
-                ));
+            self.writing = Some(Box::pin(async move {
+                Written::Record(account.amend_session(record, sequence, TRIES).await, answers)
+            }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
             let claims = self.claims();
@@ -52,15 +51,15 @@ where
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
             let mut progress =
-                progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.broker.logs);
+                progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.account.logs);
             progress.retained = self.retained.begin_save();
             progress.rest.clone_from(&owned.progress_rest);
             self.unsaved_since = None;
-            let (is_left, broker) = (self.backlog.is_left(), Arc::clone(&self.broker));
+            let (is_left, account) = (self.backlog.is_left(), Arc::clone(&self.account));
             self.writing = Some(Box::pin(async move {
                 let saved = sessions.put_progress(&client_id, &progress, fence, None).await;
                 if let (Ok(_), Some(is_left)) = (&saved, is_left) {
-                    broker.leave_backlog(&client_id, progress, is_left);
+                    account.leave_backlog(&client_id, progress, is_left);
                 }
                 Written::Progress(saved.map(|arrival| (version, arrival)))
             }));
@@ -83,7 +82,7 @@ where
         if !self.copies.is_empty() {
             return;
         }
-        for place in self.broker.read_up_to(&self.mailbox).iter() {
+        for place in self.account.read_up_to(&self.mailbox).iter() {
             self.session.has_read_up_to(place);
         }
     }
@@ -147,13 +146,13 @@ where
         if resends.is_empty() {
             return;
         }
-        let (broker, client_id) = (Arc::clone(&self.broker), self.mailbox.client_id.clone());
+        let (account, client_id) = (Arc::clone(&self.account), self.mailbox.client_id.clone());
         // What a consumer does not know may come to somebody else as long as it does not.
         let claims = self.owned.iter().map(|owned| &owned.claims);
         let acks: Vec<_> = claims.flat_map(|c| resends.iter().filter_map(|r| c.get(&r.packet_id()).cloned())).collect();
         self.resending = Some(Box::pin(async move {
-            broker.confirm_shared(&acks).await;
-            broker.fetch_resends(&client_id, resends).await
+            account.confirm_shared(&acks).await;
+            account.fetch_resends(&client_id, resends).await
         }));
     }
 
@@ -171,9 +170,9 @@ where
                 }
                 // It was open when the message was sent.
                 (Resend::Publish(_, packet_id, _), Some(outgoing))
-                    if self.broker.is_closed(&outgoing.message.topic) =>
+                    if self.account.is_closed(&outgoing.message.topic) =>
                 {
-                    self.broker.metrics.dropped(crate::metrics::DropReason::NotAuthorized, 1);
+                    self.account.metrics.dropped(crate::metrics::DropReason::NotAuthorized, 1);
                     self.tell(Input::Unsendable(packet_id));
                 }
                 (Resend::Publish(qos, packet_id, place), Some(outgoing)) => {
@@ -190,7 +189,7 @@ where
                         sequence,
                         "the log has lost a message in flight"
                     );
-                    self.broker.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
+                    self.account.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
                     self.tell(Input::Unsendable(packet_id));
                 }
             }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use super::io::{Io, close_socket};
 use super::parts::{End, Eventual, Written};
-use crate::account::{Broker, LeaveEnd, Mailbox, Share, progress_record};
+use crate::account::{Account, LeaveEnd, Mailbox, Share, progress_record};
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::ProgressRecord;
 
@@ -53,24 +53,24 @@ where
         let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
             retained: self.retained.progress(),
             rest: owned.progress_rest.clone(),
-            ..progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.broker.logs)
+            ..progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.account.logs)
         });
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
-        self.broker.forget_subscriptions(&self.mailbox, self.filters.drain());
+        self.account.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
         let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.ip());
         let (waiting, writing, owned) = (self.waiting.take(), self.writing.take(), self.owned.take());
         // What is not needed any more stays in its place until the end, as does what is.
-        let (io, broker, mailbox) = (self.io, &self.broker, &self.mailbox);
+        let (io, account, mailbox) = (self.io, &self.account, &self.mailbox);
         let publishing = &mut self.publishing;
         let settle = async {
-            if publishing.settle(broker, mailbox, waiting).await.is_none() {
+            if publishing.settle(account, mailbox, waiting).await.is_none() {
                 tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
             }
             mailbox.set_settled();
         };
         let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
-            broker,
+            account,
             mailbox,
             leave: LeaveEnd { owned, progress, expiry_s, will: will_cause(end), remote },
             writing,
@@ -78,21 +78,21 @@ where
         let is_saved = match last {
             Some(last) if last.takes_back_a_will() => {
                 let write = Box::pin(last.write());
-                tokio::join!(settle, close_behind(write, io, &broker.metrics)).1
+                tokio::join!(settle, close_behind(write, io, &account.metrics)).1
             }
             // A will comes behind what the client has published [MQTT-3.1.2-8].
             Some(mut last) => {
-                tokio::join!(close_socket(io, &broker.metrics), settle, last.finish_writing());
+                tokio::join!(close_socket(io, &account.metrics), settle, last.finish_writing());
                 last.write().await
             }
             None => {
-                tokio::join!(close_socket(io, &broker.metrics), settle);
+                tokio::join!(close_socket(io, &account.metrics), settle);
                 true
             }
         };
         // When somebody else owns the session now, what it saves decides, when they come again.
         doubtful.iter().for_each(if is_saved { Share::give_back } else { Share::settled });
-        broker.detach(mailbox);
+        account.detach(mailbox);
     }
 
     /// What the client published behind something that waited, and does not repeat. Where its epoch has ended it may have
@@ -116,7 +116,7 @@ where
             End::ByServer(reason) => DisconnectReason::Server(reason),
         };
         tracing::debug!(client_id, %remote, ?reason, "disconnected");
-        self.broker.metrics.disconnect(reason);
+        self.account.metrics.disconnect(reason);
     }
 }
 
@@ -136,7 +136,7 @@ where
 
 /// The last writes of a connection: its progress, its will, and its record without an owner, or the end of the session.
 struct LastWrite<'a> {
-    broker: &'a Arc<Broker>,
+    account: &'a Arc<Account>,
     mailbox: &'a Mailbox,
     leave: LeaveEnd,
     /// A write that is under way: there is one at a time, so it goes first.
@@ -161,7 +161,7 @@ impl LastWrite<'_> {
     /// Returns whether it is done, and not somebody else's.
     async fn write(mut self) -> bool {
         self.finish_writing().await;
-        Box::pin(self.broker.leave_session(self.mailbox, self.leave)).await
+        Box::pin(self.account.leave_session(self.mailbox, self.leave)).await
     }
 }
 

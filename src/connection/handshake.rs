@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::io::Io;
-use crate::account::{Attached, Broker, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
+use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
 use crate::auth::{Authenticator, Principal};
 use crate::listener::{Foreign, Peer};
 use crate::metrics::Metrics;
@@ -165,7 +165,7 @@ where
 /// refused is answered, logged and counted here.
 pub(super) fn negotiated<S>(
     io: &mut Io<S>,
-    broker: &Arc<Broker>,
+    account: &Arc<Account>,
     peer: &Peer,
     welcome: &Welcome<Principal>,
 ) -> Option<Negotiated>
@@ -173,17 +173,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let connect = &welcome.connect;
-    let refused = match offered(welcome, broker) {
+    let refused = match offered(welcome, account) {
         Ok(negotiated) => return Some(negotiated),
         Err(connack) => Failed::Refused(connect.version, client_max_packet_size(connect), connack),
     };
-    answer(io, &broker.metrics, peer, refused, Some(connect.version));
+    answer(io, &account.metrics, peer, refused, Some(connect.version));
     None
 }
 
-fn offered(welcome: &Welcome<Principal>, broker: &Arc<Broker>) -> Result<Negotiated, Box<ConnAck>> {
+fn offered(welcome: &Welcome<Principal>, account: &Arc<Account>) -> Result<Negotiated, Box<ConnAck>> {
     let connect = &welcome.connect;
-    let mut negotiated = negotiate(connect, &broker.options.limits, || assigned_id(broker))?;
+    let mut negotiated = negotiate(connect, &account.options.limits, || assigned_id(account))?;
     let properties = &mut negotiated.connack.properties;
     // [MQTT-4.12.0-5]
     properties.authentication_method.clone_from(&connect.properties.authentication_method);
@@ -194,7 +194,7 @@ fn offered(welcome: &Welcome<Principal>, broker: &Arc<Broker>) -> Result<Negotia
         // What it says has to be known, and no packet may be larger than the client wants [MQTT-3.1.2-24].
         return Err(Box::new(refusal(ReasonCode::PacketTooLarge)));
     }
-    broker.judge_will(connect, &negotiated.client_id).map_err(|reason| Box::new(refusal(reason)))?;
+    account.judge_will(connect, &negotiated.client_id).map_err(|reason| Box::new(refusal(reason)))?;
     Ok(negotiated)
 }
 
@@ -203,12 +203,12 @@ fn client_max_packet_size(connect: &Connect) -> u32 {
 }
 
 /// Refuses a CONNECT that was accepted as far as it goes.
-pub(super) fn refuse<S>(io: &mut Io<S>, broker: &Broker, version: Version, refused: Refusal)
+pub(super) fn refuse<S>(io: &mut Io<S>, account: &Account, version: Version, refused: Refusal)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Refusal { reason, told } = refused;
-    broker.metrics.connect(reason);
+    account.metrics.connect(reason);
     let session_present = match told {
         Told::ConnAck => return send_refusal(io, version, reason),
         Told::Nothing => return,
@@ -223,8 +223,8 @@ where
 }
 
 /// An identifier for a client that has none: unique among all sidecars.
-fn assigned_id(broker: &Broker) -> ByteString {
-    ByteString::from(format!("auto-{}-{}", broker.process, broker.next_session_id()))
+fn assigned_id(account: &Account) -> ByteString {
+    ByteString::from(format!("auto-{}-{}", account.process, account.next_session_id()))
 }
 
 /// Leaves the answer in the output and tells the operator. `known`: the version of the client, when its CONNECT got that
@@ -286,7 +286,7 @@ fn refusal(reason: ReasonCode) -> ConnAck {
 
 /// A client was accepted.
 pub(super) fn tell_connected(
-    broker: &Broker,
+    account: &Account,
     connect: &Connect,
     negotiated: &Negotiated,
     attached: &Attached,
@@ -303,7 +303,7 @@ pub(super) fn tell_connected(
         keep_alive_s = negotiated.parameters.keep_alive_s,
         "connected"
     );
-    broker.events.tell(&negotiated.client_id, broker.node(), || {
+    account.events.tell(&negotiated.client_id, account.node(), || {
         Event::Connect(EventConnect {
             remote: peer.addr,
             listener: peer.listener.to_string(),

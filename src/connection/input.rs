@@ -109,7 +109,7 @@ where
     /// Handles the packets that are there, as far as they are taken now.
     pub(super) fn handle_input(&mut self) {
         if self.session.is_durable() {
-            self.session.log_stands_at(self.broker.tail_sequence());
+            self.session.log_stands_at(self.account.tail_sequence());
         }
         self.answer_pings();
         loop {
@@ -135,7 +135,7 @@ where
             let before = self.io.input.len();
             let received = match self.decoder.decode(&mut self.io.input) {
                 Ok(Some(packet)) => {
-                    self.broker.metrics.packets(Direction::In, packet.packet_type(), 1);
+                    self.account.metrics.packets(Direction::In, packet.packet_type(), 1);
                     Ok(packet)
                 }
                 Ok(None) => return self.ahead.is_empty(),
@@ -167,10 +167,10 @@ where
         let (client_id, remote) = (&self.mailbox.client_id, self.remote);
         tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");
         if let Violation::PacketTooLarge { size, .. } = violation {
-            self.broker.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
+            self.account.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
         }
         if let Violation::TopicLevels(_) = violation {
-            self.broker.refusals.refuse(Limit::TopicLevels, client_id);
+            self.account.refusals.refuse(Limit::TopicLevels, client_id);
         }
         self.end = Some(End::ByServer(violation.reason_code()));
         self.violation = Some(violation);
@@ -274,7 +274,7 @@ where
             given_up += u64::from(matches!(packet, Packet::Publish(_)));
         }
         if given_up > 0 {
-            self.broker.metrics.dropped(DropReason::NatsUnavailable, given_up);
+            self.account.metrics.dropped(DropReason::NatsUnavailable, given_up);
             let client_id = &*self.mailbox.client_id;
             tracing::warn!(client_id, given_up, "publishes of a connection that has ended were given up");
         }

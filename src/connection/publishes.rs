@@ -1,4 +1,4 @@
-//! What the client publishes, between the session and the broker.
+//! What the client publishes, between the session and the account.
 
 use mqtt_codec::{ReasonCode, Version};
 use mqtt_session::{Input, Publication, after_restart};
@@ -19,15 +19,15 @@ where
         let (publication, refused) = *refusal;
         self.log_refused(&publication, refused);
         let reason = refused.reason_code();
-        self.broker.metrics.dropped(refused.drop_reason(), 1);
+        self.account.metrics.dropped(refused.drop_reason(), 1);
         // In 3.x it is acknowledged as usual, or the connection ends [MQTT-3.3.5-2 of 3.1.1].
         let is_denied = matches!(refused, Refused::Closed | Refused::Late | Refused::OverLimit);
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
-            Some(token) if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => {
+            Some(token) if is_denied && self.account.options.denied_publish == DeniedPublish::Drop => {
                 Some((token, Ok(ReasonCode::Success)))
             }
-            None if is_denied && self.broker.options.denied_publish == DeniedPublish::Drop => None,
+            None if is_denied && self.account.options.denied_publish == DeniedPublish::Drop => None,
             // No packet of this version or QoS can say it.
             token @ (Some(_) | None) => {
                 token.into_iter().for_each(|token| self.session.not_published(token));
@@ -97,12 +97,12 @@ where
     /// Starts to wait for what publishing needs.
     pub(super) fn wait_for_wanted(&mut self) {
         if self.waiting.is_none() {
-            self.waiting = wait_for(&self.broker, self.publishing.wanted());
+            self.waiting = wait_for(&self.account, self.publishing.wanted());
         }
     }
 
     pub(super) fn done(&mut self, done: Done) {
         self.waiting = None;
-        self.publishing.take(done, &self.broker, &mut self.wakes);
+        self.publishing.take(done, &self.account, &mut self.wakes);
     }
 }

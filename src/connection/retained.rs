@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 
 use mqtt_codec::{TopicFilter, TopicName};
 
-use crate::account::{Broker, Outgoing, RetainedCursor};
+use crate::account::{Account, Outgoing, RetainedCursor};
 use crate::store::{RetainedProgress, StoredRetained, StoredSubscription};
 
 /// How far the client is with what it is owed.
@@ -19,7 +19,7 @@ struct Place {
 
 /// What is owed.
 #[derive(Debug, Default)]
-pub(super) struct Owed {
+pub(super) struct PendingRetained {
     cursors: VecDeque<RetainedCursor>,
     /// The next messages of the first cursor.
     page: VecDeque<Outgoing>,
@@ -38,7 +38,7 @@ pub(super) struct Owed {
 /// Topics of the index that are looked at in one turn of the connection, before others have theirs.
 const LOOKS: usize = 1_024;
 
-impl Owed {
+impl PendingRetained {
     /// Goes on where the session was.
     pub(super) fn resume<'a>(
         progress: RetainedProgress,
@@ -74,7 +74,7 @@ impl Owed {
     }
 
     /// The next message, unless it is not found in this turn.
-    pub(super) fn front(&mut self, broker: &Broker) -> Option<&Outgoing> {
+    pub(super) fn front(&mut self, account: &Account) -> Option<&Outgoing> {
         while self.page.is_empty() {
             if self.is_last_page {
                 self.finish_first();
@@ -84,7 +84,7 @@ impl Owed {
                 return None;
             }
             self.looks -= 1;
-            self.is_last_page = !broker.retained_page(cursor, &mut self.looks, &mut self.page);
+            self.is_last_page = !account.retained_page(cursor, &mut self.looks, &mut self.page);
         }
         self.page.front()
     }

@@ -1,4 +1,4 @@
-//! SUBSCRIBE, from the session to the broker and back.
+//! SUBSCRIBE, from the session to the account and back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,15 +22,15 @@ where
         let requests = std::mem::take(&mut self.subscribes);
         self.log_subscribes(&requests);
         let is_durable = self.session.is_durable();
-        let planned = self.broker.plan_subscribes(
+        let planned = self.account.plan_subscribes(
             &self.mailbox,
             &mut self.filters,
             self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
             requests,
         );
         self.publishing.tells_publisher |= planned.has_no_local();
-        let (broker, mailbox) = (Arc::clone(&self.broker), Arc::clone(&self.mailbox));
-        self.subscribing = Some(Box::pin(async move { broker.subscribe(&mailbox, planned).await }));
+        let (account, mailbox) = (Arc::clone(&self.account), Arc::clone(&self.mailbox));
+        self.subscribing = Some(Box::pin(async move { account.subscribe(&mailbox, planned).await }));
     }
 
     pub(super) fn subscribed(&mut self, mut subscribed: Subscribed) {

@@ -44,7 +44,7 @@ type Read = Box<dyn Fn() -> Option<Vitals> + Send + Sync>;
 pub(super) struct Source(OnceLock<Read>);
 
 impl Source {
-    /// There is one broker, so the first one stays.
+    /// There is one account, so the first one stays.
     pub(super) fn set(&self, read: Read) {
         let _ = self.0.set(read);
     }

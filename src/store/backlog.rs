@@ -6,7 +6,7 @@
 //! order is a repetition.
 //!
 //! How far the log is copied stands in the bucket of sessions, where it is gone when they are. Who copies what is the
-//! broker's.
+//! account's.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One message of a stream, as it is handed to the broker.
+//! One message of a stream, as it is handed to the account.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;

@@ -10,7 +10,7 @@
 //!   `horizon`: which answers know as much as we do; `pulse`: whether a reader reads;
 //!   `rooms`: whether streams are there and have room
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
-//! - `foreign`: what NATS clients put into the bucket of retained messages
+//! - `kv_updates`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `share`: the consumers of shared subscriptions
 //! - `reply_key`: what tokens of replies are made with; `keys`: what sidecars share and nobody else is to know
@@ -31,12 +31,12 @@ mod core;
 mod credentials;
 mod entry;
 mod error;
-mod foreign;
 mod found_stream;
 mod head;
 mod headers;
 mod horizon;
 mod keys;
+mod kv_updates;
 mod log;
 mod needs;
 mod nodes;
@@ -71,9 +71,9 @@ use self::core::Seals;
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
-pub use self::foreign::{Foreign, ForeignPut, ForeignReader};
 use self::horizon::Horizons;
 pub use self::keys::Keys;
+pub use self::kv_updates::{ForeignReader, KvUpdate, KvUpdates};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 use self::needs::Needs;
 pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
@@ -126,7 +126,7 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
-    foreign: Foreign,
+    kv_updates: KvUpdates,
     reply_keys: ReplyKeys,
     keys: Keys,
     core: CoreNats,
@@ -179,7 +179,7 @@ impl Store {
         let sessions_bucket = bucket(sessions_spec);
         let (of_sessions, of_api, of_names) = (sessions_bucket.clone(), api.clone(), names.clone());
         let backlog = Backlog::new(of_sessions, of_api, of_names, payload_max, assets.clone(), backlog_spec);
-        let foreign = Foreign::new(sessions_bucket.clone(), puts, names.clone());
+        let kv_updates = KvUpdates::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max);
         let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
         let keys_bucket = bucket(keys_spec);
@@ -203,7 +203,7 @@ impl Store {
             sessions,
             backlog,
             nodes,
-            foreign,
+            kv_updates,
             reply_keys,
             keys,
             core,
@@ -274,8 +274,8 @@ impl Store {
     }
 
     /// What NATS clients put into the bucket of retained messages.
-    pub fn foreign(&self) -> &Foreign {
-        &self.foreign
+    pub fn kv_updates(&self) -> &KvUpdates {
+        &self.kv_updates
     }
 
     /// The key of tokens of replies.

@@ -2,7 +2,7 @@
 //!
 //! A lease is held as long as it is refreshed; every refresh is a compare-and-swap on the last one, so nobody holds what
 //! somebody else has taken. The holder's own view ends well before the lease does, by its own monotonic clock: see
-//! [`lease`]. What holders do with that is the broker's.
+//! [`lease`]. What holders do with that is the account's.
 
 mod candidacy;
 mod follower;

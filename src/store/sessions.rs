@@ -10,7 +10,7 @@
 //!      └────────end────────▶ deleted marker ───────┘
 //! ```
 //!
-//! Not here: who owns a session and when it ends, which is the broker's.
+//! Not here: who owns a session and when it ends, which is the account's.
 
 mod follower;
 mod record;

@@ -2,7 +2,7 @@
 //! It is the group's place in the log and its backlog; NATS workers can pull from it as well.
 //!
 //! Here is how it is made, asked and answered, on a connection of its own. Who of the group gets a message is the
-//! broker's.
+//! account's.
 
 mod listing;
 mod room;
@@ -123,13 +123,13 @@ pub enum ShareBegins {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareAnswer {
     /// It is done with.
-    Done,
+    Ack,
     /// Somebody else is to get it, at once.
-    Back,
+    Nak,
     /// Somebody else is to get it, in a moment.
-    Later,
+    NakDelay,
     /// It is being worked on.
-    Working,
+    InProgress,
 }
 
 /// A message that was given to us for our members.
@@ -294,10 +294,10 @@ impl Shares {
     /// Says what becomes of a message.
     pub async fn answer(&self, ack: ByteString, answer: ShareAnswer) {
         let payload: &'static [u8] = match answer {
-            ShareAnswer::Done => b"+ACK",
-            ShareAnswer::Back => b"-NAK",
-            ShareAnswer::Later => br#"-NAK {"delay":1000000000}"#,
-            ShareAnswer::Working => b"+WPI",
+            ShareAnswer::Ack => b"+ACK",
+            ShareAnswer::Nak => b"-NAK",
+            ShareAnswer::NakDelay => br#"-NAK {"delay":1000000000}"#,
+            ShareAnswer::InProgress => b"+WPI",
         };
         // What is lost with the connection is answered by the consumer's time.
         let payload = Bytes::from_static(payload);

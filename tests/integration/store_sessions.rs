@@ -478,7 +478,7 @@ async fn a_lease_that_somebody_takes_over_is_lost() {
 async fn one_candidate_leads_and_another_follows_it() {
     let nats = NatsServer::start();
     let (a, b) = (open(nats.url()).await, open(nats.url()).await);
-    let candidacy = |store: &Store| store.nodes().with_times(TIMES).lead("backlog");
+    let candidacy = |store: &Store| store.nodes().with_times(TIMES).campaign("backlog");
     let leads = async |candidacy: &nats_mqtt::store::Candidacy| {
         let mut term = candidacy.term();
         let term = tokio::time::timeout(PATIENCE, term.wait_for(Option::is_some)).await;
@@ -488,7 +488,7 @@ async fn one_candidate_leads_and_another_follows_it() {
     let first_term = leads(&first).await;
     let second = candidacy(&b);
     // Another election is another matter, and no node.
-    let other = b.nodes().with_times(TIMES).lead("sweep");
+    let other = b.nodes().with_times(TIMES).campaign("sweep");
     leads(&other).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(*second.term().borrow(), None);

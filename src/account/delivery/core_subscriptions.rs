@@ -21,14 +21,14 @@ struct Held {
 }
 
 /// The counted filters.
-pub(crate) struct Interest {
+pub(crate) struct CoreSubscriptions {
     core: CoreNats,
     closed: ClosedTrees,
     next_order: AtomicU64,
     held: Mutex<HashMap<TopicFilter, Held>>,
 }
 
-impl Interest {
+impl CoreSubscriptions {
     /// No interest yet.
     pub(crate) fn new(core: CoreNats, closed: ClosedTrees) -> Self {
         Self { core, closed, next_order: AtomicU64::new(0), held: Mutex::new(HashMap::new()) }

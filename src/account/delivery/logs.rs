@@ -194,7 +194,7 @@ impl Logs {
     }
 
     /// The log that is always there.
-    pub(crate) const fn first(&self) -> &Arc<LogHandle> {
+    pub(crate) const fn main(&self) -> &Arc<LogHandle> {
         &self.first
     }
 

@@ -19,7 +19,7 @@ use crate::account::delivery::mailbox::Outgoing;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::records;
 use crate::account::publish::convert;
-use crate::account::{Broker, RETRY};
+use crate::account::{Account, RETRY};
 use crate::store::{IndexState, RetainedEntry, RetainedProgress, RetainedSearch, StoredRetained, StoredSubscription};
 
 impl RetainedCursor {
@@ -61,7 +61,7 @@ impl RetainedCursor {
     }
 }
 
-impl Broker {
+impl Account {
     /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has
     /// replaced is not there: the subscriber gets the newer one as it gets every message.
     pub(in crate::account) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Outgoing)> {

@@ -7,7 +7,7 @@
 //! - the logs: everything at QoS 1 and 2, from here and from elsewhere, to subscriptions of any QoS.
 //!
 //! What NATS clients publish comes on core NATS, and from a log when a stream has captured it or a sidecar has copied it
-//! there ([`Reach`]): a session whose matching subscriptions are all of QoS 0 gets the one, the others get the other.
+//! there ([`Audience`]): a session whose matching subscriptions are all of QoS 0 gets the one, the others get the other.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -52,13 +52,13 @@ struct Target<'a> {
 
 /// Which sessions a copy of a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
+enum Audience {
     /// All that match.
-    All,
+    Everyone,
     /// Those whose subscriptions are of QoS 0: the others get it from a log.
-    AtMostOnce,
+    Qos0Only,
     /// Those with a subscription above QoS 0: the others had it on core NATS.
-    Stored,
+    DurableOnly,
 }
 
 /// How messages of NATS are read.
@@ -225,11 +225,11 @@ impl Router {
 
     /// A client of this sidecar published at QoS 0.
     pub(crate) fn route_local(&self, message: &mut Message, publisher: SessionId, wakes: &mut Wakes) {
-        let _held = message.retain.then(|| self.logs.first().hold());
+        let _held = message.retain.then(|| self.logs.main().hold());
         self.index(message, QoS::AtMostOnce);
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, message);
-        self.deliver_qos0(&entries, message, Source::Local { publisher }, Reach::All, wakes);
+        self.deliver_qos0(&entries, message, Source::Local { publisher }, Audience::Everyone, wakes);
     }
 
     /// Retained messages go into the index in the same instant as to the subscribers, with the tail held, so that who
@@ -248,13 +248,20 @@ impl Router {
         entries
     }
 
-    fn deliver_qos0(&self, entries: &Matched<'_>, message: &Message, source: Source, reach: Reach, wakes: &mut Wakes) {
+    fn deliver_qos0(
+        &self,
+        entries: &Matched<'_>,
+        message: &Message,
+        source: Source,
+        audience: Audience,
+        wakes: &mut Wakes,
+    ) {
         if entries.is_empty() {
             return;
         }
         let now_ms = self.reading.clock.earliest_ms();
         let mut dropped = 0;
-        entries.targets(message, source, reach, |target| {
+        entries.targets(message, source, audience, |target| {
             let ids = target.subscription_ids;
             dropped += u64::from(!target.mailbox.offer_qos0(message, target.retain, ids, now_ms, wakes));
         });
@@ -275,7 +282,7 @@ impl Router {
     ) {
         let mut dropped = 0;
         let source = Source::Log { log: log.number, sequence };
-        self.matching(subscriptions, message).targets(message, source, reach_of(message, log), |t| {
+        self.matching(subscriptions, message).targets(message, source, audience_of(message, log), |t| {
             if t.qos == QoS::AtMostOnce {
                 let ids = t.subscription_ids;
                 dropped += u64::from(!t.mailbox.offer_qos0(message, t.retain, ids, now_ms, wakes));
@@ -301,7 +308,7 @@ impl Router {
         let message = Arc::new(message);
         let subscriptions = self.subscriptions.read();
         let source = Source::Log { log: log.number, sequence: entry.sequence };
-        self.matching(&subscriptions, &message).targets(&message, source, reach_of(&message, log), |t| {
+        self.matching(&subscriptions, &message).targets(&message, source, audience_of(&message, log), |t| {
             if t.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
                 let (sequence, weight) = (entry.sequence, message.weight());
                 let offer = t.mailbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
@@ -359,7 +366,7 @@ impl Router {
 
     /// Whether those who want a message of core NATS above QoS 0 get it from there too, since no log will have it.
     pub(in crate::account) fn is_on_core_only(&self, core: &CoreMessage) -> bool {
-        matches!(self.reach_on_core(core), Reach::All)
+        matches!(self.audience_on_core(core), Audience::Everyone)
     }
 
     /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
@@ -371,18 +378,22 @@ impl Router {
     }
 
     /// Which sessions get a message of core NATS from there.
-    fn reach_on_core(&self, core: &CoreMessage) -> Reach {
+    fn audience_on_core(&self, core: &CoreMessage) -> Audience {
         // The publish of a client at QoS 0 is nothing else for anybody.
         if convert::is_at_most_once(core.headers.as_ref()) {
-            return Reach::All;
+            return Audience::Everyone;
         }
-        if self.ingest.is_some() || self.logs.is_captured(&core.subject) { Reach::AtMostOnce } else { Reach::All }
+        if self.ingest.is_some() || self.logs.is_captured(&core.subject) {
+            Audience::Qos0Only
+        } else {
+            Audience::Everyone
+        }
     }
 }
 
 /// Which sessions get a message of a log from there.
-const fn reach_of(message: &Message, log: &LogHandle) -> Reach {
-    if message.is_ingested || log.is_attached() { Reach::Stored } else { Reach::All }
+const fn audience_of(message: &Message, log: &LogHandle) -> Audience {
+    if message.is_ingested || log.is_attached() { Audience::DurableOnly } else { Audience::Everyone }
 }
 
 /// What the tail of a log is handed to.
@@ -422,13 +433,13 @@ impl CoreSink for Router {
         if self.closed.is_closed_subject(&core.subject) || convert::is_stored_copy(&core) {
             return;
         }
-        let reach = self.reach_on_core(&core);
+        let audience = self.audience_on_core(&core);
         let Reading { clock, nats_headers, keys } = &self.reading;
         let Ok(mut message) = convert::from_core(&core, clock.latest_ms(), *nats_headers, keys) else {
             self.metrics.dropped(DropReason::NoTopic, 1);
             return;
         };
-        let _held = message.retain.then(|| self.logs.first().hold());
+        let _held = message.retain.then(|| self.logs.main().hold());
         // Whichever copy comes first, and also when nobody has subscribed yet: whoever does now gets it from there.
         if message.retain {
             let qos = convert::published_qos(core.headers.as_ref(), || self.logs.is_captured(&core.subject));
@@ -439,7 +450,7 @@ impl CoreSink for Router {
         if entries.oldest() == Some(subscription_id / crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER)
         {
             self.requests.make_answerable(&core, &mut message);
-            self.deliver_qos0(&entries, &message, Source::Core, reach, &mut self.core_wakes.lock());
+            self.deliver_qos0(&entries, &message, Source::Core, audience, &mut self.core_wakes.lock());
         }
     }
 
@@ -477,10 +488,10 @@ impl<'a> Matched<'a> {
     /// Calls `deliver` once for each session: at the highest QoS of its matching subscriptions [MQTT-3.3.4-2], though not above
     /// that of the message [MQTT-3.8.4-8], with the identifiers of all of them [MQTT-3.3.4-3, -4] and the RETAIN flag that they
     /// want [MQTT-3.3.1-12, -13].
-    fn targets(&self, message: &Message, source: Source, reach: Reach, mut deliver: impl FnMut(Target<'_>)) {
+    fn targets(&self, message: &Message, source: Source, audience: Audience, mut deliver: impl FnMut(Target<'_>)) {
         let Some(first) = self.first else { return };
         if self.others.is_empty() {
-            let takes = |s: &&Subscriber| reach.includes(s.qos_of(source)) && s.takes(message, source);
+            let takes = |s: &&Subscriber| audience.includes(s.qos_of(source)) && s.takes(message, source);
             for s in first.subscribers.iter().filter(takes) {
                 deliver(Target {
                     mailbox: &s.mailbox,
@@ -500,7 +511,7 @@ impl<'a> Matched<'a> {
             // get both.
             let highest = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
             let of_session: Vec<&Subscriber> =
-                of_session.iter().copied().filter(|s| reach.includes(highest) && s.takes(message, source)).collect();
+                of_session.iter().copied().filter(|s| audience.includes(highest) && s.takes(message, source)).collect();
             if of_session.is_empty() {
                 continue;
             }
@@ -538,13 +549,13 @@ fn copies(message: &Message, source: Source, of_session: &[&Subscriber], deliver
     }
 }
 
-impl Reach {
+impl Audience {
     /// Whether a copy is for a session whose highest matching QoS is this.
     fn includes(self, highest: QoS) -> bool {
         match self {
-            Self::All => true,
-            Self::AtMostOnce => highest == QoS::AtMostOnce,
-            Self::Stored => highest > QoS::AtMostOnce,
+            Self::Everyone => true,
+            Self::Qos0Only => highest == QoS::AtMostOnce,
+            Self::DurableOnly => highest > QoS::AtMostOnce,
         }
     }
 }

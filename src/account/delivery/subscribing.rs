@@ -29,7 +29,7 @@ use crate::account::delivery::router::{Made, NewSubscription};
 use crate::account::interop::durable_interest::unshared;
 use crate::account::ownership::records;
 use crate::account::shared::{NewShare, NotJoined};
-use crate::account::{Broker, RETRY};
+use crate::account::{Account, RETRY};
 use crate::store::StoredSubscription;
 pub(crate) use planning::RecordRoom;
 
@@ -82,7 +82,7 @@ impl Planned {
     }
 }
 
-impl Broker {
+impl Account {
     /// Makes the subscriptions; see the top of this file.
     pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
         let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));

@@ -30,7 +30,7 @@ struct Held {
 }
 
 /// The filters that anybody has above QoS 0.
-pub(crate) struct Wants {
+pub(crate) struct DurableInterest {
     held: Mutex<Held>,
     /// Each as often as somebody has it. Locked behind `held`.
     filters: RwLock<Subscriptions<()>>,
@@ -41,7 +41,7 @@ pub(crate) struct Wants {
     sink: Box<dyn WantsSink>,
 }
 
-impl Wants {
+impl DurableInterest {
     /// Nobody wants anything yet.
     pub(crate) fn new(closed: ClosedTrees, sink: Box<dyn WantsSink>) -> Self {
         let (held, filters) = (Mutex::default(), RwLock::default());
@@ -81,7 +81,7 @@ impl Wants {
         false
     }
 
-    /// Another sidecar says that somebody there wants this, before the record says so; until [`Wants::forget`].
+    /// Another sidecar says that somebody there wants this, before the record says so; until [`DurableInterest::forget`].
     pub(crate) fn announced(&self, filters: &[TopicFilter]) {
         let _held = self.held.lock();
         for filter in filters {
@@ -153,7 +153,7 @@ impl Wants {
     }
 }
 
-impl SessionsSink for Wants {
+impl SessionsSink for DurableInterest {
     fn record(&self, _sequence: u64, record: SessionRecord) {
         let above_0 = record.subscriptions.iter().filter(|s| s.qos > 0);
         let filters = above_0.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok()).map(|f| unshared(&f));
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_filter_is_wanted_as_long_as_anybody_has_it_above_qos_0() {
         let told = Arc::new(Told::default());
-        let wants = Wants::new(ClosedTrees::default(), Box::new(Arc::clone(&told)));
+        let wants = DurableInterest::new(ClosedTrees::default(), Box::new(Arc::clone(&told)));
         let topic = |text: &str| TopicName::new(text).unwrap();
         wants.subscribed(1, &filter("a/+"), QoS::AtLeastOnce);
         wants.subscribed(1, &filter("a/+"), QoS::ExactlyOnce);

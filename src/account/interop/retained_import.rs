@@ -17,13 +17,13 @@ use bytestring::ByteString;
 use proto_map::{Envelope, Headers, MessageName, name};
 use tokio::sync::oneshot;
 
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::message::Expired;
 use crate::account::publish::convert;
 use crate::account::shared::tend_groups;
 use crate::metrics::DropReason;
-use crate::store::{ForeignPut, PutError, PutTarget, Stored, Unavailable, WriteError};
+use crate::store::{KvUpdate, PutError, PutTarget, Stored, Unavailable, WriteError};
 
 /// Messages that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
 const IN_FLIGHT_MAX: usize = 64;
@@ -47,7 +47,7 @@ enum Failure {
 
 /// A message on its way into the log.
 struct UnderWay<'a> {
-    put: &'a ForeignPut,
+    put: &'a KvUpdate,
     envelope: Envelope,
     payload: Bytes,
     /// The log that owns its subject.
@@ -55,22 +55,22 @@ struct UnderWay<'a> {
     outcome: oneshot::Receiver<Result<Stored, PutError>>,
 }
 
-impl Broker {
+impl Account {
     /// Stands for the lead in carrying what NATS clients put into the bucket of retained messages, and carries it while it
-    /// leads, until the broker closes. Whoever does so looks after the consumers of shared subscriptions as well.
-    pub(crate) async fn carry_puts(broker: Weak<Self>) {
-        let carriers = broker.clone();
+    /// leads, until the account closes. Whoever does so looks after the consumers of shared subscriptions as well.
+    pub(crate) async fn carry_puts(account: Weak<Self>) {
+        let carriers = account.clone();
         let work = |_| {
             let (carrier, tends) = (Box::pin(carry(carriers.clone())), Box::pin(tend_groups(carriers.clone())));
             async move {
                 tokio::join!(carrier, tends);
             }
         };
-        Self::lead(broker, "retained", work).await;
+        Self::campaign(account, "retained", work).await;
     }
 
     /// Stores puts in the log, in their order. When this returns, all of them are there, but for those that cannot be.
-    async fn store_puts(&self, puts: &[ForeignPut]) -> Result<(), PutError> {
+    async fn store_puts(&self, puts: &[KvUpdate]) -> Result<(), PutError> {
         for puts in puts.chunks(IN_FLIGHT_MAX) {
             let mut under_way = Vec::with_capacity(puts.len());
             for put in puts {
@@ -94,7 +94,7 @@ impl Broker {
     }
 
     /// What was not stored is given up where no other attempt would be better.
-    fn unless_hopeless(&self, put: &ForeignPut, error: PutError) -> Result<(), PutError> {
+    fn unless_hopeless(&self, put: &KvUpdate, error: PutError) -> Result<(), PutError> {
         match error {
             PutError::TooLarge | PutError::Invalid { .. } | PutError::Rejected { .. } => {
                 self.give_put_up(put, &error);
@@ -105,7 +105,7 @@ impl Broker {
     }
 
     /// What is left of the life of a put, in seconds, if it ends; `Err` when nobody is to have it.
-    fn lifetime_s(&self, put: &ForeignPut) -> Result<Option<u32>, Expired> {
+    fn lifetime_s(&self, put: &KvUpdate) -> Result<Option<u32>, Expired> {
         if self.router.closed().is_closed_subject(put.subject.as_str()) {
             return Err(Expired);
         }
@@ -119,7 +119,7 @@ impl Broker {
     }
 
     /// Puts what was put under a subject under the key of the subject.
-    async fn put_under_its_key(&self, put: &ForeignPut) -> Result<(), PutError> {
+    async fn put_under_its_key(&self, put: &KvUpdate) -> Result<(), PutError> {
         let Ok(ttl_s) = self.lifetime_s(put) else { return Ok(()) };
         let Ok(subject) = self.names.retained_subject(&put.subject) else {
             self.give_put_up(put, &PutError::TooLarge);
@@ -146,7 +146,7 @@ impl Broker {
     }
 
     /// Hands one to the publisher. `None` when nobody is to have it.
-    async fn submit_put<'a>(&self, put: &'a ForeignPut) -> Option<UnderWay<'a>> {
+    async fn submit_put<'a>(&self, put: &'a KvUpdate) -> Option<UnderWay<'a>> {
         let ttl_s = self.lifetime_s(put).ok()?;
         let mut envelope = convert::put_envelope(put);
         if let Some(properties) = &mut envelope.properties {
@@ -178,7 +178,7 @@ impl Broker {
     }
 
     /// The copy for core NATS, as of every stored message.
-    async fn send_natural(&self, put: &ForeignPut, envelope: Envelope, payload: Bytes, sequence: u64) {
+    async fn send_natural(&self, put: &KvUpdate, envelope: Envelope, payload: Bytes, sequence: u64) {
         let Ok(headers) = convert::natural_headers_of(envelope, &put.subject, sequence) else {
             return self.metrics.dropped(DropReason::TooLarge, 1);
         };
@@ -187,29 +187,29 @@ impl Broker {
         }
     }
 
-    fn give_put_up(&self, put: &ForeignPut, error: &dyn std::fmt::Display) {
+    fn give_put_up(&self, put: &KvUpdate, error: &dyn std::fmt::Display) {
         tracing::warn!(
             subject = put.subject.as_str().escape_debug().to_string(),
             %error,
-            "a value of the bucket of retained messages does not reach those who are subscribed"
+            "a value of the bucket of retained messages does not audience those who are subscribed"
         );
         self.metrics.dropped(DropReason::TooLarge, 1);
     }
 }
 
-/// Carries what is put, until the broker is gone.
-async fn carry(broker: Weak<Broker>) {
-    while broker.strong_count() > 0 {
-        if let Err(error) = carry_on(&broker).await {
+/// Carries what is put, until the account is gone.
+async fn carry(account: Weak<Account>) {
+    while account.strong_count() > 0 {
+        if let Err(error) = carry_on(&account).await {
             tracing::warn!(%error, "what is put into the bucket of retained messages waits");
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Goes on at the saved position, until something fails or the broker is gone.
-async fn carry_on(broker: &Weak<Broker>) -> Result<(), Failure> {
-    let Some(foreign) = broker.upgrade().map(|broker| broker.store.foreign().clone()) else { return Ok(()) };
+/// Goes on at the saved position, until something fails or the account is gone.
+async fn carry_on(account: &Weak<Account>) -> Result<(), Failure> {
+    let Some(foreign) = account.upgrade().map(|account| account.store.kv_updates().clone()) else { return Ok(()) };
     let Some((mut position, mut expected)) = foreign.position().await? else {
         // Somebody has deleted it.
         return Ok(foreign.begin().await?);
@@ -217,8 +217,8 @@ async fn carry_on(broker: &Weak<Broker>) -> Result<(), Failure> {
     let mut reader = foreign.read(position + 1);
     loop {
         let puts = reader.next().await?;
-        let Some(broker) = broker.upgrade() else { return Ok(()) };
-        broker.store_puts(&puts).await?;
+        let Some(account) = account.upgrade() else { return Ok(()) };
+        account.store_puts(&puts).await?;
         let reached = reader.position().saturating_sub(1);
         // It is lower when the bucket was made anew.
         if !puts.is_empty() || reached < position || reached >= position + SAVE_EVERY {

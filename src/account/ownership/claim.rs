@@ -11,10 +11,10 @@ use mqtt_ownership::{
 use mqtt_session::Negotiated;
 use tokio::time::Instant;
 
-use super::orphans::Orphan;
+use super::orphaned_connects::Orphan;
 use super::record::{Message, Rest};
 use super::{Driver, In};
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::{Mailbox, Order};
 use crate::account::ownership::records;
 use crate::metrics::WillCause;
@@ -72,7 +72,7 @@ impl From<ReasonCode> for Refusal {
 /// A claim that was given up.
 pub(in crate::account) struct Abandoned {
     pub(in crate::account) refusal: Refusal,
-    /// What an old owner has handed over and is not saved, for [`Broker::pass_on`].
+    /// What an old owner has handed over and is not saved, for [`Account::forward_handover`].
     pub(in crate::account) unsaved: Option<(ProgressRecord, Revision)>,
     /// JetStream was too slow: a session that needs no record goes on without.
     pub(in crate::account) is_late: bool,
@@ -97,7 +97,7 @@ enum Event {
     Late,
 }
 
-impl Broker {
+impl Account {
     /// Writes a record with ourselves as the owner, until `deadline`.
     pub(in crate::account) async fn claim(
         self: &Arc<Self>,

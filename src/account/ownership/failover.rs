@@ -7,13 +7,13 @@ use mqtt_ownership::{Failover, FailoverOutcome, NodeId, Output, Revision, Step};
 
 use super::record::{Message, Rest, State, state_of};
 use super::{Driver, Out};
-use crate::account::{Broker, Event, EventDisconnect};
+use crate::account::{Account, Event, EventDisconnect};
 use crate::metrics::WillCause;
 use crate::store::SessionRecord;
 
 type Next = Step<Message, Rest, crate::store::ProgressRecord, FailoverOutcome>;
 
-impl Broker {
+impl Account {
     /// Puts one session in order whose connection is gone, as it was read with this sequence. Returns when it is, but for a
     /// will that waits for its time, and whether we have done it.
     pub(in crate::account) async fn adopt(self: &Arc<Self>, record: SessionRecord, sequence: u64) -> bool {
@@ -72,9 +72,9 @@ impl Broker {
         mut output: Out,
         cause: WillCause,
     ) {
-        let broker = Arc::clone(self);
+        let account = Arc::clone(self);
         tokio::spawn(async move {
-            let mut driver = Driver::new(&broker, &client_id, cause);
+            let mut driver = Driver::new(&account, &client_id, cause);
             let mut room = None;
             loop {
                 // While it waits for its time it takes none.
@@ -82,10 +82,10 @@ impl Broker {
                 if is_waiting {
                     room = None;
                 } else if room.is_none() {
-                    room = Arc::clone(&broker.ordering).acquire_owned().await.ok();
+                    room = Arc::clone(&account.ordering).acquire_owned().await.ok();
                 }
                 let input = driver.perform(output).await;
-                let next: Next = machine.handle(broker.session_time(), input);
+                let next: Next = machine.handle(account.session_time(), input);
                 match next {
                     Step::Do(next) => output = next,
                     Step::Wait => return,

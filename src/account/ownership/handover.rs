@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use mqtt_ownership::{Epoch, NodeId, Revision};
 use serde::{Deserialize, Serialize};
 
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::Mailbox;
 use crate::metrics::TakenBy;
 use crate::store::{ProgressRecord, RequestError};
@@ -31,7 +31,7 @@ struct HandoverRequest {
     epoch: u64,
 }
 
-impl Broker {
+impl Account {
     /// Has nodes end their connections of a session from before this epoch. Returns the newest progress that they had in
     /// memory.
     pub(super) async fn ask_old_owners(
@@ -80,7 +80,7 @@ impl Broker {
 
     /// Somebody elsewhere has become the owner of a session while its connection here ended, so that its progress was not
     /// saved: it is kept until it is asked for, which is the next thing that a new owner does.
-    pub(super) async fn keep_for_successor(&self, mailbox: &Mailbox) {
+    pub(super) async fn hold_handover(&self, mailbox: &Mailbox) {
         if tokio::time::timeout(PATIENCE, mailbox.is_collected()).await.is_err() {
             tracing::debug!(client_id = &*mailbox.client_id, "nobody asked for the progress of a session");
         }
@@ -89,20 +89,20 @@ impl Broker {
     /// A CONNECT is given up. What the old owner has handed over to it and is not saved is for whoever comes next: saved for
     /// one on this sidecar, which waits for that, and kept for one elsewhere, who has shut us out by then. The client does
     /// not wait.
-    pub(in crate::account) fn pass_on(
+    pub(in crate::account) fn forward_handover(
         self: &Arc<Self>,
         mailbox: Arc<Mailbox>,
         unsaved: Option<(ProgressRecord, Revision)>,
     ) {
         let Some((progress, fence)) = unsaved else { return self.detach(&mailbox) };
-        let broker = Arc::clone(self);
+        let account = Arc::clone(self);
         tokio::spawn(async move {
             mailbox.hand_over(Some(progress.clone()));
-            let saved = broker.store.sessions().put_progress(&mailbox.client_id, &progress, fence.0, None).await;
+            let saved = account.store.sessions().put_progress(&mailbox.client_id, &progress, fence.0, None).await;
             if saved.is_err() {
-                broker.keep_for_successor(&mailbox).await;
+                account.hold_handover(&mailbox).await;
             }
-            broker.detach(&mailbox);
+            account.detach(&mailbox);
         });
     }
 }

@@ -8,14 +8,14 @@ use mqtt_ownership::{Amend, AmendOutcome, Leave, LeaveOutcome, Revision, Step};
 use super::record::{Message, Rest, state_of};
 use super::{Driver, In};
 use crate::account::delivery::mailbox::Mailbox;
-use crate::account::{Broker, Owned};
+use crate::account::{Account, OwnedSession};
 use crate::metrics::WillCause;
 use crate::store::{ProgressRecord, SessionRecord, StoredWill, WriteError};
 
 /// What a connection that ends leaves of its session.
 pub(crate) struct LeaveEnd {
     /// Its record, as it was written last.
-    pub(crate) owned: Box<Owned>,
+    pub(crate) owned: Box<OwnedSession>,
     /// Its progress.
     pub(crate) progress: ProgressRecord,
     /// The Session Expiry Interval that its client has said last, seconds.
@@ -26,7 +26,7 @@ pub(crate) struct LeaveEnd {
     pub(crate) remote: IpAddr,
 }
 
-impl Broker {
+impl Account {
     /// Writes, when it is its turn, until it is done, or somebody else owns the session. Returns whether it is done.
     pub(crate) async fn leave_session(self: &Arc<Self>, mailbox: &Mailbox, end: LeaveEnd) -> bool {
         let (expiry_s, cause) = (end.expiry_s, end.will.unwrap_or(WillCause::ConnectionLost));
@@ -44,7 +44,7 @@ impl Broker {
             LeaveOutcome::Theirs => {
                 mailbox.withdraw();
                 if expiry_s > 0 {
-                    self.keep_for_successor(mailbox).await;
+                    self.hold_handover(mailbox).await;
                 }
                 false
             }

@@ -20,11 +20,11 @@ use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
 use crate::account::delivery::mailbox::{Mailbox, Order};
 use crate::account::delivery::retained::RetainedCursor;
-use crate::account::ownership::owned_session::{Claims, Owned, SentFor};
+use crate::account::ownership::owned_session::{Claims, OwnedSession, SentFor};
 use crate::account::ownership::records;
 use crate::account::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
 use crate::account::registry::{Entered, Remote};
-use crate::account::{Broker, TAKEOVER_PATIENCE};
+use crate::account::{Account, TAKEOVER_PATIENCE};
 use crate::metrics::{Limit, TakenBy};
 use crate::store::{ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, StoredSubscription, Unavailable};
 
@@ -55,18 +55,18 @@ pub(crate) struct Attached {
     /// Filters that it is subscribed to.
     pub(crate) filters: HashSet<TopicFilter>,
     /// What it holds in JetStream; `None` without JetStream.
-    pub(crate) owned: Option<Box<Owned>>,
+    pub(crate) owned: Option<Box<OwnedSession>>,
 }
 
 /// A record that was written with ourselves as the owner.
 struct Claim {
-    owned: Box<Owned>,
+    owned: Box<OwnedSession>,
     is_present: bool,
     progress: Progress,
     retained: RetainedProgress,
 }
 
-impl Broker {
+impl Account {
     /// Makes a client the owner of its session. The newcomer wins, always [MQTT-3.1.4-3].
     ///
     /// # Errors
@@ -125,7 +125,7 @@ impl Broker {
             }
             Err(Abandoned { refusal, unsaved, .. }) => {
                 tracing::info!(client_id = &*mailbox.client_id, ?refusal, "a session is not opened");
-                self.pass_on(mailbox, unsaved);
+                self.forward_handover(mailbox, unsaved);
                 Err(refusal)
             }
         }
@@ -211,19 +211,19 @@ impl Broker {
         mailbox: Arc<Mailbox>,
         came: Instant,
     ) {
-        let broker = Arc::clone(self);
+        let account = Arc::clone(self);
         tokio::spawn(async move {
             while !mailbox.is_closed() {
                 tokio::time::sleep(CLAIM_AGAIN).await;
-                let Some(node) = broker.node().filter(|_| *broker.store.connected().borrow()) else { continue };
+                let Some(node) = account.node().filter(|_| *account.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
                 let ask = Ask { negotiated: &negotiated, connect: &connect, remote, came: Some(came) };
-                let _turn = broker.turns.of_connection(remote.ip(), 0).await;
+                let _turn = account.turns.of_connection(remote.ip(), 0).await;
                 if mailbox.is_closed() {
                     return;
                 }
                 let deadline = tokio::time::Instant::now() + PATIENCE;
-                let claimed = match broker.claim(&node, ask, &mailbox, &mut Unwatched, deadline).await {
+                let claimed = match account.claim(&node, ask, &mailbox, &mut Unwatched, deadline).await {
                     Ok(claimed) => claimed,
                     Err(Abandoned { is_late: true, .. }) => continue,
                     Err(Abandoned { why: Stop::TooNew, .. }) => {
@@ -232,15 +232,16 @@ impl Broker {
                     Err(_) => return mailbox.give_way(),
                 };
                 let sequence = claimed.revision.0;
-                let record = record_of(claimed.state, &|will, epoch| broker.name_will(&mailbox.client_id, will, epoch));
+                let record =
+                    record_of(claimed.state, &|will, epoch| account.name_will(&mailbox.client_id, will, epoch));
                 let (subscriptions, claims, progress_rest) = (HashMap::new(), Claims::default(), Rest::new());
                 let sent_for = SentFor::default();
-                let owned = Box::new(Owned { record, sequence, subscriptions, claims, sent_for, progress_rest });
+                let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
                 if mailbox.give(owned) {
                     return;
                 }
                 // The connection has ended meanwhile.
-                let ended = broker.store.sessions().end(&mailbox.client_id, sequence).await;
+                let ended = account.store.sessions().end(&mailbox.client_id, sequence).await;
                 tracing::debug!(client_id = &*mailbox.client_id, ?ended, "a record that came too late");
             }
         });
@@ -332,7 +333,8 @@ impl Broker {
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let owned = Box::new(Owned { record, sequence: revision.0, subscriptions, claims, sent_for, progress_rest });
+        let owned =
+            Box::new(OwnedSession { record, sequence: revision.0, subscriptions, claims, sent_for, progress_rest });
         Ok(Claim { owned, is_present, progress, retained })
     }
 
@@ -368,7 +370,7 @@ impl Broker {
     async fn is_beyond(&self, place: Option<u64>) -> Result<bool, Unavailable> {
         match place.filter(|place| *place > self.tail_sequence()) {
             // Another sidecar may have read more than we have.
-            Some(place) => Ok(place > self.logs.first().log.last_sequence().await?),
+            Some(place) => Ok(place > self.logs.main().log.last_sequence().await?),
             None => Ok(false),
         }
     }
@@ -499,14 +501,14 @@ impl PeerSocket for Unwatched {
 
 /// A connection in the registry that has yet to become one: should it end before, in a panic, it leaves no entry behind.
 struct Registered<'a> {
-    broker: &'a Broker,
+    account: &'a Account,
     mailbox: &'a Arc<Mailbox>,
     is_settled: bool,
 }
 
 impl<'a> Registered<'a> {
-    const fn new(broker: &'a Broker, mailbox: &'a Arc<Mailbox>) -> Self {
-        Self { broker, mailbox, is_settled: false }
+    const fn new(account: &'a Account, mailbox: &'a Arc<Mailbox>) -> Self {
+        Self { account, mailbox, is_settled: false }
     }
 
     /// What follows takes care of the entry.
@@ -518,7 +520,7 @@ impl<'a> Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.broker.detach(self.mailbox);
+            self.account.detach(self.mailbox);
         }
     }
 }

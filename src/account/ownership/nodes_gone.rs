@@ -16,7 +16,7 @@ use mqtt_codec::ReasonCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::Order;
 use crate::account::ownership::dividing;
 use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable};
@@ -34,9 +34,9 @@ const NEXT_LOOK: Duration = Duration::from_secs(3);
 const GONE_QUEUE: usize = 1024;
 
 /// Receives the names of nodes that are gone.
-struct Obituaries(mpsc::Sender<()>);
+struct NodeDownSink(mpsc::Sender<()>);
 
-impl NodesSink for Obituaries {
+impl NodesSink for NodeDownSink {
     fn alive(&self, _node: &NodeInfo) {}
 
     fn gone(&self, _node: &str) {
@@ -45,16 +45,16 @@ impl NodesSink for Obituaries {
     }
 }
 
-impl Broker {
-    /// Holds a lease, and adopts the sessions of nodes that are gone, as long as the broker lives.
-    pub(crate) async fn keep_lease(broker: Weak<Self>, mqtt: Vec<String>) {
+impl Account {
+    /// Holds a lease, and adopts the sessions of nodes that are gone, as long as the account lives.
+    pub(crate) async fn keep_lease(account: Weak<Self>, mqtt: Vec<String>) {
         let (tx, rx) = mpsc::channel(GONE_QUEUE);
-        let Some(strong) = broker.upgrade() else { return };
-        let _follower = strong.store.nodes().follow(Arc::new(Obituaries(tx.clone())));
+        let Some(strong) = account.upgrade() else { return };
+        let _follower = strong.store.nodes().follow(Arc::new(NodeDownSink(tx.clone())));
         drop(strong);
-        tokio::spawn(look_after(broker.clone(), rx));
+        tokio::spawn(look_after(account.clone(), rx));
         loop {
-            let Some(strong) = broker.upgrade() else { return };
+            let Some(strong) = account.upgrade() else { return };
             let node = format!("{:016x}", rand::random::<u64>());
             match strong.store.nodes().acquire(&node, mqtt.clone()).await {
                 Ok(lease) => {
@@ -75,8 +75,8 @@ impl Broker {
     async fn hold(self: &Arc<Self>, node: &str, lease: Lease) {
         let takeovers = Arc::downgrade(self);
         let handler = move |request| {
-            let broker = takeovers.upgrade();
-            async move { broker?.hand_over(request).await }
+            let account = takeovers.upgrade();
+            async move { account?.hand_over(request).await }
         };
         let served = match self.names.node_subject(node) {
             Ok(subject) => self.store.core().serve(&subject, handler).await,
@@ -122,7 +122,7 @@ impl Broker {
         let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         alive.insert(node.to_string());
         let (gone, under_way) = (BTreeSet::new(), JoinSet::new());
-        let mut pass = Pass { broker: self, node, alive, gone, look, done, under_way };
+        let mut pass = Pass { account: self, node, alive, gone, look, done, under_way };
         // Somebody waits for the wills.
         if pass.scan(|kind| kind == Kind::Will).await? > 0 {
             pass.scan(|kind| kind != Kind::Will).await?;
@@ -178,7 +178,7 @@ impl Look {
 /// **Invariant:** nobody adopts a session because of a read that knew less than was acknowledged: that its owner has no lease is
 /// confirmed by a comparison, behind the record.
 struct Pass<'a> {
-    broker: &'a Arc<Broker>,
+    account: &'a Arc<Account>,
     node: Arc<str>,
     alive: BTreeSet<String>,
     /// Those that have no lease for certain.
@@ -194,7 +194,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// Sees to the sessions of some kinds. Returns how many there are of others.
     async fn scan(&mut self, kinds: impl Fn(Kind) -> bool) -> Result<u64, Unavailable> {
-        let mut scan = self.broker.store.sessions().scan();
+        let mut scan = self.account.store.sessions().scan();
         let mut others = 0;
         loop {
             let records = match scan.next().await {
@@ -220,14 +220,14 @@ impl Pass<'_> {
     async fn look_for_owner(&mut self, record: &SessionRecord) -> Result<(), Unavailable> {
         let Some(owner) = &record.owner else { return Ok(()) };
         if !self.alive.contains(owner) && !self.gone.contains(owner) {
-            let is_gone = self.broker.store.nodes().is_gone(owner).await?;
+            let is_gone = self.account.store.nodes().is_gone(owner).await?;
             if is_gone { &mut self.gone } else { &mut self.alive }.insert(owner.clone());
         }
         Ok(())
     }
 
     fn kind_of(&self, record: &SessionRecord) -> Option<Kind> {
-        if record.has_expired(self.broker.store.clock().certain_ms()) && !record.has_will() {
+        if record.has_expired(self.account.store.clock().certain_ms()) && !record.has_will() {
             return Some(Kind::Expired);
         }
         record.owner.as_ref().filter(|owner| self.gone.contains(*owner))?;
@@ -241,14 +241,14 @@ impl Pass<'_> {
 
     /// Begins with one as soon as there is room.
     async fn begin(&mut self, kind: Kind, record: SessionRecord, sequence: u64) {
-        let Ok(room) = Arc::clone(&self.broker.ordering).acquire_owned().await else { return };
-        let (broker, done) = (Arc::clone(self.broker), Arc::clone(self.done));
+        let Ok(room) = Arc::clone(&self.account.ordering).acquire_owned().await else { return };
+        let (account, done) = (Arc::clone(self.account), Arc::clone(self.done));
         self.under_way.spawn(async move {
             let _room = room;
             // One that has expired the server was to remove, and has lost that. Should somebody come back to it now, they are
             // faster.
-            if broker.adopt(record, sequence).await && kind != Kind::Expired {
-                broker.metrics.session_adopted();
+            if account.adopt(record, sequence).await && kind != Kind::Expired {
+                account.metrics.session_adopted();
                 done.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -257,14 +257,14 @@ impl Pass<'_> {
 }
 
 /// Looks after sessions whenever a node is gone.
-async fn look_after(broker: Weak<Broker>, mut gone: mpsc::Receiver<()>) {
+async fn look_after(account: Weak<Account>, mut gone: mpsc::Receiver<()>) {
     while gone.recv().await.is_some() {
         let done = Arc::new(AtomicU64::new(0));
         let mut look = Look::Own;
         loop {
             // Whoever is gone by now is found.
             while gone.try_recv().is_ok() {}
-            let Some(strong) = broker.upgrade() else { return };
+            let Some(strong) = account.upgrade() else { return };
             let looked = strong.adopt_all(look, &done).await;
             drop(strong);
             let pause = match looked {

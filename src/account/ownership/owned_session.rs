@@ -17,7 +17,7 @@ pub(crate) type SentFor = HashMap<PacketId, NonZeroU32>;
 
 /// What a connection holds of its session in JetStream.
 #[derive(Clone, Debug)]
-pub(crate) struct Owned {
+pub(crate) struct OwnedSession {
     /// The record as it was written last, but for its subscriptions.
     pub(crate) record: SessionRecord,
     /// Its sequence: the fence of every write.
@@ -35,7 +35,7 @@ pub(crate) struct Owned {
 /// Bytes that a subscription takes in a record beside its filter, about.
 const SUBSCRIPTION_LEN: usize = 64;
 
-impl Owned {
+impl OwnedSession {
     /// Bytes of the record, about.
     pub(crate) fn record_len(&self) -> usize {
         let subscriptions = self.subscriptions.keys().map(|filter| filter.as_str().len() + SUBSCRIPTION_LEN);

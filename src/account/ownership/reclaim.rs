@@ -6,23 +6,23 @@ use bytestring::ByteString;
 use mqtt_ownership::Epoch;
 use tokio::time::Instant;
 
-use super::orphans::{LOOK_AFTER, Orphan};
+use super::orphaned_connects::{LOOK_AFTER, Orphan};
 use super::record::State;
-use crate::account::Broker;
+use crate::account::Account;
 
-impl Broker {
+impl Account {
     /// A CONNECT was given up whose record may make us the owner: should it do so, the session is put in order.
     pub(super) fn look_after_orphan(self: &Arc<Self>, client_id: &ByteString, orphan: Orphan) {
         if !self.orphans.note(client_id, orphan) {
             return;
         }
-        let (broker, client_id) = (Arc::clone(self), client_id.clone());
+        let (account, client_id) = (Arc::clone(self), client_id.clone());
         tokio::spawn(async move {
-            while let Some(at) = broker.orphans.look_at(&client_id) {
+            while let Some(at) = account.orphans.look_at(&client_id) {
                 if at > Instant::now() {
                     tokio::time::sleep_until(at).await;
-                } else if broker.reclaim(&client_id).await {
-                    broker.orphans.forget(&client_id);
+                } else if account.reclaim(&client_id).await {
+                    account.orphans.forget(&client_id);
                 } else {
                     tokio::time::sleep(LOOK_AFTER).await;
                 }

@@ -8,7 +8,7 @@ use mqtt_ownership::{Epoch, Will, WillOutcome};
 use proto_map::MessageName;
 
 use super::record::{Message, stored_will};
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::{Mailbox, Wakes};
 use crate::account::ownership::records;
 use crate::account::ownership::records::WILL_NUMBER;
@@ -16,7 +16,7 @@ use crate::account::publish::Publishing;
 use crate::metrics::WillCause;
 use crate::store::{StoredWill, WillState};
 
-impl Broker {
+impl Account {
     /// The message id of a will, by the epoch of its connection.
     pub(in crate::account) fn name_will(&self, client_id: &str, will: &StoredWill, epoch: Epoch) -> String {
         let is_id = |(name, value): &&(String, String)| name == proto_map::name::NATS_MSG_ID && !value.is_empty();

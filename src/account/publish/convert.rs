@@ -8,8 +8,8 @@ use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, MessageName, 
 use crate::account::delivery::message::Message;
 use crate::account::publish::ended_epochs::PublisherEpoch;
 use crate::store::CoreMessage;
-use crate::store::ForeignPut;
 use crate::store::Keys;
+use crate::store::KvUpdate;
 use crate::store::LogEntry;
 use crate::store::{RetainedEntry, RetainedMessage};
 
@@ -122,7 +122,7 @@ pub(crate) fn retained_headers(
 }
 
 /// What a NATS client has put into the retained bucket, as an envelope for the log. It has QoS 1 unless it says otherwise.
-pub(crate) fn put_envelope(put: &ForeignPut) -> Envelope {
+pub(crate) fn put_envelope(put: &KvUpdate) -> Envelope {
     let envelope = match &put.message {
         Some(message) => read(message.headers.as_ref(), STORED, false, false),
         None => Envelope { qos: QoS::AtLeastOnce, ..Envelope::default() },
@@ -232,7 +232,7 @@ pub(crate) fn has_come_live(entry: &LogEntry) -> bool {
     is_copy(entry.headers.as_ref(), entry.subject()) || is_at_most_once(entry.headers.as_ref())
 }
 
-/// `nats_headers`: `Nats-*` headers become user properties; see [`BrokerOptions`](crate::account::BrokerOptions). `is_genuine`: see
+/// `nats_headers`: `Nats-*` headers become user properties; see [`AccountOptions`](crate::account::AccountOptions). `is_genuine`: see
 /// [`ReadOptions`].
 fn read(headers: Option<&Headers>, carrier: Carrier, nats_headers: bool, is_genuine: bool) -> Envelope {
     let headers = headers.into_iter().flatten().map(|(name, value)| (&**name, &**value));

@@ -11,7 +11,7 @@ use proto_map::Carrier;
 
 use super::Publishing;
 use super::job::EpochText;
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::Mailbox;
 use crate::account::publish::ended_epochs::PublisherEpoch;
 use crate::account::publish::retained_writer::OnBehalf;
@@ -19,12 +19,12 @@ use crate::account::publish::retained_writer::OnBehalf;
 impl Publishing {
     /// The same of the will of a connection that is over.
     pub(in crate::account) fn of_will(
-        broker: Arc<Broker>,
+        account: Arc<Account>,
         mailbox: Arc<Mailbox>,
         client_key: Option<ByteString>,
         epoch: u64,
     ) -> Self {
-        Self { will_of: Some(epoch), ..Self::new(broker, mailbox, client_key) }
+        Self { will_of: Some(epoch), ..Self::new(account, mailbox, client_key) }
     }
 
     /// When the epoch of the connection has ended, or it ends because of something that its client will repeat, what is not
@@ -52,7 +52,7 @@ impl Publishing {
         if epoch > 0 && self.epoch_text.as_ref().is_none_or(|text| text.made_for != epoch) {
             let token = proto_map::client_token(&self.mailbox.client_id);
             let plain = PublisherEpoch { token, epoch }.to_text();
-            let keys = self.broker.store.keys();
+            let keys = self.account.store.keys();
             let sealed = keys.ring().seal_epoch(keys.now_ms(), &plain);
             self.epoch_text = Some(EpochText { made_for: epoch, plain, sealed });
         }

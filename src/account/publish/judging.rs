@@ -17,7 +17,7 @@ use super::job::{Job, Refused, Stage, Unstorable};
 use crate::account::delivery::mailbox::Mailbox;
 use crate::account::ownership::records;
 use crate::account::publish::convert;
-use crate::account::{Broker, DeniedPublish, TooLarge};
+use crate::account::{Account, DeniedPublish, TooLarge};
 use crate::metrics::{DropReason, Limit};
 
 /// Longest header block that JetStream stores, in bytes.
@@ -29,7 +29,7 @@ const ADDED_HEADERS: usize = 512;
 /// Room in a session's record beside its will, in bytes: client id, address, some subscriptions.
 const RECORD_ROOM: usize = 16 * 1024;
 
-impl Broker {
+impl Account {
     /// Judges the will of a CONNECT as the same PUBLISH is judged.
     ///
     /// # Errors
@@ -104,12 +104,12 @@ impl Refused {
 impl Publishing {
     /// Judges a publication that is published later, if at all.
     fn judge(&mut self, publication: &Publication) -> Result<(), Refused> {
-        if self.broker.requests.is_reply_topic(&publication.topic) {
+        if self.account.requests.is_reply_topic(&publication.topic) {
             // Whether it answers a request shows when it is published; an answer is never retained.
             return if publication.retain { Err(Refused::Closed) } else { Ok(()) };
         }
         let response_topic = publication.properties.as_deref().and_then(|p| p.response_topic.as_ref());
-        if response_topic.is_some_and(|topic| self.broker.router.closed().is_closed_topic(topic)) {
+        if response_topic.is_some_and(|topic| self.account.router.closed().is_closed_topic(topic)) {
             return Err(Refused::Closed);
         }
         if let Some(judged) = self.judge_own_state(publication) {
@@ -134,7 +134,7 @@ impl Publishing {
     fn judge_size(&self, headers: &Headers, payload_len: usize, headers_max: usize) -> Result<(), Refused> {
         let lines = headers.iter().map(|(name, value)| name.len() + value.len() + 4);
         let headers_len = lines.sum::<usize>() + ADDED_HEADERS;
-        if headers_len > headers_max || headers_len + payload_len > self.broker.store.core().max_payload() {
+        if headers_len > headers_max || headers_len + payload_len > self.account.store.core().max_payload() {
             return Err(Refused::TooLarge);
         }
         Ok(())

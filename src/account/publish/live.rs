@@ -16,7 +16,7 @@ impl Publishing {
     pub(super) fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
         let Job { publication, route, retained_at, since_ms, .. } = job;
         let asked = self.ask(&publication, &route.subject);
-        let says_qos = self.broker.says_qos(&publication.topic, &route.subject);
+        let says_qos = self.account.says_qos(&publication.topic, &route.subject);
         let (client, id) = (self.named_publisher(), self.own_id(&publication));
         let mut headers = convert::live_headers(&publication, retained_at, route.is_escaped, says_qos, client, id);
         if let (Some(_), Ok(headers)) = (retained_at, &mut headers) {
@@ -27,7 +27,7 @@ impl Publishing {
         message.retain = publication.retain;
         message.retained_at = retained_at;
         message.since_ms = since_ms;
-        self.broker.router.route_local(&mut message, self.mailbox.id, wakes);
+        self.account.router.route_local(&mut message, self.mailbox.id, wakes);
         self.send_asked(route.subject, asked, headers, payload);
     }
 
@@ -40,10 +40,10 @@ impl Publishing {
     ) {
         let Ok(headers) = headers else {
             // Only user properties of some 64 KB come here; the marker made it too much.
-            return self.broker.metrics.dropped(DropReason::TooLarge, 1);
+            return self.account.metrics.dropped(DropReason::TooLarge, 1);
         };
         if self.send_copy(CoreCopy { subject, reply, headers, payload }).is_err() {
-            self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+            self.account.metrics.dropped(DropReason::NatsUnavailable, 1);
         }
     }
 
@@ -54,7 +54,7 @@ impl Publishing {
             return Ok(());
         }
         let (subject, payload) = (copy.subject.as_text(), copy.payload.clone());
-        match self.broker.store.core().publish(subject, copy.reply.as_ref(), &copy.headers, payload) {
+        match self.account.store.core().publish(subject, copy.reply.as_ref(), &copy.headers, payload) {
             Err(Dropped::Full) => {
                 self.unsent.push_back(copy);
                 Ok(())

@@ -48,7 +48,7 @@ impl Publishing {
     }
 
     pub(super) fn route_again(&self, job: &mut Job) {
-        job.route.version = self.broker.logs.version();
-        job.route.log = self.broker.logs.owner_of(job.route.subject.as_str());
+        job.route.version = self.account.logs.version();
+        job.route.log = self.account.logs.owner_of(job.route.subject.as_str());
     }
 }

@@ -23,13 +23,13 @@ impl Publishing {
             // Received by a version that had no key.
             return Some(ByteString::from(format!("{client}.{epoch}.{number}")));
         }
-        let keys = self.broker.store.keys();
+        let keys = self.account.store.keys();
         let ring = keys.ring();
         // A key that is gone cannot say what the message was called; it is another one then.
         let named = of_session.and_then(|message| KeyId::new(message.key)).and_then(|id| ring.get(id));
         let key = || named.unwrap_or_else(|| ring.at(keys.now_ms()));
         let client_id = &*self.mailbox.client_id;
-        let (process, connection) = (self.broker.process.as_str(), self.mailbox.id);
+        let (process, connection) = (self.account.process.as_str(), self.mailbox.id);
         let name = match (convert::own_id(publication), of_session) {
             (Some(id), _) => MessageName::ById { client_id, id },
             (None, Some(MessageId { epoch, number, .. })) if self.client_key.is_some() => {
@@ -46,14 +46,14 @@ impl Publishing {
     /// What the id that the publisher gives its message is in JetStream.
     pub(super) fn own_id(&self, publication: &Publication) -> Option<ByteString> {
         let id = convert::own_id(publication)?;
-        let keys = self.broker.store.keys();
+        let keys = self.account.store.keys();
         let name = MessageName::ById { client_id: &self.mailbox.client_id, id };
         Some(keys.ring().at(keys.now_ms()).message_id(name))
     }
 
     /// Marks a message that goes where others write too, and says more than they may.
     pub(super) fn mark(&self, subject: &Subject, headers: &mut Headers, payload: &[u8]) {
-        let keys = self.broker.store.keys();
+        let keys = self.account.store.keys();
         keys.ring().mark(keys.now_ms(), subject.as_str(), headers, payload);
     }
 
@@ -63,6 +63,6 @@ impl Publishing {
 
     /// The client id, when every message is to say it.
     pub(in crate::account) fn named_publisher(&self) -> Option<ByteString> {
-        self.broker.options.client_id_header.then(|| self.mailbox.client_id.clone())
+        self.account.options.client_id_header.then(|| self.mailbox.client_id.clone())
     }
 }

@@ -26,10 +26,10 @@ impl Publishing {
         if !self.is_own_state(&publication.topic) {
             return Ok(Some(publication));
         }
-        let sys = &self.broker.sys;
+        let sys = &self.account.sys;
         if let Err(refused) = sys.bridges.admit(&self.mailbox.client_id, &publication) {
             if refused == Refused::NoRoom {
-                self.broker.refusals.refuse(Limit::BridgeStates, &self.mailbox.client_id);
+                self.account.refusals.refuse(Limit::BridgeStates, &self.mailbox.client_id);
             }
             return Err(Box::new((publication, refused)));
         }
@@ -37,7 +37,7 @@ impl Publishing {
         let mut message =
             Message::new(publication.topic.to_owned_copy(), Bytes::copy_from_slice(&publication.payload), None);
         message.retain = publication.retain;
-        message.since_ms = self.broker.store.clock().latest_ms();
+        message.since_ms = self.account.store.clock().latest_ms();
         sys.tell(&mut message, self.mailbox.id, wakes);
         self.answered(publication.token, Ok(ReasonCode::Success));
         Ok(None)
@@ -49,6 +49,6 @@ impl Publishing {
     }
 
     fn is_own_state(&self, topic: &TopicName) -> bool {
-        bridge_state::is_own_state(topic, &self.mailbox.client_id, self.broker.router.closed())
+        bridge_state::is_own_state(topic, &self.mailbox.client_id, self.account.router.closed())
     }
 }

@@ -4,7 +4,7 @@ use mqtt_codec::{QoS, TopicName};
 
 use super::job::{Job, Stage};
 use super::{Publishing, answer, reason_of};
-use crate::account::delivery::mailbox::{Answer, Wakes};
+use crate::account::delivery::mailbox::{PublishOutcome, Wakes};
 use crate::metrics::DropReason;
 use crate::store::{PutError, Stored, StoredSink as _};
 
@@ -35,11 +35,11 @@ impl Publishing {
     /// they came first, is the one that stays retained, whatever is repeated.
     fn is_to_be_retained_again(&self) -> bool {
         let Some(job) = self.parked.front().filter(|job| job.publication.retain) else { return false };
-        let (Ok(subject), Some(behalf)) = (self.broker.names.retained_subject(&job.route.subject), self.behalf())
+        let (Ok(subject), Some(behalf)) = (self.account.names.retained_subject(&job.route.subject), self.behalf())
         else {
             return false;
         };
-        self.broker.retained_writer.is_last_of(&subject, &job.publication.topic, &behalf)
+        self.account.retained_writer.is_last_of(&subject, &job.publication.topic, &behalf)
     }
 
     /// Says in its turn that one is in the log, which was there before.
@@ -57,7 +57,7 @@ impl Publishing {
         &mut self,
         mut job: Job,
         result: Result<Stored, PutError>,
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<PublishOutcome>,
         wakes: &mut Wakes,
     ) {
         let topic = job.publication.topic.clone();
@@ -73,7 +73,7 @@ impl Publishing {
                 let client_id = &*self.mailbox.client_id;
                 tracing::warn!(client_id, topic = topic.as_str(), %error, "a retained message was not stored");
                 self.tell_size(&job, &error);
-                self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+                self.account.metrics.dropped(DropReason::NatsUnavailable, 1);
                 if !is_qos0 {
                     answer(&job, Err(reason_of(&error)), answers);
                 }

@@ -8,7 +8,7 @@ use mqtt_session::Publication;
 
 use super::Publishing;
 use super::job::Refused;
-use crate::account::Broker;
+use crate::account::Account;
 use crate::metrics::Limit;
 
 impl Publishing {
@@ -18,10 +18,10 @@ impl Publishing {
         if !publication.retain || publication.payload.is_empty() {
             return Ok(());
         }
-        let Some(limit) = self.broker.retained_limit(&publication.topic, publication.payload.len()) else {
+        let Some(limit) = self.account.retained_limit(&publication.topic, publication.payload.len()) else {
             return Ok(());
         };
-        self.broker.refusals.refuse(limit, &self.mailbox.client_id);
+        self.account.refusals.refuse(limit, &self.mailbox.client_id);
         if publication.qos > QoS::AtMostOnce && self.will_of.is_none() {
             return Err(Refused::OverLimit);
         }
@@ -30,7 +30,7 @@ impl Publishing {
     }
 }
 
-impl Broker {
+impl Account {
     /// The limit that keeps a message from being retained.
     fn retained_limit(&self, topic: &TopicName, payload_len: usize) -> Option<Limit> {
         let quotas = &self.options.quotas;

@@ -3,8 +3,8 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::account::Broker;
-use crate::account::delivery::mailbox::{Answer, Mail, Mailbox, Wakes};
+use crate::account::Account;
+use crate::account::delivery::mailbox::{Mail, Mailbox, PublishOutcome, Wakes};
 use crate::account::publish::{Publishing, Wanted};
 use crate::metrics::DropReason;
 use crate::store::{Dropped, Permit, SERVERS_DIFFER_MS};
@@ -26,24 +26,24 @@ pub(crate) enum Done {
 }
 
 /// Something that publishing waits for.
-pub(crate) type Waiting = Pin<Box<dyn Future<Output = Done> + Send>>;
+pub(crate) type PublishWait = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// Waits for what publishing wants.
-pub(crate) fn wait_for(broker: &Broker, wanted: Option<Wanted>) -> Option<Waiting> {
+pub(crate) fn wait_for(account: &Account, wanted: Option<Wanted>) -> Option<PublishWait> {
     match wanted? {
         Wanted::Permit(bytes) => {
-            let publisher = broker.store.publisher().clone();
+            let publisher = account.store.publisher().clone();
             Some(Box::pin(async move { Done::Permit(publisher.permit(bytes).await) }))
         }
         Wanted::Core(copy) => {
-            let core = broker.store.core().clone();
+            let core = account.store.core().clone();
             Some(Box::pin(async move {
                 let (subject, reply) = (copy.subject.as_text(), copy.reply.as_ref());
                 Done::Core(core.publish_wait(subject, reply, &copy.headers, copy.payload).await)
             }))
         }
         Wanted::Look { log, subject, above, epoch, message_id } => {
-            let (streams, clock) = (broker.store.streams().clone(), broker.store.clock().clone());
+            let (streams, clock) = (account.store.streams().clone(), account.store.clock().clone());
             Some(Box::pin(async move {
                 loop {
                     let find = async {
@@ -75,13 +75,13 @@ fn begins_ms(epoch: u64, now_ms: u64) -> Option<u64> {
 
 impl Publishing {
     /// What was waited for is there.
-    pub(crate) fn take(&mut self, done: Done, broker: &Broker, wakes: &mut Wakes) {
+    pub(crate) fn take(&mut self, done: Done, account: &Account, wakes: &mut Wakes) {
         match done {
             Done::Permit(permit) => self.resume(permit),
             Done::Core(handed) => {
                 self.handed_over();
                 if handed.is_err() {
-                    broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+                    account.metrics.dropped(DropReason::NatsUnavailable, 1);
                 }
             }
             Done::Looked(found) => self.found(found, wakes),
@@ -92,14 +92,19 @@ impl Publishing {
     /// is given up then.
     pub(crate) async fn settle(
         &mut self,
-        broker: &Broker,
+        account: &Account,
         mailbox: &Mailbox,
-        waiting: Option<Waiting>,
-    ) -> Option<Vec<Answer>> {
-        tokio::time::timeout(PATIENCE, self.follow(broker, mailbox, waiting)).await.ok()
+        waiting: Option<PublishWait>,
+    ) -> Option<Vec<PublishOutcome>> {
+        tokio::time::timeout(PATIENCE, self.follow(account, mailbox, waiting)).await.ok()
     }
 
-    async fn follow(&mut self, broker: &Broker, mailbox: &Mailbox, mut waiting: Option<Waiting>) -> Vec<Answer> {
+    async fn follow(
+        &mut self,
+        account: &Account,
+        mailbox: &Mailbox,
+        mut waiting: Option<PublishWait>,
+    ) -> Vec<PublishOutcome> {
         let mut mail = Mail::default();
         let mut answers = Vec::new();
         let mut wakes = Wakes::default();
@@ -112,10 +117,10 @@ impl Publishing {
             wakes.wake_all();
             if let Some(wait) = waiting.take() {
                 let done = wait.await;
-                self.take(done, broker, &mut wakes);
+                self.take(done, account, &mut wakes);
                 continue;
             }
-            waiting = wait_for(broker, self.wanted());
+            waiting = wait_for(account, self.wanted());
             if waiting.is_none() {
                 if self.is_idle() {
                     return answers;

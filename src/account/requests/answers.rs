@@ -10,10 +10,10 @@ use proto_map::{Carrier, ReadOptions};
 use tokio::sync::mpsc;
 
 use super::Arrived;
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::{Mail, Mailbox, Wakes};
 use crate::account::publish::Publishing;
-use crate::account::publish::wait::{Waiting, wait_for};
+use crate::account::publish::wait::{PublishWait, wait_for};
 
 /// How often requests are looked at whose time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -22,19 +22,19 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SERVICE_PREFIX: &str = "Nats-Service-";
 
 /// Publishes answers as they arrive, for ever.
-pub(in crate::account) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Receiver<Arrived>) {
-    let limits = broker.options.mailbox;
-    let mailbox = Arc::new(Mailbox::new(broker.next_session_id(), ByteString::new(), Version::V5, u32::MAX, limits));
-    let mut publishing = Publishing::new(Arc::clone(&broker), Arc::clone(&mailbox), None);
+pub(in crate::account) async fn run(account: Arc<Account>, mut arrived: mpsc::Receiver<Arrived>) {
+    let limits = account.options.mailbox;
+    let mailbox = Arc::new(Mailbox::new(account.next_session_id(), ByteString::new(), Version::V5, u32::MAX, limits));
+    let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(&mailbox), None);
     let (mut mail, mut answers, mut wakes) = (Mail::default(), Vec::new(), Wakes::default());
-    let mut waiting: Option<Waiting> = None;
+    let mut waiting: Option<PublishWait> = None;
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         let is_free = waiting.is_none() && publishing.has_room();
         tokio::select! {
             next = arrived.recv(), if is_free => {
                 let Some(arrived) = next else { return };
-                let publication = arrived.publication(broker.options.nats_headers);
+                let publication = arrived.publication(account.options.nats_headers);
                 if let Err(refusal) = publishing.publish(publication, &mut wakes) {
                     let (publication, refused) = *refusal;
                     tracing::info!(topic = publication.topic.as_str(), why = refused.why(), "an answer was refused");
@@ -42,10 +42,10 @@ pub(in crate::account) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Rece
             }
             done = async { match &mut waiting { Some(wait) => wait.await, None => std::future::pending().await } } => {
                 waiting = None;
-                publishing.take(done, &broker, &mut wakes);
+                publishing.take(done, &account, &mut wakes);
             }
             () = mailbox.notified() => {}
-            _ = look.tick() => broker.requests.expire(),
+            _ = look.tick() => account.requests.expire(),
         }
         mailbox.take(&mut mail);
         for (token, result) in mail.stored.drain(..) {
@@ -54,7 +54,7 @@ pub(in crate::account) async fn run(broker: Arc<Broker>, mut arrived: mpsc::Rece
         answers.clear();
         wakes.wake_all();
         if waiting.is_none() {
-            waiting = wait_for(&broker, publishing.wanted());
+            waiting = wait_for(&account, publishing.wanted());
         }
     }
 }

@@ -13,15 +13,15 @@
 //! stream captures is not a request, whatever reply subject it has: that one is for the stream's acknowledgement.
 //!
 //! # Layout
-//! - `asking`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic;
-//!   `orphans`: what comes back when the sidecar that asked is gone
+//! - `mqtt_requester`: clients ask NATS; `pending`: what they asked; `answers`: what comes back, on its way to the Response Topic;
+//!   `orphaned_replies`: what comes back when the sidecar that asked is gone
 //! - `serving`: what runs all the time
-//! - `replying`: clients answer; `answerable`: what a client without properties can answer
+//! - `replying`: clients answer; `mqtt_responder`: what a client without properties can answer
 
-mod answerable;
 mod answers;
-mod asking;
-mod orphans;
+mod mqtt_requester;
+mod mqtt_responder;
+mod orphaned_replies;
 mod pending;
 mod replying;
 mod serving;
@@ -40,7 +40,7 @@ use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
 use crate::metrics::{DropReason, Metrics, RequestEvent};
 use crate::store::{CoreMessage, ReplyKeys, ServerClock, Store};
-pub(crate) use answerable::{Answerable, OpenRequest};
+pub(crate) use mqtt_responder::{Answerable, OpenRequest};
 use pending::{Over, Pending, Waiter};
 
 /// Id of the subscription to our reply subjects. No filter has it.

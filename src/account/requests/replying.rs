@@ -22,10 +22,10 @@ impl Publishing {
         &mut self,
         publication: Publication,
     ) -> Result<Option<Publication>, Box<(Publication, Refused)>> {
-        let requests = &self.broker.requests;
+        let requests = &self.account.requests;
         let Some(topic) = requests.topics.parse(publication.topic.as_str()) else {
             let response_topic = publication.properties.as_deref().and_then(|p| p.response_topic.as_ref());
-            if response_topic.is_some_and(|topic| self.broker.router.closed().is_closed_topic(topic)) {
+            if response_topic.is_some_and(|topic| self.account.router.closed().is_closed_topic(topic)) {
                 return Err(Box::new((publication, Refused::Closed)));
             }
             return Ok(Some(publication));
@@ -53,7 +53,7 @@ impl Publishing {
             return self.reply(response_topic, publication).map(|()| None);
         }
         // A client asked: the answer is a publish like any other.
-        if self.broker.router.closed().is_closed_topic(&response_topic) {
+        if self.account.router.closed().is_closed_topic(&response_topic) {
             return Err(Box::new((publication, Refused::Closed)));
         }
         Ok(Some(Publication { topic: response_topic, ..publication }))
@@ -61,7 +61,7 @@ impl Publishing {
 
     /// Sends an answer to the reply subject that is in the topic.
     fn reply(&mut self, topic: TopicName, publication: Publication) -> Result<(), Box<(Publication, Refused)>> {
-        let requests = &self.broker.requests;
+        let requests = &self.account.requests;
         let opened = match requests.topics.parse(topic.as_str()) {
             Some(ReplyTopic::Token(token)) => requests.open(token),
             _ => Err(Refused::Closed),
@@ -87,9 +87,9 @@ impl Publishing {
             }
         };
         let event = if reason.is_ok() { RequestEvent::Replied } else { RequestEvent::Refused };
-        self.broker.metrics.request(event);
+        self.account.metrics.request(event);
         if token.is_none() && reason.is_err() {
-            self.broker.metrics.dropped(DropReason::NatsUnavailable, 1);
+            self.account.metrics.dropped(DropReason::NatsUnavailable, 1);
         }
         self.answered(token, reason);
         Ok(())

@@ -1,15 +1,15 @@
-//! What runs for requests and replies as long as the broker does.
+//! What runs for requests and replies as long as the account does.
 
 use std::sync::Arc;
 
-use super::{Inlet, Requests, answers, orphans};
-use crate::account::Broker;
+use super::{Inlet, Requests, answers, orphaned_replies};
+use crate::account::Account;
 
-impl Broker {
+impl Account {
     /// Publishes what NATS answers, and keeps the key of replies.
     pub(in crate::account) fn serve_requests(self: &Arc<Self>, inlet: Inlet) {
         tokio::spawn(answers::run(Arc::clone(self), inlet.arrived));
-        tokio::spawn(orphans::run(Arc::clone(self), inlet.orphans));
+        tokio::spawn(orphaned_replies::run(Arc::clone(self), inlet.orphans));
         let keys = self.store.reply_keys().clone();
         tokio::spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
     }

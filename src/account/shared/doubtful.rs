@@ -20,8 +20,8 @@ impl Shares {
         for entry in doubtful {
             match &claims {
                 Ok(claims) if !claims.iter().any(|ack| is_same_delivery(ack, &entry.ack)) => unclaimed.push(entry),
-                Ok(_) => group.say(log, &entry, ShareAnswer::Done),
-                Err(_) => group.say(log, &entry, ShareAnswer::Later),
+                Ok(_) => group.say(log, &entry, ShareAnswer::Ack),
+                Err(_) => group.say(log, &entry, ShareAnswer::NakDelay),
             }
         }
         entries.splice(0..0, unclaimed);

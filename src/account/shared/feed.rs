@@ -83,7 +83,7 @@ async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake
     };
     // First it asks for nothing any more: what is given back would come here again.
     let on_its_way = pull.close().await;
-    let back = on_its_way.into_iter().map(|entry| (entry.ack, ShareAnswer::Back));
+    let back = on_its_way.into_iter().map(|entry| (entry.ack, ShareAnswer::Nak));
     for (ack, answer) in left.into_iter().chain(back) {
         store.answer(ack, answer).await;
     }
@@ -129,7 +129,7 @@ async fn find_or_make(
 ) -> Result<ShareConsumer, Unavailable> {
     let mut begins = ShareBegins::Now;
     if log.number > 0 && !is_lost {
-        let first = shares.store.find(&share_log(shares.logs.first()), &group.spec).await?;
+        let first = shares.store.find(&share_log(shares.logs.main()), &group.spec).await?;
         begins = first.map_or(begins, |first| ShareBegins::At(first.created_ms));
     }
     Ok(shares.store.ensure(&share_log(log), &group.spec, shares.times, begins).await?)

@@ -48,12 +48,12 @@ impl Share {
 
     /// The session has acknowledged the message, or will not get it, and nobody else is to get it.
     pub(crate) fn done(&self) {
-        self.giver.finish(self.position, Some(ShareAnswer::Done));
+        self.giver.finish(self.position, Some(ShareAnswer::Ack));
     }
 
     /// The session does not have it after all, and somebody else is to get it.
     pub(crate) fn give_back(&self) {
-        self.giver.finish(self.position, Some(ShareAnswer::Back));
+        self.giver.finish(self.position, Some(ShareAnswer::Nak));
     }
 
     /// The consumer knows what became of it, or will find out.

@@ -229,10 +229,10 @@ impl Group {
         }
         self.metrics.shared(ShareEvent::Left, back.len() as u64);
         for (position, ack) in back {
-            state.answer(position, ack, ShareAnswer::Back);
+            state.answer(position, ack, ShareAnswer::Nak);
         }
         for (position, ack) in kept {
-            state.answer(position, ack, ShareAnswer::Done);
+            state.answer(position, ack, ShareAnswer::Ack);
         }
         for feed in &state.feeds {
             feed.wake.notify_one();
@@ -262,7 +262,7 @@ impl Group {
     pub(super) fn keep(&self, age_ms: u64) {
         let mut state = self.state.lock();
         for (position, ack) in state.members.due(uptime_ms(), age_ms) {
-            state.answer(position, ack, ShareAnswer::Working);
+            state.answer(position, ack, ShareAnswer::InProgress);
         }
     }
 
@@ -294,12 +294,12 @@ impl Group {
             }
             let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
             let Some(message) = message else {
-                state.answer(place, ack, ShareAnswer::Done);
+                state.answer(place, ack, ShareAnswer::Ack);
                 continue;
             };
             if message.expiry(now_ms).is_err() {
                 self.metrics.dropped(DropReason::Expired, 1);
-                state.answer(place, ack, ShareAnswer::Done);
+                state.answer(place, ack, ShareAnswer::Ack);
                 continue;
             }
             match self.offer(&mut state, place, &ack, Arc::new(message), now_ms, &mut wakes) {
@@ -311,7 +311,7 @@ impl Group {
                     }
                 }
                 Offered::NotTaken(answer) => {
-                    self.metrics.shared(ShareEvent::NoRoom, u64::from(answer == ShareAnswer::Back));
+                    self.metrics.shared(ShareEvent::NoRoom, u64::from(answer == ShareAnswer::Nak));
                     state.answer(place, ack, answer);
                 }
             }
@@ -350,7 +350,7 @@ impl Group {
         });
         match taken {
             // Nobody acknowledges what is sent at QoS 0.
-            Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Done)),
+            Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Ack)),
             Some(id) => {
                 state.members.note(place, id, ack.clone(), uptime_ms());
                 Offered::Given(None)
@@ -358,11 +358,11 @@ impl Group {
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
             None if too_large && !full => {
                 self.metrics.dropped(DropReason::TooLarge, 1);
-                Offered::NotTaken(ShareAnswer::Done)
+                Offered::NotTaken(ShareAnswer::Ack)
             }
             // It would come back at once, to the members that cannot take it.
-            None if too_large => Offered::NotTaken(ShareAnswer::Later),
-            None => Offered::NotTaken(ShareAnswer::Back),
+            None if too_large => Offered::NotTaken(ShareAnswer::NakDelay),
+            None => Offered::NotTaken(ShareAnswer::Nak),
         }
     }
 

@@ -40,7 +40,7 @@ use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
 use crate::account::delivery::logs::{LogHandle, Logs, Owner};
 use crate::account::delivery::mailbox::{Mailbox, SessionId, Wakes};
 use crate::account::delivery::router::Router;
-use crate::account::interop::durable_interest::Wants;
+use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::publish::convert;
 use crate::metrics::{Limit, Metrics};
 use crate::store::{
@@ -91,7 +91,7 @@ pub(crate) struct Shares {
     logs: Arc<Logs>,
     router: Arc<Router>,
     /// Is told what groups want, so that messages of NATS are stored for them.
-    wants: Option<Arc<Wants>>,
+    wants: Option<Arc<DurableInterest>>,
     metrics: Arc<Metrics>,
     core: OnceLock<CoreNats>,
     /// What ordinary subscriptions use.
@@ -127,7 +127,7 @@ impl Shares {
         (times, groups_max): (ShareTimes, usize),
         logs: Arc<Logs>,
         router: Arc<Router>,
-        wants: Option<Arc<Wants>>,
+        wants: Option<Arc<DurableInterest>>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let shares = Arc::new(Self {

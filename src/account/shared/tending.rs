@@ -6,7 +6,7 @@ use std::time::Duration;
 use mqtt_codec::TopicFilter;
 
 use super::{Shares, share_log};
-use crate::account::Broker;
+use crate::account::Account;
 use crate::store::Unavailable;
 
 /// How often consumers are looked at, at most and at least.
@@ -46,10 +46,10 @@ impl Shares {
     }
 }
 
-/// Looks after the consumers of groups until the broker is gone. One sidecar of an account does it.
-pub(in crate::account) async fn tend_groups(broker: Weak<Broker>) {
+/// Looks after the consumers of groups until the account is gone. One sidecar of an account does it.
+pub(in crate::account) async fn tend_groups(account: Weak<Account>) {
     loop {
-        let Some(strong) = broker.upgrade() else { return };
+        let Some(strong) = account.upgrade() else { return };
         if let Err(error) = strong.shares.tend().await {
             tracing::debug!(%error, "the consumers of shared subscriptions are not looked after");
         }

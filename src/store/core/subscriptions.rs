@@ -17,7 +17,7 @@ use crate::store::headers;
 /// Messages that are handed over before others on this thread have their turn.
 const SHARE: usize = 1_024;
 
-/// The subscriptions, by the ids that the broker gives them. The task ends when this is dropped.
+/// The subscriptions, by the ids that the account gives them. The task ends when this is dropped.
 pub(super) struct Subscriptions {
     queue: Arc<Queue>,
     by_id: Mutex<HashMap<u64, Subscription>>,

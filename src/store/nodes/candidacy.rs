@@ -15,7 +15,7 @@ use crate::store::bucket::new_write_id;
 impl Nodes {
     /// Stands for the lead in something that one sidecar of the account does at a time, until what this returns is dropped.
     /// `name` is made of letters, digits, `-` and `_`.
-    pub fn lead(&self, name: &str) -> Candidacy {
+    pub fn campaign(&self, name: &str) -> Candidacy {
         Candidacy::start(Arc::clone(&self.shared), name)
     }
 }
@@ -25,7 +25,7 @@ impl Nodes {
 pub struct Candidacy {
     term: watch::Receiver<Option<u64>>,
     resign: Option<oneshot::Sender<()>>,
-    challenge: Arc<Notify>,
+    preempt: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -34,8 +34,8 @@ impl Candidacy {
         let subject = shared.lead_subject(name);
         let (tx, term) = watch::channel(None);
         let (resign, resigned) = oneshot::channel();
-        let challenge = Arc::new(Notify::new());
-        let challenged = Arc::clone(&challenge);
+        let preempt = Arc::new(Notify::new());
+        let challenged = Arc::clone(&preempt);
         let task = tokio::spawn(async move {
             // For whoever looks at the bucket; nobody reads it.
             let since_ms = shared.bucket.api.link.clock.earliest_ms();
@@ -43,7 +43,7 @@ impl Candidacy {
             let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id());
             run(keeper, shared, tx, resigned, challenged).await;
         });
-        Self { term, resign: Some(resign), challenge, task }
+        Self { term, resign: Some(resign), preempt, task }
     }
 
     /// The term in which we lead, if we do.
@@ -52,8 +52,8 @@ impl Candidacy {
     }
 
     /// Takes the lead, although its lease has not ended: whoever held it is known to be gone.
-    pub fn challenge(&self) {
-        self.challenge.notify_one();
+    pub fn preempt(&self) {
+        self.preempt.notify_one();
     }
 
     /// Gives up the lead or the candidacy, so that the others need not wait.

@@ -3,7 +3,7 @@
 //! Two writers: the reader of the bucket, in order of its sequences ([`RetainedIndex::apply`]), and whoever has seen a retained
 //! message before the reader brings it ([`RetainedIndex::apply_live`]). The higher sequence wins, whoever brings it.
 //!
-//! Conversion of an entry to an MQTT message is the broker's.
+//! Conversion of an entry to an MQTT message is the account's.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

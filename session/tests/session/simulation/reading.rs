@@ -74,7 +74,7 @@ impl World {
         } else {
             // Nothing is left up to where the tail stands.
             self.each_reader(&scan, |c| {
-                if let FeedState::Joining { until, .. } = c.feed.state() {
+                if let FeedState::Attaching { until, .. } = c.feed.state() {
                     c.feed.scan_passed(until.min(tail));
                 }
             });

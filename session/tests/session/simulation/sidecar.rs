@@ -162,7 +162,7 @@ impl Connection {
     }
 
     pub(crate) fn is_scanned(&self) -> bool {
-        matches!(self.feed.state(), FeedState::Scanning { .. } | FeedState::Joining { .. })
+        matches!(self.feed.state(), FeedState::Scanning { .. } | FeedState::Attaching { .. })
     }
 
     /// Whether nothing is on its way to or from the client.

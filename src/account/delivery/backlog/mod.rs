@@ -6,13 +6,13 @@
 //! where each backlog ends and goes on from there. Two writers that overlap, because one of them does not know yet that
 //! it has lost the lead, make copies too many, which readers pass over.
 //!
-//! - `horizon`: up to where; `owed`: what, for whom; `oldest`: what gave way to it
+//! - `horizon`: up to where; `plan`: what, for whom; `oldest`: what gave way to it
 //!
 //! How a session reads its backlog is in `connection::backlog`.
 
 mod horizon;
 mod oldest;
-mod owed;
+mod plan;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use self::horizon::Search;
-use self::owed::{Owed, is_consumed, is_read};
-use crate::account::Broker;
+use self::plan::{BacklogPlan, is_consumed, is_read};
+use crate::account::Account;
 use crate::account::delivery::message::Message;
 use crate::account::publish::convert;
 use crate::metrics::DropReason;
@@ -57,11 +57,11 @@ const SWEEP_AT_ONCE: usize = 16;
 /// JetStream error: a limit is reached that refuses what is new.
 const STORE_FAILED: u32 = 10077;
 
-impl Broker {
-    /// Stands for the lead in keeping the backlog, and keeps it while it leads, until the broker closes.
-    pub(crate) async fn keep_backlog(broker: Weak<Self>) {
-        let writers = broker.clone();
-        Self::lead(broker, "backlog", |term| Writer::new(writers.clone(), term).run()).await;
+impl Account {
+    /// Stands for the lead in keeping the backlog, and keeps it while it leads, until the account closes.
+    pub(crate) async fn keep_backlog(account: Weak<Self>) {
+        let writers = account.clone();
+        Self::campaign(account, "backlog", |term| Writer::new(writers.clone(), term).run()).await;
     }
 
     /// Messages that the log does not have any more, from the backlog of a client, as far as they are there.
@@ -133,7 +133,7 @@ impl Broker {
 
 /// The writer, in one term.
 struct Writer {
-    broker: Weak<Broker>,
+    account: Weak<Account>,
     term: u64,
     position: Option<Position>,
     /// Copies above the position may be there already: of a pass that did not end.
@@ -163,20 +163,20 @@ enum Failure {
 }
 
 impl Writer {
-    fn new(broker: Weak<Broker>, term: u64) -> Self {
+    fn new(account: Weak<Account>, term: u64) -> Self {
         let swept_at = Instant::now();
-        Self { broker, term, position: None, is_doubtful: true, swept_at, oldest: None, overtaken: 0 }
+        Self { account, term, position: None, is_doubtful: true, swept_at, oldest: None, overtaken: 0 }
     }
 
-    /// Runs until the broker is gone.
+    /// Runs until the account is gone.
     async fn run(mut self) {
         loop {
-            let Some(broker) = self.broker.upgrade() else { return };
-            let seen = broker.tail_sequence();
-            match self.turn(&broker).await {
+            let Some(account) = self.account.upgrade() else { return };
+            let seen = account.tail_sequence();
+            match self.turn(&account).await {
                 Ok(None) => {}
                 Ok(Some(look)) => {
-                    drop(broker);
+                    drop(account);
                     self.wait(seen, look).await;
                 }
                 Err(error) => {
@@ -184,9 +184,9 @@ impl Writer {
                     self.is_doubtful = true;
                     self.position = None;
                     if let Failure::Put(PutError::NoStream) = error {
-                        broker.store.backlog().make_again().await;
+                        account.store.backlog().make_again().await;
                     }
-                    drop(broker);
+                    drop(account);
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -198,7 +198,7 @@ impl Writer {
         let until = Instant::now() + look.at_last;
         loop {
             tokio::time::sleep(look.pause.min(look.at_last)).await;
-            let is_growing = self.broker.upgrade().is_none_or(|broker| broker.tail_sequence() != seen);
+            let is_growing = self.account.upgrade().is_none_or(|account| account.tail_sequence() != seen);
             if is_growing || Instant::now() >= until {
                 return;
             }
@@ -206,31 +206,31 @@ impl Writer {
     }
 
     /// Looks at the log, and copies what is due. Returns when to look again; `None` when more may be due already.
-    async fn turn(&mut self, broker: &Arc<Broker>) -> Result<Option<Look>, Failure> {
-        let log = broker.store.backlog().log_info().await?;
-        let position = self.position(broker, &log).await?;
+    async fn turn(&mut self, account: &Arc<Account>) -> Result<Option<Look>, Failure> {
+        let log = account.store.backlog().log_info().await?;
+        let position = self.position(account, &log).await?;
         if log.first > position + 1 && position > self.overtaken && log.messages > 0 {
             self.overtaken = log.first;
             tracing::warn!(position, first = log.first, "the log was discarded faster than the backlog was written");
         }
-        let Some(horizon) = self.horizon(broker, &log, position).await? else {
+        let Some(horizon) = self.horizon(account, &log, position).await? else {
             if self.swept_at.elapsed() >= SWEEP_IDLE {
                 self.swept_at = Instant::now();
-                let ends = broker.store.backlog().ends().await?;
+                let ends = account.store.backlog().ends().await?;
                 if !ends.is_empty() {
-                    sweep(broker, &broker.store.sessions().states().await?, &ends).await;
+                    sweep(account, &account.store.sessions().states().await?, &ends).await;
                 }
             }
             return Ok(Some(Look::of(&log)));
         };
-        self.pass(broker, position, horizon, log.last).await?;
+        self.pass(account, position, horizon, log.last).await?;
         Ok(None)
     }
 
     /// Up to where the log is copied.
-    async fn position(&mut self, broker: &Broker, log: &LogInfo) -> Result<u64, Failure> {
+    async fn position(&mut self, account: &Account, log: &LogInfo) -> Result<u64, Failure> {
         if self.position.is_none() {
-            let (stored, expected) = broker.store.backlog().position().await?;
+            let (stored, expected) = account.store.backlog().position().await?;
             self.position = Some(Position { stored, expected });
         }
         let Some(Position { stored, .. }) = &mut self.position else { return Ok(0) };
@@ -244,18 +244,18 @@ impl Writer {
     }
 
     /// Up to where the log is to be copied now, if at all.
-    async fn horizon(&mut self, broker: &Broker, log: &LogInfo, position: u64) -> Result<Option<u64>, Failure> {
+    async fn horizon(&mut self, account: &Account, log: &LogInfo, position: u64) -> Result<Option<u64>, Failure> {
         let by_room = horizon::by_room(log, position);
         if by_room.is_some() {
             return Ok(by_room);
         }
         let Some(max_age_ms) = log.max_age_ms.filter(|_| log.last > position) else { return Ok(None) };
-        let backlog = broker.store.backlog();
+        let backlog = account.store.backlog();
         if self.oldest.is_none_or(|(sequence, _)| sequence <= position || sequence < log.first) {
             self.oldest = backlog.log_time(position + 1).await?;
         }
         // Too early costs a copy, too late a message.
-        let Some(now_ms) = broker.store.clock().now_ms() else { return Ok(None) };
+        let Some(now_ms) = account.store.clock().now_ms() else { return Ok(None) };
         let Some((_, stored_ms)) = self.oldest else { return Ok(None) };
         if !horizon::is_due_by_age(max_age_ms, now_ms.saturating_sub(stored_ms)) {
             return Ok(None);
@@ -271,27 +271,27 @@ impl Writer {
     }
 
     /// Copies what lies above the position, up to and with the horizon, for everyone who is owed it.
-    async fn pass(&mut self, broker: &Arc<Broker>, position: u64, horizon: u64, last: u64) -> Result<(), Failure> {
+    async fn pass(&mut self, account: &Arc<Account>, position: u64, horizon: u64, last: u64) -> Result<(), Failure> {
         let began = Instant::now();
-        let store = &broker.store;
+        let store = &account.store;
         let is_sweep = self.is_doubtful || self.swept_at.elapsed() >= SWEEP;
         // First the ends, then the sessions: a backlog without a session is one of a session that is over.
         let mut ends = if is_sweep { store.backlog().ends().await? } else { HashMap::new() };
         let states = store.sessions().states().await?;
         if is_sweep {
             self.swept_at = Instant::now();
-            sweep(broker, &states, &ends).await;
+            sweep(account, &states, &ends).await;
         }
         // Copies of a log that was there before say nothing about this one.
         ends.retain(|_, end| end.log_sequence <= last);
-        let owed = Owed::of(&states, &ends, position, horizon, store.clock().certain_ms());
+        let owed = BacklogPlan::of(&states, &ends, position, horizon, store.clock().certain_ms());
         drop((states, ends));
         let copies = match owed.from() {
             Some(from) => {
                 let before = store.backlog().lengths().await?;
-                let copies = copy(broker, &owed, from, horizon).await?;
+                let copies = copy(account, &owed, from, horizon).await?;
                 if let Some(before) = before {
-                    oldest::count(broker, &owed, &before, &copies).await?;
+                    oldest::count(account, &owed, &before, &copies).await?;
                 }
                 copies.values().sum()
             }
@@ -334,8 +334,8 @@ impl Look {
 }
 
 /// Removes backlogs that nobody is owed any more. What fails here is found again.
-async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &HashMap<String, BacklogEnd>) {
-    let now_ms = broker.store.clock().certain_ms();
+async fn sweep(account: &Account, states: &HashMap<String, SessionState>, ends: &HashMap<String, BacklogEnd>) {
+    let now_ms = account.store.clock().certain_ms();
     let is_wanted = |client_id: &str, end: &BacklogEnd| match states.get(client_id) {
         Some(SessionState { record, .. }) if record.is_too_new() => true,
         Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms) => false,
@@ -343,7 +343,7 @@ async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &H
         None => false,
     };
     let unwanted = ends.iter().filter(|(client_id, end)| !is_wanted(client_id, end)).take(SWEEP_MAX);
-    let (sessions, backlog) = (broker.store.sessions(), broker.store.backlog());
+    let (sessions, backlog) = (account.store.sessions(), account.store.backlog());
     let removed = stream::iter(unwanted).for_each_concurrent(SWEEP_AT_ONCE, |(client_id, end)| async move {
         let remove = async {
             if !states.contains_key(client_id) {
@@ -360,34 +360,39 @@ async fn sweep(broker: &Broker, states: &HashMap<String, SessionState>, ends: &H
 
 /// Reads the log from a sequence up to the horizon, and copies what is owed. Returns how many copies were made, by debtor,
 /// when all are acknowledged.
-async fn copy(broker: &Arc<Broker>, owed: &Owed, from: u64, horizon: u64) -> Result<HashMap<u64, u64>, Failure> {
-    let mut scan = broker.store.log().scan(from);
+async fn copy(
+    account: &Arc<Account>,
+    owed: &BacklogPlan,
+    from: u64,
+    horizon: u64,
+) -> Result<HashMap<u64, u64>, Failure> {
+    let mut scan = account.store.log().scan(from);
     let copies = Arc::new(Copies::default());
-    let mut debtors = Vec::new();
+    let mut recipients = Vec::new();
     while scan.position() <= horizon {
         let batch = scan.next().await?;
         for entry in batch.iter().take_while(|entry| entry.sequence <= horizon) {
-            let Some((ttl_s, is_hidden, message)) = live(broker, entry) else { continue };
-            owed.matching(entry.sequence, &message, is_hidden, &mut debtors);
-            for debtor in &debtors {
-                copies.put(broker, entry, *debtor, owed.client_id(*debtor), ttl_s).await?;
+            let Some((ttl_s, is_hidden, message)) = live(account, entry) else { continue };
+            owed.matching(entry.sequence, &message, is_hidden, &mut recipients);
+            for recipient in &recipients {
+                copies.put(account, entry, *recipient, owed.client_id(*recipient), ttl_s).await?;
             }
         }
         if scan.is_caught_up() {
             break;
         }
     }
-    copies.all(broker).await
+    copies.all(account).await
 }
 
 /// A message of the log with what is left of its life, in seconds, unless nobody is to have it.
-fn live(broker: &Broker, entry: &LogEntry) -> Option<(Option<u32>, bool, Message)> {
-    let closed = broker.router.closed();
+fn live(account: &Account, entry: &LogEntry) -> Option<(Option<u32>, bool, Message)> {
+    let closed = account.router.closed();
     if closed.is_closed_subject(entry.subject()) {
         return None;
     }
     let message = convert::from_log(entry, convert::STORED, false, None).ok()?;
-    match message.expiry(broker.store.clock().earliest_ms()) {
+    match message.expiry(account.store.clock().earliest_ms()) {
         Ok(Some(0)) | Err(_) => None,
         Ok(ttl_s) => Some((ttl_s, closed.hides_topic_from_wildcard(&message.topic), message)),
     }
@@ -421,13 +426,13 @@ impl Copies {
     /// Hands over one copy, when there is room. Fails when one before it has.
     async fn put(
         self: &Arc<Self>,
-        broker: &Broker,
+        account: &Account,
         entry: &LogEntry,
-        debtor: u32,
+        recipient: u32,
         client_id: &str,
         ttl_s: Option<u32>,
     ) -> Result<(), PutError> {
-        let token = u64::from(debtor);
+        let token = u64::from(recipient);
         {
             let mut outcome = self.outcome.lock();
             if let Some(error) = outcome.failed.clone() {
@@ -438,9 +443,9 @@ impl Copies {
                 return Ok(());
             }
         }
-        let Some((target, headers)) = broker.store.backlog().copy_of(entry, client_id) else { return Ok(()) };
+        let Some((target, headers)) = account.store.backlog().copy_of(entry, client_id) else { return Ok(()) };
         let bytes = entry.payload.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let publisher = broker.store.publisher();
+        let publisher = account.store.publisher();
         // Never closed, so an error cannot occur.
         if let Ok(room) = self.room.acquire().await {
             room.forget();
@@ -454,7 +459,7 @@ impl Copies {
     }
 
     /// Waits until all are acknowledged. Returns how many were stored, by debtor.
-    async fn all(&self, broker: &Broker) -> Result<HashMap<u64, u64>, Failure> {
+    async fn all(&self, account: &Account) -> Result<HashMap<u64, u64>, Failure> {
         let _all = self.room.acquire_many(IN_FLIGHT_MAX).await;
         let mut outcome = self.outcome.lock();
         if let Some(error) = outcome.failed.clone() {
@@ -463,7 +468,7 @@ impl Copies {
         for (reason, count) in [(DropReason::QueueFull, outcome.queue_full), (DropReason::TooLarge, outcome.too_large)]
         {
             if count > 0 {
-                broker.metrics.dropped(reason, count);
+                account.metrics.dropped(reason, count);
             }
         }
         Ok(std::mem::take(&mut outcome.stored))

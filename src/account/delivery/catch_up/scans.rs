@@ -49,7 +49,7 @@ impl CatchUp {
                 // What the log has lost they find in their backlogs, and then they ask again.
                 waiting.retain(|mailbox| !mailbox.needs_backlog(first));
             }
-            let mut group = Group::begin(Arc::clone(log), waiting);
+            let mut group = ScanBatch::begin(Arc::clone(log), waiting);
             if let Some(from) = group.from {
                 group.run(log.log.scan(from), router).await;
             }
@@ -58,7 +58,7 @@ impl CatchUp {
 }
 
 /// The sessions of one scan.
-struct Group {
+struct ScanBatch {
     log: Arc<LogHandle>,
     readers: Vec<Arc<Mailbox>>,
     from: Option<u64>,
@@ -73,7 +73,7 @@ enum Progress {
     Done,
 }
 
-impl Group {
+impl ScanBatch {
     fn begin(log: Arc<LogHandle>, waiting: Vec<Arc<Mailbox>>) -> Self {
         let mut from: Option<u64> = None;
         let mut readers = Vec::new();
@@ -120,7 +120,7 @@ impl Group {
         for mailbox in &self.readers {
             mailbox.with_feed(number, mqtt_session::Feed::end_scan);
             // The connection sees that it is behind and asks again.
-            mailbox.nudge();
+            mailbox.wake();
         }
     }
 
@@ -179,7 +179,7 @@ impl Group {
     fn pass(&self, sequence: u64) {
         for mailbox in &self.readers {
             mailbox.with_feed(self.log.number, |feed| feed.scan_passed(sequence));
-            mailbox.nudge();
+            mailbox.wake();
         }
     }
 
@@ -189,11 +189,11 @@ impl Group {
         let tail = self.log.hold();
         for mailbox in &self.readers {
             mailbox.with_feed(self.log.number, |feed| {
-                if let FeedState::Joining { until, .. } = feed.state() {
+                if let FeedState::Attaching { until, .. } = feed.state() {
                     feed.scan_passed(until.min(tail.sequence()));
                 }
             });
-            mailbox.nudge();
+            mailbox.wake();
         }
     }
 
@@ -227,7 +227,7 @@ async fn first_sequence(log: &LogHandle) -> u64 {
 
 fn is_served(mailbox: &Arc<Mailbox>, log: u16) -> bool {
     let state = mailbox.with_feed(log, |feed| feed.state());
-    matches!(state, FeedState::Scanning { .. } | FeedState::Joining { .. })
+    matches!(state, FeedState::Scanning { .. } | FeedState::Attaching { .. })
 }
 
 fn has_room(mailbox: &Arc<Mailbox>, log: u16) -> bool {

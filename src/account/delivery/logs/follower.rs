@@ -1,4 +1,4 @@
-//! Which streams are logs is looked at when the broker starts and whenever JetStream says that one has changed.
+//! Which streams are logs is looked at when the account starts and whenever JetStream says that one has changed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -7,11 +7,11 @@ use mqtt_codec::Version;
 use mqtt_session::{Feed, FeedState, GONE, position};
 use tokio::sync::Notify;
 
-use super::mail::{Answer, LogRestart, MailboxLimits, Order, Outgoing};
+use super::mail::{LogRestart, MailboxLimits, Order, Outgoing, PublishOutcome};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
-use crate::account::ownership::owned_session::Owned;
+use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::requests::{Answerable, OpenRequest};
 use crate::store::{PutError, Stored};
 
@@ -29,10 +29,10 @@ pub(super) struct Lanes {
     pub(super) shared: VecDeque<(u64, Outgoing)>,
     /// Wake those that give.
     pub(super) share_wakes: Vec<Arc<Notify>>,
-    pub(super) told: Vec<Answer>,
+    pub(super) told: Vec<PublishOutcome>,
     pub(super) retained: Vec<RetainedCursor>,
     pub(super) order: Option<Order>,
-    pub(super) owned: Option<Box<Owned>>,
+    pub(super) owned: Option<Box<OwnedSession>>,
     /// Logs that go on elsewhere, which the session is to know before it gets more of them.
     pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,

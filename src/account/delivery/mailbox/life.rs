@@ -7,7 +7,7 @@ use mqtt_codec::ReasonCode;
 use mqtt_ownership::Arrival;
 
 use super::{LogRestart, Mailbox, Order};
-use crate::account::ownership::owned_session::Owned;
+use crate::account::ownership::owned_session::OwnedSession;
 use crate::store::{ProgressRecord, PutError, PutGuard};
 
 impl PutGuard for Mailbox {
@@ -82,7 +82,7 @@ impl Mailbox {
     }
 
     /// Gives a connection the record of its session. False when it has ended.
-    pub(crate) fn give(&self, owned: Box<Owned>) -> bool {
+    pub(crate) fn give(&self, owned: Box<OwnedSession>) -> bool {
         let mut lanes = self.lanes.lock();
         if lanes.is_closed {
             return false;

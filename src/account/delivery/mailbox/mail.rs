@@ -8,7 +8,7 @@ use mqtt_codec::{QoS, ReasonCode};
 use mqtt_session::Token;
 
 use crate::account::delivery::message::Message;
-use crate::account::ownership::owned_session::Owned;
+use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::shared::Share;
 use crate::store::{PutError, Stored};
 
@@ -80,11 +80,11 @@ pub(crate) struct Mail {
     /// What shared subscriptions gave, with its position; it stays here until it is taken out.
     pub(crate) shared: VecDeque<(u64, Outgoing)>,
     /// Answers to publishes that something else than the store decided.
-    pub(crate) told: Vec<Answer>,
+    pub(crate) told: Vec<PublishOutcome>,
     /// The order to end.
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
-    pub(crate) owned: Option<Box<Owned>>,
+    pub(crate) owned: Option<Box<OwnedSession>>,
     /// Logs that go on elsewhere.
     pub(crate) restarts: Vec<LogRestart>,
     /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
@@ -101,4 +101,4 @@ impl Mail {
 }
 
 /// The answer to a publish: what the session is told.
-pub(crate) type Answer = (Token, Result<ReasonCode, ReasonCode>);
+pub(crate) type PublishOutcome = (Token, Result<ReasonCode, ReasonCode>);

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use self::lanes::Lanes;
 use self::left::Left;
 pub use self::mail::MailboxLimits;
-pub(crate) use self::mail::{Answer, LogRestart, Mail, Order, Outgoing, SessionId, SubscriptionCopy};
+pub(crate) use self::mail::{LogRestart, Mail, Order, Outgoing, PublishOutcome, SessionId, SubscriptionCopy};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
@@ -300,7 +300,7 @@ impl Mailbox {
     }
 
     /// Wakes the connection to look again.
-    pub(crate) fn nudge(&self) {
+    pub(crate) fn wake(&self) {
         self.wake.notify_one();
     }
 
@@ -316,10 +316,10 @@ impl Mailbox {
             return false;
         }
         let is_owed = matches!(self.with_feed(0, |feed| feed.state()),
-            FeedState::Behind { next } | FeedState::Scanning { next } | FeedState::Joining { next, .. } if next < first);
+            FeedState::Behind { next } | FeedState::Scanning { next } | FeedState::Attaching { next, .. } if next < first);
         if is_owed {
             self.log_begins_at.store(first, Ordering::Release);
-            self.nudge();
+            self.wake();
         }
         is_owed
     }

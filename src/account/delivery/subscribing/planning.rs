@@ -9,10 +9,10 @@ use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscribeEntry, TopicFilter};
 use mqtt_session::{Cursors, SubscribeRequest};
 
 use super::{New, Planned};
-use crate::account::Broker;
+use crate::account::Account;
 use crate::account::delivery::mailbox::Mailbox;
 use crate::account::delivery::router::NewSubscription;
-use crate::account::ownership::owned_session::Owned;
+use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::ownership::records;
 use crate::account::quotas::Quotas;
 use crate::account::shared::NewShare;
@@ -34,7 +34,7 @@ pub(crate) struct RecordRoom<'a> {
 
 impl<'a> RecordRoom<'a> {
     /// Of a session that has a record; `is_durable`: it outlives its connection.
-    pub(crate) fn new(owned: &'a Owned, is_durable: bool) -> Self {
+    pub(crate) fn new(owned: &'a OwnedSession, is_durable: bool) -> Self {
         let rest = serde_json::to_vec(&owned.record).map_or(0, |json| json.len());
         Self { stored: &owned.subscriptions, rest, is_durable }
     }
@@ -59,7 +59,7 @@ struct Room<'a> {
     taken: HashSet<TopicFilter>,
 }
 
-impl Broker {
+impl Account {
     /// Checks the filters of SUBSCRIBE packets, one after the other [MQTT-3.8.4-5], and subscribes to them on NATS. `filters`: those of the client; `record`: what
     /// of them is stored, when the session has a record.
     pub(crate) fn plan_subscribes(

@@ -5,13 +5,13 @@
 //! what they do not see in the log ([`standby`]); when the leader is gone, which they notice because nobody answers in its
 //! place, one of them stores what is left and goes on. What nobody hears is lost: core NATS promises no more.
 //!
-//! - [`cover`]: what is subscribed to on NATS for that
-//! - [`left`]: how a leader begins, with what the last one has left
+//! - [`subject_aggregator`]: what is subscribed to on NATS for that
+//! - [`leader_handoff`]: how a leader begins, with what the last one has left
 //! - [`terms`]: who of several that believe to lead does
 
-mod cover;
-mod left;
+mod leader_handoff;
 mod standby;
+mod subject_aggregator;
 mod terms;
 
 use std::collections::VecDeque;
@@ -25,11 +25,11 @@ use parking_lot::Mutex;
 use proto_map::{ClosedTrees, Names};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use self::cover::{Change, Cover};
 use self::standby::Standby;
+use self::subject_aggregator::{Change, SubjectAggregator};
 use self::terms::Terms;
 use crate::account::delivery::logs::{Logs, Owner};
-use crate::account::interop::durable_interest::{Wants, WantsSink};
+use crate::account::interop::durable_interest::{DurableInterest, WantsSink};
 use crate::account::publish::convert;
 use crate::account::requests::Requests;
 use crate::metrics::{DropReason, Metrics};
@@ -70,7 +70,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Copies messages of NATS into the log.
 pub(crate) struct Ingest {
     /// What is wanted.
-    pub(crate) wants: Arc<Wants>,
+    pub(crate) wants: Arc<DurableInterest>,
     cover: Arc<Covered>,
     closed: ClosedTrees,
     logs: Arc<Logs>,
@@ -104,7 +104,7 @@ struct State {
 
 /// The NATS subscriptions.
 struct Covered {
-    cover: Mutex<Cover>,
+    cover: Mutex<SubjectAggregator>,
     core: CoreNats,
 }
 
@@ -161,8 +161,8 @@ impl Ingest {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (core, publisher, nodes) = (store.core().clone(), store.publisher().clone(), store.nodes().clone());
-        let cover = Arc::new(Covered { cover: Mutex::new(Cover::new(closed.clone())), core: core.clone() });
-        let wants = Arc::new(Wants::new(closed.clone(), Box::new(Arc::clone(&cover))));
+        let cover = Arc::new(Covered { cover: Mutex::new(SubjectAggregator::new(closed.clone())), core: core.clone() });
+        let wants = Arc::new(DurableInterest::new(closed.clone(), Box::new(Arc::clone(&cover))));
         let [place, news, wishes, left] =
             ["leader", "news", "wishes", "left"].map(|name| format!("{}.ingest.{name}", names.subject_prefix()));
         let (state, wake) = (Mutex::default(), Notify::new());
@@ -276,7 +276,7 @@ impl Ingest {
 
     /// Stands for the lead in copying messages of NATS, and does it while it leads, until we are `leaving`.
     pub(crate) async fn keep(self: Arc<Self>, mut leaving: watch::Receiver<bool>) {
-        let candidacy = self.nodes.lead("ingest");
+        let candidacy = self.nodes.campaign("ingest");
         let is_over = async {
             let _ = leaving.wait_for(|leaving| *leaving).await;
             // What nobody else may have heard is stored first, by the leader or by us.
@@ -422,7 +422,7 @@ async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
         let Some(number) = *term.borrow_and_update() else {
             tokio::select! {
                 changed = term.changed() => if changed.is_err() { return },
-                () = ingest.leader_is_gone() => candidacy.challenge(),
+                () = ingest.leader_is_gone() => candidacy.preempt(),
             }
             continue;
         };

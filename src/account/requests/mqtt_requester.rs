@@ -61,14 +61,14 @@ impl Publishing {
     pub(in crate::account) fn ask(&mut self, publication: &Publication, subject: &Subject) -> Asked {
         let Some(properties) = publication.properties.as_deref() else { return Asked::default() };
         let Some(response_topic) = &properties.response_topic else { return Asked::default() };
-        let requests = Arc::clone(&self.broker.requests);
+        let requests = Arc::clone(&self.account.requests);
         if requests.is_captured(subject.as_str())
             || proto_map::map_topic(response_topic, proto_map::MAX_SUBJECT_LEN).is_err()
         {
             return Asked::default();
         }
         // When a session has it, it has a subscriber, whatever NATS says.
-        let waiter = publication.token.filter(|_| !self.broker.has_subscriber(&publication.topic));
+        let waiter = publication.token.filter(|_| !self.account.has_subscriber(&publication.topic));
         let waiter = waiter.map(|token| Waiter { mailbox: Arc::clone(&self.mailbox), token });
         self.untold += usize::from(waiter.is_some());
         let question = Question {

@@ -14,7 +14,7 @@ use crate::store::{BacklogEnd, ProgressRecord, SessionRecord, SessionState};
 
 /// A session that may be owed something.
 #[derive(Debug)]
-struct Debtor {
+struct Recipient {
     client_id: String,
     /// Up to here it has what it is owed, here or in its backlog, but for what is in flight.
     after: u64,
@@ -25,7 +25,7 @@ struct Debtor {
 /// One subscription of a session.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
-    debtor: u32,
+    recipient: u32,
     since: u64,
     /// The last that it takes above QoS 0.
     until: u64,
@@ -34,8 +34,8 @@ struct Claim {
 
 /// The sessions that may be owed something of a piece of the log.
 #[derive(Debug, Default)]
-pub(crate) struct Owed {
-    debtors: Vec<Debtor>,
+pub(crate) struct BacklogPlan {
+    recipients: Vec<Recipient>,
     claims: Subscriptions<Claim>,
     from: Option<u64>,
 }
@@ -69,7 +69,7 @@ fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> b
     cursor >= end && in_flight.all(|sequence| sequence > end)
 }
 
-impl Owed {
+impl BacklogPlan {
     /// What of the log above `position`, up to and with `horizon`, is owed to whom. `ends`: how far each backlog reaches
     /// already, where that may be above `position`. `now_ms`: what was to be over by then is over.
     pub(crate) fn of(
@@ -97,7 +97,7 @@ impl Owed {
     }
 
     fn add(&mut self, client_id: &str, record: &SessionRecord, after: u64, in_flight: Vec<u64>, horizon: u64) {
-        let Ok(debtor) = u32::try_from(self.debtors.len()) else { return };
+        let Ok(recipient) = u32::try_from(self.recipients.len()) else { return };
         let mut from = in_flight.iter().copied().min();
         for subscription in record.subscriptions.iter().filter(|s| s.qos > 0 || s.before.is_some()) {
             let Ok(filter) = TopicFilter::new(subscription.filter.as_str()) else { continue };
@@ -113,11 +113,11 @@ impl Owed {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, 0, Claim { debtor, since, until, no_local });
+            self.claims.push(&filter, 0, Claim { recipient, since, until, no_local });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));
-        self.debtors.push(Debtor { client_id: client_id.to_owned(), after, in_flight });
+        self.recipients.push(Recipient { client_id: client_id.to_owned(), after, in_flight });
     }
 
     /// The first sequence that anybody may be owed; `None` when nobody is owed anything.
@@ -126,8 +126,8 @@ impl Owed {
     }
 
     /// The client id of a session.
-    pub(crate) fn client_id(&self, debtor: u32) -> &str {
-        self.debtors.get(debtor as usize).map_or("", |debtor| &debtor.client_id)
+    pub(crate) fn client_id(&self, recipient: u32) -> &str {
+        self.recipients.get(recipient as usize).map_or("", |recipient| &recipient.client_id)
     }
 
     /// The sessions that are owed a message of the log, each once. `is_hidden`: wildcards do not match at the first level
@@ -137,14 +137,14 @@ impl Owed {
         if message.qos == QoS::AtMostOnce {
             return;
         }
-        let Self { debtors, claims, .. } = self;
+        let Self { recipients, claims, .. } = self;
         claims.matching(message.topic.as_str(), is_hidden, &mut |entry| {
             for claim in entry.subscribers.iter().filter(|claim| sequence > claim.since && sequence <= claim.until) {
-                let Some(debtor) = debtors.get(claim.debtor as usize) else { continue };
-                let is_own = claim.no_local && message.publisher.as_deref() == Some(debtor.client_id.as_str());
+                let Some(recipient) = recipients.get(claim.recipient as usize) else { continue };
+                let is_own = claim.no_local && message.publisher.as_deref() == Some(recipient.client_id.as_str());
                 // [MQTT-3.8.3-3]
-                if !is_own && (sequence > debtor.after || debtor.in_flight.contains(&sequence)) {
-                    out.push(claim.debtor);
+                if !is_own && (sequence > recipient.after || recipient.in_flight.contains(&sequence)) {
+                    out.push(claim.recipient);
                 }
             }
         });
@@ -194,7 +194,7 @@ mod tests {
     fn owed(session: Session, position: u64, end: Option<u64>) -> (Option<u64>, Vec<u64>) {
         let states = HashMap::from([("c".to_owned(), session.0)]);
         let ends = end.map(|log_sequence| ("c".to_owned(), BacklogEnd { stream_sequence: 1, log_sequence }));
-        let owed = Owed::of(&states, &ends.into_iter().collect(), position, 8, 0);
+        let owed = BacklogPlan::of(&states, &ends.into_iter().collect(), position, 8, 0);
         let mut message = Message::new(TopicName::new("a/b").unwrap(), Bytes::new(), None);
         message.qos = QoS::AtLeastOnce;
         message.publisher = Some("c".into());
@@ -202,11 +202,11 @@ mod tests {
         let from = owed.from();
         // The writer reads from there on, up to the horizon.
         for sequence in from.unwrap_or(9)..=8 {
-            let mut debtors = Vec::new();
-            owed.matching(sequence, &message, false, &mut debtors);
-            assert!(debtors.len() <= 1, "one copy for each session");
-            sequences.extend(debtors.iter().map(|debtor| {
-                assert_eq!(owed.client_id(*debtor), "c");
+            let mut recipients = Vec::new();
+            owed.matching(sequence, &message, false, &mut recipients);
+            assert!(recipients.len() <= 1, "one copy for each session");
+            sequences.extend(recipients.iter().map(|recipient| {
+                assert_eq!(owed.client_id(*recipient), "c");
                 sequence
             }));
         }

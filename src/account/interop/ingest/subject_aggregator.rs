@@ -40,7 +40,7 @@ const SUBJECTS_MAX: u64 = SUBJECTS_PER_FILTER;
 
 /// The subjects that are subscribed to.
 #[derive(Debug, Default)]
-pub(super) struct Cover {
+pub(super) struct SubjectAggregator {
     closed: ClosedTrees,
     width: Width,
     /// With the order of each, of no meaning beyond [`Width::Filters`].
@@ -52,7 +52,7 @@ pub(super) struct Cover {
     next: u64,
 }
 
-impl Cover {
+impl SubjectAggregator {
     /// Nothing is wanted yet.
     pub(super) fn new(closed: ClosedTrees) -> Self {
         Self { closed, ..Self::default() }
@@ -210,7 +210,7 @@ mod tests {
         change.subscribe.iter().map(|(subject, _)| &**subject).collect()
     }
 
-    fn counts(cover: &Cover, number: u64, topic: &str) -> bool {
+    fn counts(cover: &SubjectAggregator, number: u64, topic: &str) -> bool {
         let topic = TopicName::new(topic).unwrap();
         let subject = proto_map::subject_of(&topic).unwrap();
         cover.counts(number, subject.as_str(), &topic, false)
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn each_filter_has_its_subjects_and_one_copy_of_a_message_counts() {
-        let mut cover = Cover::default();
+        let mut cover = SubjectAggregator::default();
         assert_eq!(names(&cover.add(&filter("a/#"))), ["a.>", "a"]);
         assert_eq!(cover.add(&filter("a/#")), Change::default());
         assert_eq!(names(&cover.add(&filter("+/x"))), ["*.x"]);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn too_many_filters_are_covered_by_their_first_tokens_and_then_by_everything() {
-        let mut cover = Cover::default();
+        let mut cover = SubjectAggregator::default();
         for n in 0..FILTERS_MAX {
             assert_eq!(names(&cover.add(&filter(&format!("d/{n}/x")))).len(), 1);
         }
@@ -250,14 +250,15 @@ mod tests {
 
     #[test]
     fn too_many_first_tokens_are_covered_by_everything() {
-        let mut cover = Cover::default();
+        let mut cover = SubjectAggregator::default();
         let changes: Vec<Change> = (0..=FILTERS_MAX).map(|n| cover.add(&filter(&format!("d{n}/x")))).collect();
         assert_eq!(names(changes.last().unwrap()), [">"]);
     }
 
     #[test]
     fn narrowed_wildcards_never_become_everything() {
-        let narrow = || Cover::new(ClosedTrees::default().with_root_wildcard(RootWildcard::trees(["a", "b/c"])));
+        let narrow =
+            || SubjectAggregator::new(ClosedTrees::default().with_root_wildcard(RootWildcard::trees(["a", "b/c"])));
         let mut cover = narrow();
         assert_eq!(names(&cover.add(&filter("#"))), ["a.>", "a", "b.c.>", "b.c"]);
         assert!(counts(&cover, 0, "b/c/x") && counts(&cover, 1, "a"));

@@ -1,4 +1,4 @@
-//! What NATS is told about this client, see `broker::events`, and what the log is.
+//! What NATS is told about this client, see `account::events`, and what the log is.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     fn tell_event(&self, event: impl FnOnce() -> Event) {
-        self.broker.events.tell(&self.mailbox.client_id, self.broker.node(), event);
+        self.account.events.tell(&self.mailbox.client_id, self.account.node(), event);
     }
 
     /// A publish is refused.
@@ -32,7 +32,7 @@ where
         );
         if refused == Refused::TooLarge {
             let too_large = TooLarge::Message(publication.payload.len());
-            self.broker.tell_size_refusal(&self.mailbox.client_id, too_large);
+            self.account.tell_size_refusal(&self.mailbox.client_id, too_large);
         }
     }
 

@@ -9,7 +9,7 @@ use proto_map::Question;
 use tokio::sync::mpsc;
 
 use super::Requests;
-use crate::account::Broker;
+use crate::account::Account;
 use crate::metrics::DropReason;
 use crate::store::CoreMessage;
 
@@ -17,23 +17,23 @@ use crate::store::CoreMessage;
 const BATCH: usize = 256;
 
 /// Takes care of answers to what others asked, for ever.
-pub(in crate::account) async fn run(broker: Arc<Broker>, mut orphans: mpsc::Receiver<CoreMessage>) {
+pub(in crate::account) async fn run(account: Arc<Account>, mut orphans: mpsc::Receiver<CoreMessage>) {
     let mut batch = Vec::new();
     while orphans.recv_many(&mut batch, BATCH).await > 0 {
         let mut gone = HashMap::new();
         for answer in batch.drain(..) {
-            let Some((asker, question)) = broker.requests.asked(&answer.subject) else { continue };
+            let Some((asker, question)) = account.requests.asked(&answer.subject) else { continue };
             // Asked after the answer came: one that is there now has it, too.
             let is_gone = match gone.get(asker) {
                 Some(&is_gone) => is_gone,
                 None => {
-                    let is_gone = broker.store.core().is_gone(&broker.names.echo_subject(asker)).await;
+                    let is_gone = account.store.core().is_gone(&account.names.echo_subject(asker)).await;
                     gone.insert(asker.to_owned(), is_gone);
                     is_gone
                 }
             };
             if is_gone {
-                broker.requests.pass_on(question, answer.clone());
+                account.requests.pass_on(question, answer.clone());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What NATS clients put into the bucket of retained messages and delete there, `nats kv put` for instance: read behind a
 //! position that is kept in the bucket of sessions. What was published over MQTT says so in a header and is passed over.
 //!
-//! Who reads it, and what becomes of it, is the broker's.
+//! Who reads it, and what becomes of it, is the account's.
 
 use proto_map::{Names, Subject, name, subject_of_unescaped_key};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::retained::{RetainedMessage, retained};
 
 /// What NATS clients do to the retained messages of an account.
 #[derive(Clone, Debug)]
-pub struct Foreign {
+pub struct KvUpdates {
     sessions: Bucket,
     retained: Log,
     names: Names,
@@ -23,7 +23,7 @@ pub struct Foreign {
 
 /// One put, or one deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignPut {
+pub struct KvUpdate {
     /// Its sequence in the bucket.
     pub sequence: u64,
     /// The subject that its key stands for.
@@ -42,7 +42,7 @@ struct Position {
     position: u64,
 }
 
-impl Foreign {
+impl KvUpdates {
     pub(super) const fn new(sessions: Bucket, retained: Log, names: Names) -> Self {
         Self { sessions, retained, names }
     }
@@ -107,9 +107,9 @@ impl ForeignReader {
     ///
     /// # Errors
     /// When JetStream does not answer; the next call tries again.
-    pub async fn next(&mut self) -> Result<Vec<ForeignPut>, Unavailable> {
+    pub async fn next(&mut self) -> Result<Vec<KvUpdate>, Unavailable> {
         let entries = self.scan.next().await?;
-        Ok(entries.into_iter().filter_map(|entry| foreign(&self.names, entry)).collect())
+        Ok(entries.into_iter().filter_map(|entry| kv_updates(&self.names, entry)).collect())
     }
 
     /// Everything below this sequence was read.
@@ -120,7 +120,7 @@ impl ForeignReader {
 
 /// What an entry of the bucket is, when a NATS client wrote it. What the server writes when a message expires is no
 /// deletion: nobody is told of it over MQTT either.
-fn foreign(names: &Names, entry: LogEntry) -> Option<ForeignPut> {
+fn kv_updates(names: &Names, entry: LogEntry) -> Option<KvUpdate> {
     let has = |name| entry.headers.as_ref().is_some_and(|headers| headers::first(headers, name).is_some());
     if has(name::ORIGIN) || has("Nats-Marker-Reason") {
         return None;
@@ -135,5 +135,5 @@ fn foreign(names: &Names, entry: LogEntry) -> Option<ForeignPut> {
         Some(subject) => (subject, false),
         None => (unescaped()?, true),
     };
-    Some(ForeignPut { sequence, subject, is_unescaped, message: retained(entry), stored_at_ms })
+    Some(KvUpdate { sequence, subject, is_unescaped, message: retained(entry), stored_at_ms })
 }
