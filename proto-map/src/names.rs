@@ -1,9 +1,12 @@
 //! The name of every stream, bucket, subject, key and consumer that we make, and back from those that we read. What
 //! the streams are configured with is in `spec`.
 
+mod sessions;
+
 use bytestring::ByteString;
 use sha2::{Digest, Sha256};
 
+pub use self::sessions::SessionSubject;
 use crate::MapError;
 use crate::closed::DEFAULT_SUBJECT_PREFIX;
 use crate::key::{client_key, client_of_key, retained_key, subject_of_retained_key};
@@ -28,28 +31,6 @@ pub struct Names {
     sessions_root: String,
     nodes_root: String,
     keys_root: String,
-}
-
-/// What a subject of the sessions bucket holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionSubject {
-    /// The session record of a client.
-    Record {
-        /// Client identifier.
-        client_id: String,
-    },
-    /// The progress of a client.
-    Progress {
-        /// Client identifier.
-        client_id: String,
-    },
-    /// The marker of a QoS 2 message received from a client and not yet released.
-    Received {
-        /// Client identifier.
-        client_id: String,
-        /// Packet identifier of the message.
-        packet_id: u16,
-    },
 }
 
 impl Names {
@@ -221,80 +202,6 @@ impl Names {
     #[must_use]
     pub fn retained_subjects(&self) -> String {
         format!("{}>", self.retained_root)
-    }
-
-    // Sessions.
-
-    /// A client identifier as a token of a subject.
-    ///
-    /// # Errors
-    /// [`MapError::TooLong`], for which CONNACK has 0x85.
-    pub fn client_key(&self, client_id: &str) -> Result<ByteString, MapError> {
-        // As long as the longest that is made of it, so that none of those is too long.
-        let subject = client_key(&self.sessions_root, client_id, ".progress")?;
-        Ok(ByteString::from(subject.trim_start_matches(self.sessions_root.as_str()).trim_end_matches(".progress")))
-    }
-
-    /// The session record of a client: `$KV.MQTT_sessions.<client>`.
-    ///
-    /// # Errors
-    /// [`MapError::TooLong`], for which CONNACK has 0x85.
-    pub fn session_record(&self, client_id: &str) -> Result<ByteString, MapError> {
-        client_key(&self.sessions_root, client_id, "")
-    }
-
-    /// The progress of a client: `$KV.MQTT_sessions.<client>.progress`.
-    ///
-    /// # Errors
-    /// [`MapError::TooLong`]
-    pub fn session_progress(&self, client_id: &str) -> Result<ByteString, MapError> {
-        client_key(&self.sessions_root, client_id, ".progress")
-    }
-
-    /// Where a client's record is compared without being changed: `$KV.MQTT_sessions.<client>.touched`.
-    ///
-    /// # Errors
-    /// [`MapError::TooLong`]
-    pub fn session_touched(&self, client_id: &str) -> Result<ByteString, MapError> {
-        client_key(&self.sessions_root, client_id, ".touched")
-    }
-
-    /// The marker of a QoS 2 message received from a client: `$KV.MQTT_sessions.<client>.qos2.<packet id>`.
-    ///
-    /// # Errors
-    /// [`MapError::TooLong`]
-    pub fn session_received(&self, client_id: &str, packet_id: u16) -> Result<ByteString, MapError> {
-        client_key(&self.sessions_root, client_id, &format!(".qos2.{packet_id}"))
-    }
-
-    /// The filter of all that belongs to a client except its record: `$KV.MQTT_sessions.<client>.>`.
-    ///
-    /// # Errors
-    /// [`MapError::TooLong`]
-    pub fn session_parts(&self, client_id: &str) -> Result<ByteString, MapError> {
-        client_key(&self.sessions_root, client_id, ".>")
-    }
-
-    /// What a subject of the bucket of sessions holds; `None` when it is not of the bucket or not ours.
-    #[must_use]
-    pub fn strip_session(&self, subject: &str) -> Option<SessionSubject> {
-        let mut tokens = subject.strip_prefix(self.sessions_root.as_str())?.split('.');
-        let client_id = client_of_key(tokens.next()?)?;
-        match (tokens.next(), tokens.next(), tokens.next()) {
-            (None, ..) => Some(SessionSubject::Record { client_id }),
-            (Some("progress"), None, _) => Some(SessionSubject::Progress { client_id }),
-            (Some("qos2"), Some(digits), None) => {
-                let packet_id = digits.parse().ok().filter(|id: &u16| id.to_string() == digits)?;
-                Some(SessionSubject::Received { client_id, packet_id })
-            }
-            _ => None,
-        }
-    }
-
-    /// All of the bucket of sessions: `$KV.MQTT_sessions.>`.
-    #[must_use]
-    pub fn sessions_subjects(&self) -> String {
-        format!("{}>", self.sessions_root)
     }
 
     // Backlogs.

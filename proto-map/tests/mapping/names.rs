@@ -37,6 +37,11 @@ fn default_names_are_those_of_the_design() {
         (names.log_subject(&subject).to_string(), "$NMQ.log.plant.line1.temp"),
         (names.session_record("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1"),
         (names.session_progress("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.progress"),
+        (names.session_page("sensor-1", 9, 3).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.subs.9.3"),
+        (names.session_pages("sensor-1", 9).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.subs.9.*"),
+        (names.all_session_pages(), "$KV.MQTT_sessions.*.subs.*.*"),
+        (names.session_will("sensor-1", 9).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.will.9"),
+        (names.all_session_wills(), "$KV.MQTT_sessions.*.will.*"),
         (names.session_received("sensor-1", 7).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.qos2.7"),
         (names.session_parts("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.>"),
         (names.backlog_subject("esp.kitchen.1").unwrap().to_string(), "$NMQ.backlog.esp=2Ekitchen=2E1"),
@@ -136,12 +141,20 @@ fn session_subjects_say_what_they_hold() {
         let record = names.session_record(&client_id).unwrap();
         let progress = names.session_progress(&client_id).unwrap();
         let received = names.session_received(&client_id, 65_535).unwrap();
+        let (page, will) =
+            (names.session_page(&client_id, u64::MAX, 3).unwrap(), names.session_will(&client_id, 7).unwrap());
+        let expected = SessionSubject::Subscriptions { client_id: client_id.clone(), first_epoch: u64::MAX, page: 3 };
+        assert_eq!(names.strip_session(&page), Some(expected));
+        let expected = SessionSubject::Will { client_id: client_id.clone(), epoch: 7 };
+        assert_eq!(names.strip_session(&will), Some(expected));
         assert_eq!(names.strip_session(&record), Some(SessionSubject::Record { client_id: client_id.clone() }));
         assert_eq!(names.strip_session(&progress), Some(SessionSubject::Progress { client_id: client_id.clone() }));
         let expected = SessionSubject::Received { client_id: client_id.clone(), packet_id: 65_535 };
         assert_eq!(names.strip_session(&received), Some(expected));
         assert!(
-            [&record, &progress, &received].iter().all(|subject| is_tool_key(&subject["$KV.MQTT_sessions.".len()..]))
+            [&record, &progress, &received, &page, &will]
+                .iter()
+                .all(|subject| is_tool_key(&subject["$KV.MQTT_sessions.".len()..]))
         );
         assert_eq!(names.strip_backlog(&names.backlog_subject(&client_id).unwrap()), Some(client_id));
     }
@@ -153,6 +166,15 @@ fn session_subjects_say_what_they_hold() {
         "a.qos2.70000",
         "a.qos2.1.2",
         "a.progress.x",
+        "a.subs",
+        "a.subs.1",
+        "a.subs.1.x",
+        "a.subs.01.1",
+        "a.subs.1.4294967296",
+        "a.subs.1.2.3",
+        "a.will",
+        "a.will.x",
+        "a.will.1.2",
         "a=41",
         "a=4",
         "=GG",
@@ -167,6 +189,11 @@ fn session_subjects_say_what_they_hold() {
 fn a_client_id_is_never_truncated() {
     let names = Names::default();
     assert!(names.session_record(&"a".repeat(3900)).is_ok());
+    // What CONNECT takes has room for every key of its session.
+    let longest = (3_000..4_000).rev().find(|len| names.client_key(&"a".repeat(*len)).is_ok()).unwrap();
+    let longest = "a".repeat(longest);
+    assert!(names.session_page(&longest, u64::MAX, u32::MAX).is_ok() && names.session_will(&longest, u64::MAX).is_ok());
+    assert!(names.session_progress(&longest).is_ok() && names.session_received(&longest, u16::MAX).is_ok());
     assert!(matches!(names.session_record(&"ü".repeat(1000)), Err(MapError::TooLong { .. })));
 }
 

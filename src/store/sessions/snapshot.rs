@@ -101,7 +101,15 @@ impl Shared {
             (Some(SessionSubject::Progress { client_id }), _) => {
                 progress.remove(&client_id);
             }
-            (Some(SessionSubject::Received { .. }) | None, _) => {}
+            (
+                Some(
+                    SessionSubject::Subscriptions { .. }
+                    | SessionSubject::Will { .. }
+                    | SessionSubject::Received { .. },
+                )
+                | None,
+                _,
+            ) => {}
         }
     }
 }
