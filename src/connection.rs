@@ -303,7 +303,7 @@ where
     fn wake_at(&self) -> tokio::time::Instant {
         let lazily = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + LAZY_AGE);
         let record = self.record_pace.due_at(Instant::now());
-        let record = record.filter(|_| self.is_record_dirty && self.writing.is_none() && !self.is_unwritable);
+        let record = record.filter(|_| self.is_write_due() && self.writing.is_none() && !self.is_unwritable);
         let lazily = lazily.into_iter().chain(record).map(tokio::time::Instant::from_std);
         lazily.chain(self.remainder_until()).min().unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }
@@ -339,7 +339,7 @@ where
                 self.retained.forget(request.filters.iter().flatten());
                 for filter in request.filters.iter().flatten() {
                     if let Some(owned) = &mut self.owned {
-                        self.is_record_dirty |= owned.subscriptions.remove(filter).is_some();
+                        owned.subscriptions.remove(filter);
                     }
                 }
                 self.tell_unsubscribed(&request.filters, &reasons);

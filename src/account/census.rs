@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 
-use crate::store::{Gone, SessionRecord, SessionsSink};
+use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink};
 
 /// What is known of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,10 @@ struct Counted {
     sessions: HashMap<u64, Known>,
     lasting: usize,
     away: usize,
+    /// Those that have pages beside their records.
+    paged: HashSet<u64>,
+    /// Such a session is over.
+    leaves_pages: bool,
 }
 
 /// Counts the sessions of the account.
@@ -49,6 +53,11 @@ impl Census {
         (counted.lasting, counted.away)
     }
 
+    /// Whether a session is over since the last call that had pages beside its record, which it may have left.
+    pub(crate) fn take_leaves_pages(&self) -> bool {
+        std::mem::take(&mut self.counted.lock().leaves_pages)
+    }
+
     fn set(&self, client_id: &str, known: Option<Known>) {
         let mut counted = self.counted.lock();
         let token = proto_map::client_token(client_id);
@@ -70,8 +79,17 @@ impl SessionsSink for Census {
         }
     }
 
+    fn page(&self, sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
+        self.counted.lock().paged.insert(proto_map::client_token(client_id));
+        if let Some(next) = &self.next {
+            next.page(sequence, client_id, first_epoch, number, page);
+        }
+    }
+
     fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
         self.set(client_id, None);
+        let had_pages = self.counted.lock().paged.remove(&proto_map::client_token(client_id));
+        self.counted.lock().leaves_pages |= had_pages;
         if let Some(next) = &self.next {
             next.gone(client_id, sequence, why);
         }

@@ -3,8 +3,9 @@
 //! # Layout
 //!
 //! - [`Account`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
-//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `owned`, `records`: a session
-//!   and its record in JetStream; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
+//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `records`: a session and its
+//!   record in JetStream; `owned`, `paged`: what its owner has of it, and where its subscriptions are stored;
+//!   `parts`: what others know of it; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -18,7 +19,7 @@
 //! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
 //!   `doubt`: whether we may have been asked in vain
 //! - `quotas`: how much a client may have; `census`: how many sessions there are
-//! - `vitals`: how all of this is, for metrics
+//! - `vitals`: how all of this is, for metrics; `versions`: whether others write what we can read
 //! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
 //!
@@ -70,7 +71,7 @@ pub(crate) use events::{
 pub(crate) use ownership::lifecycle::Attached;
 pub(crate) use ownership::owned_session::{Claims, OwnedSession};
 pub(crate) use ownership::records::{progress_record, protocol};
-pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, Told};
+pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, SessionError, SessionWritten, Told};
 pub(crate) use publish::size_refusals::{HEADER_ROOM, TooLarge};
 pub(crate) use publish::wait::{Done, PublishWait, wait_for};
 pub(crate) use publish::{Publishing, Refused};

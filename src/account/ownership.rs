@@ -16,10 +16,13 @@ pub(in crate::account) mod lifecycle;
 pub(in crate::account) mod nodes_gone;
 mod orphaned_connects;
 pub(in crate::account) mod owned_session;
+pub(in crate::account) mod paged;
+pub(in crate::account) mod parts;
 mod reclaim;
 mod record;
 pub(in crate::account) mod records;
 pub(in crate::account) mod turns;
+pub(in crate::account) mod versions;
 mod wills;
 
 use std::sync::Arc;
@@ -30,13 +33,13 @@ use mqtt_ownership::{Input, Now, Output, Revision, WillOutcome};
 
 pub(in crate::account) use self::claim::{Abandoned, Ask, Claimed};
 pub(crate) use self::claim::{PeerSocket, Refusal, Told};
-pub(crate) use self::leave::LeaveEnd;
+pub(crate) use self::leave::{LeaveEnd, SessionError, SessionWritten};
 pub(in crate::account) use self::orphaned_connects::OrphanedConnects;
 pub(in crate::account) use self::record::record_of;
 use self::record::{Message, Rest, state_of};
 use crate::account::Account;
 use crate::metrics::WillCause;
-use crate::store::{Arrival, Loaded, ProgressRecord, RECORD_VERSION, Sessions, StoredWill, WriteError};
+use crate::store::{Arrival, Beside, Loaded, ProgressRecord, RECORD_VERSION, Sessions, StoredWill, WriteError};
 
 /// The shortest pause before something is tried again; doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -53,13 +56,20 @@ struct Driver<'a> {
     client_id: &'a ByteString,
     /// Why wills are published.
     cause: WillCause,
+    /// What the session has beside its record, should it end.
+    beside: Beside,
     pause: Duration,
     has_failed: bool,
 }
 
 impl<'a> Driver<'a> {
     const fn new(account: &'a Arc<Account>, client_id: &'a ByteString, cause: WillCause) -> Self {
-        Self { account, client_id, cause, pause: PAUSE_MIN, has_failed: false }
+        Self { account, client_id, cause, beside: Beside::Perhaps, pause: PAUSE_MIN, has_failed: false }
+    }
+
+    /// The same of a session of which it is known what it has beside its record.
+    const fn ending(self, beside: Beside) -> Self {
+        Self { beside, ..self }
     }
 
     /// Does one thing, after a pause when the last one failed.
@@ -109,7 +119,7 @@ impl<'a> Driver<'a> {
                 }
             }
             Output::PutProgress { progress, fence, ttl_s } => self.put_progress(sessions, progress, fence, ttl_s).await,
-            Output::End(fence) => match sessions.end(self.client_id, fence.0).await {
+            Output::End(fence) => match sessions.end(self.client_id, fence.0, self.beside).await {
                 Ok(()) => Input::Written(fence),
                 Err(error) => self.refused(&error),
             },

@@ -109,7 +109,7 @@ where
     fn owed_copy(&self, entry: &LogEntry) -> Option<Outgoing> {
         let message = message_of_backlog(entry, self.account.options.nats_headers)?;
         let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
-        let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
+        let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let takes = |s: &StoredSubscription| {
             s.since < entry.sequence && s.qos_at(entry.sequence) > 0 && !(s.no_local && is_own)
         };

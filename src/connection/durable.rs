@@ -1,6 +1,7 @@
-//! What of a connection is written to JetStream: the record of its session at SUBSCRIBE and UNSUBSCRIBE, its progress
-//! whenever something waits for it and otherwise lazily. One write at a time, each fenced: whoever lost the session
-//! to another connection writes nothing more.
+//! What of a connection is written to JetStream: its subscriptions at SUBSCRIBE and UNSUBSCRIBE, those that are in the
+//! record with that and others with the page that they are in (`account::paged`), and its progress whenever something waits
+//! for it and otherwise lazily. One write at a time, each fenced: whoever lost the session to another connection writes
+//! nothing more.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::{Answered, LAZY_AGE, Written};
-use crate::account::{Outgoing, progress_record};
+use crate::account::{Outgoing, SessionError, SessionWritten, progress_record};
 use crate::store::{Arrival, StoredSubscription, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
@@ -28,22 +29,18 @@ where
             return;
         }
         let sessions = self.account.store.sessions().clone();
-        if self.is_record_dirty {
+        if self.is_write_due() {
             let Some(owned) = &mut self.owned else { return };
             let now = Instant::now();
             if self.record_pace.due_at(now).is_some() {
                 return;
             }
-            self.record_pace.spend(owned.record_len(), now);
-            for stored in owned.subscriptions.values_mut() {
-                stored.retained = stored.retained.filter(|owed| !self.retained.is_done(*owed));
-            }
-            let answers = self.answers_after_record.len();
-            let (record, sequence, account) = (owned.record(), owned.sequence, Arc::clone(&self.account));
-            self.is_record_dirty = false;
-            self.writing = Some(Box::pin(async move {
-                Written::Record(account.amend_session(record, sequence, TRIES).await, answers)
-            }));
+            let is_fence_due = std::mem::take(&mut self.is_record_dirty);
+            let write = owned.begin_write(is_fence_due, |owed| !self.retained.is_done(owed));
+            self.record_pace.spend(write.len, now);
+            let (answers, account) = (self.answers_after_record.len(), Arc::clone(&self.account));
+            self.writing =
+                Some(Box::pin(async move { Written::Session(account.write_session(write, TRIES).await, answers) }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
             let claims = self.claims();
@@ -64,6 +61,11 @@ where
                 Written::Progress(saved.map(|arrival| (version, arrival)))
             }));
         }
+    }
+
+    /// Whether something of the session, beside its progress, is not in JetStream as it is here.
+    pub(super) fn is_write_due(&self) -> bool {
+        self.is_record_dirty || self.owned.as_ref().is_some_and(|owned| owned.subscriptions.is_changed())
     }
 
     fn is_save_due(&mut self) -> bool {
@@ -90,17 +92,7 @@ where
     pub(super) fn written(&mut self, written: Written) {
         self.writing = None;
         match written {
-            Written::Record(Ok(sequence), answers) => {
-                if let Some(owned) = &mut self.owned {
-                    owned.sequence = sequence;
-                }
-                for answer in self.answers_after_record.drain(..answers).collect::<Vec<_>>() {
-                    self.tell(match answer {
-                        Answered::Subscribed(id, reasons) => Input::Subscribed(id, reasons),
-                        Answered::Unsubscribed(id, reasons) => Input::Unsubscribed(id, reasons),
-                    });
-                }
-            }
+            Written::Session(written, answers) => self.session_written(written, answers),
             Written::Progress(Ok((version, arrival))) => {
                 self.is_record_dirty |= arrival == Arrival::Again;
                 self.retained.is_saved();
@@ -108,32 +100,57 @@ where
             }
             // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
             Written::Progress(Err(WriteError::Unavailable { .. })) => self.is_record_dirty = true,
-            // The record of a session that ends with its connection says what it wants, and nobody waits for it.
-            Written::Record(Err(error), _) if !self.session.is_durable() && error != WriteError::Fenced => {
-                self.is_record_dirty = matches!(error, WriteError::Unavailable { .. });
-            }
-            Written::Record(Err(error), _) | Written::Progress(Err(error)) => {
-                if error == WriteError::Fenced {
-                    self.mailbox.withdraw();
-                }
-                self.is_unwritable = true;
-                self.end_by_order(unwritable(&error));
-            }
+            Written::Progress(Err(error)) => self.cannot_write(&error),
         }
     }
 
-    /// Answers now, or once the record is written that has what is answered. A SUBSCRIBE of what is there as it is, as clients
+    fn session_written(&mut self, written: SessionWritten, answers: usize) {
+        let SessionWritten { sequence, unwritten, is_fence_due, result } = written;
+        let Some(owned) = &mut self.owned else { return };
+        owned.sequence = sequence;
+        match result {
+            Ok(()) => {
+                self.is_record_dirty |= is_fence_due;
+                // Behind the last change those are answered as well that came while it was written.
+                let is_all = !owned.subscriptions.is_changed();
+                let answers = if is_all { self.answers_after_record.len() } else { answers };
+                for answer in self.answers_after_record.drain(..answers).collect::<Vec<_>>() {
+                    self.tell(answer.into());
+                }
+            }
+            // The record of a session that ends with its connection says what it wants, and nobody waits for it.
+            Err(SessionError::Record(error) | SessionError::Page(error))
+                if !self.session.is_durable() && error != WriteError::Fenced =>
+            {
+                if matches!(error, WriteError::Unavailable { .. }) {
+                    owned.subscriptions.not_written(unwritten);
+                    self.is_record_dirty = true;
+                }
+            }
+            Err(SessionError::Page(WriteError::Unavailable { .. })) => {
+                owned.subscriptions.not_written(unwritten);
+                self.is_record_dirty = true;
+            }
+            Err(SessionError::Record(error) | SessionError::Page(error)) => self.cannot_write(&error),
+        }
+    }
+
+    fn cannot_write(&mut self, error: &WriteError) {
+        if *error == WriteError::Fenced {
+            self.mailbox.withdraw();
+        }
+        self.is_unwritable = true;
+        self.end_by_order(unwritable(error));
+    }
+
+    /// Answers now, or once what is answered is written. A SUBSCRIBE of what is there as it is, as clients
     /// repeat it with every connection, writes nothing.
     pub(super) fn answer_after_record(&mut self, answer: Answered) {
-        let is_unwritten = self.is_record_dirty || !self.answers_after_record.is_empty();
+        let is_unwritten = self.is_write_due() || !self.answers_after_record.is_empty();
         if self.session.is_durable() && self.owned.is_some() && is_unwritten {
-            self.is_record_dirty = true;
             self.answers_after_record.push_back(answer);
         } else {
-            self.tell(match answer {
-                Answered::Subscribed(id, reasons) => Input::Subscribed(id, reasons),
-                Answered::Unsubscribed(id, reasons) => Input::Unsubscribed(id, reasons),
-            });
+            self.tell(answer.into());
         }
     }
 
@@ -206,7 +223,7 @@ where
     fn as_subscribed(&self, mut outgoing: Outgoing, packet_id: PacketId, place: u64) -> Outgoing {
         let (is_retained, is_shared) = (place >= RETAINED, is_shared(place));
         let topic = &outgoing.message.topic;
-        let all = self.owned.iter().flat_map(|owned| &owned.subscriptions);
+        let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let matching: Vec<&StoredSubscription> =
             all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s).collect();
         let matching = if is_shared { matching } else { self.sent_for(packet_id, matching) };

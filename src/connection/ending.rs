@@ -11,13 +11,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use super::io::{Io, close_socket};
 use super::parts::{End, Eventual, Written};
-use crate::account::{Account, LeaveEnd, Mailbox, Share, progress_record};
+use crate::account::{Account, LeaveEnd, Mailbox, SessionWritten, Share, progress_record};
 use crate::metrics::{DisconnectReason, Metrics, WillCause};
 use crate::store::ProgressRecord;
 
 /// How long a connection stays open whose client has said goodbye, until its will is taken back. Longer than a leader takes
 /// to be elected.
 const TAKE_BACK: Duration = Duration::from_secs(30);
+
+/// Tries that the record is given as a fence of the last pages.
+const TRIES: usize = 2;
 
 impl<S> Connection<S>
 where
@@ -58,6 +61,7 @@ where
         self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.account.forget_subscriptions(&self.mailbox, self.filters.drain());
         self.wakes.wake_all();
+        let is_fence_due = self.is_record_dirty;
         let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.ip());
         let (waiting, writing, owned) = (self.waiting.take(), self.writing.take(), self.owned.take());
         // What is not needed any more stays in its place until the end, as does what is.
@@ -69,11 +73,9 @@ where
             }
             mailbox.set_settled();
         };
-        let last = owned.zip(last_progress).map(|(owned, progress)| LastWrite {
-            account,
-            mailbox,
-            leave: LeaveEnd { owned, progress, expiry_s, will: will_cause(end), remote },
-            writing,
+        let last = owned.zip(last_progress).map(|(owned, progress)| {
+            let leave = LeaveEnd { owned, progress, expiry_s, will: will_cause(end), remote };
+            Box::new(LastWrite { account, mailbox, leave, writing, is_fence_due })
         });
         let is_saved = match last {
             Some(last) if last.takes_back_a_will() => {
@@ -141,6 +143,8 @@ struct LastWrite<'a> {
     leave: LeaveEnd,
     /// A write that is under way: there is one at a time, so it goes first.
     writing: Option<Eventual<Written>>,
+    /// The record is to be written before a page is.
+    is_fence_due: bool,
 }
 
 impl LastWrite<'_> {
@@ -152,15 +156,33 @@ impl LastWrite<'_> {
 
     async fn finish_writing(&mut self) {
         if let Some(writing) = self.writing.take()
-            && let Written::Record(Ok(sequence), _) = writing.await
+            && let Written::Session(written, _) = writing.await
         {
-            self.leave.owned.sequence = sequence;
+            self.session_written(written);
         }
     }
 
+    fn session_written(&mut self, SessionWritten { sequence, unwritten, is_fence_due, .. }: SessionWritten) {
+        self.leave.owned.sequence = sequence;
+        self.leave.owned.subscriptions.not_written(unwritten);
+        self.is_fence_due |= is_fence_due;
+    }
+
+    /// Writes the pages that have changed; what is in the record goes with that. What cannot be written was not answered, or
+    /// is known by other signs when the session goes on.
+    async fn write_pages(&mut self) {
+        let write = self.leave.owned.begin_write(self.is_fence_due, |_| true);
+        let written = self.account.write_session(write, TRIES).await;
+        self.session_written(written);
+    }
+
     /// Returns whether it is done, and not somebody else's.
-    async fn write(mut self) -> bool {
+    async fn write(mut self: Box<Self>) -> bool {
         self.finish_writing().await;
+        // Jobs of their own: most connections end without one, and what comes before can take long.
+        if self.leave.expiry_s > 0 && self.leave.owned.subscriptions.has_changed_pages() {
+            Box::pin(self.write_pages()).await;
+        }
         Box::pin(self.account.leave_session(self.mailbox, self.leave)).await
     }
 }

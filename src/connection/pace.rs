@@ -1,5 +1,5 @@
-//! How fast the record of a session is written: all of it, with every change of its subscriptions. A few bytes of SUBSCRIBE
-//! may be a few hundred kilobytes of JetStream, which every sidecar reads.
+//! How fast the subscriptions of a session are written. A few bytes of SUBSCRIBE are a few kilobytes of JetStream, which every
+//! sidecar reads.
 
 use std::time::{Duration, Instant};
 

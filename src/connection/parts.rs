@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mqtt_codec::{PacketId, ReasonCode};
+use mqtt_session::Input;
 use tokio::time::Instant;
 
-use crate::account::Outgoing;
+use crate::account::{Outgoing, SessionWritten};
 use crate::store::{Arrival, BacklogReader, LogEntry, WriteError};
 
 /// How a connection ended.
@@ -31,7 +32,7 @@ pub(super) type Eventual<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// How old changes get before they are saved without anybody waiting for them.
 pub(super) const LAZY_AGE: Duration = Duration::from_secs(1);
 
-/// An answer that waits until the record of the session is written.
+/// An answer that waits until what is answered is written.
 pub(super) enum Answered {
     /// SUBACK.
     Subscribed(PacketId, Vec<ReasonCode>),
@@ -39,10 +40,19 @@ pub(super) enum Answered {
     Unsubscribed(PacketId, Vec<ReasonCode>),
 }
 
+impl From<Answered> for Input<Outgoing> {
+    fn from(answered: Answered) -> Self {
+        match answered {
+            Answered::Subscribed(id, reasons) => Self::Subscribed(id, reasons),
+            Answered::Unsubscribed(id, reasons) => Self::Unsubscribed(id, reasons),
+        }
+    }
+}
+
 /// A write that ended.
 pub(super) enum Written {
-    /// The record, now with this sequence, and with how many answers waiting for it.
-    Record(Result<u64, WriteError>, usize),
+    /// The record, pages or both, and how many answers wait for it.
+    Session(SessionWritten, usize),
     /// The progress, up to this version, and how it was written.
     Progress(Result<(u64, Arrival), WriteError>),
 }

@@ -77,11 +77,12 @@ where
         // Those of the log before.
         self.backlog = Reading::default();
         if let Some(owned) = &mut self.owned {
-            for stored in owned.subscriptions.values_mut() {
-                stored.since = stored.since.min(next.saturating_sub(1));
-                stored.before = None;
-            }
-            self.is_record_dirty = true;
+            owned.subscriptions.change(|stored| {
+                let since = stored.since.min(next.saturating_sub(1));
+                let has_changed = since < stored.since || stored.before.is_some();
+                (stored.since, stored.before) = (since, None);
+                has_changed
+            });
         }
     }
 

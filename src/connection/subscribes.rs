@@ -60,7 +60,6 @@ where
                     }
                 }
                 owned.subscriptions.insert(filter, stored);
-                self.is_record_dirty = true;
             }
         }
         for (packet_id, reasons) in subscribed.reasons {

@@ -152,6 +152,8 @@ struct ConsumerConfig<'a> {
     opt_start_seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     filter_subject: Option<String>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    filter_subjects: &'a [String],
     ack_policy: &'static str,
     replay_policy: &'static str,
     inactive_threshold: u64,
@@ -276,16 +278,21 @@ impl Api {
         stream: &str,
         name: &str,
         deliver: Deliver<'_>,
-        filter: Option<&str>,
+        filters: &[String],
         headers_only: bool,
         inactive: Duration,
     ) -> Result<ConsumerInfo, ApiFailure> {
-        let filter = filter.map(str::to_owned);
+        let (filter_subject, filter_subjects) = match filters {
+            [] => (None, &[] as &[String]),
+            [filter] => (Some(filter.clone()), &[] as &[String]),
+            filters => (None, filters),
+        };
         let (deliver_policy, opt_start_seq, filter_subject) = match deliver {
-            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1)), filter),
+            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1)), filter_subject),
             // This policy insists on a filter; one that is all of the stream costs nothing.
             Deliver::LastPerSubject(prefix) => {
-                ("last_per_subject", None, Some(filter.unwrap_or_else(|| format!("{prefix}>"))))
+                let all = || filters.is_empty().then(|| format!("{prefix}>"));
+                ("last_per_subject", None, filter_subject.or_else(all))
             }
         };
         let config = ConsumerConfig {
@@ -294,6 +301,7 @@ impl Api {
             deliver_policy,
             opt_start_seq,
             filter_subject,
+            filter_subjects,
             ack_policy: "none",
             replay_policy: "instant",
             inactive_threshold: u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX),
@@ -378,9 +386,13 @@ impl Api {
         self.known_message(stream, sequence, &json!({ "seq": sequence })).await
     }
 
-    /// Removes the messages of a subject up to and including a sequence.
-    pub(crate) async fn purge(&self, stream: &str, subject: &str, through: u64) -> Result<(), ApiFailure> {
-        let body = json!({ "filter": subject, "seq": through.saturating_add(1) }).to_string();
+    /// Removes the messages of a subject, which can have wildcards, up to and including a sequence, or all of them.
+    pub(crate) async fn purge(&self, stream: &str, subject: &str, through: Option<u64>) -> Result<(), ApiFailure> {
+        let body = match through {
+            Some(through) => json!({ "filter": subject, "seq": through.saturating_add(1) }),
+            None => json!({ "filter": subject }),
+        };
+        let body = body.to_string();
         self.call::<IgnoredAny>(&format!("STREAM.PURGE.{stream}"), body).await.map(|_| ())
     }
 

@@ -303,7 +303,7 @@ impl Backlog {
     pub async fn purge(&self, client_id: &str, through: u64) -> Result<(), Unavailable> {
         let Shared { bucket, names, stream, .. } = &*self.shared;
         let subject = names.backlog_subject(client_id).map_err(Unavailable::new)?;
-        Ok(bucket.api.purge(stream, &subject, through).await?)
+        Ok(bucket.api.purge(stream, &subject, Some(through)).await?)
     }
 
     /// Reads the copies of a client whose log sequence is above `after`; `None` when it has no copies at all.

@@ -87,9 +87,9 @@ pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, Ret
 use self::rooms::Rooms;
 pub use self::rooms::StreamRoom;
 pub use self::sessions::{
-    Arrival, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER, ProgressRecord,
-    RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState, Sessions, SessionsScan,
-    SessionsSink, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
+    Arrival, Beside, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
+    PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState,
+    Sessions, SessionsScan, SessionsSink, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
     Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,

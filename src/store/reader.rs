@@ -101,7 +101,7 @@ struct Consumer {
 /// How a consumer is to be made, and what was known of the stream before.
 struct Plan {
     source: Source,
-    filter: Option<String>,
+    filters: Vec<String>,
     headers_only: bool,
     position: u64,
     created: Option<String>,
@@ -130,8 +130,8 @@ pub(crate) struct Reader {
     api: Api,
     link: Link,
     source: Source,
-    /// Only messages of this subject, which can have wildcards. Cheap where few of them are behind the position.
-    filter: Option<String>,
+    /// Only messages of these subjects, which can have wildcards; none: all. Cheap where few of them are behind the position.
+    filters: Vec<String>,
     headers_only: bool,
     /// What is taken of the headers of a message.
     headers: fn(&Message, &LinkCounts) -> Option<Headers>,
@@ -168,7 +168,7 @@ impl Reader {
             api,
             link,
             source,
-            filter: None,
+            filters: Vec::new(),
             headers_only: false,
             headers: headers::incoming,
             state,
@@ -184,9 +184,9 @@ impl Reader {
         }
     }
 
-    /// Reads only messages of a subject, which can have wildcards.
+    /// Reads only messages of a subject, which can have wildcards. Once more: of that one as well.
     pub(crate) fn only(mut self, subject: String) -> Self {
-        self.filter = Some(subject);
+        self.filters.push(subject);
         self
     }
 
@@ -269,7 +269,7 @@ impl Reader {
         if self.opening.is_none() {
             let plan = Plan {
                 source: self.source.clone(),
-                filter: self.filter.clone(),
+                filters: self.filters.clone(),
                 headers_only: self.headers_only,
                 position: self.position,
                 created: self.created.clone(),
@@ -420,8 +420,7 @@ impl Plan {
         let epoch = link.state.borrow().epoch;
         let subscriber = link.client.subscribe(&format!("{inbox}.*"), link.queue_limits());
         let subscriber = subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?;
-        let filter = self.filter.as_deref();
-        let made = api.create_reader(&stream, &name, deliver, filter, self.headers_only, INACTIVE).await?;
+        let made = api.create_reader(&stream, &name, deliver, &self.filters, self.headers_only, INACTIVE).await?;
         let consumer = Consumer {
             name,
             inbox,

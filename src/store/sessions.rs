@@ -1,18 +1,23 @@
-//! Persistent sessions: a record and a progress for each client, under two keys of one bucket.
+//! Persistent sessions: for each client a record, its progress, and pages of subscriptions if it has many, each under a key
+//! of one bucket.
 //!
 //! **Invariant:** only the owner of a session writes it. Its record is replaced by compare-and-swap on the record's own
-//! sequence, and its progress is taken only while the record has the sequence that the writer knows. Whoever takes a session
-//! over writes the record, and the old owner's next write of either is refused: [`WriteError::Fenced`].
+//! sequence, and its progress and its pages are taken only while the record has the sequence that the writer knows. Whoever
+//! takes a session over writes the record, and the old owner's next write of any is refused: [`WriteError::Fenced`].
 //!
 //! ```text
 //!   record ──time to live──▶ marker of the server ─┐
-//!      │                                           ├─ progress and backlog removed ─▶ cleaned marker ─minute─▶ nothing
+//!      │                                           ├─ what is beside it removed ─▶ cleaned marker ─minute─▶ nothing
 //!      └────────end────────▶ deleted marker ───────┘
 //! ```
+//!
+//! **Invariant:** what is written is small, however much a session has: a record holds as many subscriptions as are small
+//! (see `account::paged`), and a page no more than that.
 //!
 //! Not here: who owns a session and when it ends, which is the account's.
 
 mod follower;
+mod pages;
 mod record;
 mod snapshot;
 mod texts;
@@ -25,13 +30,14 @@ use mqtt_ownership::{Epoch, Revision, Trace};
 use proto_map::Names;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink};
 use self::record::Versioned;
 pub use self::record::{
-    InFlightRecord, InFlightRecordState, LastWill, NEVER, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest,
-    RetainedProgress, SessionRecord, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
+    InFlightRecord, InFlightRecordState, LastWill, NEVER, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord,
+    Rest, RetainedProgress, SessionRecord, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
 };
 pub use self::snapshot::SessionState;
 pub(crate) use self::texts::instant;
@@ -53,6 +59,9 @@ const PROGRESS_GONE_TTL_S: u32 = 2 * CLEANED_TTL_S;
 /// How long the mark of [`Sessions::is_last`] stays, seconds.
 const TOUCHED_TTL_S: u32 = 60;
 
+/// Sessions whose pages are read at the same time, with a consumer each; others wait.
+const READERS_MAX: usize = 64;
+
 /// The sessions of an account.
 #[derive(Clone, Debug)]
 pub struct Sessions {
@@ -67,6 +76,8 @@ struct Shared {
     /// For reading all of them: a burst that does not hold up writes.
     readers: Api,
     payload_max: usize,
+    /// Who reads pages.
+    reading: Semaphore,
 }
 
 /// What is known of a client at the leader.
@@ -80,10 +91,28 @@ pub struct Loaded {
     pub newer: Option<u32>,
 }
 
+/// What a session that ends has beside its record and its progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// Something, or nobody knows.
+    Perhaps,
+}
+
+impl Beside {
+    /// Of a session with so many pages.
+    #[must_use]
+    pub const fn pages(pages: u32) -> Self {
+        if pages > 0 { Self::Perhaps } else { Self::Nothing }
+    }
+}
+
 impl Sessions {
     pub(super) fn new(bucket: Bucket, readers: Api, names: Names, payload_max: usize) -> Self {
         let backlog = Head::new(bucket.api.clone(), Arc::from(names.backlog_stream()));
-        Self { shared: Arc::new(Shared { bucket, names, backlog, readers, payload_max }) }
+        let reading = Semaphore::new(READERS_MAX);
+        Self { shared: Arc::new(Shared { bucket, names, backlog, readers, payload_max, reading }) }
     }
 
     /// The session of a client, from the leader.
@@ -201,13 +230,13 @@ impl Sessions {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn end(&self, client_id: &str, fence: u64) -> Result<(), WriteError> {
+    pub async fn end(&self, client_id: &str, fence: u64, beside: Beside) -> Result<(), WriteError> {
         let Shared { names, bucket, .. } = &*self.shared;
         let subject = names.session_record(client_id).map_err(|_| WriteError::TooLarge)?;
         let (value, fence) = (Value::Deleted, Fence::Own(fence));
         let write = Write { subject: &subject, value, fence, ttl_s: Some(DELETED_TTL_S) };
         let marker = bucket.write(&write).await?;
-        if let Err(error) = self.shared.remove_rest(client_id, &subject, marker).await {
+        if let Err(error) = self.shared.remove_rest(client_id, &subject, marker, beside).await {
             tracing::warn!(client_id, %error, "a session was ended, but not all of it could be removed");
         }
         Ok(())
@@ -225,7 +254,7 @@ impl Sessions {
             Some(last) => last.sequence,
             None => 0,
         };
-        self.shared.remove_rest(client_id, &subject, sequence).await
+        self.shared.remove_rest(client_id, &subject, sequence, Beside::Perhaps).await
     }
 }
 
@@ -235,15 +264,29 @@ impl Shared {
         self.bucket.last(&subject).await
     }
 
-    /// Removes progress and backlog, as long as `marker` is the last message of the record's key.
-    async fn remove_rest(&self, client_id: &str, record: &ByteString, marker: u64) -> Result<(), Unavailable> {
+    /// Removes progress, pages and backlog, as long as `marker` is the last message of the record's key.
+    async fn remove_rest(
+        &self,
+        client_id: &str,
+        record: &ByteString,
+        marker: u64,
+        beside: Beside,
+    ) -> Result<(), Unavailable> {
         let progress = self.names.session_progress(client_id).map_err(Unavailable::new)?;
         // What is in the backlog now belongs to the session that is over, if no other one has begun; the next write tells.
         let backlog_end = self.backlog_end().await?;
         let fence = Fence::Of(record, marker);
         let write = Write { subject: &progress, value: Value::Deleted, fence, ttl_s: Some(PROGRESS_GONE_TTL_S) };
-        if !self.is_still_over(self.bucket.write(&write).await)? {
-            return Ok(());
+        let over = match self.bucket.write(&write).await {
+            Ok(sequence) => sequence,
+            // A new session has begun, or somebody else has cleaned up already.
+            Err(WriteError::Fenced) => return Ok(()),
+            Err(error) => return Err(Unavailable::new(error)),
+        };
+        if beside == Beside::Perhaps {
+            // What is below that marker, which stays, is of the session that is over.
+            let parts = self.names.session_parts(client_id).map_err(Unavailable::new)?;
+            self.bucket.api.purge(&self.bucket.stream, &parts, Some(over - 1)).await?;
         }
         if backlog_end > 0 {
             self.purge_backlog(client_id, backlog_end).await?;
@@ -251,18 +294,12 @@ impl Shared {
         if marker > 0 {
             let fence = Fence::Own(marker);
             let write = Write { subject: record, value: Value::Cleaned, fence, ttl_s: Some(CLEANED_TTL_S) };
-            self.is_still_over(self.bucket.write(&write).await)?;
+            match self.bucket.write(&write).await {
+                Ok(_) | Err(WriteError::Fenced) => {}
+                Err(error) => return Err(Unavailable::new(error)),
+            }
         }
         Ok(())
-    }
-
-    /// Whether no new session has begun, or somebody else has cleaned up already.
-    fn is_still_over(&self, result: Result<u64, WriteError>) -> Result<bool, Unavailable> {
-        match result {
-            Ok(_) => Ok(true),
-            Err(WriteError::Fenced) => Ok(false),
-            Err(error) => Err(Unavailable::new(error)),
-        }
     }
 
     /// The last sequence of the backlogs; 0 when there is nothing in them.
@@ -280,7 +317,7 @@ impl Shared {
         let stream = self.names.backlog_stream();
         // A purge costs more than a look, and most sessions have no backlog.
         if self.bucket.api.last_message(&stream, &subject).await?.is_some() {
-            self.bucket.api.purge(&stream, &subject, through).await?;
+            self.bucket.api.purge(&stream, &subject, Some(through)).await?;
         }
         Ok(())
     }

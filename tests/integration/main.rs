@@ -59,6 +59,7 @@ mod retained_resumed;
 mod root_wildcard;
 mod sessions;
 mod sessions_drain;
+mod sessions_large;
 mod sessions_leases;
 mod sessions_past;
 mod sessions_reset;

@@ -51,7 +51,7 @@ async fn a_session_of_a_newer_version_is_left_alone() {
     let world = World::own().await;
     let nats = world.nats.client().await;
     // One that can be read, and one in which a field has another type; both of a sidecar that is gone, with a will.
-    let mut newer = json!({ "version": 2, "client_id": "readable", "epoch": 1, "owner": "gone", "connected": true,
+    let mut newer = json!({ "version": 3, "client_id": "readable", "epoch": 1, "owner": "gone", "connected": true,
         "expiry_s": 60, "disconnected_at": "2020-01-01T00:00:00.000Z", "since": "2020-01-01T00:00:00.000Z",
         "protocol": "5.0", "subscriptions": [], "will": { "topic": "will/newer", "payload": "", "qos": 1 } });
     write(&nats, "readable", &newer).await;

@@ -2,6 +2,7 @@
 //! ambiguous ends right.
 
 mod cluster;
+mod pages;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,9 +12,10 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::future::join_all;
 use nats_mqtt::store::{
-    Arrival, AssetOptions, CoreLimits, CoreMessage, CoreSink, FollowFrom, Gone, InFlightRecord, InFlightRecordState,
-    LeaseState, LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, ProgressRecord, PublisherLimits, PutTarget,
-    RequestError, SessionRecord, Sessions, SessionsSink, Store, StoreOptions, StoredSubscription, WriteError,
+    Arrival, AssetOptions, Beside, CoreLimits, CoreMessage, CoreSink, FollowFrom, Gone, InFlightRecord,
+    InFlightRecordState, LeaseState, LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, PageRecord, ProgressRecord,
+    PublisherLimits, PutTarget, RequestError, SessionRecord, Sessions, SessionsSink, Store, StoreOptions,
+    StoredSubscription, WriteError,
 };
 use proto_map::{Names, SpecOptions, Subject};
 use serde_json::json;
@@ -80,6 +82,10 @@ impl SessionsSink for SessionEvents {
         let _ = self.0.send(format!("{} {}", record.client_id, record.epoch));
     }
 
+    fn page(&self, _sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
+        let _ = self.0.send(format!("{client_id} {first_epoch}/{number} {}", page.subscriptions.len()));
+    }
+
     fn gone(&self, client_id: &str, _sequence: u64, why: Gone) {
         let _ = self.0.send(format!("{client_id} {why:?}"));
     }
@@ -143,7 +149,7 @@ async fn only_the_owner_writes_a_session() {
     // The zombie knows only the first record.
     assert_eq!(a.sessions().put_record(&record(id, 1), first, None).await, Err(WriteError::Fenced));
     assert_eq!(a.sessions().put_progress(id, &progress(1, 99), first, None).await, Err(WriteError::Fenced));
-    assert_eq!(a.sessions().end(id, first).await, Err(WriteError::Fenced));
+    assert_eq!(a.sessions().end(id, first, Beside::Nothing).await, Err(WriteError::Fenced));
     assert_eq!(b.sessions().load_progress(id).await.unwrap(), Some(progress(1, 41)));
     b.sessions().put_progress(id, &progress(2, 50), second, None).await.unwrap();
     b.sessions().put_progress(id, &progress(2, 50), second, None).await.unwrap();
@@ -179,7 +185,7 @@ async fn a_session_that_ends_leaves_nothing_but_an_event() {
     sessions.put_progress("ends", &progress(1, 7), fence, None).await.unwrap();
     backlogged("ends").await;
     backlogged("stays").await;
-    sessions.end("ends", fence).await.unwrap();
+    sessions.end("ends", fence, Beside::Nothing).await.unwrap();
     // A bucket keeps the last message of a key, so what was before it may not be seen.
     while next(&mut events).await != "ends Cleaned" {}
     let after = sessions.load("ends").await.unwrap();
@@ -383,7 +389,7 @@ async fn many_sessions_are_written_beside_each_other() {
     rate("all", since);
 
     let since = Instant::now();
-    let ends = ids.iter().zip(&fences).map(|(id, fence)| store.sessions().end(id, *fence));
+    let ends = ids.iter().zip(&fences).map(|(id, fence)| store.sessions().end(id, *fence, Beside::Nothing));
     assert!(join_all(ends).await.into_iter().all(|end| end.is_ok()));
     rate("end", since);
     assert!(all(store.sessions()).await.is_empty());

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashSet;
 use mqtt_codec::{QoS, TopicFilter, TopicName};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use crate::account::delivery::mailbox::SessionId;
 use crate::account::delivery::subscriptions::{Removed, Subscriptions};
-use crate::store::{Gone, SessionRecord, SessionsSink};
+use crate::account::ownership::parts::Parts;
+use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink, StoredSubscription};
 
 /// Is told which filters somebody wants. Called with the lock held: must not block, and must not ask back.
 pub(crate) trait WantsSink: Send + Sync {
@@ -25,7 +26,7 @@ pub(crate) trait WantsSink: Send + Sync {
 #[derive(Default)]
 struct Held {
     /// By [`proto_map::client_token`].
-    records: HashMap<u64, Box<[TopicFilter]>>,
+    parts: Parts<u64, TopicFilter>,
     here: HashSet<(SessionId, TopicFilter)>,
 }
 
@@ -107,13 +108,18 @@ impl DurableInterest {
         }
     }
 
-    fn set_record(&self, client_id: &str, filters: Vec<TopicFilter>) {
-        let client = proto_map::client_token(client_id);
+    /// A part of a session says this: `known` is what it has said, and `set` keeps what it says now.
+    fn set_part(
+        &self,
+        filters: Vec<TopicFilter>,
+        known: impl FnOnce(&Parts<u64, TopicFilter>) -> &[TopicFilter],
+        set: impl FnOnce(&mut Parts<u64, TopicFilter>, Vec<TopicFilter>) -> Box<[TopicFilter]>,
+    ) {
         let mut held = self.held.lock();
-        if held.records.get(&client).map_or(&[] as &[_], |known| known) == filters {
+        if known(&held.parts) == filters {
             return;
         }
-        let filters: Box<[TopicFilter]> = {
+        let filters: Vec<TopicFilter> = {
             let all = self.filters.read();
             let known = |filter: &TopicFilter| TopicFilter::try_from(all.known(filter)?.clone()).ok();
             filters.into_iter().map(|filter| known(&filter).unwrap_or(filter)).collect()
@@ -122,10 +128,13 @@ impl DurableInterest {
         for filter in &filters {
             self.add(filter);
         }
-        let old = if filters.is_empty() { held.records.remove(&client) } else { held.records.insert(client, filters) };
-        for filter in old.iter().flatten() {
+        for filter in &set(&mut held.parts, filters) {
             self.remove(filter);
         }
+    }
+
+    fn remove_all(&self, filters: &[TopicFilter]) {
+        filters.iter().for_each(|filter| self.remove(filter));
     }
 
     /// Returns whether nobody had it. Called with `held` locked, as [`Self::remove`] is.
@@ -155,18 +164,41 @@ impl DurableInterest {
 
 impl SessionsSink for DurableInterest {
     fn record(&self, _sequence: u64, record: SessionRecord) {
-        let above_0 = record.subscriptions.iter().filter(|s| s.qos > 0);
-        let filters = above_0.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok()).map(|f| unshared(&f));
-        self.set_record(&record.client_id, filters.flatten().collect());
+        let client = proto_map::client_token(&record.client_id);
+        self.set_part(
+            above_0(&record.subscriptions),
+            |parts| parts.record(&client),
+            |parts, filters| parts.set_record(client, filters),
+        );
+        if record.accepted {
+            let mut held = self.held.lock();
+            self.remove_all(&held.parts.take_before(&client, record.first_epoch));
+        }
+    }
+
+    fn page(&self, _sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
+        let client = proto_map::client_token(client_id);
+        self.set_part(
+            above_0(&page.subscriptions),
+            |parts| parts.page(&client, first_epoch, number),
+            |parts, filters| parts.set_page(client, first_epoch, number, filters),
+        );
     }
 
     fn gone(&self, client_id: &str, _sequence: u64, _why: Gone) {
-        self.set_record(client_id, Vec::new());
+        let mut held = self.held.lock();
+        self.remove_all(&held.parts.take(&proto_map::client_token(client_id)));
     }
 
     fn caught_up(&self) {
         self.is_complete.send_replace(true);
     }
+}
+
+/// What somebody wants above QoS 0.
+fn above_0(subscriptions: &[StoredSubscription]) -> Vec<TopicFilter> {
+    let above_0 = subscriptions.iter().filter(|s| s.qos > 0);
+    above_0.filter_map(|s| unshared(&TopicFilter::new(s.filter.as_str()).ok()?)).collect()
 }
 
 /// The filter behind a share name.
@@ -179,7 +211,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::StoredSubscription;
 
     #[derive(Default)]
     struct Told(Mutex<Vec<String>>);
@@ -223,5 +254,29 @@ mod tests {
         wants.gone("c", 4, Gone::Deleted);
         assert!(!wants.matches(&topic("b")));
         assert_eq!(*told.0.lock(), ["+a/+", "+s/#", "+b", "-a/+", "-s/#", "-b"]);
+    }
+    #[test]
+    fn a_page_changes_what_is_in_it_and_goes_with_its_session() {
+        let told = Arc::new(Told::default());
+        let wants = DurableInterest::new(ClosedTrees::default(), Box::new(Arc::clone(&told)));
+        let page = |filters: &[(&str, u8)]| PageRecord {
+            subscriptions: record("c", filters).subscriptions,
+            ..Default::default()
+        };
+        // A snapshot may have it before its record.
+        wants.page(1, "c", 7, 1, page(&[("a", 1), ("b", 0)]));
+        wants.record(2, SessionRecord { first_epoch: 7, ..record("c", &[("r", 1)]) });
+        wants.page(3, "c", 7, 2, page(&[("c", 2)]));
+        wants.page(4, "c", 7, 1, page(&[("b", 1), ("a", 1)]));
+        assert_eq!(std::mem::take(&mut *told.0.lock()), ["+a", "+r", "+c", "+b"]);
+        // A Clean Start may be given up yet; when it was accepted, it is final.
+        wants.record(5, SessionRecord { first_epoch: 9, ..record("c", &[]) });
+        assert_eq!(std::mem::take(&mut *told.0.lock()), ["-r"]);
+        wants.page(6, "c", 9, 1, page(&[("n", 1)]));
+        wants.record(7, SessionRecord { first_epoch: 9, accepted: true, ..record("c", &[]) });
+        assert_eq!(std::mem::take(&mut *told.0.lock()), ["+n", "-b", "-a", "-c"]);
+        wants.gone("c", 8, Gone::Expired);
+        assert_eq!(*told.0.lock(), ["-n"]);
+        assert!(!wants.matches(&TopicName::new("n").unwrap()));
     }
 }

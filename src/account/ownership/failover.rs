@@ -9,7 +9,7 @@ use super::record::{Message, Rest, State, state_of};
 use super::{Driver, Out};
 use crate::account::{Account, Event, EventDisconnect};
 use crate::metrics::WillCause;
-use crate::store::SessionRecord;
+use crate::store::{Beside, SessionRecord};
 
 type Next = Step<Message, Rest, crate::store::ProgressRecord, FailoverOutcome>;
 
@@ -21,9 +21,10 @@ impl Account {
         let remote = record.remote.as_deref().and_then(|remote| remote.parse().ok());
         let lost: Option<Arc<str>> = record.owner.as_deref().filter(|_| record.connected).map(Arc::from);
         let node = self.node().map(|node| NodeId(node.to_string()));
+        let beside = Beside::pages(record.pages);
         let (state, now) = (state_of(record), self.session_time());
         let mut machine = self.orphans.failover(&client_id, state, Revision(sequence), node, now);
-        let mut driver = Driver::new(self, &client_id, WillCause::NodeLost);
+        let mut driver = Driver::new(self, &client_id, WillCause::NodeLost).ending(beside);
         let mut next: Next = machine.begin(self.session_time());
         let mut lost = lost;
         loop {

@@ -7,10 +7,11 @@ use mqtt_ownership::{Amend, AmendOutcome, Leave, LeaveOutcome, Revision, Step};
 
 use super::record::{Message, Rest, state_of};
 use super::{Driver, In};
+use crate::account::Account;
 use crate::account::delivery::mailbox::Mailbox;
-use crate::account::{Account, OwnedSession};
+use crate::account::ownership::owned_session::{OwnedSession, SessionWrite};
 use crate::metrics::WillCause;
-use crate::store::{ProgressRecord, SessionRecord, StoredWill, WriteError};
+use crate::store::{Arrival, Beside, ProgressRecord, SessionRecord, StoredWill, WriteError};
 
 /// What a connection that ends leaves of its session.
 pub(crate) struct LeaveEnd {
@@ -24,6 +25,27 @@ pub(crate) struct LeaveEnd {
     pub(crate) will: Option<WillCause>,
     /// Where its client was.
     pub(crate) remote: IpAddr,
+}
+
+/// What became of a [`SessionWrite`].
+pub(crate) struct SessionWritten {
+    /// The sequence of the record now.
+    pub(crate) sequence: u64,
+    /// Pages that are not written, or nobody knows.
+    pub(crate) unwritten: Vec<u32>,
+    /// The record is to be written before anything else: an attempt to write a page may arrive again.
+    pub(crate) is_fence_due: bool,
+    /// Why something is not written.
+    pub(crate) result: Result<(), SessionError>,
+}
+
+/// What of a session could not be written, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SessionError {
+    /// The record.
+    Record(WriteError),
+    /// A page.
+    Page(WriteError),
 }
 
 impl Account {
@@ -61,8 +83,9 @@ impl Account {
         let LeaveEnd { owned, progress, expiry_s, will, .. } = end;
         let mut record = owned.record();
         record.expiry_s = expiry_s;
+        let beside = Beside::pages(record.pages);
         let mut machine = Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some());
-        let mut driver = Driver::new(self, &mailbox.client_id, cause);
+        let mut driver = Driver::new(self, &mailbox.client_id, cause).ending(beside);
         let mut next = machine.begin(self.session_time());
         loop {
             match next {
@@ -75,6 +98,36 @@ impl Account {
                 Step::Done(outcome) => return outcome,
             }
         }
+    }
+
+    /// Writes what has changed of a session that is ours, one after the other; the record in `tries`.
+    pub(crate) async fn write_session(self: &Arc<Self>, write: SessionWrite, tries: usize) -> SessionWritten {
+        let SessionWrite { client_id, first_epoch, mut sequence, record, pages, .. } = write;
+        let mut unwritten: Vec<u32> = pages.iter().map(|(number, _)| *number).collect();
+        let mut is_fence_due = false;
+        if let Some(record) = record {
+            match self.amend_session(record, sequence, tries).await {
+                Ok(written) => sequence = written,
+                Err(error) => {
+                    let result = Err(SessionError::Record(error));
+                    return SessionWritten { sequence, unwritten, is_fence_due: true, result };
+                }
+            }
+        }
+        for (number, page) in pages {
+            match self.store.sessions().put_page(&client_id, first_epoch, number, &page, sequence).await {
+                Ok(arrival) => {
+                    is_fence_due |= arrival == Arrival::Again;
+                    unwritten.retain(|unwritten| *unwritten != number);
+                }
+                // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
+                Err(error) => {
+                    let result = Err(SessionError::Page(error));
+                    return SessionWritten { sequence, unwritten, is_fence_due: true, result };
+                }
+            }
+        }
+        SessionWritten { sequence, unwritten, is_fence_due, result: Ok(()) }
     }
 
     /// Writes the record of a session that is ours. Returns its sequence.

@@ -9,24 +9,27 @@
 //! Without JetStream a session without a will that ends with its connection goes on without a record; others are refused:
 //! what CONNACK accepts, a session to go on with or a will, is known to others by then.
 
+mod subscriptions;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
-use mqtt_ownership::Stop;
+use mqtt_ownership::{Epoch, Stop};
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
 use crate::account::delivery::mailbox::{Mailbox, Order};
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::ownership::owned_session::{Claims, OwnedSession, SentFor};
+use crate::account::ownership::paged::PagedSubscriptions;
 use crate::account::ownership::records;
 use crate::account::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
 use crate::account::registry::{Entered, Remote};
 use crate::account::{Account, TAKEOVER_PATIENCE};
 use crate::metrics::{Limit, TakenBy};
-use crate::store::{ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, StoredSubscription, Unavailable};
+use crate::store::{Beside, ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, Unavailable};
 
 /// How long a CONNECT that needs a record may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +67,8 @@ struct Claim {
     is_present: bool,
     progress: Progress,
     retained: RetainedProgress,
+    /// The session that it takes the place of had pages, and began in this epoch.
+    leaves_pages_of: Option<Epoch>,
 }
 
 impl Account {
@@ -115,7 +120,12 @@ impl Account {
         };
         registered.settle();
         match claimed {
-            Ok(claim) => Ok(self.enter(mailbox, claim)),
+            Ok(claim) => {
+                if let Some(first_epoch) = claim.leaves_pages_of {
+                    self.forget_pages(&mailbox.client_id, first_epoch);
+                }
+                Ok(self.enter(mailbox, claim))
+            }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {
                 self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox), came);
                 mailbox.set_answered();
@@ -232,16 +242,18 @@ impl Account {
                     Err(_) => return mailbox.give_way(),
                 };
                 let sequence = claimed.revision.0;
-                let record =
+                let mut record =
                     record_of(claimed.state, &|will, epoch| account.name_will(&mailbox.client_id, will, epoch));
-                let (subscriptions, claims, progress_rest) = (HashMap::new(), Claims::default(), Rest::new());
+                record.accepted = true;
+                let subscriptions = PagedSubscriptions::with_pages(record.pages);
+                let (claims, progress_rest) = (Claims::default(), Rest::new());
                 let sent_for = SentFor::default();
                 let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
                 if mailbox.give(owned) {
                     return;
                 }
                 // The connection has ended meanwhile.
-                let ended = account.store.sessions().end(&mailbox.client_id, sequence).await;
+                let ended = account.store.sessions().end(&mailbox.client_id, sequence, Beside::Perhaps).await;
                 tracing::debug!(client_id = &*mailbox.client_id, ?ended, "a record that came too late");
             }
         });
@@ -288,13 +300,15 @@ impl Account {
     async fn resume(self: &Arc<Self>, claimed: Box<Claimed>) -> Result<Claim, Unavailable> {
         let Claimed { state, revision, is_present, progress: handed_over, left } = *claimed;
         let found = left.found.map(|(found, _)| found);
+        let leaves_pages_of = found.as_ref().filter(|found| !is_present && found.rest.pages() > 0);
+        let leaves_pages_of = leaves_pages_of.map(|found| found.first_epoch);
         let client_id = state.rest.client_id().to_owned();
         let mut record = record_of(state, &|will, epoch| self.name_will(&client_id, will, epoch));
         if !is_present && found.as_ref().is_some_and(|found| found.expiry_s > 0) {
             self.forget_backlog(&record.client_id);
         }
         let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at_ms.unwrap_or(found.since_ms));
-        let mut subscriptions = self.still_granted(&record.client_id, std::mem::take(&mut record.subscriptions));
+        let (mut subscriptions, sequence) = self.subscriptions_of(&mut record, revision.0).await?;
         let (mut claims, mut sent_for) = (Claims::default(), SentFor::default());
         let (mut retained, mut progress_rest) = (RetainedProgress::default(), Rest::new());
         let progress = if is_present {
@@ -315,7 +329,10 @@ impl Account {
                     client_id,
                     "a session has read in a log that is gone; it begins with the one that is there"
                 );
-                subscriptions.values_mut().for_each(|s| (s.since, s.before) = (0, None));
+                subscriptions.change(|s| {
+                    (s.since, s.before) = (0, None);
+                    true
+                });
             }
             let mut progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
             if is_of_other_log {
@@ -326,44 +343,17 @@ impl Account {
                 sent_for = records::sent_for(&stored);
                 (retained, progress_rest) = (stored.retained, stored.rest);
             }
-            for subscription in subscriptions.values_mut() {
-                subscription.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
-            }
+            subscriptions.change(|s| {
+                let before = s.since_in.len();
+                s.since_in.retain(|log, _| self.logs.knows(std::iter::once(log)));
+                s.since_in.len() < before
+            });
             progress
         } else {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
-        let owned =
-            Box::new(OwnedSession { record, sequence: revision.0, subscriptions, claims, sent_for, progress_rest });
-        Ok(Claim { owned, is_present, progress, retained })
-    }
-
-    /// The subscriptions of a session that it may have today. **Invariant:** what SUBSCRIBE refuses does not come by a session
-    /// that has it from before: not live, not from a log, the backlog or the retained messages.
-    fn still_granted(
-        &self,
-        client_id: &str,
-        stored: Vec<StoredSubscription>,
-    ) -> HashMap<TopicFilter, StoredSubscription> {
-        let mut granted = HashMap::with_capacity(stored.len());
-        for stored in stored {
-            let Ok(filter) = TopicFilter::new(stored.filter.as_str()) else { continue };
-            match self.judge(&filter) {
-                Ok(()) => {
-                    granted.insert(filter, stored);
-                }
-                Err(reason) => {
-                    let filter = filter.as_str().escape_debug().to_string();
-                    tracing::warn!(
-                        client_id,
-                        filter,
-                        ?reason,
-                        "a subscription of a session is refused today, and is gone"
-                    );
-                }
-            }
-        }
-        granted
+        let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
+        Ok(Claim { owned, is_present, progress, retained, leaves_pages_of })
     }
 
     /// Whether a place is beyond the end of the log that is always there: that of one that was there before.
@@ -379,7 +369,7 @@ impl Account {
     async fn progress_of(
         &self,
         stored: Option<&ProgressRecord>,
-        subscriptions: &HashMap<TopicFilter, StoredSubscription>,
+        subscriptions: &PagedSubscriptions,
         was_there_ms: u64,
     ) -> Result<Progress, Unavailable> {
         let named = subscriptions.values().flat_map(|s| s.since_in.keys());
@@ -406,7 +396,7 @@ impl Account {
     /// or, in one that became a log of its topics later, at the time when it was connected last.
     async fn places_in_other_logs(
         &self,
-        subscriptions: &HashMap<TopicFilter, StoredSubscription>,
+        subscriptions: &PagedSubscriptions,
         cursors: &Cursors,
         was_there_ms: u64,
     ) -> Result<Cursors, Unavailable> {
@@ -436,7 +426,9 @@ impl Account {
 
     /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
     fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
-        let Claim { owned, is_present, progress, retained } = claim;
+        let Claim { mut owned, is_present, progress, retained, .. } = claim;
+        // From now on nobody brings back what it found, as its next record says.
+        owned.record.accepted = true;
         if owned.record.expiry_s > 0 {
             mailbox.expect_backlog();
         }
@@ -445,7 +437,7 @@ impl Account {
             for place in progress.cursors.iter() {
                 mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
             }
-            for (filter, stored) in &owned.subscriptions {
+            for (filter, stored) in owned.subscriptions.iter() {
                 if let Some(share) = records::share(stored) {
                     self.shares.restore(&mailbox, &share);
                     filters.insert(filter.clone());

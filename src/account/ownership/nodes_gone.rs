@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::account::Account;
 use crate::account::delivery::mailbox::Order;
 use crate::account::ownership::dividing;
+use crate::account::ownership::versions;
 use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable};
 
 /// How long to wait before JetStream is asked again.
@@ -53,6 +54,7 @@ impl Account {
         let _follower = strong.store.nodes().follow(Arc::new(NodeDownSink(tx.clone())));
         drop(strong);
         tokio::spawn(look_after(account.clone(), rx));
+        tokio::spawn(versions::say_other_versions(account.clone()));
         loop {
             let Some(strong) = account.upgrade() else { return };
             let node = format!("{:016x}", rand::random::<u64>());

@@ -1,12 +1,13 @@
-//! What a connection holds of its session in JetStream.
+//! What a connection holds of its session in JetStream, and what of it is to be written.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use bytestring::ByteString;
-use mqtt_codec::{PacketId, TopicFilter};
+use mqtt_codec::PacketId;
 
-use crate::store::{Rest, SessionRecord, StoredSubscription};
+use crate::account::ownership::paged::PagedSubscriptions;
+use crate::store::{PageRecord, Rest, SessionRecord, StoredRetained};
 
 /// Messages of shared subscriptions at QoS 2 that are a session's, of which their consumers may not know it: where to tell
 /// them.
@@ -14,6 +15,9 @@ pub(crate) type Claims = HashMap<PacketId, ByteString>;
 
 /// The Subscription Identifiers of messages in flight that are each sent for one subscription.
 pub(crate) type SentFor = HashMap<PacketId, NonZeroU32>;
+
+/// Bytes of a record beside its subscriptions and its will, about.
+const RECORD_LEN: usize = 512;
 
 /// What a connection holds of its session in JetStream.
 #[derive(Clone, Debug)]
@@ -23,7 +27,7 @@ pub(crate) struct OwnedSession {
     /// Its sequence: the fence of every write.
     pub(crate) sequence: u64,
     /// The subscriptions, of a session that outlives its connection.
-    pub(crate) subscriptions: HashMap<TopicFilter, StoredSubscription>,
+    pub(crate) subscriptions: PagedSubscriptions,
     /// What its progress says of shared subscriptions, and they may not know.
     pub(crate) claims: Claims,
     /// Which subscriptions messages in flight were sent for.
@@ -32,21 +36,60 @@ pub(crate) struct OwnedSession {
     pub(crate) progress_rest: Rest,
 }
 
-/// Bytes that a subscription takes in a record beside its filter, about.
-const SUBSCRIPTION_LEN: usize = 64;
+/// What is to be written: the record first, which is the fence of the pages.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionWrite {
+    /// Whose.
+    pub(crate) client_id: String,
+    /// The epoch in which the session began.
+    pub(crate) first_epoch: u64,
+    /// The sequence of the record that is there.
+    pub(crate) sequence: u64,
+    /// The record, if it is to be written.
+    pub(crate) record: Option<SessionRecord>,
+    /// Pages by their numbers.
+    pub(crate) pages: Vec<(u32, PageRecord)>,
+    /// Bytes of all that, about.
+    pub(crate) len: usize,
+}
 
 impl OwnedSession {
-    /// Bytes of the record, about.
-    pub(crate) fn record_len(&self) -> usize {
-        let subscriptions = self.subscriptions.keys().map(|filter| filter.as_str().len() + SUBSCRIPTION_LEN);
-        self.record.will.as_ref().map_or(0, |will| will.size()) + subscriptions.sum::<usize>()
-    }
-
     /// The record as it is to be written.
     pub(crate) fn record(&self) -> SessionRecord {
         let mut record = self.record.clone();
-        record.subscriptions = self.subscriptions.values().cloned().collect();
-        record.subscriptions.sort_unstable_by(|a, b| a.filter.cmp(&b.filter));
+        record.subscriptions = self.subscriptions.inline();
+        record.pages = self.subscriptions.pages();
         record
+    }
+
+    /// What has changed is about to be written, with the record in any case if it `is_fence_due`. `is_owed`: whether retained
+    /// messages have yet to be sent.
+    pub(crate) fn begin_write(&mut self, is_fence_due: bool, is_owed: impl Fn(StoredRetained) -> bool) -> SessionWrite {
+        let (is_record, pages) = self.subscriptions.begin_write();
+        let mut write = SessionWrite {
+            client_id: self.record.client_id.clone(),
+            first_epoch: self.record.first_epoch,
+            sequence: self.sequence,
+            record: None,
+            pages: Vec::with_capacity(pages.len()),
+            len: 0,
+        };
+        // Of those that are written anyway.
+        let tidy = |subscriptions: &mut Vec<crate::store::StoredSubscription>| {
+            subscriptions.iter_mut().for_each(|stored| stored.retained = stored.retained.filter(|owed| is_owed(*owed)));
+        };
+        if is_record || is_fence_due {
+            let mut record = self.record();
+            tidy(&mut record.subscriptions);
+            write.len += self.subscriptions.len_of(0) + RECORD_LEN + record.will.as_ref().map_or(0, |will| will.size());
+            write.record = Some(record);
+        }
+        for number in pages {
+            let mut page = self.subscriptions.page(number);
+            tidy(&mut page.subscriptions);
+            write.len += self.subscriptions.len_of(number);
+            write.pages.push((number, page));
+        }
+        write
     }
 }

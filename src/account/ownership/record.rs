@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use mqtt_ownership::{Epoch, FormerWill, NodeId, Will, WillState};
 
-use crate::store::{LastWill, Rest as Fields, SessionRecord, StoredWill, WillState as StoredWillState};
+use crate::store::{LastWill, RECORD_VERSION, Rest as Fields, SessionRecord, StoredWill, WillState as StoredWillState};
 
 /// What of a record decides.
 pub(crate) type State = mqtt_ownership::State<Message, Rest>;
@@ -57,12 +57,17 @@ impl Rest {
     pub(crate) fn client_id(&self) -> &str {
         &self.0.client_id
     }
+
+    /// How many pages of subscriptions are beside it.
+    pub(crate) const fn pages(&self) -> u32 {
+        self.0.pages
+    }
 }
 
 impl mqtt_ownership::Rest for Rest {
     fn resumed(self, old: &Self) -> Self {
-        let SessionRecord { version, client_id, protocol, remote, .. } = *self.0;
-        Self(Box::new(SessionRecord { version, client_id, protocol, remote, ..(*old.0).clone() }))
+        let SessionRecord { version, client_id, protocol, remote, accepted, .. } = *self.0;
+        Self(Box::new(SessionRecord { version, client_id, protocol, remote, accepted, ..(*old.0).clone() }))
     }
 }
 
@@ -93,8 +98,9 @@ pub(crate) fn stored_will(will: Will<Message>, name: NameWill<'_>, epoch: Epoch)
     StoredWill { delay_s, state, due_at_ms, ..Arc::unwrap_or_clone(message.stored) }
 }
 
-/// What of a record decides, and the rest.
+/// What of a record decides, and the rest. Whoever has it writes it in our version, whichever it was read in.
 pub(crate) fn state_of(mut record: SessionRecord) -> State {
+    record.version = RECORD_VERSION;
     let former = |last: LastWill| FormerWill { epoch: Epoch(last.epoch), will: will_of(last.will, last.rest) };
     State {
         epoch: Epoch(std::mem::take(&mut record.epoch)),

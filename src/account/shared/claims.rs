@@ -11,7 +11,7 @@
 //! So of a QoS 2 message that does not come for the first time the progress of those sessions is read that can have it, and
 //! who has it keeps it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,8 @@ use parking_lot::Mutex;
 
 use super::group::{GroupKey, key_of};
 use super::holders::Holders;
-use crate::store::{Gone, SessionRecord, SessionsSink};
+use crate::account::ownership::parts::Parts;
+use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink, StoredSubscription};
 
 /// The sessions of the account that can have claims: members at QoS 2 that outlive their connections, as their records say.
 pub(crate) struct Claimants {
@@ -35,8 +36,9 @@ pub(crate) struct Claimants {
 
 #[derive(Default)]
 struct Held {
-    members: HashMap<GroupKey, HashSet<String>>,
-    groups: HashMap<String, Vec<GroupKey>>,
+    /// Each as often as a part of its session says so.
+    members: HashMap<GroupKey, HashMap<String, usize>>,
+    groups: Parts<String, GroupKey>,
 }
 
 impl Claimants {
@@ -62,51 +64,73 @@ impl Claimants {
 
     /// Client ids of the sessions that can have claims on messages of a group; `None` while they are not all known.
     pub(super) fn of(&self, key: &GroupKey) -> Option<Vec<String>> {
-        self.are_complete().then(|| self.held.lock().members.get(key).into_iter().flatten().cloned().collect())
+        self.are_complete()
+            .then(|| self.held.lock().members.get(key).into_iter().flat_map(HashMap::keys).cloned().collect())
     }
 
-    fn set(&self, client_id: &str, groups: Vec<GroupKey>) {
+    /// A part of a session says that it is a member of these, and of `old` no more.
+    fn has_set(
+        &self,
+        client_id: &str,
+        groups: &[GroupKey],
+        set: impl FnOnce(&mut Parts<String, GroupKey>) -> Vec<GroupKey>,
+    ) {
         let mut held = self.held.lock();
-        let Held { members, groups: known } = &mut *held;
-        let old = known.get(client_id).map(Vec::as_slice).unwrap_or_default();
-        if old == groups {
-            return;
+        let Held { members, groups: parts } = &mut *held;
+        for key in groups {
+            *members.entry(key.clone()).or_default().entry(client_id.to_owned()).or_default() += 1;
         }
-        for key in old {
-            if let Some(ids) = members.get_mut(key) {
-                ids.remove(client_id);
-                if ids.is_empty() {
-                    members.remove(key);
+        for key in set(parts) {
+            let Some(ids) = members.get_mut(&key) else { continue };
+            if let Some(count) = ids.get_mut(client_id) {
+                *count -= 1;
+                if *count == 0 {
+                    ids.remove(client_id);
                 }
             }
-        }
-        for key in &groups {
-            members.entry(key.clone()).or_default().insert(client_id.to_owned());
-        }
-        if groups.is_empty() {
-            known.remove(client_id);
-        } else {
-            known.insert(client_id.to_owned(), groups);
+            if ids.is_empty() {
+                members.remove(&key);
+            }
         }
     }
 }
 
+/// The groups of shared subscriptions, of those that `is_it`.
+fn groups(subscriptions: &[StoredSubscription], is_it: impl Fn(&StoredSubscription) -> bool) -> Vec<GroupKey> {
+    let shared = subscriptions.iter().filter(|s| s.filter.starts_with('$') && is_it(s));
+    shared.filter_map(|s| key_of(&TopicFilter::new(s.filter.as_str()).ok()?)).collect()
+}
+
 impl SessionsSink for Claimants {
     fn record(&self, sequence: u64, record: SessionRecord) {
-        let shared = record.subscriptions.iter().filter(|s| s.filter.starts_with('$'));
-        let shared = shared.filter_map(|s| key_of(&TopicFilter::new(s.filter.as_str()).ok()?));
-        self.holders.lock().set(&record.client_id, shared.collect());
-        let at_qos_2 = record.subscriptions.iter().filter(|s| s.qos == 2 && record.expiry_s > 0);
-        let filters = at_qos_2.filter_map(|s| TopicFilter::new(s.filter.as_str()).ok());
-        self.set(&record.client_id, filters.filter_map(|filter| key_of(&filter)).collect());
+        let client_id = record.client_id.as_str();
+        let before = record.accepted.then_some(record.first_epoch);
+        self.holders.lock().set(client_id, groups(&record.subscriptions, |_| true), before);
+        let at_qos_2 = groups(&record.subscriptions, |s| s.qos == 2 && record.expiry_s > 0);
+        self.has_set(client_id, &at_qos_2, |parts| {
+            let mut old = parts.set_record(client_id.to_owned(), at_qos_2.clone()).into_vec();
+            old.extend(before.map(|first_epoch| parts.take_before(client_id, first_epoch)).into_iter().flatten());
+            old
+        });
         if let Some(next) = &self.next {
             next.record(sequence, record);
         }
     }
 
+    fn page(&self, sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
+        self.holders.lock().set_page(client_id, first_epoch, number, groups(&page.subscriptions, |_| true));
+        let at_qos_2 = groups(&page.subscriptions, |s| s.qos == 2);
+        self.has_set(client_id, &at_qos_2, |parts| {
+            parts.set_page(client_id.to_owned(), first_epoch, number, at_qos_2.clone()).into_vec()
+        });
+        if let Some(next) = &self.next {
+            next.page(sequence, client_id, first_epoch, number, page);
+        }
+    }
+
     fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
-        self.set(client_id, Vec::new());
-        self.holders.lock().set(client_id, Vec::new());
+        self.has_set(client_id, &[], |parts| parts.take(client_id));
+        self.holders.lock().forget(client_id);
         if let Some(next) = &self.next {
             next.gone(client_id, sequence, why);
         }

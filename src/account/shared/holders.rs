@@ -4,26 +4,45 @@
 use std::collections::HashMap;
 
 use super::group::GroupKey;
+use crate::account::ownership::parts::Parts;
 
-/// By client id, what each holds; and how many hold each.
+/// By client id, what each holds; and how many parts of sessions hold each.
 #[derive(Default)]
 pub(super) struct Holders {
-    groups: HashMap<String, Vec<GroupKey>>,
+    groups: Parts<String, GroupKey>,
     counts: HashMap<GroupKey, usize>,
 }
 
 impl Holders {
-    /// A session holds these.
-    pub(super) fn set(&mut self, client_id: &str, groups: Vec<GroupKey>) {
-        for key in &groups {
+    /// The record of a session holds these; `before`: the pages of sessions that began before this epoch are of no use.
+    pub(super) fn set(&mut self, client_id: &str, groups: Vec<GroupKey>, before: Option<u64>) {
+        self.add(&groups);
+        let mut old = self.groups.set_record(client_id.to_owned(), groups).into_vec();
+        old.extend(before.map(|first_epoch| self.groups.take_before(client_id, first_epoch)).into_iter().flatten());
+        self.remove(old);
+    }
+
+    /// A page beside it holds these.
+    pub(super) fn set_page(&mut self, client_id: &str, first_epoch: u64, number: u32, groups: Vec<GroupKey>) {
+        self.add(&groups);
+        let old = self.groups.set_page(client_id.to_owned(), first_epoch, number, groups);
+        self.remove(old.into_vec());
+    }
+
+    /// A session holds nothing any more.
+    pub(super) fn forget(&mut self, client_id: &str) {
+        let old = self.groups.take(client_id);
+        self.remove(old);
+    }
+
+    fn add(&mut self, groups: &[GroupKey]) {
+        for key in groups {
             *self.counts.entry(key.clone()).or_default() += 1;
         }
-        let old = if groups.is_empty() {
-            self.groups.remove(client_id)
-        } else {
-            self.groups.insert(client_id.to_owned(), groups)
-        };
-        for key in old.unwrap_or_default() {
+    }
+
+    fn remove(&mut self, groups: Vec<GroupKey>) {
+        for key in groups {
             if let Some(count) = self.counts.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {

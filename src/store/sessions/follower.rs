@@ -1,14 +1,15 @@
-//! Reading the records of all sessions: once, or for as long as somebody follows them.
+//! Reading the records of all sessions, and the subscriptions beside them: once, or for as long as somebody follows them.
 //!
 //! Progress is under keys of its own, which the server leaves out: it changes often, and nobody but the owner reads it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto_map::SessionSubject;
 use tokio::task::JoinHandle;
 
-use super::{SessionRecord, Sessions, Shared, parsed};
+use super::{PageRecord, SessionRecord, Sessions, Shared, parsed};
 use crate::store::bucket::Content;
 use crate::store::entry::LogEntry;
 use crate::store::error::Unavailable;
@@ -44,7 +45,12 @@ pub trait SessionsSink: Send + Sync {
     /// A record was written.
     fn record(&self, sequence: u64, record: SessionRecord);
 
-    /// The record is gone; the marker in its place has this sequence.
+    /// Subscriptions beside the record were written: a page of them, of the session that began in this epoch. They are its own
+    /// as long as [`SessionRecord::first_epoch`] says so. A snapshot may have them before the record.
+    fn page(&self, _sequence: u64, _client_id: &str, _first_epoch: u64, _number: u32, _page: PageRecord) {}
+
+    /// The record is gone, and what is beside it of no use; the marker in its place has this sequence. Said as well, before
+    /// [`Self::caught_up`], of what was beside a record of which there is nothing any more.
     fn gone(&self, client_id: &str, sequence: u64, why: Gone);
 
     /// What was there when following began has been given.
@@ -85,10 +91,12 @@ impl Drop for Following {
 /// What an entry of the bucket says.
 enum Event {
     Record(SessionRecord),
+    Page(String, u64, u32, PageRecord),
     Gone(String, Gone),
 }
 
 impl Shared {
+    /// Of the records.
     fn reader(&self, last_per_subject: bool, position: u64) -> Reader {
         let subjects = self.names.sessions_subjects();
         let root = subjects.trim_end_matches('>');
@@ -100,15 +108,29 @@ impl Shared {
             pace: Pace { batch: 2_048, bytes: (4 << 20).max(self.payload_max + (64 << 10)), overlap: true },
         };
         let link = self.readers.link.clone();
-        Reader::new(self.readers.clone(), link, source, position).only(format!("{root}*"))
+        Reader::new(self.readers.clone(), link, source, position).only(self.names.session_records())
+    }
+
+    /// Of the records, and the subscriptions beside them.
+    fn follower(&self, last_per_subject: bool, position: u64) -> Reader {
+        self.reader(last_per_subject, position).only(self.names.all_session_pages())
     }
 
     fn event(&self, entry: LogEntry) -> Option<Event> {
-        let Some(SessionSubject::Record { client_id }) = self.names.strip_session(entry.stream_subject()) else {
-            return None;
+        let subject = self.names.strip_session(entry.stream_subject());
+        let content = Content::of(&entry.headers.unwrap_or_default(), entry.payload);
+        let client_id = match subject? {
+            SessionSubject::Record { client_id } => client_id,
+            SessionSubject::Subscriptions { client_id, first_epoch, page } => {
+                let subscriptions = match content {
+                    Content::Value(value) => parsed(&client_id, &value)?,
+                    Content::Expired | Content::Deleted | Content::Cleaned => PageRecord::default(),
+                };
+                return Some(Event::Page(client_id, first_epoch, page, subscriptions));
+            }
+            _ => return None,
         };
-        let headers = entry.headers.unwrap_or_default();
-        Some(match Content::of(&headers, entry.payload) {
+        Some(match content {
             Content::Value(value) => Event::Record(parsed(&client_id, &value)?),
             Content::Expired => Event::Gone(client_id, Gone::Expired),
             Content::Deleted => Event::Gone(client_id, Gone::Deleted),
@@ -116,10 +138,10 @@ impl Shared {
         })
     }
 
-    /// Gives the last message of every record's key, until nothing is behind. Returns the sequence from which on the rest
+    /// Gives the last message of every key that is followed, until nothing is behind. Returns the sequence from which on the rest
     /// follows.
     async fn snapshot(&self, mut give: impl FnMut(u64, Event)) -> Result<u64, Unavailable> {
-        let mut reader = self.reader(true, 1);
+        let mut reader = self.follower(true, 1);
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut rest = 1;
         loop {
@@ -173,21 +195,57 @@ impl SessionsScan {
             let sequence = entry.sequence;
             match shared.event(entry)? {
                 Event::Record(record) => Some((sequence, record)),
-                Event::Gone(..) => None,
+                Event::Page(..) | Event::Gone(..) => None,
             }
         };
         Ok(Some(self.batch.drain(..).filter_map(record).collect()))
     }
 }
 
+/// Clients that have pages and no record, in what is given of a snapshot.
+#[derive(Default)]
+struct Orphans {
+    /// By [`proto_map::client_token`].
+    records: HashSet<u64>,
+    paged: HashSet<String>,
+}
+
+impl Orphans {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Record(record) => _ = self.records.insert(proto_map::client_token(&record.client_id)),
+            Event::Page(client_id, ..) if self.paged.contains(client_id) => {}
+            Event::Page(client_id, ..) => _ = self.paged.insert(client_id.clone()),
+            Event::Gone(client_id, _) => _ = self.records.remove(&proto_map::client_token(client_id)),
+        }
+    }
+
+    fn ids(self) -> impl Iterator<Item = String> {
+        let Self { records, paged } = self;
+        paged.into_iter().filter(move |client_id| !records.contains(&proto_map::client_token(client_id)))
+    }
+}
+
 pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn SessionsSink>) {
     let give = |sequence, event| match event {
         Event::Record(record) => sink.record(sequence, record),
+        Event::Page(client_id, first_epoch, number, page) => sink.page(sequence, &client_id, first_epoch, number, page),
         Event::Gone(client_id, why) => sink.gone(&client_id, sequence, why),
     };
     let position = loop {
         let begin = match from {
-            FollowFrom::Everything => shared.snapshot(give).await,
+            FollowFrom::Everything => {
+                let mut orphans = Orphans::default();
+                let snapshot = shared.snapshot(|sequence, event| {
+                    orphans.note(&event);
+                    give(sequence, event);
+                });
+                let snapshot = snapshot.await;
+                if let Ok(rest) = &snapshot {
+                    orphans.ids().for_each(|client_id| sink.gone(&client_id, rest - 1, Gone::Expired));
+                }
+                snapshot
+            }
             FollowFrom::Now => {
                 let state = shared.readers.stream_state(&shared.bucket.stream).await;
                 state.map(|state| state.last_seq + 1).map_err(Unavailable::from)
@@ -199,7 +257,7 @@ pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn Ses
         }
     };
     sink.caught_up();
-    let mut reader = shared.reader(false, position);
+    let mut reader = shared.follower(false, position);
     let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
         match reader.next(&mut batch, BATCH_MAX).await {

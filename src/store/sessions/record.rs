@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::texts::{base64_bytes, instant, maybe_base64_bytes, maybe_instant};
 
 /// Version of what is written here. A new field that older versions may overlook is not a new version.
-pub const RECORD_VERSION: u32 = 1;
+///
+/// 1 had all subscriptions in the record. It is read, and never written: its owner's next write makes it 2.
+pub const RECORD_VERSION: u32 = 2;
 /// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
 
@@ -56,8 +58,15 @@ pub struct SessionRecord {
     /// When the client left; milliseconds since the epoch.
     #[serde(rename = "disconnected_at", with = "maybe_instant", skip_serializing_if = "Option::is_none")]
     pub disconnected_at_ms: Option<u64>,
-    /// Subscriptions.
+    /// Subscriptions, as many as are small; the others are in pages beside it.
     pub subscriptions: Vec<StoredSubscription>,
+    /// How many pages it has. They are numbered from 1 on, and one that was made stays until the session ends.
+    #[serde(skip_serializing_if = "is_default")]
+    pub pages: u32,
+    /// The last CONNECT was accepted, as the first write behind that says: nobody brings back what it found, and the pages of a
+    /// session before are of no use.
+    #[serde(skip_serializing_if = "is_default")]
+    pub accepted: bool,
     /// The will that is still to be published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub will: Option<StoredWill>,
@@ -79,6 +88,32 @@ impl Versioned for SessionRecord {
 }
 
 impl Versioned for ProgressRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+/// Subscriptions of a session beside its record, a page of them: it is written whenever one of them changes, and nothing else
+/// is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PageRecord {
+    /// [`RECORD_VERSION`] of whoever wrote it.
+    pub version: u32,
+    /// Subscriptions.
+    pub subscriptions: Vec<StoredSubscription>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+impl Default for PageRecord {
+    fn default() -> Self {
+        Self { version: RECORD_VERSION, subscriptions: Vec::new(), rest: Rest::new() }
+    }
+}
+
+impl Versioned for PageRecord {
     fn version(&self) -> u32 {
         self.version
     }
@@ -139,6 +174,8 @@ impl Default for SessionRecord {
             expiry_s: 0,
             disconnected_at_ms: None,
             subscriptions: Vec::new(),
+            pages: 0,
+            accepted: false,
             will: None,
             last_wills: Vec::new(),
             handover_from: Vec::new(),

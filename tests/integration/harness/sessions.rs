@@ -1,6 +1,8 @@
 //! Persistent sessions: how clients ask for them, what JetStream holds of them, and signals that stop a sidecar short
 //! of killing it.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use mqtt_codec::{Ack, Disconnect, Packet, PacketId, PacketType, Publish, ReasonCode, Version};
 use proto_map::Names;
@@ -105,6 +107,31 @@ pub(crate) async fn record(nats: &async_nats::Client, client_id: &str) -> Option
 /// The same of its progress.
 pub(crate) async fn progress(nats: &async_nats::Client, client_id: &str) -> Option<(u64, Value)> {
     value(nats, &Names::default().session_progress(client_id).expect("a key")).await
+}
+
+/// What is under keys beside the record and the progress of a client: `kind` is `subs` or `will`; by the rest of the key.
+pub(crate) async fn beside(nats: &async_nats::Client, client_id: &str, kind: &str) -> BTreeMap<String, Value> {
+    let names = Names::default();
+    let root = format!("{}.{kind}.", names.session_record(client_id).expect("a key"));
+    let what = format!("STREAM.INFO.{}", names.sessions_stream());
+    let info = js_api(nats, &what, &json!({ "subjects_filter": format!("{root}>") })).await;
+    let mut beside = BTreeMap::new();
+    for subject in info["state"]["subjects"].as_object().into_iter().flatten().map(|(subject, _)| subject) {
+        if let Some((_, value)) = value(nats, subject).await {
+            beside.insert(subject.trim_start_matches(&root).to_owned(), value);
+        }
+    }
+    beside
+}
+
+/// The subscriptions of a session, those in its record and those beside it.
+pub(crate) async fn subscriptions(nats: &async_nats::Client, client_id: &str) -> Vec<Value> {
+    let (_, record) = record(nats, client_id).await.expect("a record");
+    let own = format!("{}.", record["first_epoch"]);
+    let pages = beside(nats, client_id, "subs").await;
+    let pages = pages.into_iter().filter(|(key, _)| key.starts_with(&own)).map(|(_, page)| page);
+    let in_each = [record].into_iter().chain(pages);
+    in_each.flat_map(|part| part["subscriptions"].as_array().cloned().unwrap_or_default()).collect()
 }
 
 async fn value(nats: &async_nats::Client, subject: &str) -> Option<(u64, Value)> {

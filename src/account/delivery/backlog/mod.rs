@@ -139,6 +139,8 @@ struct Writer {
     /// Copies above the position may be there already: of a pass that did not end.
     is_doubtful: bool,
     swept_at: Instant,
+    /// When pages of subscriptions were looked for that nobody has any more.
+    pages_swept_at: Option<Instant>,
     /// The first message above the position and when it was stored, once it is known.
     oldest: Option<(u64, u64)>,
     overtaken: u64,
@@ -165,7 +167,8 @@ enum Failure {
 impl Writer {
     fn new(account: Weak<Account>, term: u64) -> Self {
         let swept_at = Instant::now();
-        Self { account, term, position: None, is_doubtful: true, swept_at, oldest: None, overtaken: 0 }
+        let (position, oldest, pages_swept_at) = (None, None, None);
+        Self { account, term, position, is_doubtful: true, swept_at, pages_swept_at, oldest, overtaken: 0 }
     }
 
     /// Runs until the account is gone.
@@ -207,6 +210,7 @@ impl Writer {
 
     /// Looks at the log, and copies what is due. Returns when to look again; `None` when more may be due already.
     async fn turn(&mut self, account: &Arc<Account>) -> Result<Option<Look>, Failure> {
+        Box::pin(self.sweep_pages(account)).await;
         let log = account.store.backlog().log_info().await?;
         let position = self.position(account, &log).await?;
         if log.first > position + 1 && position > self.overtaken && log.messages > 0 {
@@ -225,6 +229,24 @@ impl Writer {
         };
         self.pass(account, position, horizon, log.last).await?;
         Ok(None)
+    }
+
+    /// Removes the pages of sessions that are over, when one is, and now and then for those of which nobody has heard.
+    async fn sweep_pages(&mut self, account: &Account) {
+        let leaves_pages = account.census.take_leaves_pages();
+        if !leaves_pages && self.pages_swept_at.is_some_and(|at| at.elapsed() < SWEEP_IDLE) {
+            return;
+        }
+        match account.store.sessions().sweep().await {
+            Ok(removed) => {
+                self.pages_swept_at = Some(Instant::now());
+                tracing::debug!(removed, "pages of sessions that are over");
+            }
+            Err(error) => {
+                self.pages_swept_at = None;
+                tracing::debug!(%error, "pages of sessions that are over are left to the next sweep");
+            }
+        }
     }
 
     /// Up to where the log is copied.

@@ -1,7 +1,7 @@
 //! Which subscriptions of SUBSCRIBE packets may be made, judged before anything of them is: each filter by itself, and by what
 //! the client has already.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Once;
 
 use bytestring::ByteString;
@@ -13,21 +13,19 @@ use crate::account::Account;
 use crate::account::delivery::mailbox::Mailbox;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::owned_session::OwnedSession;
+use crate::account::ownership::paged::PagedSubscriptions;
 use crate::account::ownership::records;
 use crate::account::quotas::Quotas;
 use crate::account::shared::NewShare;
 use crate::metrics::Limit;
 use crate::store::{StoredRetained, StoredSubscription};
 
-/// Room that is left in a message for what a record has beside its subscriptions, headers included, in bytes. Numbers in it
-/// grow as well.
-const RECORD_ROOM: usize = 32 * 1024;
+/// Room that is left in a message beside a subscription, headers included, in bytes. What is in it grows as well.
+const MESSAGE_ROOM: usize = 4 * 1024;
 
-/// What of a session's record its subscriptions take.
+/// What a session's subscriptions take in JetStream.
 pub(crate) struct RecordRoom<'a> {
-    stored: &'a HashMap<TopicFilter, StoredSubscription>,
-    /// Bytes of the rest.
-    rest: usize,
+    stored: &'a PagedSubscriptions,
     /// QoS 0 is stored too.
     is_durable: bool,
 }
@@ -35,18 +33,16 @@ pub(crate) struct RecordRoom<'a> {
 impl<'a> RecordRoom<'a> {
     /// Of a session that has a record; `is_durable`: it outlives its connection.
     pub(crate) fn new(owned: &'a OwnedSession, is_durable: bool) -> Self {
-        let rest = serde_json::to_vec(&owned.record).map_or(0, |json| json.len());
-        Self { stored: &owned.subscriptions, rest, is_durable }
+        Self { stored: &owned.subscriptions, is_durable }
     }
 
     fn is_stored(&self, qos: QoS) -> bool {
         self.is_durable || qos > QoS::AtMostOnce
     }
 
-    /// Bytes that are left for more subscriptions, in messages of at most `max_payload` bytes.
-    fn left(&self, quotas: &Quotas, max_payload: usize) -> usize {
-        let used: usize = self.stored.values().map(StoredSubscription::stored_len).sum();
-        quotas.session_size.min(max_payload.saturating_sub(RECORD_ROOM + self.rest)).saturating_sub(used)
+    /// Bytes that are left for more subscriptions.
+    fn left(&self, quotas: &Quotas) -> usize {
+        quotas.session_size.saturating_sub(self.stored.stored_len())
     }
 }
 
@@ -55,7 +51,9 @@ struct Room<'a> {
     groups: usize,
     record: Option<RecordRoom<'a>>,
     record_left: usize,
-    /// Filters of these packets that take room in the record.
+    /// Bytes that one may take.
+    each: usize,
+    /// Filters of these packets that take room.
     taken: HashSet<TopicFilter>,
 }
 
@@ -73,7 +71,8 @@ impl Account {
         let groups = filters.iter().filter(|filter| filter.is_shared()).count();
         let mut room = Room {
             groups: quotas.groups_per_client.saturating_sub(groups),
-            record_left: record.as_ref().map_or(0, |record| record.left(quotas, self.store.core().max_payload())),
+            record_left: record.as_ref().map_or(0, |record| record.left(quotas)),
+            each: self.store.core().max_payload().saturating_sub(MESSAGE_ROOM),
             record,
             taken: HashSet::new(),
         };
@@ -220,7 +219,7 @@ impl Account {
 }
 
 impl Room<'_> {
-    /// Takes room in the record for a subscription that is not there yet.
+    /// Takes room for a subscription that is not there yet.
     fn take(
         &mut self,
         filter: &TopicFilter,
@@ -228,10 +227,11 @@ impl Room<'_> {
         stored: impl FnOnce() -> StoredSubscription,
     ) -> Result<(), Limit> {
         let Some(record) = self.record.as_ref().filter(|record| record.is_stored(qos)) else { return Ok(()) };
-        if record.stored.contains_key(filter) || self.taken.contains(filter) {
+        if record.stored.get(filter).is_some() || self.taken.contains(filter) {
             return Ok(());
         }
-        let left = self.record_left.checked_sub(stored().stored_len()).ok_or(Limit::SessionSize)?;
+        let len = Some(stored().stored_len()).filter(|len| *len <= self.each);
+        let left = len.and_then(|len| self.record_left.checked_sub(len)).ok_or(Limit::SessionSize)?;
         self.record_left = left;
         self.taken.insert(filter.clone());
         Ok(())

@@ -1,0 +1,68 @@
+//! The subscriptions of a session that is ours: from its record and the pages beside it, as far as it may have them today.
+
+use mqtt_codec::TopicFilter;
+use mqtt_ownership::Epoch;
+
+use super::Account;
+use crate::account::ownership::paged::PagedSubscriptions;
+use crate::store::{SessionRecord, Unavailable, WriteError};
+
+/// Tries of a write that turns what version 1 has written into what is written today.
+const TRIES: usize = 3;
+
+impl Account {
+    /// The subscriptions of a session whose record we have written, with this sequence; and the sequence that it has now.
+    pub(super) async fn subscriptions_of(
+        self: &std::sync::Arc<Self>,
+        record: &mut SessionRecord,
+        sequence: u64,
+    ) -> Result<(PagedSubscriptions, u64), Unavailable> {
+        let pages = match record.pages {
+            0 => std::collections::BTreeMap::new(),
+            _ => self.store.sessions().load_pages(&record.client_id, record.first_epoch, sequence).await?,
+        };
+        let inline = std::mem::take(&mut record.subscriptions);
+        let client_id = record.client_id.as_str();
+        let mut subscriptions =
+            PagedSubscriptions::load(inline.clone(), pages, record.pages, |filter| self.is_granted(client_id, filter));
+        if !subscriptions.spill() {
+            return Ok((subscriptions, sequence));
+        }
+        // At each moment every subscription is stored: see there.
+        tracing::info!(client_id, pages = subscriptions.pages(), "the record of a session is divided");
+        let unavailable = |error: WriteError| Unavailable { reason: error.to_string() };
+        let whole = SessionRecord { subscriptions: inline, pages: subscriptions.pages(), ..record.clone() };
+        let mut sequence = self.amend_session(whole, sequence, TRIES).await.map_err(unavailable)?;
+        let (_, pages) = subscriptions.begin_write();
+        for number in pages {
+            let page = subscriptions.page(number);
+            let put = self.store.sessions().put_page(client_id, record.first_epoch, number, &page, sequence).await;
+            put.map_err(unavailable)?;
+        }
+        record.pages = subscriptions.pages();
+        let rest = SessionRecord { subscriptions: subscriptions.inline(), ..record.clone() };
+        sequence = self.amend_session(rest, sequence, TRIES).await.map_err(unavailable)?;
+        Ok((subscriptions, sequence))
+    }
+
+    /// Whether a session may have a subscription today. **Invariant:** what SUBSCRIBE refuses does not come by a session that
+    /// has it from before: not live, not from a log, the backlog or the retained messages.
+    fn is_granted(&self, client_id: &str, filter: &TopicFilter) -> bool {
+        let judged = self.judge(filter);
+        if let Err(reason) = judged {
+            let filter = filter.as_str().escape_debug().to_string();
+            tracing::warn!(client_id, filter, ?reason, "a subscription of a session is refused today, and is gone");
+        }
+        judged.is_ok()
+    }
+
+    /// A session is over for good whose place another one has taken: its pages are removed. What fails here is found again.
+    pub(super) fn forget_pages(&self, client_id: &str, first_epoch: Epoch) {
+        let (sessions, client_id) = (self.store.sessions().clone(), client_id.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = sessions.remove_pages(&client_id, first_epoch.0).await {
+                tracing::debug!(client_id, %error, "the pages of a session are left to the next sweep");
+            }
+        });
+    }
+}
