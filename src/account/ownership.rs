@@ -26,6 +26,7 @@ pub(in crate::account) mod versions;
 mod wills;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -35,11 +36,13 @@ pub(in crate::account) use self::claim::{Abandoned, Ask, Claimed};
 pub(crate) use self::claim::{PeerSocket, Refusal, Told};
 pub(crate) use self::leave::{LeaveEnd, SessionError, SessionWritten};
 pub(in crate::account) use self::orphaned_connects::OrphanedConnects;
-pub(in crate::account) use self::record::record_of;
-use self::record::{Message, Rest, state_of};
+use self::record::{Message, Rest, State, messages, state_of};
+pub(in crate::account) use self::record::{record_of, wills_beside};
 use crate::account::Account;
 use crate::metrics::WillCause;
-use crate::store::{Arrival, Beside, Loaded, ProgressRecord, RECORD_VERSION, Sessions, StoredWill, WriteError};
+use crate::store::{
+    Arrival, Beside, Loaded, ProgressRecord, RECORD_VERSION, SessionRecord, Sessions, StoredWill, WriteError,
+};
 
 /// The shortest pause before something is tried again; doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -56,20 +59,31 @@ struct Driver<'a> {
     client_id: &'a ByteString,
     /// Why wills are published.
     cause: WillCause,
-    /// What the session has beside its record, should it end.
+    /// Whether the session has pages, should it end.
     beside: Beside,
+    /// Wills beside the record, to be removed behind the first record that does not name them, or behind its end.
+    wills: Vec<u64>,
     pause: Duration,
     has_failed: bool,
 }
 
 impl<'a> Driver<'a> {
     const fn new(account: &'a Arc<Account>, client_id: &'a ByteString, cause: WillCause) -> Self {
-        Self { account, client_id, cause, beside: Beside::Perhaps, pause: PAUSE_MIN, has_failed: false }
+        Self {
+            account,
+            client_id,
+            cause,
+            beside: Beside::Perhaps,
+            wills: Vec::new(),
+            pause: PAUSE_MIN,
+            has_failed: false,
+        }
     }
 
-    /// The same of a session of which it is known what it has beside its record.
-    const fn ending(self, beside: Beside) -> Self {
-        Self { beside, ..self }
+    /// The same of a session that is over with its connection, or so far: what its record, as it is now, has beside it is
+    /// removed when it is of no use any more.
+    fn finishing(self, record: &SessionRecord) -> Self {
+        Self { beside: Beside::pages(record.pages), wills: record.wills_beside().collect(), ..self }
     }
 
     /// Does one thing, after a pause when the last one failed.
@@ -82,8 +96,17 @@ impl<'a> Driver<'a> {
         } else {
             self.pause = PAUSE_MIN;
         }
+        let named = match &output {
+            Output::Put { state, .. } => wills_beside(state),
+            // Of a session that is over.
+            _ => Vec::new(),
+        };
         // The machine and its driver wait for it, and need not be as large as the largest of what there is to do.
         let input = Box::pin(self.carry_out(output)).await;
+        if matches!(input, Input::Written(_)) {
+            let done: Vec<u64> = self.wills.extract_if(.., |number| !named.contains(number)).collect();
+            self.account.forget_wills(self.client_id, done);
+        }
         let is_failure = |outcome: &WillOutcome| *outcome != WillOutcome::Done;
         self.has_failed = match &input {
             Input::NotNow => true,
@@ -111,6 +134,9 @@ impl<'a> Driver<'a> {
             },
             Output::Put { state, expected } => {
                 let ttl_s = state.ttl_s(self.account.session_time().earliest_ms);
+                if let Err(error) = self.put_wills(&state).await {
+                    return self.refused(&error);
+                }
                 let name = |will: &StoredWill, epoch| self.account.name_will(self.client_id, will, epoch);
                 let record = record_of(*state, &name);
                 match sessions.put_record(&record, expected.0, ttl_s).await {
@@ -144,6 +170,17 @@ impl<'a> Driver<'a> {
                 Input::Time
             }
         }
+    }
+
+    /// Stores the wills that a record is to name.
+    async fn put_wills(&self, state: &State) -> Result<(), WriteError> {
+        for whole in messages(state).filter_map(Message::whole) {
+            if !whole.is_stored.load(Ordering::Relaxed) {
+                self.account.store.sessions().put_will(self.client_id, whole.number, &whole.will).await?;
+                whole.is_stored.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     async fn put_progress(

@@ -391,7 +391,7 @@ impl Write<'_> {
 }
 
 impl Last {
-    fn of_stored(stored: StoredMessageBody) -> Result<Self, Unavailable> {
+    pub(crate) fn of_stored(stored: StoredMessageBody) -> Result<Self, Unavailable> {
         let headers = stored.headers()?;
         Ok(Self {
             sequence: stored.seq,

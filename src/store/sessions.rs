@@ -20,7 +20,11 @@ mod follower;
 mod pages;
 mod record;
 mod snapshot;
+mod sweep;
 mod texts;
+mod version;
+mod will;
+mod wills;
 
 use std::sync::Arc;
 
@@ -34,13 +38,15 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink};
-use self::record::Versioned;
 pub use self::record::{
-    InFlightRecord, InFlightRecordState, LastWill, NEVER, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord,
-    Rest, RetainedProgress, SessionRecord, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
+    InFlightRecord, InFlightRecordState, LastWill, NEVER, PageRecord, ProgressRecord, ReceivedRecord, RetainedProgress,
+    SessionRecord, StoredBefore, StoredRetained, StoredSubscription,
 };
 pub use self::snapshot::SessionState;
 pub(crate) use self::texts::instant;
+use self::version::Versioned;
+pub use self::version::{RECORD_VERSION, Rest};
+pub use self::will::{StoredWill, WillState};
 use super::api::{Api, STREAM_NOT_FOUND};
 pub use super::bucket::Arrival;
 use super::bucket::{Bucket, Content, Fence, Last, Value, WRITE_WITHIN, Write, new_write_id};
@@ -91,12 +97,12 @@ pub struct Loaded {
     pub newer: Option<u32>,
 }
 
-/// What a session that ends has beside its record and its progress.
+/// Which pages a session that ends has beside its record and its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
-    /// Nothing.
+    /// None.
     Nothing,
-    /// Something, or nobody knows.
+    /// Some, or nobody knows.
     Perhaps,
 }
 
@@ -284,9 +290,9 @@ impl Shared {
             Err(error) => return Err(Unavailable::new(error)),
         };
         if beside == Beside::Perhaps {
-            // What is below that marker, which stays, is of the session that is over.
-            let parts = self.names.session_parts(client_id).map_err(Unavailable::new)?;
-            self.bucket.api.purge(&self.bucket.stream, &parts, Some(over - 1)).await?;
+            // Pages below that marker are of sessions that are over: none is written before its record. A will is.
+            let pages = self.names.client_pages(client_id).map_err(Unavailable::new)?;
+            self.bucket.api.purge(&self.bucket.stream, &pages, Some(over)).await?;
         }
         if backlog_end > 0 {
             self.purge_backlog(client_id, backlog_end).await?;

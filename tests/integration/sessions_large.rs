@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use async_nats::Client as Nats;
 use futures_util::StreamExt as _;
-use mqtt_codec::{ReasonCode, SubscribeEntry, TopicFilter};
+use mqtt_codec::{MessageProperties, ReasonCode, SubscribeEntry, TopicFilter};
 use serde_json::{Value, json};
 
 use crate::harness::sessions::{beside, record, subscriptions};
-use crate::harness::{Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, msg, settle};
+use crate::harness::{
+    Client, Ended, Message, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, msg, settle, shown,
+};
 
 const LONG: u32 = 3_600;
 
@@ -261,4 +263,51 @@ async fn what_a_session_with_pages_is_owed_waits_in_its_backlog() {
     assert!(client.is_resumed());
     assert_eq!(client.receive_shown().await, format!("{} owed qos1", topic(999)));
     assert_eq!(client.receive_shown().await, format!("{} and not qos1", topic(998)));
+}
+
+/// Its record is small all the same, and the whole of it is published by whoever is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_will_is_beside_the_record_for_as_long_as_it_may_be_published() {
+    let mut world = World::own().await;
+    let nats = world.nats.client().await;
+    let mut watcher = world.b.v5("watch").await;
+    watcher.subscribe("will/#", 1).await;
+    let will = |text: &str| {
+        let user_properties = vec![("colour".into(), "c".repeat(2_000).into())];
+        let properties = Some(Box::new(MessageProperties { user_properties, ..MessageProperties::default() }));
+        Message { properties, ..msg(&format!("will/{text}"), text.repeat(2_000)).qos(1) }
+    };
+    let wills = async |id: &str| beside(&nats, id, "will").await.len();
+    let options = |text: &str, delay_s| durable("dying").delayed_will(will(text), delay_s);
+
+    // Taken back by a goodbye, and cancelled by the next connection.
+    let client = world.a.connect(options("goodbye", 0)).await;
+    let (_, now) = record(&nats, "dying").await.unwrap();
+    assert!(now.to_string().len() < 1_024, "{now}");
+    assert_eq!((wills("dying").await, &now["will"]["topic"]), (1, &json!("")));
+    client.goodbye().await;
+    eventually("the will is removed", async || wills("dying").await == 0).await;
+    world.a.connect(options("cancelled", LONG)).await.reset();
+    eventually("its connection has ended", async || record(&nats, "dying").await.unwrap().1["connected"] == false)
+        .await;
+    assert_eq!(wills("dying").await, 1);
+    let mut client = world.a.connect(options("killed", 0)).await;
+    eventually("that of the connection before is removed", async || wills("dying").await == 1).await;
+    client.subscribe("plain", 1).await;
+
+    // Its sidecar is killed: the other one has it from the bucket alone.
+    world.a.kill();
+    let publish = watcher.receive().await;
+    assert!(shown(&publish).starts_with("will/killed killedkilled"));
+    assert_eq!(publish.payload.len(), 12_000);
+    let properties = publish.properties.expect("properties").user_properties;
+    assert!(properties.iter().any(|(name, value)| &**name == "colour" && value.len() == 2_000));
+    eventually("the will is removed", async || wills("dying").await == 0).await;
+
+    // A session that ends with its connection.
+    let client = world.b.connect(Options::v5("brief").will(will("brief"))).await;
+    assert_eq!(wills("brief").await, 1);
+    client.reset();
+    assert_eq!(watcher.receive().await.payload.len(), 10_000);
+    eventually("nothing is left", async || wills("brief").await == 0 && record(&nats, "brief").await.is_none()).await;
 }

@@ -32,8 +32,8 @@ pub enum SessionSubject {
     Will {
         /// Client identifier.
         client_id: String,
-        /// The epoch of the connection.
-        epoch: u64,
+        /// A number that no other one has.
+        number: u64,
     },
     /// The marker of a QoS 2 message received from a client and not yet released.
     Received {
@@ -90,6 +90,14 @@ impl Names {
         client_key(&self.sessions_root, client_id, &format!(".subs.{first_epoch}.*"))
     }
 
+    /// The filter of all pages of all sessions of a client: `$KV.MQTT_sessions.<client>.subs.>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`]
+    pub fn client_pages(&self, client_id: &str) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, ".subs.>")
+    }
+
     /// The filter of the pages of all sessions: `$KV.MQTT_sessions.*.subs.*.*`.
     #[must_use]
     pub fn all_session_pages(&self) -> String {
@@ -102,12 +110,12 @@ impl Names {
         format!("{}*", self.sessions_root)
     }
 
-    /// The will of a connection that has no room in the record: `$KV.MQTT_sessions.<client>.will.<epoch>`.
+    /// The will of a connection that has no room in the record: `$KV.MQTT_sessions.<client>.will.<number>`.
     ///
     /// # Errors
     /// [`MapError::TooLong`]
-    pub fn session_will(&self, client_id: &str, epoch: u64) -> Result<ByteString, MapError> {
-        client_key(&self.sessions_root, client_id, &format!(".will.{epoch}"))
+    pub fn session_will(&self, client_id: &str, number: u64) -> Result<ByteString, MapError> {
+        client_key(&self.sessions_root, client_id, &format!(".will.{number}"))
     }
 
     /// The filter of the wills of all sessions: `$KV.MQTT_sessions.*.will.*`.
@@ -152,7 +160,7 @@ impl Names {
                 let (first_epoch, page) = (number(epoch)?, number(page)?);
                 Some(SessionSubject::Subscriptions { client_id, first_epoch, page })
             }
-            (Some("will"), Some(epoch), None, _) => Some(SessionSubject::Will { client_id, epoch: number(epoch)? }),
+            (Some("will"), Some(digits), None, _) => Some(SessionSubject::Will { client_id, number: number(digits)? }),
             (Some("qos2"), Some(digits), None, _) => {
                 Some(SessionSubject::Received { client_id, packet_id: number(digits)? })
             }

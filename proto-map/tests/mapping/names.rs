@@ -39,6 +39,7 @@ fn default_names_are_those_of_the_design() {
         (names.session_progress("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.progress"),
         (names.session_page("sensor-1", 9, 3).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.subs.9.3"),
         (names.session_pages("sensor-1", 9).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.subs.9.*"),
+        (names.client_pages("sensor-1").unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.subs.>"),
         (names.all_session_pages(), "$KV.MQTT_sessions.*.subs.*.*"),
         (names.session_will("sensor-1", 9).unwrap().to_string(), "$KV.MQTT_sessions.sensor-1.will.9"),
         (names.all_session_wills(), "$KV.MQTT_sessions.*.will.*"),
@@ -145,7 +146,7 @@ fn session_subjects_say_what_they_hold() {
             (names.session_page(&client_id, u64::MAX, 3).unwrap(), names.session_will(&client_id, 7).unwrap());
         let expected = SessionSubject::Subscriptions { client_id: client_id.clone(), first_epoch: u64::MAX, page: 3 };
         assert_eq!(names.strip_session(&page), Some(expected));
-        let expected = SessionSubject::Will { client_id: client_id.clone(), epoch: 7 };
+        let expected = SessionSubject::Will { client_id: client_id.clone(), number: 7 };
         assert_eq!(names.strip_session(&will), Some(expected));
         assert_eq!(names.strip_session(&record), Some(SessionSubject::Record { client_id: client_id.clone() }));
         assert_eq!(names.strip_session(&progress), Some(SessionSubject::Progress { client_id: client_id.clone() }));

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use mqtt_ownership::{Failover, FailoverOutcome, NodeId, Output, Revision, Step};
 
-use super::record::{Message, Rest, State, state_of};
+use super::record::{Message, Rest, State, state_of, wills_beside};
 use super::{Driver, Out};
 use crate::account::{Account, Event, EventDisconnect};
 use crate::metrics::WillCause;
-use crate::store::{Beside, SessionRecord};
+use crate::store::SessionRecord;
 
 type Next = Step<Message, Rest, crate::store::ProgressRecord, FailoverOutcome>;
 
@@ -21,10 +21,9 @@ impl Account {
         let remote = record.remote.as_deref().and_then(|remote| remote.parse().ok());
         let lost: Option<Arc<str>> = record.owner.as_deref().filter(|_| record.connected).map(Arc::from);
         let node = self.node().map(|node| NodeId(node.to_string()));
-        let beside = Beside::pages(record.pages);
+        let mut driver = Driver::new(self, &client_id, WillCause::NodeLost).finishing(&record);
         let (state, now) = (state_of(record), self.session_time());
         let mut machine = self.orphans.failover(&client_id, state, Revision(sequence), node, now);
-        let mut driver = Driver::new(self, &client_id, WillCause::NodeLost).ending(beside);
         let mut next: Next = machine.begin(self.session_time());
         let mut lost = lost;
         loop {
@@ -38,7 +37,9 @@ impl Account {
             match next {
                 // Whoever waits for us to be through waits for what is due now as well.
                 Step::Do(Output::Wait(until_ms)) if until_ms > self.session_time().earliest_ms => {
-                    self.finish_session(client_id, machine, Output::Wait(until_ms), WillCause::NodeLost);
+                    let wills = std::mem::take(&mut driver.wills);
+                    let client_id = client_id.clone();
+                    self.finish_session(client_id, machine, Output::Wait(until_ms), WillCause::NodeLost, wills);
                     return true;
                 }
                 Step::Do(output) => {
@@ -58,10 +59,11 @@ impl Account {
         revision: Revision,
         cause: WillCause,
     ) {
+        let wills = wills_beside(&state);
         let mut machine = Failover::due(state, revision);
         let first: Next = machine.begin(self.session_time());
         if let Step::Do(output) = first {
-            self.finish_session(client_id, machine, output, cause);
+            self.finish_session(client_id, machine, output, cause, wills);
         }
     }
 
@@ -72,10 +74,11 @@ impl Account {
         mut machine: Failover<Message, Rest>,
         mut output: Out,
         cause: WillCause,
+        wills: Vec<u64>,
     ) {
         let account = Arc::clone(self);
         tokio::spawn(async move {
-            let mut driver = Driver::new(&account, &client_id, cause);
+            let mut driver = Driver { wills, ..Driver::new(&account, &client_id, cause) };
             let mut room = None;
             loop {
                 // While it waits for its time it takes none.

@@ -11,7 +11,7 @@ use crate::account::Account;
 use crate::account::delivery::mailbox::Mailbox;
 use crate::account::ownership::owned_session::{OwnedSession, SessionWrite};
 use crate::metrics::WillCause;
-use crate::store::{Arrival, Beside, ProgressRecord, SessionRecord, StoredWill, WriteError};
+use crate::store::{Arrival, ProgressRecord, SessionRecord, StoredWill, WriteError};
 
 /// What a connection that ends leaves of its session.
 pub(crate) struct LeaveEnd {
@@ -83,9 +83,8 @@ impl Account {
         let LeaveEnd { owned, progress, expiry_s, will, .. } = end;
         let mut record = owned.record();
         record.expiry_s = expiry_s;
-        let beside = Beside::pages(record.pages);
+        let mut driver = Driver::new(self, &mailbox.client_id, cause).finishing(&record);
         let mut machine = Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some());
-        let mut driver = Driver::new(self, &mailbox.client_id, cause).ending(beside);
         let mut next = machine.begin(self.session_time());
         loop {
             match next {

@@ -25,7 +25,7 @@ use crate::account::delivery::retained::RetainedCursor;
 use crate::account::ownership::owned_session::{Claims, OwnedSession, SentFor};
 use crate::account::ownership::paged::PagedSubscriptions;
 use crate::account::ownership::records;
-use crate::account::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of};
+use crate::account::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of, wills_beside};
 use crate::account::registry::{Entered, Remote};
 use crate::account::{Account, TAKEOVER_PATIENCE};
 use crate::metrics::{Limit, TakenBy};
@@ -69,6 +69,8 @@ struct Claim {
     retained: RetainedProgress,
     /// The session that it takes the place of had pages, and began in this epoch.
     leaves_pages_of: Option<Epoch>,
+    /// Wills of connections before that are done with.
+    leaves_wills: Vec<u64>,
 }
 
 impl Account {
@@ -124,6 +126,7 @@ impl Account {
                 if let Some(first_epoch) = claim.leaves_pages_of {
                     self.forget_pages(&mailbox.client_id, first_epoch);
                 }
+                self.forget_wills(&mailbox.client_id, claim.leaves_wills.clone());
                 Ok(self.enter(mailbox, claim))
             }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {
@@ -302,6 +305,9 @@ impl Account {
         let found = left.found.map(|(found, _)| found);
         let leaves_pages_of = found.as_ref().filter(|found| !is_present && found.rest.pages() > 0);
         let leaves_pages_of = leaves_pages_of.map(|found| found.first_epoch);
+        let mut leaves_wills = found.as_ref().map(wills_beside).unwrap_or_default();
+        let named = wills_beside(&state);
+        leaves_wills.retain(|number| !named.contains(number));
         let client_id = state.rest.client_id().to_owned();
         let mut record = record_of(state, &|will, epoch| self.name_will(&client_id, will, epoch));
         if !is_present && found.as_ref().is_some_and(|found| found.expiry_s > 0) {
@@ -353,7 +359,7 @@ impl Account {
             Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
         };
         let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
-        Ok(Claim { owned, is_present, progress, retained, leaves_pages_of })
+        Ok(Claim { owned, is_present, progress, retained, leaves_pages_of, leaves_wills })
     }
 
     /// Whether a place is beyond the end of the log that is always there: that of one that was there before.

@@ -267,7 +267,7 @@ async fn look_after(account: Weak<Account>, mut gone: mpsc::Receiver<()>) {
             // Whoever is gone by now is found.
             while gone.try_recv().is_ok() {}
             let Some(strong) = account.upgrade() else { return };
-            let looked = strong.adopt_all(look, &done).await;
+            let looked = Box::pin(strong.adopt_all(look, &done)).await;
             drop(strong);
             let pause = match looked {
                 Ok(()) => {

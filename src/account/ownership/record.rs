@@ -1,5 +1,6 @@
 //! Between a record as it is stored and what of it decides about ownership. The rest goes where the session goes.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use mqtt_ownership::{Epoch, FormerWill, NodeId, Will, WillState};
@@ -18,12 +19,31 @@ pub(crate) struct Message {
     id: Arc<OnceLock<String>>,
     /// What a newer version has added beside it, in the list of former wills.
     beside: Fields,
+    /// The whole of a large one that came with a CONNECT here.
+    whole: Option<Arc<Whole>>,
+}
+
+/// A will that its record has no room for.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) number: u64,
+    pub(super) will: StoredWill,
+    /// It is there for the record to name it.
+    pub(super) is_stored: AtomicBool,
 }
 
 impl Message {
     /// That of a CONNECT.
-    pub(crate) fn new(stored: StoredWill) -> Self {
-        Self { stored: Arc::new(stored), ..Self::default() }
+    pub(crate) fn new(will: StoredWill) -> Self {
+        let number = rand::random::<u64>();
+        let (stored, whole) = will.divided(number);
+        let whole = whole.map(|will| Arc::new(Whole { number, will, is_stored: AtomicBool::new(false) }));
+        Self { stored: Arc::new(stored), whole, ..Self::default() }
+    }
+
+    /// The whole of it, if it came with a CONNECT here and its record has no room for it.
+    pub(super) fn whole(&self) -> Option<&Whole> {
+        self.whole.as_deref()
     }
 }
 
@@ -78,7 +98,12 @@ fn will_of(stored: StoredWill, beside: Fields) -> Will<Message> {
         StoredWillState::Firing { id, .. } => (WillState::Firing, OnceLock::from(id.clone())),
     };
     let stored = StoredWill { state: StoredWillState::Armed, due_at_ms: None, ..stored };
-    Will { delay_s, state, due_at_ms, message: Message { stored: Arc::new(stored), id: Arc::new(id), beside } }
+    Will {
+        delay_s,
+        state,
+        due_at_ms,
+        message: Message { stored: Arc::new(stored), id: Arc::new(id), beside, whole: None },
+    }
 }
 
 /// Makes the message id of a will, by the epoch of its connection.
@@ -115,6 +140,17 @@ pub(crate) fn state_of(mut record: SessionRecord) -> State {
         handover_from: std::mem::take(&mut record.handover_from).into_iter().map(NodeId).collect(),
         rest: Rest(Box::new(record)),
     }
+}
+
+/// The wills of a state.
+pub(super) fn messages(state: &State) -> impl Iterator<Item = &Message> {
+    let former = state.former_wills.iter().map(|former| &former.will);
+    state.will.iter().chain(former).map(|will| &will.message)
+}
+
+/// The numbers of its wills that are beside the record.
+pub(crate) fn wills_beside(state: &State) -> Vec<u64> {
+    messages(state).filter_map(|message| message.stored.body).collect()
 }
 
 /// The record of a state.

@@ -207,6 +207,7 @@ pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<Stored
         state: WillState::Armed,
         due_at_ms: None,
         since: log_sequence,
+        body: None,
         rest: Rest::new(),
     })
 }

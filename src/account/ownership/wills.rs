@@ -14,9 +14,37 @@ use crate::account::ownership::records;
 use crate::account::ownership::records::WILL_NUMBER;
 use crate::account::publish::Publishing;
 use crate::metrics::WillCause;
-use crate::store::{StoredWill, WillState};
+use crate::store::{StoredWill, Unavailable, WillState};
 
 impl Account {
+    /// A will with what of it is beside the record; `None` when that is not there.
+    async fn whole_will(
+        &self,
+        client_id: &str,
+        message: &Message,
+        stored: StoredWill,
+    ) -> Result<Option<StoredWill>, Unavailable> {
+        let whole = match (stored.body, message.whole()) {
+            (None, _) => return Ok(Some(stored)),
+            (Some(_), Some(whole)) => Some(whole.will.clone()),
+            (Some(number), None) => self.store.sessions().load_will(client_id, number).await?,
+        };
+        Ok(whole.map(|whole| stored.with_body(whole)))
+    }
+
+    /// Removes wills that are done with. What fails here is found again.
+    pub(in crate::account) fn forget_wills(&self, client_id: &str, numbers: Vec<u64>) {
+        if numbers.is_empty() {
+            return;
+        }
+        let (sessions, client_id) = (self.store.sessions().clone(), client_id.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = sessions.remove_wills(&client_id, &numbers).await {
+                tracing::debug!(client_id, %error, "a will that is done with is left to the next sweep");
+            }
+        });
+    }
+
     /// The message id of a will, by the epoch of its connection.
     pub(in crate::account) fn name_will(&self, client_id: &str, will: &StoredWill, epoch: Epoch) -> String {
         let is_id = |(name, value): &&(String, String)| name == proto_map::name::NATS_MSG_ID && !value.is_empty();
@@ -39,6 +67,17 @@ impl Account {
         let key = self.client_key(client_id);
         let name = |will: &StoredWill, epoch| self.name_will(client_id, will, epoch);
         let stored = stored_will(will.clone(), &name, Epoch(epoch));
+        let stored = match self.whole_will(client_id, &will.message, stored).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => {
+                tracing::error!(client_id = &**client_id, "a will is gone that the record of its session names");
+                return WillOutcome::Done;
+            }
+            Err(error) => {
+                tracing::debug!(client_id = &**client_id, %error, "a will waits for JetStream");
+                return WillOutcome::NotNow;
+            }
+        };
         let Some(mut publication) = records::will_publication(&stored, epoch) else { return WillOutcome::Done };
         let is_stored = publication.qos != QoS::AtMostOnce;
         publication.token = is_stored.then_some(0);

@@ -7,7 +7,7 @@
 //! one: its first epoch is in the key. nats-server that is killed may bring back what was removed, or what was there before a
 //! message that reached its end of life; of a page that is neither, and its name says whose it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto_map::SessionSubject;
@@ -89,57 +89,11 @@ impl Sessions {
         let filter = names.session_pages(client_id, first_epoch).map_err(Unavailable::new)?;
         Ok(bucket.api.purge(&bucket.stream, &filter, None).await?)
     }
-
-    /// Removes what sessions have left that are over: pages without a record that they belong to. Its owner may have died
-    /// before it removed them, and a record that reaches its end of life takes nothing with it. Returns of how many sessions.
-    ///
-    /// # Errors
-    /// When JetStream does not answer; the next call finds what is left.
-    pub async fn sweep(&self) -> Result<usize, Unavailable> {
-        let mut removed = 0;
-        for (client_id, epochs) in self.paged().await? {
-            let loaded = self.load(&client_id).await?;
-            let is_of_use = |first_epoch: &u64| match &loaded.record {
-                Some(record) => !record.accepted || record.first_epoch <= *first_epoch,
-                None => loaded.newer.is_some(),
-            };
-            let of_the_past: Vec<u64> = epochs.into_iter().filter(|epoch| !is_of_use(epoch)).collect();
-            // Who said so may have known less than was acknowledged.
-            if of_the_past.is_empty() || !self.is_last(&client_id, loaded.sequence).await? {
-                continue;
-            }
-            for first_epoch in of_the_past {
-                self.remove_pages(&client_id, first_epoch).await?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
-
-    /// The clients that have pages, and of which sessions.
-    async fn paged(&self) -> Result<HashMap<String, HashSet<u64>>, Unavailable> {
-        let mut reader = self.shared.parts("swept").only(self.shared.names.all_session_pages()).headers_only();
-        let (mut paged, mut batch) = (HashMap::<String, HashSet<u64>>::new(), Vec::with_capacity(BATCH_MAX));
-        loop {
-            if reader.next(&mut batch, BATCH_MAX).await? == Progress::StreamMissing {
-                return Err(Unavailable::new("the stream is gone"));
-            }
-            for entry in batch.drain(..) {
-                let subject = self.shared.names.strip_session(entry.stream_subject());
-                if let Some(SessionSubject::Subscriptions { client_id, first_epoch, .. }) = subject {
-                    paged.entry(client_id).or_default().insert(first_epoch);
-                }
-            }
-            if reader.is_caught_up() {
-                return Ok(paged);
-            }
-        }
-    }
 }
 
 impl Shared {
     /// The last message of the keys that are asked for.
-    fn parts(&self, purpose: &'static str) -> Reader {
+    pub(super) fn parts(&self, purpose: &'static str) -> Reader {
         let subjects = self.names.sessions_subjects();
         let source = Source {
             stream: Arc::clone(&self.bucket.stream),

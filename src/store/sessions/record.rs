@@ -6,26 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::texts::{base64_bytes, instant, maybe_base64_bytes, maybe_instant};
+use super::texts::{instant, maybe_instant};
+use super::version::{RECORD_VERSION, Rest, Versioned};
+use super::will::StoredWill;
 
-/// Version of what is written here. A new field that older versions may overlook is not a new version.
-///
-/// 1 had all subscriptions in the record. It is read, and never written: its owner's next write makes it 2.
-pub const RECORD_VERSION: u32 = 2;
 /// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
-
-/// Fields that are not known here, as they were read.
-pub type Rest = BTreeMap<String, serde_json::Value>;
-
-/// What is stored with a version.
-pub(super) trait Versioned {
-    /// [`RECORD_VERSION`] of whoever wrote it.
-    fn version(&self) -> u32;
-}
 
 /// A session: who has it, and what it is subscribed to. Its key is made of the client identifier [MQTT-3.1.3-2]. Retained
 /// messages are no part of it [MQTT-3.1.2-7 of 3.1.1].
@@ -138,6 +126,12 @@ impl SessionRecord {
     #[must_use]
     pub fn owes_will_of(&self, epoch: u64) -> bool {
         self.epoch == epoch && self.will.is_some() || self.last_wills.iter().any(|last| last.epoch == epoch)
+    }
+
+    /// The numbers of its wills that are beside it.
+    pub fn wills_beside(&self) -> impl Iterator<Item = u64> {
+        let former = self.last_wills.iter().map(|last| &last.will);
+        self.will.iter().chain(former).filter_map(|will| will.body)
     }
 
     /// Whether a will of its is not published yet.
@@ -289,78 +283,6 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A will with all its properties.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StoredWill {
-    /// Topic.
-    pub topic: String,
-    /// Payload.
-    #[serde(with = "base64_bytes")]
-    pub payload: Bytes,
-    /// QoS.
-    pub qos: u8,
-    /// Retain.
-    pub retain: bool,
-    /// Will Delay Interval, seconds.
-    pub delay_s: u32,
-    /// Payload Format Indicator.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub payload_is_utf8: Option<bool>,
-    /// Message Expiry Interval, seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message_expiry_s: Option<u32>,
-    /// Content Type.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub content_type: Option<String>,
-    /// Response Topic.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub response_topic: Option<String>,
-    /// Correlation Data.
-    #[serde(with = "maybe_base64_bytes", skip_serializing_if = "Option::is_none")]
-    pub correlation_data: Option<Bytes>,
-    /// User properties, in order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub user_properties: Vec<(String, String)>,
-    /// How far its publication is.
-    pub state: WillState,
-    /// When it is due, if the client does not come back; milliseconds since the epoch.
-    #[serde(rename = "due_at", with = "maybe_instant", skip_serializing_if = "Option::is_none")]
-    pub due_at_ms: Option<u64>,
-    /// Where the log stood when the client connected: the will, once published, is above.
-    pub since: u64,
-    /// What a newer version has added.
-    #[serde(flatten)]
-    pub rest: Rest,
-}
-
-impl StoredWill {
-    /// Bytes of its payload and its properties.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        let texts = [&self.content_type, &self.response_topic].into_iter().flatten().map(String::len);
-        let properties = self.user_properties.iter().map(|(name, value)| name.len() + value.len());
-        let data = self.correlation_data.as_ref().map_or(0, Bytes::len);
-        self.payload.len() + data + texts.chain(properties).sum::<usize>()
-    }
-}
-
-/// How far the publication of a will is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WillState {
-    /// Nobody publishes it.
-    #[default]
-    Armed,
-    /// Somebody is about to publish it.
-    Firing {
-        /// Message id, by which it is found in the log.
-        id: String,
-        /// Last sequence of the log before it.
-        after: u64,
-    },
-}
-
 /// How far a session is in the log, and what is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -455,8 +377,10 @@ pub struct ReceivedRecord {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use serde_json::json;
 
+    use super::super::will::WillState;
     use super::*;
 
     fn full() -> SessionRecord {

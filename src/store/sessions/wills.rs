@@ -1,0 +1,74 @@
+//! Wills, and those that a record has no room for: each under a key of its own, with a number that no other one has.
+//!
+//! **Invariant:** a will is there before a record names it, and as long as one does that is the last one, or that may be put back
+//! because the CONNECT behind it is given up.
+
+use serde::{Deserialize, Serialize};
+
+use super::version::{RECORD_VERSION, Rest, Versioned};
+use super::will::StoredWill;
+use super::{Sessions, Shared, Stored, read, written};
+use crate::store::bucket::{Fence, Last, Value, Write};
+use crate::store::error::{Unavailable, WriteError};
+
+/// A will beside its record.
+#[derive(Debug, Serialize, Deserialize)]
+struct WillRecord {
+    version: u32,
+    will: StoredWill,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+impl Versioned for WillRecord {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl Sessions {
+    /// Stores a will under a number that no other one has, before the record that names it. Once more does nothing.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub async fn put_will(&self, client_id: &str, number: u64, will: &StoredWill) -> Result<(), WriteError> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        let subject = names.session_will(client_id, number).map_err(|_| WriteError::TooLarge)?;
+        let value = WillRecord { version: RECORD_VERSION, will: will.clone(), rest: Rest::new() };
+        let (value, fence) = (Value::Put(written(&value)?), Fence::Own(0));
+        match bucket.write(&Write { subject: &subject, value, fence, ttl_s: None }).await {
+            // Nobody but us writes there.
+            Ok(_) | Err(WriteError::Fenced) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A will that a record names. That there is none is said only by who knows as much as we do.
+    ///
+    /// # Errors
+    /// When JetStream does not answer, or a newer version has written it.
+    pub async fn load_will(&self, client_id: &str, number: u64) -> Result<Option<StoredWill>, Unavailable> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        let subject = names.session_will(client_id, number).map_err(Unavailable::new)?;
+        let Some(stored) = bucket.api.next_message(&bucket.stream, 1, &subject).await? else { return Ok(None) };
+        let last = Last::of_stored(stored)?;
+        match last.value().map(|value| read::<WillRecord>(client_id, value)) {
+            Some(Stored::Known(record)) => Ok(Some(record.will)),
+            Some(Stored::Newer(_)) => Err(Unavailable::new("its will was written by a newer version")),
+            Some(Stored::Unreadable) | None => Ok(None),
+        }
+    }
+
+    /// Removes wills that no record names any more.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn remove_wills(&self, client_id: &str, numbers: &[u64]) -> Result<(), Unavailable> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        for number in numbers {
+            let subject = names.session_will(client_id, *number).map_err(Unavailable::new)?;
+            bucket.api.purge(&bucket.stream, &subject, None).await?;
+        }
+        Ok(())
+    }
+}
