@@ -48,6 +48,7 @@ const fn built_on<W, R>(state: &State<W, R>, revision: Revision) -> Option<(Epoc
 pub struct Failover<W, R> {
     state: State<W, R>,
     revision: Revision,
+    /// Who is in the record as long as there is something to do.
     node: Option<NodeId>,
     pen: Pen<W, R>,
     at: At<W, R>,
@@ -59,17 +60,18 @@ pub struct Failover<W, R> {
 }
 
 impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
-    /// A session whose owner is gone, as it was read. `node`: ours, if we hold a lease.
+    /// A session whose owner is gone, as it was read. `node`: ours.
     #[must_use]
-    pub const fn new(state: State<W, R>, revision: Revision, node: Option<NodeId>) -> Self {
+    pub const fn new(state: State<W, R>, revision: Revision, node: NodeId) -> Self {
         let built_on = [built_on(&state, revision), None];
         let pen = Pen::new(revision);
+        let node = Some(node);
         Self { state, revision, node, pen, at: At::Begin, is_adopted: false, has_progress: true, built_on }
     }
 
     /// A session as it was before a claim that was given up, whose record has this revision.
     #[must_use]
-    pub fn restoring(restored: Restored<W, R>, revision: Revision, node: Option<NodeId>) -> Self {
+    pub fn restoring(restored: Restored<W, R>, revision: Revision, node: NodeId) -> Self {
         let Restored { state, found, written } = restored;
         Self { built_on: [Some((written, revision)), Some(found)], ..Self::new(state, revision, node) }
     }
@@ -77,8 +79,9 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     /// A session that is ours to finish, as it was written: what is left is to wait for its will.
     #[must_use]
     pub fn due(state: State<W, R>, revision: Revision) -> Self {
-        let node = state.owner.clone();
-        Self { at: At::Waiting, is_adopted: true, ..Self::new(state, revision, node) }
+        let (built_on, pen) = ([built_on(&state, revision), None], Pen::new(revision));
+        let (node, at) = (state.owner.clone(), At::Waiting);
+        Self { state, revision, node, pen, at, is_adopted: true, has_progress: true, built_on }
     }
 
     /// Whether the record says by now that the client is not connected, or the session is over: what follows takes its time.

@@ -136,7 +136,7 @@ impl Node {
 
     /// Puts a session in order: instead of a record of a CONNECT that was refused here, what it found, or a session that ends.
     pub(crate) fn failover(&self, written: Record, revision: Revision, now: Now) -> Failover<Message, Began> {
-        let name = Some(self.name.clone());
+        let name = self.name.clone();
         let Some(refused) = self.unaccepted(written.epoch) else { return Failover::new(written, revision, name) };
         match refused.left.restored(&written, now) {
             Some(restored) => Failover::restoring(restored, revision, name),

@@ -244,12 +244,12 @@ impl Pass<'_> {
     /// Begins with one as soon as there is room.
     async fn begin(&mut self, kind: Kind, record: SessionRecord, sequence: u64) {
         let Ok(room) = Arc::clone(&self.account.ordering).acquire_owned().await else { return };
-        let (account, done) = (Arc::clone(self.account), Arc::clone(self.done));
+        let (account, node, done) = (Arc::clone(self.account), Arc::clone(&self.node), Arc::clone(self.done));
         self.under_way.spawn(async move {
             let _room = room;
             // One that has expired the server was to remove, and has lost that. Should somebody come back to it now, they are
             // faster.
-            if account.adopt(record, sequence).await && kind != Kind::Expired {
+            if account.adopt(&node, record, sequence).await && kind != Kind::Expired {
                 account.metrics.session_adopted();
                 done.fetch_add(1, Ordering::Relaxed);
             }

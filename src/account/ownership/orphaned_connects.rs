@@ -84,7 +84,7 @@ impl OrphanedConnects {
         client_id: &str,
         written: State,
         revision: Revision,
-        node: Option<NodeId>,
+        node: NodeId,
         now: Now,
     ) -> Failover<Message, Rest> {
         match self.unaccepted(client_id, &written, now) {

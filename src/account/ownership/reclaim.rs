@@ -30,17 +30,19 @@ impl Account {
         });
     }
 
-    /// Puts the session of a client in order whose CONNECT was given up. False when JetStream cannot be asked.
+    /// Puts the session of a client in order whose CONNECT was given up. False when JetStream cannot be asked, or we hold no lease
+    /// by which others see that we do.
     async fn reclaim(self: &Arc<Self>, client_id: &ByteString) -> bool {
         if self.registry.find(client_id).is_some_and(|mailbox| mailbox.epoch() > 0) {
             return true;
         }
         // Those of one bad moment come up together.
         let _room = self.ordering.acquire().await;
+        let Some(node) = self.node() else { return false };
         let Ok(loaded) = self.store.sessions().load(client_id).await else { return false };
         let left = loaded.record.filter(|r| r.connected && self.orphans.has(client_id, Epoch(r.epoch)));
         let Some(record) = left else { return true };
-        self.adopt(record, loaded.sequence).await;
+        self.adopt(&node, record, loaded.sequence).await;
         true
     }
 
