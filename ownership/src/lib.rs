@@ -8,6 +8,7 @@
 //! - [`Failover`]: a session is put in order whose connection is gone, or whose will is due
 //! - [`Arrival`]: which of two connections came later
 //! - [`State`]: what of a session's record decides about ownership
+//! - [`Tenure`]: the lease of a node: whether others may take its sessions without asking
 //!
 //! **Invariant:** whoever gives up a claim before it has written leaves the session as it found it. Whoever gives up later
 //! says what was there before: [`Left`].
@@ -29,6 +30,7 @@ mod leave;
 mod pen;
 mod state;
 mod step;
+mod tenure;
 
 pub use self::amend::{Amend, AmendOutcome};
 pub use self::arrival::Arrival;
@@ -40,3 +42,4 @@ pub use self::state::{
     Will, WillState,
 };
 pub use self::step::{Input, Output, Step, WillOutcome};
+pub use self::tenure::{Found, Standing, Tenure, TenureInput, TenureStep, TenureTimes};

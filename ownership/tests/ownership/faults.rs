@@ -68,6 +68,8 @@ impl World {
         } else if node.is_paused {
             trace!("{now} {index} goes on");
             node.is_paused = false;
+        } else if node.is_buried && self.random.percent(50) {
+            self.take_again(index);
         } else if node.is_buried {
             self.notice(index);
         } else if self.random.percent(50) {
@@ -89,6 +91,36 @@ impl World {
         self.lose(index);
         for conn in self.witness.conns.iter_mut().filter(|conn| conn.node == index) {
             conn.is_over = true;
+        }
+    }
+
+    /// A node that was in doubt takes its lease again, under its name, and reads what others have adopted meanwhile. They may go on
+    /// with what they have begun.
+    pub(super) fn take_again(&mut self, index: usize) {
+        trace!("{} {index} has its lease again", self.store.now);
+        let now = self.store.now;
+        let node = &mut self.nodes[index];
+        (node.is_buried, node.lease_until) = (false, now + LEASE_MS);
+        self.read_records(index);
+        self.look_after(index);
+    }
+
+    /// A node reads what is written, and ends connections whose session is somebody else's.
+    pub(super) fn read_records(&mut self, index: usize) {
+        if !self.nodes[index].runs() {
+            return;
+        }
+        let (record, revision) = self.store.truth();
+        let is_displaced = |job: &Job| match &job.work {
+            Work::Owner(owner) => {
+                let is_own = record.as_ref().is_some_and(|r| r.connected && r.epoch == owner.state.epoch);
+                revision > owner.revision && !is_own
+            }
+            _ => false,
+        };
+        while let Some(position) = self.nodes[index].jobs.iter().position(is_displaced) {
+            trace!("{} {index} reads that {:?} is displaced", self.store.now, self.nodes[index].jobs[position].conn);
+            self.leave(index, position, true);
         }
     }
 

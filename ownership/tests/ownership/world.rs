@@ -32,18 +32,23 @@ pub(super) struct World {
     /// How often clients do something, of a hundred steps.
     pub(super) clients: u64,
     pub(super) is_calm: bool,
+    /// Whether connections that own their session have nothing to write.
+    pub(super) is_idle: bool,
 }
 
 pub(crate) fn run(seed: u64) {
     let mut random = Random::new(seed);
     let (faults, keeps, brings_back) = (random.below(40), random.percent(50), random.percent(25));
     let (breaks, clients) = (random.below(4), 3 + random.below(12));
+    // What comes back of the past is found by a write only.
+    let is_idle = !brings_back && random.percent(40);
     let mut witness = Witness::default();
     witness.keeps = keeps;
     let mut store = Store::default();
     store.now = 1_000_000;
     let nodes = (0..NODES).map(|index| Node::new(index, store.now + LEASE_MS)).collect();
-    let mut world = World { random, store, nodes, witness, faults, brings_back, breaks, clients, is_calm: false };
+    let is_calm = false;
+    let mut world = World { random, store, nodes, witness, faults, brings_back, breaks, clients, is_calm, is_idle };
     for step in 0..STEPS {
         if step == STEPS * 3 / 4 && world.random.percent(30) {
             world.last_client_is_lost();
@@ -78,7 +83,11 @@ impl World {
             self.client();
         }
         match self.random.below(100) {
-            0..78 => self.advance_somebody(),
+            0..74 => self.advance_somebody(),
+            74..78 => {
+                let index = self.random.index(NODES);
+                self.read_records(index);
+            }
             78..90 => self.read_connect(),
             90..93 => self.tick(1_000),
             93 => self.tick(40_000),
@@ -309,6 +318,9 @@ impl World {
                     let is_will_due = conn.goodbye != Some(false);
                     return self.leave(index, position, is_will_due);
                 }
+                if self.is_idle {
+                    return;
+                }
                 owner.acked += 1;
                 if self.random.percent(40) {
                     owner.saving = Some(owner.acked);
@@ -375,6 +387,7 @@ impl World {
             if round % 1_000 == 0 {
                 self.tick(40_000);
                 (0..NODES).for_each(|index| self.look_after(index));
+                (0..NODES).for_each(|index| self.read_records(index));
             }
             self.check();
             let is_owner = |job: &Job| matches!(job.work, Work::Owner(_));
