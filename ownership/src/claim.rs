@@ -184,10 +184,10 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
         }
     }
 
-    /// The epoch of the record, once it is written.
+    /// The epoch of the record and its revision, once it is written.
     #[must_use]
-    pub fn epoch(&self) -> Option<Epoch> {
-        self.mine.as_ref().filter(|mine| mine.revision.is_some()).map(|mine| mine.state.epoch)
+    pub fn written_at(&self) -> Option<(Epoch, Revision)> {
+        self.mine.as_ref().and_then(|mine| Some((mine.state.epoch, mine.revision?)))
     }
 
     /// The first thing to do.

@@ -7,6 +7,7 @@
 //! - `record`: between a record as it is stored and what of it decides
 
 mod claim;
+pub(in crate::account) mod displaced;
 pub(in crate::account) mod dividing;
 pub(in crate::account) mod doubt;
 mod failover;

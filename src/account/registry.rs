@@ -115,6 +115,20 @@ impl Registry {
         self.clients.lock().values().cloned().collect()
     }
 
+    /// The connections of a client, also those that were taken over and have not ended.
+    pub(crate) fn all_of(&self, client_id: &str) -> Vec<Arc<Mailbox>> {
+        let clients = self.clients.lock();
+        let leaving = self.leaving.lock();
+        clients.get(client_id).into_iter().chain(leaving.get(client_id).into_iter().flatten()).cloned().collect()
+    }
+
+    /// All that are connected, and all that were taken over and have not ended.
+    pub(crate) fn everyone_and_leaving(&self) -> Vec<Arc<Mailbox>> {
+        let clients = self.clients.lock();
+        let leaving = self.leaving.lock();
+        clients.values().chain(leaving.values().flatten()).cloned().collect()
+    }
+
     /// Waits until nobody is connected.
     pub(crate) async fn empty(&self) {
         loop {

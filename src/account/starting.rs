@@ -21,6 +21,7 @@ use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::interop::ingest;
 use crate::account::interop::ingest::Ingest;
 use crate::account::ownership::OrphanedConnects;
+use crate::account::ownership::displaced::Displaced;
 use crate::account::ownership::nodes_gone;
 use crate::account::ownership::turns::Turns;
 use crate::account::publish::convert;
@@ -197,7 +198,8 @@ impl Account {
         let inlets = Inlets { router: Arc::clone(&router), ingest: ingest.clone(), requests: Arc::clone(&requests) };
         // Only the first router is set; there is one account for each store.
         let _ = inlet.0.set(inlets);
-        let records = store.sessions().follow(FollowFrom::Everything, claimants);
+        let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), claimants);
+        let records = store.sessions().follow(FollowFrom::Everything, Arc::new(displaced));
         let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
         let account = Arc::new(Self {
             retained_writer: RetainedWriter::start(&store),

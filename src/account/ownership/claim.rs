@@ -132,7 +132,7 @@ impl Account {
         let (outcome, order) = self.run_claim(&mut claim, mailbox, socket, listens, deadline).await;
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
-                mailbox.set_epoch(claimed.state.epoch.0);
+                mailbox.owns(claimed.state.epoch.0, claimed.revision.0);
                 Ok(claimed)
             }
             ClaimOutcome::GivenUp(given_up) => {
@@ -196,9 +196,9 @@ impl Account {
                     break next;
                 }
             };
-            if let Some(epoch) = claim.epoch() {
+            if let Some((epoch, revision)) = claim.written_at() {
                 // From now on whoever comes later asks us to hand over.
-                mailbox.set_epoch(epoch.0);
+                mailbox.owns(epoch.0, revision.0);
             }
         }
     }

@@ -56,6 +56,9 @@ impl Account {
         let turn = self.turns.of_connection(end.remote, will).await;
         let outcome = Box::pin(self.run_leave(mailbox, end, cause)).await;
         drop(turn);
+        if matches!(outcome, LeaveOutcome::Done | LeaveOutcome::Later(..)) {
+            mailbox.disown();
+        }
         match outcome {
             LeaveOutcome::Done => true,
             LeaveOutcome::Later(state, revision) => {

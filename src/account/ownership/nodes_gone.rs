@@ -99,7 +99,7 @@ impl Account {
                 tracing::error!("the lease is lost: all connections end, and others adopt their sessions");
                 *self.lease.write() = None;
                 self.has_lease.send_replace(false);
-                for mailbox in self.registry.everyone() {
+                for mailbox in self.registry.everyone_and_leaving() {
                     mailbox.withdraw();
                     mailbox.order(Order::Close(ReasonCode::ServerBusy));
                 }

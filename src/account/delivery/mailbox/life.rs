@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use mqtt_codec::ReasonCode;
 use mqtt_ownership::Arrival;
 
+use super::footing::SeenRecord;
 use super::{LogRestart, Mailbox, Order};
 use crate::account::ownership::owned_session::OwnedSession;
 use crate::store::{ProgressRecord, PutError, PutGuard};
@@ -164,9 +165,44 @@ impl Mailbox {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// The session has a record, with this epoch.
-    pub(crate) fn set_epoch(&self, epoch: u64) {
+    /// The session has a record of ours, with this epoch, written with this sequence.
+    pub(crate) fn owns(&self, epoch: u64, sequence: u64) {
+        let mut footing = self.footing.lock();
         self.epoch.store(epoch, Ordering::Relaxed);
+        footing.written = sequence;
+        let is_displaced = footing.is_displaced(epoch);
+        drop(footing);
+        if is_displaced {
+            self.order(Order::Close(ReasonCode::SessionTakenOver));
+        }
+    }
+
+    /// This is the last that was written for the client. Returns whether the connection ends for that, and not for something else.
+    pub(crate) fn sees_record(&self, sequence: u64, record: SeenRecord) -> bool {
+        let mut footing = self.footing.lock();
+        if sequence > footing.seen {
+            (footing.seen, footing.record) = (sequence, Some(record));
+        }
+        drop(footing);
+        // One that has ended says so in its record itself, and keeps what it has sent.
+        if !self.is_displaced() || self.is_closed() {
+            return false;
+        }
+        // Who connects elsewhere asks for what there is, and lets it settle; who adopts asks nobody.
+        if record == SeenRecord::Left(self.epoch()) {
+            self.withdraw();
+        }
+        self.take_over()
+    }
+
+    /// The last record of the connection is written: it has left by itself, and keeps what it has sent.
+    pub(crate) fn disown(&self) {
+        self.footing.lock().written = 0;
+    }
+
+    /// Whether the session is somebody else's, as far as records were read.
+    pub(crate) fn is_displaced(&self) -> bool {
+        self.footing.lock().is_displaced(self.epoch())
     }
 
     /// The connection has ended and leaves this to the one that takes its session over.
@@ -222,5 +258,65 @@ impl Mailbox {
     /// Whether the connection takes nothing more.
     pub(crate) fn is_closed(&self) -> bool {
         self.lanes.lock().is_closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::MailboxLimits;
+
+    const LIMITS: MailboxLimits = MailboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
+
+    fn mailbox() -> Mailbox {
+        Mailbox::new(1, "c".into(), mqtt_codec::Version::V5, u32::MAX, LIMITS)
+    }
+
+    fn owner() -> Mailbox {
+        let mailbox = mailbox();
+        mailbox.owns(7, 20);
+        mailbox
+    }
+
+    #[test]
+    fn a_connection_ends_when_what_is_newer_than_its_record_is_not_its_own() {
+        for (sequence, record, ends, is_withdrawn) in [
+            (19, SeenRecord::Connected(6), false, false),
+            (19, SeenRecord::Ended, false, false),
+            (20, SeenRecord::Connected(7), false, false),
+            (21, SeenRecord::Connected(7), false, false),
+            (21, SeenRecord::Connected(8), true, false),
+            (21, SeenRecord::Left(8), true, false),
+            (21, SeenRecord::Left(7), true, true),
+            (21, SeenRecord::Ended, true, false),
+        ] {
+            let mailbox = owner();
+            assert_eq!(mailbox.sees_record(sequence, record), ends, "{sequence} {record:?}");
+            assert_eq!((mailbox.is_displaced(), mailbox.is_withdrawn()), (ends, is_withdrawn), "{record:?}");
+            let order = mailbox.lanes.lock().order;
+            assert_eq!(order, ends.then_some(Order::Close(ReasonCode::SessionTakenOver)));
+        }
+    }
+
+    #[test]
+    fn what_was_read_before_its_own_write_was_acknowledged_counts() {
+        let early = mailbox();
+        assert!(!early.sees_record(21, SeenRecord::Ended), "it may be that of the connection before");
+        early.owns(7, 20);
+        assert!(early.is_displaced());
+        let later = mailbox();
+        later.sees_record(19, SeenRecord::Ended);
+        later.owns(7, 20);
+        assert!(!later.is_displaced());
+    }
+
+    #[test]
+    fn a_connection_that_has_ended_keeps_what_it_has_sent() {
+        let mailbox = owner();
+        mailbox.close();
+        assert!(!mailbox.sees_record(21, SeenRecord::Left(7)), "it has written that itself");
+        assert!(!mailbox.is_withdrawn() && mailbox.is_displaced(), "nobody has said yet that it was itself");
+        mailbox.disown();
+        assert!(!mailbox.is_displaced());
     }
 }

@@ -6,6 +6,7 @@
 //! - `shared`: what shared subscriptions give
 //! - `life`: how the connection ends
 
+mod footing;
 mod lanes;
 mod left;
 mod life;
@@ -24,6 +25,8 @@ use mqtt_session::{Feed, FeedState, Offer, Token};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use self::footing::Footing;
+pub(crate) use self::footing::SeenRecord;
 use self::lanes::Lanes;
 use self::left::Left;
 pub use self::mail::MailboxLimits;
@@ -63,6 +66,8 @@ pub(crate) struct Mailbox {
     is_answered: AtomicBool,
     /// Epoch of the connection in its session's record; 0 without one.
     epoch: AtomicU64,
+    /// What is known of that record.
+    footing: Mutex<Footing>,
     /// Its session outlives it, so what the log has lost may be in its backlog.
     has_backlog: AtomicBool,
     /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
@@ -117,6 +122,7 @@ impl Mailbox {
             place: 0,
             is_answered: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
+            footing: Mutex::default(),
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
             is_withdrawn: AtomicBool::new(false),

@@ -1,0 +1,116 @@
+//! Connections here whose session is somebody else's by now: its record says so. Most learn it sooner, when the next owner asks for
+//! what they have, or by a write of theirs that is refused. But a connection may have nothing to write, and whoever adopts a
+//! session, because our lease had ended as far as anybody could see, asks nobody.
+//!
+//! **Invariant:** a connection with a record ends when a record, or its end, is read that is newer than its own and not its own.
+
+use std::sync::Arc;
+
+use crate::account::delivery::mailbox::SeenRecord;
+use crate::account::registry::Registry;
+use crate::metrics::{Metrics, TakenBy};
+use crate::store::{Gone, SessionRecord, SessionsSink};
+
+/// Follows the records of sessions for those that are connected here.
+pub(in crate::account) struct Displaced {
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    /// Who follows the records as well.
+    next: Arc<dyn SessionsSink>,
+}
+
+impl Displaced {
+    pub(in crate::account) fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, next: Arc<dyn SessionsSink>) -> Self {
+        Self { registry, metrics, next }
+    }
+
+    fn saw(&self, client_id: &str, sequence: u64, record: SeenRecord) {
+        for mailbox in self.registry.all_of(client_id) {
+            if !mailbox.sees_record(sequence, record) {
+                continue;
+            }
+            match record {
+                // It may ask for what there is a moment later.
+                SeenRecord::Connected(epoch) | SeenRecord::Left(epoch) if epoch > mailbox.epoch() => {
+                    self.metrics.takeover(TakenBy::Other);
+                }
+                _ => tracing::info!(client_id, "the session of a connection here was adopted by now, or is over"),
+            }
+        }
+    }
+}
+
+impl SessionsSink for Displaced {
+    fn record(&self, sequence: u64, record: SessionRecord) {
+        let seen = if record.connected { SeenRecord::Connected } else { SeenRecord::Left };
+        self.saw(&record.client_id, sequence, seen(record.epoch));
+        self.next.record(sequence, record);
+    }
+
+    fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
+        self.saw(client_id, sequence, SeenRecord::Ended);
+        self.next.gone(client_id, sequence, why);
+    }
+
+    fn caught_up(&self) {
+        self.next.caught_up();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mqtt_codec::Version;
+
+    use super::*;
+    use crate::account::delivery::mailbox::{Mailbox, MailboxLimits};
+    use crate::account::registry::Entered;
+
+    struct Nobody;
+
+    impl SessionsSink for Nobody {
+        fn record(&self, _sequence: u64, _record: SessionRecord) {}
+
+        fn gone(&self, _client_id: &str, _sequence: u64, _why: Gone) {}
+    }
+
+    fn mailbox(id: u64) -> Arc<Mailbox> {
+        let limits = MailboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
+        Arc::new(Mailbox::new(id, "c".into(), Version::V5, u32::MAX, limits).taken_at(id))
+    }
+
+    fn record(epoch: u64, connected: bool) -> SessionRecord {
+        SessionRecord { client_id: "c".to_owned(), epoch, connected, ..SessionRecord::default() }
+    }
+
+    #[test]
+    fn a_connection_elsewhere_is_a_takeover_whoever_says_it_first() {
+        for (epoch, connected, takeovers) in [(8, true, 1), (8, false, 1), (7, false, 0)] {
+            let (registry, metrics, old) = (Arc::new(Registry::default()), Metrics::new(), mailbox(1));
+            let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::new(Nobody));
+            registry.enter(&old, || false);
+            old.owns(7, 20);
+            displaced.record(21, record(epoch, connected));
+            displaced.record(22, record(epoch, connected));
+            let text = metrics.render();
+            let line = format!("mqtt_takeovers_total{{by=\"other_sidecar\"}} {takeovers}");
+            assert!(text.contains(&line), "{epoch} {connected}");
+            assert!(!old.take_over(), "it ends already");
+        }
+    }
+
+    #[test]
+    fn one_that_is_taken_over_and_has_not_ended_learns_that_it_was_adopted() {
+        let (registry, old, new) = (Arc::new(Registry::default()), mailbox(1), mailbox(2));
+        let displaced = Displaced::new(Arc::clone(&registry), Metrics::new(), Arc::new(Nobody));
+        registry.enter(&old, || false);
+        old.owns(7, 20);
+        assert!(matches!(registry.enter(&new, || false), Entered::Behind(_)));
+        old.take_over();
+        let adopted =
+            SessionRecord { client_id: "c".to_owned(), epoch: 7, connected: false, ..SessionRecord::default() };
+        displaced.record(21, adopted);
+        assert!(old.is_displaced() && old.is_withdrawn());
+        assert!(!new.is_displaced() && !new.is_withdrawn());
+        assert_eq!(registry.everyone_and_leaving().len(), 2);
+    }
+}
