@@ -79,7 +79,7 @@ pub(crate) async fn messages(witness: &Witness) {
 
 /// Waits until all wills that are due are in the log, and compares. What was stored of each.
 pub(crate) async fn wills(witness: &Witness, world: &World, nats: &Nats) -> BTreeMap<usize, u64> {
-    let lost: Vec<Vec<Ms>> = world.sidecars.iter().map(|sidecar| sidecar.lost_leases()).collect();
+    let lost: Vec<Vec<(Ms, Ms)>> = world.sidecars.iter().map(|sidecar| sidecar.lost_leases()).collect();
     witness.lives.lock().iter_mut().for_each(|life| life.forgive(&lost[life.sidecar]));
     let is_due = |life: &Life| matches!(life.expectation(), Expectation::Due { .. });
     let since = Instant::now();

@@ -83,14 +83,20 @@ impl Sidecar {
         Some(status)
     }
 
-    /// When it lost its lease, in milliseconds, as its log says.
-    pub(crate) fn lost_leases(&self) -> Vec<u64> {
+    /// From when to when it had no lease while others could adopt what it had, in milliseconds, as its log says.
+    pub(crate) fn lost_leases(&self) -> Vec<(u64, u64)> {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let at = |line: &str| {
+        let lost = |line: &str| {
             let time = humantime::parse_rfc3339(line.split_whitespace().next()?).ok()?;
-            time.duration_since(std::time::UNIX_EPOCH).ok().map(|time| time.as_millis() as u64)
+            let at = time.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis() as u64;
+            let unheld =
+                line.split_once("unheld_ms=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
+            Some((at - unheld.unwrap_or(0), at))
         };
-        text.lines().filter(|line| line.contains("the lease is lost")).filter_map(at).collect()
+        let is_it = |line: &&str| {
+            line.contains("all connections end") || line.contains("what others have adopted meanwhile is known")
+        };
+        text.lines().filter(is_it).filter_map(lost).collect()
     }
 }
 

@@ -5,8 +5,8 @@
 //! - [`Account`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
 //! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `records`: a session and its
 //!   record in JetStream; `owned`, `paged`: what its owner has of it, and where its subscriptions are stored;
-//!   `parts`: what others know of it; `adoption`: leases, and the sessions of sidecars that are gone, with `dividing`;
-//!   `displaced`: connections whose session is somebody else's
+//!   `parts`: what others know of it; `adoption`: the sessions of sidecars that are gone, with `dividing`;
+//!   `leases`: our own lease; `displaced`: connections whose session is somebody else's
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject
 //! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
@@ -53,7 +53,6 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
-use parking_lot::RwLock;
 use proto_map::{Names, Subject};
 
 pub(crate) use delivery::backlog::message_of_backlog;
@@ -92,6 +91,7 @@ use delivery::logs::{Follower, Logs};
 use delivery::router::Router;
 use interop::ingest::Ingest;
 use ownership::OrphanedConnects;
+use ownership::our_lease::OurLease;
 use ownership::turns::Turns;
 use publish::retained_writer::RetainedWriter;
 use publish::size_refusals::SizeRefusals;
@@ -161,8 +161,7 @@ pub struct Account {
     pub(crate) names: Names,
     /// Names this process in message ids of sessions that end with their connection.
     pub(crate) process: String,
-    /// The node that our lease is for.
-    lease: RwLock<Option<Arc<str>>>,
+    lease: OurLease,
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     is_leaving: watch::Sender<bool>,
@@ -188,7 +187,7 @@ pub struct Account {
     turns: Arc<Turns>,
     next_session: AtomicU64,
     _tail: Tail,
-    _records: Following,
+    records: Following,
 }
 
 impl Account {
@@ -203,9 +202,9 @@ impl Account {
         self.next_session.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The node that our sessions have as their owner; `None` while we hold no lease, and can own nothing.
+    /// The node that our sessions have as their owner; `None` while we hold no lease, and nobody new can be ours.
     pub(crate) fn node(&self) -> Option<Arc<str>> {
-        self.lease.read().clone()
+        self.lease.node()
     }
 
     /// Whether devices have nothing to do with a topic, as it is configured.

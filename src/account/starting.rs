@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use proto_map::{ClosedTrees, Names};
 use tokio::sync::{Semaphore, watch};
 
@@ -23,6 +22,7 @@ use crate::account::interop::ingest::Ingest;
 use crate::account::ownership::OrphanedConnects;
 use crate::account::ownership::displaced::Displaced;
 use crate::account::ownership::nodes_gone;
+use crate::account::ownership::our_lease::OurLease;
 use crate::account::ownership::turns::Turns;
 use crate::account::publish::convert;
 use crate::account::publish::retained_writer::RetainedWriter;
@@ -211,7 +211,7 @@ impl Account {
             logs,
             names,
             process: format!("{:016x}", rand::random::<u64>()),
-            lease: RwLock::default(),
+            lease: OurLease::default(),
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             is_leaving: watch::Sender::new(false),
@@ -230,7 +230,7 @@ impl Account {
             metrics,
             options,
             _tail: tail,
-            _records: records,
+            records,
         });
         CatchUp::start(first, Arc::clone(&account.router));
         tokio::spawn(follow_streams(follower, Arc::downgrade(&account)));

@@ -32,7 +32,7 @@ impl Account {
             permits_waited,
             tail_silence: logs.iter().map(|log| log.log.tail_silence()).max().unwrap_or(Duration::ZERO),
             tail_lag: logs.iter().map(|log| log.log.tail_lag()).max().unwrap_or(0),
-            lease_age: self.store.nodes().lease_age(),
+            lease_age: self.lease.view().map(|view| view.age()),
             qos0_lost: core.overflows() + shared_lost,
             qos0_gaps: core.gaps() + shared_gaps,
             streams: self.store.stream_rooms(),
@@ -51,15 +51,14 @@ impl Account {
         none_of(&missing, || format!("streams that are not there: {}", missing.join(", ")))
     }
 
-    /// Whether our lease is held for sure. Half of the time after which it is given up is more than two refreshes.
+    /// Whether our lease is held for sure. Half of the time after which it is in doubt is more than two refreshes.
     pub(crate) fn lease_is_held(&self) -> Standing {
-        let nodes = self.store.nodes();
-        let fence_after = nodes.times().fence_after;
-        match nodes.lease_age() {
+        let fence_after = self.store.nodes().times().fence_after;
+        match self.lease.view().map(|view| view.age()) {
             None => Err("there is no lease".to_owned()),
             Some(age) if age < fence_after / 2 => Ok(()),
             Some(age) => Err(format!(
-                "the lease was refreshed {} s ago; at {} s it is given up",
+                "the lease was refreshed {} s ago; from {} s on it is in doubt",
                 age.as_secs(),
                 fence_after.as_secs()
             )),

@@ -52,6 +52,8 @@ pub(crate) enum Fence<'a> {
     Own(u64),
     /// The last message of another key has this sequence.
     Of(&'a ByteString, u64),
+    /// Nothing.
+    None,
 }
 
 /// What is put under a key.
@@ -255,6 +257,8 @@ impl Bucket {
         let (subject, expected, is_own) = match &write.fence {
             Fence::Own(sequence) => (write.subject, *sequence, true),
             Fence::Of(subject, sequence) => (*subject, *sequence, false),
+            // What expects nothing is refused by somebody who knows nothing.
+            Fence::None => return Ok(Refusal::Behind),
         };
         let last = self.last(subject).await?;
         // Perhaps it is ours that stands there, and its acknowledgement was lost.
@@ -368,13 +372,16 @@ impl Write<'_> {
         let mut headers = Headers::new();
         headers::push(&mut headers, WRITE_ID, id);
         let sequence = match self.fence {
-            Fence::Own(sequence) => sequence,
+            Fence::Own(sequence) => Some(sequence),
             Fence::Of(subject, sequence) => {
                 headers::push(&mut headers, "Nats-Expected-Last-Subject-Sequence-Subject", subject);
-                sequence
+                Some(sequence)
             }
+            Fence::None => None,
         };
-        headers::push(&mut headers, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string());
+        if let Some(sequence) = sequence {
+            headers::push(&mut headers, "Nats-Expected-Last-Subject-Sequence", &sequence.to_string());
+        }
         if !matches!(self.value, Value::Put(_)) {
             // A purge and not a delete: the server would put a marker of its own in the place of a delete that expires.
             headers::push(&mut headers, "KV-Operation", "PURGE");

@@ -157,7 +157,7 @@ pub enum WriteError {
 /// Why a message was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
-    /// No stream captures the subject, and that did not change within `put_timeout`.
+    /// No stream captures the subject, and that did not change within `put_timeout`, or `no_stream_timeout`.
     #[error("no stream takes this subject")]
     NoStream,
     /// A limit of the stream or of the account is reached, or the server sheds load.

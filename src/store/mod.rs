@@ -76,7 +76,9 @@ pub use self::keys::Keys;
 pub use self::kv_updates::{ForeignReader, KvUpdate, KvUpdates};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
 use self::needs::Needs;
-pub use self::nodes::{Alive, Candidacy, Lease, LeaseState, LeaseTimes, NodeInfo, Nodes, NodesFollower, NodesSink};
+pub use self::nodes::{
+    Alive, Candidacy, Lease, LeaseState, LeaseTimes, LeaseView, NodeInfo, Nodes, NodesFollower, NodesSink,
+};
 pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
     TlsOptions,

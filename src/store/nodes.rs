@@ -1,8 +1,8 @@
 //! Which sidecars are alive, and which of them does what only one may do: leases with a lifetime in one bucket.
 //!
 //! A lease is held as long as it is refreshed; every refresh is a compare-and-swap on the last one, so nobody holds what
-//! somebody else has taken. The holder's own view ends well before the lease does, by its own monotonic clock: see
-//! [`lease`]. What holders do with that is the account's.
+//! somebody else has taken. Its holder is in doubt well before the lease ends, by its own monotonic clock: see
+//! `mqtt_ownership::Tenure`. What holders do with that is the account's.
 
 mod candidacy;
 mod follower;
@@ -12,15 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use parking_lot::RwLock;
 use proto_map::Names;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 pub use self::candidacy::Candidacy;
 pub use self::follower::{Alive, NodesFollower, NodesSink};
-pub use self::lease::{Lease, LeaseState};
+pub use self::lease::{Lease, LeaseState, LeaseView};
 use super::api::Api;
 use super::bucket::{Bucket, Fence, Value, Write};
 use super::error::{Unavailable, WriteError};
@@ -36,31 +33,28 @@ pub struct LeaseTimes {
     pub ttl_s: u32,
     /// How often it is refreshed.
     pub refresh_every: Duration,
-    /// A holder gives up when its last successful refresh was sent so long ago; below `ttl_s`.
+    /// A holder is in doubt when its last successful refresh was sent so long ago; below `ttl_s`. Whoever leads something ends
+    /// then.
     pub fence_after: Duration,
+    /// The holder of the lease of a node gives up when its last successful refresh was sent so long ago.
+    pub give_up_after: Duration,
+    /// How long a node that was not heard for a while, or is new, is heard before it judges others.
+    pub settle: Duration,
 }
 
 impl Default for LeaseTimes {
     fn default() -> Self {
         // A stream of three replicas whose leader is killed has no leader for 4 to 9 seconds, and the last refresh may have
-        // been a while before that. Shorter times would have every sidecar give up together then.
-        Self { ttl_s: 25, refresh_every: Duration::from_secs(4), fence_after: Duration::from_secs(20) }
-    }
-}
-
-/// What a holder knows of its lease.
-#[derive(Clone, Copy, Debug)]
-struct Grip {
-    /// Sequence of the last refresh.
-    sequence: u64,
-    /// When that was sent.
-    sent: Instant,
-}
-
-impl Grip {
-    /// How long ago the last refresh that was acknowledged was sent.
-    fn age(&self) -> Duration {
-        self.sent.elapsed()
+        // been a while before that. Shorter times would have every sidecar in doubt together then.
+        Self {
+            ttl_s: 25,
+            refresh_every: Duration::from_secs(4),
+            fence_after: Duration::from_secs(20),
+            give_up_after: Duration::from_secs(60),
+            // A connection is made again within two seconds of the server's return, and a refresh is tried again within one. And
+            // who judges may not see that nothing is stored for six.
+            settle: Duration::from_secs(9),
+        }
     }
 }
 
@@ -76,8 +70,6 @@ struct Shared {
     readers: Api,
     names: Names,
     times: LeaseTimes,
-    /// Of the lease that was taken last.
-    grip: RwLock<Option<watch::Receiver<Grip>>>,
 }
 
 /// A sidecar that is alive.
@@ -114,21 +106,13 @@ impl Nodes {
     }
 
     fn of(bucket: Bucket, readers: Api, names: Names, times: LeaseTimes) -> Self {
-        Self { shared: Arc::new(Shared { bucket, readers, names, times, grip: RwLock::default() }) }
+        Self { shared: Arc::new(Shared { bucket, readers, names, times }) }
     }
 
     /// The times of leases.
     #[must_use]
     pub fn times(&self) -> LeaseTimes {
         self.shared.times
-    }
-
-    /// How long ago the last refresh of our lease that was acknowledged was sent; `None` without a lease.
-    #[must_use]
-    pub fn lease_age(&self) -> Option<Duration> {
-        let grip = self.shared.grip.read();
-        // Whoever keeps it has ended when it is lost or given back.
-        grip.as_ref().filter(|grip| grip.has_changed().is_ok()).map(|grip| grip.borrow().age())
     }
 
     /// Whether a node has a lease, from the leader.

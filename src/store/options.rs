@@ -144,6 +144,9 @@ pub struct PublisherLimits {
     pub ack_timeout: Duration,
     /// A message without an acknowledgement for this long, over all attempts, fails.
     pub put_timeout: Duration,
+    /// The same for one that is to go into a stream of somebody else, and the last answer was that there is none: the stream may
+    /// be deleted, where one of ours would be made again.
+    pub no_stream_timeout: Duration,
 }
 
 impl Default for PublisherLimits {
@@ -152,7 +155,9 @@ impl Default for PublisherLimits {
             in_flight_max: 4096,
             in_flight_bytes_max: 64 * 1024 * 1024,
             ack_timeout: Duration::from_secs(5),
-            put_timeout: Duration::from_secs(20),
+            // As long as clients stay connected without JetStream: see `LeaseTimes::give_up_after`.
+            put_timeout: Duration::from_secs(60),
+            no_stream_timeout: Duration::from_secs(20),
         }
     }
 }

@@ -62,7 +62,7 @@ const CLEANED_TTL_S: u32 = 300;
 /// How long the marker of its progress stays, seconds: longer, so that a record that comes back is known for what it is.
 const PROGRESS_GONE_TTL_S: u32 = 2 * CLEANED_TTL_S;
 
-/// How long the mark of [`Sessions::is_last`] stays, seconds.
+/// How long the marks of [`Sessions::is_last`] and [`Sessions::mark`] stay, seconds.
 const TOUCHED_TTL_S: u32 = 60;
 
 /// Sessions whose pages are read at the same time, with a consumer each; others wait.
@@ -261,6 +261,18 @@ impl Sessions {
             None => 0,
         };
         self.shared.remove_rest(client_id, &subject, sequence, Beside::Perhaps).await
+    }
+
+    /// Leaves a mark behind all that is written by now, by whomever: [`Following::has_read`] tells when that was given.
+    /// Returns its sequence.
+    ///
+    /// # Errors
+    /// When JetStream does not answer within some seconds.
+    pub async fn mark(&self) -> Result<u64, Unavailable> {
+        let Shared { names, bucket, .. } = &*self.shared;
+        let subject = names.sessions_mark();
+        let write = Write { subject: &subject, value: Value::Cleaned, fence: Fence::None, ttl_s: Some(TOUCHED_TTL_S) };
+        bucket.write(&write).await.map_err(Unavailable::new)
     }
 }
 

@@ -72,6 +72,7 @@ mod shared_logs;
 mod shared_once;
 mod slow_link;
 mod slow_reader;
+mod stalls;
 mod store;
 mod store_sessions;
 mod sys_topics;

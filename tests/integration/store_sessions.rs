@@ -122,13 +122,18 @@ async fn next(events: &mut mpsc::UnboundedReceiver<String>) -> String {
 }
 
 /// Short enough for tests, in the same proportions.
-const TIMES: LeaseTimes =
-    LeaseTimes { ttl_s: 3, refresh_every: Duration::from_millis(1_000), fence_after: Duration::from_millis(2_000) };
+const TIMES: LeaseTimes = LeaseTimes {
+    ttl_s: 3,
+    refresh_every: Duration::from_millis(1_000),
+    fence_after: Duration::from_millis(2_000),
+    give_up_after: Duration::from_secs(10),
+    settle: Duration::from_millis(1_000),
+};
 
-async fn becomes_lost(mut state: tokio::sync::watch::Receiver<LeaseState>) -> Duration {
+async fn becomes(mut state: tokio::sync::watch::Receiver<LeaseState>, wanted: LeaseState) -> Duration {
     let since = Instant::now();
-    let lost = tokio::time::timeout(PATIENCE, state.wait_for(|state| *state == LeaseState::Lost)).await;
-    lost.expect("lost in time").expect("the lease lives");
+    let waited = tokio::time::timeout(PATIENCE, state.wait_for(|state| *state == wanted)).await;
+    waited.expect("in time").expect("the lease lives");
     since.elapsed()
 }
 
@@ -414,7 +419,7 @@ async fn a_node_that_dies_is_gone_for_the_others() {
 
     // Longer than it lives without refreshes.
     tokio::time::sleep(Duration::from_millis(4_500)).await;
-    assert_eq!(*lease.state().borrow(), LeaseState::Held);
+    assert_eq!(*lease.state().borrow(), LeaseState::Held { gaps: 0 });
     assert!(events.try_recv().is_err());
 
     drop(lease);
@@ -438,7 +443,7 @@ async fn a_node_that_dies_is_gone_for_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_fences_itself_before_the_others_can_see_it_gone() {
+async fn a_node_is_in_doubt_before_the_others_can_see_it_gone_and_takes_its_lease_again() {
     let mut nats = NatsServer::start();
     let relay = Relay::start(nats.url()).await;
     let (near, far) = (open(nats.url()).await, open(relay.url()).await);
@@ -448,21 +453,28 @@ async fn a_node_fences_itself_before_the_others_can_see_it_gone() {
     assert_eq!(next(&mut events).await, "far alive");
     // Refreshes arrive, acknowledgements do not: the lease lives, and the holder cannot know.
     relay.mute(true);
-    let lost = becomes_lost(lease.state()).await;
-    assert!(lost <= TIMES.fence_after + Duration::from_millis(500), "{lost:?}");
+    let doubted = becomes(lease.state(), LeaseState::InDoubt).await;
+    assert!(doubted <= TIMES.fence_after + Duration::from_millis(500), "{doubted:?}");
     assert!(near.nodes().is_alive("far").await.unwrap());
+    assert!(!near.nodes().is_gone("far").await.unwrap());
     assert_eq!(next(&mut events).await, "far gone");
+    assert!(near.nodes().is_gone("far").await.unwrap());
     relay.cut();
+    becomes(lease.state(), LeaseState::Held { gaps: 1 }).await;
+    assert_eq!(next(&mut events).await, "far alive");
+    assert!(!near.nodes().is_gone("far").await.unwrap());
     drop(lease);
+    assert_eq!(next(&mut events).await, "far gone");
 
     // The server is away for a moment that a lease survives, and then for longer.
     let lease = near.nodes().with_times(TIMES).acquire("near", Vec::new()).await.unwrap();
     nats.kill();
     nats.restart();
     tokio::time::sleep(TIMES.fence_after + Duration::from_millis(500)).await;
-    assert_eq!(*lease.state().borrow(), LeaseState::Held);
+    assert_eq!(*lease.state().borrow(), LeaseState::Held { gaps: 0 });
     nats.kill();
-    becomes_lost(lease.state()).await;
+    becomes(lease.state(), LeaseState::InDoubt).await;
+    becomes(lease.state(), LeaseState::Lost).await;
     nats.restart();
     eventually("it takes its lease again", async || near.nodes().acquire("near", Vec::new()).await.is_ok()).await;
 }
@@ -473,11 +485,11 @@ async fn a_lease_that_somebody_takes_over_is_lost() {
     let (a, b) = (open(nats.url()).await, open(nats.url()).await);
     let first = a.nodes().with_times(TIMES).acquire("same", Vec::new()).await.unwrap();
     let second = b.nodes().with_times(TIMES).acquire("same", Vec::new()).await.unwrap();
-    becomes_lost(first.state()).await;
+    becomes(first.state(), LeaseState::Lost).await;
     assert_ne!(first.info().boot, second.info().boot);
     first.release().await;
     assert!(a.nodes().is_alive("same").await.unwrap(), "the loser does not end it");
-    assert_eq!(*second.state().borrow(), LeaseState::Held);
+    assert_eq!(*second.state().borrow(), LeaseState::Held { gaps: 0 });
 }
 
 #[tokio::test(flavor = "multi_thread")]

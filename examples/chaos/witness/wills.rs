@@ -147,18 +147,20 @@ impl Life {
         Expectation::Due { not_before }
     }
 
-    /// A sidecar that loses its lease ends connections for reasons of its own, and cannot know what becomes of their wills.
-    /// `lost`: when that of this life did.
-    pub(crate) fn forgive(&mut self, lost: &[Ms]) {
+    /// A sidecar that loses its lease ends connections for reasons of its own, and cannot know what becomes of their wills. One that
+    /// is without lease for a while and takes it again cannot either: others may have adopted what it has.
+    /// `lost`: from when to when that of this life was.
+    pub(crate) fn forgive(&mut self, lost: &[(Ms, Ms)]) {
         const ABOUT_MS: Ms = 1_000;
-        let is_lost = |from: Ms, to: Ms| lost.iter().any(|at| *at + ABOUT_MS >= from && *at <= to + ABOUT_MS);
+        let find = |from: Ms, to: Ms| lost.iter().find(|lost| lost.1 + ABOUT_MS >= from && lost.0 <= to + ABOUT_MS);
+        let is_lost = |from: Ms, to: Ms| find(from, to).is_some();
         if let End::Goodbye { sent, closed, is_disturbed } = &mut self.end {
             *is_disturbed |= is_lost(*sent, closed.unwrap_or(*sent));
         }
-        if is_lost(self.alive, self.alive + 2 * self.keep_alive_ms) {
-            self.keep_alive_ms = 0;
-        }
         let alive = self.alive;
+        if let Some((from, _)) = find(alive, alive + 2 * self.keep_alive_ms) {
+            (self.alive, self.keep_alive_ms) = (alive.min(*from), 0);
+        }
         for successor in &mut self.successors {
             successor.is_late &= !is_lost(alive, successor.accepted.unwrap_or(alive));
         }
@@ -253,11 +255,14 @@ mod tests {
         let end = End::Goodbye { sent: 11_000, closed: Some(11_100), is_disturbed: false };
         let mut life =
             Life { end, keep_alive_ms: 3_000, ..lost(0, &[Successor { is_late: true, ..back(Some(15_000), false) }]) };
-        life.forgive(&[5_000, 30_000]);
+        life.forgive(&[(5_000, 5_000), (30_000, 30_000)]);
         assert_eq!((life.expectation(), life.keep_alive_ms), (Expectation::Never, 3_000));
-        life.forgive(&[11_900]);
+        life.forgive(&[(11_900, 11_900)]);
         assert_eq!((life.expectation(), life.keep_alive_ms), (Expectation::Maybe { not_before: 10_000 }, 0));
         assert!(!life.successors[0].is_late);
+        let mut adopted = Life { keep_alive_ms: 3_000, ..lost(0, &[]) };
+        adopted.forgive(&[(8_000, 10_500)]);
+        assert_eq!(adopted.expectation(), Expectation::Due { not_before: 8_000 }, "others had it before it knew");
     }
 
     #[test]

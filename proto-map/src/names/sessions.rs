@@ -168,6 +168,13 @@ impl Names {
         }
     }
 
+    /// Where a sidecar leaves a mark behind all records that are there, to know when it has read as far:
+    /// `$KV.MQTT_sessions.=mark`. No client has a key of this form, and whoever reads the records reads it.
+    #[must_use]
+    pub fn sessions_mark(&self) -> ByteString {
+        format!("{}=mark", self.sessions_root).into()
+    }
+
     /// All of the bucket of sessions: `$KV.MQTT_sessions.>`.
     #[must_use]
     pub fn sessions_subjects(&self) -> String {

@@ -181,6 +181,7 @@ fn session_subjects_say_what_they_hold() {
         "=GG",
         "a b",
         "=FF",
+        "=mark",
     ] {
         assert_eq!(names.strip_session(&format!("$KV.MQTT_sessions.{key}")), None, "{key}");
     }

@@ -1,26 +1,24 @@
-//! Leases, and the sessions of sidecars that are gone. Each sidecar holds a lease; when one ends, the others find its
+//! The sessions of sidecars that are gone. Each sidecar holds a lease (`leases`); when one ends, the others find its
 //! sessions by their owner and put them in order: not connected any more, their wills published, their expiry running.
 //! They divide them (`dividing`), wills first; a moment later each looks at what the others have left of their parts, and
-//! compare-and-swap decides. No more than [`ORDERING_MAX`] are under way, and no more are in memory than that. Who starts looks for sessions whose owner is not there, so that the
-//! last one to die leaves nothing to nobody.
+//! compare-and-swap decides. No more than [`ORDERING_MAX`] are under way, and no more are in memory than that. Who starts looks for
+//! sessions whose owner is not there, so that the last one to die leaves nothing to nobody.
 //!
-//! A sidecar that cannot refresh its lease ends its connections before the others adopt them, and comes back under
-//! another name.
+//! **Invariant:** a session is adopted by those only who are heard by JetStream themselves, and have been for long enough that its
+//! owner would have been heard as well; and only while its owner has no lease, which is confirmed again and again. A lease that
+//! ends because JetStream stood still for everybody is taken again before anybody adopts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mqtt_codec::ReasonCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::account::Account;
-use crate::account::delivery::mailbox::Order;
 use crate::account::ownership::dividing;
-use crate::account::ownership::versions;
-use crate::store::{Lease, LeaseState, NodeInfo, NodesSink, SessionRecord, Unavailable};
+use crate::store::{LeaseView, NodeInfo, NodesFollower, NodesSink, SessionRecord, Unavailable};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -30,6 +28,9 @@ pub(in crate::account) const ORDERING_MAX: usize = 64;
 
 /// How long the others have for their parts when we are through with ours: all parts are about as large.
 const NEXT_LOOK: Duration = Duration::from_secs(3);
+
+/// How long it counts that an owner was confirmed to be gone: a lease that is taken again ends an adoption so soon.
+const CONFIRMED_FOR: Duration = Duration::from_millis(500);
 
 /// Nodes that may be gone and not yet looked after; more are found when one of them is.
 const GONE_QUEUE: usize = 1024;
@@ -46,91 +47,49 @@ impl NodesSink for NodeDownSink {
     }
 }
 
+/// Has the sessions of nodes that are gone looked after whenever one goes, and now and then besides; as long as the account lives.
+pub(in crate::account) fn start(account: &Arc<Account>) -> Looks {
+    let (tx, rx) = mpsc::channel(GONE_QUEUE);
+    let follower = account.store.nodes().follow(Arc::new(NodeDownSink(tx.clone())));
+    tokio::spawn(look_after(Arc::downgrade(account), rx));
+    Looks { tx, _follower: follower }
+}
+
+/// Asks for looks.
+pub(in crate::account) struct Looks {
+    tx: mpsc::Sender<()>,
+    _follower: NodesFollower,
+}
+
+impl Looks {
+    /// Has somebody look soon.
+    pub(in crate::account) fn ask(&self) {
+        let _ = self.tx.try_send(());
+    }
+}
+
 impl Account {
-    /// Holds a lease, and adopts the sessions of nodes that are gone, as long as the account lives.
-    pub(crate) async fn keep_lease(account: Weak<Self>, mqtt: Vec<String>) {
-        let (tx, rx) = mpsc::channel(GONE_QUEUE);
-        let Some(strong) = account.upgrade() else { return };
-        let _follower = strong.store.nodes().follow(Arc::new(NodeDownSink(tx.clone())));
-        drop(strong);
-        tokio::spawn(look_after(account.clone(), rx));
-        tokio::spawn(versions::say_other_versions(account.clone()));
-        loop {
-            let Some(strong) = account.upgrade() else { return };
-            let node = format!("{:016x}", rand::random::<u64>());
-            match strong.store.nodes().acquire(&node, mqtt.clone()).await {
-                Ok(lease) => {
-                    // Sessions of those who died before we came.
-                    let _ = tx.try_send(());
-                    Box::pin(strong.hold(&node, lease)).await;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "no lease; persistent sessions are refused until there is one");
-                    drop(strong);
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
-    }
-
-    /// Owns sessions under this name until the lease is lost, then ends all connections.
-    async fn hold(self: &Arc<Self>, node: &str, lease: Lease) {
-        let takeovers = Arc::downgrade(self);
-        let handler = move |request| {
-            let account = takeovers.upgrade();
-            async move { account?.hand_over(request).await }
-        };
-        let served = match self.names.node_subject(node) {
-            Ok(subject) => self.store.core().serve(&subject, handler).await,
-            Err(error) => return tracing::error!(%error, "a node has no subject"),
-        };
-        let left = match &self.ingest {
-            Some(ingest) => ingest.serve_left(node).await,
-            None => None,
-        };
-        *self.lease.write() = Some(Arc::from(node));
-        self.has_lease.send_replace(true);
-        let mut state = lease.state();
-        let mut is_closing = self.is_closing.subscribe();
-        let is_lost = async { state.wait_for(|state| *state == LeaseState::Lost).await.map(|_| ()) };
-        let is_over = async { is_closing.wait_for(|closing| *closing).await.map(|_| ()) };
-        tokio::select! {
-            _ = is_lost => {
-                tracing::error!("the lease is lost: all connections end, and others adopt their sessions");
-                *self.lease.write() = None;
-                self.has_lease.send_replace(false);
-                for mailbox in self.registry.everyone_and_leaving() {
-                    mailbox.withdraw();
-                    mailbox.order(Order::Close(ReasonCode::ServerBusy));
-                }
-            }
-            _ = is_over => {
-                *self.lease.write() = None;
-                lease.release().await;
-                self.has_lease.send_replace(false);
-                std::future::pending::<()>().await;
-            }
-        }
-        drop((served, left));
-    }
-
     /// Reads the sessions and puts those in order whose owner is gone, as far as they are ours to do.
     async fn adopt_all(self: &Arc<Self>, look: Look, done: &Arc<AtomicU64>) -> Result<(), Unavailable> {
         // Without a lease we own nothing; the others see to it, and so do we when we have one again.
+        let Some(mut lease) = self.lease.view() else { return Ok(()) };
+        if !lease.may_judge().await {
+            return Ok(());
+        }
         let Some(node) = self.node() else { return Ok(()) };
         if self.store.clock().now_ms().is_none() {
             return Err(Unavailable { reason: "the time of the server is not known".to_owned() });
         }
         let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         alive.insert(node.to_string());
-        let (gone, under_way) = (BTreeSet::new(), JoinSet::new());
-        let mut pass = Pass { account: self, node, alive, gone, look, done, under_way };
-        // Somebody waits for the wills.
-        if pass.scan(|kind| kind == Kind::Will).await? > 0 {
-            pass.scan(|kind| kind != Kind::Will).await?;
+        let (gone, under_way) = (BTreeMap::new(), JoinSet::new());
+        let mut pass = Pass { account: self, node, lease, alive, gone, look, done, under_way };
+        let scanned = Box::pin(pass.scan_all()).await;
+        if scanned.is_err() {
+            pass.under_way.detach_all();
         }
         while pass.under_way.join_next().await.is_some() {}
-        Ok(())
+        scanned
     }
 }
 
@@ -182,9 +141,10 @@ impl Look {
 struct Pass<'a> {
     account: &'a Arc<Account>,
     node: Arc<str>,
+    lease: LeaseView,
     alive: BTreeSet<String>,
-    /// Those that have no lease for certain.
-    gone: BTreeSet<String>,
+    /// Those that had no lease for certain, and when.
+    gone: BTreeMap<String, Instant>,
     look: Look,
     /// Sessions that we have put in order.
     done: &'a Arc<AtomicU64>,
@@ -194,46 +154,57 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    async fn scan_all(&mut self) -> Result<(), Unavailable> {
+        // Somebody waits for the wills.
+        if Box::pin(self.scan(|kind| kind == Kind::Will)).await? > 0 {
+            Box::pin(self.scan(|kind| kind != Kind::Will)).await?;
+        }
+        Ok(())
+    }
+
     /// Sees to the sessions of some kinds. Returns how many there are of others.
     async fn scan(&mut self, kinds: impl Fn(Kind) -> bool) -> Result<u64, Unavailable> {
         let mut scan = self.account.store.sessions().scan();
         let mut others = 0;
-        loop {
-            let records = match scan.next().await {
-                Ok(Some(records)) => records,
-                Ok(None) => return Ok(others),
-                Err(error) => {
-                    self.under_way.detach_all();
-                    return Err(error);
-                }
-            };
+        while let Some(records) = scan.next().await? {
             for (sequence, record) in records {
-                self.look_for_owner(&record).await?;
-                match self.kind_of(&record).filter(|_| self.is_ours(&record.client_id)) {
-                    Some(kind) if kinds(kind) => self.begin(kind, record, sequence).await,
+                match self.kind_of(&record).await?.filter(|_| self.is_ours(&record.client_id)) {
+                    Some(kind) if kinds(kind) => self.begin(kind, record, sequence).await?,
                     Some(_) => others += 1,
                     None => {}
                 }
             }
         }
+        Ok(others)
     }
 
-    /// Finds out whether the owner of a record is gone, when it is not known.
-    async fn look_for_owner(&mut self, record: &SessionRecord) -> Result<(), Unavailable> {
-        let Some(owner) = &record.owner else { return Ok(()) };
-        if !self.alive.contains(owner) && !self.gone.contains(owner) {
-            let is_gone = self.account.store.nodes().is_gone(owner).await?;
-            if is_gone { &mut self.gone } else { &mut self.alive }.insert(owner.clone());
-        }
-        Ok(())
-    }
-
-    fn kind_of(&self, record: &SessionRecord) -> Option<Kind> {
+    async fn kind_of(&mut self, record: &SessionRecord) -> Result<Option<Kind>, Unavailable> {
         if record.has_expired(self.account.store.clock().certain_ms()) && !record.has_will() {
-            return Some(Kind::Expired);
+            return Ok(Some(Kind::Expired));
         }
-        record.owner.as_ref().filter(|owner| self.gone.contains(*owner))?;
-        Some(if record.has_will() { Kind::Will } else { Kind::Owner })
+        let kind = if record.has_will() { Kind::Will } else { Kind::Owner };
+        Ok(self.is_orphan(record).await?.then_some(kind))
+    }
+
+    /// Whether the owner of a session has no lease, by now or a moment ago.
+    async fn is_orphan(&mut self, record: &SessionRecord) -> Result<bool, Unavailable> {
+        let Some(owner) = record.owner.as_ref().filter(|owner| !self.alive.contains(*owner)) else { return Ok(false) };
+        if self.gone.get(owner).is_some_and(|at| at.elapsed() < CONFIRMED_FOR) {
+            return Ok(true);
+        }
+        // Who had a lease when this began is not judged.
+        if !self.lease.state().is_held() {
+            return Err(Unavailable::new("our own lease is in doubt"));
+        }
+        let asked = Instant::now();
+        let is_gone = self.account.store.nodes().is_gone(owner).await?;
+        if is_gone {
+            self.gone.insert(owner.clone(), asked);
+        } else {
+            self.gone.remove(owner);
+            self.alive.insert(owner.clone());
+        }
+        Ok(is_gone)
     }
 
     fn is_ours(&self, client_id: &str) -> bool {
@@ -241,9 +212,12 @@ impl Pass<'_> {
         self.look.has(dividing::place(client_id, &self.node, alive))
     }
 
-    /// Begins with one as soon as there is room.
-    async fn begin(&mut self, kind: Kind, record: SessionRecord, sequence: u64) {
-        let Ok(room) = Arc::clone(&self.account.ordering).acquire_owned().await else { return };
+    /// Begins with one as soon as there is room, if its owner is gone still.
+    async fn begin(&mut self, kind: Kind, record: SessionRecord, sequence: u64) -> Result<(), Unavailable> {
+        let Ok(room) = Arc::clone(&self.account.ordering).acquire_owned().await else { return Ok(()) };
+        if kind != Kind::Expired && !self.is_orphan(&record).await? {
+            return Ok(());
+        }
         let (account, node, done) = (Arc::clone(self.account), Arc::clone(&self.node), Arc::clone(self.done));
         self.under_way.spawn(async move {
             let _room = room;
@@ -255,6 +229,7 @@ impl Pass<'_> {
             }
         });
         while self.under_way.try_join_next().is_some() {}
+        Ok(())
     }
 }
 

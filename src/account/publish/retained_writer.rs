@@ -36,7 +36,7 @@ use crate::store::{
 const WRONG_SEQUENCE: [u32; 3] = [10071, 10163, 10164];
 
 /// How long a put is tried against others.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long to wait before a key is read again, at least and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(2);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -40,7 +41,7 @@ impl Candidacy {
             // For whoever looks at the bucket; nobody reads it.
             let since_ms = shared.bucket.api.link.clock.earliest_ms();
             let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(since_ms));
-            let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id());
+            let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id()).of_lead();
             run(keeper, shared, tx, resigned, challenged).await;
         });
         Self { term, resign: Some(resign), preempt, task }
@@ -86,18 +87,17 @@ async fn run(
             _ = &mut resigned => return,
         };
         if let Ok(Some(grip)) = taken
-            && keeper.is_held(&grip)
+            && grip.state().is_held()
         {
-            let (tx, held) = watch::channel(grip);
-            term.send_replace(Some(grip.sequence));
+            let held = Mutex::new(grip.clone());
+            term.send_replace(Some(grip.sequence()));
             let is_over = tokio::select! {
-                () = keeper.keep(tx) => false,
+                () = keeper.keep(grip, |grip| held.lock().clone_from(grip)) => false,
                 _ = &mut resigned => true,
             };
             term.send_replace(None);
             if is_over {
-                let grip = *held.borrow();
-                keeper.release(grip).await;
+                keeper.release(&held.into_inner()).await;
                 return;
             }
         }

@@ -1,25 +1,17 @@
-//! One lease: taken, refreshed, lost or released.
-//!
-//! ```text
-//!   sent ─────────── refresh_every ──▶ next one is sent …
-//!   sent ──────────────────── fence_after ──▶ the holder gives up, unless a later one was acknowledged
-//!   stored ───────────────────────────────────── ttl ──▶ the server lets it expire, and the others see that
-//! ```
-//!
-//! **Invariant:** what counts for the holder is when the last refresh that was acknowledged was *sent*, so `sent ≤ stored`
-//! and, with `fence_after` below `ttl`, it gives up before anybody can see the lease as ended, however long the
-//! acknowledgement took.
+//! One lease: taken, refreshed, in doubt, taken again, lost or released. What it decides is `mqtt_ownership::Tenure`; here is what
+//! it needs: the bucket, the clock and the pauses.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use mqtt_ownership::{Found, Revision, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Grip, LeaseTimes, NodeInfo, Nodes, Shared};
+use super::{LeaseTimes, NodeInfo, Nodes, Shared};
 use crate::store::bucket::{Bucket, Fence, Pause, Value, Write, new_write_id};
 use crate::store::error::{Unavailable, WriteError};
 use crate::store::sessions::RECORD_VERSION;
@@ -27,16 +19,96 @@ use crate::store::sessions::RECORD_VERSION;
 /// How long the marker of a lease that was released stays, seconds: long enough for all who are there to see it, and for
 /// one that starts meanwhile.
 const RELEASED_TTL_S: u32 = 600;
-/// Refreshes whose acknowledgement is still of interest.
-const SENT_MAX: usize = 16;
 
-/// Whether a lease is held.
+impl LeaseTimes {
+    /// For who gives up when it is in doubt.
+    pub(super) fn of_lead(self) -> TenureTimes {
+        TenureTimes { give_up_after_ms: millis(self.fence_after), is_taken_again: false, ..self.of_node() }
+    }
+
+    fn of_node(self) -> TenureTimes {
+        TenureTimes {
+            refresh_every_ms: millis(self.refresh_every),
+            fence_after_ms: millis(self.fence_after),
+            give_up_after_ms: millis(self.give_up_after),
+            settle_ms: millis(self.settle),
+            is_taken_again: true,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a lease stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
-    /// It is, as far as we know, and for a while at least.
-    Held,
-    /// It was not refreshed in time, or somebody else has it. This is final.
+    /// It is held, as far as we know, and for a while at least.
+    Held {
+        /// How often it had ended before, as others may have seen, and was taken again.
+        gaps: u32,
+    },
+    /// It was not refreshed in time: others may see that it has ended. The holder goes on trying.
+    InDoubt,
+    /// It was not refreshed for too long, or somebody else has it. This is final.
     Lost,
+}
+
+impl LeaseState {
+    /// Whether it is held.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
+}
+
+impl From<Standing> for LeaseState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Held { gaps } => Self::Held { gaps },
+            Standing::InDoubt => Self::InDoubt,
+            Standing::Lost => Self::Lost,
+        }
+    }
+}
+
+/// What a holder knows of its lease.
+#[derive(Clone, Debug)]
+pub(super) struct Grip {
+    tenure: Tenure,
+    /// What the tenure's times count from.
+    began: Instant,
+}
+
+impl Grip {
+    fn now_ms(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.began + Duration::from_millis(ms)
+    }
+
+    /// Sequence of the last refresh.
+    pub(super) fn sequence(&self) -> u64 {
+        self.tenure.revision().0
+    }
+
+    pub(super) fn state(&self) -> LeaseState {
+        self.tenure.standing(self.now_ms()).into()
+    }
+
+    /// What happened, and what is to be done next.
+    fn handle(&mut self, input: TenureInput) -> TenureStep {
+        let now_ms = self.now_ms();
+        self.tenure.handle(now_ms, input)
+    }
+
+    /// When its state changes, should nothing happen.
+    fn changes_at(&self) -> Instant {
+        self.at(self.tenure.changes_at_ms(self.now_ms()))
+    }
 }
 
 /// Takes and refreshes one key.
@@ -46,17 +118,21 @@ pub(super) struct Keeper {
     subject: ByteString,
     value: Bytes,
     times: LeaseTimes,
+    tenure: TenureTimes,
     /// Begins the ids of our writes.
     boot: Arc<str>,
 }
 
 impl Keeper {
+    /// Of the lease of a node.
     pub(super) fn new(shared: &Shared, subject: ByteString, value: Bytes, boot: &str) -> Self {
-        Self { bucket: shared.bucket.clone(), subject, value, times: shared.times, boot: Arc::from(boot) }
+        let (bucket, times) = (shared.bucket.clone(), shared.times);
+        Self { bucket, subject, value, times, tenure: times.of_node(), boot: Arc::from(boot) }
     }
 
-    pub(super) fn is_held(&self, grip: &Grip) -> bool {
-        grip.sent.elapsed() < self.times.fence_after
+    /// The same for one that is given up in doubt.
+    pub(super) fn of_lead(self) -> Self {
+        Self { tenure: self.times.of_lead(), ..self }
     }
 
     /// Takes the lease; with `by_force` also when somebody has it. `None`: somebody has it, or was faster.
@@ -69,10 +145,13 @@ impl Keeper {
         if is_held {
             tracing::warn!(lease = %self.subject, "taking over a lease that was not released");
         }
-        let sent = Instant::now();
+        let began = Instant::now();
         let expected = last.map_or(0, |last| last.sequence);
-        match self.put(expected, 0, sent + self.times.fence_after).await {
-            Ok(sequence) => Ok(Some(Grip { sequence, sent })),
+        match self.put(expected, 0, began + self.times.fence_after).await {
+            Ok(sequence) => {
+                let now_ms = millis(began.elapsed());
+                Ok(Some(Grip { tenure: Tenure::new(self.tenure, Revision(sequence), 0, now_ms), began }))
+            }
             Err(WriteError::Fenced) => Ok(None),
             Err(error) => Err(Unavailable::new(error)),
         }
@@ -89,71 +168,85 @@ impl Keeper {
         format!("{}.{number}", self.boot)
     }
 
-    /// Keeps the lease until it is lost.
-    pub(super) async fn keep(&self, grip: watch::Sender<Grip>) {
-        let mut number = 0_u64;
-        // Refreshes that may have arrived although we do not know it: number and when each was sent.
-        let mut sent_before = VecDeque::new();
+    /// Keeps the lease until it is lost. `told` hears of every step.
+    pub(super) async fn keep(&self, mut held: Grip, told: impl Fn(&Grip)) {
         let mut pause = Pause::new();
-        let mut next = grip.borrow().sent + self.times.refresh_every;
+        let mut step = held.tenure.begin();
         loop {
-            let held = *grip.borrow();
-            let end = held.sent + self.times.fence_after;
-            tokio::time::sleep_until(next.min(end)).await;
-            let sent = Instant::now();
-            if sent >= end {
-                tracing::error!(lease = %self.subject, "the lease could not be refreshed in time");
-                return;
-            }
-            number += 1;
-            sent_before.push_back((number, sent));
-            if sent_before.len() > SENT_MAX {
-                sent_before.pop_front();
-            }
-            // Not tried to the end under the same number: a later one counts for longer.
-            let deadline = end.min(sent + self.times.refresh_every / 4);
-            match tokio::time::timeout_at(end, self.put(held.sequence, number, deadline)).await {
-                Ok(Ok(sequence)) => {
-                    grip.send_replace(Grip { sequence, sent });
-                    pause = Pause::new();
-                    next = sent + self.times.refresh_every;
+            let before = held.state();
+            // Whoever looks on learns of a change in time, whatever is waited for.
+            let until = held.changes_at();
+            let input = match step {
+                TenureStep::Wait(at_ms) => {
+                    tokio::time::sleep_until(held.at(at_ms).min(until)).await;
+                    TenureInput::Time
                 }
-                // An earlier refresh of ours may be what stands there.
-                Ok(Err(WriteError::Fenced)) => match self.ours(&sent_before, held).await {
-                    Ok(Some(found)) => {
-                        grip.send_replace(found);
-                        next = Instant::now();
-                    }
-                    Ok(None) => {
-                        tracing::error!(lease = %self.subject, "somebody else has the lease, or it has ended");
-                        return;
-                    }
-                    Err(_) => next = Instant::now() + pause.next(),
-                },
-                Ok(Err(error)) => {
-                    tracing::warn!(lease = %self.subject, %error, "the lease cannot be refreshed now");
-                    next = Instant::now() + pause.next();
+                TenureStep::Pause => {
+                    tokio::time::sleep_until((Instant::now() + pause.next()).min(until)).await;
+                    TenureInput::Time
                 }
-                Err(_) => {}
+                TenureStep::Put { expected, number } => {
+                    // Not tried to the end under the same number: a later one counts for longer.
+                    let deadline = until.min(Instant::now() + self.times.refresh_every / 4);
+                    let put = self.put(expected.0, number, deadline);
+                    tokio::time::timeout_at(until, put).await.map_or(TenureInput::NoAnswer, |put| self.answer(put))
+                }
+                TenureStep::Look => tokio::time::timeout_at(until, self.found()).await.unwrap_or(TenureInput::NoAnswer),
+                TenureStep::End => return,
+            };
+            if matches!(input, TenureInput::Stored(_)) {
+                pause = Pause::new();
+            }
+            step = held.handle(input);
+            let after = held.state();
+            if after != before {
+                self.log(after);
+            }
+            told(&held);
+        }
+    }
+
+    fn log(&self, state: LeaseState) {
+        let lease = &self.subject;
+        match state {
+            LeaseState::Held { gaps } => tracing::info!(%lease, gaps, "the lease is held again"),
+            LeaseState::InDoubt => tracing::warn!(%lease, "the lease could not be refreshed in time and is in doubt"),
+            LeaseState::Lost => {
+                tracing::error!(%lease, "the lease is lost: it was not refreshed, or is somebody else's")
             }
         }
     }
 
-    /// What stands there, if one of our refreshes put it there.
-    async fn ours(&self, sent: &VecDeque<(u64, Instant)>, held: Grip) -> Result<Option<Grip>, Unavailable> {
-        let Some(last) = self.bucket.last(&self.subject).await? else { return Ok(None) };
-        let number = last.write_id.as_deref().and_then(|id| id.strip_prefix(&*self.boot)?.strip_prefix('.'));
-        let Some(number) = number.filter(|_| last.value().is_some()).and_then(|number| number.parse::<u64>().ok())
-        else {
-            return Ok(None);
+    fn answer(&self, put: Result<u64, WriteError>) -> TenureInput {
+        match put {
+            Ok(sequence) => TenureInput::Stored(Revision(sequence)),
+            Err(WriteError::Fenced) => TenureInput::Refused,
+            Err(error) => {
+                tracing::warn!(lease = %self.subject, %error, "the lease cannot be refreshed now");
+                TenureInput::NoAnswer
+            }
+        }
+    }
+
+    /// What stands there.
+    async fn found(&self) -> TenureInput {
+        let last = match self.bucket.last(&self.subject).await {
+            Ok(last) => last,
+            Err(_) => return TenureInput::NoAnswer,
         };
-        let sent = sent.iter().find(|(known, _)| *known == number).map_or(held.sent, |(_, sent)| *sent);
-        Ok(Some(Grip { sequence: last.sequence, sent }))
+        let Some(last) = last else { return TenureInput::Found(Found::Nobody(Revision(0))) };
+        let revision = Revision(last.sequence);
+        let number = last.write_id.as_deref().and_then(|id| id.strip_prefix(&*self.boot)?.strip_prefix('.'));
+        TenureInput::Found(match number.and_then(|number| number.parse().ok()) {
+            _ if last.value().is_none() => Found::Nobody(revision),
+            Some(number) => Found::Ours(number, revision),
+            None => Found::Theirs,
+        })
     }
 
     /// Gives the lease back, so that the others need not wait for its end.
-    pub(super) async fn release(&self, grip: Grip) {
-        let fence = Fence::Own(grip.sequence);
+    pub(super) async fn release(&self, grip: &Grip) {
+        let fence = Fence::Own(grip.sequence());
         let write = Write { subject: &self.subject, value: Value::Deleted, fence, ttl_s: Some(RELEASED_TTL_S) };
         let deadline = Instant::now() + self.times.refresh_every;
         match self.bucket.write_as(&write, &new_write_id(), deadline).await {
@@ -165,7 +258,8 @@ impl Keeper {
 
 impl Nodes {
     /// Takes the lease of a node and keeps it. A lease of the same name that is there is taken over: an earlier process of
-    /// this node did not end well, or, which is an error of the operator, is still there and becomes [`LeaseState::Lost`].
+    /// this node did not end well, or, which is an error of the operator, is still there and becomes [`LeaseState::Lost`]. One
+    /// that could not be refreshed in time is taken again, should nobody else have it.
     ///
     /// # Errors
     /// When JetStream does not answer.
@@ -179,10 +273,64 @@ impl Nodes {
         let Some(grip) = keeper.take(true).await? else {
             return Err(Unavailable::new("another process takes the lease of this node at the same time"));
         };
-        let (tx, state) = watch::channel(LeaseState::Held);
-        let lease = Lease::start(info, keeper, grip, tx, state);
-        *self.shared.grip.write() = Some(lease.grip());
-        Ok(lease)
+        Ok(Lease::start(info, keeper, grip))
+    }
+}
+
+/// What a holder knows of its lease, for whoever goes by it.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    grip: watch::Receiver<Grip>,
+}
+
+impl LeaseView {
+    /// How it stands now, by the clock, whether its keeper has run meanwhile or not.
+    #[must_use]
+    pub fn state(&self) -> LeaseState {
+        self.grip.borrow().state()
+    }
+
+    /// How long ago the last refresh that is known to be stored was sent.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let grip = self.grip.borrow();
+        Duration::from_millis(grip.now_ms().saturating_sub(grip.tenure.sent_ms()))
+    }
+
+    /// Until when it is held, should nothing happen.
+    #[must_use]
+    pub fn held_until(&self) -> std::time::Instant {
+        let grip = self.grip.borrow();
+        grip.at(grip.tenure.held_until_ms()).into_std()
+    }
+
+    /// Waits until it is refreshed or stands otherwise. False when its keeper has ended.
+    pub async fn changed(&mut self) -> bool {
+        self.grip.changed().await.is_ok()
+    }
+
+    /// Waits until the holder may say of others that their leases have ended: it is heard as often as it should be, and has been
+    /// for long enough that all others have had time to be heard as well. False when its keeper has ended.
+    pub async fn may_judge(&mut self) -> bool {
+        loop {
+            let from = {
+                let grip = self.grip.borrow_and_update();
+                let now_ms = grip.now_ms();
+                grip.tenure.judges_from_ms(now_ms).map(|from_ms| (grip.at(from_ms), from_ms <= now_ms))
+            };
+            match from {
+                Some((_, true)) => return true,
+                Some((at, false)) => tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    changed = self.grip.changed() => if changed.is_err() { return false },
+                },
+                None => {
+                    if self.grip.changed().await.is_err() {
+                        return false;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -197,21 +345,22 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn start(
-        info: NodeInfo,
-        keeper: Keeper,
-        grip: Grip,
-        tx: watch::Sender<LeaseState>,
-        state: watch::Receiver<LeaseState>,
-    ) -> Self {
-        let (grip_tx, grip) = watch::channel(grip);
+    pub(super) fn start(info: NodeInfo, keeper: Keeper, grip: Grip) -> Self {
+        let (state_tx, state) = watch::channel(grip.state());
+        let (grip_tx, seen) = watch::channel(grip.clone());
         let task = tokio::spawn({
             let keeper = keeper.clone();
             async move {
-                keeper.keep(grip_tx).await;
-                tx.send_replace(LeaseState::Lost);
+                let told = |held: &Grip| {
+                    let now = held.state();
+                    state_tx.send_if_modified(|state| std::mem::replace(state, now) != now);
+                    grip_tx.send_replace(held.clone());
+                };
+                keeper.keep(grip, told).await;
+                state_tx.send_replace(LeaseState::Lost);
             }
         });
+        let grip = seen;
         Self { info, keeper, grip, state, task }
     }
 
@@ -220,22 +369,22 @@ impl Lease {
         &self.info
     }
 
-    /// What the holder knows of it; closed when it is held no more.
-    pub(super) fn grip(&self) -> watch::Receiver<Grip> {
-        self.grip.clone()
-    }
-
-    /// Whether we hold it.
+    /// How it stands.
     pub fn state(&self) -> watch::Receiver<LeaseState> {
         self.state.clone()
+    }
+
+    /// What is known of it.
+    pub fn view(&self) -> LeaseView {
+        LeaseView { grip: self.grip.clone() }
     }
 
     /// Gives it back.
     pub async fn release(self) {
         self.task.abort();
-        let grip = *self.grip.borrow();
-        if *self.state.borrow() == LeaseState::Held {
-            self.keeper.release(grip).await;
+        let grip = self.grip.borrow().clone();
+        if grip.state().is_held() {
+            self.keeper.release(&grip).await;
         }
     }
 }

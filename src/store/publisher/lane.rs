@@ -166,6 +166,11 @@ impl<T> Lane<T> {
         self.slots.front().map(|slot| slot.submitted_at)
     }
 
+    /// Whether the last answer about the oldest item was that nobody took it.
+    pub(super) fn is_refused(&self) -> bool {
+        self.slots.front().is_some_and(|slot| slot.refused)
+    }
+
     /// Whether everything that is sent is expected to be acknowledged.
     pub(super) fn is_open(&self) -> bool {
         self.mode == Mode::Open

@@ -8,6 +8,7 @@
 //!
 //! Not here: which stream owns a subject, and what an MQTT client is told.
 
+mod gate;
 mod lane;
 mod permits;
 mod tokens;
@@ -27,6 +28,7 @@ use proto_map::Headers;
 use serde_json::json;
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::gate::Gate;
 use self::lane::{Ask, AskToken, Entry, Lane, Step, Token};
 pub use self::permits::Permit;
 use self::permits::Permits;
@@ -167,6 +169,7 @@ struct Shared {
     hasher: RandomState,
     horizons: Horizons,
     rooms: Rooms,
+    gate: Gate,
 }
 
 struct State {
@@ -235,6 +238,13 @@ impl Publisher {
     /// Whether the last message that was sent found its stream.
     pub fn available(&self) -> watch::Receiver<bool> {
         self.shared.available.subscribe()
+    }
+
+    /// Sends until then, and nothing behind it until this is called again; `None`: without end, as at first. What waits meanwhile
+    /// is sent later or fails as it does without a connection.
+    pub fn send_until(&self, until: Option<Instant>) {
+        self.shared.gate.set(until);
+        self.shared.attention.notify_one();
     }
 
     /// Hands over a message. Never blocks and never calls the sink from within.
@@ -332,7 +342,7 @@ impl Shared {
     /// Sends what the lane wants sent. Returns whether the worker has something to do about it.
     fn pump(&self, state: &mut State, number: usize, now: Instant) -> bool {
         let State { client, lanes, completions, reply } = state;
-        let Some(connection) = client.as_ref() else { return false };
+        let Some(connection) = client.as_ref().filter(|_| self.gate.is_open(now)) else { return false };
         let Some(StreamLane { lane, stream, .. }) = lanes.get_mut(number) else { return false };
         let mut attention = false;
         let is_wanted = |pending: &Pending| pending.guard.as_ref().is_none_or(|guard| guard.is_wanted());

@@ -13,6 +13,7 @@ use proto_map::Names;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::gate::Gate;
 use super::lane::{AskToken, Found, GaveUp, Lane, Resolved};
 use super::permits::Permits;
 use super::tokens::Tokens;
@@ -92,6 +93,7 @@ impl Publisher {
             hasher: RandomState::default(),
             horizons,
             rooms,
+            gate: Gate::new(),
         });
         let (alive, ended) = oneshot::channel();
         tokio::spawn(run(Arc::clone(&shared), connector, ended));
@@ -327,11 +329,14 @@ impl Worker {
             let mut state = self.shared.state.lock();
             let mut open = state.client.is_some();
             for lane in 0..state.lanes.len() {
-                state.lanes[lane].lane.give_up(now, limits.put_timeout, &mut given_up);
+                let is_ours = lane <= LANE_RETAINED;
+                let is_missing = !is_ours && state.lanes[lane].lane.is_refused();
+                let patience =
+                    limits.put_timeout.min(if is_missing { limits.no_stream_timeout } else { Duration::MAX });
+                state.lanes[lane].lane.give_up(now, patience, &mut given_up);
                 // What could not be sent stays in the lane; the next tick tries again.
                 self.shared.pump(&mut state, lane, now);
                 // Whether JetStream is there is said by the streams that are ours.
-                let is_ours = lane <= LANE_RETAINED;
                 let lane = &state.lanes[lane].lane;
                 open &= !is_ours || lane.is_open() || lane.is_empty();
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto_map::SessionSubject;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{PageRecord, SessionRecord, Sessions, Shared, parsed};
@@ -66,7 +67,7 @@ impl Sessions {
 
     /// Follows the records, until what this returns is dropped.
     pub fn follow(&self, from: FollowFrom, sink: Arc<dyn SessionsSink>) -> Following {
-        Following::start(tokio::spawn(run(Arc::clone(&self.shared), from, sink)))
+        Following::start(Arc::clone(&self.shared), from, sink)
     }
 }
 
@@ -74,11 +75,20 @@ impl Sessions {
 #[derive(Debug)]
 pub struct Following {
     task: JoinHandle<()>,
+    /// The highest sequence whose record was given, as all before it were.
+    read: watch::Receiver<u64>,
 }
 
 impl Following {
-    pub(crate) fn start(task: JoinHandle<()>) -> Self {
-        Self { task }
+    pub(super) fn start(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn SessionsSink>) -> Self {
+        let (tx, read) = watch::channel(0);
+        Self { task: tokio::spawn(run(shared, from, sink, tx)), read }
+    }
+
+    /// Waits until everything up to a sequence was given, that of [`super::Sessions::mark`].
+    pub async fn has_read(&self, sequence: u64) {
+        // While this is not dropped the task goes on.
+        let _ = self.read.clone().wait_for(|read| *read >= sequence).await;
     }
 }
 
@@ -226,7 +236,7 @@ impl Orphans {
     }
 }
 
-pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn SessionsSink>) {
+pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn SessionsSink>, read: watch::Sender<u64>) {
     let give = |sequence, event| match event {
         Event::Record(record) => sink.record(sequence, record),
         Event::Page(client_id, first_epoch, number, page) => sink.page(sequence, &client_id, first_epoch, number, page),
@@ -257,6 +267,7 @@ pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn Ses
         }
     };
     sink.caught_up();
+    read.send_replace(position - 1);
     let mut reader = shared.follower(false, position);
     let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
@@ -267,16 +278,21 @@ pub(super) async fn run(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn Ses
             }
             Ok(Progress::Restarted { next }) => {
                 tracing::error!(stream = %shared.bucket.stream, next, "the bucket of sessions was recreated or cut");
+                read.send_replace(next - 1);
             }
             Ok(Progress::Read | Progress::SnapshotBegins { .. }) => {}
             // The reader has paused already.
             Err(_) => continue,
         }
+        let last = batch.last().map(|entry| entry.sequence);
         for entry in batch.drain(..) {
             let sequence = entry.sequence;
             if let Some(event) = shared.event(entry) {
                 give(sequence, event);
             }
+        }
+        if let Some(last) = last {
+            read.send_replace(last);
         }
     }
 }

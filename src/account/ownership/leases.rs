@@ -1,0 +1,164 @@
+//! Our own lease: what follows when it is held, in doubt, held again, or lost.
+//!
+//! ```text
+//!   Held ──not refreshed──▶ InDoubt ──refreshed──▶ Held
+//!    ▲                        │  └─ it had ended, and is taken again ─▶ what others have adopted meanwhile is read ─▶ Held
+//!    │                        └─ for too long, or somebody else has our name ─▶ Lost: all connections end
+//!    └───────────────────────────────────── another name ─────────────────────────┘
+//! ```
+//!
+//! The end of a lease takes nothing from anybody: a session is somebody else's when its record says so, and that is what each
+//! write is compared with. It only lets others take without asking. So in doubt connections stay: what needs JetStream waits, and
+//! all else goes on. But nobody new becomes ours, nobody else's sessions are adopted, and nothing is sent to a log or the bucket of
+//! retained messages: it would come behind what the next owner has published, a will above all.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use mqtt_codec::ReasonCode;
+
+use crate::account::Account;
+use crate::account::delivery::mailbox::Order;
+use crate::account::ownership::nodes_gone;
+use crate::account::ownership::nodes_gone::Looks;
+use crate::account::ownership::versions;
+use crate::store::{Lease, LeaseState, LeaseView};
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the records may take to be read up to a mark, before another mark is made.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+impl Account {
+    /// Holds a lease, and adopts the sessions of nodes that are gone, as long as the account lives.
+    pub(crate) async fn keep_lease(account: Weak<Self>, mqtt: Vec<String>) {
+        let Some(strong) = account.upgrade() else { return };
+        let looks = nodes_gone::start(&strong);
+        tokio::spawn(versions::say_other_versions(account.clone()));
+        drop(strong);
+        loop {
+            let Some(strong) = account.upgrade() else { return };
+            let node = format!("{:016x}", rand::random::<u64>());
+            match strong.store.nodes().acquire(&node, mqtt.clone()).await {
+                Ok(lease) => Box::pin(strong.hold(&Arc::from(node), lease, &looks)).await,
+                Err(error) => {
+                    tracing::warn!(%error, "no lease; persistent sessions are refused until there is one");
+                    drop(strong);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Owns sessions under this name until the lease is lost, then ends all connections.
+    async fn hold(self: &Arc<Self>, node: &Arc<str>, lease: Lease, looks: &Looks) {
+        let takeovers = Arc::downgrade(self);
+        let handler = move |request| {
+            let account = takeovers.upgrade();
+            async move { account?.hand_over(request).await }
+        };
+        let served = match self.names.node_subject(node) {
+            Ok(subject) => self.store.core().serve(&subject, handler).await,
+            Err(error) => return tracing::error!(%error, "a node has no subject"),
+        };
+        let left = match &self.ingest {
+            Some(ingest) => ingest.serve_left(node).await,
+            None => None,
+        };
+        *self.lease.view.write() = Some(lease.view());
+        let mut is_closing = self.is_closing.subscribe();
+        let is_over = async { is_closing.wait_for(|closing| *closing).await.map(|_| ()) };
+        tokio::select! {
+            () = self.own_until_lost(node, &lease, looks) => self.end_all(),
+            _ = is_over => {
+                *self.lease.node.write() = None;
+                lease.release().await;
+                self.has_lease.send_replace(false);
+                self.store.publisher().send_until(None);
+                std::future::pending::<()>().await;
+            }
+        }
+        drop((served, left));
+    }
+
+    async fn own_until_lost(self: &Arc<Self>, node: &Arc<str>, lease: &Lease, looks: &Looks) {
+        let (mut view, mut state) = (lease.view(), lease.state());
+        let (mut known, mut held_until) = (0, view.held_until());
+        loop {
+            match view.state() {
+                LeaseState::Held { gaps } if gaps != known => {
+                    self.be_in_doubt();
+                    state.mark_unchanged();
+                    tokio::select! {
+                        () = self.learn_what_was_adopted(held_until) => known = gaps,
+                        _ = state.changed() => {}
+                    }
+                    continue;
+                }
+                LeaseState::Held { .. } => {
+                    held_until = view.held_until();
+                    self.own(node, &view, looks);
+                }
+                LeaseState::InDoubt => self.be_in_doubt(),
+                LeaseState::Lost => return,
+            }
+            if !view.changed().await {
+                return;
+            }
+        }
+    }
+
+    /// The lease is held, and whatever of our sessions is somebody else's has been told so.
+    fn own(&self, node: &Arc<str>, view: &LeaseView, looks: &Looks) {
+        self.store.publisher().send_until(Some(view.held_until()));
+        if self.lease.node.read().is_none() {
+            *self.lease.node.write() = Some(Arc::clone(node));
+            self.has_lease.send_replace(true);
+            // Sessions of those who died before we came, or while we could not look.
+            looks.ask();
+        }
+    }
+
+    fn be_in_doubt(&self) {
+        self.store.publisher().send_until(Some(Instant::now()));
+        if self.lease.node.write().take().is_some() {
+            self.has_lease.send_replace(false);
+            tracing::warn!(
+                "the lease is in doubt: who is connected stays, and nobody becomes ours until it is held again"
+            );
+        }
+    }
+
+    /// The lease had ended, and is ours again: reads all records that were written until now, so that connections whose session was
+    /// adopted meanwhile are told (`displaced`). `held_until`: from when on it was not held.
+    async fn learn_what_was_adopted(&self, held_until: Instant) {
+        loop {
+            match self.store.sessions().mark().await {
+                Ok(sequence) => match tokio::time::timeout(READ_WITHIN, self.records.has_read(sequence)).await {
+                    Ok(()) => break,
+                    Err(_) => tracing::warn!("the records of sessions are not read to their end"),
+                },
+                Err(error) => tracing::warn!(%error, "it cannot be known yet which sessions others have adopted"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        let everyone = self.registry.everyone_and_leaving();
+        let displaced = everyone.iter().filter(|mailbox| mailbox.is_displaced());
+        let adopted = displaced.inspect(|mailbox| mailbox.withdraw()).count();
+        let (connected, unheld_ms) = (everyone.len(), held_until.elapsed().as_millis());
+        tracing::info!(adopted, connected, unheld_ms, "what others have adopted meanwhile is known");
+    }
+
+    fn end_all(&self) {
+        tracing::error!("the lease is lost: all connections end, and others adopt their sessions");
+        *self.lease.node.write() = None;
+        *self.lease.view.write() = None;
+        self.has_lease.send_replace(false);
+        for mailbox in self.registry.everyone_and_leaving() {
+            mailbox.withdraw();
+            mailbox.order(Order::Close(ReasonCode::ServerBusy));
+        }
+        self.store.publisher().send_until(None);
+    }
+}
