@@ -5,7 +5,7 @@
 //! - [`Account`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
 //! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `records`: a session and its
 //!   record in JetStream; `owned`, `paged`: what its owner has of it, and where its subscriptions are stored;
-//!   `parts`: what others know of it; `adoption`: the sessions of sidecars that are gone, with `dividing`;
+//!   `parts`: what others know of it; `adoption`: the sessions of sidecars that are gone, with `dividing` and `heard`;
 //!   `leases`: our own lease; `displaced`: connections whose session is somebody else's
 //! - `registry`: who is connected; `mailbox`: where a connection is reached
 //! - `logs`: which streams are read, and which of them owns a subject

@@ -12,6 +12,7 @@ pub(in crate::account) mod dividing;
 pub(in crate::account) mod doubt;
 mod failover;
 mod handover;
+pub(in crate::account) mod heard;
 pub(in crate::account) mod leases;
 mod leave;
 pub(in crate::account) mod lifecycle;

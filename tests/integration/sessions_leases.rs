@@ -12,7 +12,7 @@ use crate::harness::sessions::{pid, progress, record};
 use crate::harness::{Client, Ended, NatsServer, Options, Sidecar, World, eventually, msg, stored};
 
 const LONG: u32 = 3600;
-/// Longer than a lease of 15 s may take to end and to be noticed.
+/// Longer than a lease takes to end, and to be noticed by whoever has to be heard first.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(40);
 
 /// Waits longer than the harness does.

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use mqtt_codec::{Packet, PacketId, ReasonCode};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::harness::relay::Relay;
 use crate::harness::sessions::record;
-use crate::harness::{Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, heavy, msg, shown};
+use crate::harness::{
+    Client, Ended, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, heavy, js_api, msg, shown,
+};
 
 /// Longer than a lease, and than a QoS 1 message that is not answered was waited for once.
 const STALL: Duration = Duration::from_secs(25);
@@ -202,4 +205,51 @@ async fn a_sidecar_that_was_cut_off_while_others_adopted_ends_what_they_have_and
     let back = a.connect_in_the_end(Options::v5("d-1").durable(LONG)).await;
     assert!(back.is_resumed());
     loner.ping().await;
+}
+
+/// The leases of nodes, and whether they are held.
+async fn leases(nats: &async_nats::Client) -> Vec<(String, bool)> {
+    let info = js_api(nats, "STREAM.INFO.KV_MQTT_nodes", &json!({ "subjects_filter": ">" })).await;
+    let subjects = info["state"]["subjects"].as_object().expect("subjects").keys().cloned();
+    let mut leases = Vec::new();
+    // Leads have a token more.
+    for subject in subjects.filter(|subject| subject.split('.').count() == 3) {
+        let last = js_api(nats, "STREAM.MSG.GET.KV_MQTT_nodes", &json!({ "last_by_subj": subject })).await;
+        leases.push((subject, last["message"]["data"].is_string()));
+    }
+    leases
+}
+
+/// Ends all leases, as a server does whose clock was put forward.
+async fn end_leases(nats: &async_nats::Client) {
+    for (subject, _) in leases(nats).await {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Marker-Reason", "MaxAge");
+        let stored = nats.request_with_headers(subject, headers, "".into()).await.expect("an answer");
+        let stored: Value = serde_json::from_slice(&stored.payload).expect("JSON");
+        assert!(stored["error"].is_null(), "{stored}");
+    }
+    assert!(leases(nats).await.iter().any(|(_, is_held)| !is_held), "some are not taken again yet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_that_end_before_their_time_are_taken_again_and_nobody_adopts() {
+    let world = World::own().await;
+    let nats = world.nats.client().await;
+    let mut heir = world.b.v5("heir").await;
+    heir.subscribe("wills/#", 1).await;
+    let mut clients = devices(&world.a, "a", 4, KEEP_ALIVE_S).await;
+    clients.extend(devices(&world.b, "b", 4, KEEP_ALIVE_S).await);
+    // Who has just come takes nothing in any case.
+    live(&mut clients, Instant::now() + 3 * PING_EVERY).await;
+    end_leases(&nats).await;
+    eventually("they are taken again", async || leases(&nats).await.iter().all(|(_, is_held)| *is_held)).await;
+    live(&mut clients, Instant::now() + 3 * PING_EVERY).await;
+    silent(&mut heir, Duration::ZERO).await;
+    for sidecar in [&world.a, &world.b] {
+        assert!((sidecar.metric("mqtt_sessions_adopted_total").await).abs() < 0.5, "nobody took anything from anybody");
+    }
+    let mut back = world.b.connect(Options::v5("a-1").durable(LONG)).await;
+    assert!(back.is_resumed());
+    back.ping().await;
 }

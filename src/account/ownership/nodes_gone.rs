@@ -5,8 +5,9 @@
 //! sessions whose owner is not there, so that the last one to die leaves nothing to nobody.
 //!
 //! **Invariant:** a session is adopted by those only who are heard by JetStream themselves, and have been for long enough that its
-//! owner would have been heard as well; and only while its owner has no lease, which is confirmed again and again. A lease that
-//! ends because JetStream stood still for everybody is taken again before anybody adopts.
+//! owner would have been heard as well; by none who has heard its owner a moment ago (`heard`); and only while its owner has no lease,
+//! which is confirmed again and again. A lease that ends because JetStream stood still for everybody is taken again before anybody
+//! adopts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::account::Account;
 use crate::account::ownership::dividing;
+use crate::account::ownership::heard::Heard;
 use crate::store::{LeaseView, NodeInfo, NodesFollower, NodesSink, SessionRecord, Unavailable};
 
 /// How long to wait before JetStream is asked again.
@@ -35,23 +37,36 @@ const CONFIRMED_FOR: Duration = Duration::from_millis(500);
 /// Nodes that may be gone and not yet looked after; more are found when one of them is.
 const GONE_QUEUE: usize = 1024;
 
-/// Receives the names of nodes that are gone.
-struct NodeDownSink(mpsc::Sender<()>);
+/// Is told which nodes are heard, and which are gone.
+struct NodeDownSink {
+    tx: mpsc::Sender<()>,
+    heard: Arc<Heard>,
+}
 
 impl NodesSink for NodeDownSink {
     fn alive(&self, _node: &NodeInfo) {}
 
+    fn heard(&self, node: &str) {
+        self.heard.note(node, Instant::now());
+    }
+
+    fn released(&self, node: &str) {
+        self.heard.forget(node);
+    }
+
     fn gone(&self, _node: &str) {
         // A look-out that is on its way finds this one as well.
-        let _ = self.0.try_send(());
+        let _ = self.tx.try_send(());
     }
 }
 
 /// Has the sessions of nodes that are gone looked after whenever one goes, and now and then besides; as long as the account lives.
 pub(in crate::account) fn start(account: &Arc<Account>) -> Looks {
     let (tx, rx) = mpsc::channel(GONE_QUEUE);
-    let follower = account.store.nodes().follow(Arc::new(NodeDownSink(tx.clone())));
-    tokio::spawn(look_after(Arc::downgrade(account), rx));
+    let nodes = account.store.nodes();
+    let heard = Arc::new(Heard::new(nodes.times().fence_after));
+    let follower = nodes.follow(Arc::new(NodeDownSink { tx: tx.clone(), heard: Arc::clone(&heard) }));
+    tokio::spawn(look_after(Arc::downgrade(account), rx, heard));
     Looks { tx, _follower: follower }
 }
 
@@ -70,7 +85,7 @@ impl Looks {
 
 impl Account {
     /// Reads the sessions and puts those in order whose owner is gone, as far as they are ours to do.
-    async fn adopt_all(self: &Arc<Self>, look: Look, done: &Arc<AtomicU64>) -> Result<(), Unavailable> {
+    async fn adopt_all(self: &Arc<Self>, look: Look, heard: &Heard, done: &Arc<AtomicU64>) -> Result<(), Unavailable> {
         // Without a lease we own nothing; the others see to it, and so do we when we have one again.
         let Some(mut lease) = self.lease.view() else { return Ok(()) };
         if !lease.may_judge().await {
@@ -83,7 +98,7 @@ impl Account {
         let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         alive.insert(node.to_string());
         let (gone, under_way) = (BTreeMap::new(), JoinSet::new());
-        let mut pass = Pass { account: self, node, lease, alive, gone, look, done, under_way };
+        let mut pass = Pass { account: self, node, lease, heard, alive, gone, look, done, under_way };
         let scanned = Box::pin(pass.scan_all()).await;
         if scanned.is_err() {
             pass.under_way.detach_all();
@@ -142,6 +157,7 @@ struct Pass<'a> {
     account: &'a Arc<Account>,
     node: Arc<str>,
     lease: LeaseView,
+    heard: &'a Heard,
     alive: BTreeSet<String>,
     /// Those that had no lease for certain, and when.
     gone: BTreeMap<String, Instant>,
@@ -197,6 +213,11 @@ impl Pass<'_> {
             return Err(Unavailable::new("our own lease is in doubt"));
         }
         let asked = Instant::now();
+        if self.heard.has(owner, asked) {
+            return Err(Unavailable::new(
+                "the lease of a sidecar that was heard a moment ago has ended before its time",
+            ));
+        }
         let is_gone = self.account.store.nodes().is_gone(owner).await?;
         if is_gone {
             self.gone.insert(owner.clone(), asked);
@@ -234,7 +255,7 @@ impl Pass<'_> {
 }
 
 /// Looks after sessions whenever a node is gone.
-async fn look_after(account: Weak<Account>, mut gone: mpsc::Receiver<()>) {
+async fn look_after(account: Weak<Account>, mut gone: mpsc::Receiver<()>, heard: Arc<Heard>) {
     while gone.recv().await.is_some() {
         let done = Arc::new(AtomicU64::new(0));
         let mut look = Look::Own;
@@ -242,7 +263,7 @@ async fn look_after(account: Weak<Account>, mut gone: mpsc::Receiver<()>) {
             // Whoever is gone by now is found.
             while gone.try_recv().is_ok() {}
             let Some(strong) = account.upgrade() else { return };
-            let looked = Box::pin(strong.adopt_all(look, &done)).await;
+            let looked = Box::pin(strong.adopt_all(look, &heard, &done)).await;
             drop(strong);
             let pause = match looked {
                 Ok(()) => {

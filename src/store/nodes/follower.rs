@@ -23,6 +23,10 @@ const MISSING_PAUSE: Duration = Duration::from_millis(500);
 pub trait NodesSink: Send + Sync {
     /// A node has taken its lease. When it was alive before with another `boot`, that one is gone.
     fn alive(&self, node: &NodeInfo);
+    /// A node has taken or refreshed its lease; not for leases that are found at the start.
+    fn heard(&self, _node: &str) {}
+    /// A node has given its lease back. [`NodesSink::gone`] follows.
+    fn released(&self, _node: &str) {}
     /// The lease of a node has ended: it expired or was released. Also for nodes whose marker is found at the start.
     fn gone(&self, node: &str);
 }
@@ -80,6 +84,7 @@ impl Drop for NodesFollower {
 /// What an entry of the bucket says.
 enum Event {
     Alive(NodeInfo),
+    Released(String),
     Gone(String),
 }
 
@@ -108,7 +113,8 @@ impl Shared {
                     return None;
                 }
             },
-            Content::Expired | Content::Deleted | Content::Cleaned => Event::Gone(node),
+            Content::Deleted => Event::Released(node),
+            Content::Expired | Content::Cleaned => Event::Gone(node),
         })
     }
 }
@@ -126,7 +132,7 @@ async fn alive(shared: &Shared) -> Result<Vec<NodeInfo>, Unavailable> {
         for event in batch.drain(..).filter_map(|entry| shared.event(entry)) {
             match event {
                 Event::Alive(info) => nodes.insert(info.node.clone(), info),
-                Event::Gone(node) => nodes.remove(&node),
+                Event::Released(node) | Event::Gone(node) => nodes.remove(&node),
             };
         }
         if reader.is_caught_up() {
@@ -167,13 +173,24 @@ async fn run(shared: Arc<Shared>, mut known: Known) {
 }
 
 impl Known {
+    /// Returns whether it was there.
+    fn end(&mut self, node: &str) -> bool {
+        let was_there = self.nodes.remove(node).is_some();
+        if let Some(seen) = &mut self.seen {
+            seen.retain(|seen| seen != node);
+        }
+        self.sink.gone(node);
+        was_there
+    }
+
     fn apply(&mut self, events: Vec<Event>, is_caught_up: bool) {
         let mut changed = false;
         for event in events {
             match event {
                 Event::Alive(info) => {
-                    if let Some(seen) = &mut self.seen {
-                        seen.push(info.node.clone());
+                    match &mut self.seen {
+                        Some(seen) => seen.push(info.node.clone()),
+                        None => self.sink.heard(&info.node),
                     }
                     // Most are refreshes, which say nothing new.
                     if self.nodes.get(&info.node) != Some(&info) {
@@ -182,13 +199,11 @@ impl Known {
                         self.nodes.insert(info.node.clone(), info);
                     }
                 }
-                Event::Gone(node) => {
-                    changed |= self.nodes.remove(&node).is_some();
-                    if let Some(seen) = &mut self.seen {
-                        seen.retain(|seen| *seen != node);
-                    }
-                    self.sink.gone(&node);
+                Event::Released(node) => {
+                    self.sink.released(&node);
+                    changed |= self.end(&node);
                 }
+                Event::Gone(node) => changed |= self.end(&node),
             }
         }
         if is_caught_up && let Some(seen) = self.seen.take() {
