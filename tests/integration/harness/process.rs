@@ -39,7 +39,8 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: it answers nothing, and its connections stay.
+    /// SIGSTOP: it answers nothing, and its connections stay. Somebody has to wait for the tests: the system has a process group go
+    /// on in which something is stopped when the shell is gone that it belongs to.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
     }
