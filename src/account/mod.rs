@@ -3,26 +3,14 @@
 //! # Layout
 //!
 //! - [`Account`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
-//! - `ownership`: the driver of the machines that decide who owns a session; `lifecycle`, `records`: a session and its
-//!   record in JetStream; `owned`, `paged`: what its owner has of it, and where its subscriptions are stored;
-//!   `parts`: what others know of it; `adoption`: the sessions of sidecars that are gone, with `dividing` and `heard`;
-//!   `leases`: our own lease; `displaced`: connections whose session is somebody else's
-//! - `registry`: who is connected; `mailbox`: where a connection is reached
-//! - `logs`: which streams are read, and which of them owns a subject
-//! - `router`, `subscriptions`, `interest`: from a message to its subscribers, and to core NATS what they want
-//! - `share`: shared subscriptions
-//! - `wants`, `ingest`: messages of NATS that sessions want above QoS 0
-//! - `publishing`: from a connection to JetStream and core NATS
-//! - `sys`: `$SYS/broker/…`, with `bridge_state`; `events`: who comes and goes, for NATS; `size_refusals`: what is too large
-//! - `puts`: from `nats kv put` to MQTT subscribers; `leading`: what one sidecar does for all
-//! - `requests`: request and reply between MQTT and NATS
-//! - `backlog`: what sessions are owed that the log is about to lose
-//! - `retained_writer`: puts into the bucket of retained messages; `ended_epochs`: what ended connections leave in the logs;
-//!   `doubt`: whether we may have been asked in vain
-//! - `quotas`: how much a client may have; `census`: how many sessions there are
-//! - `vitals`: how all of this is, for metrics; `versions`: whether others write what we can read
-//! - `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
-//! - `message`, `segments`, `convert`: messages, their bytes for clients, their form in NATS
+//! - `delivery`: from a stored or core message to the sessions that get it
+//! - `publish`: from a connection to JetStream and core NATS
+//! - `ownership`: the driver of the machines that decide who owns a session, and sessions in JetStream
+//! - `shared`: shared subscriptions; `requests`: request and reply between MQTT and NATS
+//! - `interop`: what NATS clients do that concerns sessions
+//! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
+//! - `election`: what one sidecar does for all; `registry`: who is connected; `quotas`: how much a client may have; `census`:
+//!   how many sessions there are; `vitals`: how all of this is, for metrics
 //!
 //! The parts do not know the [`Account`]: it knows them, and so do the files that make something of several parts together.
 //!

@@ -5,6 +5,10 @@
 //! - `leave`: the end of a connection; `failover`: sessions whose connection is gone, and wills that wait
 //! - `handover`: between two owners; `wills`: how one is published
 //! - `record`: between a record as it is stored and what of it decides
+//!
+//! And what is around it: `lifecycle`, a session from CONNECT to the end, with `turns`; `owned_session`, `paged`, `parts`,
+//! `records`: what its owner has of it; `leases` and `our_lease`; `nodes_gone`, with `heard` and `dividing`: the sessions of who is
+//! gone; `displaced`; `versions`; `doubt`.
 
 mod claim;
 pub(in crate::account) mod displaced;
