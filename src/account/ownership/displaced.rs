@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::account::delivery::mailbox::SeenRecord;
 use crate::account::registry::Registry;
 use crate::metrics::{Metrics, TakenBy};
-use crate::store::{Gone, SessionRecord, SessionsSink};
+use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink};
 
 /// Follows the records of sessions for those that are connected here.
 pub(in crate::account) struct Displaced {
@@ -47,6 +47,10 @@ impl SessionsSink for Displaced {
         self.next.record(sequence, record);
     }
 
+    fn page(&self, sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
+        self.next.page(sequence, client_id, first_epoch, number, page);
+    }
+
     fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
         self.saw(client_id, sequence, SeenRecord::Ended);
         self.next.gone(client_id, sequence, why);
@@ -70,7 +74,11 @@ mod tests {
     impl SessionsSink for Nobody {
         fn record(&self, _sequence: u64, _record: SessionRecord) {}
 
+        fn page(&self, _sequence: u64, _client_id: &str, _first_epoch: u64, _number: u32, _page: PageRecord) {}
+
         fn gone(&self, _client_id: &str, _sequence: u64, _why: Gone) {}
+
+        fn caught_up(&self) {}
     }
 
     fn mailbox(id: u64) -> Arc<Mailbox> {

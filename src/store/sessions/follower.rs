@@ -48,14 +48,14 @@ pub trait SessionsSink: Send + Sync {
 
     /// Subscriptions beside the record were written: a page of them, of the session that began in this epoch. They are its own
     /// as long as [`SessionRecord::first_epoch`] says so. A snapshot may have them before the record.
-    fn page(&self, _sequence: u64, _client_id: &str, _first_epoch: u64, _number: u32, _page: PageRecord) {}
+    fn page(&self, sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord);
 
     /// The record is gone, and what is beside it of no use; the marker in its place has this sequence. Said as well, before
     /// [`Self::caught_up`], of what was beside a record of which there is nothing any more.
     fn gone(&self, client_id: &str, sequence: u64, why: Gone);
 
     /// What was there when following began has been given.
-    fn caught_up(&self) {}
+    fn caught_up(&self);
 }
 
 impl Sessions {
