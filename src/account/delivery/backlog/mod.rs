@@ -7,35 +7,31 @@
 //! it has lost the lead, make copies too many, which readers pass over.
 //!
 //! - `horizon`: up to where; `plan`: what, for whom; `oldest`: what gave way to it
+//! - `copying`: from the log into backlogs; `sweeping`: what nobody needs any more
 //!
 //! How a session reads its backlog is in `connection::backlog`.
 
+mod copying;
+mod failure;
 mod horizon;
 mod oldest;
 mod plan;
+mod sweeping;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream};
-use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-
+use self::copying::copy;
+use self::failure::Failure;
 use self::horizon::Search;
-use self::plan::{BacklogPlan, is_consumed, is_read};
+use self::plan::{BacklogPlan, is_read};
+use self::sweeping::{Besides, sweep};
 use crate::account::Account;
 use crate::account::delivery::message::Message;
 use crate::account::publish::convert;
-use crate::metrics::DropReason;
-use crate::store::{
-    BacklogEnd, BacklogPosition, LogEntry, LogInfo, ProgressRecord, Put, PutError, SessionState, Stored, StoredSink,
-    Unavailable, WriteError,
-};
-
-/// Copies that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
-const IN_FLIGHT_MAX: u32 = 128;
+use crate::store::{BacklogPosition, LogEntry, LogInfo, ProgressRecord, PutError, Unavailable};
 
 /// How often the log is looked at: the faster the less it holds, so that it cannot be filled between two looks.
 const LOOK_MIN: Duration = Duration::from_millis(5);
@@ -47,15 +43,9 @@ const BYTES_PER_MS: u64 = 64 * 1024;
 /// How long to wait after something failed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How often backlogs are looked for that nobody is owed any more, while there are passes and while there are none; and
-/// how many are removed then.
+/// How often backlogs are looked for that nobody is owed any more, while there are passes and while there are none.
 const SWEEP: Duration = Duration::from_secs(60);
 const SWEEP_IDLE: Duration = Duration::from_secs(600);
-const SWEEP_MAX: usize = 1_000;
-const SWEEP_AT_ONCE: usize = 16;
-
-/// JetStream error: a limit is reached that refuses what is new.
-const STORE_FAILED: u32 = 10077;
 
 impl Account {
     /// Stands for the lead in keeping the backlog, and keeps it while it leads, until the account closes.
@@ -139,8 +129,8 @@ struct Writer {
     /// Copies above the position may be there already: of a pass that did not end.
     is_doubtful: bool,
     swept_at: Instant,
-    /// When pages of subscriptions were looked for that nobody has any more.
-    pages_swept_at: Option<Instant>,
+    /// What sessions have left beside their records.
+    besides: Besides,
     /// The first message above the position and when it was stored, once it is known.
     oldest: Option<(u64, u64)>,
     overtaken: u64,
@@ -153,22 +143,11 @@ struct Position {
     expected: u64,
 }
 
-/// Why a pass did not end.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    #[error("a copy was not stored: {0}")]
-    Put(#[from] PutError),
-    #[error("the position was not saved: {0}")]
-    Write(#[from] WriteError),
-}
-
 impl Writer {
     fn new(account: Weak<Account>, term: u64) -> Self {
         let swept_at = Instant::now();
-        let (position, oldest, pages_swept_at) = (None, None, None);
-        Self { account, term, position, is_doubtful: true, swept_at, pages_swept_at, oldest, overtaken: 0 }
+        let (position, oldest, besides) = (None, None, Besides::default());
+        Self { account, term, position, is_doubtful: true, swept_at, besides, oldest, overtaken: 0 }
     }
 
     /// Runs until the account is gone.
@@ -210,7 +189,7 @@ impl Writer {
 
     /// Looks at the log, and copies what is due. Returns when to look again; `None` when more may be due already.
     async fn turn(&mut self, account: &Arc<Account>) -> Result<Option<Look>, Failure> {
-        Box::pin(self.sweep_pages(account)).await;
+        Box::pin(self.besides.sweep(account)).await;
         let log = account.store.backlog().log_info().await?;
         let position = self.position(account, &log).await?;
         if log.first > position + 1 && position > self.overtaken && log.messages > 0 {
@@ -229,24 +208,6 @@ impl Writer {
         };
         self.pass(account, position, horizon, log.last).await?;
         Ok(None)
-    }
-
-    /// Removes the pages of sessions that are over, when one is, and now and then for those of which nobody has heard.
-    async fn sweep_pages(&mut self, account: &Account) {
-        let leaves_pages = account.census.take_leaves_pages();
-        if !leaves_pages && self.pages_swept_at.is_some_and(|at| at.elapsed() < SWEEP_IDLE) {
-            return;
-        }
-        match account.store.sessions().sweep().await {
-            Ok(removed) => {
-                self.pages_swept_at = Some(Instant::now());
-                tracing::debug!(removed, "pages of sessions that are over");
-            }
-            Err(error) => {
-                self.pages_swept_at = None;
-                tracing::debug!(%error, "pages of sessions that are over are left to the next sweep");
-            }
-        }
     }
 
     /// Up to where the log is copied.
@@ -353,166 +314,4 @@ impl Look {
             at_last: log.max_age_ms.map_or(LOOK_MAX, until_old).clamp(LOOK_MIN, LOOK_MAX),
         }
     }
-}
-
-/// Removes backlogs that nobody is owed any more. What fails here is found again.
-async fn sweep(account: &Account, states: &HashMap<String, SessionState>, ends: &HashMap<String, BacklogEnd>) {
-    let now_ms = account.store.clock().certain_ms();
-    let is_wanted = |client_id: &str, end: &BacklogEnd| match states.get(client_id) {
-        Some(SessionState { record, .. }) if record.is_too_new() => true,
-        Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms) => false,
-        Some(state) => !is_consumed(state, end.log_sequence),
-        None => false,
-    };
-    let unwanted = ends.iter().filter(|(client_id, end)| !is_wanted(client_id, end)).take(SWEEP_MAX);
-    let (sessions, backlog) = (account.store.sessions(), account.store.backlog());
-    let removed = stream::iter(unwanted).for_each_concurrent(SWEEP_AT_ONCE, |(client_id, end)| async move {
-        let remove = async {
-            if !states.contains_key(client_id) {
-                sessions.clean_up(client_id).await?;
-            }
-            backlog.purge(client_id, end.stream_sequence).await
-        };
-        if let Err(error) = remove.await {
-            tracing::debug!(client_id, %error, "a backlog that is not wanted is still there");
-        }
-    });
-    removed.await;
-}
-
-/// Reads the log from a sequence up to the horizon, and copies what is owed. Returns how many copies were made, by debtor,
-/// when all are acknowledged.
-async fn copy(
-    account: &Arc<Account>,
-    owed: &BacklogPlan,
-    from: u64,
-    horizon: u64,
-) -> Result<HashMap<u64, u64>, Failure> {
-    let mut scan = account.store.log().scan(from);
-    let copies = Arc::new(Copies::default());
-    let mut recipients = Vec::new();
-    while scan.position() <= horizon {
-        let batch = scan.next().await?;
-        for entry in batch.iter().take_while(|entry| entry.sequence <= horizon) {
-            let Some((ttl_s, is_hidden, message)) = live(account, entry) else { continue };
-            owed.matching(entry.sequence, &message, is_hidden, &mut recipients);
-            for recipient in &recipients {
-                copies.put(account, entry, *recipient, owed.client_id(*recipient), ttl_s).await?;
-            }
-        }
-        if scan.is_caught_up() {
-            break;
-        }
-    }
-    copies.all(account).await
-}
-
-/// A message of the log with what is left of its life, in seconds, unless nobody is to have it.
-fn live(account: &Account, entry: &LogEntry) -> Option<(Option<u32>, bool, Message)> {
-    let closed = account.router.closed();
-    if closed.is_closed_subject(entry.subject()) {
-        return None;
-    }
-    let message = convert::from_log(entry, convert::STORED, false, None).ok()?;
-    match message.expiry(account.store.clock().earliest_ms()) {
-        Ok(Some(0)) | Err(_) => None,
-        Ok(ttl_s) => Some((ttl_s, closed.hides_topic_from_wildcard(&message.topic), message)),
-    }
-}
-
-/// Copies under way, and what became of them.
-#[derive(Debug)]
-struct Copies {
-    room: Semaphore,
-    outcome: Mutex<Outcome>,
-}
-
-#[derive(Debug, Default)]
-struct Outcome {
-    /// By debtor.
-    stored: HashMap<u64, u64>,
-    /// Sessions whose queue takes nothing more, and what was dropped for that.
-    full: HashSet<u64>,
-    queue_full: u64,
-    too_large: u64,
-    failed: Option<PutError>,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Self { room: Semaphore::new(IN_FLIGHT_MAX as usize), outcome: Mutex::default() }
-    }
-}
-
-impl Copies {
-    /// Hands over one copy, when there is room. Fails when one before it has.
-    async fn put(
-        self: &Arc<Self>,
-        account: &Account,
-        entry: &LogEntry,
-        recipient: u32,
-        client_id: &str,
-        ttl_s: Option<u32>,
-    ) -> Result<(), PutError> {
-        let token = u64::from(recipient);
-        {
-            let mut outcome = self.outcome.lock();
-            if let Some(error) = outcome.failed.clone() {
-                return Err(error);
-            }
-            if outcome.full.contains(&token) {
-                outcome.queue_full += 1;
-                return Ok(());
-            }
-        }
-        let Some((target, headers)) = account.store.backlog().copy_of(entry, client_id) else { return Ok(()) };
-        let bytes = entry.payload.len() + headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let publisher = account.store.publisher();
-        // Never closed, so an error cannot occur.
-        if let Ok(room) = self.room.acquire().await {
-            room.forget();
-        }
-        let permit = publisher.permit(bytes).await;
-        let sink = Arc::clone(self) as Arc<dyn StoredSink>;
-        let payload = entry.payload.clone();
-        publisher
-            .submit(permit, Put { target, headers, payload, ttl_s, expected_last: None, guard: None, sink, token });
-        Ok(())
-    }
-
-    /// Waits until all are acknowledged. Returns how many were stored, by debtor.
-    async fn all(&self, account: &Account) -> Result<HashMap<u64, u64>, Failure> {
-        let _all = self.room.acquire_many(IN_FLIGHT_MAX).await;
-        let mut outcome = self.outcome.lock();
-        if let Some(error) = outcome.failed.clone() {
-            return Err(error.into());
-        }
-        for (reason, count) in [(DropReason::QueueFull, outcome.queue_full), (DropReason::TooLarge, outcome.too_large)]
-        {
-            if count > 0 {
-                account.metrics.dropped(reason, count);
-            }
-        }
-        Ok(std::mem::take(&mut outcome.stored))
-    }
-}
-
-impl StoredSink for Copies {
-    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
-        let mut outcome = self.outcome.lock();
-        match result {
-            Ok(_) => *outcome.stored.entry(token).or_default() += 1,
-            Err(PutError::Full { code: STORE_FAILED, .. }) => {
-                outcome.full.insert(token);
-                outcome.queue_full += 1;
-            }
-            // No other attempt would be better.
-            Err(PutError::TooLarge | PutError::Invalid { .. }) => outcome.too_large += 1,
-            Err(error) => outcome.failed = Some(error),
-        }
-        drop(outcome);
-        self.room.add_permits(1);
-    }
-
-    fn flush(&self) {}
 }
