@@ -20,6 +20,8 @@ use serde_json::json;
 const BURST: usize = 1_000;
 /// Wills may be so far apart before it is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Sidecars that have just started look after the sessions of nobody, and then look for those of who is gone; both are over by then.
+const SETTLED: Duration = Duration::from_secs(25);
 
 struct Sidecar {
     process: Child,
@@ -75,6 +77,7 @@ async fn main() {
 
     let mut leaving = start(&program, &url).await;
     let (_one, _other) = (start(&program, &url).await, start(&program, &url).await);
+    tokio::time::sleep(SETTLED).await;
     let mut wills = client.subscribe("will.>").await.expect("subscribed");
     plant(&client, sessions).await;
     let began = Instant::now();
