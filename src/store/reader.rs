@@ -356,8 +356,7 @@ impl Reader {
             biased;
             alive = consumer.subscriber.receive(&mut self.messages, max) => {
                 consumer.heard = Instant::now();
-                self.pulse.beat(consumer.pending);
-                if alive { return } else { "the connection is closed" }
+                if alive { return self.pulse.beat(consumer.pending) } else { "the connection is closed" }
             }
             _ = lost => "the connection was lost",
             () = tokio::time::sleep_until(deadline) => "the server is silent",

@@ -154,7 +154,7 @@ async fn a_log_that_is_full_and_keeps_what_it_has_has_no_room_until_it_is_made_l
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_is_full_is_noticed_although_nobody_publishes() {
     let account =
-        "accounts { A: { users: [{ user: a, password: a }], jetstream: { max_store: 600MB } } }\nno_auth_user: a";
+        "accounts { A: { users: [{ user: a, password: a }], jetstream: { max_store: 300MB } } }\nno_auth_user: a";
     let nats = NatsServer::start_with(true, account);
     let sidecar = SidecarBuilder::of(&nats, "sidecar")
         .set("JETSTREAM__LOG__MAX_BYTES", "64MiB")
