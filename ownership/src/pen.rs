@@ -72,7 +72,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
     /// Begins to write.
     pub(crate) fn put<P>(&mut self, state: State<W, R>, expected: Revision) -> Output<W, R, P> {
         self.expected = expected;
-        self.known = self.known.max(expected);
+        debug_assert!(expected <= self.known, "what is written over was read or written");
         self.begin(Intent::Put(state.clone()));
         Output::Put { state: Box::new(state), expected }
     }
@@ -80,7 +80,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
     /// Begins to end the session.
     pub(crate) fn end<P>(&mut self, expected: Revision) -> Output<W, R, P> {
         self.expected = expected;
-        self.known = self.known.max(expected);
+        debug_assert!(expected <= self.known, "what is written over was read or written");
         self.begin(Intent::End);
         Output::End(expected)
     }

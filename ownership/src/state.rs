@@ -310,6 +310,45 @@ mod tests {
     }
 
     #[test]
+    fn mqtt_3_1_2_23_a_session_ends_when_its_expiry_interval_is_over_and_its_connection_is_not_there() {
+        let expired = |connected, expiry_s, ended_ms, now_ms| {
+            State { expiry_s, disconnected_at_ms: ended_ms, ..old("a", connected, &[]) }.has_expired(now_ms)
+        };
+        assert!(expired(false, 60, Some(1_000), 61_000));
+        assert!(!expired(false, 60, Some(1_000), 60_999));
+        assert!(!expired(true, 60, Some(1_000), 61_000), "[MQTT-4.1.0-1]");
+        assert!(!expired(false, NEVER, Some(1_000), u64::MAX));
+        assert!(!expired(false, 60, None, u64::MAX), "nobody has said that it ended");
+    }
+
+    #[test]
+    fn a_record_stays_for_its_session_and_for_its_wills() {
+        let ttl = |connected, expiry_s, will: bool, ended_ms| {
+            let will = will.then_some(Will { delay_s: 0, state: WillState::Armed, due_at_ms: None, message: "gone" });
+            State { expiry_s, will, disconnected_at_ms: ended_ms, ..old("a", connected, &[]) }.ttl_s(11_000)
+        };
+        assert_eq!(ttl(true, 60, false, None), None);
+        assert_eq!(ttl(false, NEVER, false, Some(1_000)), None);
+        assert_eq!(ttl(false, 60, false, Some(1_000)), Some(50));
+        assert_eq!(ttl(false, 60, true, Some(1_000)), Some(50 + WILL_PATIENCE_S));
+        assert_eq!(ttl(false, 0, false, Some(1_000)), Some(1), "not for ever");
+        assert_eq!(ttl(false, 60, false, None), Some(60));
+        let state = State { disconnected_at_ms: Some(1_000), ..old("a", false, &[]) };
+        assert_eq!(state.progress_ttl_s(11_000), Some(50 + PROGRESS_LONGER_S));
+    }
+
+    #[test]
+    fn what_is_left_to_do_when_a_connection_is_over() {
+        let will = || Will { delay_s: 0, state: WillState::Armed, due_at_ms: None, message: "gone" };
+        let (plain, former) = (old("a", true, &[]), FormerWill { epoch: Epoch(3), will: will() });
+        assert!(!plain.has_will() && !plain.is_unfinished());
+        assert!(State { will: Some(will()), ..plain.clone() }.is_unfinished());
+        assert!(State { former_wills: vec![former], ..plain.clone() }.has_will());
+        let ends = State { expiry_s: 0, ..plain };
+        assert!(!ends.has_will() && ends.is_unfinished());
+    }
+
+    #[test]
     fn a_record_of_the_past_is_known_by_its_trace() {
         let state = old("a", true, &[]);
         let is_past = |at, trace| state.is_of_the_past(Revision(5), Some((Revision(at), trace)));
