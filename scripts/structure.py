@@ -13,8 +13,9 @@ followed through every `use` to where it is defined, so a re-export hides nothin
 Methods are not followed: an `impl` of a type in another file than the type's is a dependency on the type's file only.
 
 A ring is two files or more that all depend on each other, directly or through others. Also checked: LAYERS, the order of
-the rooms of `src/`; CRATES, which crate may depend on which; and that the inner crates are free of runtime and clock:
-no `async`, and nothing of RUNTIMES in their dependency trees (their `clippy.toml` bans the calls).
+the rooms of `src/`; CRATES, which crate may depend on which; that the inner crates are free of runtime and clock:
+no `async`, and nothing of RUNTIMES in their dependency trees (their `clippy.toml` bans the calls); and that nothing runs
+in TRACKED rooms but what their account knows of.
 
 Without arguments everything is checked. `--edges PATH` shows what a file or folder depends on, and who on it.
 """
@@ -53,10 +54,19 @@ LAYERS = [
     {"metrics"},
     {"store"},
     {"nats"},
-    {"embedded", "network", "readiness", "shutdown"},
+    {"embedded", "network", "readiness", "shutdown", "tasks"},
     {"logging"},
     {"config"},
 ]
+
+# Rooms of `src/` in which everything that runs is a task of one account (`src/tasks.rs`), so that it ends with it; and what
+# would begin another one. A closure on a thread for what blocks (`spawn_blocking`) is none: it ends by itself.
+TRACKED = {"account", "nats", "store"}
+SPAWNING = {
+    ("std", "thread", "Builder"), ("std", "thread", "spawn"), ("tokio", "runtime", "Handle"), ("tokio", "runtime", "Runtime"),
+    ("tokio", "spawn"), ("tokio", "task", "JoinSet"), ("tokio", "task", "LocalSet"), ("tokio", "task", "spawn"),
+    ("tokio", "task", "spawn_local"),
+}
 
 # What one of them has all the same: the zones of time windows, without the clock of the system.
 EXCEPTIONS = {("access", "jiff")}
@@ -337,6 +347,16 @@ class Crate:
                 add(module, self.targets(module, path))
         return edges
 
+    def foreign_paths(self, module):
+        """The paths of a module's code and imports that begin with another crate, as they are in full."""
+        imported = {name: path for path, name, _ in module.imports if path[-1] != "*"}
+        for path in module.paths | {path for path, _, _ in module.imports}:
+            seen = set()
+            while path[0] in imported and path[0] not in seen and imported[path[0]] != (path[0],):
+                seen.add(path[0])
+                path = imported[path[0]] + path[1:]
+            yield path
+
 
 # Judging
 
@@ -386,6 +406,19 @@ def against_the_layers(edges, layers):
             if here != there and place.get(here, 0) >= place.get(there, len(layers)):
                 complaints.append(f"{file} uses {', '.join(sorted(names))} of {other}: {there} is not below {here}")
     return complaints
+
+
+def against_the_tasks(crate):
+    """Complaints about tasks that their account does not know of."""
+    complaints = set()
+    for module in crate.modules:
+        if not module.file.startswith("src/") or room_of(module.file) not in TRACKED:
+            continue
+        for path in crate.foreign_paths(module):
+            for spawning in SPAWNING:
+                if path[: len(spawning)] == spawning:
+                    complaints.add(f"{module.file} uses {'::'.join(spawning)}: what runs for an account is spawned by its Tasks")
+    return sorted(complaints)
 
 
 def against_the_crates():
@@ -452,7 +485,7 @@ def main(arguments):
         return 0
     rings = rings_of(edges)
     complaints = [describe(ring, edges) for ring in rings]
-    complaints += against_the_layers(edges, LAYERS) + against_the_crates() + runtimes(crates)
+    complaints += against_the_layers(edges, LAYERS) + against_the_crates() + runtimes(crates) + against_the_tasks(crates["."])
     for complaint in complaints:
         print(f"structure: {complaint}", file=sys.stderr)
     files = sum(len(crate.files) for crate in crates.values())

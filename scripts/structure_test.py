@@ -107,6 +107,29 @@ class Judgements(unittest.TestCase):
         ):
             self.assertEqual(len(structure.against_the_layers(edges, layers)), 1, edges)
 
+    def test_what_runs_for_an_account_is_known_to_it(self):
+        files = {
+            "lib": "mod account; mod store; mod listener;",
+            "account": "use tokio::task; mod part; fn f() { task::spawn(g()); }",
+            "account/part": "use tokio as runtime; fn f() { runtime::task::JoinSet::new(); tokio::task::spawn_blocking(g); }",
+            "store": """
+                use tokio::{runtime::Handle as H, spawn as begin}; fn f(tasks: &Tasks) { tasks.spawn(g()); begin(h()); }
+                #[cfg(test)] mod tests { fn f() { tokio::spawn(g()); } }
+            """,
+            "listener": "fn f() { tokio::spawn(g()); }",
+        }
+        crate = structure.Crate("src/lib.rs", {f"src/{name}.rs": text for name, text in files.items()}.get)
+        said = ": what runs for an account is spawned by its Tasks"
+        self.assertEqual(
+            structure.against_the_tasks(crate),
+            [
+                f"src/account.rs uses tokio::task::spawn{said}",
+                f"src/account/part.rs uses tokio::task::JoinSet{said}",
+                f"src/store.rs uses tokio::runtime::Handle{said}",
+                f"src/store.rs uses tokio::spawn{said}",
+            ],
+        )
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -8,7 +8,7 @@
 //! - [`listener`]: byte streams; `connection`: where a socket and a session meet
 //! - [`account`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS; `nats`: the links to nats-server
 //! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see
-//! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything
+//! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything; `tasks`: what runs for an account
 
 #![cfg_attr(test, allow(clippy::large_futures, reason = "a test is one future"))]
 
@@ -29,3 +29,4 @@ mod network;
 pub mod readiness;
 pub mod shutdown;
 pub mod store;
+mod tasks;

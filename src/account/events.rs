@@ -135,7 +135,7 @@ impl Events {
     /// Sends what is left here until this is dropped.
     pub(in crate::account) fn start(store: &Store, names: Names, metrics: Arc<Metrics>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(send(receiver, store.core().clone(), names, Arc::clone(&metrics)));
+        store.tasks().spawn(send(receiver, store.core().clone(), names, Arc::clone(&metrics)));
         Self(Some(Queue { sender, clock: store.clock().clone(), metrics }))
     }
 

@@ -232,8 +232,8 @@ impl Account {
             _tail: tail,
             records,
         });
-        CatchUp::start(first, Arc::clone(&account.router));
-        tokio::spawn(follow_streams(follower, Arc::downgrade(&account)));
+        CatchUp::start(account.store.tasks(), first, Arc::clone(&account.router));
+        account.store.tasks().spawn(follow_streams(follower, Arc::downgrade(&account)));
         account.serve_requests(arrived);
         account
     }

@@ -31,10 +31,11 @@ pub(crate) const ABANDONED: &str = "nobody needs it any more";
 pub(crate) async fn connect(options: LinkOptions) -> Result<Client, ConnectError> {
     let mut pool = Pool::new(&options.servers, options.ignore_discovered_servers);
     let (url, established) = round(&mut pool, &options).await?;
+    let tasks = options.tasks.clone();
     let shared = Shared::new(options);
     let client = Client::new(Arc::clone(&shared));
     shared.connected(established.info.clone());
-    tokio::spawn(Link { shared, pool }.run(url, established));
+    tasks.spawn(Link { shared, pool }.run(url, established));
     Ok(client)
 }
 
@@ -67,6 +68,16 @@ struct Link {
     pool: Pool,
 }
 
+/// However the task ends, whoever holds the link learns that there is none any more.
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.shared.state.borrow().connected {
+            self.shared.lost(ABANDONED);
+        }
+        self.shared.end();
+    }
+}
+
 impl Link {
     async fn run(mut self, mut url: ServerUrl, mut established: Established) {
         loop {
@@ -80,7 +91,6 @@ impl Link {
             self.shared.options.counts.reconnected();
             self.shared.connected(established.info.clone());
         }
-        self.shared.end();
     }
 
     /// Uses a connection until it is lost; says why it was.

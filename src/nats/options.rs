@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::counts::LinkCounts;
 use super::error::ConnectError;
 use super::url::ServerUrl;
+use crate::tasks::Tasks;
 
 /// What goes into CONNECT to say who we are.
 #[derive(Clone, Default)]
@@ -79,6 +80,8 @@ pub(crate) struct LinkOptions {
     /// Called from the link's task; must not block.
     pub(crate) on_event: Arc<dyn Fn(Event<'_>) + Send + Sync>,
     pub(crate) counts: LinkCounts,
+    /// Where its task runs.
+    pub(crate) tasks: Tasks,
 }
 
 impl fmt::Debug for LinkOptions {

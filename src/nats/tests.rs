@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::tasks::Tasks;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const INFO: &str = r#"INFO {"server_id":"S","version":"2.15.1","max_payload":1048576,"headers":true}"#;
@@ -39,6 +40,7 @@ impl Server {
             identify: Arc::new(|_| Ok(Login::default())),
             on_event: Arc::new(|_| {}),
             counts: LinkCounts::default(),
+            tasks: Tasks::default(),
         }
     }
 
@@ -408,4 +410,23 @@ async fn what_a_server_says_of_itself_later_counts_from_then_on() {
     assert_eq!(publish(&client, "123"), Ok(()));
     let want = ["Connected", "LameDuck", r#"ServerError("Permissions Violation for Publish to \"a b\"")"#];
     assert_eq!(*events.lock(), want);
+}
+
+#[tokio::test]
+async fn a_link_ends_with_its_account_and_whoever_holds_it_is_told() {
+    let server = Server::start().await;
+    let options = server.options();
+    let tasks = options.tasks.clone();
+    let (client, mut peer) = pair(&server, options).await;
+    let mut subscriber = client.subscribe("a", ROOMY).unwrap();
+    peer.hears("SUB a 1").await;
+    let mut flush = Box::pin(client.flush());
+    assert!(futures_util::poll!(&mut flush).is_pending());
+    tasks.close().await;
+    assert_eq!(flush.await, Err(RequestFailure::Lost));
+    assert_eq!(publish(&client, "late"), Err(PublishError::Disconnected));
+    assert!(!client.state().borrow().connected);
+    assert!(tokio::time::timeout(PATIENCE, subscriber.next()).await.unwrap().is_none());
+    let mut rest = String::new();
+    peer.0.read_to_string(&mut rest).await.unwrap();
 }

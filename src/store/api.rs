@@ -342,10 +342,16 @@ impl Api {
 
     /// Lets a consumer go. Without an answer it goes by itself when it is inactive, so nobody waits for one.
     pub(crate) async fn forget_reader(&self, stream: &str, name: &str) {
-        let subject = format!("$JS.API.CONSUMER.DELETE.{stream}.{name}");
-        let (inbox, payload) = (self.link.client.new_inbox(), Bytes::new());
+        let (subject, inbox, payload) = (forgetting(stream, name), self.link.client.new_inbox(), Bytes::new());
         let message = Outbound { reply: Some(inbox.as_bytes()), ..Outbound::plain(&subject, &payload) };
         let _ = self.link.client.publish(&message).await;
+    }
+
+    /// The same for who cannot wait until there is room to say so.
+    pub(crate) fn forget_reader_now(&self, stream: &str, name: &str) {
+        let (subject, inbox, payload) = (forgetting(stream, name), self.link.client.new_inbox(), Bytes::new());
+        let message = Outbound { reply: Some(inbox.as_bytes()), ..Outbound::plain(&subject, &payload) };
+        let _ = self.link.client.try_publish(&message);
     }
 
     /// The first message at or after a sequence, from the leader; `None` when there is none.
@@ -429,6 +435,10 @@ impl Api {
             Err(failure) => Err(failure),
         }
     }
+}
+
+fn forgetting(stream: &str, name: &str) -> String {
+    format!("$JS.API.CONSUMER.DELETE.{stream}.{name}")
 }
 
 /// Reads the answer to STREAM.MSG.GET; `None` when there is no such message.

@@ -326,7 +326,7 @@ impl Bucket {
     fn make_again_if_gone(&self) {
         let Ok(guard) = Arc::clone(&self.remaking).try_lock_owned() else { return };
         let (bucket, guard) = (self.clone(), guard);
-        tokio::spawn(async move {
+        self.api.link.tasks.spawn(async move {
             let _guard = guard;
             if let Err(failure) = bucket.api.stream_state(&bucket.stream).await
                 && failure.code() == STREAM_NOT_FOUND

@@ -21,6 +21,7 @@ pub(crate) use crate::nats::LinkState;
 use crate::nats::{
     ABANDONED, Client, ConnectError, Event, LinkCounts, LinkOptions, OnFull, QueueLimits, ServerUrl, TlsFiles,
 };
+use crate::tasks::Tasks;
 
 /// How often a connect that does not succeed is tried, and how often that is logged.
 const CONNECT_RETRY: Duration = Duration::from_millis(500);
@@ -55,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) state: watch::Receiver<LinkState>,
     violation: Arc<Mutex<Option<String>>>,
     subscription_queue: usize,
+    /// Those of the account.
+    pub(crate) tasks: Tasks,
     /// What JetStream answered.
     pub(crate) errors: ApiErrors,
     /// The server's time, as its answers tell.
@@ -110,6 +113,10 @@ pub(crate) struct Connector {
     private_inbox: String,
     /// Connections that are lost.
     outage: Outage,
+    /// What runs for the account, apart from the connections.
+    pub(crate) tasks: Tasks,
+    /// The connections: they end after that, so that its last words are sent.
+    pub(crate) links: Tasks,
 }
 
 impl Connector {
@@ -133,8 +140,8 @@ impl Connector {
         }
         let (errors, counts, clock) = (ApiErrors::default(), LinkCounts::default(), ServerClock::default());
         let (options, servers, authenticator) = (Arc::new(options), Arc::new(servers), Arc::new(authenticator));
-        let outage = Outage::default();
-        Ok(Self { options, servers, authenticator, errors, clock, counts, private_inbox, outage })
+        let (outage, tasks, links) = (Outage::default(), Tasks::default(), Tasks::default());
+        Ok(Self { options, servers, authenticator, errors, clock, counts, private_inbox, outage, tasks, links })
     }
 
     /// The URLs without passwords, for messages.
@@ -173,6 +180,7 @@ impl Connector {
             identify: Arc::new(move |nonce| authenticator.answer(nonce)),
             on_event: Arc::new(on_event),
             counts: self.counts.clone(),
+            tasks: self.links.clone(),
         }
     }
 
@@ -192,9 +200,9 @@ impl Connector {
             let error = match crate::nats::connect(options.clone()).await {
                 Ok(client) => {
                     let (state, subscription_queue) = (client.state(), role.subscription_queue);
-                    let (errors, clock) = (self.errors.clone(), self.clock.clone());
+                    let (errors, clock, tasks) = (self.errors.clone(), self.clock.clone(), self.tasks.clone());
                     let inboxes = Arc::from(self.options.inbox_prefix.as_str());
-                    return Ok(Link { client, inboxes, state, violation, subscription_queue, errors, clock });
+                    return Ok(Link { client, inboxes, state, violation, subscription_queue, tasks, errors, clock });
                 }
                 Err(error) => error,
             };

@@ -81,7 +81,7 @@ impl Keys {
         let ring = load(&bucket, &subject, None).await;
         let ring = ring.map_err(|Unavailable { reason }| OpenError::Unavailable { reason })?;
         let shared = Arc::new(Shared { bucket, subject, ring: RwLock::new(Arc::new(ring)), wanted: Notify::new() });
-        tokio::spawn(keep(Arc::downgrade(&shared)));
+        shared.bucket.api.link.tasks.spawn(keep(Arc::downgrade(&shared)));
         Ok(Self { shared })
     }
 

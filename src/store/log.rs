@@ -200,7 +200,7 @@ impl Log {
         let source = self.source("tail", Pace { batch: 2_048, bytes: self.pull_bytes(8), overlap: true });
         let reader = Reader::new(self.shared.api.clone(), self.shared.tail.clone(), source, start).of_log();
         let reader = reader.watched_by(Arc::clone(&self.shared.pulse));
-        let task = tokio::spawn(follow(Arc::clone(&self.shared), reader, sink));
+        let task = self.shared.api.link.tasks.spawn(follow(Arc::clone(&self.shared), reader, sink));
         Ok(Tail { start, task })
     }
 

@@ -54,8 +54,10 @@ mod streams;
 mod time;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use proto_map::StreamSpec;
 use tokio::sync::watch;
 
@@ -100,6 +102,7 @@ pub use self::share::{
 pub(crate) use self::time::rfc3339;
 use crate::nats::Outbound;
 pub use crate::nats::{LinkCounts, SkipReason};
+use crate::tasks::{EndOnDrop, Tasks};
 
 pub use self::found_stream::FoundStream;
 pub use self::streams::Streams;
@@ -108,6 +111,9 @@ pub use self::streams::Streams;
 const QUEUE: usize = 4_096;
 /// Messages of one reader between the socket and us: several pulls, so that none is ever dropped.
 const READER_QUEUE: usize = 16_384;
+
+/// How long the server may take to hear them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Makes logs of streams.
 #[derive(Clone)]
@@ -136,6 +142,10 @@ pub struct Store {
     /// Those that go on for as long as this does.
     links: [Link; 5],
     connected: watch::Receiver<bool>,
+    tasks: Tasks,
+    /// The connections.
+    link_tasks: Tasks,
+    _ends: EndOnDrop,
 }
 
 impl Store {
@@ -148,6 +158,8 @@ impl Store {
         let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
         let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats, names.inbox_prefix())?;
+        let (tasks, link_tasks) = (connector.tasks.clone(), connector.links.clone());
+        let _ends = EndOnDrop(tasks.clone());
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
         let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &declared)));
@@ -211,7 +223,26 @@ impl Store {
             core,
             shares,
             links,
+            tasks,
+            link_tasks,
+            _ends,
         })
+    }
+
+    /// Ends everything that this has begun, and its connections: when it returns, no task of it runs, no connection of it is
+    /// open, and the consumers of its readers are given up. What is under way is cut, so it is waited for before. Once more is
+    /// nothing.
+    pub async fn close(&self) {
+        self.tasks.close().await;
+        // The server has heard what the readers said last.
+        let flushed = self.links.iter().map(|link| link.client.flush());
+        let _ = tokio::time::timeout(LAST_WORDS, join_all(flushed)).await;
+        self.link_tasks.close().await;
+    }
+
+    /// Where everything runs that goes on for as long as this does.
+    pub(crate) const fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// Errors that JetStream has answered.
@@ -374,7 +405,7 @@ async fn serve_echo(link: &Link, names: &proto_map::Names) -> Result<String, Ope
     let requests = link.client.subscribe(&subject, link.queue_limits());
     let mut requests = requests.map_err(|error| OpenError::Unavailable { reason: error.to_string() })?;
     let client = link.client.clone();
-    tokio::spawn(async move {
+    link.tasks.spawn(async move {
         while let Some(request) = requests.next().await {
             // Who asked has left, or asks again.
             if let Some(subject) = request.reply() {
@@ -392,7 +423,7 @@ async fn serve_echo(link: &Link, names: &proto_map::Names) -> Result<String, Ope
 fn connected(link: &Link) -> watch::Receiver<bool> {
     let mut state = link.state.clone();
     let (tx, rx) = watch::channel(state.borrow_and_update().connected);
-    tokio::spawn(async move {
+    link.tasks.spawn(async move {
         while state.changed().await.is_ok() {
             let connected = state.borrow_and_update().connected;
             if tx.is_closed() {

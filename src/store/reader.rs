@@ -448,11 +448,8 @@ impl Plan {
 impl Drop for Reader {
     fn drop(&mut self) {
         // The server would keep the consumer until it is inactive for long enough.
-        if let Some(consumer) = self.consumer.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (api, stream) = (self.api.clone(), Arc::clone(&self.source.stream));
-            runtime.spawn(async move { api.forget_reader(&stream, &consumer.name).await });
+        if let Some(consumer) = self.consumer.take() {
+            self.api.forget_reader_now(&self.source.stream, &consumer.name);
         }
     }
 }

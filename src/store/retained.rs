@@ -127,7 +127,7 @@ impl Retained {
             whole: watch::Sender::default(),
         });
         let follower = Follower { shared: Arc::clone(&shared), assets, spec, tx, snapshot: None };
-        let task = tokio::spawn(follower.run(reader));
+        let task = shared.api.link.tasks.spawn(follower.run(reader));
         Self { shared, _task: Arc::new(Abort(task)) }
     }
 

@@ -57,7 +57,7 @@ pub struct Streams {
 impl Streams {
     pub(super) fn start(api: Api) -> Self {
         let (tx, changes) = watch::channel(0);
-        tokio::spawn(notice(api.clone(), tx));
+        api.link.tasks.spawn(notice(api.clone(), tx));
         Self { api, changes }
     }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
-use crate::store::CoreNats;
+use crate::store::{CoreNats, Store};
 
 /// How often this process says that it runs.
 const BEAT: Duration = Duration::from_millis(200);
@@ -39,10 +37,11 @@ impl Doubt {
     }
 
     /// One that is told that this process runs, as long as somebody wants to know.
-    pub(in crate::account) fn start(mut connected: watch::Receiver<bool>, core: CoreNats) -> Arc<Self> {
+    pub(in crate::account) fn start(store: &Store) -> Arc<Self> {
+        let (mut connected, core) = (store.connected(), store.core().clone());
         let doubt = Arc::new(Self::new());
         let watched = Arc::downgrade(&doubt);
-        tokio::spawn(async move {
+        store.tasks().spawn(async move {
             let mut beat = tokio::time::interval(BEAT);
             let mut round_trip = std::pin::pin!(round_trip(core.clone()));
             let mut began = Instant::now();

@@ -78,7 +78,7 @@ impl Account {
         wills: Vec<u64>,
     ) {
         let account = Arc::clone(self);
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             let mut driver = Driver { wills, ..Driver::new(&account, &client_id, cause) };
             let mut room = None;
             loop {

@@ -96,7 +96,7 @@ impl Account {
     ) {
         let Some((progress, fence)) = unsaved else { return self.detach(&mailbox) };
         let account = Arc::clone(self);
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             mailbox.hand_over(Some(progress.clone()));
             let saved = account.store.sessions().put_progress(&mailbox.client_id, &progress, fence.0, None).await;
             if saved.is_err() {

@@ -35,7 +35,7 @@ impl Account {
     pub(crate) async fn keep_lease(account: Weak<Self>, mqtt: Vec<String>) {
         let Some(strong) = account.upgrade() else { return };
         let looks = nodes_gone::start(&strong);
-        tokio::spawn(versions::say_other_versions(account.clone()));
+        strong.store.tasks().spawn(versions::say_other_versions(account.clone()));
         drop(strong);
         loop {
             let Some(strong) = account.upgrade() else { return };

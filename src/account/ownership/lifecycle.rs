@@ -225,7 +225,7 @@ impl Account {
         came: Instant,
     ) {
         let account = Arc::clone(self);
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             while !mailbox.is_closed() {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = account.node().filter(|_| *account.store.connected().borrow()) else { continue };

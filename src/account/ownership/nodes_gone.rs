@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use crate::account::Account;
 use crate::account::ownership::dividing;
@@ -66,7 +66,7 @@ pub(in crate::account) fn start(account: &Arc<Account>) -> Looks {
     let nodes = account.store.nodes();
     let heard = Arc::new(Heard::new(nodes.times().fence_after));
     let follower = nodes.follow(Arc::new(NodeDownSink { tx: tx.clone(), heard: Arc::clone(&heard) }));
-    tokio::spawn(look_after(Arc::downgrade(account), rx, heard));
+    account.store.tasks().spawn(look_after(Arc::downgrade(account), rx, heard));
     Looks { tx, _follower: follower }
 }
 
@@ -97,13 +97,13 @@ impl Account {
         }
         let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         alive.insert(node.to_string());
-        let (gone, under_way) = (BTreeMap::new(), JoinSet::new());
+        let (gone, under_way) = (BTreeMap::new(), TaskTracker::new());
         let mut pass = Pass { account: self, node, lease, heard, alive, gone, look, done, under_way };
         let scanned = Box::pin(pass.scan_all()).await;
-        if scanned.is_err() {
-            pass.under_way.detach_all();
+        if scanned.is_ok() {
+            pass.under_way.close();
+            pass.under_way.wait().await;
         }
-        while pass.under_way.join_next().await.is_some() {}
         scanned
     }
 }
@@ -166,7 +166,7 @@ struct Pass<'a> {
     done: &'a Arc<AtomicU64>,
     /// Sessions that are being put in order. They go on should the pass be given up: a session that was begun with has us as
     /// its owner.
-    under_way: JoinSet<()>,
+    under_way: TaskTracker,
 }
 
 impl Pass<'_> {
@@ -240,7 +240,7 @@ impl Pass<'_> {
             return Ok(());
         }
         let (account, node, done) = (Arc::clone(self.account), Arc::clone(&self.node), Arc::clone(self.done));
-        self.under_way.spawn(async move {
+        self.account.store.tasks().spawn(self.under_way.track_future(async move {
             let _room = room;
             // One that has expired the server was to remove, and has lost that. Should somebody come back to it now, they are
             // faster.
@@ -248,8 +248,7 @@ impl Pass<'_> {
                 account.metrics.session_adopted();
                 done.fetch_add(1, Ordering::Relaxed);
             }
-        });
-        while self.under_way.try_join_next().is_some() {}
+        }));
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ impl Account {
             return;
         }
         let (account, client_id) = (Arc::clone(self), client_id.clone());
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             while let Some(at) = account.orphans.look_at(&client_id) {
                 if at > Instant::now() {
                     tokio::time::sleep_until(at).await;

@@ -38,7 +38,7 @@ impl Account {
             return;
         }
         let (sessions, client_id) = (self.store.sessions().clone(), client_id.to_owned());
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             if let Err(error) = sessions.remove_wills(&client_id, &numbers).await {
                 tracing::debug!(client_id, %error, "a will that is done with is left to the next sweep");
             }

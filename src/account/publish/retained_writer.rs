@@ -31,6 +31,7 @@ use crate::store::{
     Loaded, LogEntry, Permit, Publisher, Put, PutError, PutGuard, PutTarget, Retained, Sessions, Store, Stored,
     StoredSink, Unavailable,
 };
+use crate::tasks::Tasks;
 
 /// JetStream errors: the key has another sequence, or it is not decided yet which one it has.
 const WRONG_SEQUENCE: [u32; 3] = [10071, 10163, 10164];
@@ -63,6 +64,7 @@ pub(crate) struct RetainedWriter {
     sessions: Sessions,
     doubt: Arc<Doubt>,
     state: Mutex<State>,
+    tasks: Tasks,
     me: Weak<Self>,
 }
 
@@ -140,8 +142,9 @@ impl RetainedWriter {
             publisher: store.publisher().clone(),
             retained: store.retained().clone(),
             sessions: store.sessions().clone(),
-            doubt: Doubt::start(store.connected(), store.core().clone()),
+            doubt: Doubt::start(store),
             state: Mutex::default(),
+            tasks: store.tasks().clone(),
             me: Weak::clone(me),
         })
     }
@@ -208,7 +211,7 @@ impl RetainedWriter {
     /// Finds out at the leader what is to become of a put, in a task of its own.
     fn look(&self, mut writing: Writing) {
         let Some(writer) = self.me.upgrade() else { return };
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             loop {
                 if !writing.is_wanted() {
                     return writer.finish_now(writing, Err(PutError::Withdrawn));
@@ -368,7 +371,7 @@ impl StoredSink for RetainedWriter {
                     writing.pause *= 2;
                     return self.look(writing);
                 }
-                tokio::spawn(async move {
+                self.tasks.spawn(async move {
                     writing.wait().await;
                     writer.look(writing);
                 });

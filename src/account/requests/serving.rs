@@ -8,9 +8,10 @@ use crate::account::Account;
 impl Account {
     /// Publishes what NATS answers, and keeps the key of replies.
     pub(in crate::account) fn serve_requests(self: &Arc<Self>, inlet: Inlet) {
-        tokio::spawn(answers::run(Arc::clone(self), inlet.arrived));
-        tokio::spawn(orphaned_replies::run(Arc::clone(self), inlet.orphans));
+        let tasks = self.store.tasks();
+        tasks.spawn(answers::run(Arc::clone(self), inlet.arrived));
+        tasks.spawn(orphaned_replies::run(Arc::clone(self), inlet.orphans));
         let keys = self.store.reply_keys().clone();
-        tokio::spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
+        tasks.spawn(Requests::keep_key(Arc::downgrade(&self.requests), keys));
     }
 }

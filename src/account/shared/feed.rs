@@ -21,7 +21,7 @@ impl Shares {
             let Some(wake) = group.begin_feed(log.number) else { continue };
             self.feeds.send_modify(|running| *running += 1);
             let (shares, group) = (Arc::clone(self), Arc::clone(group));
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 feed(&shares, group, log, wake).await;
                 shares.feeds.send_modify(|running| *running -= 1);
             });

@@ -47,6 +47,7 @@ use crate::store::{
     CoreMessage, CoreNats, CoreSink, NoConsumer, Sessions, ShareBegins, ShareLog, ShareSpec, ShareTimes, Store,
     Unavailable,
 };
+use crate::tasks::Tasks;
 
 /// How long the last feeds may take to give back what they have.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -104,6 +105,7 @@ pub(crate) struct Shares {
     core_wakes: Mutex<Wakes>,
     /// Feeds that run.
     feeds: watch::Sender<usize>,
+    tasks: Tasks,
 }
 
 #[derive(Default)]
@@ -147,6 +149,7 @@ impl Shares {
             queues: RwLock::default(),
             core_wakes: Mutex::default(),
             feeds: watch::Sender::new(0),
+            tasks: store.tasks().clone(),
         });
         // Set once: `shares` was made here.
         let _ = shares.core.set(store.shares().core(Arc::clone(&shares) as Arc<dyn CoreSink>));

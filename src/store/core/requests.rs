@@ -106,11 +106,12 @@ impl CoreNats {
         let mut subscriber = subscriber.map_err(Unavailable::new)?;
         client.flush().await.map_err(Unavailable::new)?;
         let (workers, seals, handler) = (Arc::new(Semaphore::new(SERVED_MAX)), self.seals.clone(), Arc::new(handler));
-        let task = tokio::spawn(async move {
+        let tasks = self.requests.tasks.clone();
+        let task = self.requests.tasks.spawn(async move {
             while let Some(message) = subscriber.next().await {
                 let Ok(permit) = Arc::clone(&workers).acquire_owned().await else { return };
                 let (client, seals, handler) = (client.clone(), seals.clone(), Arc::clone(&handler));
-                tokio::spawn(async move {
+                tasks.spawn(async move {
                     let Some(asker) = seals.admit(&message).await else { return };
                     let (Some(answer), Some(subject)) = (handler(message.payload_bytes()).await, message.reply())
                     else {

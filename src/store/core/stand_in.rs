@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use super::message::CoreMessage;
 use crate::nats::{Client, LinkCounts, Listener};
 use crate::store::connection::Link;
+use crate::tasks::Tasks;
 
 /// Requests about which the servers are asked in a second. Of those that a stream takes, which have an answer nearly always, half
 /// as many.
@@ -44,6 +45,7 @@ pub(super) struct StandIn {
     sidecars: String,
     /// Begins the reply subjects of those who wait for one answer.
     inboxes: String,
+    tasks: Tasks,
     state: Mutex<State>,
 }
 
@@ -70,6 +72,7 @@ impl StandIn {
             counts: link.client.counts().clone(),
             sidecars: link.client.name().to_owned(),
             inboxes: format!("{}.", link.inboxes),
+            tasks: link.tasks.clone(),
             state: Mutex::new(State {
                 under_way: HashSet::new(),
                 served: HashMap::new(),
@@ -91,7 +94,7 @@ impl StandIn {
         let is_captured = is_captured(subject);
         if self.state.lock().may_ask(subject, reply, is_captured, Instant::now()) {
             let (stand_in, subject, reply) = (Arc::clone(self), subject.clone(), reply.clone());
-            tokio::spawn(async move { stand_in.look(subject, reply).await });
+            self.tasks.spawn(async move { stand_in.look(subject, reply).await });
         }
     }
 

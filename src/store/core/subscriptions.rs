@@ -52,7 +52,7 @@ impl Subscriptions {
             stand_in,
             to_everything: Arc::clone(&to_everything),
         };
-        tokio::spawn(handing.run(Arc::clone(&queue)));
+        link.tasks.spawn(handing.run(Arc::clone(&queue)));
         Arc::new(Self { queue, by_id: Mutex::new(HashMap::new()), to_everything })
     }
 

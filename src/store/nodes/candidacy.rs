@@ -37,12 +37,13 @@ impl Candidacy {
         let (resign, resigned) = oneshot::channel();
         let preempt = Arc::new(Notify::new());
         let challenged = Arc::clone(&preempt);
-        let task = tokio::spawn(async move {
+        let tasks = shared.bucket.api.link.tasks.clone();
+        let task = tasks.spawn(async move {
             // For whoever looks at the bucket; nobody reads it.
             let since_ms = shared.bucket.api.link.clock.earliest_ms();
             let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(since_ms));
             let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id()).of_lead();
-            run(keeper, shared, tx, resigned, challenged).await;
+            Box::pin(run(keeper, shared, tx, resigned, challenged)).await;
         });
         Self { term, resign: Some(resign), preempt, task }
     }

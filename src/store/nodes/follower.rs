@@ -66,7 +66,8 @@ impl NodesFollower {
     pub(super) fn start(shared: Arc<Shared>, sink: Arc<dyn NodesSink>) -> Self {
         let (tx, alive) = watch::channel(Alive::default());
         let known = Known { sink, tx, nodes: BTreeMap::new(), seen: None };
-        Self { alive, task: tokio::spawn(run(shared, known)) }
+        let tasks = shared.bucket.api.link.tasks.clone();
+        Self { alive, task: tasks.spawn(run(shared, known)) }
     }
 
     /// Which nodes are alive.

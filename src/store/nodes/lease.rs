@@ -348,7 +348,7 @@ impl Lease {
     pub(super) fn start(info: NodeInfo, keeper: Keeper, grip: Grip) -> Self {
         let (state_tx, state) = watch::channel(grip.state());
         let (grip_tx, seen) = watch::channel(grip.clone());
-        let task = tokio::spawn({
+        let task = keeper.bucket.api.link.tasks.spawn({
             let keeper = keeper.clone();
             async move {
                 let told = |held: &Grip| {

@@ -96,7 +96,7 @@ impl Publisher {
             gate: Gate::new(),
         });
         let (alive, ended) = oneshot::channel();
-        tokio::spawn(run(Arc::clone(&shared), connector, ended));
+        connector.tasks.clone().spawn(run(Arc::clone(&shared), connector, ended));
         Self { shared, _alive: Arc::new(alive) }
     }
 }

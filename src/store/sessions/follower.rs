@@ -82,7 +82,8 @@ pub struct Following {
 impl Following {
     pub(super) fn start(shared: Arc<Shared>, from: FollowFrom, sink: Arc<dyn SessionsSink>) -> Self {
         let (tx, read) = watch::channel(0);
-        Self { task: tokio::spawn(run(shared, from, sink, tx)), read }
+        let tasks = shared.bucket.api.link.tasks.clone();
+        Self { task: tasks.spawn(run(shared, from, sink, tx)), read }
     }
 
     /// Waits until everything up to a sequence was given, that of [`super::Sessions::mark`].

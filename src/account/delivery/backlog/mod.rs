@@ -103,7 +103,7 @@ impl Account {
         is_left: Arc<AtomicBool>,
     ) {
         let (backlog, client_id) = (self.store.backlog().clone(), client_id.to_owned());
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             let tidy = async {
                 match backlog.end(&client_id).await? {
                     None => is_left.store(false, Ordering::Relaxed),

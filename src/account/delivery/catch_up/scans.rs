@@ -11,6 +11,7 @@ use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::mailbox::{Mailbox, Wakes};
 use crate::account::delivery::router::Router;
 use crate::store::{LogEntry, Scan};
+use crate::tasks::Tasks;
 
 /// How long a scan is kept, with what it has read, for a reader that takes nothing; one that does asks for another one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,8 +29,8 @@ const RETRY: Duration = Duration::from_millis(500);
 
 impl CatchUp {
     /// Runs scans of a log, until it is gone.
-    pub(crate) fn start(log: Arc<LogHandle>, router: Arc<Router>) {
-        tokio::spawn(async move { Self::run(&log, &router).await });
+    pub(crate) fn start(tasks: &Tasks, log: Arc<LogHandle>, router: Arc<Router>) {
+        tasks.spawn(async move { Self::run(&log, &router).await });
     }
 
     async fn run(log: &Arc<LogHandle>, router: &Router) {

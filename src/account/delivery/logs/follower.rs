@@ -178,7 +178,7 @@ impl Follower {
             self.logs.set.write().by_number.remove(&number);
         })?;
         handle.starts_at(tail.start_position());
-        CatchUp::start(Arc::clone(&handle), Arc::clone(&self.router));
+        CatchUp::start(store.tasks(), Arc::clone(&handle), Arc::clone(&self.router));
         let followed = Followed { handle, subjects: wanted.subjects.clone(), _tail: tail };
         self.logs.set.write().followed.insert(wanted.key, followed);
         Ok(change(wanted.subjects, "is a log of these subjects"))

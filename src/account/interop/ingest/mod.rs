@@ -37,6 +37,7 @@ use crate::store::{
     Candidacy, CoreMessage, CoreNats, Keys, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
     StoredSink,
 };
+use crate::tasks::Tasks;
 
 /// Set in the numbers of its NATS subscriptions.
 pub(crate) const SUBSCRIPTIONS: u64 = 1 << 63;
@@ -92,6 +93,7 @@ pub(crate) struct Ingest {
     /// Places for copies that are not acknowledged yet.
     in_flight: Arc<Semaphore>,
     wake: Notify,
+    tasks: Tasks,
 }
 
 #[derive(Default)]
@@ -184,6 +186,7 @@ impl Ingest {
             state,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize)),
             wake,
+            tasks: store.tasks().clone(),
         }
     }
 
@@ -348,7 +351,7 @@ impl Ingest {
         }
         self.wants.announced(&filters);
         let wants = Arc::clone(&self.wants);
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             tokio::time::sleep(RECORDS_SAY).await;
             wants.forget(&filters);
         });

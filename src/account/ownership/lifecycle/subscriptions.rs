@@ -59,7 +59,7 @@ impl Account {
     /// A session is over for good whose place another one has taken: its pages are removed. What fails here is found again.
     pub(super) fn forget_pages(&self, client_id: &str, first_epoch: Epoch) {
         let (sessions, client_id) = (self.store.sessions().clone(), client_id.to_owned());
-        tokio::spawn(async move {
+        self.store.tasks().spawn(async move {
             if let Err(error) = sessions.remove_pages(&client_id, first_epoch.0).await {
                 tracing::debug!(client_id, %error, "the pages of a session are left to the next sweep");
             }
