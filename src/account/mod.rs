@@ -80,6 +80,7 @@ use delivery::router::Router;
 use interop::ingest::Ingest;
 use ownership::OrphanedConnects;
 use ownership::our_lease::OurLease;
+use ownership::remains::Remains;
 use ownership::turns::Turns;
 use publish::retained_writer::RetainedWriter;
 use publish::size_refusals::SizeRefusals;
@@ -173,6 +174,8 @@ pub struct Account {
     ordering: Arc<Semaphore>,
     /// Whose session is opened or left.
     turns: Arc<Turns>,
+    /// What is done with beside the records of sessions.
+    remains: Remains,
     next_session: AtomicU64,
     _tail: Tail,
     records: Following,

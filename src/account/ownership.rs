@@ -29,6 +29,7 @@ pub(in crate::account) mod parts;
 mod reclaim;
 mod record;
 pub(in crate::account) mod records;
+pub(in crate::account) mod remains;
 pub(in crate::account) mod turns;
 pub(in crate::account) mod versions;
 mod wills;
@@ -46,6 +47,7 @@ pub(crate) use self::leave::{LeaveEnd, SessionError, SessionWritten};
 pub(in crate::account) use self::orphaned_connects::OrphanedConnects;
 use self::record::{Message, Rest, State, messages, state_of};
 pub(in crate::account) use self::record::{record_of, wills_beside};
+use self::remains::Remain;
 use crate::account::Account;
 use crate::metrics::WillCause;
 use crate::store::{
@@ -113,7 +115,9 @@ impl<'a> Driver<'a> {
         let input = Box::pin(self.carry_out(output)).await;
         if matches!(input, Input::Written(_)) {
             let done: Vec<u64> = self.wills.extract_if(.., |number| !named.contains(number)).collect();
-            self.account.forget_wills(self.client_id, done);
+            if !done.is_empty() {
+                self.account.remains.remove(self.client_id, Remain::Wills(done)).await;
+            }
         }
         let is_failure = |outcome: &WillOutcome| *outcome != WillOutcome::Done;
         self.has_failed = match &input {

@@ -23,6 +23,7 @@ use crate::account::ownership::OrphanedConnects;
 use crate::account::ownership::displaced::Displaced;
 use crate::account::ownership::nodes_gone;
 use crate::account::ownership::our_lease::OurLease;
+use crate::account::ownership::remains::Remains;
 use crate::account::ownership::turns::Turns;
 use crate::account::publish::convert;
 use crate::account::publish::retained_writer::RetainedWriter;
@@ -203,6 +204,7 @@ impl Account {
         let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
         let account = Arc::new(Self {
             retained_writer: RetainedWriter::start(&store),
+            remains: Remains::start(&store),
             sys,
             events: events.unwrap_or_else(Events::off),
             interest: CoreSubscriptions::new(store.core().clone(), router.closed().clone()),

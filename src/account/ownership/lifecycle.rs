@@ -25,6 +25,7 @@ use crate::account::delivery::retained::RetainedCursor;
 use crate::account::ownership::owned_session::{Claims, OwnedSession, SentFor};
 use crate::account::ownership::paged::PagedSubscriptions;
 use crate::account::ownership::records;
+use crate::account::ownership::remains::Remain;
 use crate::account::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of, wills_beside};
 use crate::account::registry::{Entered, Remote};
 use crate::account::{Account, TAKEOVER_PATIENCE};
@@ -124,9 +125,11 @@ impl Account {
         match claimed {
             Ok(claim) => {
                 if let Some(first_epoch) = claim.leaves_pages_of {
-                    self.forget_pages(&mailbox.client_id, first_epoch);
+                    self.remains.try_remove(&mailbox.client_id, Remain::Pages(first_epoch));
                 }
-                self.forget_wills(&mailbox.client_id, claim.leaves_wills.clone());
+                if !claim.leaves_wills.is_empty() {
+                    self.remains.try_remove(&mailbox.client_id, Remain::Wills(claim.leaves_wills.clone()));
+                }
                 Ok(self.enter(mailbox, claim))
             }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {

@@ -21,7 +21,7 @@ impl Account {
             while let Some(at) = account.orphans.look_at(&client_id) {
                 if at > Instant::now() {
                     tokio::time::sleep_until(at).await;
-                } else if account.reclaim(&client_id).await {
+                } else if Box::pin(account.reclaim(&client_id)).await {
                     account.orphans.forget(&client_id);
                 } else {
                     tokio::time::sleep(LOOK_AFTER).await;

@@ -32,19 +32,6 @@ impl Account {
         Ok(whole.map(|whole| stored.with_body(whole)))
     }
 
-    /// Removes wills that are done with. What fails here is found again.
-    pub(in crate::account) fn forget_wills(&self, client_id: &str, numbers: Vec<u64>) {
-        if numbers.is_empty() {
-            return;
-        }
-        let (sessions, client_id) = (self.store.sessions().clone(), client_id.to_owned());
-        self.store.tasks().spawn(async move {
-            if let Err(error) = sessions.remove_wills(&client_id, &numbers).await {
-                tracing::debug!(client_id, %error, "a will that is done with is left to the next sweep");
-            }
-        });
-    }
-
     /// The message id of a will, by the epoch of its connection.
     pub(in crate::account) fn name_will(&self, client_id: &str, will: &StoredWill, epoch: Epoch) -> String {
         let is_id = |(name, value): &&(String, String)| name == proto_map::name::NATS_MSG_ID && !value.is_empty();

@@ -5,19 +5,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::version::{RECORD_VERSION, Rest, Versioned};
+use super::version::{RECORD_VERSION, Versioned};
 use super::will::StoredWill;
 use super::{Sessions, Shared, Stored, read, written};
 use crate::store::bucket::{Fence, Last, Value, Write};
 use crate::store::error::{Unavailable, WriteError};
 
 /// A will beside its record.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct WillRecord {
     version: u32,
     will: StoredWill,
-    #[serde(flatten)]
-    rest: Rest,
+}
+
+/// The same, as it is written.
+#[derive(Serialize)]
+struct WillWritten<'a> {
+    version: u32,
+    will: &'a StoredWill,
 }
 
 impl Versioned for WillRecord {
@@ -34,7 +39,7 @@ impl Sessions {
     pub async fn put_will(&self, client_id: &str, number: u64, will: &StoredWill) -> Result<(), WriteError> {
         let Shared { names, bucket, .. } = &*self.shared;
         let subject = names.session_will(client_id, number).map_err(|_| WriteError::TooLarge)?;
-        let value = WillRecord { version: RECORD_VERSION, will: will.clone(), rest: Rest::new() };
+        let value = WillWritten { version: RECORD_VERSION, will };
         let (value, fence) = (Value::Put(written(&value)?), Fence::Own(0));
         match bucket.write(&Write { subject: &subject, value, fence, ttl_s: None }).await {
             // Nobody but us writes there.

@@ -1,7 +1,6 @@
 //! The subscriptions of a session that is ours: from its record and the pages beside it, as far as it may have them today.
 
 use mqtt_codec::TopicFilter;
-use mqtt_ownership::Epoch;
 
 use super::Account;
 use crate::account::ownership::paged::PagedSubscriptions;
@@ -54,15 +53,5 @@ impl Account {
             tracing::warn!(client_id, filter, ?reason, "a subscription of a session is refused today, and is gone");
         }
         judged.is_ok()
-    }
-
-    /// A session is over for good whose place another one has taken: its pages are removed. What fails here is found again.
-    pub(super) fn forget_pages(&self, client_id: &str, first_epoch: Epoch) {
-        let (sessions, client_id) = (self.store.sessions().clone(), client_id.to_owned());
-        self.store.tasks().spawn(async move {
-            if let Err(error) = sessions.remove_pages(&client_id, first_epoch.0).await {
-                tracing::debug!(client_id, %error, "the pages of a session are left to the next sweep");
-            }
-        });
     }
 }
