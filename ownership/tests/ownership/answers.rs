@@ -138,6 +138,9 @@ impl World {
                 (conn.is_accepted, conn.is_refused) = (was_accepted, !was_accepted && left.is_none());
                 conn.epoch = left.as_ref().map_or(0, |left| left.epoch.0);
                 if let Some(left) = left {
+                    if !was_accepted {
+                        self.store.refused.insert(left.epoch);
+                    }
                     let look_at = self.store.now + LOOK_AFTER_MS;
                     self.nodes[index].refused.push(Refused { left, is_accepted: was_accepted, look_at });
                 }

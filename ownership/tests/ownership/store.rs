@@ -1,9 +1,11 @@
 //! One client's two keys in a bucket, as a node sees them, and the log, for wills. Compare-and-swap is exact; what nodes
 //! hear of it is not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mqtt_ownership::{Epoch, NodeId, Rest, Revision, State, Trace};
+
+use super::witness;
 
 /// What a will publishes: the number of its connection.
 pub(crate) type Message = usize;
@@ -77,6 +79,8 @@ pub(crate) struct Store {
     pub(crate) has_brought_any: bool,
     /// The end of life of a record came before its will.
     pub(crate) has_forgotten_a_will: bool,
+    /// Epochs of records that a CONNECT has left which was refused: it is what was there before that goes on, or ends.
+    pub(crate) refused: BTreeSet<Epoch>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -156,6 +160,7 @@ impl Store {
         if fence != self.last() {
             return None;
         }
+        self.judge(write);
         self.revision += 1;
         let at = |ttl_s: Option<u32>, now: u64| ttl_s.map(|s| now + u64::from(s) * 1000);
         match write {
@@ -182,6 +187,27 @@ impl Store {
             }
         }
         Some(Revision(self.revision))
+    }
+
+    /// What is wrong with a write that its fence lets through.
+    fn judge(&mut self, write: &Write) {
+        let (now, before) = (self.now, self.truth().0);
+        let fault = match (write, &before) {
+            (Write::Record(record, _), before) => {
+                // Of what has come back only the last one is known.
+                let epochs = self.history.iter().map(|(_, record)| record.epoch).filter(|_| !self.has_brought_any);
+                let newest = epochs.chain(before.as_ref().map(|before| before.epoch)).max().unwrap_or_default();
+                witness::fault_of(record, before.as_ref(), newest, now)
+            }
+            (Write::End(_), Some(record)) => {
+                let is_promised = !self.has_brought_any && !self.refused.contains(&record.epoch);
+                (is_promised && !witness::may_end(record, now)).then_some("a session ends before its time")
+            }
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            self.violations.push(format!("{fault}: {write:?} in the place of {before:?}"));
+        }
     }
 
     /// A will is stored. The first of an id counts.
