@@ -337,6 +337,69 @@ mod tests {
         assert_eq!(state.progress_ttl_s(11_000), Some(50 + PROGRESS_LONGER_S));
     }
 
+    fn armed(delay_s: u32, due_at_ms: Option<u64>) -> Option<Will<&'static str>> {
+        Some(Will { delay_s, state: WillState::Armed, due_at_ms, message: "gone" })
+    }
+
+    #[test]
+    fn mqtt_3_1_3_9_a_will_is_due_after_its_delay_or_with_the_end_of_its_session() {
+        let due =
+            |delay_s, expiry_s| Will { delay_s, state: WillState::Armed, due_at_ms: None, message: () }.due(expiry_s);
+        assert_eq!((due(0, 60), due(30, 0), due(0, 0)), (Due::Now, Due::Now, Due::Now));
+        assert_eq!((due(30, 60), due(60, 30), due(30, 30)), (Due::InMs(30_000), Due::InMs(30_000), Due::InMs(30_000)));
+        assert_eq!(due(NEVER, NEVER), Due::InMs(u64::from(NEVER) * 1_000));
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_written_down_once_and_its_will_is_due_from_then() {
+        let left = |connected, will, ended_ms| {
+            let mut state = State { will, disconnected_at_ms: ended_ms, ..old("a", connected, &[]) };
+            state.disconnect(1_000);
+            (state.connected, state.disconnected_at_ms, state.will)
+        };
+        assert_eq!(left(true, None, None), (false, Some(1_000), None));
+        assert_eq!(left(true, armed(5, None), None), (false, Some(1_000), armed(5, Some(6_000))));
+        assert_eq!(left(true, armed(90, None), None), (false, Some(1_000), armed(90, Some(61_000))));
+        assert_eq!(left(true, armed(0, None), None), (false, Some(1_000), armed(0, None)), "at once");
+        assert_eq!(left(false, armed(5, Some(9_000)), Some(4_000)), (false, Some(4_000), armed(5, Some(9_000))));
+        assert_eq!(left(false, armed(5, None), None), (false, None, armed(5, None)));
+    }
+
+    #[test]
+    fn a_will_is_marked_when_its_time_has_come() {
+        let fired = |due_at_ms| {
+            let mut state = State { will: armed(5, due_at_ms), ..old("a", false, &[]) };
+            state.fire_if_due(1_000);
+            state.will
+        };
+        let firing = armed(5, None).map(|will| Will { state: WillState::Firing, ..will });
+        assert_eq!((fired(None), fired(Some(999)), fired(Some(1_000))), (firing.clone(), firing.clone(), firing));
+        assert_eq!(fired(Some(1_001)), armed(5, Some(1_001)));
+        let mut none = old("a", false, &[]);
+        none.fire_if_due(1_000);
+        assert_eq!(none.will, None);
+    }
+
+    #[test]
+    fn wills_wait_for_their_time_but_not_for_one_another() {
+        let former = FormerWill {
+            epoch: Epoch(3),
+            will: Will { delay_s: 0, state: WillState::Firing, due_at_ms: None, message: "gone" },
+        };
+        let state = |due_at_ms| State { will: armed(5, due_at_ms), ..old("a", false, &[]) };
+        assert_eq!(state(Some(3_500)).wait_ms(1_000), 2_500);
+        assert_eq!((state(Some(900)).wait_ms(1_000), state(None).wait_ms(1_000)), (0, 0));
+        assert_eq!(State { former_wills: vec![former], ..state(Some(3_500)) }.wait_ms(1_000), 0);
+        assert_eq!(old("a", false, &[]).wait_ms(1_000), 0);
+    }
+
+    #[test]
+    fn a_will_whose_publication_has_begun_is_published_whatever_its_delay() {
+        let will = armed(5, None).map(|will| Will { state: WillState::Firing, ..will });
+        let former = State { will: will.clone(), ..old("a", false, &[]) }.former_wills(true, 1_000);
+        assert_eq!(former, [FormerWill { epoch: Epoch(7), will: will.unwrap() }]);
+    }
+
     #[test]
     fn what_is_left_to_do_when_a_connection_is_over() {
         let will = || Will { delay_s: 0, state: WillState::Armed, due_at_ms: None, message: "gone" };

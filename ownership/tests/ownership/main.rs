@@ -12,7 +12,7 @@
 //! - `requests`, `answers`: what the driver does: it carries out what machines say, and feeds back answers
 //! - `tenure`: leases, by themselves
 //! - `world`: clients and events; `faults`: nodes that die, stop and come back
-//! - `scripts`: single decisions, step by step
+//! - `scripts`: single decisions of each machine, step by step
 //! - `witness`: what was promised, and whether it was kept; knows nothing of the machines
 
 /// Tells what happens, for whoever looks at one seed with `TRACE=1`.
