@@ -111,15 +111,17 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Finish<W, R> {
 
 /// Whether a will is done with, by the answer to its publication.
 fn is_done<W, R, P>(input: &Input<W, R, P>, refusals: &mut u8) -> bool {
-    match input {
-        Input::WillPublished(WillOutcome::Done) => {
-            *refusals = 0;
-            true
-        }
+    let is_done = match input {
+        Input::WillPublished(WillOutcome::Done) => true,
         Input::WillPublished(WillOutcome::Refused) => {
             *refusals += 1;
             *refusals >= REFUSALS_MAX
         }
         _ => false,
+    };
+    if is_done {
+        // The next one has as many tries.
+        *refusals = 0;
     }
+    is_done
 }

@@ -58,6 +58,21 @@ fn a_will_without_an_answer_is_published_until_there_is_one() {
 }
 
 #[test]
+fn each_will_may_be_refused_as_often_before_it_is_done_with() {
+    let mut failover = publishing(60);
+    for (epoch, message, then) in [(300, 1, Some((400, 2))), (400, 2, Some((500, 3))), (500, 3, None)] {
+        for _ in 1..REFUSALS_MAX {
+            assert_eq!(next(&mut failover, published(WillOutcome::Refused)), publish(firing(message), epoch, true));
+        }
+        let output = next(&mut failover, published(WillOutcome::Refused));
+        match then {
+            Some((epoch, message)) => assert_eq!(output, publish(firing(message), epoch, false)),
+            None => assert_eq!(put(output).0.will, None),
+        }
+    }
+}
+
+#[test]
 fn a_will_that_is_stored_after_all_takes_nothing_from_the_next_one() {
     let mut failover = publishing(60);
     for _ in 1..REFUSALS_MAX {
