@@ -11,6 +11,10 @@ use super::{Sessions, Shared, Stored, read, written};
 use crate::store::bucket::{Fence, Last, Value, Write};
 use crate::store::error::{Unavailable, WriteError};
 
+/// How long the marker of a will that is removed stays, seconds. One that comes back, since nats-server was killed before it had
+/// written down that it is gone, is found by a sweep.
+const GONE_TTL_S: u32 = 60;
+
 /// A will beside its record.
 #[derive(Debug, Deserialize)]
 struct WillRecord {
@@ -64,7 +68,8 @@ impl Sessions {
         }
     }
 
-    /// Removes wills that no record names any more.
+    /// Removes wills that no record names any more: by markers that are soon gone themselves, since a purge of one subject holds
+    /// up everything else of the stream.
     ///
     /// # Errors
     /// When JetStream does not answer.
@@ -72,7 +77,9 @@ impl Sessions {
         let Shared { names, bucket, .. } = &*self.shared;
         for number in numbers {
             let subject = names.session_will(client_id, *number).map_err(Unavailable::new)?;
-            bucket.api.purge(&bucket.stream, &subject, None).await?;
+            let (value, fence) = (Value::Deleted, Fence::None);
+            let write = Write { subject: &subject, value, fence, ttl_s: Some(GONE_TTL_S) };
+            bucket.write(&write).await.map_err(Unavailable::new)?;
         }
         Ok(())
     }
