@@ -1,6 +1,7 @@
 //! JetStream stands still, or a sidecar is without it, for longer than a lease: who is connected stays, unless somebody else
 //! has been given the session meanwhile.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use mqtt_codec::{Packet, PacketId, ReasonCode};
@@ -119,12 +120,19 @@ async fn when_jetstream_stands_still_no_device_is_cut_no_will_goes_out_and_every
     // Sessions go on, whether they were connected or not.
     let mut away = world.a.connect_in_the_end(Options::v5("away").durable(LONG)).await;
     assert!(away.is_resumed());
-    for _ in 0..2 * COUNT {
-        away.receive().await;
-    }
     clients[1].publish(msg("later/again", "x").qos(1)).await;
     assert_eq!(listener.receive_shown().await, "later/again x qos1");
-    assert_eq!(away.receive_shown().await, "later/again x qos1");
+    // What a connection had in flight that was given up without an answer comes once more.
+    let mut got = HashSet::new();
+    loop {
+        let shown = away.receive_shown().await;
+        if shown == "later/again x qos1" {
+            break;
+        }
+        assert!(shown.ends_with(" stored qos1"), "{shown}");
+        got.insert(shown);
+    }
+    assert_eq!(got.len(), 2 * COUNT, "each came");
     for sidecar in [&world.a, &world.b] {
         assert!((sidecar.metric("mqtt_sessions_adopted_total").await).abs() < 0.5, "nobody took anything from anybody");
     }
