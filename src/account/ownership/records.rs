@@ -208,6 +208,7 @@ pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<Stored
         due_at_ms: None,
         since: log_sequence,
         body: None,
+        body_size: 0,
         rest: Rest::new(),
     })
 }

@@ -43,22 +43,41 @@ pub(super) mod maybe_instant {
 
 /// Bytes as base64.
 pub(super) mod base64_bytes {
+    use std::fmt;
+
     use base64::Engine as _;
+    use base64::display::Base64Display;
     use base64::engine::general_purpose::STANDARD as BASE64;
     use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
 
     pub(in crate::store::sessions) fn serialize<S: Serializer>(
         bytes: &Bytes,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&BASE64.encode(bytes))
+        serializer.collect_str(&Base64Display::new(bytes, &BASE64))
     }
 
     pub(in crate::store::sessions) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Bytes, D::Error> {
-        BASE64.decode(String::deserialize(deserializer)?).map(Bytes::from).map_err(D::Error::custom)
+        deserializer.deserialize_str(Decoding)
+    }
+
+    /// Decodes a text where it is: it is larger than what it says.
+    struct Decoding;
+
+    impl Visitor<'_> for Decoding {
+        type Value = Bytes;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("bytes as base64")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Bytes, E> {
+            BASE64.decode(text).map(Bytes::from).map_err(E::custom)
+        }
     }
 }
 

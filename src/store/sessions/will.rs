@@ -49,6 +49,9 @@ pub struct StoredWill {
     /// It is large: its topic, payload and properties are under a key of their own, which has this number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<u64>,
+    /// Bytes of the payload and the properties that are there.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub body_size: u32,
     /// What a newer version has added.
     #[serde(flatten)]
     pub rest: Rest,
@@ -57,6 +60,11 @@ pub struct StoredWill {
 /// Bytes of a will that a record has room for, and of the message id in it that stays there.
 const WILL_INLINE_MAX: usize = 1024;
 const WILL_ID_MAX: usize = 256;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_zero(size: &u32) -> bool {
+    *size == 0
+}
 
 impl StoredWill {
     /// What a record has of it: all, or, when it is large, what decides about it and `number`, under which the whole is.
@@ -71,7 +79,10 @@ impl StoredWill {
         let user_properties = self.user_properties.iter().find(is_id).cloned().into_iter().collect();
         let (qos, retain, delay_s, since) = (self.qos, self.retain, self.delay_s, self.since);
         let (state, due_at_ms, body) = (self.state.clone(), self.due_at_ms, Some(number));
-        (Self { qos, retain, delay_s, since, state, due_at_ms, body, user_properties, ..Self::default() }, Some(self))
+        let body_size = u32::try_from(self.size()).unwrap_or(u32::MAX);
+        let record =
+            Self { qos, retain, delay_s, since, state, due_at_ms, body, body_size, user_properties, ..Self::default() };
+        (record, Some(self))
     }
 
     /// The whole, of what a record has of it.
@@ -81,7 +92,13 @@ impl StoredWill {
         Self { state, due_at_ms, delay_s, ..whole }
     }
 
-    /// Bytes of its payload and its properties.
+    /// Bytes of its payload and its properties, wherever they are: what whoever publishes it has in memory.
+    #[must_use]
+    pub fn whole_size(&self) -> usize {
+        self.size().max(self.body_size as usize)
+    }
+
+    /// Bytes of its payload and its properties that are here.
     #[must_use]
     pub fn size(&self) -> usize {
         let texts = [&self.content_type, &self.response_topic].into_iter().flatten().map(String::len);
@@ -130,6 +147,7 @@ mod tests {
         assert_eq!((whole.as_ref(), record.user_properties.clone()), (Some(&large), vec![property(id, 20)]));
         assert_eq!((record.body, record.qos, record.retain, record.delay_s, record.since), (Some(7), 2, true, 5, 41));
         assert_eq!((record.size(), record.topic.as_str()), (id.len() + 20, ""));
+        assert_eq!(record.whole_size(), large.size(), "what it takes to publish it is known");
         record.state = WillState::Firing { id: "x".to_owned(), after: 41 };
         let published = record.clone().with_body(large.clone());
         assert_eq!(published, StoredWill { state: record.state, ..large });
