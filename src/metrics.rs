@@ -242,6 +242,18 @@ impl Metrics {
         self.opening_max[what as usize].fetch_max(bytes, Relaxed);
     }
 
+    /// Counts bytes that are taken beside those.
+    pub(crate) fn opening_taken(&self, what: Opening, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let taken = self.opening[what as usize].fetch_add(bytes, Relaxed) + bytes;
+        self.opening_max[what as usize].fetch_max(taken, Relaxed);
+    }
+
+    /// Counts bytes that were counted with [`Self::opening_taken`] and are free again.
+    pub(crate) fn opening_freed(&self, what: Opening, bytes: usize) {
+        self.opening[what as usize].fetch_sub(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
+    }
+
     /// Sets the numbers of sessions of the account that outlive their connections, and of those whose clients are away.
     pub fn sessions_stored(&self, stored: usize, offline: usize) {
         self.sessions_stored.store(i64::try_from(stored).unwrap_or(i64::MAX), Relaxed);

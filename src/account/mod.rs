@@ -82,6 +82,7 @@ use ownership::OrphanedConnects;
 use ownership::our_lease::OurLease;
 use ownership::remains::Remains;
 use ownership::turns::Turns;
+use ownership::will_room::WillRoom;
 use publish::retained_writer::RetainedWriter;
 use publish::size_refusals::SizeRefusals;
 use quotas::Refusals;
@@ -174,6 +175,7 @@ pub struct Account {
     ordering: Arc<Semaphore>,
     /// Whose session is opened or left.
     turns: Arc<Turns>,
+    will_room: WillRoom,
     /// What is done with beside the records of sessions.
     remains: Remains,
     next_session: AtomicU64,

@@ -32,6 +32,7 @@ pub(in crate::account) mod records;
 pub(in crate::account) mod remains;
 pub(in crate::account) mod turns;
 pub(in crate::account) mod versions;
+pub(in crate::account) mod will_room;
 mod wills;
 
 use std::sync::Arc;

@@ -25,6 +25,7 @@ use crate::account::ownership::nodes_gone;
 use crate::account::ownership::our_lease::OurLease;
 use crate::account::ownership::remains::Remains;
 use crate::account::ownership::turns::Turns;
+use crate::account::ownership::will_room::WillRoom;
 use crate::account::publish::convert;
 use crate::account::publish::retained_writer::RetainedWriter;
 use crate::account::publish::size_refusals::SizeRefusals;
@@ -227,6 +228,7 @@ impl Account {
             refusals: Refusals::new(Arc::clone(&metrics)),
             ordering: Arc::new(Semaphore::new(nodes_gone::ORDERING_MAX)),
             turns: Turns::new(options.quotas.opening_size, Arc::clone(&metrics)),
+            will_room: WillRoom::new(options.quotas.opening_size, Arc::clone(&metrics)),
             next_session: AtomicU64::new(1),
             ingest,
             metrics,

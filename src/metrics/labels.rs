@@ -179,6 +179,8 @@ labels! {
         Turn = "turn",
         /// CONNECTs that wait for their turn.
         Waiting = "waiting",
+        /// Large wills that are read again, to be published.
+        Wills = "wills",
     }
 }
 

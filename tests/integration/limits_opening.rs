@@ -16,6 +16,9 @@ const WILL: usize = 20_000;
 /// Clients in a crowd.
 const CROWD: usize = 200;
 
+/// Sessions whose wills come due together.
+const DELAYED: usize = 12;
+
 /// The last part of the address that the crowd comes from.
 const ELSEWHERE: u8 = 77;
 
@@ -106,4 +109,35 @@ async fn who_comes_and_goes_keeps_its_place_until_its_session_is_in_order() {
     drop(last.expect("its turn comes"));
     let nats = server.client().await;
     eventually("both wills are there", async || stored(&nats, "MQTT_log", "$NMQ.log.gone.>").await == 2).await;
+}
+
+/// Whoever takes a session over publishes the will of the connection before, and may have none itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn wills_of_others_that_come_due_together_have_a_limit() {
+    let server = NatsServer::start();
+    let sidecar = SidecarBuilder::of(&server, "sidecar").set("MQTT__MAX_OPENING_SIZE", &SIZE.to_string()).start().await;
+    let (port, nats) = (sidecar.mqtt_port, server.client().await);
+    let id = |n: usize| format!("delayed-{n}");
+    for n in 0..DELAYED {
+        let will = msg(&format!("gone/{n}"), vec![b'w'; WILL]).qos(1);
+        Client::connect(port, Options::v5(&id(n)).durable(600).delayed_will(will, 300)).await.reset();
+    }
+    eventually("all of them have left", async || {
+        sidecar.metric("mqtt_sessions_offline").await as usize == DELAYED
+            && sidecar.metric("mqtt_opening_bytes{what=\"turn\"}").await < 0.5
+    })
+    .await;
+    assert_eq!(stored(&nats, "MQTT_log", "$NMQ.log.gone.>").await, 0);
+    // Their sessions end.
+    let mut crowd = JoinSet::new();
+    for n in 0..DELAYED {
+        crowd.spawn(async move { Client::connect(port, Options::v5(&id(n))).await });
+    }
+    let _clients = crowd.join_all().await;
+    eventually("their wills are there", async || stored(&nats, "MQTT_log", "$NMQ.log.gone.>").await == DELAYED as u64)
+        .await;
+    let most = sidecar.metric("mqtt_opening_bytes_max{what=\"wills\"}").await;
+    assert!(most > 4.0 * WILL as f64 && most <= SIZE as f64, "{most} bytes");
+    eventually("nothing is taken any more", async || sidecar.metric("mqtt_opening_bytes{what=\"wills\"}").await < 0.5)
+        .await;
 }

@@ -32,7 +32,7 @@ const CONNECTS_MAX: usize = 16 * 1024;
 const CONNECT_SIZE: usize = 8 * 1024;
 
 /// How many times a will is there whose turn it is: as it came, as it is written, and twice on its way to NATS.
-const COPIES: usize = 4;
+pub(super) const COPIES: usize = 4;
 
 /// Those that wait in one line: an address, and whether they have a will.
 type Key = (IpAddr, bool);

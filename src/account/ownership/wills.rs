@@ -54,6 +54,8 @@ impl Account {
         let key = self.client_key(client_id);
         let name = |will: &StoredWill, epoch| self.name_will(client_id, will, epoch);
         let stored = stored_will(will.clone(), &name, Epoch(epoch));
+        let is_read = stored.body.is_some() && will.message.whole().is_none();
+        let _room = if is_read { Some(self.will_room.enter(stored.whole_size()).await) } else { None };
         let stored = match self.whole_will(client_id, &will.message, stored).await {
             Ok(Some(stored)) => stored,
             Ok(None) => {
