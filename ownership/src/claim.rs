@@ -364,6 +364,8 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
             (Input::ProgressSaved { again }, _) => {
                 self.is_stale |= *again;
                 self.progress = Some(progress);
+                // Nothing is unsaved any more, whoever has come meanwhile.
+                self.at = At::Publishing(0);
                 self.publish(0, false)
             }
             // Kept in memory; the connection saves it, or ends in trying.

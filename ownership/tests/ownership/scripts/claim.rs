@@ -204,6 +204,21 @@ fn an_owner_that_is_preempted_saves_what_it_has_asked_for_but_does_not_try_for_e
 }
 
 #[test]
+fn what_is_saved_is_not_handed_on_by_an_owner_that_is_preempted_and_what_is_too_large_is() {
+    for (answer, unsaved) in [
+        (Input::ProgressSaved { again: false }, None),
+        (Input::ProgressSaved { again: true }, None),
+        (Input::TooLarge, Some((HANDED, Revision(4)))),
+    ] {
+        let mut claim = asking(&there(true));
+        assert_eq!(claim.handle(NOW, Input::Preempted), Step::Wait);
+        next(&mut claim, Input::HandedOver(Some(HANDED)));
+        let given_up = given_up(&mut claim, answer);
+        assert_eq!((given_up.why, given_up.unsaved), (Stop::Preempted, unsaved));
+    }
+}
+
+#[test]
 fn wills_are_published_one_after_the_other_and_leave_the_record() {
     let (mut claim, first) = publishing(&[(300, 1), (400, 2)]);
     assert_eq!(first, publish(firing(1), 300, false));
