@@ -246,11 +246,10 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
     }
 
     fn loaded(&mut self, now: Now, old: Option<State<W, R>>, revision: Revision) -> Next<W, R, P> {
-        if self.mine.is_some() && self.pen.may_be_there() {
+        if self.pen.may_be_there() {
             // Whoever wrote this one may have seen ours, and done for it what there was to do; or it is there yet.
             return self.give_up(self.stop.unwrap_or(Stop::Preempted));
         }
-        self.mine = None;
         if old.as_ref().is_some_and(|old| self.is_newer(old)) {
             self.stop = Some(Stop::Preempted);
         }

@@ -63,9 +63,12 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     /// A session whose owner is gone, as it was read. `node`: ours.
     #[must_use]
     pub const fn new(state: State<W, R>, revision: Revision, node: NodeId) -> Self {
+        Self::of(state, revision, Some(node))
+    }
+
+    const fn of(state: State<W, R>, revision: Revision, node: Option<NodeId>) -> Self {
         let built_on = [built_on(&state, revision), None];
         let pen = Pen::new(revision);
-        let node = Some(node);
         Self { state, revision, node, pen, at: At::Begin, is_adopted: false, has_progress: true, built_on }
     }
 
@@ -79,9 +82,8 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     /// A session that is ours to finish, as it was written: what is left is to wait for its will.
     #[must_use]
     pub fn due(state: State<W, R>, revision: Revision) -> Self {
-        let (built_on, pen) = ([built_on(&state, revision), None], Pen::new(revision));
-        let (node, at) = (state.owner.clone(), At::Waiting);
-        Self { state, revision, node, pen, at, is_adopted: true, has_progress: true, built_on }
+        let node = state.owner.clone();
+        Self { at: At::Waiting, is_adopted: true, ..Self::of(state, revision, node) }
     }
 
     /// Whether the record says by now that the client is not connected, or the session is over: what follows takes its time.

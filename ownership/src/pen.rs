@@ -140,15 +140,18 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Pen<W, R> {
                 Writing::Ours(revision)
             }
             (Some(Intent::Put(intended)), _) if revision == self.expected => {
-                self.is_writing = true;
-                Writing::Next(Output::Put { state: Box::new(intended.clone()), expected: revision })
+                let state = Box::new(intended.clone());
+                self.again(Output::Put { state, expected: revision })
             }
             (Some(Intent::End), None) => Writing::Ours(revision),
-            (Some(Intent::End), Some(_)) if revision == self.expected => {
-                self.is_writing = true;
-                Writing::Next(Output::End(revision))
-            }
+            (Some(Intent::End), Some(_)) if revision == self.expected => self.again(Output::End(revision)),
             _ => Writing::Theirs(state, revision),
         }
+    }
+
+    /// One more try.
+    const fn again<P>(&mut self, output: Output<W, R, P>) -> Writing<W, R, P> {
+        self.is_writing = true;
+        Writing::Next(output)
     }
 }
