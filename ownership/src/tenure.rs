@@ -273,7 +273,8 @@ impl Tenure {
         self.gaps += u32::from(put.takes);
         self.revision = revision;
         self.sent_ms = self.sent_ms.max(put.at_ms);
-        self.puts.retain(|other| other.number > put.number);
+        // The others expect what was there before.
+        self.puts.clear();
         if !self.is_steady(now_ms) {
             self.steady_ms = now_ms;
         }

@@ -294,6 +294,62 @@ fn a_lease_that_is_not_refreshed_is_in_doubt_and_then_lost() {
 }
 
 #[test]
+fn it_is_known_when_its_standing_changes() {
+    let tenure = at(1_000);
+    assert_eq!((tenure.held_until_ms(), tenure.sent_ms(), tenure.revision()), (21_000, 1_000, Revision(7)));
+    assert_eq!([1_000, 20_999].map(|now_ms| tenure.changes_at_ms(now_ms)), [21_000; 2]);
+    assert_eq!([21_000, 60_999].map(|now_ms| tenure.changes_at_ms(now_ms)), [61_000; 2]);
+}
+
+#[test]
+fn what_is_lost_is_not_had_again() {
+    let mut tenure = at(0);
+    assert!(matches!(tenure.handle(59_000, TenureInput::Time), TenureStep::Put { .. }));
+    assert_eq!(tenure.handle(60_000, TenureInput::NoAnswer), TenureStep::End);
+    for input in [TenureInput::Time, TenureInput::Stored(Revision(8))] {
+        assert_eq!(tenure.handle(60_100, input), TenureStep::End);
+        assert_eq!(tenure.standing(60_100), Standing::Lost);
+    }
+}
+
+/// One that has sent 65 puts, one more than it remembers, every 100 ms from 100 on, and has heard of none.
+fn unheard() -> Tenure {
+    let mut tenure = at(0);
+    for number in 1..65 {
+        let put = tenure.handle(number * 100, TenureInput::Time);
+        assert_eq!(put, TenureStep::Put { expected: Revision(7), number });
+        assert_eq!(tenure.handle(number * 100 + 50, TenureInput::NoAnswer), TenureStep::Pause);
+    }
+    tenure.handle(6_500, TenureInput::Time);
+    assert_eq!(tenure.handle(6_510, TenureInput::Refused), TenureStep::Look);
+    tenure
+}
+
+#[test]
+fn what_is_there_and_forgotten_may_have_taken_it() {
+    for (number, gaps, sent_ms) in [(1, 1, 0), (2, 0, 200), (64, 0, 6_400)] {
+        let mut tenure = unheard();
+        let ours = TenureInput::Found(Found::Ours(number, Revision(8)));
+        assert_eq!(tenure.handle(6_520, ours), TenureStep::Put { expected: Revision(8), number: 66 });
+        assert_eq!((tenure.standing(6_520), tenure.sent_ms()), (Standing::Held { gaps }, sent_ms), "{number}");
+        assert_eq!(tenure.handle(6_530, TenureInput::Stored(Revision(9))), TenureStep::Wait(10_520));
+        assert_eq!(tenure.standing(6_530), Standing::Held { gaps }, "a refresh takes nothing");
+    }
+}
+
+#[test]
+fn what_was_sent_before_the_last_one_that_is_stored_is_forgotten() {
+    let mut tenure = unheard();
+    tenure.handle(6_520, TenureInput::Found(Found::Ours(3, Revision(8))));
+    assert_eq!(tenure.handle(6_530, TenureInput::Refused), TenureStep::Look);
+    tenure.handle(6_540, TenureInput::Found(Found::Ours(3, Revision(8))));
+    assert_eq!(tenure.standing(6_540), Standing::Held { gaps: 0 }, "it is known");
+    assert_eq!(tenure.handle(6_550, TenureInput::Refused), TenureStep::Look);
+    tenure.handle(6_560, TenureInput::Found(Found::Ours(40, Revision(9))));
+    assert_eq!(tenure.standing(6_560), Standing::Held { gaps: 1 }, "it expected what was there before");
+}
+
+#[test]
 fn a_refresh_that_is_stored_after_all_leaves_no_gap_and_one_that_takes_it_again_does() {
     let mut tenure = at(0);
     assert_eq!(tenure.handle(25_000, TenureInput::Time), TenureStep::Put { expected: Revision(7), number: 1 });
@@ -322,13 +378,24 @@ fn a_name_that_somebody_else_has_is_lost() {
 }
 
 #[test]
+fn a_lease_that_has_ended_is_taken_again_only_where_that_is_wanted() {
+    let times = TenureTimes { is_taken_again: false, ..TIMES };
+    let mut tenure = Tenure::new(times, Revision(7), 0, 0);
+    tenure.handle(30_000, TenureInput::Time);
+    tenure.handle(30_010, TenureInput::Refused);
+    assert_eq!(tenure.handle(30_020, TenureInput::Found(Found::Nobody(Revision(8)))), TenureStep::End);
+    assert_eq!(tenure.standing(30_020), Standing::Lost);
+}
+
+#[test]
 fn who_was_not_heard_judges_others_only_when_they_have_had_time() {
     let mut tenure = at(0);
     assert_eq!(tenure.judges_from_ms(100), Some(9_000), "who has just come does not know what was");
     tenure.handle(4_000, TenureInput::Time);
     tenure.handle(4_010, TenureInput::Stored(Revision(8)));
     assert_eq!(tenure.judges_from_ms(10_000), Some(9_000));
-    assert_eq!(tenure.judges_from_ms(10_100), None, "it is not heard itself");
+    assert_eq!(tenure.judges_from_ms(10_010), Some(9_000), "one refresh may take half as long again");
+    assert_eq!(tenure.judges_from_ms(10_011), None, "it is not heard itself");
     tenure.handle(13_000, TenureInput::Time);
     tenure.handle(13_010, TenureInput::Stored(Revision(9)));
     assert_eq!(tenure.judges_from_ms(13_020), Some(22_010));
