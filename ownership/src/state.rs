@@ -306,6 +306,7 @@ mod tests {
         assert!(due(0, false, None, true), "it has ended, and nobody has published it yet");
         assert!(!due(5, true, None, true) && !due(5, false, Some(1_001), true), "cancelled [MQTT-3.1.3-9]");
         assert!(due(5, false, Some(1_000), true), "its delay has passed");
+        assert!(!due(5, false, None, true), "nobody has said when that is");
         assert!(due(5, true, None, false) && due(5, false, Some(9_000), false), "the session ends [MQTT-3.1.3-9]");
     }
 
