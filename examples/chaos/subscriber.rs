@@ -85,6 +85,7 @@ impl Subscriber {
         while !*self.stage.over.borrow() {
             let Some(mut client) = self.connect().await else { continue };
             self.stage.witness.returned(&format!("subscriber {}", self.n), client.connack.session_present);
+            self.stage.witness.deliveries.lock().connected(self.n);
             if !client.connack.session_present {
                 self.open.clear();
                 self.is_anew = true;

@@ -88,6 +88,11 @@ impl Deliveries {
         subscriber.topics.values_mut().for_each(TopicOrder::begin_anew);
     }
 
+    /// A subscriber has connected again: what it has not acknowledged comes once more.
+    pub(crate) fn connected(&mut self, subscriber: usize) {
+        self.subscribers[subscriber].topics.values_mut().for_each(TopicOrder::connected);
+    }
+
     pub(crate) fn got(&mut self, subscriber: usize, arrival: Arrival) -> Option<Fault> {
         let Arrival { publisher, topic, number, is_retained } = arrival;
         let qos = self.qos(subscriber, publisher);
