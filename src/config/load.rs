@@ -12,6 +12,9 @@ use super::{
 /// Variables that begin with this set keys: `NATS_MQTT__LISTENERS__TCP__BIND`.
 const ENV_PREFIX: &str = "NATS_MQTT__";
 
+/// Bytes that the subscriptions of a session may take: more than that, with what grows in place, is not read.
+const SESSION_SIZE_MAX: u64 = 16 << 20;
+
 /// What the command line sets. Empty fields leave the configuration as it is.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -111,6 +114,9 @@ impl Config {
         }
         if self.mqtt.max_packet_size.bytes() > 268_435_460 {
             return Err(("mqtt.max_packet_size", "MQTT has no packet larger than 268,435,460 bytes".into()));
+        }
+        if self.mqtt.max_session_size.bytes() > SESSION_SIZE_MAX {
+            return Err(("mqtt.max_session_size", "no session is read that is larger than 16 MiB".into()));
         }
         if self.listeners.max_handshakes == 0 {
             return Err(("listeners.max_handshakes", "0 would accept nobody: write 1 or more".into()));

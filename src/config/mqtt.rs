@@ -38,8 +38,7 @@ pub struct MqttConfig {
     pub max_filters_per_packet: u32,
     /// Bytes of a topic filter, of a shared one without `$share/NAME/`. Default 1,024.
     pub max_filter_length: u16,
-    /// Bytes that the subscriptions of one session take in its record, which is written with every change of them. Default
-    /// 768 KiB.
+    /// Bytes that the subscriptions of one session take where they are stored, at most 16 MiB. Default 768 KiB.
     pub max_session_size: ByteSize,
     /// How long a session of MQTT 3.x with clean session 0 outlives its connection. Default 7 days.
     pub session_expiry_v3: Duration,

@@ -118,6 +118,10 @@ fn errors_name_the_line_the_key_and_the_way_out() {
             "[mqtt]\nroot_wildcard = []",
             "c.toml:2: mqtt.root_wildcard: nothing would be left: write \"refuse\", \"full\" or trees of topics",
         ),
+        (
+            "[mqtt]\nmax_session_size = \"17MiB\"",
+            "c.toml:2: mqtt.max_session_size: no session is read that is larger than 16 MiB",
+        ),
         ("[mqtt]\nwindow = 70000", "c.toml:2: mqtt.window: invalid value: integer `70000`, expected u16"),
         ("[mqtt]\nreceive_maximum = 0", "c.toml:2: mqtt.receive_maximum: 0 would accept no message: write 1 or more"),
         ("mqtt = 1", "c.toml:1: mqtt: this is a table of keys, not a value"),

@@ -92,8 +92,9 @@ use self::rooms::Rooms;
 pub use self::rooms::StreamRoom;
 pub use self::sessions::{
     Arrival, Beside, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
-    PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord, SessionState,
-    Sessions, SessionsScan, SessionsSink, StoredBefore, StoredRetained, StoredSubscription, StoredWill, WillState,
+    PAGES_MAX, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord,
+    SessionState, Sessions, SessionsScan, SessionsSink, StoredBefore, StoredRetained, StoredSubscription, StoredWill,
+    WillState,
 };
 pub use self::share::{
     Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,

@@ -38,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink};
+pub use self::pages::PAGES_MAX;
 pub use self::record::{
     InFlightRecord, InFlightRecordState, LastWill, NEVER, PageRecord, ProgressRecord, ReceivedRecord, RetainedProgress,
     SessionRecord, StoredBefore, StoredRetained, StoredSubscription,

@@ -225,6 +225,34 @@ async fn what_version_1_has_written_is_gone_on_with_and_written_anew() {
     receives_what_was_published(&mut client, &[0, 250, 499], "while away").await;
 }
 
+/// The number is not believed, nothing is allocated for it, and nobody else notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_names_more_pages_than_a_session_can_have_is_refused_and_left_alone() {
+    let server = NatsServer::start();
+    let sidecar = Sidecar::start(&server, "sidecar").await;
+    let nats = server.client().await;
+    let mut forged = of_version_1("forged", 3);
+    (forged["version"], forged["pages"]) = (json!(2), json!(u32::MAX));
+    write(&nats, "forged", &forged).await;
+    // As whoever gives up a record that is written: without an answer.
+    assert_eq!(Client::try_open(sidecar.mqtt_port, durable("forged")).await.err(), Some(Ended::Closed));
+    eventually("it is put back", async || {
+        let (_, now) = record(&nats, "forged").await.unwrap();
+        ["first_epoch", "connected", "pages"].iter().all(|key| now[key] == forged[key])
+            && now["subscriptions"].as_array().map(Vec::len) == Some(3)
+    })
+    .await;
+    assert!(sidecar.log().contains("more pages than a session can have"));
+    let mut publisher = sidecar.v5("publisher").await;
+
+    let mut client = sidecar.connect(Options::v5("forged").expiry(LONG)).await;
+    subscribe(&mut client, 0..300).await;
+    client.reset();
+    let mut client = sidecar.connect(durable("forged")).await;
+    assert!(client.is_resumed());
+    receives(&mut client, &mut publisher, &[0, 299], "its own").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_says_that_sidecars_of_another_version_are_there() {
     let server = NatsServer::start();

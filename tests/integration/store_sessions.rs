@@ -13,9 +13,9 @@ use bytestring::ByteString;
 use futures_util::future::join_all;
 use nats_mqtt::store::{
     Arrival, AssetOptions, Beside, CoreLimits, CoreMessage, CoreSink, FollowFrom, Gone, InFlightRecord,
-    InFlightRecordState, LeaseState, LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, PageRecord, ProgressRecord,
-    PublisherLimits, PutTarget, RequestError, SessionRecord, Sessions, SessionsSink, Store, StoreOptions,
-    StoredSubscription, WriteError,
+    InFlightRecordState, LeaseState, LeaseTimes, Loaded, NatsOptions, NodeInfo, NodesSink, PAGES_MAX, PageRecord,
+    ProgressRecord, PublisherLimits, PutTarget, RequestError, SessionRecord, Sessions, SessionsSink, Store,
+    StoreOptions, StoredSubscription, WriteError,
 };
 use proto_map::{Names, SpecOptions, Subject};
 use serde_json::json;

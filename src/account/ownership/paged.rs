@@ -4,13 +4,16 @@
 //! **Invariant:** a subscription stays where it is, and a place takes no more than [`PLACE_LEN`] bytes of them, unless one is
 //! larger by itself. What is there may grow when it is replaced: its options, and what it was owed before.
 //!
+//! **Invariant:** there are [`PAGES_MAX`] pages at most. What a record says of them is not believed beyond that, and nothing is
+//! allocated for it.
+//!
 //! **Invariant:** every change marks the place that it is in. What is not marked is in JetStream as it is here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mqtt_codec::TopicFilter;
 
-use crate::store::{PageRecord, Rest, StoredSubscription};
+use crate::store::{PAGES_MAX, PageRecord, Rest, StoredSubscription};
 
 /// Bytes of subscriptions that the record takes, and each page.
 pub(crate) const PLACE_LEN: usize = 4 * 1024;
@@ -51,26 +54,27 @@ impl Default for PagedSubscriptions {
 }
 
 impl PagedSubscriptions {
-    /// Those of a session that has so many pages, all of them empty for all we know.
+    /// Those of a session that has so many pages, all of them empty for all we know. There are no more than there may be,
+    /// whatever a record says.
     pub(crate) fn with_pages(pages: u32) -> Self {
         let mut this = Self::default();
-        this.places.resize_with(1 + pages as usize, Place::default);
+        this.places.resize_with(1 + pages.min(PAGES_MAX) as usize, Place::default);
         this
     }
 
-    /// Those that are stored, as far as they are `granted`. One in a page goes before one in the record: see [`Self::spill`].
+    /// Those that are stored, as far as they are `granted`, in the record and in the `count` of pages that it names. One in a
+    /// page goes before one in the record: see [`Self::spill`].
     pub(crate) fn load(
         inline: Vec<StoredSubscription>,
         pages: BTreeMap<u32, PageRecord>,
         count: u32,
         mut granted: impl FnMut(&TopicFilter) -> bool,
     ) -> Self {
-        let mut this = Self::with_pages(count.max(pages.keys().next_back().copied().unwrap_or(0)));
+        let mut this = Self::with_pages(count);
         let inline = (RECORD, PageRecord { subscriptions: inline, ..PageRecord::default() });
         for (number, page) in pages.into_iter().chain([inline]) {
-            if let Some(place) = this.places.get_mut(number as usize) {
-                place.rest = page.rest;
-            }
+            let Some(place) = this.places.get_mut(number as usize) else { continue };
+            place.rest = page.rest;
             for stored in page.subscriptions {
                 let filter =
                     TopicFilter::new(stored.filter.as_str()).ok().filter(|filter| !this.all.contains_key(filter));
@@ -220,10 +224,12 @@ impl PagedSubscriptions {
     }
 
     /// The first page that has room for one of so many bytes, or a new one, of which the record is to say that it is there.
+    /// When there are as many as there may be, the last one takes it.
     fn page_for(&mut self, len: usize) -> u32 {
         let has_room = |place: &Place| place.filters.is_empty() || place.len + len <= PLACE_LEN;
         let at = match self.places.iter().skip(1).position(has_room) {
             Some(at) => at + 1,
+            None if self.pages() >= PAGES_MAX => self.places.len() - 1,
             None => {
                 self.places.push(Place::default());
                 self.changed.insert(RECORD);
@@ -419,6 +425,17 @@ mod tests {
     }
 
     #[test]
+    fn a_session_has_no_more_pages_than_may_be_read_whatever_its_record_says() {
+        let mut paged = PagedSubscriptions::with_pages(u32::MAX);
+        assert_eq!(paged.pages(), PAGES_MAX);
+        for place in &mut paged.places {
+            (place.filters, place.len) = (vec![filter("full")], PLACE_LEN);
+        }
+        paged.insert(filter("a"), stored("a", 1));
+        assert_eq!((paged.pages(), paged.begin_write()), (PAGES_MAX, (false, vec![PAGES_MAX])));
+    }
+
+    #[test]
     fn what_is_not_granted_any_more_goes_with_the_next_write() {
         let page = PageRecord { subscriptions: vec![stored("b", 1), stored("c", 1)], ..PageRecord::default() };
         let pages = BTreeMap::from([(2, page)]);
@@ -426,6 +443,10 @@ mod tests {
         assert_eq!((sorted(&paged).len(), paged.pages(), paged.is_changed()), (2, 3, true));
         assert_eq!(paged.begin_write(), (false, vec![2]));
         assert_eq!(paged.page(2).subscriptions, [stored("c", 1)]);
+        let of_nobody =
+            BTreeMap::from([(4, PageRecord { subscriptions: vec![stored("d", 1)], ..PageRecord::default() })]);
+        let other = PagedSubscriptions::load(Vec::new(), of_nobody, 3, |_| true);
+        assert_eq!((sorted(&other).len(), other.pages(), other.is_changed()), (0, 3, false), "no record names it");
         paged.not_written([2]);
         assert!(paged.has_changed_pages());
     }

@@ -13,13 +13,48 @@ use std::sync::Arc;
 use proto_map::SessionSubject;
 use tokio::time::Instant;
 
-use super::{PageRecord, Sessions, Shared, Stored, read, written};
+use super::{PageRecord, Sessions, Shared, Stored, StoredSubscription, read, written};
 use crate::store::bucket::{Arrival, Content, Fence, Value, WRITE_WITHIN, Write, new_write_id};
 use crate::store::entry::LogEntry;
 use crate::store::error::{Unavailable, WriteError};
 use crate::store::reader::{Pace, Progress, Reader, Source};
 
 const BATCH_MAX: usize = 512;
+
+/// Pages that a session may have; `account::ownership::paged` makes no more.
+pub const PAGES_MAX: u32 = 65_536;
+
+/// Bytes that the pages of one session may take when they are read, as they are stored or in memory. That is eight times what
+/// `mqtt.max_session_size` can be, since the shortest subscription grows to that when it is replaced: who has written more was no
+/// sidecar.
+const PAGES_BYTES_MAX: usize = 128 << 20;
+
+/// The pages of one session, as they are read.
+///
+/// **Invariant:** they take no more memory than a session can need, whatever is stored.
+#[derive(Clone, Debug, Default)]
+struct Read {
+    pages: BTreeMap<u32, PageRecord>,
+    bytes: usize,
+}
+
+impl Read {
+    fn add(&mut self, bytes: usize) -> Result<(), Unavailable> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > PAGES_BYTES_MAX {
+            return Err(Unavailable::new("its subscriptions are larger than those of a session can be"));
+        }
+        Ok(())
+    }
+
+    /// A page that took so many bytes where it is stored.
+    fn keep(&mut self, number: u32, len: usize, page: PageRecord) -> Result<(), Unavailable> {
+        let in_memory = page.subscriptions.len().saturating_mul(size_of::<StoredSubscription>());
+        self.add(in_memory.saturating_sub(len))?;
+        self.pages.insert(number, page);
+        Ok(())
+    }
+}
 
 impl Sessions {
     /// Writes a page of the session of a client that began in `first_epoch`, if its record has the sequence `fence`. Writes
@@ -45,37 +80,41 @@ impl Sessions {
         written.map(|(_, arrival)| arrival)
     }
 
-    /// The pages of the session of a client that began in `first_epoch`, by their numbers. `sequence`: that of its record,
-    /// which the caller has written. Who answers knows that one, or is waited for: a replica or a leader of the past may know
-    /// less than was acknowledged to the owner before.
+    /// The pages of the session of a client that began in `first_epoch`, by their numbers, up to the `count` that its record
+    /// names: no other one counts. `sequence`: that of its record, which the caller has written. Who answers knows that one, or
+    /// is waited for: a replica or a leader of the past may know less than was acknowledged to the owner before.
     ///
     /// # Errors
-    /// When JetStream does not answer, or a newer version has written one of them.
+    /// When JetStream does not answer, a newer version has written one of them, or they are more than a session can have.
     pub async fn load_pages(
         &self,
         client_id: &str,
         first_epoch: u64,
+        count: u32,
         sequence: u64,
     ) -> Result<BTreeMap<u32, PageRecord>, Unavailable> {
+        if count > PAGES_MAX {
+            return Err(Unavailable::new("its record names more pages than a session can have"));
+        }
         let names = &self.shared.names;
         let record = names.session_record(client_id).map_err(Unavailable::new)?;
         let filter = names.session_pages(client_id, first_epoch).map_err(Unavailable::new)?;
         let _permit = self.shared.reading.acquire().await;
         let mut reader = self.shared.parts("pages").only(record.to_string()).only(filter.to_string());
-        let (mut pages, mut batch) = (BTreeMap::new(), Vec::with_capacity(BATCH_MAX));
+        let (mut read, mut batch) = (Read::default(), Vec::with_capacity(BATCH_MAX));
         loop {
             match reader.next(&mut batch, BATCH_MAX).await? {
                 Progress::StreamMissing => return Err(Unavailable::new("the stream is gone")),
-                Progress::SnapshotBegins { .. } => pages.clear(),
+                Progress::SnapshotBegins { .. } => read = Read::default(),
                 Progress::Restarted { .. } | Progress::Read => {}
             }
             let mut is_complete = false;
             for entry in batch.drain(..) {
                 is_complete |= entry.sequence >= sequence && entry.stream_subject() == &*record;
-                self.shared.keep_page(entry, &mut pages)?;
+                self.shared.keep_page(entry, count, &mut read)?;
             }
             if is_complete {
-                return Ok(pages);
+                return Ok(read.pages);
             }
         }
     }
@@ -105,18 +144,40 @@ impl Shared {
         Reader::new(self.readers.clone(), self.readers.link.clone(), source, 1)
     }
 
-    fn keep_page(&self, entry: LogEntry, pages: &mut BTreeMap<u32, PageRecord>) -> Result<(), Unavailable> {
+    fn keep_page(&self, entry: LogEntry, count: u32, kept: &mut Read) -> Result<(), Unavailable> {
         let subject = self.names.strip_session(entry.stream_subject());
         let Some(SessionSubject::Subscriptions { client_id, page, .. }) = subject else { return Ok(()) };
+        if !(1..=count).contains(&page) {
+            return Ok(());
+        }
         let Content::Value(value) = Content::of(&entry.headers.unwrap_or_default(), entry.payload) else {
-            pages.remove(&page);
+            kept.pages.remove(&page);
             return Ok(());
         };
+        kept.add(value.len())?;
         match read(&client_id, &value) {
-            Stored::Known(record) => _ = pages.insert(page, record),
+            Stored::Known(record) => kept.keep(page, value.len(), record)?,
             Stored::Newer(_) => return Err(Unavailable::new("its subscriptions were written by a newer version")),
             Stored::Unreadable => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_an_end_to_what_is_read_of_a_session() {
+        let page = |count| PageRecord { subscriptions: vec![Default::default(); count], ..PageRecord::default() };
+        let mut kept = Read { bytes: PAGES_BYTES_MAX - 1_000, ..Read::default() };
+        assert!(kept.add(600).is_ok() && kept.keep(1, 600, page(1)).is_ok());
+        assert!(kept.clone().add(401).is_err() && kept.add(400).is_ok());
+        assert_eq!(kept.pages.len(), 1);
+        // What is short where it is stored takes its place in memory.
+        let mut kept = Read { bytes: PAGES_BYTES_MAX - 1_000, ..Read::default() };
+        assert!(kept.add(300).is_ok() && kept.keep(1, 300, page(100)).is_err());
+        assert!(kept.pages.is_empty());
     }
 }

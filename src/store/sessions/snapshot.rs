@@ -63,7 +63,8 @@ impl States {
         let Self { records, mut progress, mut pages } = self;
         let joined = |(client_id, mut record): (String, SessionRecord)| {
             let pages = pages.remove(&client_id).unwrap_or_default();
-            let own = pages.into_iter().filter(|((first_epoch, _), _)| *first_epoch == record.first_epoch);
+            let is_own = |first_epoch, number| first_epoch == record.first_epoch && number <= record.pages;
+            let own = pages.into_iter().filter(|((first_epoch, number), _)| is_own(*first_epoch, *number));
             record.subscriptions.extend(own.flat_map(|(_, page)| page.subscriptions));
             let progress = progress.remove(&client_id);
             (client_id, SessionState { record, progress })

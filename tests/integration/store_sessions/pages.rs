@@ -24,13 +24,16 @@ async fn only_the_owner_writes_a_page_and_who_takes_over_reads_what_it_was() {
     assert_eq!(old.put_page("pump 7", 1, 60, &page(0..1), first).await, Ok(Arrival::Once));
     let second = new.put_record(&of("pump 7", 2, 1, 60), first, None).await.unwrap();
     assert_eq!(old.put_page("pump 7", 1, 3, &page(0..9), first).await, Err(WriteError::Fenced));
-    let loaded = new.load_pages("pump 7", 1, second).await.unwrap();
+    let loaded = new.load_pages("pump 7", 1, 60, second).await.unwrap();
     assert_eq!(loaded.len(), 60);
     assert_eq!((&loaded[&3], &loaded[&60]), (&page(3..53), &page(0..1)));
+    // What no record names is nobody's, and there is an end to what is read.
+    assert_eq!(new.load_pages("pump 7", 1, 3, second).await.unwrap().into_keys().collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(new.load_pages("pump 7", 1, PAGES_MAX + 1, second).await.is_err());
     // It is known in any case that the record of somebody later is behind what it was, and another session has none of it.
     let third = old.put_record(&of("pump 7", 3, 3, 0), second, None).await.unwrap();
-    assert_eq!(new.load_pages("pump 7", 1, second).await.unwrap(), loaded);
-    assert!(old.load_pages("pump 7", 3, third).await.unwrap().is_empty());
+    assert_eq!(new.load_pages("pump 7", 1, 60, second).await.unwrap(), loaded);
+    assert!(old.load_pages("pump 7", 3, 60, third).await.unwrap().is_empty());
     assert_eq!(new.put_page("pump 7", 1, 3, &page(0..9), second).await, Err(WriteError::Fenced));
 }
 
@@ -65,8 +68,8 @@ async fn pages_are_in_what_is_read_of_all_sessions_and_go_with_their_own() {
     let accepted = SessionRecord { accepted: true, ..of("ends", 9, 9, 2) };
     let fence = sessions.put_record(&accepted, fence, None).await.unwrap();
     assert_eq!(sessions.sweep().await.unwrap(), 1);
-    assert_eq!(sessions.load_pages("ends", 9, fence).await.unwrap().len(), 2);
-    assert!(sessions.load_pages("ends", 4, fence).await.unwrap().is_empty());
+    assert_eq!(sessions.load_pages("ends", 9, 2, fence).await.unwrap().len(), 2);
+    assert!(sessions.load_pages("ends", 4, 2, fence).await.unwrap().is_empty());
     sessions.end("ends", fence, Beside::Perhaps).await.unwrap();
     let client = nats.client().await;
     assert_eq!(stored(&client, "KV_MQTT_sessions", "$KV.MQTT_sessions.*.subs.>").await, 0);

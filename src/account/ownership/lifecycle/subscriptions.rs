@@ -18,7 +18,9 @@ impl Account {
     ) -> Result<(PagedSubscriptions, u64), Unavailable> {
         let pages = match record.pages {
             0 => std::collections::BTreeMap::new(),
-            _ => self.store.sessions().load_pages(&record.client_id, record.first_epoch, sequence).await?,
+            _ => {
+                self.store.sessions().load_pages(&record.client_id, record.first_epoch, record.pages, sequence).await?
+            }
         };
         let inline = std::mem::take(&mut record.subscriptions);
         let client_id = record.client_id.as_str();
