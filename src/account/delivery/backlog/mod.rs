@@ -189,7 +189,7 @@ impl Writer {
 
     /// Looks at the log, and copies what is due. Returns when to look again; `None` when more may be due already.
     async fn turn(&mut self, account: &Arc<Account>) -> Result<Option<Look>, Failure> {
-        Box::pin(self.besides.sweep(account)).await;
+        self.besides.look(account);
         let log = account.store.backlog().log_info().await?;
         let position = self.position(account, &log).await?;
         if log.first > position + 1 && position > self.overtaken && log.messages > 0 {

@@ -1,9 +1,12 @@
 //! What nobody needs any more: backlogs, and what sessions have left beside their records.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
+use tokio::task::JoinHandle;
 
 use super::plan::is_consumed;
 use crate::account::Account;
@@ -22,24 +25,56 @@ const BESIDES_EVERY: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(super) struct Besides {
     swept_at: Option<Instant>,
-    /// A session is over that had pages, since the sweep began.
+    /// A session is over that had pages, since the sweep began, or the sweep has failed.
     is_some_left: bool,
+    sweep: Option<Sweep>,
+}
+
+/// A sweep of that. It is a task of its own, since it asks for every session that has some, and no backlog waits for it; it ends
+/// with our term.
+#[derive(Debug)]
+struct Sweep {
+    task: JoinHandle<()>,
+    has_ended: Arc<AtomicBool>,
+}
+
+impl Sweep {
+    fn begin(account: &Account) -> Self {
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let (sessions, ended) = (account.store.sessions().clone(), Arc::clone(&has_ended));
+        let task = account.store.tasks().spawn(async move {
+            match sessions.sweep().await {
+                Ok(removed) => {
+                    ended.store(true, Ordering::Release);
+                    tracing::debug!(removed, "what sessions have left beside their records");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "what sessions have left beside their records is left to the next sweep");
+                }
+            }
+        });
+        Self { task, has_ended }
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Besides {
-    /// Removes what sessions have left that are over, when one is, and now and then for those of which nobody has heard.
-    pub(super) async fn sweep(&mut self, account: &Account) {
+    /// Begins to remove what sessions have left that are over, when one is, and now and then for those of which nobody has
+    /// heard.
+    pub(super) fn look(&mut self, account: &Account) {
         self.is_some_left |= account.census.take_leaves_pages();
-        if !self.is_due(Instant::now()) {
-            return;
+        if let Some(sweep) = self.sweep.take_if(|sweep| sweep.task.is_finished()) {
+            self.swept_at = Some(Instant::now());
+            self.is_some_left |= !sweep.has_ended.load(Ordering::Acquire);
         }
-        let swept = account.store.sessions().sweep().await;
-        (self.swept_at, self.is_some_left) = (Some(Instant::now()), swept.is_err());
-        match swept {
-            Ok(removed) => tracing::debug!(removed, "what sessions have left beside their records"),
-            Err(error) => {
-                tracing::debug!(%error, "what sessions have left beside their records is left to the next sweep");
-            }
+        if self.sweep.is_none() && self.is_due(Instant::now()) {
+            self.is_some_left = false;
+            self.sweep = Some(Sweep::begin(account));
         }
     }
 
@@ -85,7 +120,8 @@ mod tests {
     #[test]
     fn what_is_beside_records_is_looked_at_soon_when_some_is_left_and_never_all_the_time() {
         let begin = Instant::now();
-        let is_due = |swept_at, is_some_left, later| Besides { swept_at, is_some_left }.is_due(begin + later);
+        let is_due =
+            |swept_at, is_some_left, later| Besides { swept_at, is_some_left, sweep: None }.is_due(begin + later);
         assert!(is_due(None, false, Duration::ZERO), "at the begin of a term");
         assert!(!is_due(Some(begin), false, BESIDES_PAUSE) && is_due(Some(begin), false, BESIDES_EVERY));
         assert!(!is_due(Some(begin), true, BESIDES_PAUSE / 2) && is_due(Some(begin), true, BESIDES_PAUSE));
