@@ -36,7 +36,6 @@ pub(in crate::account) mod will_room;
 mod wills;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -188,9 +187,9 @@ impl<'a> Driver<'a> {
     /// Stores the wills that a record is to name.
     async fn put_wills(&self, state: &State) -> Result<(), WriteError> {
         for whole in messages(state).filter_map(Message::whole) {
-            if !whole.is_stored.load(Ordering::Relaxed) {
+            if !whole.is_stored() {
                 self.account.store.sessions().put_will(self.client_id, whole.number, &whole.will).await?;
-                whole.is_stored.store(true, Ordering::Relaxed);
+                whole.set_stored();
             }
         }
         Ok(())

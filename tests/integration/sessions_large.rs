@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::sessions::{beside, record, subscriptions};
 use crate::harness::{
-    Client, Ended, Message, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, msg, settle, shown,
+    Client, Ended, Message, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, js_api, msg, settle, shown,
 };
 
 const LONG: u32 = 3_600;
@@ -338,4 +338,32 @@ async fn a_large_will_is_beside_the_record_for_as_long_as_it_may_be_published() 
     client.reset();
     assert_eq!(watcher.receive().await.payload.len(), 10_000);
     eventually("nothing is left", async || wills("brief").await == 0 && record(&nats, "brief").await.is_none()).await;
+}
+
+/// A will that its record has no room for.
+fn large_will(id: &str) -> Message {
+    msg(&format!("will/{id}"), "gone".repeat(1_000)).qos(1)
+}
+
+/// Nobody will ever name it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_will_of_a_connect_that_wrote_no_record_is_removed() {
+    let server = NatsServer::start();
+    let sidecar = Sidecar::start(&server, "sidecar").await;
+    let nats = server.client().await;
+    let before = of_version_1("refused", 200);
+    write(&nats, "refused", &before).await;
+    // Room for the will, and not for a record as it is found.
+    let info = js_api(&nats, "STREAM.INFO.KV_MQTT_sessions", &Value::Null).await;
+    let mut config = info["config"].clone();
+    config["max_msg_size"] = json!(8_000);
+    let updated = js_api(&nats, "STREAM.UPDATE.KV_MQTT_sessions", &config).await;
+    assert!(updated["error"].is_null(), "{updated}");
+    let mut wills = nats.subscribe("$KV.MQTT_sessions.refused.will.>").await.unwrap();
+    settle(&nats).await;
+    let options = durable("refused").will(large_will("refused"));
+    assert_eq!(Client::open(sidecar.mqtt_port, options).await.connack.reason, ReasonCode::ServerUnavailable);
+    assert!(wills.next().await.is_some(), "it was there");
+    eventually("its will is removed", async || beside(&nats, "refused", "will").await.is_empty()).await;
+    assert_eq!(record(&nats, "refused").await.unwrap().1, before);
 }

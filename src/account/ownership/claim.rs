@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::orphaned_connects::Orphan;
 use super::record::{Message, Rest};
+use super::remains::Remain;
 use super::{Driver, In};
 use crate::account::Account;
 use crate::account::delivery::mailbox::{Mailbox, Order};
@@ -119,6 +120,7 @@ impl Account {
             due_at_ms: None,
             message: Message::new(message),
         });
+        let beside = will.as_ref().map(|will| will.message.clone());
         let mut claim = Claim::new(Request {
             node: NodeId(node.to_owned()),
             clean_start: connect.clean_start,
@@ -136,6 +138,13 @@ impl Account {
                 Ok(claimed)
             }
             ClaimOutcome::GivenUp(given_up) => {
+                if given_up.left.is_none() {
+                    // No record names its will, and none will.
+                    let stored = beside.as_ref().and_then(Message::whole).filter(|whole| whole.is_stored());
+                    if let Some(whole) = stored {
+                        self.remains.try_remove(&mailbox.client_id, Remain::Wills(vec![whole.number]));
+                    }
+                }
                 let mut abandoned = self.give_up(mailbox, *given_up, order);
                 let is_preempted = order == Some(Order::Close(ReasonCode::SessionTakenOver));
                 if is_preempted && connect.clean_start && connect.will.is_none() {

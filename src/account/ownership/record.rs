@@ -1,6 +1,6 @@
 //! Between a record as it is stored and what of it decides about ownership. The rest goes where the session goes.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use mqtt_ownership::{Epoch, FormerWill, NodeId, Will, WillState};
@@ -29,7 +29,17 @@ pub(super) struct Whole {
     pub(super) number: u64,
     pub(super) will: StoredWill,
     /// It is there for the record to name it.
-    pub(super) is_stored: AtomicBool,
+    is_stored: AtomicBool,
+}
+
+impl Whole {
+    pub(super) fn is_stored(&self) -> bool {
+        self.is_stored.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_stored(&self) {
+        self.is_stored.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Message {
