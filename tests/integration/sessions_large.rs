@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use mqtt_codec::{MessageProperties, ReasonCode, SubscribeEntry, TopicFilter};
 use serde_json::{Value, json};
 
+use crate::harness::relay::Relay;
 use crate::harness::sessions::{beside, record, subscriptions};
 use crate::harness::{
     Client, Ended, Message, NatsServer, Options, Sidecar, SidecarBuilder, World, eventually, js_api, msg, settle, shown,
@@ -343,6 +344,75 @@ async fn a_large_will_is_beside_the_record_for_as_long_as_it_may_be_published() 
 /// A will that its record has no room for.
 fn large_will(id: &str) -> Message {
     msg(&format!("will/{id}"), "gone".repeat(1_000)).qos(1)
+}
+
+/// A CONNECT with Clean Start whose record is written, and which is given up since nobody answers. Returns its record.
+async fn give_up_clean_start(relay: &Relay, a: &Sidecar, nats: &Nats, id: &str) -> Value {
+    relay.mute_at(&format!("HPUB $KV.MQTT_sessions.{id} "));
+    let options = Options::v5(id).expiry(LONG).will(large_will(id));
+    assert_eq!(Client::try_open(a.mqtt_port, options).await.err(), Some(Ended::Closed));
+    relay.cut();
+    let (_, written) = record(nats, id).await.expect("a record");
+    assert_eq!((&written["connected"], &written["subscriptions"]), (&json!(true), &json!([])), "{written}");
+    written
+}
+
+/// Whoever looks for what is left does so now, as it does when a session is over that had pages.
+async fn sweep(sidecar: &Sidecar, nats: &Nats) {
+    let page = r#"{"version":2,"subscriptions":[]}"#;
+    nats.publish("$KV.MQTT_sessions.nobody.subs.7.1", page.into()).await.unwrap();
+    settle(nats).await;
+    let mut client = sidecar.v5("ends").await;
+    subscribe(&mut client, 0..300).await;
+    client.goodbye().await;
+    eventually("it has swept", async || beside(nats, "nobody", "subs").await.is_empty()).await;
+}
+
+/// Who gives a Clean Start up puts back what it found: until then nobody takes what belongs to that for left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_start_that_is_given_up_has_destroyed_nothing_and_leaves_nothing() {
+    let server = NatsServer::start();
+    let relay = Relay::start(server.url()).await;
+    // The first one looks for what is left.
+    let b = Sidecar::start(&server, "sidecar b").await;
+    let a = SidecarBuilder::new("sidecar a", &["--nats", &relay.url()]).start().await;
+    let nats = server.client().await;
+    for id in ["back", "new"] {
+        let mut client = b.connect(durable(id)).await;
+        subscribe(&mut client, 0..300).await;
+        client.goodbye().await;
+    }
+    let before = record(&nats, "back").await.unwrap().1;
+    let pages = [beside(&nats, "back", "subs").await, beside(&nats, "new", "subs").await];
+    assert!(pages.iter().all(|pages| pages.len() > 3));
+
+    let written = give_up_clean_start(&relay, &a, &nats, "back").await;
+    sweep(&b, &nats).await;
+    assert_eq!(record(&nats, "back").await.unwrap().1["epoch"], written["epoch"], "it is not put back yet");
+    assert_eq!(beside(&nats, "back", "subs").await, pages[0]);
+    assert_eq!(beside(&nats, "back", "will").await.len(), 1);
+    eventually("it is put back", async || {
+        record(&nats, "back").await.unwrap().1["first_epoch"] == before["first_epoch"]
+    })
+    .await;
+    eventually("the will of the CONNECT is gone", async || beside(&nats, "back", "will").await.is_empty()).await;
+    assert_eq!(beside(&nats, "back", "subs").await, pages[0]);
+    let mut publisher = b.v5("publisher").await;
+    publisher.publish(msg(&topic(299), "while away").qos(1)).await;
+    let mut client = b.connect(durable("back")).await;
+    assert!(client.is_resumed());
+    receives_what_was_published(&mut client, &[299], "while away").await;
+    receives(&mut client, &mut publisher, &[0, 150, 299], "again").await;
+
+    // Somebody else accepts a Clean Start before it is put back: what was there before is over.
+    give_up_clean_start(&relay, &a, &nats, "new").await;
+    let mut client = b.connect(Options::v5("new").expiry(LONG)).await;
+    subscribe(&mut client, 300..301).await;
+    assert_eq!(beside(&nats, "new", "subs").await, pages[1], "nobody has looked");
+    sweep(&b, &nats).await;
+    eventually("its pages are removed", async || beside(&nats, "new", "subs").await.is_empty()).await;
+    assert!(!beside(&nats, "back", "subs").await.is_empty());
+    receives(&mut client, &mut publisher, &[300], "alone").await;
 }
 
 /// Nobody will ever name it.
