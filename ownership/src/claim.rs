@@ -7,8 +7,9 @@
 //! ```
 
 use super::pen::{Pen, Reading, Writing};
-use super::state::{Epoch, NodeId, Now, Rest, Revision, State, Will};
+use super::state::{Epoch, NodeId, Rest, Revision, State, Will};
 use super::step::{Input, Output, Step, WillOutcome};
+use super::time::{Now, ServerTime};
 
 /// How often a CONNECT tries to become the owner against others that want the same client id.
 const CLAIMS_MAX: u8 = 50;
@@ -29,9 +30,9 @@ pub struct Request<W, R> {
     pub will: Option<Will<W>>,
     /// The rest of its record, when it begins a session.
     pub rest: R,
-    /// When the client came, milliseconds since the epoch, if that is longer ago: whoever came later elsewhere keeps the
+    /// When the client came, if that is longer ago: whoever came later elsewhere keeps the
     /// client id.
-    pub came_ms: Option<u64>,
+    pub came_at: Option<ServerTime>,
 }
 
 /// Why a claim was given up.
@@ -265,7 +266,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
 
     /// Whether this is the record of somebody who came later elsewhere.
     fn is_newer(&self, old: &State<W, R>) -> bool {
-        let came_later = self.request.came_ms.is_some_and(|came_ms| old.since_ms > came_ms);
+        let came_later = self.request.came_at.is_some_and(|came_at| old.since > came_at);
         old.connected && old.owner.as_ref() != Some(&self.request.node) && came_later
     }
 
@@ -283,20 +284,20 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
         let Request { node, clean_start, expiry_s, will, rest, .. } = &self.request;
         // Never one that was there, not even after its session was forgotten, or when what the server has is an older
         // record than the last one.
-        let epoch = Epoch(old.map_or(0, |old| old.epoch.0 + 1).max(now.earliest_ms));
+        let epoch = Epoch(old.map_or(0, |old| old.epoch.0 + 1).max(now.earliest.0));
         // [MQTT-3.1.2-4, -5, -6], [MQTT-3.1.4-4]
-        let resumed = old.filter(|old| !clean_start && old.expiry_s > 0 && !old.has_expired(now.earliest_ms));
+        let resumed = old.filter(|old| !clean_start && old.expiry_s > 0 && !old.has_expired(now.earliest));
         let state = State {
             epoch,
             first_epoch: resumed.map_or(epoch, |old| old.first_epoch),
             owner: Some(node.clone()),
             connected: true,
-            since_ms: now.earliest_ms,
+            since: now.earliest,
             expiry_s: *expiry_s,
-            disconnected_at_ms: None,
+            disconnected_at: None,
             // [MQTT-3.1.2-7]; without one there is none to publish [MQTT-3.1.2-12 of 3.1.1].
             will: will.clone(),
-            former_wills: old.map(|old| old.former_wills(resumed.is_some(), now.earliest_ms)).unwrap_or_default(),
+            former_wills: old.map(|old| old.former_wills(resumed.is_some(), now.earliest)).unwrap_or_default(),
             handover_from: old.map(|old| old.handover_from(node)).unwrap_or_default(),
             rest: resumed.map_or_else(|| rest.clone(), |old| rest.clone().resumed(&old.rest)),
         };
@@ -466,7 +467,7 @@ impl<W: Clone, R: Clone> Left<W, R> {
     pub fn restored(&self, written: &State<W, R>, now: Now) -> Option<Restored<W, R>> {
         let (mut state, revision) = self.found.clone()?;
         let found = (state.epoch, revision);
-        state.disconnect(now.stamp_ms);
+        state.disconnect(now.stamp);
         state.epoch = Epoch(written.epoch.0 + 1);
         state.owner = None;
         state.former_wills.clone_from(&written.former_wills);

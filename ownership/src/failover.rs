@@ -8,8 +8,9 @@
 use super::claim::Restored;
 use super::finish::{Finish, Finishing};
 use super::pen::{Pen, Reading, Writing};
-use super::state::{Epoch, NodeId, Now, Revision, State, Trace, WillState};
+use super::state::{Epoch, NodeId, Revision, State, Trace, WillState};
 use super::step::{Input, Output, Step};
+use super::time::Now;
 
 /// Progress is given another life time so often; without it, it goes with its last one.
 const RENEWALS_MAX: u8 = 5;
@@ -95,9 +96,9 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     /// The first thing to do.
     pub fn begin<P>(&mut self, now: Now) -> Step<W, R, P, FailoverOutcome> {
         if matches!(self.at, At::Waiting) {
-            return Step::Do(Output::Wait(now.earliest_ms + self.state.wait_ms(now.earliest_ms)));
+            return Step::Do(Output::Wait(self.state.due_at(now.earliest)));
         }
-        if self.state.has_expired(now.certain_ms) && !self.state.has_will() {
+        if self.state.has_expired(now.certain) && !self.state.has_will() {
             return self.end();
         }
         if self.built_on.iter().any(Option::is_some) {
@@ -164,8 +165,8 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
     }
 
     fn adopt<P>(&mut self, now: Now) -> Step<W, R, P, FailoverOutcome> {
-        self.state.disconnect(now.stamp_ms);
-        self.state.fire_if_due(now.earliest_ms);
+        self.state.disconnect(now.stamp);
+        self.state.fire_if_due(now.earliest);
         // Ours as long as there is something to do for it, so that somebody else does it when we are gone.
         self.state.owner = self.node.clone().filter(|_| self.state.is_unfinished());
         self.at = At::Adopting;
@@ -194,7 +195,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
         if self.state.expiry_s == 0 || !self.has_progress {
             return self.wait(now);
         }
-        let (fence, ttl_s) = (self.revision, self.state.progress_ttl_s(now.earliest_ms));
+        let (fence, ttl_s) = (self.revision, self.state.progress_ttl_s(now.earliest));
         Step::Do(Output::PutProgress { progress: None, fence, ttl_s })
     }
 
@@ -205,7 +206,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
         let is_armed = self.state.will.as_ref().is_some_and(|will| will.state == WillState::Armed);
         if is_armed && self.state.former_wills.is_empty() {
             self.at = At::Waiting;
-            return Step::Do(Output::Wait(now.earliest_ms + self.state.wait_ms(now.earliest_ms)));
+            return Step::Do(Output::Wait(self.state.due_at(now.earliest)));
         }
         let (finish, output) = Finish::marked(self.state.clone(), self.revision, &mut self.pen);
         self.at = At::Finishing(finish);
@@ -224,7 +225,7 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Failover<W, R> {
         if self.state.connected {
             return Step::Done(FailoverOutcome::Theirs);
         }
-        let (finish, output) = Finish::begin(self.state.clone(), revision, now.earliest_ms, &mut self.pen);
+        let (finish, output) = Finish::begin(self.state.clone(), revision, now.earliest, &mut self.pen);
         self.at = At::Finishing(finish);
         Step::Do(output)
     }

@@ -8,6 +8,7 @@
 use super::pen::{Pen, Writing};
 use super::state::{FormerWill, Revision, State, WillState};
 use super::step::{Input, Output, WillOutcome};
+use super::time::ServerTime;
 
 /// How often a will may be refused before it is done with, each time after a pause and after the publisher's own patience.
 const REFUSALS_MAX: u8 = 6;
@@ -47,10 +48,10 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq> Finish<W, R> {
     pub(crate) fn begin<P>(
         mut state: State<W, R>,
         revision: Revision,
-        now_ms: u64,
+        now: ServerTime,
         pen: &mut Pen<W, R>,
     ) -> (Self, Output<W, R, P>) {
-        state.fire_if_due(now_ms);
+        state.fire_if_due(now);
         let output = pen.put(state.clone(), revision);
         (Self { state, revision, at: At::Marking, refusals: 0 }, output)
     }

@@ -3,8 +3,9 @@
 
 use super::finish::{Finish, Finishing};
 use super::pen::{Pen, Reading, Writing};
-use super::state::{Due, Now, Revision, State};
+use super::state::{Due, Revision, State};
 use super::step::{Input, Output, Step};
+use super::time::Now;
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +56,8 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq, P: Clone> Leave<W, R, P> {
         }
         self.at = At::Saving;
         let mut last = self.state.clone();
-        last.disconnect(now.stamp_ms);
-        let (progress, ttl_s) = (Some(self.progress.clone()), last.progress_ttl_s(now.earliest_ms));
+        last.disconnect(now.stamp);
+        let (progress, ttl_s) = (Some(self.progress.clone()), last.progress_ttl_s(now.earliest));
         Step::Do(Output::PutProgress { progress, fence: self.revision, ttl_s })
     }
 
@@ -110,21 +111,21 @@ impl<W: Clone + PartialEq, R: Clone + PartialEq, P: Clone> Leave<W, R, P> {
 
     fn write(&mut self, now: Now) -> Step<W, R, P, LeaveOutcome<W, R>> {
         let mut last = self.state.clone();
-        (last.connected, last.disconnected_at_ms) = (false, Some(now.stamp_ms));
+        (last.connected, last.disconnected_at) = (false, Some(now.stamp));
         let due = last.will.as_ref().filter(|_| self.is_will_due).map(|will| will.due(last.expiry_s));
         if due.is_none() {
             last.will = None;
         }
-        if let (Some(Due::InMs(ms)), Some(will)) = (due, &mut last.will) {
+        if let (Some(Due::In(delay)), Some(will)) = (due, &mut last.will) {
             // The owner is whose timer it is: when we are gone, somebody else's.
-            will.due_at_ms = Some(now.stamp_ms + ms);
+            will.due_at = Some(now.stamp.after(delay));
             if last.former_wills.is_empty() {
                 self.at = At::Writing(Some(last.clone()));
                 return Step::Do(self.pen.put(last, self.revision));
             }
         }
         if last.has_will() {
-            let (finish, output) = Finish::begin(last, self.revision, now.earliest_ms, &mut self.pen);
+            let (finish, output) = Finish::begin(last, self.revision, now.earliest, &mut self.pen);
             self.at = At::Finishing(finish);
             return Step::Do(output);
         }

@@ -31,6 +31,7 @@ mod pen;
 mod state;
 mod step;
 mod tenure;
+mod time;
 
 pub use self::amend::{Amend, AmendOutcome};
 pub use self::arrival::Arrival;
@@ -38,8 +39,9 @@ pub use self::claim::{Claim, ClaimOutcome, Claimed, GivenUp, Left, Request, Rest
 pub use self::failover::{Failover, FailoverOutcome};
 pub use self::leave::{Leave, LeaveOutcome};
 pub use self::state::{
-    Due, Epoch, FormerWill, HANDOVER_NODES_MAX, NEVER, NodeId, Now, Rest, Revision, State, Trace, WILL_PATIENCE_S,
-    Will, WillState,
+    Due, Epoch, FormerWill, HANDOVER_NODES_MAX, NEVER, NodeId, Rest, Revision, State, Trace, WILL_PATIENCE_S, Will,
+    WillState,
 };
 pub use self::step::{Input, Output, Step, WillOutcome};
-pub use self::tenure::{Found, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
+pub use self::tenure::{Found, Moment, PutNumber, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
+pub use self::time::{Now, ServerTime};

@@ -1,5 +1,9 @@
 //! What of a session's record decides about its ownership, and the rules that need nothing else.
 
+use std::time::Duration;
+
+use super::time::ServerTime;
+
 /// Grows with every owner of a session. Message ids are made of it, so none comes twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
@@ -37,17 +41,6 @@ pub const HANDOVER_NODES_MAX: usize = 8;
 /// Seconds that the progress of a session stays longer than its record.
 const PROGRESS_LONGER_S: u32 = 5;
 
-/// The time at the server, milliseconds since the epoch, as far as it is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// It is this late at least: what is over by then is over.
-    pub earliest_ms: u64,
-    /// The same by the clock of every server: what is somebody else's is over only then.
-    pub certain_ms: u64,
-    /// What is written down for what happens now: not before it happens, so that nothing that is counted from it ends early.
-    pub stamp_ms: u64,
-}
-
 /// How far the publication of a will is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WillState {
@@ -65,8 +58,8 @@ pub struct Will<W> {
     pub delay_s: u32,
     /// How far its publication is.
     pub state: WillState,
-    /// When it is due, if the client does not come back; milliseconds since the epoch.
-    pub due_at_ms: Option<u64>,
+    /// When it is due, if the client does not come back.
+    pub due_at: Option<ServerTime>,
     /// What is published.
     pub message: W,
 }
@@ -85,8 +78,8 @@ pub struct FormerWill<W> {
 pub enum Due {
     /// Now.
     Now,
-    /// In this many milliseconds.
-    InMs(u64),
+    /// After this time.
+    In(Duration),
 }
 
 impl<W> Will<W> {
@@ -94,13 +87,13 @@ impl<W> Will<W> {
     #[must_use]
     pub const fn due(&self, expiry_s: u32) -> Due {
         let delay_s = if self.delay_s < expiry_s { self.delay_s } else { expiry_s };
-        if delay_s == 0 { Due::Now } else { Due::InMs(delay_s as u64 * 1000) }
+        if delay_s == 0 { Due::Now } else { Due::In(Duration::from_secs(delay_s as u64)) }
     }
 
     /// Marks it as being published.
     pub(crate) const fn fire(&mut self) {
         self.state = WillState::Firing;
-        self.due_at_ms = None;
+        self.due_at = None;
     }
 }
 
@@ -116,12 +109,12 @@ pub struct State<W, R> {
     pub owner: Option<NodeId>,
     /// Whether the client is connected.
     pub connected: bool,
-    /// When this connection began, or the last one; milliseconds since the epoch.
-    pub since_ms: u64,
+    /// When this connection began, or the last one.
+    pub since: ServerTime,
     /// Session Expiry Interval, seconds; [`NEVER`].
     pub expiry_s: u32,
-    /// When the client left; milliseconds since the epoch.
-    pub disconnected_at_ms: Option<u64>,
+    /// When the client left.
+    pub disconnected_at: Option<ServerTime>,
     /// The will that is still to be published.
     pub will: Option<Will<W>>,
     /// Wills of connections before that are being published.
@@ -152,11 +145,11 @@ pub enum Trace {
 
 impl<W: Clone, R> State<W, R> {
     /// Whether the session has ended, by what the record itself says: never while its connection is there [MQTT-4.1.0-1], and
-    /// not before its expiry interval is over [MQTT-3.1.2-23], [MQTT-4.1.0-2]. `now_ms` in milliseconds since the epoch.
+    /// not before its expiry interval is over [MQTT-3.1.2-23], [MQTT-4.1.0-2].
     #[must_use]
-    pub fn has_expired(&self, now_ms: u64) -> bool {
-        let ended_ms = self.disconnected_at_ms.filter(|_| !self.connected && self.expiry_s != NEVER);
-        ended_ms.is_some_and(|ms| ms.saturating_add(u64::from(self.expiry_s) * 1000) <= now_ms)
+    pub fn has_expired(&self, now: ServerTime) -> bool {
+        let ended_at = self.disconnected_at.filter(|_| !self.connected && self.expiry_s != NEVER);
+        ended_at.is_some_and(|at| at.after(Duration::from_secs(self.expiry_s.into())) <= now)
     }
 
     /// Whether a will of its is not published yet.
@@ -173,12 +166,12 @@ impl<W: Clone, R> State<W, R> {
 
     /// How long the record of a session that is not connected stays, in seconds.
     #[must_use]
-    pub fn ttl_s(&self, now_ms: u64) -> Option<u32> {
+    pub fn ttl_s(&self, now: ServerTime) -> Option<u32> {
         if self.connected {
             return None;
         }
-        let ended_ms = self.disconnected_at_ms.unwrap_or(now_ms);
-        let gone_s = u32::try_from(now_ms.saturating_sub(ended_ms) / 1000).unwrap_or(u32::MAX);
+        let ended_at = self.disconnected_at.unwrap_or(now);
+        let gone_s = u32::try_from(now.since(ended_at).as_secs()).unwrap_or(u32::MAX);
         // A record stays until its wills are published, which may be due at the end of the session only.
         let for_wills_s = if self.has_will() { WILL_PATIENCE_S } else { 0 };
         match self.expiry_s {
@@ -189,8 +182,8 @@ impl<W: Clone, R> State<W, R> {
 
     /// The same of its progress: longer.
     #[must_use]
-    pub fn progress_ttl_s(&self, now_ms: u64) -> Option<u32> {
-        self.ttl_s(now_ms).map(|s| s.saturating_add(PROGRESS_LONGER_S))
+    pub fn progress_ttl_s(&self, now: ServerTime) -> Option<u32> {
+        self.ttl_s(now).map(|s| s.saturating_add(PROGRESS_LONGER_S))
     }
 
     /// Whether this record, read at `revision`, is not the last one that there was.
@@ -218,10 +211,10 @@ impl<W: Clone, R> State<W, R> {
     /// somebody has begun to put its session in order, one whose delay has passed, or any of a session that ends now;
     /// others are cancelled [MQTT-3.1.3-9].
     #[must_use]
-    pub fn former_wills(&self, is_resumed: bool, now_ms: u64) -> Vec<FormerWill<W>> {
+    pub fn former_wills(&self, is_resumed: bool, now: ServerTime) -> Vec<FormerWill<W>> {
         let mut wills = self.former_wills.clone();
         let Some(mut will) = self.will.clone() else { return wills };
-        let has_passed = || will.due_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        let has_passed = || will.due_at.is_some_and(|at| at <= now);
         let is_due = !is_resumed || will.due(self.expiry_s) == Due::Now || (!self.connected && has_passed());
         if will.state == WillState::Armed && !is_due {
             return wills;
@@ -232,31 +225,31 @@ impl<W: Clone, R> State<W, R> {
     }
 
     /// The connection is over: its will is due after its delay.
-    pub(crate) fn disconnect(&mut self, now_ms: u64) {
+    pub(crate) fn disconnect(&mut self, now: ServerTime) {
         if std::mem::take(&mut self.connected) {
-            self.disconnected_at_ms = Some(now_ms);
+            self.disconnected_at = Some(now);
             let expiry_s = self.expiry_s;
             if let Some(will) = &mut self.will
-                && let Due::InMs(ms) = will.due(expiry_s)
+                && let Due::In(delay) = will.due(expiry_s)
             {
-                will.due_at_ms.get_or_insert(now_ms + ms);
+                will.due_at.get_or_insert(now.after(delay));
             }
         }
     }
 
     /// Marks its will, if it is due.
-    pub(crate) fn fire_if_due(&mut self, now_ms: u64) {
+    pub(crate) fn fire_if_due(&mut self, now: ServerTime) {
         if let Some(will) = &mut self.will
-            && will.due_at_ms.is_none_or(|at_ms| at_ms <= now_ms)
+            && will.due_at.is_none_or(|at| at <= now)
         {
             will.fire();
         }
     }
 
-    /// In how many milliseconds its wills are due.
-    pub(crate) fn wait_ms(&self, now_ms: u64) -> u64 {
-        let due_ms = self.will.as_ref().and_then(|will| will.due_at_ms).filter(|_| self.former_wills.is_empty());
-        due_ms.map_or(0, |due_ms| due_ms.saturating_sub(now_ms))
+    /// When its wills are due, not before now.
+    pub(crate) fn due_at(&self, now: ServerTime) -> ServerTime {
+        let due_at = self.will.as_ref().and_then(|will| will.due_at).filter(|_| self.former_wills.is_empty());
+        due_at.map_or(now, |due_at| due_at.max(now))
     }
 }
 
@@ -264,15 +257,17 @@ impl<W: Clone, R> State<W, R> {
 mod tests {
     use super::*;
 
+    const NOW: ServerTime = ServerTime(1_000);
+
     fn old(owner: &str, connected: bool, from: &[&str]) -> State<&'static str, ()> {
         State {
             epoch: Epoch(7),
             first_epoch: Epoch(7),
             owner: Some(NodeId(owner.to_owned())),
             connected,
-            since_ms: 0,
+            since: ServerTime(0),
             expiry_s: 60,
-            disconnected_at_ms: None,
+            disconnected_at: None,
             will: None,
             former_wills: Vec::new(),
             handover_from: from.iter().map(|&node| NodeId(node.to_owned())).collect(),
@@ -297,87 +292,109 @@ mod tests {
 
     #[test]
     fn a_new_connection_makes_a_will_due_or_cancels_it() {
-        let due = |delay_s, connected, due_at_ms, is_resumed| {
-            let will = Will { delay_s, state: WillState::Armed, due_at_ms, message: "gone" };
+        let due = |delay_s, connected, due_at, is_resumed| {
+            let will = Will { delay_s, state: WillState::Armed, due_at, message: "gone" };
             let state = State { will: Some(will), ..old("a", connected, &[]) };
-            !state.former_wills(is_resumed, 1_000).is_empty()
+            !state.former_wills(is_resumed, ServerTime(1_000)).is_empty()
         };
         assert!(due(0, true, None, true), "the old connection ends [MQTT-3.1.4-3]");
         assert!(due(0, false, None, true), "it has ended, and nobody has published it yet");
-        assert!(!due(5, true, None, true) && !due(5, false, Some(1_001), true), "cancelled [MQTT-3.1.3-9]");
-        assert!(due(5, false, Some(1_000), true), "its delay has passed");
+        assert!(!due(5, true, None, true) && !due(5, false, Some(ServerTime(1_001)), true), "cancelled [MQTT-3.1.3-9]");
+        assert!(due(5, false, Some(ServerTime(1_000)), true), "its delay has passed");
         assert!(!due(5, false, None, true), "nobody has said when that is");
-        assert!(due(5, true, None, false) && due(5, false, Some(9_000), false), "the session ends [MQTT-3.1.3-9]");
+        assert!(
+            due(5, true, None, false) && due(5, false, Some(ServerTime(9_000)), false),
+            "the session ends [MQTT-3.1.3-9]"
+        );
     }
 
     #[test]
     fn mqtt_3_1_2_23_a_session_ends_when_its_expiry_interval_is_over_and_its_connection_is_not_there() {
-        let expired = |connected, expiry_s, ended_ms, now_ms| {
-            State { expiry_s, disconnected_at_ms: ended_ms, ..old("a", connected, &[]) }.has_expired(now_ms)
+        let expired = |connected, expiry_s, ended_ms, now| {
+            State { expiry_s, disconnected_at: ended_ms, ..old("a", connected, &[]) }.has_expired(now)
         };
-        assert!(expired(false, 60, Some(1_000), 61_000));
-        assert!(!expired(false, 60, Some(1_000), 60_999));
-        assert!(!expired(true, 60, Some(1_000), 61_000), "[MQTT-4.1.0-1]");
-        assert!(!expired(false, NEVER, Some(1_000), u64::MAX));
-        assert!(!expired(false, 60, None, u64::MAX), "nobody has said that it ended");
+        assert!(expired(false, 60, Some(ServerTime(1_000)), ServerTime(61_000)));
+        assert!(!expired(false, 60, Some(ServerTime(1_000)), ServerTime(60_999)));
+        assert!(!expired(true, 60, Some(ServerTime(1_000)), ServerTime(61_000)), "[MQTT-4.1.0-1]");
+        assert!(!expired(false, NEVER, Some(ServerTime(1_000)), ServerTime(u64::MAX)));
+        assert!(!expired(false, 60, None, ServerTime(u64::MAX)), "nobody has said that it ended");
     }
 
     #[test]
     fn a_record_stays_for_its_session_and_for_its_wills() {
         let ttl = |connected, expiry_s, will: bool, ended_ms| {
-            let will = will.then_some(Will { delay_s: 0, state: WillState::Armed, due_at_ms: None, message: "gone" });
-            State { expiry_s, will, disconnected_at_ms: ended_ms, ..old("a", connected, &[]) }.ttl_s(11_000)
+            let will = will.then_some(Will { delay_s: 0, state: WillState::Armed, due_at: None, message: "gone" });
+            State { expiry_s, will, disconnected_at: ended_ms, ..old("a", connected, &[]) }.ttl_s(ServerTime(11_000))
         };
         assert_eq!(ttl(true, 60, false, None), None);
-        assert_eq!(ttl(false, NEVER, false, Some(1_000)), None);
-        assert_eq!(ttl(false, 60, false, Some(1_000)), Some(50));
-        assert_eq!(ttl(false, 60, true, Some(1_000)), Some(50 + WILL_PATIENCE_S));
-        assert_eq!(ttl(false, 0, false, Some(1_000)), Some(1), "not for ever");
+        assert_eq!(ttl(false, NEVER, false, Some(ServerTime(1_000))), None);
+        assert_eq!(ttl(false, 60, false, Some(ServerTime(1_000))), Some(50));
+        assert_eq!(ttl(false, 60, true, Some(ServerTime(1_000))), Some(50 + WILL_PATIENCE_S));
+        assert_eq!(ttl(false, 0, false, Some(ServerTime(1_000))), Some(1), "not for ever");
         assert_eq!(ttl(false, 60, false, None), Some(60));
-        let state = State { disconnected_at_ms: Some(1_000), ..old("a", false, &[]) };
-        assert_eq!(state.progress_ttl_s(11_000), Some(50 + PROGRESS_LONGER_S));
+        let state = State { disconnected_at: Some(ServerTime(1_000)), ..old("a", false, &[]) };
+        assert_eq!(state.progress_ttl_s(ServerTime(11_000)), Some(50 + PROGRESS_LONGER_S));
     }
 
-    fn armed(delay_s: u32, due_at_ms: Option<u64>) -> Option<Will<&'static str>> {
-        Some(Will { delay_s, state: WillState::Armed, due_at_ms, message: "gone" })
+    fn armed(delay_s: u32, due_at: Option<ServerTime>) -> Option<Will<&'static str>> {
+        Some(Will { delay_s, state: WillState::Armed, due_at, message: "gone" })
     }
 
     #[test]
     fn mqtt_3_1_3_9_a_will_is_due_after_its_delay_or_with_the_end_of_its_session() {
         let due =
-            |delay_s, expiry_s| Will { delay_s, state: WillState::Armed, due_at_ms: None, message: () }.due(expiry_s);
+            |delay_s, expiry_s| Will { delay_s, state: WillState::Armed, due_at: None, message: () }.due(expiry_s);
         assert_eq!((due(0, 60), due(30, 0), due(0, 0)), (Due::Now, Due::Now, Due::Now));
-        assert_eq!((due(30, 60), due(60, 30), due(30, 30)), (Due::InMs(30_000), Due::InMs(30_000), Due::InMs(30_000)));
-        assert_eq!(due(NEVER, NEVER), Due::InMs(u64::from(NEVER) * 1_000));
+        assert_eq!(
+            (due(30, 60), due(60, 30), due(30, 30)),
+            (
+                Due::In(Duration::from_millis(30_000)),
+                Due::In(Duration::from_millis(30_000)),
+                Due::In(Duration::from_millis(30_000))
+            )
+        );
+        assert_eq!(due(NEVER, NEVER), Due::In(Duration::from_millis(u64::from(NEVER) * 1_000)));
     }
 
     #[test]
     fn the_end_of_a_connection_is_written_down_once_and_its_will_is_due_from_then() {
         let left = |connected, will, ended_ms| {
-            let mut state = State { will, disconnected_at_ms: ended_ms, ..old("a", connected, &[]) };
-            state.disconnect(1_000);
-            (state.connected, state.disconnected_at_ms, state.will)
+            let mut state = State { will, disconnected_at: ended_ms, ..old("a", connected, &[]) };
+            state.disconnect(ServerTime(1_000));
+            (state.connected, state.disconnected_at, state.will)
         };
-        assert_eq!(left(true, None, None), (false, Some(1_000), None));
-        assert_eq!(left(true, armed(5, None), None), (false, Some(1_000), armed(5, Some(6_000))));
-        assert_eq!(left(true, armed(90, None), None), (false, Some(1_000), armed(90, Some(61_000))));
-        assert_eq!(left(true, armed(0, None), None), (false, Some(1_000), armed(0, None)), "at once");
-        assert_eq!(left(false, armed(5, Some(9_000)), Some(4_000)), (false, Some(4_000), armed(5, Some(9_000))));
+        assert_eq!(left(true, None, None), (false, Some(ServerTime(1_000)), None));
+        assert_eq!(
+            left(true, armed(5, None), None),
+            (false, Some(ServerTime(1_000)), armed(5, Some(ServerTime(6_000))))
+        );
+        assert_eq!(
+            left(true, armed(90, None), None),
+            (false, Some(ServerTime(1_000)), armed(90, Some(ServerTime(61_000))))
+        );
+        assert_eq!(left(true, armed(0, None), None), (false, Some(ServerTime(1_000)), armed(0, None)), "at once");
+        assert_eq!(
+            left(false, armed(5, Some(ServerTime(9_000))), Some(ServerTime(4_000))),
+            (false, Some(ServerTime(4_000)), armed(5, Some(ServerTime(9_000))))
+        );
         assert_eq!(left(false, armed(5, None), None), (false, None, armed(5, None)));
     }
 
     #[test]
     fn a_will_is_marked_when_its_time_has_come() {
-        let fired = |due_at_ms| {
-            let mut state = State { will: armed(5, due_at_ms), ..old("a", false, &[]) };
-            state.fire_if_due(1_000);
+        let fired = |due_at| {
+            let mut state = State { will: armed(5, due_at), ..old("a", false, &[]) };
+            state.fire_if_due(ServerTime(1_000));
             state.will
         };
         let firing = armed(5, None).map(|will| Will { state: WillState::Firing, ..will });
-        assert_eq!((fired(None), fired(Some(999)), fired(Some(1_000))), (firing.clone(), firing.clone(), firing));
-        assert_eq!(fired(Some(1_001)), armed(5, Some(1_001)));
+        assert_eq!(
+            (fired(None), fired(Some(ServerTime(999))), fired(Some(ServerTime(1_000)))),
+            (firing.clone(), firing.clone(), firing)
+        );
+        assert_eq!(fired(Some(ServerTime(1_001))), armed(5, Some(ServerTime(1_001))));
         let mut none = old("a", false, &[]);
-        none.fire_if_due(1_000);
+        none.fire_if_due(ServerTime(1_000));
         assert_eq!(none.will, None);
     }
 
@@ -385,25 +402,25 @@ mod tests {
     fn wills_wait_for_their_time_but_not_for_one_another() {
         let former = FormerWill {
             epoch: Epoch(3),
-            will: Will { delay_s: 0, state: WillState::Firing, due_at_ms: None, message: "gone" },
+            will: Will { delay_s: 0, state: WillState::Firing, due_at: None, message: "gone" },
         };
-        let state = |due_at_ms| State { will: armed(5, due_at_ms), ..old("a", false, &[]) };
-        assert_eq!(state(Some(3_500)).wait_ms(1_000), 2_500);
-        assert_eq!((state(Some(900)).wait_ms(1_000), state(None).wait_ms(1_000)), (0, 0));
-        assert_eq!(State { former_wills: vec![former], ..state(Some(3_500)) }.wait_ms(1_000), 0);
-        assert_eq!(old("a", false, &[]).wait_ms(1_000), 0);
+        let state = |due_at| State { will: armed(5, due_at), ..old("a", false, &[]) };
+        assert_eq!(state(Some(ServerTime(3_500))).due_at(NOW), ServerTime(3_500));
+        assert_eq!((state(Some(ServerTime(900))).due_at(NOW), state(None).due_at(NOW)), (NOW, NOW));
+        assert_eq!(State { former_wills: vec![former], ..state(Some(ServerTime(3_500))) }.due_at(NOW), NOW);
+        assert_eq!(old("a", false, &[]).due_at(NOW), NOW);
     }
 
     #[test]
     fn a_will_whose_publication_has_begun_is_published_whatever_its_delay() {
         let will = armed(5, None).map(|will| Will { state: WillState::Firing, ..will });
-        let former = State { will: will.clone(), ..old("a", false, &[]) }.former_wills(true, 1_000);
+        let former = State { will: will.clone(), ..old("a", false, &[]) }.former_wills(true, ServerTime(1_000));
         assert_eq!(former, [FormerWill { epoch: Epoch(7), will: will.unwrap() }]);
     }
 
     #[test]
     fn what_is_left_to_do_when_a_connection_is_over() {
-        let will = || Will { delay_s: 0, state: WillState::Armed, due_at_ms: None, message: "gone" };
+        let will = || Will { delay_s: 0, state: WillState::Armed, due_at: None, message: "gone" };
         let (plain, former) = (old("a", true, &[]), FormerWill { epoch: Epoch(3), will: will() });
         assert!(!plain.has_will() && !plain.is_unfinished());
         assert!(State { will: Some(will()), ..plain.clone() }.is_unfinished());

@@ -1,6 +1,7 @@
 //! What machines are told, and what they say.
 
 use super::state::{Epoch, NodeId, Revision, State, Trace, Will};
+use super::time::ServerTime;
 
 /// What became of a will that was to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +99,8 @@ pub enum Output<W, R, P> {
         /// After a pause.
         again: bool,
     },
-    /// Wait until this time, milliseconds since the epoch.
-    Wait(u64),
+    /// Wait until this time.
+    Wait(ServerTime),
 }
 
 /// What a machine says to an input.

@@ -20,23 +20,31 @@
 //! without asking. So its end ends nothing that the node has; it makes it doubtful.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::state::Revision;
+
+/// A time by the holder's own clock: how long it is since a moment that is the same one for all of its times.
+pub type Moment = Duration;
+
+/// Tells a put of the holder from its other ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutNumber(pub u64);
 
 /// Puts that may be stored without our knowing; of more the oldest is forgotten.
 const PUTS_MAX: usize = 64;
 
-/// The times of a lease, milliseconds.
+/// The times of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TenureTimes {
     /// How often it is refreshed.
-    pub refresh_every_ms: u64,
+    pub refresh_every: Duration,
     /// Behind the last refresh: the holder does not rely on it any more. Below its lifetime at the server.
-    pub fence_after_ms: u64,
+    pub fence_after: Duration,
     /// Behind the last refresh: the holder gives up.
-    pub give_up_after_ms: u64,
+    pub give_up_after: Duration,
     /// How long whoever was not heard for a while is heard before it judges others.
-    pub settle_ms: u64,
+    pub settle: Duration,
     /// One that has ended is taken again, when nobody else has it.
     pub is_taken_again: bool,
 }
@@ -74,7 +82,7 @@ pub enum TenureInput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The put of ours with this number.
-    Ours(u64, Revision),
+    Ours(PutNumber, Revision),
     /// No lease; the next put has to expect this.
     Nobody(Revision),
     /// That of somebody else of our name.
@@ -85,7 +93,7 @@ pub enum Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TenureStep {
     /// Wait until then.
-    Wait(u64),
+    Wait(Moment),
     /// Wait a moment, longer each time in a row.
     Pause,
     /// Put the lease, if this is there, under a number that no other put has.
@@ -93,7 +101,7 @@ pub enum TenureStep {
         /// What has to be there.
         expected: Revision,
         /// Tells it from other puts.
-        number: u64,
+        number: PutNumber,
     },
     /// See what is there.
     Look,
@@ -103,8 +111,8 @@ pub enum TenureStep {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent {
-    number: u64,
-    at_ms: u64,
+    number: PutNumber,
+    at: Moment,
     /// It takes the lease when nobody has it.
     takes: bool,
 }
@@ -124,32 +132,32 @@ pub struct Tenure {
     /// Of the last put that is known to be stored.
     revision: Revision,
     /// When that was sent.
-    sent_ms: u64,
+    sent: Moment,
     gaps: u32,
     /// Puts that may be stored although we do not know it.
     puts: VecDeque<Sent>,
-    number: u64,
+    number: PutNumber,
     at: At,
     /// When a put was last known to be stored.
-    heard_ms: u64,
+    heard: Moment,
     /// Since when that came about as often as it should.
-    steady_ms: u64,
+    steady: Moment,
 }
 
 impl Tenure {
     /// One that was taken by a put that was sent then and is stored at this revision.
     #[must_use]
-    pub const fn new(times: TenureTimes, revision: Revision, sent_ms: u64, now_ms: u64) -> Self {
+    pub const fn new(times: TenureTimes, revision: Revision, sent: Moment, now: Moment) -> Self {
         Self {
             times,
             revision,
-            sent_ms,
+            sent,
             gaps: 0,
             puts: VecDeque::new(),
-            number: 0,
+            number: PutNumber(0),
             at: At::Waiting,
-            heard_ms: now_ms,
-            steady_ms: now_ms,
+            heard: now,
+            steady: now,
         }
     }
 
@@ -159,18 +167,18 @@ impl Tenure {
         self.revision
     }
 
-    /// When that was sent, milliseconds.
+    /// When that was sent.
     #[must_use]
-    pub const fn sent_ms(&self) -> u64 {
-        self.sent_ms
+    pub const fn sent(&self) -> Moment {
+        self.sent
     }
 
     /// How it stands.
     #[must_use]
-    pub fn standing(&self, now_ms: u64) -> Standing {
-        if self.at == At::Over || now_ms >= self.sent_ms + self.times.give_up_after_ms {
+    pub fn standing(&self, now: Moment) -> Standing {
+        if self.at == At::Over || now >= self.sent + self.times.give_up_after {
             Standing::Lost
-        } else if now_ms >= self.held_until_ms() {
+        } else if now >= self.held_until() {
             Standing::InDoubt
         } else {
             Standing::Held { gaps: self.gaps }
@@ -179,51 +187,51 @@ impl Tenure {
 
     /// Until when it is held, should nothing happen.
     #[must_use]
-    pub const fn held_until_ms(&self) -> u64 {
-        self.sent_ms + self.times.fence_after_ms
+    pub fn held_until(&self) -> Moment {
+        self.sent + self.times.fence_after
     }
 
     /// When its standing changes, should nothing happen.
     #[must_use]
-    pub const fn changes_at_ms(&self, now_ms: u64) -> u64 {
-        let held_until_ms = self.held_until_ms();
-        if now_ms < held_until_ms { held_until_ms } else { self.sent_ms + self.times.give_up_after_ms }
+    pub fn changes_at(&self, now: Moment) -> Moment {
+        let held_until = self.held_until();
+        if now < held_until { held_until } else { self.sent + self.times.give_up_after }
     }
 
     /// From when on the holder may say of others that their leases have ended; `None` while it is not heard itself.
     ///
     /// **Invariant:** when nothing was stored for anybody, nobody judges before all have had time to be heard again.
     #[must_use]
-    pub fn judges_from_ms(&self, now_ms: u64) -> Option<u64> {
-        let is_heard = matches!(self.standing(now_ms), Standing::Held { .. }) && self.is_steady(now_ms);
-        is_heard.then_some(self.steady_ms + self.times.settle_ms)
+    pub fn judges_from(&self, now: Moment) -> Option<Moment> {
+        let is_heard = matches!(self.standing(now), Standing::Held { .. }) && self.is_steady(now);
+        is_heard.then_some(self.steady + self.times.settle)
     }
 
-    const fn is_steady(&self, now_ms: u64) -> bool {
-        now_ms <= self.heard_ms + self.times.refresh_every_ms * 3 / 2
+    fn is_steady(&self, now: Moment) -> bool {
+        now <= self.heard + self.times.refresh_every * 3 / 2
     }
 
     /// The first thing to do.
     #[must_use]
-    pub const fn begin(&self) -> TenureStep {
-        TenureStep::Wait(self.sent_ms + self.times.refresh_every_ms)
+    pub fn begin(&self) -> TenureStep {
+        TenureStep::Wait(self.sent + self.times.refresh_every)
     }
 
     /// What happened, and what to do next.
-    pub fn handle(&mut self, now_ms: u64, input: TenureInput) -> TenureStep {
-        let next = self.take(now_ms, input);
-        if self.standing(now_ms) == Standing::Lost {
+    pub fn handle(&mut self, now: Moment, input: TenureInput) -> TenureStep {
+        let next = self.take(now, input);
+        if self.standing(now) == Standing::Lost {
             self.at = At::Over;
             return TenureStep::End;
         }
         next
     }
 
-    fn take(&mut self, now_ms: u64, input: TenureInput) -> TenureStep {
+    fn take(&mut self, now: Moment, input: TenureInput) -> TenureStep {
         match (self.at, input) {
             (At::Over, _) => TenureStep::End,
             (At::Putting(put), TenureInput::Stored(revision)) => {
-                self.is_stored(now_ms, put, revision);
+                self.is_stored(now, put, revision);
                 self.at = At::Waiting;
                 self.begin()
             }
@@ -234,23 +242,23 @@ impl Tenure {
             // An earlier put of ours may be what stands there.
             (At::Looking, TenureInput::Found(Found::Ours(number, revision))) => {
                 // One that is forgotten may have taken it.
-                let forgotten = Sent { number, at_ms: self.sent_ms, takes: true };
+                let forgotten = Sent { number, at: self.sent, takes: true };
                 let put = self.puts.iter().find(|put| put.number == number).copied();
                 // The very first has no number of its own in the list.
                 let put = if revision == self.revision { None } else { Some(put.unwrap_or(forgotten)) };
                 if let Some(put) = put {
-                    self.is_stored(now_ms, put, revision);
+                    self.is_stored(now, put, revision);
                 }
-                self.put(now_ms, self.revision, false)
+                self.put(now, self.revision, false)
             }
             (At::Looking, TenureInput::Found(Found::Nobody(revision))) if self.times.is_taken_again => {
-                self.put(now_ms, revision, true)
+                self.put(now, revision, true)
             }
             (At::Looking, TenureInput::Found(Found::Nobody(_) | Found::Theirs)) => {
                 self.at = At::Over;
                 TenureStep::End
             }
-            (At::Waiting, _) => self.put(now_ms, self.revision, false),
+            (At::Waiting, _) => self.put(now, self.revision, false),
             (At::Putting(_) | At::Looking, _) => {
                 self.at = At::Waiting;
                 TenureStep::Pause
@@ -258,9 +266,9 @@ impl Tenure {
         }
     }
 
-    fn put(&mut self, now_ms: u64, expected: Revision, takes: bool) -> TenureStep {
-        self.number += 1;
-        let sent = Sent { number: self.number, at_ms: now_ms, takes };
+    fn put(&mut self, now: Moment, expected: Revision, takes: bool) -> TenureStep {
+        self.number.0 += 1;
+        let sent = Sent { number: self.number, at: now, takes };
         if self.puts.len() >= PUTS_MAX {
             self.puts.pop_front();
         }
@@ -269,15 +277,15 @@ impl Tenure {
         TenureStep::Put { expected, number: sent.number }
     }
 
-    fn is_stored(&mut self, now_ms: u64, put: Sent, revision: Revision) {
+    fn is_stored(&mut self, now: Moment, put: Sent, revision: Revision) {
         self.gaps += u32::from(put.takes);
         self.revision = revision;
-        self.sent_ms = self.sent_ms.max(put.at_ms);
+        self.sent = self.sent.max(put.at);
         // The others expect what was there before.
         self.puts.clear();
-        if !self.is_steady(now_ms) {
-            self.steady_ms = now_ms;
+        if !self.is_steady(now) {
+            self.steady = now;
         }
-        self.heard_ms = now_ms;
+        self.heard = now;
     }
 }

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use mqtt_ownership::{Input, Now, Output, Revision, WillOutcome};
+use mqtt_ownership::{Input, Now, Output, Revision, ServerTime, WillOutcome};
 
 pub(in crate::account) use self::claim::{Abandoned, Ask, Claimed};
 pub(crate) use self::claim::{PeerSocket, Refusal, Told};
@@ -145,7 +145,7 @@ impl<'a> Driver<'a> {
                 Err(error) => self.not_now(&error),
             },
             Output::Put { state, expected } => {
-                let ttl_s = state.ttl_s(self.account.session_time().earliest_ms);
+                let ttl_s = state.ttl_s(self.account.session_time().earliest);
                 if let Err(error) = self.put_wills(&state).await {
                     return self.refused(&error);
                 }
@@ -176,9 +176,8 @@ impl<'a> Driver<'a> {
                 let outcome = self.account.publish_will(self.client_id, &will, epoch.0, self.cause).await;
                 Input::WillPublished(outcome)
             }
-            Output::Wait(until_ms) => {
-                let earliest_ms = self.account.session_time().earliest_ms;
-                tokio::time::sleep(Duration::from_millis(until_ms.saturating_sub(earliest_ms))).await;
+            Output::Wait(until) => {
+                tokio::time::sleep(until.since(self.account.session_time().earliest)).await;
                 Input::Time
             }
         }
@@ -238,6 +237,10 @@ impl Account {
     fn session_time(&self) -> Now {
         let clock = self.store.clock();
         let earliest_ms = clock.earliest_ms();
-        Now { earliest_ms, certain_ms: clock.certain_ms(), stamp_ms: clock.now_ms().unwrap_or(earliest_ms) }
+        Now {
+            earliest: ServerTime(earliest_ms),
+            certain: ServerTime(clock.certain_ms()),
+            stamp: ServerTime(clock.now_ms().unwrap_or(earliest_ms)),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Nodes that die, stop, go on and come back, and what they look after then.
 
-use mqtt_ownership::{Failover, Input, NodeId, Step};
+use mqtt_ownership::{Failover, Input, NodeId, ServerTime, Step};
 
 use super::node::{Job, Work};
 use super::store::Began;
@@ -16,7 +16,7 @@ impl World {
         let now = self.store.now;
         let is_alive = |owner: &NodeId| (0..NODES).any(|n| self.has_lease(n) && self.nodes[n].name == *owner);
         let is_orphan = record.owner.as_ref().is_some_and(|owner| !is_alive(owner));
-        if is_orphan || (record.has_expired(now) && !record.has_will()) {
+        if is_orphan || (record.has_expired(ServerTime(now)) && !record.has_will()) {
             trace!("{now} {index} looks after {record:?}");
             let failover = self.nodes[index].failover(record, revision, self.time());
             self.start_failover(index, failover);

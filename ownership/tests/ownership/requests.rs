@@ -46,7 +46,7 @@ impl World {
             }
             Output::PublishWill { will, epoch, .. } => self.publish(epoch, will.message, is_faulty),
             Output::Wait(until) => {
-                self.nodes[index].jobs[position].wait_until = Some(until);
+                self.nodes[index].jobs[position].wait_until = Some(until.0);
                 return;
             }
         };

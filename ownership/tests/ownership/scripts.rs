@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 
 use mqtt_ownership::{
-    Epoch, FormerWill, Input, NodeId, Now, Output, Revision, State, Step, Trace, Will, WillOutcome, WillState,
+    Epoch, FormerWill, Input, NodeId, Now, Output, Revision, ServerTime, State, Step, Trace, Will, WillOutcome,
+    WillState,
 };
 
 use super::node::{In, Out};
@@ -16,14 +17,14 @@ mod leave;
 mod pen;
 mod wills;
 
-const NOW: Now = Now { earliest_ms: 1_000, certain_ms: 990, stamp_ms: 1_010 };
+const NOW: Now = Now { earliest: ServerTime(1_000), certain: ServerTime(990), stamp: ServerTime(1_010) };
 
 fn node(name: &str) -> NodeId {
     NodeId(name.to_owned())
 }
 
 fn will() -> Will<usize> {
-    Will { delay_s: 30, state: WillState::Armed, due_at_ms: None, message: 7 }
+    Will { delay_s: 30, state: WillState::Armed, due_at: None, message: 7 }
 }
 
 /// One without a delay.
@@ -45,9 +46,9 @@ fn there(connected: bool) -> Record {
         first_epoch: Epoch(400),
         owner: Some(node("elsewhere")),
         connected,
-        since_ms: 500,
+        since: ServerTime(500),
         expiry_s: 60,
-        disconnected_at_ms: (!connected).then_some(900),
+        disconnected_at: (!connected).then_some(ServerTime(900)),
         will: None,
         former_wills: Vec::new(),
         handover_from: Vec::new(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mqtt_ownership::{Epoch, NodeId, Rest, Revision, State, Trace};
+use mqtt_ownership::{Epoch, NodeId, Rest, Revision, ServerTime, State, Trace};
 
 use super::witness;
 
@@ -166,7 +166,7 @@ impl Store {
         match write {
             Write::Record(record, _) => {
                 self.history.push((self.revision, record.clone()));
-                let expires_at = at(record.ttl_s(self.now), self.now);
+                let expires_at = at(record.ttl_s(ServerTime(self.now)), self.now);
                 self.record = Some(Entry { revision: self.revision, value: Value::There(record.clone()), expires_at });
             }
             Write::Progress(node, progress, _, ttl_s) => {
@@ -197,11 +197,11 @@ impl Store {
                 // Of what has come back only the last one is known.
                 let epochs = self.history.iter().map(|(_, record)| record.epoch).filter(|_| !self.has_brought_any);
                 let newest = epochs.chain(before.as_ref().map(|before| before.epoch)).max().unwrap_or_default();
-                witness::fault_of(record, before.as_ref(), newest, now)
+                witness::fault_of(record, before.as_ref(), newest, ServerTime(now))
             }
             (Write::End(_), Some(record)) => {
                 let is_promised = !self.has_brought_any && !self.refused.contains(&record.epoch);
-                (is_promised && !witness::may_end(record, now)).then_some("a session ends before its time")
+                (is_promised && !witness::may_end(record, ServerTime(now))).then_some("a session ends before its time")
             }
             _ => None,
         };
@@ -236,7 +236,7 @@ impl Store {
             let is_known = record.connected && record.is_of_the_past(Revision(revision), self.trace());
             self.has_brought_back |= !is_known;
             self.has_brought_any = true;
-            let expires_at = record.ttl_s(self.now).map(|s| self.now + u64::from(s) * 1000);
+            let expires_at = record.ttl_s(ServerTime(self.now)).map(|s| self.now + u64::from(s) * 1000);
             self.record = Some(Entry { revision, value: Value::There(record), expires_at });
         }
     }

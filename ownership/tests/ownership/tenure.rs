@@ -1,16 +1,26 @@
 //! The leases of nodes over a server that lets them expire, stands still, loses answers and gets requests late, while processes
 //! stop for whatever long and go on. Every step is a moment, drawn at random.
 
-use mqtt_ownership::{Found, Revision, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
+use std::time::Duration;
+
+use mqtt_ownership::{Found, PutNumber, Revision, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
 
 use super::random::Random;
 
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn whole_ms(moment: Duration) -> u64 {
+    u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+}
+
 const TTL_MS: u64 = 25_000;
 const TIMES: TenureTimes = TenureTimes {
-    refresh_every_ms: 4_000,
-    fence_after_ms: 20_000,
-    give_up_after_ms: 60_000,
-    settle_ms: 9_000,
+    refresh_every: ms(4_000),
+    fence_after: ms(20_000),
+    give_up_after: ms(60_000),
+    settle: ms(9_000),
     is_taken_again: true,
 };
 /// How long an answer is waited for.
@@ -102,13 +112,13 @@ impl World {
             } else {
                 world.names[name] = stored;
             }
-            let tenure = Tenure::new(TIMES, Revision(world.revision), world.now, world.now);
+            let tenure = Tenure::new(TIMES, Revision(world.revision), ms(world.now), ms(world.now));
             let TenureStep::Wait(until) = tenure.begin() else { unreachable!("it waits first") };
             world.nodes.push(Node {
                 tenure,
                 name,
                 question: 0,
-                until,
+                until: whole_ms(until),
                 is_asking: false,
                 answer: None,
                 stopped_until: 0,
@@ -169,7 +179,9 @@ impl World {
                 }
                 Some(_) => TenureInput::Refused,
                 None => TenureInput::Found(match stored.put {
-                    Some((node, number)) if node == request.node => Found::Ours(number, Revision(stored.revision)),
+                    Some((node, number)) if node == request.node => {
+                        Found::Ours(PutNumber(number), Revision(stored.revision))
+                    }
                     Some(_) => Found::Theirs,
                     None => Found::Nobody(Revision(stored.revision)),
                 }),
@@ -195,12 +207,12 @@ impl World {
             node.answered_sent = node.sent;
         }
         node.is_asking = false;
-        let changes_at = node.tenure.changes_at_ms(now);
-        match node.tenure.handle(now, input) {
-            TenureStep::Wait(until) => node.until = until,
+        let changes_at = node.tenure.changes_at(ms(now));
+        match node.tenure.handle(ms(now), input) {
+            TenureStep::Wait(until) => node.until = until.as_millis() as u64,
             TenureStep::Pause => node.until = now + self.random.below(PAUSE_MAX_MS),
-            TenureStep::Put { expected, number } => self.ask(index, Some((expected, number)), changes_at),
-            TenureStep::Look => self.ask(index, None, changes_at),
+            TenureStep::Put { expected, number } => self.ask(index, Some((expected, number.0)), whole_ms(changes_at)),
+            TenureStep::Look => self.ask(index, None, whole_ms(changes_at)),
             TenureStep::End => node.until = u64::MAX,
         }
     }
@@ -222,7 +234,7 @@ impl World {
         let is_observed = self.random.percent(20) && now >= self.stalled_until;
         for (index, node) in self.nodes.iter_mut().enumerate() {
             let is_there = self.names[node.name].put.is_some_and(|(holder, _)| holder == index);
-            match node.tenure.standing(now) {
+            match node.tenure.standing(ms(now)) {
                 Standing::Held { gaps } => {
                     assert!(is_there || self.is_shared, "{index} relies on what has ended");
                     let knows = node.seen_ended.is_none_or(|seen| gaps > seen);
@@ -231,7 +243,7 @@ impl World {
                 }
                 Standing::InDoubt => {}
                 Standing::Lost => {
-                    let is_late = now >= node.answered_sent + TIMES.give_up_after_ms;
+                    let is_late = now >= node.answered_sent + whole_ms(TIMES.give_up_after);
                     assert!(is_late || self.is_shared, "{index} has given up, and was heard");
                 }
             }
@@ -246,11 +258,11 @@ impl World {
 
     /// Where only the server stands still, nobody says of anybody that its lease has ended.
     fn judge_judges(&self) {
-        let judges = |node: &Node| node.tenure.judges_from_ms(self.now).is_some_and(|from| from <= self.now);
+        let judges = |node: &Node| node.tenure.judges_from(ms(self.now)).is_some_and(|from| from <= ms(self.now));
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| judges(node)) {
             let others = self.nodes.iter().filter(|other| other.name != node.name);
             let is_ended = |other: &Node| self.names[other.name].put.is_none();
-            let is_heard = |other: &Node| !matches!(other.tenure.standing(self.now), Standing::Lost);
+            let is_heard = |other: &Node| !matches!(other.tenure.standing(ms(self.now)), Standing::Lost);
             assert!(!others.clone().any(|other| is_ended(other) && is_heard(other)), "{index} judges too soon");
         }
     }
@@ -263,7 +275,7 @@ impl World {
         for _ in 0..1_000 {
             self.step(false);
         }
-        let standings: Vec<Standing> = self.nodes.iter().map(|node| node.tenure.standing(self.now)).collect();
+        let standings: Vec<Standing> = self.nodes.iter().map(|node| node.tenure.standing(ms(self.now))).collect();
         assert!(!standings.contains(&Standing::InDoubt), "{standings:?}");
         let held = standings.iter().filter(|standing| matches!(standing, Standing::Held { .. })).count();
         assert!(!self.is_shared || held <= 1, "{standings:?}");
@@ -279,36 +291,36 @@ pub(super) fn run(seed: u64) {
 }
 
 fn at(now_ms: u64) -> Tenure {
-    Tenure::new(TIMES, Revision(7), now_ms, now_ms)
+    Tenure::new(TIMES, Revision(7), ms(now_ms), ms(now_ms))
 }
 
 #[test]
 fn a_lease_that_is_not_refreshed_is_in_doubt_and_then_lost() {
     let tenure = at(1_000);
-    assert_eq!(tenure.begin(), TenureStep::Wait(5_000));
-    assert_eq!(tenure.standing(20_999), Standing::Held { gaps: 0 });
-    assert_eq!(tenure.standing(21_000), Standing::InDoubt);
-    assert_eq!(tenure.standing(60_999), Standing::InDoubt);
-    assert_eq!(tenure.standing(61_000), Standing::Lost);
-    assert_eq!(at(1_000).handle(61_000, TenureInput::Time), TenureStep::End, "it was stopped");
+    assert_eq!(tenure.begin(), TenureStep::Wait(ms(5_000)));
+    assert_eq!(tenure.standing(ms(20_999)), Standing::Held { gaps: 0 });
+    assert_eq!(tenure.standing(ms(21_000)), Standing::InDoubt);
+    assert_eq!(tenure.standing(ms(60_999)), Standing::InDoubt);
+    assert_eq!(tenure.standing(ms(61_000)), Standing::Lost);
+    assert_eq!(at(1_000).handle(ms(61_000), TenureInput::Time), TenureStep::End, "it was stopped");
 }
 
 #[test]
 fn it_is_known_when_its_standing_changes() {
     let tenure = at(1_000);
-    assert_eq!((tenure.held_until_ms(), tenure.sent_ms(), tenure.revision()), (21_000, 1_000, Revision(7)));
-    assert_eq!([1_000, 20_999].map(|now_ms| tenure.changes_at_ms(now_ms)), [21_000; 2]);
-    assert_eq!([21_000, 60_999].map(|now_ms| tenure.changes_at_ms(now_ms)), [61_000; 2]);
+    assert_eq!((tenure.held_until(), tenure.sent(), tenure.revision()), (ms(21_000), ms(1_000), Revision(7)));
+    assert_eq!([1_000, 20_999].map(|now_ms| tenure.changes_at(ms(now_ms))), [ms(21_000); 2]);
+    assert_eq!([21_000, 60_999].map(|now_ms| tenure.changes_at(ms(now_ms))), [ms(61_000); 2]);
 }
 
 #[test]
 fn what_is_lost_is_not_had_again() {
     let mut tenure = at(0);
-    assert!(matches!(tenure.handle(59_000, TenureInput::Time), TenureStep::Put { .. }));
-    assert_eq!(tenure.handle(60_000, TenureInput::NoAnswer), TenureStep::End);
+    assert!(matches!(tenure.handle(ms(59_000), TenureInput::Time), TenureStep::Put { .. }));
+    assert_eq!(tenure.handle(ms(60_000), TenureInput::NoAnswer), TenureStep::End);
     for input in [TenureInput::Time, TenureInput::Stored(Revision(8))] {
-        assert_eq!(tenure.handle(60_100, input), TenureStep::End);
-        assert_eq!(tenure.standing(60_100), Standing::Lost);
+        assert_eq!(tenure.handle(ms(60_100), input), TenureStep::End);
+        assert_eq!(tenure.standing(ms(60_100)), Standing::Lost);
     }
 }
 
@@ -316,12 +328,12 @@ fn what_is_lost_is_not_had_again() {
 fn unheard() -> Tenure {
     let mut tenure = at(0);
     for number in 1..65 {
-        let put = tenure.handle(number * 100, TenureInput::Time);
-        assert_eq!(put, TenureStep::Put { expected: Revision(7), number });
-        assert_eq!(tenure.handle(number * 100 + 50, TenureInput::NoAnswer), TenureStep::Pause);
+        let put = tenure.handle(ms(number * 100), TenureInput::Time);
+        assert_eq!(put, TenureStep::Put { expected: Revision(7), number: PutNumber(number) });
+        assert_eq!(tenure.handle(ms(number * 100 + 50), TenureInput::NoAnswer), TenureStep::Pause);
     }
-    tenure.handle(6_500, TenureInput::Time);
-    assert_eq!(tenure.handle(6_510, TenureInput::Refused), TenureStep::Look);
+    tenure.handle(ms(6_500), TenureInput::Time);
+    assert_eq!(tenure.handle(ms(6_510), TenureInput::Refused), TenureStep::Look);
     tenure
 }
 
@@ -329,74 +341,83 @@ fn unheard() -> Tenure {
 fn what_is_there_and_forgotten_may_have_taken_it() {
     for (number, gaps, sent_ms) in [(1, 1, 0), (2, 0, 200), (64, 0, 6_400)] {
         let mut tenure = unheard();
-        let ours = TenureInput::Found(Found::Ours(number, Revision(8)));
-        assert_eq!(tenure.handle(6_520, ours), TenureStep::Put { expected: Revision(8), number: 66 });
-        assert_eq!((tenure.standing(6_520), tenure.sent_ms()), (Standing::Held { gaps }, sent_ms), "{number}");
-        assert_eq!(tenure.handle(6_530, TenureInput::Stored(Revision(9))), TenureStep::Wait(10_520));
-        assert_eq!(tenure.standing(6_530), Standing::Held { gaps }, "a refresh takes nothing");
+        let ours = TenureInput::Found(Found::Ours(PutNumber(number), Revision(8)));
+        assert_eq!(tenure.handle(ms(6_520), ours), TenureStep::Put { expected: Revision(8), number: PutNumber(66) });
+        assert_eq!((tenure.standing(ms(6_520)), tenure.sent()), (Standing::Held { gaps }, ms(sent_ms)), "{number}");
+        assert_eq!(tenure.handle(ms(6_530), TenureInput::Stored(Revision(9))), TenureStep::Wait(ms(10_520)));
+        assert_eq!(tenure.standing(ms(6_530)), Standing::Held { gaps }, "a refresh takes nothing");
     }
 }
 
 #[test]
 fn what_was_sent_before_the_last_one_that_is_stored_is_forgotten() {
     let mut tenure = unheard();
-    tenure.handle(6_520, TenureInput::Found(Found::Ours(3, Revision(8))));
-    assert_eq!(tenure.handle(6_530, TenureInput::Refused), TenureStep::Look);
-    tenure.handle(6_540, TenureInput::Found(Found::Ours(3, Revision(8))));
-    assert_eq!(tenure.standing(6_540), Standing::Held { gaps: 0 }, "it is known");
-    assert_eq!(tenure.handle(6_550, TenureInput::Refused), TenureStep::Look);
-    tenure.handle(6_560, TenureInput::Found(Found::Ours(40, Revision(9))));
-    assert_eq!(tenure.standing(6_560), Standing::Held { gaps: 1 }, "it expected what was there before");
+    tenure.handle(ms(6_520), TenureInput::Found(Found::Ours(PutNumber(3), Revision(8))));
+    assert_eq!(tenure.handle(ms(6_530), TenureInput::Refused), TenureStep::Look);
+    tenure.handle(ms(6_540), TenureInput::Found(Found::Ours(PutNumber(3), Revision(8))));
+    assert_eq!(tenure.standing(ms(6_540)), Standing::Held { gaps: 0 }, "it is known");
+    assert_eq!(tenure.handle(ms(6_550), TenureInput::Refused), TenureStep::Look);
+    tenure.handle(ms(6_560), TenureInput::Found(Found::Ours(PutNumber(40), Revision(9))));
+    assert_eq!(tenure.standing(ms(6_560)), Standing::Held { gaps: 1 }, "it expected what was there before");
 }
 
 #[test]
 fn a_refresh_that_is_stored_after_all_leaves_no_gap_and_one_that_takes_it_again_does() {
     let mut tenure = at(0);
-    assert_eq!(tenure.handle(25_000, TenureInput::Time), TenureStep::Put { expected: Revision(7), number: 1 });
-    assert_eq!(tenure.handle(25_010, TenureInput::Stored(Revision(8))), TenureStep::Wait(29_000));
-    assert_eq!(tenure.standing(25_010), Standing::Held { gaps: 0 });
+    assert_eq!(
+        tenure.handle(ms(25_000), TenureInput::Time),
+        TenureStep::Put { expected: Revision(7), number: PutNumber(1) }
+    );
+    assert_eq!(tenure.handle(ms(25_010), TenureInput::Stored(Revision(8))), TenureStep::Wait(ms(29_000)));
+    assert_eq!(tenure.standing(ms(25_010)), Standing::Held { gaps: 0 });
 
-    assert_eq!(tenure.handle(55_000, TenureInput::Time), TenureStep::Put { expected: Revision(8), number: 2 });
-    assert_eq!(tenure.handle(55_010, TenureInput::Refused), TenureStep::Look);
+    assert_eq!(
+        tenure.handle(ms(55_000), TenureInput::Time),
+        TenureStep::Put { expected: Revision(8), number: PutNumber(2) }
+    );
+    assert_eq!(tenure.handle(ms(55_010), TenureInput::Refused), TenureStep::Look);
     let nobody = TenureInput::Found(Found::Nobody(Revision(9)));
-    assert_eq!(tenure.handle(55_020, nobody), TenureStep::Put { expected: Revision(9), number: 3 });
-    assert_eq!(tenure.handle(56_020, TenureInput::NoAnswer), TenureStep::Pause);
-    assert_eq!(tenure.handle(56_100, TenureInput::Time), TenureStep::Put { expected: Revision(8), number: 4 });
-    assert_eq!(tenure.handle(56_110, TenureInput::Refused), TenureStep::Look);
-    let ours = TenureInput::Found(Found::Ours(3, Revision(10)));
-    assert_eq!(tenure.handle(56_120, ours), TenureStep::Put { expected: Revision(10), number: 5 });
-    assert_eq!(tenure.standing(56_120), Standing::Held { gaps: 1 }, "it was the one without an answer");
+    assert_eq!(tenure.handle(ms(55_020), nobody), TenureStep::Put { expected: Revision(9), number: PutNumber(3) });
+    assert_eq!(tenure.handle(ms(56_020), TenureInput::NoAnswer), TenureStep::Pause);
+    assert_eq!(
+        tenure.handle(ms(56_100), TenureInput::Time),
+        TenureStep::Put { expected: Revision(8), number: PutNumber(4) }
+    );
+    assert_eq!(tenure.handle(ms(56_110), TenureInput::Refused), TenureStep::Look);
+    let ours = TenureInput::Found(Found::Ours(PutNumber(3), Revision(10)));
+    assert_eq!(tenure.handle(ms(56_120), ours), TenureStep::Put { expected: Revision(10), number: PutNumber(5) });
+    assert_eq!(tenure.standing(ms(56_120)), Standing::Held { gaps: 1 }, "it was the one without an answer");
 }
 
 #[test]
 fn a_name_that_somebody_else_has_is_lost() {
     let mut tenure = at(0);
-    tenure.handle(4_000, TenureInput::Time);
-    tenure.handle(4_010, TenureInput::Refused);
-    assert_eq!(tenure.handle(4_020, TenureInput::Found(Found::Theirs)), TenureStep::End);
-    assert_eq!(tenure.standing(4_020), Standing::Lost);
+    tenure.handle(ms(4_000), TenureInput::Time);
+    tenure.handle(ms(4_010), TenureInput::Refused);
+    assert_eq!(tenure.handle(ms(4_020), TenureInput::Found(Found::Theirs)), TenureStep::End);
+    assert_eq!(tenure.standing(ms(4_020)), Standing::Lost);
 }
 
 #[test]
 fn a_lease_that_has_ended_is_taken_again_only_where_that_is_wanted() {
     let times = TenureTimes { is_taken_again: false, ..TIMES };
-    let mut tenure = Tenure::new(times, Revision(7), 0, 0);
-    tenure.handle(30_000, TenureInput::Time);
-    tenure.handle(30_010, TenureInput::Refused);
-    assert_eq!(tenure.handle(30_020, TenureInput::Found(Found::Nobody(Revision(8)))), TenureStep::End);
-    assert_eq!(tenure.standing(30_020), Standing::Lost);
+    let mut tenure = Tenure::new(times, Revision(7), ms(0), ms(0));
+    tenure.handle(ms(30_000), TenureInput::Time);
+    tenure.handle(ms(30_010), TenureInput::Refused);
+    assert_eq!(tenure.handle(ms(30_020), TenureInput::Found(Found::Nobody(Revision(8)))), TenureStep::End);
+    assert_eq!(tenure.standing(ms(30_020)), Standing::Lost);
 }
 
 #[test]
 fn who_was_not_heard_judges_others_only_when_they_have_had_time() {
     let mut tenure = at(0);
-    assert_eq!(tenure.judges_from_ms(100), Some(9_000), "who has just come does not know what was");
-    tenure.handle(4_000, TenureInput::Time);
-    tenure.handle(4_010, TenureInput::Stored(Revision(8)));
-    assert_eq!(tenure.judges_from_ms(10_000), Some(9_000));
-    assert_eq!(tenure.judges_from_ms(10_010), Some(9_000), "one refresh may take half as long again");
-    assert_eq!(tenure.judges_from_ms(10_011), None, "it is not heard itself");
-    tenure.handle(13_000, TenureInput::Time);
-    tenure.handle(13_010, TenureInput::Stored(Revision(9)));
-    assert_eq!(tenure.judges_from_ms(13_020), Some(22_010));
+    assert_eq!(tenure.judges_from(ms(100)), Some(ms(9_000)), "who has just come does not know what was");
+    tenure.handle(ms(4_000), TenureInput::Time);
+    tenure.handle(ms(4_010), TenureInput::Stored(Revision(8)));
+    assert_eq!(tenure.judges_from(ms(10_000)), Some(ms(9_000)));
+    assert_eq!(tenure.judges_from(ms(10_010)), Some(ms(9_000)), "one refresh may take half as long again");
+    assert_eq!(tenure.judges_from(ms(10_011)), None, "it is not heard itself");
+    tenure.handle(ms(13_000), TenureInput::Time);
+    tenure.handle(ms(13_010), TenureInput::Stored(Revision(9)));
+    assert_eq!(tenure.judges_from(ms(13_020)), Some(ms(22_010)));
 }

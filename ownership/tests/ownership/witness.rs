@@ -1,6 +1,8 @@
 //! What was promised to clients, and whether it was kept. Knows nothing of the machines.
 
-use mqtt_ownership::{Epoch, NEVER, WillState};
+use std::time::Duration;
+
+use mqtt_ownership::{Epoch, NEVER, ServerTime, WillState};
 
 use super::store::{Record, Store};
 
@@ -127,7 +129,12 @@ impl Witness {
 }
 
 /// What is wrong with a record in the place of another, whoever wrote it. `newest`: of the epochs that there were.
-pub(crate) fn fault_of(record: &Record, before: Option<&Record>, newest: Epoch, now: u64) -> Option<&'static str> {
+pub(crate) fn fault_of(
+    record: &Record,
+    before: Option<&Record>,
+    newest: Epoch,
+    now: ServerTime,
+) -> Option<&'static str> {
     let is_same = before.is_some_and(|before| before.epoch == record.epoch);
     if !is_same && record.epoch <= newest {
         return Some("an epoch comes again");
@@ -139,7 +146,7 @@ pub(crate) fn fault_of(record: &Record, before: Option<&Record>, newest: Epoch, 
         if record.connected {
             return Some("a connection that was over is there again");
         }
-        if record.disconnected_at_ms != before.disconnected_at_ms {
+        if record.disconnected_at != before.disconnected_at {
             return Some("an expiry interval runs anew");
         }
     }
@@ -147,35 +154,35 @@ pub(crate) fn fault_of(record: &Record, before: Option<&Record>, newest: Epoch, 
 }
 
 fn fault_of_connected(record: &Record) -> Option<&'static str> {
-    let is_waiting = |due: Option<u64>, state| due.is_none() && state == WillState::Armed;
-    if record.owner.is_none() || record.disconnected_at_ms.is_some() {
+    let is_waiting = |due: Option<ServerTime>, state| due.is_none() && state == WillState::Armed;
+    if record.owner.is_none() || record.disconnected_at.is_some() {
         return Some("it is connected, and it is not");
     }
-    if record.will.as_ref().is_some_and(|will| !is_waiting(will.due_at_ms, will.state)) {
+    if record.will.as_ref().is_some_and(|will| !is_waiting(will.due_at, will.state)) {
         return Some("the will of a connection that is there is due");
     }
     None
 }
 
-fn fault_of_left(record: &Record, now: u64) -> Option<&'static str> {
+fn fault_of_left(record: &Record, now: ServerTime) -> Option<&'static str> {
     let is_over = record.will.is_none() && record.former_wills.is_empty() && record.expiry_s > 0;
     if record.owner.is_some() == is_over {
         return Some("its owner has nothing to do, or nobody has what there is to do");
     }
-    let Some(left_ms) = record.disconnected_at_ms else {
+    let Some(left_at) = record.disconnected_at else {
         return (record.expiry_s > 0).then_some("nobody knows when its expiry interval began");
     };
     let will = record.will.as_ref()?;
-    let due_ms = left_ms + u64::from(will.delay_s.min(record.expiry_s)) * 1000;
+    let due_at = left_at.after(Duration::from_secs(will.delay_s.min(record.expiry_s).into()));
     let is_right = match will.state {
-        WillState::Armed => will.due_at_ms == Some(due_ms) && due_ms > left_ms,
-        WillState::Firing => will.due_at_ms.is_none() && (due_ms <= now || due_ms == left_ms),
+        WillState::Armed => will.due_at == Some(due_at) && due_at > left_at,
+        WillState::Firing => will.due_at.is_none() && (due_at <= now || due_at == left_at),
     };
     (!is_right).then_some("its will is due at another time")
 }
 
 /// Whether a session may end whose record is this.
-pub(crate) fn may_end(record: &Record, now: u64) -> bool {
-    let ends_ms = record.disconnected_at_ms.map(|ms| ms + u64::from(record.expiry_s) * 1000);
-    record.expiry_s == 0 || (!record.connected && record.expiry_s != NEVER && ends_ms.is_some_and(|ms| ms <= now))
+pub(crate) fn may_end(record: &Record, now: ServerTime) -> bool {
+    let ends_at = record.disconnected_at.map(|at| at.after(Duration::from_secs(record.expiry_s.into())));
+    record.expiry_s == 0 || (!record.connected && record.expiry_s != NEVER && ends_at.is_some_and(|at| at <= now))
 }

@@ -1,6 +1,8 @@
 //! Clients, events and faults.
 
-use mqtt_ownership::{Amend, Arrival, Claim, Input, Leave, NEVER, Now, Output, Request, Step, Will, WillState};
+use mqtt_ownership::{
+    Amend, Arrival, Claim, Input, Leave, NEVER, Now, Output, Request, ServerTime, Step, Will, WillState,
+};
 
 use super::node::{Job, Node, Work};
 use super::random::Random;
@@ -262,7 +264,7 @@ impl World {
             return;
         }
         let conn = &self.witness.conns[no];
-        let will = conn.delay_s.map(|delay_s| Will { delay_s, state: WillState::Armed, due_at_ms: None, message: no });
+        let will = conn.delay_s.map(|delay_s| Will { delay_s, state: WillState::Armed, due_at: None, message: no });
         let name = node.name.clone();
         node.jobs[position].name.clone_from(&name);
         let request = Request {
@@ -271,7 +273,7 @@ impl World {
             expiry_s: conn.expiry_s,
             will,
             rest: Began(no),
-            came_ms: None,
+            came_at: None,
         };
         let mut claim = Claim::new(request);
         let step = claim.begin();
@@ -402,7 +404,11 @@ impl World {
     /// What nodes know of the time.
     pub(super) fn time(&self) -> Now {
         let now = self.store.now;
-        Now { earliest_ms: now - CLOCK_MS, certain_ms: now - 10 * CLOCK_MS, stamp_ms: now + CLOCK_MS }
+        Now {
+            earliest: ServerTime(now - CLOCK_MS),
+            certain: ServerTime(now - 10 * CLOCK_MS),
+            stamp: ServerTime(now + CLOCK_MS),
+        }
     }
 
     pub(super) fn owners(&self) -> Vec<usize> {

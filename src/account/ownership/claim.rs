@@ -6,7 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use mqtt_codec::{Connect, ReasonCode};
 use mqtt_ownership::{
-    Claim, ClaimOutcome, GivenUp, Input, Left, NodeId, Output, Request, Revision, Step, Stop, Will, WillState,
+    Claim, ClaimOutcome, GivenUp, Input, Left, NodeId, Output, Request, Revision, ServerTime, Step, Stop, Will,
+    WillState,
 };
 use mqtt_session::Negotiated;
 use tokio::time::Instant;
@@ -117,7 +118,7 @@ impl Account {
         let will = records::stored_will(connect, self.tail_sequence()).map(|message| Will {
             delay_s: message.delay_s,
             state: WillState::Armed,
-            due_at_ms: None,
+            due_at: None,
             message: Message::new(message),
         });
         let beside = will.as_ref().map(|will| will.message.clone());
@@ -127,7 +128,7 @@ impl Account {
             expiry_s: negotiated.parameters.session_expiry_s,
             will,
             rest: Rest::new(&negotiated.client_id, records::protocol(connect.version), remote.to_string()),
-            came_ms: came.map(|came| self.store.clock().ago_ms(came.elapsed())),
+            came_at: came.map(|came| ServerTime(self.store.clock().ago_ms(came.elapsed()))),
         });
         // The orders of a client that has its answer are for its connection.
         let listens = came.is_none();

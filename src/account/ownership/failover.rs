@@ -37,10 +37,10 @@ impl Account {
             }
             match next {
                 // Whoever waits for us to be through waits for what is due now as well.
-                Step::Do(Output::Wait(until_ms)) if until_ms > self.session_time().earliest_ms => {
+                Step::Do(Output::Wait(until)) if until > self.session_time().earliest => {
                     let wills = std::mem::take(&mut driver.wills);
                     let client_id = client_id.clone();
-                    self.finish_session(client_id, machine, Output::Wait(until_ms), WillCause::NodeLost, wills);
+                    self.finish_session(client_id, machine, Output::Wait(until), WillCause::NodeLost, wills);
                     return true;
                 }
                 Step::Do(output) => {

@@ -316,7 +316,7 @@ impl Account {
         if !is_present && found.as_ref().is_some_and(|found| found.expiry_s > 0) {
             self.forget_backlog(&record.client_id);
         }
-        let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at_ms.unwrap_or(found.since_ms));
+        let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at.unwrap_or(found.since).0);
         let (mut subscriptions, sequence) = self.subscriptions_of(&mut record, revision.0).await?;
         let (mut claims, mut sent_for) = (Claims::default(), SentFor::default());
         let (mut retained, mut progress_rest) = (RetainedProgress::default(), Rest::new());

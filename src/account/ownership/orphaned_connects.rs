@@ -114,11 +114,13 @@ impl OrphanedConnects {
 
 #[cfg(test)]
 mod tests {
+    use mqtt_ownership::ServerTime;
+
     use super::*;
     use crate::account::ownership::record::state_of;
     use crate::store::SessionRecord;
 
-    const NOW: Now = Now { earliest_ms: 1_000, certain_ms: 1_000, stamp_ms: 1_000 };
+    const NOW: Now = Now { earliest: ServerTime(1_000), certain: ServerTime(1_000), stamp: ServerTime(1_000) };
 
     fn orphan(epoch: u64, found: Option<State>, is_accepted: bool) -> Orphan {
         let (is_written, is_present) = (false, found.is_some());

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use mqtt_ownership::{Epoch, FormerWill, NodeId, Will, WillState};
+use mqtt_ownership::{Epoch, FormerWill, NodeId, ServerTime, Will, WillState};
 
 use crate::store::{LastWill, RECORD_VERSION, Rest as Fields, SessionRecord, StoredWill, WillState as StoredWillState};
 
@@ -111,7 +111,7 @@ fn will_of(stored: StoredWill, beside: Fields) -> Will<Message> {
     Will {
         delay_s,
         state,
-        due_at_ms,
+        due_at: due_at_ms.map(ServerTime),
         message: Message { stored: Arc::new(stored), id: Arc::new(id), beside, whole: None },
     }
 }
@@ -121,7 +121,8 @@ pub(crate) type NameWill<'a> = &'a dyn Fn(&StoredWill, Epoch) -> String;
 
 /// A will as it is stored.
 pub(crate) fn stored_will(will: Will<Message>, name: NameWill<'_>, epoch: Epoch) -> StoredWill {
-    let Will { delay_s, state, due_at_ms, message } = will;
+    let Will { delay_s, state, due_at, message } = will;
+    let due_at_ms = due_at.map(|at| at.0);
     let state = match state {
         WillState::Armed => StoredWillState::Armed,
         WillState::Firing => StoredWillState::Firing {
@@ -142,9 +143,9 @@ pub(crate) fn state_of(mut record: SessionRecord) -> State {
         first_epoch: Epoch(std::mem::take(&mut record.first_epoch)),
         owner: record.owner.take().map(NodeId),
         connected: std::mem::take(&mut record.connected),
-        since_ms: std::mem::take(&mut record.since_ms),
+        since: ServerTime(std::mem::take(&mut record.since_ms)),
         expiry_s: std::mem::take(&mut record.expiry_s),
-        disconnected_at_ms: record.disconnected_at_ms.take(),
+        disconnected_at: record.disconnected_at_ms.take().map(ServerTime),
         will: record.will.take().map(|will| will_of(will, Fields::new())),
         former_wills: std::mem::take(&mut record.last_wills).into_iter().map(former).collect(),
         handover_from: std::mem::take(&mut record.handover_from).into_iter().map(NodeId).collect(),
@@ -175,9 +176,9 @@ pub(crate) fn record_of(state: State, name: NameWill<'_>) -> SessionRecord {
         first_epoch: state.first_epoch.0,
         owner: state.owner.map(|node| node.0),
         connected: state.connected,
-        since_ms: state.since_ms,
+        since_ms: state.since.0,
         expiry_s: state.expiry_s,
-        disconnected_at_ms: state.disconnected_at_ms,
+        disconnected_at_ms: state.disconnected_at.map(|at| at.0),
         will: state.will.map(|will| stored_will(will, name, state.epoch)),
         last_wills: state.former_wills.into_iter().map(last).collect(),
         handover_from: state.handover_from.into_iter().map(|node| node.0).collect(),

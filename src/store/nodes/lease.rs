@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use mqtt_ownership::{Found, Revision, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
+use mqtt_ownership::{Found, Moment, PutNumber, Revision, Standing, Tenure, TenureInput, TenureStep, TenureTimes};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -23,22 +23,18 @@ const RELEASED_TTL_S: u32 = 600;
 impl LeaseTimes {
     /// For who gives up when it is in doubt.
     pub(super) fn of_lead(self) -> TenureTimes {
-        TenureTimes { give_up_after_ms: millis(self.fence_after), is_taken_again: false, ..self.of_node() }
+        TenureTimes { give_up_after: self.fence_after, is_taken_again: false, ..self.of_node() }
     }
 
     fn of_node(self) -> TenureTimes {
         TenureTimes {
-            refresh_every_ms: millis(self.refresh_every),
-            fence_after_ms: millis(self.fence_after),
-            give_up_after_ms: millis(self.give_up_after),
-            settle_ms: millis(self.settle),
+            refresh_every: self.refresh_every,
+            fence_after: self.fence_after,
+            give_up_after: self.give_up_after,
+            settle: self.settle,
             is_taken_again: true,
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a lease stands.
@@ -82,12 +78,12 @@ pub(super) struct Grip {
 }
 
 impl Grip {
-    fn now_ms(&self) -> u64 {
-        millis(self.began.elapsed())
+    fn now(&self) -> Moment {
+        self.began.elapsed()
     }
 
-    fn at(&self, ms: u64) -> Instant {
-        self.began + Duration::from_millis(ms)
+    fn at(&self, moment: Moment) -> Instant {
+        self.began + moment
     }
 
     /// Sequence of the last refresh.
@@ -96,18 +92,18 @@ impl Grip {
     }
 
     pub(super) fn state(&self) -> LeaseState {
-        self.tenure.standing(self.now_ms()).into()
+        self.tenure.standing(self.now()).into()
     }
 
     /// What happened, and what is to be done next.
     fn handle(&mut self, input: TenureInput) -> TenureStep {
-        let now_ms = self.now_ms();
-        self.tenure.handle(now_ms, input)
+        let now = self.now();
+        self.tenure.handle(now, input)
     }
 
     /// When its state changes, should nothing happen.
     fn changes_at(&self) -> Instant {
-        self.at(self.tenure.changes_at_ms(self.now_ms()))
+        self.at(self.tenure.changes_at(self.now()))
     }
 }
 
@@ -147,24 +143,24 @@ impl Keeper {
         }
         let began = Instant::now();
         let expected = last.map_or(0, |last| last.sequence);
-        match self.put(expected, 0, began + self.times.fence_after).await {
+        match self.put(expected, PutNumber(0), began + self.times.fence_after).await {
             Ok(sequence) => {
-                let now_ms = millis(began.elapsed());
-                Ok(Some(Grip { tenure: Tenure::new(self.tenure, Revision(sequence), 0, now_ms), began }))
+                let tenure = Tenure::new(self.tenure, Revision(sequence), Moment::ZERO, began.elapsed());
+                Ok(Some(Grip { tenure, began }))
             }
             Err(WriteError::Fenced) => Ok(None),
             Err(error) => Err(Unavailable::new(error)),
         }
     }
 
-    async fn put(&self, expected: u64, number: u64, deadline: Instant) -> Result<u64, WriteError> {
+    async fn put(&self, expected: u64, number: PutNumber, deadline: Instant) -> Result<u64, WriteError> {
         let value = Value::Put(self.value.clone());
         let fence = Fence::Own(expected);
         let write = Write { subject: &self.subject, value, fence, ttl_s: Some(self.times.ttl_s) };
         self.bucket.write_as(&write, &self.write_id(number), deadline).await
     }
 
-    fn write_id(&self, number: u64) -> String {
+    fn write_id(&self, PutNumber(number): PutNumber) -> String {
         format!("{}.{number}", self.boot)
     }
 
@@ -177,8 +173,8 @@ impl Keeper {
             // Whoever looks on learns of a change in time, whatever is waited for.
             let until = held.changes_at();
             let input = match step {
-                TenureStep::Wait(at_ms) => {
-                    tokio::time::sleep_until(held.at(at_ms).min(until)).await;
+                TenureStep::Wait(at) => {
+                    tokio::time::sleep_until(held.at(at).min(until)).await;
                     TenureInput::Time
                 }
                 TenureStep::Pause => {
@@ -239,7 +235,7 @@ impl Keeper {
         let number = last.write_id.as_deref().and_then(|id| id.strip_prefix(&*self.boot)?.strip_prefix('.'));
         TenureInput::Found(match number.and_then(|number| number.parse().ok()) {
             _ if last.value().is_none() => Found::Nobody(revision),
-            Some(number) => Found::Ours(number, revision),
+            Some(number) => Found::Ours(PutNumber(number), revision),
             None => Found::Theirs,
         })
     }
@@ -294,14 +290,14 @@ impl LeaseView {
     #[must_use]
     pub fn age(&self) -> Duration {
         let grip = self.grip.borrow();
-        Duration::from_millis(grip.now_ms().saturating_sub(grip.tenure.sent_ms()))
+        grip.now().saturating_sub(grip.tenure.sent())
     }
 
     /// Until when it is held, should nothing happen.
     #[must_use]
     pub fn held_until(&self) -> std::time::Instant {
         let grip = self.grip.borrow();
-        grip.at(grip.tenure.held_until_ms()).into_std()
+        grip.at(grip.tenure.held_until()).into_std()
     }
 
     /// Waits until it is refreshed or stands otherwise. False when its keeper has ended.
@@ -315,8 +311,8 @@ impl LeaseView {
         loop {
             let from = {
                 let grip = self.grip.borrow_and_update();
-                let now_ms = grip.now_ms();
-                grip.tenure.judges_from_ms(now_ms).map(|from_ms| (grip.at(from_ms), from_ms <= now_ms))
+                let now = grip.now();
+                grip.tenure.judges_from(now).map(|from| (grip.at(from), from <= now))
             };
             match from {
                 Some((_, true)) => return true,

@@ -1,8 +1,8 @@
 //! A CONNECT makes its connection the owner of its session, or gives up.
 
 use mqtt_ownership::{
-    Claim, ClaimOutcome, Claimed, Epoch, GivenUp, Input, Left, NEVER, Output, Request, Revision, State, Step, Stop,
-    Trace, Will, WillOutcome,
+    Claim, ClaimOutcome, Claimed, Epoch, GivenUp, Input, Left, NEVER, Output, Request, Revision, ServerTime, State,
+    Step, Stop, Trace, Will, WillOutcome,
 };
 
 use super::super::node::{In, Out};
@@ -16,7 +16,7 @@ type Machine = Claim<usize, Began, Progress>;
 const HANDED: Progress = Progress { epoch: Epoch(500), acked: 3 };
 
 fn request(will: Option<Will<usize>>) -> Request<usize, Began> {
-    Request { node: node("here"), clean_start: false, expiry_s: 60, will, rest: Began(9), came_ms: None }
+    Request { node: node("here"), clean_start: false, expiry_s: 60, will, rest: Began(9), came_at: None }
 }
 
 fn claim(will: Option<Will<usize>>) -> Machine {
@@ -85,9 +85,9 @@ fn a_session_begins_where_nothing_is() {
         first_epoch: Epoch(1_000),
         owner: Some(node("here")),
         connected: true,
-        since_ms: 1_000,
+        since: ServerTime(1_000),
         expiry_s: 60,
-        disconnected_at_ms: None,
+        disconnected_at: None,
         will: Some(will()),
         former_wills: Vec::new(),
         handover_from: Vec::new(),
@@ -111,7 +111,7 @@ fn the_epoch_is_one_that_never_was_whatever_the_clock_says() {
 #[test]
 fn a_session_goes_on_unless_it_is_over_or_not_wanted() {
     let ends = |expiry_s| State { expiry_s, ..there(false) };
-    let long_ago = State { expiry_s: 1, disconnected_at_ms: Some(0), ..there(false) };
+    let long_ago = State { expiry_s: 1, disconnected_at: Some(ServerTime(0)), ..there(false) };
     for (clean_start, old, is_present) in [
         (false, there(false), true),
         (false, there(true), true),
@@ -344,17 +344,17 @@ fn whoever_is_to_stop_while_the_past_is_looked_for_writes_nothing() {
 #[test]
 fn whoever_came_later_elsewhere_keeps_the_client_id() {
     let here = State { owner: Some(node("here")), ..there(true) };
-    for (came_ms, old, is_newer) in [
+    for (came_at, old, is_newer) in [
         (None, there(true), false),
         (Some(499), there(true), true),
         (Some(500), there(true), false),
         (Some(499), there(false), false),
         (Some(499), here, false),
     ] {
-        let mut claim = Claim::new(Request { came_ms, ..request(None) });
+        let mut claim = Claim::new(Request { came_at: came_at.map(ServerTime), ..request(None) });
         claim.begin();
         let step = claim.handle(NOW, found(&old, 3));
-        assert_eq!(matches!(step, Step::Done(_)), is_newer, "{came_ms:?} {old:?}");
+        assert_eq!(matches!(step, Step::Done(_)), is_newer, "{came_at:?} {old:?}");
         if is_newer {
             assert!(matches!(done(step), ClaimOutcome::GivenUp(given_up) if given_up.why == Stop::Preempted));
         }
@@ -462,12 +462,12 @@ fn what_a_refused_connect_has_left_is_what_was_there_before() {
     let (written, left) = left(&old);
     assert!(!left.is_will_marked, "its client has come back in time");
     let restored = left.restored(&written, NOW).expect("something was there").state;
-    let due = Will { due_at_ms: Some(31_010), ..will() };
+    let due = Will { due_at: Some(ServerTime(31_010)), ..will() };
     let expected = State {
         epoch: Epoch(1_001),
         owner: None,
         connected: false,
-        disconnected_at_ms: Some(1_010),
+        disconnected_at: Some(ServerTime(1_010)),
         will: Some(due),
         handover_from: vec![node("elsewhere")],
         ..old

@@ -1,8 +1,8 @@
 //! A session is put in order whose connection is gone, or whose will is due.
 
 use mqtt_ownership::{
-    Claim, ClaimOutcome, Epoch, Failover, FailoverOutcome, Input, NEVER, Now, Output, Request, Revision, State, Step,
-    Trace, Will, WillOutcome,
+    Claim, ClaimOutcome, Epoch, Failover, FailoverOutcome, Input, NEVER, Now, Output, Request, Revision, ServerTime,
+    State, Step, Trace, Will, WillOutcome,
 };
 
 use super::super::node::{In, Out};
@@ -54,14 +54,14 @@ const fn renewed(fence: u64, ttl_s: Option<u32>) -> Out {
 const SAVED: In = Input::ProgressSaved { again: false };
 
 /// A record that waits for its will, which is due at this time.
-fn waiting(due_at_ms: u64) -> Record {
-    State { will: Some(Will { due_at_ms: Some(due_at_ms), ..will() }), ..there(false) }
+fn waiting(due_at: u64) -> Record {
+    State { will: Some(Will { due_at: Some(ServerTime(due_at)), ..will() }), ..there(false) }
 }
 
 #[test]
 fn a_session_with_nothing_to_do_has_no_owner_and_its_progress_stays_as_long_as_it_does() {
     let (mut failover, written) = adopting(&there(true));
-    assert_eq!(written, State { owner: None, disconnected_at_ms: Some(1_010), ..there(false) });
+    assert_eq!(written, State { owner: None, disconnected_at: Some(ServerTime(1_010)), ..there(false) });
     assert_eq!(next(&mut failover, Input::Written(Revision(8))), renewed(8, Some(65)));
     assert_eq!(end(&mut failover, SAVED), FailoverOutcome::Done);
 }
@@ -92,7 +92,7 @@ fn an_orphan_whose_client_had_left_needs_no_proof_that_it_is_the_last_record() {
     let written = State { owner: Some(node("here")), ..waiting(5_000) };
     assert_eq!(put(first), (written.clone(), Revision(7)), "it has left when it says, and its will is due then");
     assert_eq!(next(&mut failover, Input::Written(Revision(8))), renewed(8, Some(665)), "there may be progress");
-    assert_eq!(next(&mut failover, SAVED), Output::Wait(5_000));
+    assert_eq!(next(&mut failover, SAVED), Output::Wait(ServerTime(5_000)));
     assert_eq!(next(&mut failover, Input::Time), load(false));
     let marked = put(next(&mut failover, found(&written, 8))).0;
     assert_eq!(marked, written, "it was not due yet");
@@ -157,18 +157,18 @@ fn what_is_read_again_and_is_somebody_elses_is_left() {
 
 #[test]
 fn a_session_whose_expiry_interval_is_over_for_certain_ends() {
-    let at = |certain_ms, state: &Record| {
+    let at = |certain, state: &Record| {
         let mut failover: Machine = Failover::new(state.clone(), Revision(7), node("here"));
-        let now = Now { earliest_ms: 99_000, certain_ms, stamp_ms: 99_010 };
+        let now = Now { earliest: ServerTime(99_000), certain, stamp: ServerTime(99_010) };
         to_do(failover.begin::<Progress>(now)) == Output::End(Revision(7))
     };
-    assert!(at(60_900, &there(false)));
-    assert!(!at(60_899, &there(false)), "by the clock of another server it may go on");
-    assert!(!at(98_000, &there(true)), "nobody has said that it was left");
+    assert!(at(ServerTime(60_900), &there(false)));
+    assert!(!at(ServerTime(60_899), &there(false)), "by the clock of another server it may go on");
+    assert!(!at(ServerTime(98_000), &there(true)), "nobody has said that it was left");
     let will = Some(firing(7));
-    assert!(!at(98_000, &State { will, ..there(false) }), "its will comes first");
-    assert!(!at(98_000, &State { former_wills: vec![former(300, 1)], ..there(false) }));
-    assert!(!at(98_000, &State { expiry_s: NEVER, ..there(false) }));
+    assert!(!at(ServerTime(98_000), &State { will, ..there(false) }), "its will comes first");
+    assert!(!at(ServerTime(98_000), &State { former_wills: vec![former(300, 1)], ..there(false) }));
+    assert!(!at(ServerTime(98_000), &State { expiry_s: NEVER, ..there(false) }));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_session_that_ends_with_its_connection_ends() {
 fn a_will_is_published_at_once_and_its_session_goes_on() {
     let state = State { will: Some(will_at_once()), ..there(true) };
     let (mut failover, written) = adopting(&state);
-    let left = State { disconnected_at_ms: Some(1_010), ..there(false) };
+    let left = State { disconnected_at: Some(ServerTime(1_010)), ..there(false) };
     assert_eq!(written, State { owner: Some(node("here")), will: Some(firing(7)), ..left.clone() });
     assert_eq!(next(&mut failover, Input::Written(Revision(8))), renewed(8, Some(665)));
     assert_eq!(next(&mut failover, SAVED), publish(firing(7), 500, false));
@@ -195,16 +195,17 @@ fn a_will_is_published_at_once_and_its_session_goes_on() {
 #[test]
 fn a_will_waits_for_its_time_and_for_its_client() {
     let (mut failover, written) = adopting(&State { will: Some(will()), ..there(true) });
-    let due = Some(Will { due_at_ms: Some(31_010), ..will() });
-    let adopted = State { owner: Some(node("here")), will: due, disconnected_at_ms: Some(1_010), ..there(false) };
+    let due = Some(Will { due_at: Some(ServerTime(31_010)), ..will() });
+    let adopted =
+        State { owner: Some(node("here")), will: due, disconnected_at: Some(ServerTime(1_010)), ..there(false) };
     assert_eq!(written, adopted);
     next(&mut failover, Input::Written(Revision(8)));
-    assert_eq!(next(&mut failover, SAVED), Output::Wait(31_010));
+    assert_eq!(next(&mut failover, SAVED), Output::Wait(ServerTime(31_010)));
     assert_eq!(failover.handle::<Progress>(NOW, Input::NotNow), Step::Wait, "it waits for nothing else");
     assert_eq!(next(&mut failover, Input::Time), load(false));
     assert_eq!(next(&mut failover, Input::NotNow), load(true));
     assert_eq!(next(&mut failover, found(&adopted, 7)), load(true), "whoever says that knows less");
-    let later = Now { earliest_ms: 31_010, ..NOW };
+    let later = Now { earliest: ServerTime(31_010), ..NOW };
     let back = State { connected: true, ..adopted.clone() };
     let mut other = failover.clone();
     assert_eq!(end(&mut other, found(&back, 9)), FailoverOutcome::Theirs, "nobody publishes it then");
@@ -222,10 +223,10 @@ fn wills_of_connections_before_are_published_before_a_will_waits() {
     let (mut failover, _) = adopted(&state);
     assert_eq!(next(&mut failover, SAVED), publish(firing(1), 300, false));
     let (cleared, expected) = put(next(&mut failover, published(WillOutcome::Done)));
-    let due = Some(Will { due_at_ms: Some(31_010), ..will() });
+    let due = Some(Will { due_at: Some(ServerTime(31_010)), ..will() });
     assert_eq!((cleared.will.clone(), cleared.former_wills.len()), (due, 0));
     assert_eq!((cleared.owner, expected), (Some(node("here")), Revision(8)));
-    assert_eq!(next(&mut failover, Input::Written(Revision(9))), Output::Wait(31_010));
+    assert_eq!(next(&mut failover, Input::Written(Revision(9))), Output::Wait(ServerTime(31_010)));
     next(&mut failover, Input::Time);
     let there = State { owner: Some(node("here")), will: cleared.will, ..there(false) };
     assert_eq!(put(next(&mut failover, found(&there, 9))).1, Revision(9));
@@ -235,9 +236,9 @@ fn wills_of_connections_before_are_published_before_a_will_waits() {
 fn a_will_that_is_left_to_wait_is_published_when_its_time_has_come() {
     let mut failover: Machine = Failover::due(waiting(5_000), Revision(8));
     assert!(failover.is_adopted());
-    assert_eq!(to_do(failover.begin::<Progress>(NOW)), Output::Wait(5_000));
+    assert_eq!(to_do(failover.begin::<Progress>(NOW)), Output::Wait(ServerTime(5_000)));
     assert_eq!(next(&mut failover, Input::Time), load(false));
-    let late = Now { earliest_ms: 5_000, ..NOW };
+    let late = Now { earliest: ServerTime(5_000), ..NOW };
     let marking = to_do(failover.handle::<Progress>(late, found(&waiting(5_000), 8)));
     let fired = Will { delay_s: 30, ..firing(7) };
     assert_eq!(put(marking).0.will, Some(fired.clone()));
@@ -247,7 +248,7 @@ fn a_will_that_is_left_to_wait_is_published_when_its_time_has_come() {
 #[test]
 fn a_will_whose_time_has_passed_does_not_wait() {
     let mut failover: Machine = Failover::due(waiting(400), Revision(8));
-    assert_eq!(to_do(failover.begin::<Progress>(NOW)), Output::Wait(1_000));
+    assert_eq!(to_do(failover.begin::<Progress>(NOW)), Output::Wait(ServerTime(1_000)));
 }
 
 #[test]
@@ -275,7 +276,7 @@ fn what_others_have_written_is_theirs_and_what_is_too_large_is_left() {
 /// What is put in order after a CONNECT that wrote revision 4 over this one, of revision 3, and was refused.
 fn restoring(old: &Record) -> (Machine, Out) {
     let request =
-        Request { node: node("here"), clean_start: false, expiry_s: 60, will: None, rest: Began(9), came_ms: None };
+        Request { node: node("here"), clean_start: false, expiry_s: 60, will: None, rest: Began(9), came_at: None };
     let mut claim: Claim<usize, Began, Progress> = Claim::new(request);
     claim.begin();
     let mut output = to_do(claim.handle(NOW, found(old, 3)));

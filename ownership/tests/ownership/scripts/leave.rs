@@ -1,6 +1,8 @@
 //! A connection has ended and puts its session in order.
 
-use mqtt_ownership::{Epoch, Input, Leave, LeaveOutcome, NEVER, Output, Revision, State, Step, Will, WillOutcome};
+use mqtt_ownership::{
+    Epoch, Input, Leave, LeaveOutcome, NEVER, Output, Revision, ServerTime, State, Step, Will, WillOutcome,
+};
 
 use super::super::node::{In, Out};
 use super::super::store::{Began, Progress, Record};
@@ -39,7 +41,7 @@ fn saved(state: &Record, is_will_due: bool) -> (Machine, Out) {
 
 /// What a record says when its connection has left.
 fn left() -> Record {
-    State { owner: None, disconnected_at_ms: Some(1_010), ..there(false) }
+    State { owner: None, disconnected_at: Some(ServerTime(1_010)), ..there(false) }
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn a_will_that_is_not_due_at_all_leaves_the_record() {
 #[test]
 fn a_will_that_is_due_later_waits_for_its_time_with_its_owner() {
     let (mut leave, output) = saved(&State { will: Some(will()), ..there(true) }, true);
-    let due = Some(Will { due_at_ms: Some(31_010), ..will() });
+    let due = Some(Will { due_at: Some(ServerTime(31_010)), ..will() });
     let waiting = State { owner: Some(node("elsewhere")), will: due, ..left() };
     assert_eq!(put(output), (waiting.clone(), Revision(7)));
     assert_eq!(end(&mut leave, Input::Written(Revision(8))), LeaveOutcome::Later(waiting, Revision(8)));
@@ -106,7 +108,7 @@ fn the_will_of_a_session_that_ends_is_published_before_its_end_whatever_its_dela
 fn wills_of_connections_before_are_published_before_a_will_waits() {
     let state = State { will: Some(will()), former_wills: vec![former(300, 1)], ..there(true) };
     let (mut leave, output) = saved(&state, true);
-    let due = Some(Will { due_at_ms: Some(31_010), ..will() });
+    let due = Some(Will { due_at: Some(ServerTime(31_010)), ..will() });
     let waiting = State { owner: Some(node("elsewhere")), will: due, ..left() };
     assert_eq!(put(output), (State { former_wills: vec![former(300, 1)], ..waiting.clone() }, Revision(7)));
     assert_eq!(next(&mut leave, Input::Written(Revision(8))), publish(firing(1), 300, false));

@@ -86,7 +86,7 @@ fn a_new_write_has_as_much_patience_as_the_first() {
 fn reading() -> Claim<usize, Began, Progress> {
     let node = node("here");
     let mut claim =
-        Claim::new(Request { node, clean_start: false, expiry_s: 60, will: None, rest: Began(9), came_ms: None });
+        Claim::new(Request { node, clean_start: false, expiry_s: 60, will: None, rest: Began(9), came_at: None });
     claim.begin();
     claim
 }
