@@ -34,9 +34,17 @@ pub(crate) struct QueueLimits {
 pub(super) struct Entry {
     pub(super) subject: Box<str>,
     pub(super) group: Option<Box<str>>,
-    /// What its reader calls it.
-    pub(super) tag: u64,
     pub(super) delivery: Delivery,
+    of_queue: Arc<OfQueue>,
+}
+
+/// What a message that waits knows of its subscription.
+///
+/// **Invariant:** it does not lead to the queue: what nobody reads any more goes with its queue, and does not hold it.
+#[derive(Debug)]
+struct OfQueue {
+    /// What its reader calls it.
+    tag: u64,
     waiting: AtomicU32,
     has_ended: AtomicBool,
 }
@@ -51,35 +59,17 @@ pub(super) enum Delivery {
 
 impl Entry {
     pub(super) fn new(subject: &str, group: Option<&str>, tag: u64, delivery: Delivery) -> Arc<Self> {
-        Arc::new(Self {
-            subject: subject.into(),
-            group: group.map(Into::into),
-            tag,
-            delivery,
-            waiting: AtomicU32::new(0),
-            has_ended: AtomicBool::new(false),
-        })
+        let of_queue = Arc::new(OfQueue { tag, waiting: AtomicU32::new(0), has_ended: AtomicBool::new(false) });
+        Arc::new(Self { subject: subject.into(), group: group.map(Into::into), delivery, of_queue })
     }
 
     /// Messages of it that nobody has read yet.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed) as usize
-    }
-
-    pub(super) fn add_waiting(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn sub_waiting(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire)
+        self.of_queue.waiting.load(Ordering::Relaxed) as usize
     }
 
     pub(super) fn end(&self) {
-        self.has_ended.store(true, Ordering::Release);
+        self.of_queue.has_ended.store(true, Ordering::Release);
     }
 }
 
@@ -95,7 +85,7 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiting: VecDeque<(Arc<Entry>, Message)>,
+    waiting: VecDeque<(Arc<OfQueue>, Message)>,
     bytes: usize,
     is_closed: bool,
 }
@@ -131,8 +121,8 @@ impl Queue {
             };
         }
         inner.bytes += size;
-        entry.add_waiting();
-        inner.waiting.push_back((Arc::clone(entry), message));
+        entry.of_queue.waiting.fetch_add(1, Ordering::Relaxed);
+        inner.waiting.push_back((Arc::clone(&entry.of_queue), message));
         Pushed::Waits
     }
 
@@ -180,12 +170,12 @@ impl Queue {
             }
             self.link.wake();
             let mut count = 0;
-            for (entry, message) in taken {
-                entry.sub_waiting();
+            for (subscription, message) in taken {
+                subscription.waiting.fetch_sub(1, Ordering::Relaxed);
                 // Of a subscription that has ended nothing more is seen.
-                if !entry.has_ended() {
+                if !subscription.has_ended.load(Ordering::Acquire) {
                     count += 1;
-                    take(entry.tag, message);
+                    take(subscription.tag, message);
                 }
             }
             if count > 0 {
@@ -194,7 +184,7 @@ impl Queue {
         }
     }
 
-    fn take_waiting(&self, max: usize) -> (VecDeque<(Arc<Entry>, Message)>, bool) {
+    fn take_waiting(&self, max: usize) -> (VecDeque<(Arc<OfQueue>, Message)>, bool) {
         let mut inner = self.inner.lock();
         let is_closed = inner.is_closed;
         // One lock for all that is there; the link goes on with an empty queue.

@@ -304,6 +304,21 @@ async fn what_finds_no_room_is_dropped_and_counted_and_others_are_not_touched() 
 }
 
 #[tokio::test]
+async fn what_waits_for_nobody_goes_with_its_subscription() {
+    let server = Server::start().await;
+    let (client, mut peer) = pair(&server, server.options()).await;
+    let queue = Queue::new(ROOMY);
+    let subscription = client.subscribe_into(&queue, "a", None, 1).unwrap();
+    peer.hears("SUB a 1").await;
+    peer.send(&msg(b"a", 1, b"x")).await;
+    peer.settles(&client).await;
+    let of_queue = Arc::downgrade(&queue);
+    drop((subscription, queue));
+    peer.hears("UNSUB 1").await;
+    assert!(of_queue.upgrade().is_none());
+}
+
+#[tokio::test]
 async fn a_link_that_must_not_lose_stops_reading_until_there_is_room() {
     let server = Server::start().await;
     let (client, mut peer) = pair(&server, server.options()).await;
