@@ -71,11 +71,16 @@ impl Tasks {
         self.0.closing.cancel();
     }
 
+    /// Waits until nothing runs here; more may begin.
+    pub(crate) async fn idle(&self) {
+        self.0.tracker.close();
+        self.0.tracker.wait().await;
+    }
+
     /// Ends everything that runs here, and waits until it has ended; not from a task that runs here. Once more is nothing.
     pub(crate) async fn close(&self) {
         self.cancel();
-        self.0.tracker.close();
-        self.0.tracker.wait().await;
+        self.idle().await;
     }
 }
 

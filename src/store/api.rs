@@ -8,8 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -127,43 +127,6 @@ pub(crate) struct Delivered {
     pub(crate) stream_seq: u64,
 }
 
-/// Where a consumer starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deliver<'a> {
-    /// At this sequence.
-    From(u64),
-    /// With the last message of every subject below this prefix.
-    LastPerSubject(&'a str),
-}
-
-#[derive(Serialize)]
-struct ConsumerCreate<'a> {
-    stream_name: &'a str,
-    action: &'static str,
-    config: ConsumerConfig<'a>,
-}
-
-#[derive(Serialize)]
-struct ConsumerConfig<'a> {
-    name: &'a str,
-    description: &'static str,
-    deliver_policy: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    opt_start_seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filter_subject: Option<String>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    filter_subjects: &'a [String],
-    ack_policy: &'static str,
-    replay_policy: &'static str,
-    inactive_threshold: u64,
-    mem_storage: bool,
-    num_replicas: u8,
-    max_waiting: u32,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    headers_only: bool,
-}
-
 #[derive(Deserialize)]
 struct StoredMessage {
     message: StoredMessageBody,
@@ -272,86 +235,9 @@ impl Api {
         }
     }
 
-    /// Creates a consumer that goes away by itself: pull, no acknowledgements, one replica in memory.
-    pub(crate) async fn create_reader(
-        &self,
-        stream: &str,
-        name: &str,
-        deliver: Deliver<'_>,
-        filters: &[String],
-        headers_only: bool,
-        inactive: Duration,
-    ) -> Result<ConsumerInfo, ApiFailure> {
-        let (filter_subject, filter_subjects) = match filters {
-            [] => (None, &[] as &[String]),
-            [filter] => (Some(filter.clone()), &[] as &[String]),
-            filters => (None, filters),
-        };
-        let (deliver_policy, opt_start_seq, filter_subject) = match deliver {
-            Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1)), filter_subject),
-            // This policy insists on a filter; one that is all of the stream costs nothing.
-            Deliver::LastPerSubject(prefix) => {
-                let all = || filters.is_empty().then(|| format!("{prefix}>"));
-                ("last_per_subject", None, filter_subject.or_else(all))
-            }
-        };
-        let config = ConsumerConfig {
-            name,
-            description: "nats-mqtt reader",
-            deliver_policy,
-            opt_start_seq,
-            filter_subject,
-            filter_subjects,
-            ack_policy: "none",
-            replay_policy: "instant",
-            inactive_threshold: u64::try_from(inactive.as_nanos()).unwrap_or(u64::MAX),
-            mem_storage: true,
-            num_replicas: 1,
-            max_waiting: 64,
-            headers_only,
-        };
-        let body = serde_json::to_vec(&ConsumerCreate { stream_name: stream, action: "create", config })
-            .map_err(|error| ApiFailure::Other(error.to_string()))?;
-        self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), body).await
-    }
-
-    /// The first sequence that was stored at a time or later. JetStream says it when a consumer is to start there.
-    pub(crate) async fn sequence_at(&self, stream: &str, time_ms: u64) -> Result<u64, ApiFailure> {
-        let name = format!("nmq-at-{:016x}", rand::random::<u64>());
-        let config = json!({
-            "name": name,
-            "description": "nats-mqtt reader",
-            "deliver_policy": "by_start_time",
-            "opt_start_time": super::time::rfc3339(time_ms),
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "inactive_threshold": 5_000_000_000_u64,
-            "mem_storage": true,
-            "num_replicas": 1,
-        });
-        let body = json!({ "stream_name": stream, "action": "create", "config": config }).to_string();
-        let info: ConsumerInfo = self.call(&format!("CONSUMER.CREATE.{stream}.{name}"), body).await?;
-        self.forget_reader(stream, &name).await;
-        Ok(info.delivered.stream_seq + 1)
-    }
-
     /// How far a consumer is.
     pub(crate) async fn consumer_info(&self, stream: &str, name: &str) -> Result<ConsumerInfo, ApiFailure> {
         self.call(&format!("CONSUMER.INFO.{stream}.{name}"), Bytes::new()).await
-    }
-
-    /// Lets a consumer go. Without an answer it goes by itself when it is inactive, so nobody waits for one.
-    pub(crate) async fn forget_reader(&self, stream: &str, name: &str) {
-        let (subject, inbox, payload) = (forgetting(stream, name), self.link.client.new_inbox(), Bytes::new());
-        let message = Outbound { reply: Some(inbox.as_bytes()), ..Outbound::plain(&subject, &payload) };
-        let _ = self.link.client.publish(&message).await;
-    }
-
-    /// The same for who cannot wait until there is room to say so.
-    pub(crate) fn forget_reader_now(&self, stream: &str, name: &str) {
-        let (subject, inbox, payload) = (forgetting(stream, name), self.link.client.new_inbox(), Bytes::new());
-        let message = Outbound { reply: Some(inbox.as_bytes()), ..Outbound::plain(&subject, &payload) };
-        let _ = self.link.client.try_publish(&message);
     }
 
     /// The first message at or after a sequence, from the leader; `None` when there is none.
@@ -435,10 +321,6 @@ impl Api {
             Err(failure) => Err(failure),
         }
     }
-}
-
-fn forgetting(stream: &str, name: &str) -> String {
-    format!("$JS.API.CONSUMER.DELETE.{stream}.{name}")
 }
 
 /// Reads the answer to STREAM.MSG.GET; `None` when there is no such message.

@@ -58,6 +58,8 @@ pub(crate) struct Link {
     subscription_queue: usize,
     /// Those of the account.
     pub(crate) tasks: Tasks,
+    /// What goes on when they have ended.
+    pub(crate) last_words: Tasks,
     /// What JetStream answered.
     pub(crate) errors: ApiErrors,
     /// The server's time, as its answers tell.
@@ -115,7 +117,9 @@ pub(crate) struct Connector {
     outage: Outage,
     /// What runs for the account, apart from the connections.
     pub(crate) tasks: Tasks,
-    /// The connections: they end after that, so that its last words are sent.
+    /// What is begun with JetStream and has to have an end: it goes on when that has ended, for a moment.
+    pub(crate) last_words: Tasks,
+    /// The connections: they end after that.
     pub(crate) links: Tasks,
 }
 
@@ -140,8 +144,21 @@ impl Connector {
         }
         let (errors, counts, clock) = (ApiErrors::default(), LinkCounts::default(), ServerClock::default());
         let (options, servers, authenticator) = (Arc::new(options), Arc::new(servers), Arc::new(authenticator));
-        let (outage, tasks, links) = (Outage::default(), Tasks::default(), Tasks::default());
-        Ok(Self { options, servers, authenticator, errors, clock, counts, private_inbox, outage, tasks, links })
+        let (outage, tasks, last_words, links) =
+            (Outage::default(), Tasks::default(), Tasks::default(), Tasks::default());
+        Ok(Self {
+            options,
+            servers,
+            authenticator,
+            errors,
+            clock,
+            counts,
+            private_inbox,
+            outage,
+            tasks,
+            last_words,
+            links,
+        })
     }
 
     /// The URLs without passwords, for messages.
@@ -201,8 +218,19 @@ impl Connector {
                 Ok(client) => {
                     let (state, subscription_queue) = (client.state(), role.subscription_queue);
                     let (errors, clock, tasks) = (self.errors.clone(), self.clock.clone(), self.tasks.clone());
-                    let inboxes = Arc::from(self.options.inbox_prefix.as_str());
-                    return Ok(Link { client, inboxes, state, violation, subscription_queue, tasks, errors, clock });
+                    let (inboxes, last_words) =
+                        (Arc::from(self.options.inbox_prefix.as_str()), self.last_words.clone());
+                    return Ok(Link {
+                        client,
+                        inboxes,
+                        state,
+                        violation,
+                        subscription_queue,
+                        tasks,
+                        last_words,
+                        errors,
+                        clock,
+                    });
                 }
                 Err(error) => error,
             };

@@ -8,7 +8,7 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences;
 //!   `horizon`: which answers know as much as we do; `pulse`: whether a reader reads;
-//!   `rooms`: whether streams are there and have room
+//!   `ephemeral`: their consumers; `rooms`: whether streams are there and have room
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `kv_updates`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
@@ -30,6 +30,7 @@ mod connection;
 mod core;
 mod credentials;
 mod entry;
+mod ephemeral;
 mod error;
 mod found_stream;
 mod head;
@@ -113,8 +114,8 @@ const QUEUE: usize = 4_096;
 /// Messages of one reader between the socket and us: several pulls, so that none is ever dropped.
 const READER_QUEUE: usize = 16_384;
 
-/// How long the server may take to hear them.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the server may take to hear them, and JetStream to answer.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Makes logs of streams.
 #[derive(Clone)]
@@ -235,9 +236,11 @@ impl Store {
     /// nothing.
     pub async fn close(&self) {
         self.tasks.close().await;
-        // The server has heard what the readers said last.
-        let flushed = self.links.iter().map(|link| link.client.flush());
-        let _ = tokio::time::timeout(LAST_WORDS, join_all(flushed)).await;
+        // The server has heard what they said last, and JetStream has given up the consumers of the readers.
+        let flushed = join_all(self.links.iter().map(|link| link.client.flush()));
+        let last_words = &self.core_link.last_words;
+        let _ = tokio::time::timeout(LAST_WORDS, async { tokio::join!(flushed, last_words.idle()) }).await;
+        last_words.close().await;
         self.link_tasks.close().await;
     }
 

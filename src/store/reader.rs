@@ -17,9 +17,10 @@ use proto_map::Headers;
 use tokio::time::Instant;
 
 use super::ack::parse_delivery_bytes;
-use super::api::{Api, ApiFailure, Deliver, STREAM_NOT_FOUND};
+use super::api::{Api, ApiFailure, STREAM_NOT_FOUND};
 use super::connection::{Link, LinkState};
 use super::entry::LogEntry;
+use super::ephemeral::{Deliver, Ephemeral};
 use super::error::Unavailable;
 use super::headers;
 use super::horizon::Horizon;
@@ -83,7 +84,7 @@ pub(crate) enum Progress {
 
 /// A consumer and what is known of it.
 struct Consumer {
-    name: String,
+    on_server: Ephemeral,
     inbox: String,
     subscriber: Subscriber,
     /// Of the connection that it was made on.
@@ -220,7 +221,7 @@ impl Reader {
 
     /// The consumer's name and how many messages it has given us.
     pub(crate) fn consumer(&self) -> Option<(&str, u64)> {
-        self.consumer.as_ref().map(|consumer| (consumer.name.as_str(), consumer.sequence))
+        self.consumer.as_ref().map(|consumer| (consumer.on_server.name(), consumer.sequence))
     }
 
     /// Waits for entries, appends at most `max` of them to `out`, and says what else happened.
@@ -332,7 +333,7 @@ impl Reader {
             PULL_EXPIRES.as_nanos(),
             HEARTBEAT.as_nanos()
         );
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.source.stream, consumer.name);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.source.stream, consumer.on_server.name());
         let reply = format!("{}.{}", consumer.inbox, consumer.pulls);
         if consumer.outstanding == 0 {
             // Time that the caller took is not the server's.
@@ -371,10 +372,9 @@ impl Reader {
 
     /// Gives the consumer up; the next round makes another one at the position.
     async fn renew(&mut self, why: &'static str) {
-        if let Some(consumer) = self.consumer.take() {
+        if self.consumer.take().is_some() {
             tracing::info!(stream = %self.source.stream, next = self.position, why, "reading with a new consumer");
             self.messages.clear();
-            self.api.forget_reader(&self.source.stream, &consumer.name).await;
             // Not in a tight loop when it fails for a reason that stays.
             tokio::time::sleep(RETRY_MIN).await;
         }
@@ -414,14 +414,15 @@ impl Plan {
             true => Deliver::LastPerSubject(&self.source.prefix),
             false => Deliver::From(self.position),
         };
-        let name = format!("nmq-{}-{:016x}", self.source.purpose, rand::random::<u64>());
         let inbox = link.client.new_inbox();
         let epoch = link.state.borrow().epoch;
         let subscriber = link.client.subscribe(&format!("{inbox}.*"), link.queue_limits());
         let subscriber = subscriber.map_err(|error| ApiFailure::Other(error.to_string()))?;
-        let made = api.create_reader(&stream, &name, deliver, &self.filters, self.headers_only, INACTIVE).await?;
+        let (purpose, filters) = (self.source.purpose, &self.filters);
+        let (on_server, made) =
+            api.create_reader(&stream, purpose, deliver, filters, self.headers_only, INACTIVE).await?;
         let consumer = Consumer {
-            name,
+            on_server,
             inbox,
             subscriber,
             epoch,
@@ -442,15 +443,6 @@ impl Plan {
             return Some(1);
         }
         (!self.source.last_per_subject && last_sequence + 1 < self.position).then_some(last_sequence + 1)
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        // The server would keep the consumer until it is inactive for long enough.
-        if let Some(consumer) = self.consumer.take() {
-            self.api.forget_reader_now(&self.source.stream, &consumer.name);
-        }
     }
 }
 
