@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto_map::ClosedTrees;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::account::{Account, CoreInlet, HEADER_ROOM};
-use crate::admin::{self, AdminError};
+use crate::account::{Account, AccountSpec, CoreInlet};
+use crate::admin::{self, Admin, AdminError};
 use crate::announce;
 use crate::config::Config;
 use crate::connection::{self, Door};
@@ -16,8 +15,7 @@ use crate::listener::{self, ListenerError, Peer, Serve};
 use crate::metrics::{Metrics, Vitals};
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
-use crate::store::CoreSink;
-use crate::store::{OpenError, Store, StoreOptions};
+use crate::store::{OpenError, Store};
 
 mod options;
 
@@ -26,12 +24,6 @@ const DRAIN: Duration = Duration::from_secs(15);
 
 /// How long to wait for the first lease before serving without.
 const LEASE: Duration = Duration::from_secs(5);
-
-/// How long the last things may take.
-const LAST: Duration = Duration::from_secs(6);
-
-/// How long to wait before JetStream is asked again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How long `check` waits for a NATS server.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,87 +71,79 @@ impl AppError {
     }
 }
 
+/// What an account is to be, by the configuration.
+///
+/// # Errors
+/// A name in the configuration cannot be used in NATS.
+pub fn account_spec(config: &Config) -> Result<AccountSpec, AppError> {
+    Ok(options::spec(config, options::store(config, None)?))
+}
+
+/// What is there once, whatever becomes of the account.
+struct Process {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    /// Of the account.
+    conditions: [(Condition, Look); CONDITIONS.len()],
+    listeners: Condition,
+    admin: Option<Admin>,
+}
+
+impl Process {
+    async fn start(config: &Config) -> Result<Self, AdminError> {
+        tokio::spawn(crate::logging::tell_left_out());
+        let (metrics, readiness) = (Metrics::new(), Readiness::new());
+        metrics.readiness(&readiness);
+        let conditions = CONDITIONS.map(|(name, look)| (readiness.condition(name), look));
+        let listeners = readiness.condition("listeners");
+        let admin = match &config.admin.bind {
+            Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
+            None => None,
+        };
+        Ok(Self { metrics, readiness, conditions, listeners, admin })
+    }
+
+    /// From now on the account is asked how it is.
+    fn look_at(&self, account: &Arc<Account>) {
+        self.conditions.iter().for_each(|(condition, look)| ask(condition, account, *look));
+        self.metrics.js_api_errors(account.store().api_errors());
+        self.metrics.link_counts(account.store().link_counts());
+        self.metrics.read_vitals(read_vitals(account));
+    }
+}
+
 /// Runs until shutdown is triggered and everything has drained.
 ///
 /// # Errors
 /// A listener cannot be opened, or NATS cannot be used as it is.
-pub async fn run(mut config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
-    tokio::spawn(crate::logging::tell_left_out());
-    let (metrics, readiness) = (Metrics::new(), Readiness::new());
-    metrics.readiness(&readiness);
-    let conditions = CONDITIONS.map(|(name, look)| (readiness.condition(name), look));
-    let listeners = readiness.condition("listeners");
-    let admin = match &config.admin.bind {
-        Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
-        None => None,
-    };
-    let started = Box::pin(start(&mut config, &metrics));
-    let Some(account) = until(&shutdown, started).await.transpose()? else { return Ok(()) };
-    conditions.iter().for_each(|(condition, look)| ask(condition, &account, *look));
-    tokio::spawn(Account::keep_lease(Arc::downgrade(&account), Vec::new()));
-    let backlog = tokio::spawn(Account::keep_backlog(Arc::downgrade(&account)));
-    let puts = tokio::spawn(Account::carry_puts(Arc::downgrade(&account)));
-    let ingest = tokio::spawn(Account::keep_ingest(Arc::downgrade(&account)));
-    let mut has_lease = account.has_lease();
-    // Who connects now would be told that persistent sessions are not to be had.
-    let _ = until(&shutdown, tokio::time::timeout(LEASE, has_lease.wait_for(|has| *has))).await;
-    metrics.js_api_errors(account.store().api_errors());
-    metrics.link_counts(account.store().link_counts());
-    tokio::spawn(warm_retained(Arc::clone(&account)));
-    metrics.read_vitals(read_vitals(&account));
-    let sys_interval = config.mqtt.sys_interval.get();
-    if !sys_interval.is_zero() {
-        tokio::spawn(Account::tell_sys(Arc::downgrade(&account), sys_interval));
-    }
-    let door = Arc::new(options::door(&config, Arc::clone(&metrics)));
-    let mqtt = Mqtt { door, account: Arc::clone(&account) };
-    let served = listener::spawn(&config, metrics, mqtt, shutdown.clone()).await?;
-    listeners.open();
-    announce::ready(&served.bound, &config.nats.urls, admin.as_ref().map(|admin| admin.addr));
+pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
+    let process = Process::start(&config).await?;
+    let opening = Box::pin(Account::open(account_spec(&config)?, Arc::clone(&process.metrics)));
+    let Some(account) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
+    process.look_at(&account);
+    let served = serve(&config, &process, &account, shutdown).await;
+    account.close().await;
+    served
+}
+
+/// Serves an account until shutdown is triggered, and drains it.
+async fn serve(
+    config: &Config,
+    process: &Process,
+    account: &Arc<Account>,
+    shutdown: ShutdownSignal,
+) -> Result<(), AppError> {
+    let _ = until(&shutdown, account.wait_for_lease(LEASE)).await;
+    let door = Arc::new(options::door(config, account.max_packet_size(), Arc::clone(&process.metrics)));
+    let mqtt = Mqtt { door, account: Arc::clone(account) };
+    let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
+    process.listeners.open();
+    announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;
-    readiness.drain();
-    let drained = tokio::time::timeout(DRAIN, async {
-        account.drain().await;
-        served.drained().await;
-    });
-    if drained.await.is_err() {
-        tracing::warn!("some connections did not finish in {} s and are cut", DRAIN.as_secs());
-    }
-    account.events.drained(RETRY).await;
-    // They give up the lead, so that the others need not wait for its end.
-    account.leave_ingest();
-    let _ = tokio::time::timeout(LAST, ingest).await;
-    account.release_lease().await;
-    let _ = tokio::time::timeout(LAST, async { tokio::join!(backlog, puts) }).await;
+    process.readiness.drain();
+    // Those who are not known to the account yet have as long.
+    let _ = tokio::join!(account.drain(DRAIN), tokio::time::timeout(DRAIN, served.drained()));
     Ok(())
-}
-
-/// Opens the store and starts the account on it. What the server decides is put into the configuration.
-async fn start(config: &mut Config, metrics: &Arc<Metrics>) -> Result<Arc<Account>, AppError> {
-    let inlet = Arc::new(CoreInlet::default());
-    let store_options = options::store(config, None)?;
-    let names = store_options.assets.names.clone();
-    let store = Box::pin(open(store_options, &inlet)).await?;
-    if config.mqtt.max_packet_size.as_usize() == 0 {
-        let size = store.server_max_payload().saturating_sub(HEADER_ROOM).max(1024);
-        config.mqtt.max_packet_size = crate::config::ByteSize(size as u64);
-    }
-    let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
-    let closed = ClosedTrees::new(names.subject_prefix(), &opened).with_root_wildcard(options::root_wildcard(config));
-    Ok(Box::pin(Account::start(options::account(config), store, &inlet, names, closed, Arc::clone(metrics))).await)
-}
-
-/// Opens the store; what only time can mend is tried again.
-async fn open(options: StoreOptions, inlet: &Arc<CoreInlet>) -> Result<Store, OpenError> {
-    loop {
-        match Box::pin(Store::open(options.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>)).await {
-            Err(error) if !error.is_configuration() => {
-                tracing::warn!(%error, "waiting");
-                tokio::time::sleep(RETRY).await;
-            }
-            opened => return opened,
-        }
-    }
 }
 
 /// The result of `work`, or `None` when shutdown comes first.
@@ -167,14 +151,6 @@ async fn until<T>(shutdown: &ShutdownSignal, work: impl Future<Output = T>) -> O
     tokio::select! {
         result = work => Some(result),
         () = shutdown.wait() => None,
-    }
-}
-
-/// Reads the retained messages once, so that it is said when they cannot be read; from then on each SUBSCRIBE sees to it.
-async fn warm_retained(account: Arc<Account>) {
-    while let Err(error) = account.store().retained().bring_up_to_date().await {
-        tracing::warn!(%error, "the retained messages cannot be read yet");
-        tokio::time::sleep(RETRY).await;
     }
 }
 

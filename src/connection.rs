@@ -158,7 +158,18 @@ struct Connection<S> {
 ///
 /// **Invariant:** what only its beginning or its end needs is in the memory of a job of its own, which is given back when
 /// that is done. What stays while a client is idle is its connection, in one piece, and the wait of its loop.
-pub(crate) async fn serve<S>(stream: S, peer: Peer, door: Arc<Door>, account: Arc<Account>)
+pub(crate) fn serve<S>(stream: S, peer: Peer, door: Arc<Door>, account: Arc<Account>) -> impl Future<Output = ()> + Send
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let tasks = account.tasks().clone();
+    let served = tasks.run(run(stream, peer, door, account));
+    async move {
+        served.await;
+    }
+}
+
+async fn run<S>(stream: S, peer: Peer, door: Arc<Door>, account: Arc<Account>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

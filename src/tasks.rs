@@ -1,7 +1,8 @@
 //! The tasks of one account.
 //!
 //! **Invariant:** whatever runs for an account runs here, so that closing it leaves nothing of it behind. A task ends by itself
-//! or when the account is closed, wherever it waits then: what must not be cut there is finished before (`Account::drain`).
+//! or when the account is closed, wherever it waits then: what must not be cut there is an errand, or
+//! ends otherwise, and a drain waits for it before the close.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,6 +13,7 @@ use std::task::{Poll, Waker};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// The tasks of one account. Clones are the same ones.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +96,29 @@ impl Drop for EndOnDrop {
     }
 }
 
+/// What is to be finished before something else.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Errands(TaskTracker);
+
+impl Errands {
+    /// Begins with one, which is done when what this returns is dropped.
+    pub(crate) fn begin(&self) -> Errand {
+        Errand { _token: self.0.token() }
+    }
+
+    /// Waits until none is left.
+    pub(crate) async fn done(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
+}
+
+/// Something that is to be finished.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    _token: TaskTrackerToken,
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -167,5 +192,20 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         tasks.close().await;
         assert_eq!(waits.await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn errands_are_waited_for_and_may_begin_again() {
+        let errands = Errands::default();
+        let errand = errands.begin();
+        let mut done = Box::pin(errands.done());
+        assert_eq!(done.as_mut().now_or_never(), None);
+        let second = errands.begin();
+        drop(errand);
+        assert_eq!(done.as_mut().now_or_never(), None);
+        drop(second);
+        assert_eq!(done.now_or_never(), Some(()));
+        drop(errands.begin());
+        assert_eq!(errands.done().now_or_never(), Some(()));
     }
 }

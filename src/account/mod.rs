@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //!
-//! - [`Account`]: attach, subscribe, unsubscribe, detach; `starting`: how its parts are put together
+//! - [`Account`]: attach, subscribe, unsubscribe, detach; `life`: opened, drained, closed; `duties`: what a drain waits for;
+//!   `starting`: how its parts are put together
 //! - `delivery`: from a stored or core message to the sessions that get it
 //! - `publish`: from a connection to JetStream and core NATS
 //! - `ownership`: the driver of the machines that decide who owns a session, and sessions in JetStream
@@ -20,9 +21,11 @@
 mod census;
 mod clock;
 mod delivery;
+mod duties;
 mod election;
 mod events;
 mod interop;
+mod life;
 mod ownership;
 mod publish;
 mod quotas;
@@ -34,8 +37,8 @@ mod sys;
 mod vitals;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -56,18 +59,19 @@ use events::Events;
 pub(crate) use events::{
     Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
 };
+pub use life::AccountSpec;
 pub(crate) use ownership::lifecycle::Attached;
 pub(crate) use ownership::owned_session::{Claims, OwnedSession};
 pub(crate) use ownership::records::{progress_record, protocol};
 pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, SessionError, SessionWritten, Told};
-pub(crate) use publish::size_refusals::{HEADER_ROOM, TooLarge};
+pub(crate) use publish::size_refusals::TooLarge;
 pub(crate) use publish::wait::{Done, PublishWait, wait_for};
 pub(crate) use publish::{Publishing, Refused};
 pub use quotas::Quotas;
 pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
 pub(crate) use shared::Share;
-pub use starting::CoreInlet;
+pub(crate) use starting::CoreInlet;
 
 use tokio::sync::{Semaphore, watch};
 
@@ -77,6 +81,7 @@ use census::Census;
 use delivery::core_subscriptions::CoreSubscriptions;
 use delivery::logs::{Follower, Logs};
 use delivery::router::Router;
+use duties::Duties;
 use interop::ingest::Ingest;
 use ownership::OrphanedConnects;
 use ownership::our_lease::OurLease;
@@ -93,9 +98,6 @@ use sys::Sys;
 
 /// How long a newcomer waits for the connection that has its client id to end.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long giving back the lease may take.
-const RELEASE: Duration = Duration::from_secs(2);
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -155,6 +157,7 @@ pub struct Account {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     is_leaving: watch::Sender<bool>,
+    duties: Duties,
     router: Arc<Router>,
     sys: Sys,
     /// Tells NATS who comes and goes.
@@ -325,43 +328,9 @@ impl Account {
         cursor.page(index, looks, now_ms, is_hidden, self.options.nats_headers, out)
     }
 
-    /// Ends all connections: each finishes what is in flight, gets Server shutting down and is closed. Returns when the
-    /// last one is gone.
-    pub async fn drain(&self) {
-        for mailbox in self.registry.close() {
-            mailbox.order(Order::Drain);
-        }
-        self.registry.empty().await;
-        self.shares.ended().await;
-    }
-
     /// Whether we hold a lease, so that sessions can be ours.
     pub(crate) fn has_lease(&self) -> watch::Receiver<bool> {
         self.has_lease.subscribe()
-    }
-
-    /// Has the copying of messages of NATS end when what was heard is stored; before the lease is given back, so that a new
-    /// leader can ask what is left.
-    pub(crate) fn leave_ingest(&self) {
-        self.is_leaving.send_replace(true);
-    }
-
-    /// Stands for the lead in copying messages of NATS, and does it while it leads, until [`Account::leave_ingest`].
-    pub(crate) async fn keep_ingest(account: Weak<Self>) {
-        let Some(strong) = account.upgrade() else { return };
-        let Some(ingest) = strong.ingest.clone() else { return };
-        let leaving = strong.is_leaving.subscribe();
-        drop(strong);
-        ingest.keep(leaving).await;
-    }
-
-    /// Gives the lease back; after the last connection.
-    pub(crate) async fn release_lease(&self) {
-        if self.is_closing.send_replace(true) || !*self.has_lease.borrow() {
-            return;
-        }
-        let mut has_lease = self.has_lease.subscribe();
-        let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
     }
 
     /// Connected clients.

@@ -15,6 +15,7 @@ use crate::account::delivery::catch_up::CatchUp;
 use crate::account::delivery::core_subscriptions::CoreSubscriptions;
 use crate::account::delivery::logs::{FRESH_FOR, Follower, Logs};
 use crate::account::delivery::router::{LogTail, Reading, Router};
+use crate::account::duties::Duties;
 use crate::account::events::Events;
 use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::interop::ingest;
@@ -43,7 +44,7 @@ use crate::store::{CoreMessage, CoreSink, FollowFrom, LogPosition, SessionsSink,
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Asks until there is an answer.
-async fn answered<T>(ask: impl AsyncFn() -> Result<T, Unavailable>) -> T {
+async fn answered<T, F: Future<Output = Result<T, Unavailable>>>(ask: impl Fn() -> F) -> T {
     loop {
         match ask().await {
             Ok(answer) => return answer,
@@ -55,7 +56,7 @@ async fn answered<T>(ask: impl AsyncFn() -> Result<T, Unavailable>) -> T {
 
 /// Receives core NATS messages from the moment the store is open, for the router that is made later.
 #[derive(Debug, Default)]
-pub struct CoreInlet(OnceLock<Inlets>);
+pub(crate) struct CoreInlet(OnceLock<Inlets>);
 
 struct Inlets {
     router: Arc<Router>,
@@ -167,7 +168,7 @@ fn followers(wants: Option<Arc<DurableInterest>>) -> (Arc<Census>, Arc<Claimants
 
 impl Account {
     /// Starts to read the log, when JetStream answers. `inlet` is the sink that the store was opened with.
-    pub async fn start(
+    pub(in crate::account) async fn start(
         options: AccountOptions,
         store: Store,
         inlet: &CoreInlet,
@@ -179,14 +180,14 @@ impl Account {
             (Routing::new(&options, &store, &names, &closed, &metrics), Arc::new(Registry::default()));
         let follower = routing.follower(&options, &names, closed, &registry);
         let Routing { requests, arrived, logs, ingest, router, sys } = routing;
-        answered(async || store.kv_updates().begin().await).await;
+        answered(|| store.kv_updates().begin()).await;
         // Before the first client: what was asked through other sidecars can be answered here.
         requests.get_key(store.reply_keys()).await;
         let (first, wants) = (Arc::clone(logs.main()), ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)));
         let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
-        let tail = answered(async || store.log().tail(LogPosition::New, sink.clone()).await).await;
+        let tail = answered(|| store.log().tail(LogPosition::New, sink.clone())).await;
         first.starts_at(tail.start_position());
-        answered(async || follower.look(&store, true).await).await;
+        answered(|| follower.look(&store, true)).await;
         let (census, claimants) = followers(wants.clone());
         let shares = Shares::start(
             &store,
@@ -218,6 +219,7 @@ impl Account {
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             is_leaving: watch::Sender::new(false),
+            duties: Duties::default(),
             router,
             requests,
             follower: Arc::clone(&follower),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
-use proto_map::{DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
+use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
-use crate::account::{AccountOptions, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
+use crate::account::{AccountOptions, AccountSpec, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
 use crate::auth::Anyone;
 use crate::config::{
     self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
@@ -24,6 +24,19 @@ const FEED_MESSAGES: usize = 1000;
 
 /// Bytes of them.
 const FEED_BYTES: usize = 1024 * 1024;
+
+/// The account, when its store is told this.
+pub(super) fn spec(config: &Config, store: StoreOptions) -> AccountSpec {
+    let opened: Vec<&str> = config.open_trees.iter().map(String::as_str).collect();
+    let subject_prefix = store.assets.names.subject_prefix();
+    AccountSpec {
+        options: account(config),
+        fits_packets_to_nats: config.mqtt.max_packet_size.as_usize() == 0,
+        closed: ClosedTrees::new(subject_prefix, &opened).with_root_wildcard(root_wildcard(config)),
+        sys_interval: config.mqtt.sys_interval.get(),
+        store,
+    }
+}
 
 /// What the store is told. `connect_timeout`: give up when no server answers for this long.
 pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Result<StoreOptions, proto_map::MapError> {
@@ -92,7 +105,7 @@ fn nats(config: &Config) -> NatsOptions {
 }
 
 /// What filters cover whose first level is a wildcard.
-pub(super) fn root_wildcard(config: &Config) -> RootWildcard {
+fn root_wildcard(config: &Config) -> RootWildcard {
     match &config.mqtt.root_wildcard {
         config::RootWildcard::Full => RootWildcard::Full,
         config::RootWildcard::Refuse => RootWildcard::Refuse,
@@ -128,14 +141,14 @@ fn quotas(config: &Config) -> Quotas {
 /// How long whoever knows users may take to judge a client.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How it is found out who a client is. The largest packet is settled by now.
-pub(super) fn door(config: &Config, metrics: Arc<Metrics>) -> Door {
+/// How it is found out who a client is.
+pub(super) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Metrics>) -> Door {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Door {
         decoder: DecoderOptions {
             role: Role::Server,
             version: None,
-            max_packet_size: max_packet_size(config).get(),
+            max_packet_size: max_packet_size.get(),
             strict: config.mqtt.strict,
             max_topic_levels: config.mqtt.max_topic_levels,
         },
@@ -148,13 +161,14 @@ pub(super) fn door(config: &Config, metrics: Arc<Metrics>) -> Door {
     }
 }
 
+/// 0 is what the server takes, which the account finds out.
 fn max_packet_size(config: &Config) -> NonZeroU32 {
     let size = u32::try_from(config.mqtt.max_packet_size.as_usize());
     size.ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
 
-/// How the account treats its clients. The largest packet is settled by now.
-pub(super) fn account(config: &Config) -> AccountOptions {
+/// How the account treats its clients.
+fn account(config: &Config) -> AccountOptions {
     let mqtt = &config.mqtt;
     AccountOptions {
         limits: Limits {

@@ -1,0 +1,190 @@
+//! The life of an account on this sidecar: it is opened, drained and closed.
+//!
+//! ```text
+//! open ─▶ NATS and what is stored ─▶ parts (`starting`) ─▶ duties: lease, backlog, puts, ingest, $SYS
+//! drain ─▶ connections leave ─▶ events are told ─▶ the lead of ingest ─▶ the lease ─▶ backlog and puts
+//! close ─▶ nothing of it runs
+//! ```
+//!
+//! **Invariant:** an account owns what runs for it, its connections to NATS included (`tasks`). A close cuts whatever is under
+//! way; what must not be cut is finished in the drain before: the last writes of sessions, wills that are being published, the
+//! lease. An account lives until it is closed, and not until nobody holds it: what runs may hold it.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use proto_map::ClosedTrees;
+
+use crate::account::delivery::mailbox::Order;
+use crate::account::publish::size_refusals::HEADER_ROOM;
+use crate::account::starting::CoreInlet;
+use crate::account::{Account, AccountOptions};
+use crate::metrics::Metrics;
+use crate::store::{CoreSink, OpenError, Retained, Store, StoreOptions};
+use crate::tasks::Tasks;
+
+/// How long to wait before NATS is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long events that were left may take to be sent.
+const EVENTS: Duration = Duration::from_secs(1);
+
+/// How long the last things may take.
+const LAST: Duration = Duration::from_secs(6);
+
+/// How long giving back the lease may take.
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// Packets may be so large, whatever the server takes, bytes.
+const PACKET_MIN: usize = 1024;
+
+/// What an account is to be.
+#[derive(Clone, Debug)]
+pub struct AccountSpec {
+    /// Where NATS is, and what is kept there.
+    pub store: StoreOptions,
+    /// How its clients are treated.
+    pub options: AccountOptions,
+    /// Packets may be as large as what the server takes, and not as `options` say.
+    pub fits_packets_to_nats: bool,
+    /// Trees of subjects that are closed to devices.
+    pub closed: ClosedTrees,
+    /// How often clients are told about this sidecar; zero: never.
+    pub sys_interval: Duration,
+}
+
+impl Account {
+    /// Brings an account to life: when this returns, its clients can come. What only time can mend is waited for; dropped before,
+    /// it leaves nothing behind.
+    ///
+    /// # Errors
+    /// NATS cannot be used as it is: see [`OpenError::is_configuration`].
+    pub async fn open(spec: AccountSpec, metrics: Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
+        let AccountSpec { store, mut options, fits_packets_to_nats, closed, sys_interval } = spec;
+        let (names, inlet) = (store.assets.names.clone(), Arc::new(CoreInlet::default()));
+        let store = Box::pin(open_store(store, &inlet)).await?;
+        if fits_packets_to_nats {
+            options.limits.max_packet_size = largest_packet(store.server_max_payload());
+        }
+        let account = Box::pin(Self::start(options, store, &inlet, names, closed, metrics)).await;
+        account.begin_duties(sys_interval);
+        Ok(account)
+    }
+
+    /// The largest packet that a client may send.
+    pub(crate) const fn max_packet_size(&self) -> NonZeroU32 {
+        self.options.limits.max_packet_size
+    }
+
+    /// Whatever runs for it runs there.
+    pub(crate) const fn tasks(&self) -> &Tasks {
+        self.store.tasks()
+    }
+
+    fn begin_duties(self: &Arc<Self>, sys_interval: Duration) {
+        let account = || Arc::downgrade(self);
+        let tasks = self.tasks();
+        tasks.spawn(Self::keep_lease(account(), Vec::new()));
+        let (backlog, puts, ingest) = (self.duties.led.begin(), self.duties.led.begin(), self.duties.ingest.begin());
+        let (of_backlog, of_puts, of_ingest) = (account(), account(), account());
+        tasks.spawn(async move {
+            Self::keep_backlog(of_backlog).await;
+            drop(backlog);
+        });
+        tasks.spawn(async move {
+            Self::carry_puts(of_puts).await;
+            drop(puts);
+        });
+        tasks.spawn(async move {
+            Self::keep_ingest(of_ingest).await;
+            drop(ingest);
+        });
+        tasks.spawn(warm_retained(self.store.retained().clone()));
+        if !sys_interval.is_zero() {
+            tasks.spawn(Self::tell_sys(account(), sys_interval));
+        }
+    }
+
+    /// Waits for our lease, not for long: who connects before would be told that persistent sessions are not to be had.
+    pub async fn wait_for_lease(&self, within: Duration) {
+        let mut has_lease = self.has_lease();
+        let _ = tokio::time::timeout(within, has_lease.wait_for(|has| *has)).await;
+    }
+
+    /// Lets its clients go and gives back what it holds, so that others need not wait for the end of that. Connections finish
+    /// what is in flight, get Server shutting down and are closed; whoever is left after `within` is cut by the close.
+    pub async fn drain(&self, within: Duration) {
+        if tokio::time::timeout(within, self.let_clients_go()).await.is_err() {
+            tracing::warn!("some connections did not finish in {} s and are cut", within.as_secs());
+        }
+        self.events.drained(EVENTS).await;
+        // It gives up the lead, so that the others need not wait for its end; before the lease, so that a new leader can ask what
+        // is left.
+        self.is_leaving.send_replace(true);
+        let _ = tokio::time::timeout(LAST, self.duties.ingest.done()).await;
+        self.release_lease().await;
+        let _ = tokio::time::timeout(LAST, self.duties.led.done()).await;
+    }
+
+    async fn let_clients_go(&self) {
+        for mailbox in self.registry.close() {
+            mailbox.order(Order::Drain);
+        }
+        self.registry.empty().await;
+        self.shares.ended().await;
+    }
+
+    /// Gives the lease back; after the last connection.
+    async fn release_lease(&self) {
+        if self.is_closing.send_replace(true) || !*self.has_lease.borrow() {
+            return;
+        }
+        let mut has_lease = self.has_lease.subscribe();
+        let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+    }
+
+    /// Ends it: when this returns, no task of it runs, no connection of a client or to NATS is open, and JetStream has no
+    /// consumer of its readers. Without a drain before it is as when the process is killed, to the other sidecars. Once more is
+    /// nothing.
+    pub async fn close(&self) {
+        self.registry.close();
+        self.store.close().await;
+    }
+
+    /// Stands for the lead in copying messages of NATS, and does it while it leads, until a drain.
+    async fn keep_ingest(account: Weak<Self>) {
+        let Some(strong) = account.upgrade() else { return };
+        let Some(ingest) = strong.ingest.clone() else { return };
+        let leaving = strong.is_leaving.subscribe();
+        drop(strong);
+        ingest.keep(leaving).await;
+    }
+}
+
+/// The largest packet when a message of the server may have so many bytes.
+fn largest_packet(max_payload: usize) -> NonZeroU32 {
+    let size = max_payload.saturating_sub(HEADER_ROOM).max(PACKET_MIN);
+    u32::try_from(size).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+}
+
+/// Opens the store; what only time can mend is tried again.
+async fn open_store(options: StoreOptions, inlet: &Arc<CoreInlet>) -> Result<Store, OpenError> {
+    loop {
+        match Box::pin(Store::open(options.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>)).await {
+            Err(error) if !error.is_configuration() => {
+                tracing::warn!(%error, "waiting");
+                tokio::time::sleep(RETRY).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Reads the retained messages once, so that it is said when they cannot be read; from then on each SUBSCRIBE sees to it.
+async fn warm_retained(retained: Retained) {
+    while let Err(error) = retained.bring_up_to_date().await {
+        tracing::warn!(%error, "the retained messages cannot be read yet");
+        tokio::time::sleep(RETRY).await;
+    }
+}
