@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! open ─▶ NATS and what is stored ─▶ parts (`starting`) ─▶ duties: lease, backlog, puts, ingest, $SYS
-//! drain ─▶ connections leave ─▶ events are told ─▶ the lead of ingest ─▶ the lease ─▶ backlog and puts
+//! drain ─▶ connections leave, errands are done ─▶ events are told ─▶ the lead of ingest ─▶ the lease ─▶ backlog and puts
 //! close ─▶ nothing of it runs
 //! ```
 //!
@@ -133,6 +133,8 @@ impl Account {
         }
         self.registry.empty().await;
         self.shares.ended().await;
+        // Wills of those who have left, and what an old owner has handed over.
+        self.duties.errands.done().await;
     }
 
     /// Gives the lease back; after the last connection.

@@ -11,6 +11,7 @@
 
 mod harness;
 
+mod account_life;
 mod adoption;
 mod alive;
 mod attached;

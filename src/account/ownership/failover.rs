@@ -77,16 +77,17 @@ impl Account {
         cause: WillCause,
         wills: Vec<u64>,
     ) {
-        let account = Arc::clone(self);
+        let (account, mut errand) = (Arc::clone(self), Some(self.duties.errands.begin()));
         self.store.tasks().spawn(async move {
             let mut driver = Driver { wills, ..Driver::new(&account, &client_id, cause) };
             let mut room = None;
             loop {
-                // While it waits for its time it takes none.
+                // While it waits for its time it takes none, and nobody waits for it.
                 let is_waiting = matches!(output, Output::Wait(_));
                 if is_waiting {
-                    room = None;
+                    (room, errand) = (None, None);
                 } else if room.is_none() {
+                    errand = errand.or_else(|| Some(account.duties.errands.begin()));
                     room = Arc::clone(&account.ordering).acquire_owned().await.ok();
                 }
                 let input = driver.perform(output).await;

@@ -95,7 +95,7 @@ impl Account {
         unsaved: Option<(ProgressRecord, Revision)>,
     ) {
         let Some((progress, fence)) = unsaved else { return self.detach(&mailbox) };
-        let account = Arc::clone(self);
+        let (account, errand) = (Arc::clone(self), self.duties.errands.begin());
         self.store.tasks().spawn(async move {
             mailbox.hand_over(Some(progress.clone()));
             let saved = account.store.sessions().put_progress(&mailbox.client_id, &progress, fence.0, None).await;
@@ -103,6 +103,7 @@ impl Account {
                 account.hold_handover(&mailbox).await;
             }
             account.detach(&mailbox);
+            drop(errand);
         });
     }
 }

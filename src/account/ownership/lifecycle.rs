@@ -238,6 +238,8 @@ impl Account {
                 if mailbox.is_closed() {
                     return;
                 }
+                // A record that is begun with is taken back, should the connection end meanwhile.
+                let _errand = account.duties.errands.begin();
                 let deadline = tokio::time::Instant::now() + PATIENCE;
                 let claimed = match account.claim(&node, ask, &mailbox, &mut Unwatched, deadline).await {
                     Ok(claimed) => claimed,
