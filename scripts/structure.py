@@ -14,8 +14,8 @@ Methods are not followed: an `impl` of a type in another file than the type's is
 
 A ring is two files or more that all depend on each other, directly or through others. Also checked: LAYERS, the order of
 the rooms of `src/`; CRATES, which crate may depend on which; that the inner crates are free of runtime and clock:
-no `async`, and nothing of RUNTIMES in their dependency trees (their `clippy.toml` bans the calls); and that nothing runs
-in TRACKED rooms but what their account knows of.
+no `async`, and nothing of RUNTIMES in their dependency trees (their `clippy.toml` bans the calls); that nothing runs but
+what an account knows of, outside of UNTRACKED rooms; and that nobody but HOLDING rooms names `Account`.
 
 Without arguments everything is checked. `--edges PATH` shows what a file or folder depends on, and who on it.
 """
@@ -59,14 +59,19 @@ LAYERS = [
     {"config"},
 ]
 
-# Rooms of `src/` in which everything that runs is a task of one account (`src/tasks.rs`), so that it ends with it; and what
-# would begin another one. A closure on a thread for what blocks (`spawn_blocking`) is none: it ends by itself.
-TRACKED = {"account", "nats", "store"}
+# Rooms of `src/` in which something runs that no account owns: the process, its listeners, a nats-server of its own. In all
+# others everything that runs is a task of one account (`src/tasks.rs`), so that it ends with it; and what would begin
+# another one. A closure on a thread for what blocks (`spawn_blocking`) is none: it ends by itself.
+UNTRACKED = {"admin", "app", "cli", "embedded", "listener", "main", "shutdown", "tasks"}
 SPAWNING = {
     ("std", "thread", "Builder"), ("std", "thread", "spawn"), ("tokio", "runtime", "Handle"), ("tokio", "runtime", "Runtime"),
     ("tokio", "spawn"), ("tokio", "task", "JoinSet"), ("tokio", "task", "LocalSet"), ("tokio", "task", "spawn"),
-    ("tokio", "task", "spawn_local"),
+    ("tokio", "task", "spawn_local"), ("tokio_util", "task", "JoinMap"), ("tokio_util", "task", "JoinQueue"),
+    ("tokio_util", "task", "LocalPoolHandle"), ("tokio_util", "task", "TaskTracker"), ("tokio_util", "task", "task_tracker"),
 }
+
+# Who holds an account: what serves it, and what opens and shows it. Nobody else outside its room names it.
+HOLDING = {"account", "admin", "app", "connection"}
 
 # What one of them has all the same: the zones of time windows, without the clock of the system.
 EXCEPTIONS = {("access", "jiff")}
@@ -412,13 +417,23 @@ def against_the_tasks(crate):
     """Complaints about tasks that their account does not know of."""
     complaints = set()
     for module in crate.modules:
-        if not module.file.startswith("src/") or room_of(module.file) not in TRACKED:
+        if not module.file.startswith("src/") or room_of(module.file) in UNTRACKED:
             continue
         for path in crate.foreign_paths(module):
             for spawning in SPAWNING:
                 if path[: len(spawning)] == spawning:
                     complaints.add(f"{module.file} uses {'::'.join(spawning)}: what runs for an account is spawned by its Tasks")
     return sorted(complaints)
+
+
+def against_the_holders(edges):
+    """Complaints about rooms that name an account and have none."""
+    return [
+        f"{file} uses Account of {other}: only {', '.join(sorted(HOLDING))} hold one"
+        for file in sorted(edges)
+        for other, names in sorted(edges[file].items())
+        if file.startswith("src/") and room_of(file) not in HOLDING and room_of(other) == "account" and "Account" in names
+    ]
 
 
 def against_the_crates():
@@ -485,7 +500,8 @@ def main(arguments):
         return 0
     rings = rings_of(edges)
     complaints = [describe(ring, edges) for ring in rings]
-    complaints += against_the_layers(edges, LAYERS) + against_the_crates() + runtimes(crates) + against_the_tasks(crates["."])
+    complaints += against_the_layers(edges, LAYERS) + against_the_crates() + runtimes(crates)
+    complaints += against_the_tasks(crates["."]) + against_the_holders(edges)
     for complaint in complaints:
         print(f"structure: {complaint}", file=sys.stderr)
     files = sum(len(crate.files) for crate in crates.values())

@@ -109,13 +109,14 @@ class Judgements(unittest.TestCase):
 
     def test_what_runs_for_an_account_is_known_to_it(self):
         files = {
-            "lib": "mod account; mod store; mod listener;",
+            "lib": "mod account; mod store; mod listener; mod connection;",
             "account": "use tokio::task; mod part; fn f() { task::spawn(g()); }",
             "account/part": "use tokio as runtime; fn f() { runtime::task::JoinSet::new(); tokio::task::spawn_blocking(g); }",
             "store": """
                 use tokio::{runtime::Handle as H, spawn as begin}; fn f(tasks: &Tasks) { tasks.spawn(g()); begin(h()); }
                 #[cfg(test)] mod tests { fn f() { tokio::spawn(g()); } }
             """,
+            "connection": "use tokio_util::task::{TaskTracker, TaskTrackerToken}; fn f() { TaskTracker::new().spawn(g()); }",
             "listener": "fn f() { tokio::spawn(g()); }",
         }
         crate = structure.Crate("src/lib.rs", {f"src/{name}.rs": text for name, text in files.items()}.get)
@@ -125,9 +126,23 @@ class Judgements(unittest.TestCase):
             [
                 f"src/account.rs uses tokio::task::spawn{said}",
                 f"src/account/part.rs uses tokio::task::JoinSet{said}",
+                f"src/connection.rs uses tokio_util::task::TaskTracker{said}",
                 f"src/store.rs uses tokio::runtime::Handle{said}",
                 f"src/store.rs uses tokio::spawn{said}",
             ],
+        )
+
+    def test_only_who_holds_an_account_names_it(self):
+        files = {
+            "src/account/part.rs": {"src/account/mod.rs": {"Account"}},
+            "src/connection/io.rs": {"src/account/mod.rs": {"Account"}},
+            "src/listener.rs": {"src/account/mod.rs": {"Account", "AccountOptions"}, "src/config.rs": {"Account"}},
+            "src/auth.rs": {"src/account/mod.rs": {"AccountOptions"}},
+            "access/src/lib.rs": {"access/src/account/mod.rs": {"Account"}},
+        }
+        said = "only account, admin, app, connection hold one"
+        self.assertEqual(
+            structure.against_the_holders(files), [f"src/listener.rs uses Account of src/account/mod.rs: {said}"]
         )
 
 

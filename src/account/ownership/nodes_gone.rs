@@ -15,12 +15,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
 use crate::account::Account;
 use crate::account::ownership::dividing;
 use crate::account::ownership::heard::Heard;
 use crate::store::{LeaseView, NodeInfo, NodesFollower, NodesSink, SessionRecord, Unavailable};
+use crate::tasks::Errands;
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -97,12 +97,11 @@ impl Account {
         }
         let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
         alive.insert(node.to_string());
-        let (gone, under_way) = (BTreeMap::new(), TaskTracker::new());
+        let (gone, under_way) = (BTreeMap::new(), Errands::default());
         let mut pass = Pass { account: self, node, lease, heard, alive, gone, look, done, under_way };
         let scanned = Box::pin(pass.scan_all()).await;
         if scanned.is_ok() {
-            pass.under_way.close();
-            pass.under_way.wait().await;
+            pass.under_way.done().await;
         }
         scanned
     }
@@ -166,7 +165,7 @@ struct Pass<'a> {
     done: &'a Arc<AtomicU64>,
     /// Sessions that are being put in order. They go on should the pass be given up: a session that was begun with has us as
     /// its owner.
-    under_way: TaskTracker,
+    under_way: Errands,
 }
 
 impl Pass<'_> {
@@ -240,15 +239,16 @@ impl Pass<'_> {
             return Ok(());
         }
         let (account, node, done) = (Arc::clone(self.account), Arc::clone(&self.node), Arc::clone(self.done));
-        self.account.store.tasks().spawn(self.under_way.track_future(async move {
-            let _room = room;
+        let under_way = self.under_way.begin();
+        self.account.store.tasks().spawn(async move {
+            let (_room, _under_way) = (room, under_way);
             // One that has expired the server was to remove, and has lost that. Should somebody come back to it now, they are
             // faster.
             if account.adopt(&node, record, sequence).await && kind != Kind::Expired {
                 account.metrics.session_adopted();
                 done.fetch_add(1, Ordering::Relaxed);
             }
-        }));
+        });
         Ok(())
     }
 }
