@@ -12,7 +12,7 @@ use crate::announce;
 use crate::config::Config;
 use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};
-use crate::metrics::{Metrics, Vitals};
+use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::{OpenError, Store};
@@ -106,9 +106,6 @@ impl Process {
     /// From now on the account is asked how it is.
     fn look_at(&self, account: &Arc<Account>) {
         self.conditions.iter().for_each(|(condition, look)| ask(condition, account, *look));
-        self.metrics.js_api_errors(account.store().api_errors());
-        self.metrics.link_counts(account.store().link_counts());
-        self.metrics.read_vitals(read_vitals(account));
     }
 }
 
@@ -118,7 +115,7 @@ impl Process {
 /// A listener cannot be opened, or NATS cannot be used as it is.
 pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
     let process = Process::start(&config).await?;
-    let opening = Box::pin(Account::open(account_spec(&config)?, Arc::clone(&process.metrics)));
+    let opening = Box::pin(Account::open(account_spec(&config)?, &process.metrics));
     let Some(account) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&account);
     let served = serve(&config, &process, &account, shutdown).await;
@@ -161,17 +158,6 @@ fn ask(condition: &Condition, account: &Arc<Account>, look: Look) {
         Some(account) => look(&account),
         None => Err("the process ends".to_owned()),
     });
-}
-
-/// Reads how the account is, for as long as it is there, and brings the gauges up to date that nobody pushes.
-fn read_vitals(account: &Arc<Account>) -> impl Fn() -> Option<Vitals> + Send + Sync + 'static {
-    let account = Arc::downgrade(account);
-    move || {
-        let account = account.upgrade()?;
-        account.read_gauges();
-        account.metrics.nats_connected(*account.store().connected().borrow());
-        Some(account.vitals())
-    }
 }
 
 /// Serves MQTT on whatever the listeners accept.

@@ -1,21 +1,24 @@
-//! What is counted, as relaxed atomics in arrays: counting is one addition, without a lock and without a look-up.
+//! What is counted, of each account and of the process, as relaxed atomics in arrays: counting is one addition, without a lock and without a look-up.
 //! `render` writes the OpenMetrics text when somebody asks. Labels are never made of what a device sends.
 
+mod accounts;
 mod guards;
 mod labels;
 mod process;
 mod render;
+mod sum;
 mod totals;
 mod vitals;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+pub use accounts::{AccountMetrics, Metrics};
 pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
 pub use labels::{
     Direction, DisconnectReason, DropReason, Limit, Opening, RequestEvent, SessionState, ShareEvent, TakenBy, WillCause,
@@ -25,7 +28,6 @@ pub(crate) use vitals::Vitals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};
 
-use crate::readiness::Readiness;
 use crate::store::{ApiErrors, LinkCounts};
 
 /// Packet types by their number on the wire; 0 is reserved.
@@ -47,9 +49,12 @@ struct AckHistogram {
 /// Values of a reason code, each its own counter.
 const REASON_CODES: usize = 256;
 
-/// All counters of the process. One per process, shared by `Arc`.
+/// Numbers that only the parts count: publishes that have waited for a permit, and QoS 0 messages and connections that were lost.
+const OF_PARTS: usize = 3;
+
+/// Counters and gauges: of one account, of what belongs to none, or of all.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct Counts {
     connections: AtomicI64,
     connections_max: AtomicI64,
     opening: [AtomicU64; Opening::TEXTS.len()],
@@ -84,14 +89,16 @@ pub struct Metrics {
     scans: AtomicU64,
     scans_running: AtomicI64,
     outputs_held: AtomicI64,
+    /// Negative: nobody knows.
     nats_connected: AtomicI64,
     js_errors: OnceLock<ApiErrors>,
     links: OnceLock<LinkCounts>,
     vitals: vitals::Source,
-    readiness: OnceLock<Readiness>,
+    /// As they were read last.
+    of_parts: [AtomicU64; OF_PARTS],
 }
 
-impl Default for Metrics {
+impl Default for Counts {
     fn default() -> Self {
         Self {
             connections: AtomicI64::new(0),
@@ -128,11 +135,11 @@ impl Default for Metrics {
             scans: AtomicU64::new(0),
             scans_running: AtomicI64::new(0),
             outputs_held: AtomicI64::new(0),
-            nats_connected: AtomicI64::new(0),
+            nats_connected: AtomicI64::new(-1),
             js_errors: OnceLock::new(),
             links: OnceLock::new(),
             vitals: vitals::Source::default(),
-            readiness: OnceLock::new(),
+            of_parts: Default::default(),
         }
     }
 }
@@ -144,15 +151,7 @@ fn add(counters: &[AtomicU64], index: usize, n: u64) {
     }
 }
 
-impl Metrics {
-    /// Counters at zero.
-    #[must_use]
-    pub fn new() -> Arc<Self> {
-        // The first call remembers the time.
-        process::start_time_seconds();
-        Arc::default()
-    }
-
+impl Counts {
     /// Counts `n` packets. Callers on the hot path count a batch at once.
     pub fn packets(&self, direction: Direction, packet: PacketType, n: u64) {
         let [incoming, outgoing] = &self.packets;
@@ -326,13 +325,23 @@ impl Metrics {
         let _ = self.links.set(counts.clone());
     }
 
-    /// Shows how its conditions stand when somebody asks. There is one of the process, so the first one stays.
-    pub fn readiness(&self, readiness: &Readiness) {
-        let _ = self.readiness.set(readiness.clone());
-    }
-
     /// Shows what is read here when somebody asks. There is one account, so the first one stays.
     pub(crate) fn read_vitals(&self, read: impl Fn() -> Option<Vitals> + Send + Sync + 'static) {
         self.vitals.set(Box::new(read));
+    }
+
+    /// Reads how the parts are.
+    pub(crate) fn vitals(&self) -> Option<Vitals> {
+        let vitals = self.vitals.read()?;
+        self.note(&vitals);
+        Some(vitals)
+    }
+
+    /// Keeps of it what is counted, for when nobody is there to be read.
+    pub(crate) fn note(&self, vitals: &Vitals) {
+        let counted = [vitals.permits_waited, vitals.qos0_lost, vitals.qos0_gaps];
+        for (counter, count) in self.of_parts.iter().zip(counted) {
+            counter.fetch_max(count, Relaxed);
+        }
     }
 }

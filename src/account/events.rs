@@ -12,7 +12,7 @@ use proto_map::Names;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::metrics::Metrics;
+use crate::metrics::AccountMetrics;
 use crate::store::{CoreNats, ServerClock, Store, rfc3339};
 
 /// Events that wait to be sent; above, they are dropped.
@@ -123,7 +123,7 @@ pub(crate) struct Events(Option<Queue>);
 struct Queue {
     sender: mpsc::Sender<Queued>,
     clock: ServerClock,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
 }
 
 impl Events {
@@ -133,7 +133,7 @@ impl Events {
     }
 
     /// Sends what is left here until this is dropped.
-    pub(in crate::account) fn start(store: &Store, names: Names, metrics: Arc<Metrics>) -> Self {
+    pub(in crate::account) fn start(store: &Store, names: Names, metrics: Arc<AccountMetrics>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         store.tasks().spawn(send(receiver, store.core().clone(), names, Arc::clone(&metrics)));
         Self(Some(Queue { sender, clock: store.clock().clone(), metrics }))
@@ -159,7 +159,7 @@ impl Events {
     }
 }
 
-async fn send(mut queue: mpsc::Receiver<Queued>, core: CoreNats, names: Names, metrics: Arc<Metrics>) {
+async fn send(mut queue: mpsc::Receiver<Queued>, core: CoreNats, names: Names, metrics: Arc<AccountMetrics>) {
     while let Some(Queued { at_ms, node, client_id, event }) = queue.recv().await {
         let told = Told { time: rfc3339(at_ms), node: node.as_deref(), client_id: &client_id, event: &event };
         let (Ok(subject), Ok(json)) = (names.event_subject(event.kind(), &client_id), serde_json::to_vec(&told)) else {
@@ -175,17 +175,19 @@ async fn send(mut queue: mpsc::Receiver<Queued>, core: CoreNats, names: Names, m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[tokio::test]
     async fn a_full_queue_drops_and_counts_and_makes_nobody_wait() {
-        let metrics = Metrics::new();
+        let process = Metrics::new();
+        let metrics = process.account();
         let (sender, mut receiver) = mpsc::channel(2);
         let events = Events(Some(Queue { sender, clock: ServerClock::default(), metrics: Arc::clone(&metrics) }));
         let client_id = ByteString::from_static("c");
         for _ in 0..5 {
             events.tell(&client_id, None, || Event::Unsubscribe { filters: vec!["a".to_owned()] });
         }
-        assert!(metrics.render().contains("mqtt_events_dropped_total 3\n"), "{}", metrics.render());
+        assert!(process.render().contains("mqtt_events_dropped_total 3\n"), "{}", process.render());
         let queued = receiver.recv().await.unwrap();
         let told = Told { time: rfc3339(0), node: Some("n"), client_id: &queued.client_id, event: &queued.event };
         assert_eq!(

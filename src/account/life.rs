@@ -20,7 +20,7 @@ use crate::account::delivery::mailbox::Order;
 use crate::account::publish::size_refusals::HEADER_ROOM;
 use crate::account::starting::CoreInlet;
 use crate::account::{Account, AccountOptions};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Vitals};
 use crate::store::{CoreSink, OpenError, Retained, Store, StoreOptions};
 use crate::tasks::Tasks;
 
@@ -60,14 +60,15 @@ impl Account {
     ///
     /// # Errors
     /// NATS cannot be used as it is: see [`OpenError::is_configuration`].
-    pub async fn open(spec: AccountSpec, metrics: Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(spec: AccountSpec, metrics: &Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
         let AccountSpec { store, mut options, fits_packets_to_nats, closed, sys_interval } = spec;
         let (names, inlet) = (store.assets.names.clone(), Arc::new(CoreInlet::default()));
         let store = Box::pin(open_store(store, &inlet)).await?;
         if fits_packets_to_nats {
             options.limits.max_packet_size = largest_packet(store.server_max_payload());
         }
-        let account = Box::pin(Self::start(options, store, &inlet, names, closed, metrics)).await;
+        let account = Box::pin(Self::start(options, store, &inlet, names, closed, metrics.account())).await;
+        account.show_metrics();
         account.begin_duties(sys_interval);
         Ok(account)
     }
@@ -104,6 +105,21 @@ impl Account {
         if !sys_interval.is_zero() {
             tasks.spawn(Self::tell_sys(account(), sys_interval));
         }
+    }
+
+    /// What only it knows is shown with its metrics for as long as it is there.
+    fn show_metrics(self: &Arc<Self>) {
+        self.metrics.js_api_errors(self.store.api_errors());
+        self.metrics.link_counts(self.store.link_counts());
+        let account = Arc::downgrade(self);
+        self.metrics.read_vitals(move || Some(account.upgrade()?.read_metrics()));
+    }
+
+    /// Reads how it is, and brings the gauges up to date that nobody pushes.
+    fn read_metrics(&self) -> Vitals {
+        self.read_gauges();
+        self.metrics.nats_connected(*self.store.connected().borrow());
+        self.vitals()
     }
 
     /// Waits for our lease, not for long: who connects before would be told that persistent sessions are not to be had.
@@ -152,6 +168,8 @@ impl Account {
     pub async fn close(&self) {
         self.registry.close();
         self.store.close().await;
+        // Nobody reads them any more when it is gone.
+        self.metrics.note(&self.vitals());
     }
 
     /// Stands for the lead in copying messages of NATS, and does it while it leads, until a drain.

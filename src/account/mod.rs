@@ -75,7 +75,7 @@ pub(crate) use starting::CoreInlet;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::metrics::Metrics;
+use crate::metrics::AccountMetrics;
 use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
 use census::Census;
 use delivery::core_subscriptions::CoreSubscriptions;
@@ -147,7 +147,7 @@ pub struct AccountOptions {
 pub struct Account {
     pub(crate) options: AccountOptions,
     pub(crate) store: Store,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<AccountMetrics>,
     pub(crate) logs: Arc<Logs>,
     /// Names of what we keep in NATS.
     pub(crate) names: Names,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mqtt_codec::ReasonCode;
 
 use crate::account::clock::uptime_ms;
-use crate::metrics::{Limit, Metrics};
+use crate::metrics::{AccountMetrics, Limit};
 
 /// How often it is said in the log that a limit was met; in between at debug.
 const SAID_EVERY_MS: u64 = 3_600_000;
@@ -102,13 +102,13 @@ impl Limit {
 /// Says that limits were met.
 #[derive(Debug)]
 pub(crate) struct Refusals {
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     /// When it was said of each; 0: never.
     said_at_ms: [AtomicU64; Limit::COUNT],
 }
 
 impl Refusals {
-    pub(in crate::account) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(in crate::account) fn new(metrics: Arc<AccountMetrics>) -> Self {
         Self { metrics, said_at_ms: [const { AtomicU64::new(0) }; Limit::COUNT] }
     }
 
@@ -143,10 +143,12 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
 
     #[test]
     fn a_limit_is_counted_each_time_and_named_once() {
-        let metrics = Metrics::new();
+        let process = Metrics::new();
+        let metrics = process.account();
         let refusals = Refusals::new(Arc::clone(&metrics));
         assert!(refusals.is_to_be_said(Limit::Subscriptions));
         assert!(!refusals.is_to_be_said(Limit::Subscriptions));
@@ -154,6 +156,6 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(refusals.refuse(Limit::FilterLength, "c"), ReasonCode::TopicFilterInvalid);
         }
-        assert!(metrics.render().contains("mqtt_over_limit_total{limit=\"filter_length\"} 3"));
+        assert!(process.render().contains("mqtt_over_limit_total{limit=\"filter_length\"} 3"));
     }
 }

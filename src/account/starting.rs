@@ -37,7 +37,7 @@ use crate::account::requests::Requests;
 use crate::account::shared::{Claimants, Shares};
 use crate::account::sys::Sys;
 use crate::account::{Account, AccountOptions};
-use crate::metrics::Metrics;
+use crate::metrics::AccountMetrics;
 use crate::store::{CoreMessage, CoreSink, FollowFrom, LogPosition, SessionsSink, Store, Unavailable};
 
 /// How long to wait before JetStream is asked again.
@@ -114,7 +114,7 @@ impl Routing {
         store: &Store,
         names: &Names,
         closed: &ClosedTrees,
-        metrics: &Arc<Metrics>,
+        metrics: &Arc<AccountMetrics>,
     ) -> Self {
         let (requests, arrived) = Requests::start(options.requests, store, names, closed, metrics);
         let logs = Arc::new(Logs::new(store.log().clone(), names));
@@ -174,7 +174,7 @@ impl Account {
         inlet: &CoreInlet,
         names: Names,
         closed: ClosedTrees,
-        metrics: Arc<Metrics>,
+        metrics: Arc<AccountMetrics>,
     ) -> Arc<Self> {
         let (routing, registry) =
             (Routing::new(&options, &store, &names, &closed, &metrics), Arc::new(Registry::default()));

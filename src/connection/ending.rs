@@ -12,7 +12,7 @@ use super::Connection;
 use super::io::{Io, close_socket};
 use super::parts::{End, Eventual, Written};
 use crate::account::{Account, LeaveEnd, Mailbox, SessionWritten, Share, progress_record};
-use crate::metrics::{DisconnectReason, Metrics, WillCause};
+use crate::metrics::{Counts, DisconnectReason, WillCause};
 use crate::store::ProgressRecord;
 
 /// How long a connection stays open whose client has said goodbye, until its will is taken back. Longer than a leader takes
@@ -124,7 +124,7 @@ where
 
 /// Writes, and closes behind that: who waits for the connection to be closed knows that its will is off. A client that does
 /// not wait loses nothing by it, and JetStream may be away for long, so the write goes on behind the closed socket then.
-async fn close_behind<S>(mut write: impl Future<Output = bool> + Unpin, io: Io<S>, metrics: &Metrics) -> bool
+async fn close_behind<S>(mut write: impl Future<Output = bool> + Unpin, io: Io<S>, metrics: &Counts) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -20,7 +20,7 @@ use super::io::Io;
 use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
 use crate::auth::{Authenticator, Principal};
 use crate::listener::{Foreign, Peer};
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 
 /// What stands before every account: it is enough to find out who a client is.
 pub(crate) struct Door {
@@ -230,7 +230,7 @@ fn assigned_id(account: &Account) -> ByteString {
 /// Leaves the answer in the output and tells the operator. `known`: the version of the client, when its CONNECT got that
 /// far. One of 3.x that breaks the rules [MQTT-3.1.4-1] is told nothing, since no return code says so
 /// [MQTT-3.2.2-6 of 3.1.1].
-fn answer<S>(io: &mut Io<S>, metrics: &Metrics, peer: &Peer, failed: Failed, known: Option<Version>)
+fn answer<S>(io: &mut Io<S>, metrics: &Counts, peer: &Peer, failed: Failed, known: Option<Version>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::account::{PeerSocket, Segments};
-use crate::metrics::Metrics;
+use crate::metrics::Counts;
 
 /// Bytes that one read takes at most.
 const READ_SIZE: usize = 32 * 1024;
@@ -195,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> PeerSocket for Io<S> {
 }
 
 /// Writes what is left, and closes.
-pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Metrics)
+pub(super) async fn close_socket<S>(mut io: Io<S>, metrics: &Counts)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

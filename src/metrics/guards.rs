@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use super::Metrics;
+use super::{AccountMetrics, Counts};
 
-impl Metrics {
+impl AccountMetrics {
     /// Adds a connection until the guard is dropped.
     #[must_use]
     pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
@@ -24,14 +24,23 @@ impl Metrics {
     }
 }
 
+impl Counts {
+    fn count_connection(&self) {
+        let before = self.connections.fetch_add(1, Relaxed);
+        self.connections_max.fetch_max(before + 1, Relaxed);
+    }
+}
+
 /// One connection in `mqtt_connections`, for as long as it lives.
 #[derive(Debug)]
-pub struct ConnectionGuard(Arc<Metrics>);
+pub struct ConnectionGuard(Arc<AccountMetrics>);
 
 impl ConnectionGuard {
-    fn new(metrics: &Arc<Metrics>) -> Self {
-        let before = metrics.connections.fetch_add(1, Relaxed);
-        metrics.connections_max.fetch_max(before + 1, Relaxed);
+    fn new(metrics: &Arc<AccountMetrics>) -> Self {
+        metrics.count_connection();
+        if let Some(process) = metrics.process() {
+            process.count_connection();
+        }
         Self(Arc::clone(metrics))
     }
 }
@@ -39,15 +48,18 @@ impl ConnectionGuard {
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
+        if let Some(process) = self.0.process() {
+            process.connections.fetch_sub(1, Relaxed);
+        }
     }
 }
 
 /// One scan in `mqtt_scans_running`, for as long as it runs.
 #[derive(Debug)]
-pub struct ScanGuard(Arc<Metrics>);
+pub struct ScanGuard(Arc<AccountMetrics>);
 
 impl ScanGuard {
-    fn new(metrics: &Arc<Metrics>) -> Self {
+    fn new(metrics: &Arc<AccountMetrics>) -> Self {
         metrics.scans.fetch_add(1, Relaxed);
         metrics.scans_running.fetch_add(1, Relaxed);
         Self(Arc::clone(metrics))
@@ -63,12 +75,12 @@ impl Drop for ScanGuard {
 /// The part of one connection in `mqtt_outputs_held`.
 #[derive(Debug)]
 pub struct HeldOutputs {
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     count: usize,
 }
 
 impl HeldOutputs {
-    fn new(metrics: &Arc<Metrics>) -> Self {
+    fn new(metrics: &Arc<AccountMetrics>) -> Self {
         Self { metrics: Arc::clone(metrics), count: 0 }
     }
 

@@ -18,8 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ACK_BUCKETS_US, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent, TakenBy, Vitals,
-    WillCause, process::Process,
+    ACK_BUCKETS_US, Counts, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent, TakenBy,
+    Vitals, WillCause, process::Process,
 };
 use crate::readiness::Readiness;
 use crate::store::{ApiErrors, StreamRoom};
@@ -69,20 +69,20 @@ struct Snapshot(Arc<Metrics>);
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut out = Families(encoder);
-        // First: what reads them brings the gauges up to date that nobody pushes.
-        if let Some(vitals) = self.0.vitals.read() {
-            state(&vitals, &mut out)?;
+        let (total, vitals) = self.0.sum();
+        if let Some(vitals) = vitals {
+            state(&vitals, &total, &mut out)?;
             streams(&vitals.streams, &mut out)?;
         }
-        let standings = self.0.readiness.get().map(Readiness::standings).unwrap_or_default();
+        let standings = self.0.conditions().map(Readiness::standings).unwrap_or_default();
         let ready = standings.iter().map(|(name, standing)| ([("condition", *name)], u64::from(standing.is_ok())));
         out.gauges("mqtt_ready", "1 for each condition of readiness that holds", ready)?;
-        mqtt(&self.0, &mut out)?;
-        work(&self.0, &mut out)?;
-        shared(&self.0, &mut out)?;
-        acknowledgements(&self.0, &mut out)?;
-        connects(&self.0, &mut out)?;
-        nats(&self.0, &mut out)?;
+        mqtt(&total, &mut out)?;
+        work(&total, &mut out)?;
+        shared(&total, &mut out)?;
+        acknowledgements(&total, &mut out)?;
+        connects(&total, &mut out)?;
+        nats(&total, &mut out)?;
         out.counter(
             "log_lines_left_out",
             "Lines of the log that there were too many of",
@@ -92,7 +92,7 @@ impl Collector for Snapshot {
     }
 }
 
-fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+fn mqtt(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_connections", "Connected clients", metrics.connections.load(Relaxed))?;
     out.gauge("mqtt_connections_max", "The most clients at once", metrics.connections_max.load(Relaxed))?;
     out.counter("mqtt_sockets", "Accepted sockets", metrics.sockets.load(Relaxed))?;
@@ -146,7 +146,8 @@ fn mqtt(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
 }
 
 /// How the parts are at this moment.
-fn state(vitals: &Vitals, out: &mut Families<'_>) -> fmt::Result {
+fn state(vitals: &Vitals, total: &Counts, out: &mut Families<'_>) -> fmt::Result {
+    let [permits_waited, qos0_lost, qos0_gaps] = total.of_parts.each_ref().map(|n| n.load(Relaxed));
     let sessions = SessionState::TEXTS.iter().zip(vitals.sessions).map(|(state, n)| ([("state", *state)], n));
     out.gauges("mqtt_sessions", "Sessions by how they are fed", sessions)?;
     let behind = "Feeds of sessions that read a log again because they are behind its tail";
@@ -157,15 +158,15 @@ fn state(vitals: &Vitals, out: &mut Families<'_>) -> fmt::Result {
     out.seconds("mqtt_publish_oldest_seconds", oldest, Some(vitals.oldest_publish))?;
     let waiting = "Publishes that wait because as many as may be are under way";
     out.gauge("mqtt_permits_waiting", waiting, signed(vitals.permits_waiting))?;
-    out.counter("mqtt_permits_waited", "Publishes that have waited for that", vitals.permits_waited)?;
+    out.counter("mqtt_permits_waited", "Publishes that have waited for that", permits_waited)?;
     let silence = "How long nothing was heard of the tail that was last heard of longest ago";
     out.seconds("mqtt_tail_silence_seconds", silence, Some(vitals.tail_silence))?;
     let lag = "Messages that the tail has not read that has read least";
     out.gauge("mqtt_tail_lag", lag, signed(vitals.tail_lag))?;
     let age = "Since the last refresh of the lease was sent that was acknowledged";
     out.seconds("mqtt_lease_age_seconds", age, vitals.lease_age)?;
-    out.counter("mqtt_qos0_lost", "QoS 0 messages that came from NATS and found no room", vitals.qos0_lost)?;
-    out.counter("mqtt_qos0_gaps", "Losses of a connection to NATS that brings QoS 0", vitals.qos0_gaps)
+    out.counter("mqtt_qos0_lost", "QoS 0 messages that came from NATS and found no room", qos0_lost)?;
+    out.counter("mqtt_qos0_gaps", "Losses of a connection to NATS that brings QoS 0", qos0_gaps)
 }
 
 /// What is known of the streams that we write into.
@@ -180,7 +181,7 @@ fn streams(streams: &[StreamRoom], out: &mut Families<'_>) -> fmt::Result {
 }
 
 /// What is done inside.
-fn work(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+fn work(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     let takeovers = TakenBy::TEXTS.iter().zip(&metrics.takeovers).map(|(by, n)| ([("by", *by)], n));
     out.counters("mqtt_takeovers", "Connections whose client id another connection has taken", takeovers)?;
     out.counter("mqtt_scans", "Scans of logs for sessions that were behind", metrics.scans.load(Relaxed))?;
@@ -189,7 +190,7 @@ fn work(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_outputs_held", held, metrics.outputs_held.load(Relaxed))
 }
 
-fn shared(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+fn shared(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     let (groups, members) = (metrics.share_groups.load(Relaxed), metrics.share_members.load(Relaxed));
     out.gauge("mqtt_shared_groups", "Groups of shared subscriptions that have members here", groups)?;
     out.gauge("mqtt_shared_members", "Members of these groups", members)?;
@@ -198,7 +199,7 @@ fn shared(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     out.counters("mqtt_shared_messages", "Messages of shared subscriptions", events)
 }
 
-fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+fn acknowledgements(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     let mut family = out.0.encode_descriptor(
         "mqtt_publish_ack_duration_seconds",
         "From a QoS 1 or 2 PUBLISH to its PUBACK or PUBREC",
@@ -215,7 +216,7 @@ fn acknowledgements(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn connects(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
+fn connects(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     let opening = Opening::TEXTS.iter().zip(&metrics.opening).map(|(what, n)| ([("what", *what)], n.load(Relaxed)));
     out.gauges("mqtt_opening_bytes", "Bytes of sessions that are being opened or left", opening)?;
     let most = Opening::TEXTS.iter().zip(&metrics.opening_max).map(|(what, n)| ([("what", *what)], n.load(Relaxed)));
@@ -253,8 +254,12 @@ fn snake_case(name: &str) -> String {
     out
 }
 
-fn nats(metrics: &Metrics, out: &mut Families<'_>) -> fmt::Result {
-    out.gauge("nats_connected", "1 while the connection to NATS is there", metrics.nats_connected.load(Relaxed))?;
+fn nats(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
+    out.gauge(
+        "nats_connected",
+        "1 while the connection to NATS is there",
+        metrics.nats_connected.load(Relaxed).max(0),
+    )?;
     let errors = metrics.js_errors.get().map(ApiErrors::counts).unwrap_or_default();
     let errors = errors.into_iter().map(|(code, n)| (code.to_string(), n));
     out.owned("nats_js_api_errors", "Errors answered by the JetStream API", "code", errors)?;

@@ -34,8 +34,9 @@ fn what_was_counted_is_in_the_text() {
     let errors = ApiErrors::default();
     metrics.js_api_errors(&errors);
     errors.count(10_164);
-    let first = metrics.connection();
-    drop(metrics.connection());
+    let account = metrics.account();
+    let first = account.connection();
+    drop(account.connection());
     let text = metrics.render();
     drop(first);
     for line in [
@@ -184,7 +185,8 @@ fn conditions_and_streams_are_shown_as_they_are_now() {
 #[test]
 fn what_is_there_for_a_while_is_counted_for_that_while() {
     let metrics = Metrics::new();
-    let (scan, mut held) = (metrics.scan(), metrics.held_outputs());
+    let account = metrics.account();
+    let (scan, mut held) = (account.scan(), account.held_outputs());
     held.set(3);
     held.set(2);
     metrics.takeover(TakenBy::Other);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use mqtt_codec::PacketType;
 
-use super::Metrics;
+use super::Counts;
 
 /// Numbers of this process since its start, or of this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(crate) struct Totals {
     pub(crate) retained: u64,
 }
 
-impl Metrics {
+impl Counts {
     /// All of them now.
     pub(crate) fn totals(&self) -> Totals {
         let [received, sent] = &self.packets;

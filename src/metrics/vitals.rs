@@ -37,6 +37,38 @@ pub(crate) struct Vitals {
     pub(crate) streams: Vec<StreamRoom>,
 }
 
+impl Vitals {
+    /// That of two accounts.
+    pub(super) fn merged(mut self, other: Self) -> Self {
+        self.sessions.iter_mut().zip(other.sessions).for_each(|(into, n)| *into += n);
+        self.feeds_behind += other.feeds_behind;
+        self.publishes += other.publishes;
+        self.oldest_publish = self.oldest_publish.max(other.oldest_publish);
+        self.permits_waiting += other.permits_waiting;
+        self.permits_waited += other.permits_waited;
+        self.tail_silence = self.tail_silence.max(other.tail_silence);
+        self.tail_lag = self.tail_lag.max(other.tail_lag);
+        self.lease_age = self.lease_age.max(other.lease_age);
+        self.qos0_lost += other.qos0_lost;
+        self.qos0_gaps += other.qos0_gaps;
+        for room in other.streams {
+            match self.streams.iter_mut().find(|have| have.stream == room.stream) {
+                Some(have) => {
+                    have.bytes = sum_of(have.bytes, room.bytes);
+                    have.bytes_max = sum_of(have.bytes_max, room.bytes_max);
+                    have.full = have.full.take().or(room.full);
+                }
+                None => self.streams.push(room),
+            }
+        }
+        self
+    }
+}
+
+fn sum_of(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).reduce(|one, other| one + other)
+}
+
 type Read = Box<dyn Fn() -> Option<Vitals> + Send + Sync>;
 
 /// Where they are read; nowhere before the parts are there.

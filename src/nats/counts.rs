@@ -90,6 +90,19 @@ impl LinkCounts {
         self.0.stood_in.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Adds what others have counted.
+    pub(crate) fn add(&self, others: &Self) {
+        let (into, others) = (&*self.0, &*others.0);
+        let counters = into.skipped.iter().zip(&others.skipped).chain([
+            (&into.overflows, &others.overflows),
+            (&into.reconnects, &others.reconnects),
+            (&into.stood_in, &others.stood_in),
+        ]);
+        counters.for_each(|(into, counter)| {
+            into.fetch_add(counter.load(Ordering::Relaxed), Ordering::Relaxed);
+        });
+    }
+
     /// Requests whose senders were told that nobody listens, in the server's place.
     #[must_use]
     pub fn stand_ins(&self) -> u64 {

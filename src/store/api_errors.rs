@@ -25,6 +25,16 @@ impl ApiErrors {
         *counts.entry(code).or_default() += 1;
     }
 
+    /// Adds what others have counted.
+    pub(crate) fn add(&self, others: &Self) {
+        let others = others.counts();
+        let mut counts = self.0.lock();
+        for (code, count) in others {
+            let code = if counts.len() < CODES_MAX || counts.contains_key(&code) { code } else { 0 };
+            *counts.entry(code).or_default() += count;
+        }
+    }
+
     /// The codes with their counts, ascending by code.
     #[must_use]
     pub fn counts(&self) -> Vec<(u32, u64)> {

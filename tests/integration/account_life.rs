@@ -74,7 +74,7 @@ fn config(place: usize) -> Config {
 /// Opens and closes one, after a drain or without.
 async fn live(place: usize, drains: bool) {
     let metrics = Metrics::new();
-    let account = Account::open(account_spec(&config(place)).unwrap(), Arc::clone(&metrics)).await.expect("it opens");
+    let account = Account::open(account_spec(&config(place)).unwrap(), &metrics).await.expect("it opens");
     if drains {
         account.wait_for_lease(LEASE).await;
         account.drain(PATIENCE).await;
@@ -85,7 +85,7 @@ async fn live(place: usize, drains: bool) {
     let weak: Weak<Account> = Arc::downgrade(&account);
     drop(account);
     assert!(weak.upgrade().is_none());
-    assert_eq!(Arc::strong_count(&metrics), 1, "its parts are gone with it");
+    assert_eq!(metrics.accounts(), 0, "its parts are gone with it");
 }
 
 /// Lets `one` run for so many, some at a time; each has the place of nobody else meanwhile.
@@ -202,7 +202,8 @@ async fn accounts_that_are_given_up() {
     each(0..AT_A_TIME, async |place, _| live(place, true).await).await;
     let opened = AtomicUsize::new(0);
     let one = async |place, number| {
-        let open = Account::open(account_spec(&config(place)).unwrap(), Metrics::new());
+        let metrics = Metrics::new();
+        let open = Account::open(account_spec(&config(place)).unwrap(), &metrics);
         // From the first connection to the last part.
         let within = Duration::from_millis(u64::try_from(number).unwrap() * 3);
         if let Ok(account) = tokio::time::timeout(within, open).await {

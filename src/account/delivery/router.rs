@@ -26,7 +26,7 @@ use crate::account::interop::ingest::Ingest;
 use crate::account::publish::convert;
 use crate::account::registry::Registry;
 use crate::account::requests::Requests;
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{CoreMessage, CoreSink, IndexState, Keys, LogEntry, LogSink, RetainedIndex, ServerClock};
 
 /// Where a message comes from.
@@ -83,7 +83,7 @@ pub(crate) struct Router {
     index: Arc<RetainedIndex>,
     closed: ClosedTrees,
     requests: Arc<Requests>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     /// Woken at the end of a batch from core NATS.
     core_wakes: Mutex<Wakes>,
     /// Each of several subscriptions of a session that match gets a copy.
@@ -127,14 +127,14 @@ impl Router {
         ingest: Option<Arc<Ingest>>,
         reading: Reading,
         requests: Arc<Requests>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<AccountMetrics>,
     ) -> Self {
         let (subscriptions, core_wakes, copies_overlapping) = Default::default();
         Self { subscriptions, logs, ingest, reading, index, closed, requests, metrics, core_wakes, copies_overlapping }
     }
 
     /// Where it counts.
-    pub(crate) const fn metrics(&self) -> &Arc<Metrics> {
+    pub(crate) const fn metrics(&self) -> &Arc<AccountMetrics> {
         &self.metrics
     }
 

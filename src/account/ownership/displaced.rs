@@ -8,19 +8,23 @@ use std::sync::Arc;
 
 use crate::account::delivery::mailbox::SeenRecord;
 use crate::account::registry::Registry;
-use crate::metrics::{Metrics, TakenBy};
+use crate::metrics::{AccountMetrics, TakenBy};
 use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink};
 
 /// Follows the records of sessions for those that are connected here.
 pub(in crate::account) struct Displaced {
     registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     /// Who follows the records as well.
     next: Arc<dyn SessionsSink>,
 }
 
 impl Displaced {
-    pub(in crate::account) fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, next: Arc<dyn SessionsSink>) -> Self {
+    pub(in crate::account) fn new(
+        registry: Arc<Registry>,
+        metrics: Arc<AccountMetrics>,
+        next: Arc<dyn SessionsSink>,
+    ) -> Self {
         Self { registry, metrics, next }
     }
 
@@ -68,6 +72,7 @@ mod tests {
     use super::*;
     use crate::account::delivery::mailbox::{Mailbox, MailboxLimits};
     use crate::account::registry::Entered;
+    use crate::metrics::Metrics;
 
     struct Nobody;
 
@@ -93,13 +98,14 @@ mod tests {
     #[test]
     fn a_connection_elsewhere_is_a_takeover_whoever_says_it_first() {
         for (epoch, connected, takeovers) in [(8, true, 1), (8, false, 1), (7, false, 0)] {
-            let (registry, metrics, old) = (Arc::new(Registry::default()), Metrics::new(), mailbox(1));
+            let (registry, process, old) = (Arc::new(Registry::default()), Metrics::new(), mailbox(1));
+            let metrics = process.account();
             let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::new(Nobody));
             registry.enter(&old, || false);
             old.owns(7, 20);
             displaced.record(21, record(epoch, connected));
             displaced.record(22, record(epoch, connected));
-            let text = metrics.render();
+            let text = process.render();
             let line = format!("mqtt_takeovers_total{{by=\"other_sidecar\"}} {takeovers}");
             assert!(text.contains(&line), "{epoch} {connected}");
             assert!(!old.take_over(), "it ends already");
@@ -109,7 +115,7 @@ mod tests {
     #[test]
     fn one_that_is_taken_over_and_has_not_ended_learns_that_it_was_adopted() {
         let (registry, old, new) = (Arc::new(Registry::default()), mailbox(1), mailbox(2));
-        let displaced = Displaced::new(Arc::clone(&registry), Metrics::new(), Arc::new(Nobody));
+        let displaced = Displaced::new(Arc::clone(&registry), Metrics::new().account(), Arc::new(Nobody));
         registry.enter(&old, || false);
         old.owns(7, 20);
         assert!(matches!(registry.enter(&new, || false), Entered::Behind(_)));

@@ -18,7 +18,7 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::metrics::{Metrics, Opening};
+use crate::metrics::{AccountMetrics, Opening};
 use crate::network::network_of;
 
 /// What a session takes that is opened or left, beside its will: its job, and a record without one.
@@ -42,7 +42,7 @@ type Key = (IpAddr, bool);
 pub(in crate::account) struct Turns {
     size_max: usize,
     state: Mutex<State>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
 }
 
 #[derive(Debug, Default)]
@@ -182,7 +182,7 @@ impl State {
 
 impl Turns {
     /// `size_max`: bytes that sessions may take that are opened or left.
-    pub(in crate::account) fn new(size_max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(in crate::account) fn new(size_max: usize, metrics: Arc<AccountMetrics>) -> Arc<Self> {
         Arc::new(Self { size_max, state: Mutex::default(), metrics })
     }
 
@@ -307,13 +307,14 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::metrics::Metrics;
 
     type Coming = Pin<Box<dyn Future<Output = Option<Turn>>>>;
 
     const SIZE: usize = 4 * JOB_SIZE;
 
     fn turns(size: usize) -> Arc<Turns> {
-        Turns::new(size, Metrics::new())
+        Turns::new(size, Metrics::new().account())
     }
 
     fn addr(last: u8) -> IpAddr {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::turns::COPIES;
-use crate::metrics::{Metrics, Opening};
+use crate::metrics::{AccountMetrics, Opening};
 
 /// Bytes of a permit.
 const UNIT: usize = 1024;
@@ -18,19 +18,19 @@ const UNIT: usize = 1024;
 pub(in crate::account) struct WillRoom {
     units: Arc<Semaphore>,
     units_max: u32,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
 }
 
 /// Room that one will has. Dropped, it is another one's.
 #[derive(Debug)]
 pub(super) struct Room {
     permit: Option<OwnedSemaphorePermit>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
 }
 
 impl WillRoom {
     /// `size_max`: bytes that they may take.
-    pub(in crate::account) fn new(size_max: usize, metrics: Arc<Metrics>) -> Self {
+    pub(in crate::account) fn new(size_max: usize, metrics: Arc<AccountMetrics>) -> Self {
         let units_max = u32::try_from(size_max / UNIT).unwrap_or(u32::MAX).max(1);
         Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max, metrics }
     }

@@ -38,7 +38,7 @@ use tokio::sync::mpsc;
 use crate::account::clock::uptime_ms;
 use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
-use crate::metrics::{DropReason, Metrics, RequestEvent};
+use crate::metrics::{AccountMetrics, DropReason, RequestEvent};
 use crate::store::{CoreMessage, ReplyKeys, ServerClock, Store};
 pub(crate) use mqtt_responder::{Answerable, OpenRequest};
 use pending::{Over, Pending, Waiter};
@@ -110,7 +110,7 @@ pub(crate) struct Requests {
     orphans: mpsc::Sender<CoreMessage>,
     /// Tokens end by it, wherever they were made.
     clock: ServerClock,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
 }
 
 /// An answer of NATS to a request of a client.
@@ -140,7 +140,7 @@ impl Requests {
         store: &Store,
         names: &Names,
         closed: &ClosedTrees,
-        metrics: &Arc<Metrics>,
+        metrics: &Arc<AccountMetrics>,
     ) -> (Arc<Self>, Inlet) {
         let core = store.core();
         let (answers, arrived) = mpsc::channel(ANSWERS_MAX);

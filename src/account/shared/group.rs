@@ -22,7 +22,7 @@ use crate::account::delivery::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
 use crate::account::publish::convert;
-use crate::metrics::{DropReason, Metrics, ShareEvent};
+use crate::metrics::{AccountMetrics, DropReason, ShareEvent};
 use crate::store::{CoreMessage, ShareAnswer, ShareEntry, ShareSpec};
 
 /// Messages that are asked for on behalf of a member at QoS 0, whose own buffer is the limit.
@@ -72,7 +72,7 @@ pub(super) struct Group {
     pub(super) key: GroupKey,
     pub(super) spec: ShareSpec,
     router: Arc<Router>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     /// Version of the logs that it is fed from.
     pub(super) logs_version: AtomicU64,
     state: Mutex<State>,
@@ -132,7 +132,7 @@ impl State {
 }
 
 impl Group {
-    pub(super) fn new(key: GroupKey, spec: ShareSpec, router: Arc<Router>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(key: GroupKey, spec: ShareSpec, router: Arc<Router>, metrics: Arc<AccountMetrics>) -> Self {
         Self { key, spec, router, metrics, logs_version: AtomicU64::new(0), state: Mutex::default() }
     }
 

@@ -42,7 +42,7 @@ use crate::account::delivery::mailbox::{Mailbox, SessionId, Wakes};
 use crate::account::delivery::router::Router;
 use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::publish::convert;
-use crate::metrics::{Limit, Metrics};
+use crate::metrics::{AccountMetrics, Limit};
 use crate::store::{
     CoreMessage, CoreNats, CoreSink, NoConsumer, Sessions, ShareBegins, ShareLog, ShareSpec, ShareTimes, Store,
     Unavailable,
@@ -93,7 +93,7 @@ pub(crate) struct Shares {
     router: Arc<Router>,
     /// Is told what groups want, so that messages of NATS are stored for them.
     wants: Option<Arc<DurableInterest>>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     core: OnceLock<CoreNats>,
     /// What ordinary subscriptions use.
     ordinary: CoreNats,
@@ -130,7 +130,7 @@ impl Shares {
         logs: Arc<Logs>,
         router: Arc<Router>,
         wants: Option<Arc<DurableInterest>>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<AccountMetrics>,
     ) -> Arc<Self> {
         let shares = Arc::new(Self {
             store: store.shares().clone(),

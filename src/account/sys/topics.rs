@@ -12,7 +12,7 @@ use crate::account::delivery::message::Message;
 use crate::account::delivery::router::{Reading, Router};
 use crate::account::requests::Requests;
 use crate::account::sys::bridge_state::BridgeStates;
-use crate::metrics::Metrics;
+use crate::metrics::AccountMetrics;
 use crate::store::RetainedIndex;
 
 /// The topics and who is subscribed to them.
@@ -32,7 +32,7 @@ impl Sys {
         closed: ClosedTrees,
         requests: Arc<Requests>,
         reading: Reading,
-        metrics: Arc<Metrics>,
+        metrics: Arc<AccountMetrics>,
     ) -> Self {
         let index = Arc::new(RetainedIndex::new());
         let (bridges, sequence) = Default::default();

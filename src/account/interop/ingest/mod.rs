@@ -32,7 +32,7 @@ use crate::account::delivery::logs::{Logs, Owner};
 use crate::account::interop::durable_interest::{DurableInterest, WantsSink};
 use crate::account::publish::convert;
 use crate::account::requests::Requests;
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{
     Candidacy, CoreMessage, CoreNats, Keys, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
     StoredSink,
@@ -78,7 +78,7 @@ pub(crate) struct Ingest {
     core: CoreNats,
     publisher: Publisher,
     requests: Arc<Requests>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     /// Answered by the leader.
     place: String,
     /// Where a new leader says so.
@@ -137,7 +137,7 @@ impl WantsSink for Arc<Covered> {
 
 /// Told what became of a copy.
 struct Copied {
-    metrics: Arc<Metrics>,
+    metrics: Arc<AccountMetrics>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -160,7 +160,7 @@ impl Ingest {
         closed: ClosedTrees,
         names: &Names,
         requests: Arc<Requests>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<AccountMetrics>,
     ) -> Self {
         let (core, publisher, nodes) = (store.core().clone(), store.publisher().clone(), store.nodes().clone());
         let cover = Arc::new(Covered { cover: Mutex::new(SubjectAggregator::new(closed.clone())), core: core.clone() });
