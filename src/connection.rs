@@ -36,8 +36,8 @@ use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Account, Done, Mail, Mailbox, Outgoing, OwnedSession, PublishOutcome, PublishWait, Publishing, Share, Subscribed,
-    Wakes,
+    Account, Done, Mail, Mailbox, Message, Outgoing, OwnedSession, PublishOutcome, PublishWait, Publishing, Share,
+    Subscribed, Wakes,
 };
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
@@ -65,7 +65,7 @@ const SUBSCRIBE_FILTERS: usize = 1_024;
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// What is repeated, each with its message, unless that is lost.
-type Fetched = Vec<(Resend, Option<Outgoing>)>;
+type Fetched = Vec<(Resend, Option<Arc<Message>>)>;
 
 /// What ended a wait.
 enum Event {

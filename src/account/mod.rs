@@ -47,10 +47,9 @@ use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequenc
 use proto_map::{Names, Subject};
 
 pub(crate) use delivery::backlog::message_of_backlog;
+pub(crate) use delivery::grant;
 pub use delivery::mailbox::MailboxLimits;
-pub(crate) use delivery::mailbox::{
-    LogRestart, Mail, Mailbox, Order, Outgoing, PublishOutcome, SubscriptionCopy, Wakes,
-};
+pub(crate) use delivery::mailbox::{LogRestart, Mail, Mailbox, Order, Outgoing, PublishOutcome, Wakes};
 pub(crate) use delivery::message::Message;
 pub(crate) use delivery::retained::RetainedCursor;
 pub(crate) use delivery::segments::Segments;
@@ -257,7 +256,11 @@ impl Account {
     }
 
     /// Fetches the messages that a session repeats. Those that are gone come without.
-    pub(crate) async fn fetch_resends(&self, client_id: &str, resends: Vec<Resend>) -> Vec<(Resend, Option<Outgoing>)> {
+    pub(crate) async fn fetch_resends(
+        &self,
+        client_id: &str,
+        resends: Vec<Resend>,
+    ) -> Vec<(Resend, Option<Arc<Message>>)> {
         let mut places: Vec<u64> = resends
             .iter()
             .filter_map(|resend| match resend {
@@ -266,13 +269,13 @@ impl Account {
             })
             .collect();
         places.sort_unstable_by_key(|place| (log_of(*place), *place));
-        let mut found: HashMap<u64, Outgoing> = HashMap::new();
+        let mut found: HashMap<u64, Arc<Message>> = HashMap::new();
         for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
         let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
         let retained = self.find_retained(&retained).await;
-        found.extend(retained.into_iter().map(|(sequence, outgoing)| (RETAINED + sequence, outgoing)));
+        found.extend(retained.into_iter().map(|(sequence, message)| (RETAINED + sequence, message)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.get(&place).cloned()),
             Resend::PubRel(_) => (resend, None),
@@ -281,7 +284,7 @@ impl Account {
     }
 
     /// Fetches messages of one log, at these places, from the log or, where it has lost them, from the session's backlog.
-    async fn fetch_from_log(&self, client_id: &str, places: &[u64], found: &mut HashMap<u64, Outgoing>) {
+    async fn fetch_from_log(&self, client_id: &str, places: &[u64], found: &mut HashMap<u64, Arc<Message>>) {
         let Some(log) = places.first().and_then(|place| self.logs.get(log_of(*place))) else { return };
         let sequences: Vec<u64> = places.iter().map(|place| sequence_of(*place)).collect();
         let mut entries = loop {
@@ -297,14 +300,12 @@ impl Account {
             let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).collect();
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
-        let outgoing = |entry: &LogEntry| {
+        let message = |entry: &LogEntry| {
             let (nats_headers, keys) = (self.options.nats_headers, Some(self.store.keys()));
-            let message = Arc::new(publish::convert::from_log(entry, log.carrier(), nats_headers, keys).ok()?);
-            let (qos, retain, subscription_ids) = (message.qos, false, Box::default());
-            let others = Box::default();
-            Some((entry.sequence, Outgoing { message, retain, qos, subscription_ids, others, share: None }))
+            let message = publish::convert::from_log(entry, log.carrier(), nats_headers, keys).ok()?;
+            Some((entry.sequence, Arc::new(message)))
         };
-        let by_sequence: HashMap<u64, Outgoing> = entries.iter().filter_map(outgoing).collect();
+        let by_sequence: HashMap<u64, Arc<Message>> = entries.iter().filter_map(message).collect();
         let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
         found.extend(places.iter().filter_map(at));
     }

@@ -8,14 +8,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytestring::ByteString;
+use mqtt_codec::QoS;
 use mqtt_session::log_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::copies::outgoing_for;
 use super::parts::Page;
 use super::{Connection, OUTPUT_LOW};
+use crate::account::grant::{self, Audience, Everybody, MessageFacts, Terms};
 use crate::account::{Account, Outgoing, message_of_backlog};
-use crate::store::{BacklogReader, LogEntry, StoredSubscription};
+use crate::store::{BacklogReader, LogEntry};
 
 /// How long to wait before a backlog is read again that could not be.
 const RETRY: Duration = Duration::from_millis(500);
@@ -110,13 +111,16 @@ where
         let message = message_of_backlog(entry, self.account.options.nats_headers)?;
         let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
-        let takes = |s: &StoredSubscription| {
-            s.since < entry.sequence && s.qos_at(entry.sequence) > 0 && !(s.no_local && is_own)
-        };
-        let matching: Vec<&StoredSubscription> = all
-            .filter(|(filter, s)| takes(s) && !filter.is_shared() && filter.matches(&message.topic))
-            .map(|(_, s)| s)
-            .collect();
-        outgoing_for(message, entry.sequence, &matching, self.account.options.copies_overlapping)
+        let matching = all.filter(|(filter, _)| !filter.is_shared() && filter.matches(&message.topic));
+        let terms = matching.filter_map(|(_, stored)| {
+            let is_due = stored.since < entry.sequence;
+            Some(Terms { is_due, ..Terms::of_stored(stored, stored.qos_at(entry.sequence))? })
+        });
+        let facts = MessageFacts { is_own, audience: Audience::DurableOnly, ..MessageFacts::of(&message) };
+        let grants = grant::grants(terms, &facts, self.account.options.copies_overlapping, &Everybody);
+        // What is sent at QoS 0 is for those who are there when it comes.
+        let mut stored = grants.into_iter().filter(|grant| grant.qos > QoS::AtMostOnce);
+        let (grant, others) = (stored.next()?, stored.collect());
+        Some(Outgoing { message: Arc::new(message), grant, others, share: None })
     }
 }

@@ -5,14 +5,13 @@
 //! or has not read the message: a crash leaves nobody with some of them. When the window has no room for all, the message
 //! waits, and what is behind it; when it never will have, one copy with all identifiers is sent, as by default.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use mqtt_codec::{PacketId, QoS};
+use mqtt_codec::PacketId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
-use crate::account::{Message, Outgoing, SubscriptionCopy};
+use crate::account::{Outgoing, grant};
 use crate::store::StoredSubscription;
 
 impl<S> Connection<S>
@@ -41,10 +40,9 @@ where
         let others = std::mem::take(&mut outgoing.others);
         let message = Arc::clone(&outgoing.message);
         self.deliver_copy(place, outgoing);
-        for SubscriptionCopy { qos, retain, subscription_id } in others {
-            let (message, subscription_ids) = (Arc::clone(&message), subscription_id.as_slice().into());
-            let others = Box::default();
-            self.deliver_copy(place, Outgoing { message, retain, qos, subscription_ids, others, share: None });
+        for grant in others {
+            let message = Arc::clone(&message);
+            self.deliver_copy(place, Outgoing { message, grant, others: Box::default(), share: None });
         }
     }
 
@@ -68,64 +66,23 @@ where
     pub(super) fn note_copy(&mut self, packet_id: PacketId, outgoing: &Outgoing) {
         let is_copy = self.account.options.copies_overlapping && outgoing.share.is_none();
         if let Some(owned) = self.owned.as_mut().filter(|_| is_copy) {
-            match *outgoing.subscription_ids {
+            match *outgoing.grant.ids.as_slice() {
                 [id] => _ = owned.sent_for.insert(packet_id, id),
                 _ => _ = owned.sent_for.remove(&packet_id),
             }
         }
     }
 
-    /// Of the subscriptions that a message which is sent again matches, those that it is sent for.
-    pub(super) fn sent_for<'a>(
-        &self,
-        packet_id: PacketId,
-        matching: Vec<&'a StoredSubscription>,
-    ) -> Vec<&'a StoredSubscription> {
-        if !self.account.options.copies_overlapping {
-            return matching;
-        }
-        let id = self.owned.as_ref().and_then(|owned| owned.sent_for.get(&packet_id)).map(|id| id.get());
-        matching.into_iter().filter(|stored| stored.id == id).collect()
+    /// Whether a message that is sent again with this packet id is sent for one of the subscriptions that it matches.
+    pub(super) fn is_sent_for(&self, packet_id: PacketId, stored: &StoredSubscription) -> bool {
+        let sent_for = || self.owned.as_ref().and_then(|owned| owned.sent_for.get(&packet_id)).map(|id| id.get());
+        !self.account.options.copies_overlapping || stored.id == sent_for()
     }
-}
-
-/// What these subscriptions get, at QoS 1 or 2, of a message that the log had at `sequence`; `None` when they get nothing.
-pub(super) fn outgoing_for(
-    message: Message,
-    sequence: u64,
-    matching: &[&StoredSubscription],
-    copies_overlapping: bool,
-) -> Option<Outgoing> {
-    let copy = |stored: &&StoredSubscription| {
-        Some(SubscriptionCopy {
-            qos: message.qos.min(QoS::try_from(stored.qos_at(sequence)).ok()?),
-            retain: message.retain && stored.retain_as_published,
-            subscription_id: stored.id.and_then(NonZeroU32::new),
-        })
-    };
-    let mut copies: Vec<SubscriptionCopy> =
-        matching.iter().filter_map(copy).filter(|copy| copy.qos > QoS::AtMostOnce).collect();
-    let first = (!copies.is_empty()).then(|| copies.remove(0))?;
-    let SubscriptionCopy { qos, retain, subscription_id } = first;
-    let outgoing = Outgoing {
-        message: Arc::new(message),
-        retain,
-        qos,
-        subscription_ids: subscription_id.as_slice().into(),
-        others: copies.into(),
-        share: None,
-    };
-    Some(if copies_overlapping { outgoing } else { merged(outgoing) })
 }
 
 /// One copy with everything.
-fn merged(mut outgoing: Outgoing) -> Outgoing {
-    let mut ids = outgoing.subscription_ids.into_vec();
-    for SubscriptionCopy { qos, retain, subscription_id } in std::mem::take(&mut outgoing.others) {
-        outgoing.qos = outgoing.qos.max(qos);
-        outgoing.retain |= retain;
-        ids.extend(subscription_id);
-    }
-    outgoing.subscription_ids = ids.into();
-    outgoing
+fn merged(outgoing: Outgoing) -> Outgoing {
+    let Outgoing { message, grant, others, share } = outgoing;
+    let merged = grant::merged(std::iter::once(&grant).chain(&others));
+    Outgoing { message, grant: merged.unwrap_or(grant), others: Box::default(), share }
 }

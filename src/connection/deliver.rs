@@ -55,7 +55,7 @@ where
         self.mailbox.take_retained(self.retained.cursors_mut());
         while self.io.output.len() < OUTPUT_LOW {
             let has_room = self.session.window_room() > 0;
-            let is_next = |next: &Outgoing| has_room || next.qos == QoS::AtMostOnce;
+            let is_next = |next: &Outgoing| has_room || next.grant.qos == QoS::AtMostOnce;
             if !self.retained.front(&self.account).is_some_and(is_next) {
                 break;
             }
@@ -101,7 +101,7 @@ where
 
     /// Delivers a message that is stored at this place, once.
     pub(super) fn deliver_copy(&mut self, place: u64, outgoing: Outgoing) {
-        match outgoing.qos {
+        match outgoing.grant.qos {
             QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
             qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, place, outgoing)),
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
@@ -135,7 +135,7 @@ where
     fn fits(&self, outgoing: &Outgoing) -> bool {
         let max = self.session.parameters().client_max_packet_size as usize;
         let frame = outgoing.message.frame(self.version, true);
-        frame.is_some_and(|frame| frame.len_with_subscription_ids(&outgoing.subscription_ids) <= max)
+        frame.is_some_and(|frame| frame.len_with_subscription_ids(outgoing.grant.ids.as_slice()) <= max)
     }
 
     /// Sends a QoS 1 or 2 message for the first time, so without DUP [MQTT-3.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], whatever its
@@ -178,12 +178,13 @@ where
             Err(_) => return self.give_up(packet_id, DropReason::Expired),
         };
         let max = self.session.parameters().client_max_packet_size as usize;
-        let ids = &outgoing.subscription_ids;
+        let ids = outgoing.grant.ids.as_slice();
         if packet_id.is_none() && frame.len_with_subscription_ids(ids) > max {
             return self.account.metrics.dropped(DropReason::TooLarge, 1);
         }
         let tail = self.io.output.tail();
-        let written = frame.write_with_subscription_ids(dup, qos, outgoing.retain, packet_id, expiry_s, ids, tail);
+        let written =
+            frame.write_with_subscription_ids(dup, qos, outgoing.grant.retain, packet_id, expiry_s, ids, tail);
         if let Err(error) = written {
             let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
             tracing::warn!(client_id, %remote, %error, "a message was not sent");

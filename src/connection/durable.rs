@@ -3,18 +3,19 @@
 //! for it and otherwise lazily. One write at a time, each fenced: whoever lost the session to another connection writes
 //! nothing more.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mqtt_codec::{PacketId, ReasonCode};
+use mqtt_codec::{PacketId, QoS, ReasonCode};
 use mqtt_session::{Input, RETAINED, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::{Answered, LAZY_AGE, Written};
-use crate::account::{Outgoing, SessionError, SessionWritten, progress_record};
-use crate::store::{Arrival, StoredSubscription, WriteError};
+use crate::account::grant::{Everybody, MessageFacts, Terms, grant_again};
+use crate::account::{Message, Outgoing, SessionError, SessionWritten, progress_record};
+use crate::metrics::DropReason;
+use crate::store::{Arrival, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
 const LAZY_CHANGES: u64 = 128;
@@ -174,27 +175,26 @@ where
     }
 
     /// Repeats: PUBLISH with DUP and PUBREL, in their old order.
-    pub(super) fn fetched(&mut self, fetched: Vec<(Resend, Option<Outgoing>)>) {
+    pub(super) fn fetched(&mut self, fetched: Vec<(Resend, Option<Arc<Message>>)>) {
         self.resending = None;
-        for (resend, outgoing) in fetched {
+        for (resend, message) in fetched {
             if let Some(owned) = &mut self.owned {
                 owned.claims.remove(&resend.packet_id());
             }
-            match (resend, outgoing) {
+            match (resend, message) {
                 (Resend::PubRel(packet_id), _) => {
                     let ack = mqtt_codec::Ack::new(packet_id, ReasonCode::Success);
                     self.send(&mqtt_codec::Packet::PubRel(ack));
                 }
-                // It was open when the message was sent.
-                (Resend::Publish(_, packet_id, _), Some(outgoing))
-                    if self.account.is_closed(&outgoing.message.topic) =>
-                {
-                    self.account.metrics.dropped(crate::metrics::DropReason::NotAuthorized, 1);
-                    self.tell(Input::Unsendable(packet_id));
-                }
-                (Resend::Publish(qos, packet_id, place), Some(outgoing)) => {
-                    let outgoing = self.as_subscribed(outgoing, packet_id, place);
-                    self.repeat(qos, packet_id, &outgoing);
+                (Resend::Publish(qos, packet_id, place), Some(message)) => {
+                    match self.as_subscribed(qos, message, packet_id, place) {
+                        Some(outgoing) => self.repeat(qos, packet_id, &outgoing),
+                        // It was open when the message was sent.
+                        None => {
+                            self.account.metrics.dropped(DropReason::NotAuthorized, 1);
+                            self.tell(Input::Unsendable(packet_id));
+                        }
+                    }
                 }
                 // A newer one has its place, which the client gets as well.
                 (Resend::Publish(_, packet_id, _), None) if resend.retained().is_some() => {
@@ -206,7 +206,7 @@ where
                         sequence,
                         "the log has lost a message in flight"
                     );
-                    self.account.metrics.dropped(crate::metrics::DropReason::LogDiscarded, 1);
+                    self.account.metrics.dropped(DropReason::LogDiscarded, 1);
                     self.tell(Input::Unsendable(packet_id));
                 }
             }
@@ -218,18 +218,22 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// With the identifiers and the RETAIN flag of the subscriptions that the message matches, shared ones or others. The
-    /// flag stays on what a SUBSCRIBE brought [MQTT-3.3.1-8 of 3.1.1].
-    fn as_subscribed(&self, mut outgoing: Outgoing, packet_id: PacketId, place: u64) -> Outgoing {
+    /// A message that is sent again, for the subscriptions that it matches now, shared ones or others; `None` when the client
+    /// may not have it any more.
+    fn as_subscribed(&self, qos: QoS, message: Arc<Message>, packet_id: PacketId, place: u64) -> Option<Outgoing> {
+        let topic = &message.topic;
+        if self.account.is_closed(topic) {
+            return None;
+        }
         let (is_retained, is_shared) = (place >= RETAINED, is_shared(place));
-        let topic = &outgoing.message.topic;
+        let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
-        let matching: Vec<&StoredSubscription> =
-            all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s).collect();
-        let matching = if is_shared { matching } else { self.sent_for(packet_id, matching) };
-        outgoing.retain = is_retained || outgoing.message.retain && matching.iter().any(|s| s.retain_as_published);
-        outgoing.subscription_ids = matching.iter().filter_map(|s| s.id.and_then(NonZeroU32::new)).collect();
-        outgoing
+        let matching = all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s);
+        let matching = matching.filter(|s| is_shared || self.is_sent_for(packet_id, s));
+        let facts = MessageFacts { is_retained, is_own, ..MessageFacts::of(&message) };
+        let terms = matching.filter_map(|stored| Terms::of_stored(stored, stored.qos));
+        let grant = grant_again(qos, terms, &facts, &Everybody)?;
+        Some(Outgoing { message, grant, others: Box::default(), share: None })
     }
 }
 

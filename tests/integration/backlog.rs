@@ -1,10 +1,11 @@
 //! Sessions that are away for longer than the log reaches back, with a log that holds 2 MB: less than two thousand of
 //! the messages here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use async_nats::Client as Nats;
-use mqtt_codec::{Ack, Packet, Publish, QoS, ReasonCode};
+use mqtt_codec::{Ack, Packet, Publish, QoS, ReasonCode, SubscriptionOptions};
 use serde_json::json;
 
 use crate::harness::{
@@ -284,6 +285,31 @@ async fn a_session_that_is_over_leaves_no_backlog() {
     anew.subscribe("mine", 1).await;
     publisher.publish(msg("mine", "end").qos(1)).await;
     assert_eq!(anew.shown_until("end").await, [""; 0]);
+}
+
+/// [MQTT-3.3.4-4]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_a_backlog_names_all_subscriptions_that_take_it() {
+    let _turn = heavy().await;
+    let world = Small::start(&[]).await;
+    let nats = world.nats.client().await;
+    let mut device = world.a.connect(durable("device")).await;
+    for (filter, qos, id) in
+        [("both/x", QoS::AtLeastOnce, 1), ("both/#", QoS::AtMostOnce, 2), ("x", QoS::AtLeastOnce, 3)]
+    {
+        device.subscribe_with(filter, SubscriptionOptions { qos, ..Default::default() }, Some(id)).await;
+    }
+    device.disconnect(ReasonCode::Success).await;
+    let mut publisher = world.b.v5("publisher").await;
+    publisher.publish(numbered("both/x", 7).qos(1)).await;
+    overrun(&mut publisher, &nats).await;
+    assert_eq!(copies(&nats, "device").await, 1);
+
+    let mut device = world.b.connect(durable("device")).await;
+    let message = device.receive().await;
+    let mut ids: Vec<u32> = message.subscription_ids.iter().copied().map(NonZeroU32::get).collect();
+    ids.sort_unstable();
+    assert_eq!((number(&message), message.qos(), ids), (7, QoS::AtLeastOnce, vec![1, 2]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use mqtt_codec::{TopicFilter, TopicName};
 
 pub(crate) use self::cursor::RetainedCursor;
-use crate::account::delivery::mailbox::Outgoing;
+use crate::account::delivery::message::Message;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::records;
 use crate::account::publish::convert;
@@ -64,7 +64,7 @@ impl RetainedCursor {
 impl Account {
     /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has
     /// replaced is not there: the subscriber gets the newer one as it gets every message.
-    pub(in crate::account) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Outgoing)> {
+    pub(in crate::account) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Arc<Message>)> {
         if sequences.is_empty() {
             return Vec::new();
         }
@@ -75,12 +75,10 @@ impl Account {
             }
             tokio::time::sleep(RETRY).await;
         };
-        let outgoing = |entry: &RetainedEntry| {
+        let message = |entry: &RetainedEntry| {
             let message = convert::from_retained(entry, self.options.nats_headers);
-            let (qos, subscription_ids, others) = (message.qos, Box::default(), Box::default());
-            let message = Arc::new(message);
-            (entry.sequence, Outgoing { message, retain: true, qos, subscription_ids, others, share: None })
+            (entry.sequence, Arc::new(message))
         };
-        entries.iter().map(outgoing).collect()
+        entries.iter().map(message).collect()
     }
 }

@@ -18,8 +18,9 @@ use mqtt_session::{Cursors, Offer, log_of, position};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
+use crate::account::delivery::grant::{Audience, Everybody, Grant, MessageFacts, Terms, grant, grants};
 use crate::account::delivery::logs::{LogHandle, Logs};
-use crate::account::delivery::mailbox::{Mailbox, SessionId, SubscriptionCopy, Wakes};
+use crate::account::delivery::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::subscriptions::{Before, Entry, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
@@ -43,22 +44,9 @@ enum Source {
 /// What one session gets of a message.
 struct Target<'a> {
     mailbox: &'a Arc<Mailbox>,
-    qos: QoS,
-    retain: bool,
-    subscription_ids: &'a [NonZeroU32],
+    grant: &'a Grant,
     /// For other subscriptions of the session, where each gets a copy.
-    others: &'a [SubscriptionCopy],
-}
-
-/// Which sessions a copy of a message is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Audience {
-    /// All that match.
-    Everyone,
-    /// Those whose subscriptions are of QoS 0: the others get it from a log.
-    Qos0Only,
-    /// Those with a subscription above QoS 0: the others had it on core NATS.
-    DurableOnly,
+    others: &'a [Grant],
 }
 
 /// How messages of NATS are read.
@@ -262,8 +250,7 @@ impl Router {
         let now_ms = self.reading.clock.earliest_ms();
         let mut dropped = 0;
         entries.targets(message, source, audience, |target| {
-            let ids = target.subscription_ids;
-            dropped += u64::from(!target.mailbox.offer_qos0(message, target.retain, ids, now_ms, wakes));
+            dropped += u64::from(!target.mailbox.offer_qos0(message, target.grant, now_ms, wakes));
         });
         if dropped > 0 {
             self.metrics.dropped(DropReason::SlowReader, dropped);
@@ -283,9 +270,8 @@ impl Router {
         let mut dropped = 0;
         let source = Source::Log { log: log.number, sequence };
         self.matching(subscriptions, message).targets(message, source, audience_of(message, log), |t| {
-            if t.qos == QoS::AtMostOnce {
-                let ids = t.subscription_ids;
-                dropped += u64::from(!t.mailbox.offer_qos0(message, t.retain, ids, now_ms, wakes));
+            if t.grant.qos == QoS::AtMostOnce {
+                dropped += u64::from(!t.mailbox.offer_qos0(message, t.grant, now_ms, wakes));
             } else {
                 t.mailbox.offer_live(log.number, sequence, message.weight(), || t.outgoing(message), wakes);
             }
@@ -309,7 +295,7 @@ impl Router {
         let subscriptions = self.subscriptions.read();
         let source = Source::Log { log: log.number, sequence: entry.sequence };
         self.matching(&subscriptions, &message).targets(&message, source, audience_of(&message, log), |t| {
-            if t.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
+            if t.grant.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
                 let (sequence, weight) = (entry.sequence, message.weight());
                 let offer = t.mailbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
                 if offer == Offer::Full {
@@ -485,102 +471,61 @@ impl<'a> Matched<'a> {
         self.first.iter().chain(&self.others).map(|e| e.order).min()
     }
 
-    /// Calls `deliver` once for each session: at the highest QoS of its matching subscriptions [MQTT-3.3.4-2], though not above
-    /// that of the message [MQTT-3.8.4-8], with the identifiers of all of them [MQTT-3.3.4-3, -4] and the RETAIN flag that they
-    /// want [MQTT-3.3.1-12, -13].
+    /// Calls `deliver` with what each session gets: once for each, or more often where overlapping subscriptions get a copy each.
     fn targets(&self, message: &Message, source: Source, audience: Audience, mut deliver: impl FnMut(Target<'_>)) {
         let Some(first) = self.first else { return };
+        let facts = MessageFacts { audience, ..MessageFacts::of(message) };
         if self.others.is_empty() {
-            let takes = |s: &&Subscriber| audience.includes(s.qos_of(source)) && s.takes(message, source);
-            for s in first.subscribers.iter().filter(takes) {
-                deliver(Target {
-                    mailbox: &s.mailbox,
-                    qos: message.qos.min(s.qos_of(source)),
-                    retain: message.retain && s.options.retain_as_published,
-                    subscription_ids: s.subscription_id.as_slice(),
-                    others: &[],
-                });
-            }
-            return;
+            return first.subscribers.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
         }
         let entries = std::iter::once(&first).chain(&self.others);
         let mut all: Vec<&Subscriber> = entries.flat_map(|e| &e.subscribers).collect();
         all.sort_unstable_by_key(|s| s.mailbox.id);
         for of_session in all.chunk_by(|a, b| a.mailbox.id == b.mailbox.id) {
-            // Which copy is for a session is said by all that match, also by those that it is not for: otherwise it could
-            // get both.
-            let highest = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
-            let of_session: Vec<&Subscriber> =
-                of_session.iter().copied().filter(|s| audience.includes(highest) && s.takes(message, source)).collect();
-            if of_session.is_empty() {
+            let [one, _, ..] = *of_session else {
+                of_session.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
                 continue;
+            };
+            let (mailbox, terms) = (&one.mailbox, of_session.iter().map(|s| s.terms(message, source)));
+            let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
+            let all = grants(terms, &facts, self.copies_overlapping, &Everybody);
+            // At QoS 0 each by itself, above it all together.
+            let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
+            live.iter().for_each(|grant| deliver(Target { mailbox, grant, others: &[] }));
+            if let Some((grant, others)) = stored.split_first() {
+                deliver(Target { mailbox, grant, others });
             }
-            if self.copies_overlapping {
-                copies(message, source, &of_session, &mut deliver);
-                continue;
-            }
-            let ids: Vec<NonZeroU32> = of_session.iter().filter_map(|s| s.subscription_id).collect();
-            let qos = of_session.iter().map(|s| s.qos_of(source)).max().unwrap_or_default();
-            deliver(Target {
-                mailbox: &of_session[0].mailbox,
-                qos: message.qos.min(qos),
-                retain: message.retain && of_session.iter().any(|s| s.options.retain_as_published),
-                subscription_ids: &ids,
-                others: &[],
-            });
-        }
-    }
-}
-
-/// A copy for each of the subscriptions of one session [MQTT-3.3.4-5]: at QoS 0 each by itself, above it all together.
-fn copies(message: &Message, source: Source, of_session: &[&Subscriber], deliver: &mut impl FnMut(Target<'_>)) {
-    let copy = |s: &&Subscriber| SubscriptionCopy {
-        qos: message.qos.min(s.qos_of(source)),
-        retain: message.retain && s.options.retain_as_published,
-        subscription_id: s.subscription_id,
-    };
-    let (live, stored): (Vec<_>, Vec<_>) = of_session.iter().map(copy).partition(|copy| copy.qos == QoS::AtMostOnce);
-    let stored = stored.split_first().map(|(first, others)| (*first, others));
-    for (SubscriptionCopy { qos, retain, subscription_id }, others) in
-        live.into_iter().map(|c| (c, &[][..])).chain(stored)
-    {
-        let (mailbox, subscription_ids) = (&of_session[0].mailbox, subscription_id.as_slice());
-        deliver(Target { mailbox, qos, retain, subscription_ids, others });
-    }
-}
-
-impl Audience {
-    /// Whether a copy is for a session whose highest matching QoS is this.
-    fn includes(self, highest: QoS) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::Qos0Only => highest == QoS::AtMostOnce,
-            Self::DurableOnly => highest > QoS::AtMostOnce,
         }
     }
 }
 
 impl Subscriber {
-    /// The QoS at which it takes what comes from there.
-    fn qos_of(&self, source: Source) -> QoS {
-        match (source, &self.before) {
-            (Source::Log { log, sequence }, Some(before)) if sequence <= before.until.of(log) => before.qos,
-            _ => self.options.qos,
-        }
-    }
-
-    fn takes(&self, message: &Message, source: Source) -> bool {
-        let is_new = match source {
-            Source::Log { log, sequence } => sequence > self.gates.of(log),
-            Source::Local { .. } | Source::Core => true,
+    /// What it asks for of a message that comes from there.
+    fn terms(&self, message: &Message, source: Source) -> Terms {
+        let (qos, is_new) = match source {
+            Source::Log { log, sequence } => {
+                let before = self.before.as_ref().filter(|before| sequence <= before.until.of(log));
+                (before.map_or(self.options.qos, |before| before.qos), sequence > self.gates.of(log))
+            }
+            Source::Local { .. } | Source::Core => (self.options.qos, true),
         };
         // It came with the SUBSCRIBE already.
         let is_known = message.retained_at.is_some_and(|sequence| sequence <= self.retained.applied)
             || message.indexed_at.is_some_and(|version| version <= self.retained.version);
-        is_new && !is_known && !(self.options.no_local && self.is_own(message, source))
+        Terms { qos, is_due: is_new && !is_known, ..Terms::new(self.options, self.subscription_id) }
     }
 
-    /// The session is the publisher's [MQTT-3.8.3-3].
+    /// Calls `deliver` with what its session gets, when it is the only one of that to match.
+    #[inline]
+    fn target(&self, message: &Message, source: Source, facts: MessageFacts<'_>, deliver: &mut impl FnMut(Target<'_>)) {
+        // Whose the message is is found out only where it matters.
+        let facts = MessageFacts { is_own: self.options.no_local && self.is_own(message, source), ..facts };
+        if let Some(grant) = grant(&self.terms(message, source), &facts, &Everybody) {
+            deliver(Target { mailbox: &self.mailbox, grant: &grant, others: &[] });
+        }
+    }
+
+    /// The session is the publisher's.
     fn is_own(&self, message: &Message, source: Source) -> bool {
         match source {
             Source::Local { publisher } => publisher == self.mailbox.id,
@@ -590,14 +535,8 @@ impl Subscriber {
 }
 
 impl Target<'_> {
-    fn outgoing(&self, message: &Arc<Message>) -> crate::account::delivery::mailbox::Outgoing {
-        crate::account::delivery::mailbox::Outgoing {
-            message: Arc::clone(message),
-            retain: self.retain,
-            qos: self.qos,
-            subscription_ids: self.subscription_ids.into(),
-            others: self.others.into(),
-            share: None,
-        }
+    fn outgoing(&self, message: &Arc<Message>) -> Outgoing {
+        let (grant, others) = (self.grant.clone(), self.others.into());
+        Outgoing { message: Arc::clone(message), grant, others, share: None }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
 use crate::account::clock::uptime_ms;
+use crate::account::delivery::grant::{Everybody, Grant, MessageFacts, Terms, grant};
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
 use crate::account::delivery::message::Message;
@@ -83,6 +84,7 @@ enum Taken {
     Yes,
     Full,
     TooLarge,
+    Denied,
 }
 
 /// What came of offering a message to all members, and what is to be said of it now.
@@ -336,15 +338,23 @@ impl Group {
         now_ms: u64,
         wakes: &mut Wakes,
     ) -> Offered {
-        let (mut is_qos0, mut too_large, mut full) = (false, false, false);
+        let (mut is_qos0, mut too_large, mut denied, mut full) = (false, false, false, false);
+        let facts = MessageFacts::of(&message);
         let taken = state.members.pass(|member| {
-            is_qos0 = message.qos.min(member.options.qos) == QoS::AtMostOnce;
-            let taken = if is_qos0 {
-                member.offer_qos0(&message, now_ms, wakes)
-            } else {
-                member.offer_stored(&message, Share::new(Arc::clone(self) as Arc<dyn Giver>, place), wakes)
+            let taken = match member.grant(&facts) {
+                None => Taken::Denied,
+                Some(grant) => {
+                    is_qos0 = grant.qos == QoS::AtMostOnce;
+                    let share = || Share::new(Arc::clone(self) as Arc<dyn Giver>, place);
+                    if is_qos0 {
+                        member.offer_qos0(&message, &grant, now_ms, wakes)
+                    } else {
+                        member.offer_stored(&message, grant, share, wakes)
+                    }
+                }
             };
             too_large |= matches!(taken, Taken::TooLarge);
+            denied |= matches!(taken, Taken::Denied);
             full |= matches!(taken, Taken::Full);
             matches!(taken, Taken::Yes)
         });
@@ -356,12 +366,12 @@ impl Group {
                 Offered::Given(None)
             }
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
-            None if too_large && !full => {
-                self.metrics.dropped(DropReason::TooLarge, 1);
+            None if (too_large || denied) && !full => {
+                self.metrics.dropped(if too_large { DropReason::TooLarge } else { DropReason::NotAuthorized }, 1);
                 Offered::NotTaken(ShareAnswer::Ack)
             }
             // It would come back at once, to the members that cannot take it.
-            None if too_large => Offered::NotTaken(ShareAnswer::NakDelay),
+            None if too_large || denied => Offered::NotTaken(ShareAnswer::NakDelay),
             None => Offered::NotTaken(ShareAnswer::Nak),
         }
     }
@@ -379,35 +389,47 @@ impl Group {
         let now_ms = self.router.clock().earliest_ms();
         let message = self.router.message_of_core(core).filter(|message| self.is_for(message));
         let Some(message) = message else { return };
-        let taken = state.members.pass(|member| !matches!(member.offer_qos0(&message, now_ms, wakes), Taken::Full));
+        let (facts, mut reason) = (MessageFacts::of(&message), DropReason::SlowReader);
+        let taken = state.members.pass(|member| {
+            let Some(grant) = member.grant(&facts) else {
+                reason = DropReason::NotAuthorized;
+                return false;
+            };
+            !matches!(member.offer_qos0(&message, &grant, now_ms, wakes), Taken::Full)
+        });
         match taken {
             Some(_) => self.metrics.shared(ShareEvent::Given, 1),
-            None => self.metrics.dropped(DropReason::SlowReader, 1),
+            None => self.metrics.dropped(reason, 1),
         }
     }
 }
 
 impl Member {
-    fn offer_qos0(&self, message: &Message, now_ms: u64, wakes: &mut Wakes) -> Taken {
-        let retain = message.retain && self.options.retain_as_published;
-        let is_taken = self.mailbox.offer_qos0(message, retain, self.subscription_id.as_slice(), now_ms, wakes);
-        if is_taken { Taken::Yes } else { Taken::Full }
+    /// What it gets of a message, if anything.
+    fn grant(&self, message: &MessageFacts<'_>) -> Option<Grant> {
+        grant(&Terms::new(self.options, self.subscription_id), message, &Everybody)
     }
 
-    fn offer_stored(&self, message: &Arc<Message>, share: Share, wakes: &mut Wakes) -> Taken {
-        let ids = self.subscription_id.as_slice();
+    fn offer_qos0(&self, message: &Message, grant: &Grant, now_ms: u64, wakes: &mut Wakes) -> Taken {
+        if self.mailbox.offer_qos0(message, grant, now_ms, wakes) { Taken::Yes } else { Taken::Full }
+    }
+
+    fn offer_stored(
+        &self,
+        message: &Arc<Message>,
+        grant: Grant,
+        share: impl FnOnce() -> Share,
+        wakes: &mut Wakes,
+    ) -> Taken {
         let frame = message.frame(self.mailbox.version, true);
-        let size = frame.map_or(usize::MAX, |frame| frame.len_with_subscription_ids(ids));
+        let size = frame.map_or(usize::MAX, |frame| frame.len_with_subscription_ids(grant.ids.as_slice()));
         if size > self.mailbox.client_max_packet_size as usize {
             return Taken::TooLarge;
         }
-        let position = share.position();
-        let is_taken = self.mailbox.offer_shared(position, wakes, || Outgoing {
+        let share = share();
+        let is_taken = self.mailbox.offer_shared(share.position(), wakes, || Outgoing {
             message: Arc::clone(message),
-            retain: message.retain && self.options.retain_as_published,
-            // [MQTT-4.8.2-3]
-            qos: message.qos.min(self.options.qos),
-            subscription_ids: ids.into(),
+            grant,
             others: Box::default(),
             share: Some(share),
         });

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use mqtt_codec::{QoS, TopicFilter};
 
+use crate::account::delivery::grant::{Audience, Everybody, MessageFacts, Terms, grant};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::subscriptions::Subscriptions;
 use crate::store::{BacklogEnd, ProgressRecord, SessionRecord, SessionState};
@@ -27,9 +28,18 @@ struct Recipient {
 struct Claim {
     recipient: u32,
     since: u64,
-    /// The last that it takes above QoS 0.
+    /// Above QoS 0.
+    terms: Terms,
+    /// The last that it takes at that.
     until: u64,
-    no_local: bool,
+}
+
+impl Claim {
+    /// What it asks for of the message with this sequence.
+    fn terms_at(&self, sequence: u64) -> Terms {
+        let qos = if sequence <= self.until { self.terms.qos } else { QoS::AtMostOnce };
+        Terms { qos, is_due: sequence > self.since, ..self.terms }
+    }
 }
 
 /// The sessions that may be owed something of a piece of the log.
@@ -105,15 +115,17 @@ impl BacklogPlan {
                 // Its backlog is in the group's consumer.
                 continue;
             }
-            let (since, no_local) = (subscription.since, subscription.no_local);
+            let since = subscription.since;
             let before = subscription.before.as_ref().filter(|_| subscription.qos == 0);
             let until = before.map_or(u64::MAX, |before| before.up_to);
+            let qos = before.map_or(subscription.qos, |before| before.qos);
+            let Some(terms) = Terms::of_stored(subscription, qos) else { continue };
             let begins = since.max(after) + 1;
             if begins > horizon && in_flight.is_empty() {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, 0, Claim { recipient, since, until, no_local });
+            self.claims.push(&filter, 0, Claim { recipient, since, terms, until });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));
@@ -138,12 +150,14 @@ impl BacklogPlan {
             return;
         }
         let Self { recipients, claims, .. } = self;
+        let facts = MessageFacts { audience: Audience::DurableOnly, ..MessageFacts::of(message) };
         claims.matching(message.topic.as_str(), is_hidden, &mut |entry| {
-            for claim in entry.subscribers.iter().filter(|claim| sequence > claim.since && sequence <= claim.until) {
+            for claim in &entry.subscribers {
                 let Some(recipient) = recipients.get(claim.recipient as usize) else { continue };
-                let is_own = claim.no_local && message.publisher.as_deref() == Some(recipient.client_id.as_str());
-                // [MQTT-3.8.3-3]
-                if !is_own && (sequence > recipient.after || recipient.in_flight.contains(&sequence)) {
+                let is_own = message.publisher.as_deref() == Some(recipient.client_id.as_str());
+                let has_had = sequence <= recipient.after && !recipient.in_flight.contains(&sequence);
+                let facts = MessageFacts { is_own, ..facts };
+                if !has_had && grant(&claim.terms_at(sequence), &facts, &Everybody).is_some() {
                     out.push(claim.recipient);
                 }
             }

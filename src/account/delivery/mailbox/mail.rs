@@ -1,12 +1,12 @@
 //! What is left in a mailbox, and its limits.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use mqtt_codec::{QoS, ReasonCode};
+use mqtt_codec::ReasonCode;
 use mqtt_session::Token;
 
+use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
 use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::shared::Share;
@@ -26,30 +26,15 @@ pub struct MailboxLimits {
     pub feed_bytes: usize,
 }
 
-/// How one subscription gets a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SubscriptionCopy {
-    /// QoS to send it at.
-    pub(crate) qos: QoS,
-    /// RETAIN flag to send.
-    pub(crate) retain: bool,
-    /// Identifier of the subscription.
-    pub(crate) subscription_id: Option<NonZeroU32>,
-}
-
 /// A QoS 1 or 2 message and how this session gets it.
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
     /// The message.
     pub(crate) message: Arc<Message>,
-    /// RETAIN flag to send.
-    pub(crate) retain: bool,
-    /// QoS to send it at.
-    pub(crate) qos: QoS,
-    /// Identifiers of the subscriptions that it matches.
-    pub(crate) subscription_ids: Box<[NonZeroU32]>,
+    /// Its copy.
+    pub(crate) grant: Grant,
     /// The copies for other subscriptions of the session, where each gets one.
-    pub(crate) others: Box<[SubscriptionCopy]>,
+    pub(crate) others: Box<[Grant]>,
     /// The group that gave it, when a shared subscription did.
     pub(crate) share: Option<Share>,
 }

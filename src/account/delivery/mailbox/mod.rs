@@ -15,7 +15,6 @@ mod shared;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -30,7 +29,8 @@ pub(crate) use self::footing::SeenRecord;
 use self::lanes::Lanes;
 use self::left::Left;
 pub use self::mail::MailboxLimits;
-pub(crate) use self::mail::{LogRestart, Mail, Order, Outgoing, PublishOutcome, SessionId, SubscriptionCopy};
+pub(crate) use self::mail::{LogRestart, Mail, Order, Outgoing, PublishOutcome, SessionId};
+use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
@@ -172,14 +172,14 @@ impl Mailbox {
     pub(crate) fn offer_qos0(
         self: &Arc<Self>,
         message: &Message,
-        retain: bool,
-        subscription_ids: &[NonZeroU32],
+        grant: &Grant,
         now_ms: u64,
         wakes: &mut Wakes,
     ) -> bool {
         let Ok(expiry_s) = message.expiry(now_ms) else { return true };
         let Some(frame) = message.frame(self.version, false) else { return true };
-        if frame.len_with_subscription_ids(subscription_ids) > self.client_max_packet_size as usize {
+        let ids = grant.ids.as_slice();
+        if frame.len_with_subscription_ids(ids) > self.client_max_packet_size as usize {
             return true;
         }
         let mut lanes = self.lanes.lock();
@@ -191,7 +191,7 @@ impl Mailbox {
         }
         let tail = lanes.qos0.tail();
         let (dup, qos, packet_id) = (false, QoS::AtMostOnce, None);
-        if frame.write_with_subscription_ids(dup, qos, retain, packet_id, expiry_s, subscription_ids, tail).is_err() {
+        if frame.write_with_subscription_ids(dup, qos, grant.retain, packet_id, expiry_s, ids, tail).is_err() {
             return true;
         }
         if let Some(payload) = frame.tail() {

@@ -10,6 +10,7 @@ use mqtt_session::{Feed, Offer};
 
 use super::{Mailbox, MailboxLimits, Outgoing, Wakes};
 use crate::account::Segments;
+use crate::account::delivery::grant::{Grant, SubscriptionIds};
 use crate::account::delivery::message::Message;
 
 const LOG: u16 = 0;
@@ -17,9 +18,8 @@ const LIMITS: MailboxLimits = MailboxLimits { qos0_bytes: 1_000, feed_messages: 
 
 fn outgoing() -> Outgoing {
     let message = Message::new(TopicName::new("t").unwrap(), Bytes::new(), None);
-    let (subscription_ids, others) = Default::default();
-    let qos = QoS::AtLeastOnce;
-    Outgoing { message: Arc::new(message), retain: false, qos, subscription_ids, others, share: None }
+    let grant = Grant { qos: QoS::AtLeastOnce, retain: false, ids: SubscriptionIds::One(None) };
+    Outgoing { message: Arc::new(message), grant, others: Box::default(), share: None }
 }
 
 /// One that a scan has filled, with so many messages held behind that.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 
+use crate::account::delivery::grant::{Everybody, MessageFacts, Terms, grant};
 use crate::account::delivery::mailbox::Outgoing;
 use crate::account::publish::convert;
 use crate::store::{RetainedIndex, RetainedSearch};
@@ -45,20 +46,16 @@ impl RetainedCursor {
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.search(&mut self.search, PAGE, looks, now_ms);
+        let terms = Terms::new(self.options, self.subscription_id);
         let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
         for entry in &page {
             if leads_with_wildcard && is_hidden(&entry.topic) {
                 continue;
             }
             let message = convert::from_retained(entry, nats_headers);
-            out.push_back(Outgoing {
-                retain: true,
-                qos: message.qos.min(self.options.qos),
-                message: Arc::new(message),
-                subscription_ids: self.subscription_id.as_slice().into(),
-                others: Box::default(),
-                share: None,
-            });
+            let facts = MessageFacts { is_retained: true, ..MessageFacts::of(&message) };
+            let Some(grant) = grant(&terms, &facts, &Everybody) else { continue };
+            out.push_back(Outgoing { message: Arc::new(message), grant, others: Box::default(), share: None });
         }
         !self.search.is_over()
     }
