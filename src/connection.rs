@@ -36,8 +36,7 @@ use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Account, Done, Mail, Mailbox, Message, Outgoing, OwnedSession, PublishOutcome, PublishWait, Publishing, Share,
-    Subscribed, Wakes,
+    Account, Done, Mail, Mailbox, Message, Outgoing, OwnedSession, PublishOutcome, Publishing, Share, Subscribed, Wakes,
 };
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
@@ -110,8 +109,6 @@ struct Connection<S> {
     subscribes: Vec<SubscribeRequest>,
     /// SUBSCRIBE packets that are being carried out. Of the client only what does not wait is handled meanwhile; see `ahead`.
     subscribing: Option<Eventual<Subscribed>>,
-    /// What publishing waits for. The same goes for this.
-    waiting: Option<PublishWait>,
     /// What the session holds in JetStream.
     owned: Option<Box<OwnedSession>>,
     /// A write of the record or the progress that is under way.
@@ -195,7 +192,7 @@ where
             self.start_resends();
             self.fill_output();
             self.offer_share_room();
-            self.wait_for_wanted();
+            self.publishing.begin_wait();
             self.start_write();
             self.start_confirming();
             self.count();
@@ -218,7 +215,7 @@ where
                     self.look_at_clock();
                     alarm.as_mut().reset(tokio::time::Instant::now() + self.until_deadline());
                 }
-                Event::Done(done) => self.done(done),
+                Event::Done(done) => self.publishing.resume(done, &mut self.wakes),
                 Event::Subscribed(subscribed) => self.subscribed(subscribed),
                 Event::Written(written) => self.written(written),
                 Event::Fetched(fetched) => self.fetched(fetched),
@@ -250,7 +247,7 @@ where
             self.has_written = true;
             return Poll::Ready(Event::Wrote(result));
         }
-        if let Poll::Ready(done) = poll_some(&mut self.waiting, cx) {
+        if let Poll::Ready(done) = self.publishing.poll_wait(cx) {
             return Poll::Ready(Event::Done(done));
         }
         if let Poll::Ready(subscribed) = poll_some(&mut self.subscribing, cx) {
@@ -394,6 +391,7 @@ fn poll_some<T>(future: &mut Option<Eventual<T>>, cx: &mut Context<'_>) -> Poll<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::MailboxLimits;
 
     type Served = Connection<tokio::net::TcpStream>;
 
@@ -413,7 +411,10 @@ mod tests {
     fn a_connection_is_small_and_so_is_what_it_begins_and_ends_with() {
         let begin = |(stream, peer, door, account)| Served::begin(stream, peer, door, account);
         let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
-        let all = [size_of::<Served>(), size_of::<Mailbox>(), size_of::<OwnedSession>()];
+        let limits = MailboxLimits { qos0_bytes: 0, feed_messages: 0, feed_bytes: 0 };
+        let mailbox = Mailbox::new(1, "c".into(), Version::V5, u32::MAX, limits);
+        let left_here = size_of_val(&mailbox) + size_of_val(&**mailbox.completions());
+        let all = [size_of::<Served>(), left_here, size_of::<OwnedSession>()];
         assert!(
             all.iter().sum::<usize>() <= CONNECTION_MAX,
             "{all:?} bytes of every connection, its mailbox, its session"

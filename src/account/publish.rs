@@ -11,7 +11,9 @@
 //! While a topic waits for the bucket, what the client publishes there later waits behind it: order within a topic is
 //! that of the client [MQTT-4.6.0-5, -6]. Acknowledgements are the session's: it is told what was stored.
 
+pub(in crate::account) mod completions;
 pub(in crate::account) mod convert;
+mod driver;
 pub(in crate::account) mod ended_epochs;
 mod epochs;
 mod job;
@@ -24,9 +26,8 @@ mod retained;
 pub(in crate::account) mod retained_writer;
 mod retaining;
 pub(in crate::account) mod size_refusals;
-pub(in crate::account) mod wait;
 
-pub(crate) use job::{CoreCopy, Refused, Wanted};
+pub(crate) use job::{CoreCopy, Done, Refused};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,8 +39,10 @@ use mqtt_codec::{QoS, ReasonCode, TopicName};
 use mqtt_session::Publication;
 use proto_map::Subject;
 
-use self::job::{EpochText, Job, Route, Stage, Unstorable};
-use crate::account::delivery::mailbox::{Mailbox, PublishOutcome, Unanswered, Wakes};
+use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
+use self::job::{EpochText, Job, PublishWait, Route, Stage, Unstorable, Wanted};
+use crate::account::delivery::mailbox::Wakes;
+use crate::account::requests::OpenRequests;
 use crate::account::{Account, TooLarge};
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
@@ -49,7 +52,13 @@ const MAX_JOBS: usize = 1024;
 /// The publishes of one connection.
 pub(crate) struct Publishing {
     pub(in crate::account) account: Arc<Account>,
-    pub(in crate::account) mailbox: Arc<Mailbox>,
+    pub(in crate::account) completions: Arc<Completions>,
+    /// Taken out of those, and empty between two turns.
+    completed: Completed,
+    /// What has to come before more can be published.
+    waiting: Option<PublishWait>,
+    /// The requests that a client of MQTT 3.x can answer.
+    pub(in crate::account) open_requests: Option<Arc<OpenRequests>>,
     /// With the store, named by their place; `None` is done.
     stored: VecDeque<Option<Job>>,
     first: u64,
@@ -65,7 +74,7 @@ pub(crate) struct Publishing {
     /// routed by an older one.
     version: u64,
     older_below: u64,
-    /// Publishes whose answers come through the mailbox; see [`Mailbox::tell`].
+    /// Publishes whose answers are reported; see [`Completions::report`].
     pub(in crate::account) untold: usize,
     last_topic: Option<(TopicName, Route)>,
     /// How the last one that went into a log is stored there: by its subject, and the version by which it was routed.
@@ -85,10 +94,13 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     /// `client_key`: see [`Publishing::client_key`].
-    pub(crate) fn new(account: Arc<Account>, mailbox: Arc<Mailbox>, client_key: Option<ByteString>) -> Self {
+    pub(crate) fn new(account: Arc<Account>, completions: Arc<Completions>, client_key: Option<ByteString>) -> Self {
         Self {
             account,
-            mailbox,
+            completions,
+            completed: Completed::default(),
+            waiting: None,
+            open_requests: None,
             client_key,
             given_id: None,
             stored: VecDeque::new(),
@@ -106,6 +118,12 @@ impl Publishing {
             will_of: None,
             epoch_text: None,
         }
+    }
+
+    /// Answers these requests, which a client of MQTT 3.x names by their topics.
+    pub(crate) fn answering(mut self, open_requests: Option<&Arc<OpenRequests>>) -> Self {
+        self.open_requests = open_requests.cloned();
+        self
     }
 
     /// What is published has this message id.
@@ -220,7 +238,7 @@ impl Publishing {
     }
 
     /// What is to be waited for, if anything. A [`Wanted::Core`] is handed over.
-    pub(crate) fn wanted(&mut self) -> Option<Wanted> {
+    fn wanted(&mut self) -> Option<Wanted> {
         self.withdraw();
         match self.unsent.pop_front() {
             Some(copy) => {
@@ -241,12 +259,12 @@ impl Publishing {
     }
 
     /// Core NATS has taken what [`Wanted::Core`] was, or will not: the next one may go.
-    pub(crate) fn handed_over(&mut self) {
+    fn handed_over(&mut self) {
         self.is_handing_over = false;
     }
 
     /// A permit came for the first that is parked.
-    pub(crate) fn resume(&mut self, permit: Permit) {
+    fn permitted(&mut self, permit: Permit) {
         self.submit_first(permit);
         self.submit_parked();
     }
@@ -266,12 +284,12 @@ impl Publishing {
                 self.account.store.publisher().submit(permit, put);
             }
             Err(error) => {
-                let (client_id, topic) = (&*self.mailbox.client_id, job.publication.topic.as_str());
+                let (client_id, topic) = (&*self.completions.client_id, job.publication.topic.as_str());
                 tracing::info!(client_id, topic, %error, "a publish was refused");
                 // Its place is kept, so that it is answered in turn like what the store refuses.
                 self.stored.push_back(Some(job));
-                self.mailbox.stored(token, Err(PutError::TooLarge));
-                self.mailbox.flush();
+                self.completions.stored(token, Err(PutError::TooLarge));
+                self.completions.flush();
             }
         }
     }
@@ -308,15 +326,15 @@ impl Publishing {
             payload: publication.payload.clone(),
             ttl_s,
             expected_last: None,
-            guard: self.will_of.is_none().then(|| Arc::clone(&self.mailbox) as Arc<dyn PutGuard>),
+            guard: self.will_of.is_none().then(|| Arc::clone(&self.completions) as Arc<dyn PutGuard>),
             sink: self.sink_of(publication.qos),
             token,
         })
     }
 
     fn sink_of(&self, qos: QoS) -> Arc<dyn StoredSink> {
-        let mailbox = Arc::clone(&self.mailbox);
-        if qos == QoS::AtMostOnce { Arc::new(Unanswered(mailbox)) } else { mailbox }
+        let completions = Arc::clone(&self.completions);
+        if qos == QoS::AtMostOnce { Arc::new(Unanswered(completions)) } else { completions }
     }
 
     fn target_of(&mut self, route: &Route) -> PutTarget {
@@ -332,7 +350,7 @@ impl Publishing {
     }
 
     /// The store has dealt with one. Answers are appended for the session.
-    pub(crate) fn stored(
+    fn stored(
         &mut self,
         token: u64,
         result: Result<Stored, PutError>,
@@ -362,7 +380,7 @@ impl Publishing {
         match result {
             Ok(stored) => {
                 self.account.metrics.publish_acknowledged(job.publication.qos, job.began.elapsed());
-                if job.route.log.is_attached() || self.mailbox.is_withdrawn() {
+                if job.route.log.is_attached() || self.completions.is_withdrawn() {
                     // It was stored under its natural subject, where everybody has seen it. Or its epoch has ended: its
                     // client publishes it again, and who does not ask a log must not have it behind what is newer.
                     return answer(&job, Ok(ReasonCode::Success), answers);
@@ -380,7 +398,7 @@ impl Publishing {
             Err(PutError::NoStream) if job.route.version != self.account.logs.version() => self.reroute(job),
             Err(PutError::Withdrawn) => answer(&job, Err(reason_of(&PutError::Withdrawn)), answers),
             Err(error) => {
-                let (client_id, subject) = (&*self.mailbox.client_id, job.route.subject.as_str());
+                let (client_id, subject) = (&*self.completions.client_id, job.route.subject.as_str());
                 tracing::warn!(client_id, subject, %error, "a message was not stored");
                 self.tell_size(&job, &error);
                 answer(&job, Err(reason_of(&error)), answers);
@@ -391,14 +409,8 @@ impl Publishing {
     /// Tells whoever runs this of a message that is too large.
     fn tell_size(&self, job: &Job, error: &PutError) {
         if *error == PutError::TooLarge {
-            self.account.tell_size_refusal(&self.mailbox.client_id, TooLarge::Message(weight(job)));
+            self.account.tell_size_refusal(&self.completions.client_id, TooLarge::Message(weight(job)));
         }
-    }
-
-    /// What the session is told of publishes whose answers came through the mailbox.
-    pub(crate) fn told(&mut self, from_mailbox: &mut Vec<PublishOutcome>, answers: &mut Vec<PublishOutcome>) {
-        self.untold = self.untold.saturating_sub(from_mailbox.len());
-        answers.append(from_mailbox);
     }
 }
 

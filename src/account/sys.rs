@@ -21,9 +21,10 @@ use proto_map::MapError;
 
 pub(crate) use self::topics::Sys;
 use crate::account::Account;
-use crate::account::delivery::mailbox::{SessionId, Wakes};
+use crate::account::delivery::mailbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
+use crate::account::session_id::SessionId;
 use crate::metrics::Totals;
 
 /// How long JetStream may take to say how many messages the log has.

@@ -71,7 +71,8 @@ where
         accept(&mut io, &account, version, connack);
         let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
         let client_key = owned.as_ref().and_then(|_| account.client_key(&mailbox.client_id));
-        let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(&mailbox), client_key);
+        let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(mailbox.completions()), client_key)
+            .answering(mailbox.open_requests());
         publishing.tells_publisher = tells_publisher;
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
         let held = account.metrics.held_outputs();
@@ -99,7 +100,6 @@ where
             _counted: counted,
             subscribes: Vec::new(),
             subscribing: None,
-            waiting: None,
             owned,
             writing: None,
             is_unwritable: false,

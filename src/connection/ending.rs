@@ -63,12 +63,12 @@ where
         self.wakes.wake_all();
         let is_fence_due = self.is_record_dirty;
         let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.ip());
-        let (waiting, writing, owned) = (self.waiting.take(), self.writing.take(), self.owned.take());
+        let (writing, owned) = (self.writing.take(), self.owned.take());
         // What is not needed any more stays in its place until the end, as does what is.
         let (io, account, mailbox) = (self.io, &self.account, &self.mailbox);
         let publishing = &mut self.publishing;
         let settle = async {
-            if publishing.settle(account, mailbox, waiting).await.is_none() {
+            if publishing.settle().await.is_none() {
                 tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
             }
             mailbox.set_settled();
@@ -100,7 +100,8 @@ where
     /// What the client published behind something that waited, and does not repeat. Where its epoch has ended it may have
     /// published something newer elsewhere, and where a publish has failed nothing goes before that.
     fn publish_left(&mut self, publications: Vec<Publication>) {
-        if self.mailbox.is_withdrawn() || self.mailbox.has_failed() {
+        let completions = self.mailbox.completions();
+        if completions.is_withdrawn() || completions.has_failed() {
             return;
         }
         for publication in publications {

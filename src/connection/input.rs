@@ -46,7 +46,7 @@ where
 {
     /// Whether packets of the client are handled now, in their turn.
     pub(super) fn takes_packets(&self) -> bool {
-        self.waiting.is_none()
+        !self.publishing.is_waiting()
             && self.subscribing.is_none()
             && self.end.is_none()
             && self.io.output.len() < OUTPUT_HIGH

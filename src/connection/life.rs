@@ -44,6 +44,7 @@ where
         self.io.output.release();
         self.mail.release();
         self.mailbox.release();
+        self.publishing.release_memory();
     }
 
     /// Whether a client that is not read from need not be heard.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Reading;
 use super::{Connection, End};
-use crate::account::{DeniedPublish, Done, LogRestart, Order, Refused, wait_for};
+use crate::account::{DeniedPublish, LogRestart, Order, Refused};
 
 impl<S> Connection<S>
 where
@@ -41,20 +41,15 @@ where
         }
     }
 
-    /// Takes completions and orders out of the mailbox.
+    /// Takes completions, and orders out of the mailbox.
     pub(super) fn take_mail(&mut self) {
         let mut mail = std::mem::take(&mut self.mail);
         self.mailbox.take(&mut mail);
         mail.restarts.drain(..).for_each(|restart| self.log_restarted(restart));
-        for (token, result) in mail.stored.drain(..) {
-            self.publishing.stored(token, result, &mut self.answers, &mut self.wakes);
-        }
+        let session = &mut self.session;
+        self.publishing.complete(&mut self.answers, &mut self.wakes, |token| session.not_published(token));
         self.counts.delivered[0] += mail.qos0[0];
         self.counts.payload_bytes[1] += mail.qos0[1];
-        for (token, _) in mail.told.iter().filter(|(_, result)| result.is_err()) {
-            self.session.not_published(*token);
-        }
-        self.publishing.told(&mut mail.told, &mut self.answers);
         if let Some(owned) = mail.owned.take() {
             self.owned = Some(owned);
         }
@@ -62,6 +57,9 @@ where
             Some(Order::Close(reason)) => self.end_by_order(reason),
             Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
             None => {}
+        }
+        if self.mailbox.completions().has_failed() {
+            self.end_by_order(ReasonCode::ServerBusy);
         }
         self.mail = mail;
         self.tell_answers();
@@ -93,17 +91,5 @@ where
         }
         answers.append(&mut self.answers);
         self.answers = answers;
-    }
-
-    /// Starts to wait for what publishing needs.
-    pub(super) fn wait_for_wanted(&mut self) {
-        if self.waiting.is_none() {
-            self.waiting = wait_for(&self.account, self.publishing.wanted());
-        }
-    }
-
-    pub(super) fn done(&mut self, done: Done) {
-        self.waiting = None;
-        self.publishing.take(done, &self.account, &mut self.wakes);
     }
 }

@@ -20,13 +20,14 @@ use proto_map::ClosedTrees;
 
 use crate::account::delivery::grant::{Audience, Everybody, Grant, MessageFacts, Terms, grant, grants};
 use crate::account::delivery::logs::{LogHandle, Logs};
-use crate::account::delivery::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
+use crate::account::delivery::mailbox::{Mailbox, Outgoing, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::subscriptions::{Before, Entry, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
 use crate::account::publish::convert;
 use crate::account::registry::Registry;
 use crate::account::requests::Requests;
+use crate::account::session_id::SessionId;
 use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{CoreMessage, CoreSink, IndexState, Keys, LogEntry, LogSink, RetainedIndex, ServerClock};
 

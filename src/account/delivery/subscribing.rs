@@ -23,11 +23,12 @@ use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, TopicFilter};
 use mqtt_session::Cursors;
 
-use crate::account::delivery::mailbox::{Mailbox, SessionId};
+use crate::account::delivery::mailbox::Mailbox;
 use crate::account::delivery::retained::{RetainedCursor, finding};
 use crate::account::delivery::router::{Made, NewSubscription};
 use crate::account::interop::durable_interest::unshared;
 use crate::account::ownership::records;
+use crate::account::session_id::SessionId;
 use crate::account::shared::{NewShare, NotJoined};
 use crate::account::{Account, RETRY};
 use crate::store::StoredSubscription;

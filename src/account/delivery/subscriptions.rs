@@ -12,7 +12,8 @@ use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use mqtt_session::{Cursors, log_of};
 
 use self::children::Children;
-use crate::account::delivery::mailbox::{Mailbox, SessionId};
+use crate::account::delivery::mailbox::Mailbox;
+use crate::account::session_id::SessionId;
 use crate::store::IndexState;
 
 /// One session's subscription.

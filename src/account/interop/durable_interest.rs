@@ -10,9 +10,9 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 use tokio::sync::watch;
 
-use crate::account::delivery::mailbox::SessionId;
 use crate::account::delivery::subscriptions::{Removed, Subscriptions};
 use crate::account::ownership::parts::Parts;
+use crate::account::session_id::SessionId;
 use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink, StoredSubscription};
 
 /// Is told which filters somebody wants. Called with the lock held: must not block, and must not ask back.

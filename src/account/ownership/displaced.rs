@@ -123,8 +123,8 @@ mod tests {
         let adopted =
             SessionRecord { client_id: "c".to_owned(), epoch: 7, connected: false, ..SessionRecord::default() };
         displaced.record(21, adopted);
-        assert!(old.is_displaced() && old.is_withdrawn());
-        assert!(!new.is_displaced() && !new.is_withdrawn());
+        assert!(old.is_displaced() && old.completions().is_withdrawn());
+        assert!(!new.is_displaced() && !new.completions().is_withdrawn());
         assert_eq!(registry.everyone_and_leaving().len(), 2);
     }
 }

@@ -9,10 +9,11 @@ use proto_map::MessageName;
 
 use super::record::{Message, stored_will};
 use crate::account::Account;
-use crate::account::delivery::mailbox::{Mailbox, Wakes};
+use crate::account::delivery::mailbox::Wakes;
 use crate::account::ownership::records;
 use crate::account::ownership::records::WILL_NUMBER;
 use crate::account::publish::Publishing;
+use crate::account::publish::completions::Completions;
 use crate::metrics::WillCause;
 use crate::store::{StoredWill, Unavailable, WillState};
 
@@ -70,9 +71,8 @@ impl Account {
         let Some(mut publication) = records::will_publication(&stored, epoch) else { return WillOutcome::Done };
         let is_stored = publication.qos != QoS::AtMostOnce;
         publication.token = is_stored.then_some(0);
-        let (id, limits) = (self.next_session_id(), self.options.mailbox);
-        let mailbox = Arc::new(Mailbox::new(id, client_id.clone(), Version::V5, u32::MAX, limits));
-        let mut publishing = Publishing::of_will(Arc::clone(self), Arc::clone(&mailbox), key, epoch);
+        let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), Version::V5));
+        let mut publishing = Publishing::of_will(Arc::clone(self), completions, key, epoch);
         if let WillState::Firing { id, .. } = &stored.state {
             publishing.name_as(id);
         }
@@ -82,7 +82,7 @@ impl Account {
             tracing::info!(client_id = &**client_id, topic, why = refused.why(), "a will was refused");
             return WillOutcome::Done;
         }
-        let answers = publishing.settle(self, &mailbox, None).await;
+        let answers = publishing.settle().await;
         // Nothing acknowledges a will at QoS 0. When we die before its mark is gone, it is published again.
         let outcome = match answers.as_ref().and_then(|answers| answers.first()) {
             _ if !is_stored && answers.is_some() => WillOutcome::Done,

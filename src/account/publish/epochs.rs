@@ -12,7 +12,7 @@ use proto_map::Carrier;
 use super::Publishing;
 use super::job::EpochText;
 use crate::account::Account;
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::publish::completions::Completions;
 use crate::account::publish::ended_epochs::PublisherEpoch;
 use crate::account::publish::retained_writer::OnBehalf;
 
@@ -20,17 +20,17 @@ impl Publishing {
     /// The same of the will of a connection that is over.
     pub(in crate::account) fn of_will(
         account: Arc<Account>,
-        mailbox: Arc<Mailbox>,
+        completions: Arc<Completions>,
         client_key: Option<ByteString>,
         epoch: u64,
     ) -> Self {
-        Self { will_of: Some(epoch), ..Self::new(account, mailbox, client_key) }
+        Self { will_of: Some(epoch), ..Self::new(account, completions, client_key) }
     }
 
     /// When the epoch of the connection has ended, or it ends because of something that its client will repeat, what is not
     /// handed over yet goes nowhere.
     pub(super) fn withdraw(&mut self) {
-        if self.mailbox.is_withdrawn() || self.will_of.is_none() && self.mailbox.has_failed() {
+        if self.completions.is_withdrawn() || self.will_of.is_none() && self.completions.has_failed() {
             self.parked.clear();
             self.behind.clear();
         }
@@ -38,11 +38,11 @@ impl Publishing {
 
     /// Epoch of the connection that published; 0 without a record.
     fn epoch(&self) -> u64 {
-        self.will_of.unwrap_or_else(|| self.mailbox.epoch())
+        self.will_of.unwrap_or_else(|| self.completions.epoch())
     }
 
     pub(super) fn behalf(&self) -> Option<OnBehalf> {
-        let (client_id, is_will) = (self.mailbox.client_id.clone(), self.will_of.is_some());
+        let (client_id, is_will) = (self.completions.client_id.clone(), self.will_of.is_some());
         Some(self.epoch()).filter(|epoch| *epoch > 0).map(|epoch| OnBehalf { client_id, epoch, is_will })
     }
 
@@ -50,7 +50,7 @@ impl Publishing {
     pub(super) fn make_epoch_text(&mut self) {
         let epoch = self.epoch();
         if epoch > 0 && self.epoch_text.as_ref().is_none_or(|text| text.made_for != epoch) {
-            let token = proto_map::client_token(&self.mailbox.client_id);
+            let token = proto_map::client_token(&self.completions.client_id);
             let plain = PublisherEpoch { token, epoch }.to_text();
             let keys = self.account.store.keys();
             let sealed = keys.ring().seal_epoch(keys.now_ms(), &plain);

@@ -1,5 +1,6 @@
 //! What is published, on its way: the types that its stages share.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Subject};
 
 use crate::account::delivery::logs::LogHandle;
+use crate::store::{Dropped, Permit};
 
 /// A publish whose topic was mapped.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ pub(super) enum Unstorable {
 
 /// What has to come before more can be published.
 #[derive(Debug)]
-pub(crate) enum Wanted {
+pub(super) enum Wanted {
     /// The message may be in the log already, above this sequence: it is to be looked for there by its subject and its
     /// id, for [`super::Publishing::found`].
     Look {
@@ -72,11 +74,24 @@ pub(crate) enum Wanted {
         /// Its `Nats-Msg-Id`.
         message_id: ByteString,
     },
-    /// The account has as many messages in flight as it may: a permit for this many bytes, for [`super::Publishing::resume`].
+    /// The account has as many messages in flight as it may: a permit for this many bytes.
     Permit(usize),
     /// The connection to NATS took nothing: this is to be sent.
     Core(CoreCopy),
 }
+
+/// What publishing waited for.
+pub(crate) enum Done {
+    /// A permit.
+    Permit(Permit),
+    /// Core NATS took a message, or will not.
+    Core(Result<(), Dropped>),
+    /// The log was looked into: the message is there at this sequence, or not.
+    Looked(Option<u64>),
+}
+
+/// Something that publishing waits for.
+pub(super) type PublishWait = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// A client may not publish this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use mqtt_session::Publication;
 use proto_map::Headers;
 
 use super::Publishing;
+use super::completions::Completions;
 use super::job::{Job, Refused, Stage, Unstorable};
-use crate::account::delivery::mailbox::Mailbox;
 use crate::account::ownership::records;
 use crate::account::publish::convert;
 use crate::account::{Account, DeniedPublish, TooLarge};
@@ -44,9 +44,8 @@ impl Account {
         let Some(publication) = records::will_publication(&will, u64::MAX) else { return Ok(()) };
         // Without a key the client id is refused.
         let Some(key) = self.client_key(client_id) else { return Ok(()) };
-        let limits = self.options.mailbox;
-        let mailbox = Mailbox::new(self.next_session_id(), client_id.clone(), connect.version, u32::MAX, limits);
-        let judged = Publishing::new(Arc::clone(self), Arc::new(mailbox), Some(key)).judge(&publication);
+        let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), connect.version));
+        let judged = Publishing::new(Arc::clone(self), completions, Some(key)).judge(&publication);
         let record_len = serde_json::to_vec(&will).map_or(usize::MAX, |json| json.len() + RECORD_ROOM);
         let refused = match judged {
             Ok(()) if record_len <= self.store.core().max_payload() => return Ok(()),

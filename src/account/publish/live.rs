@@ -27,7 +27,7 @@ impl Publishing {
         message.retain = publication.retain;
         message.retained_at = retained_at;
         message.since_ms = since_ms;
-        self.account.router.route_local(&mut message, self.mailbox.id, wakes);
+        self.account.router.route_local(&mut message, self.completions.id, wakes);
         self.send_asked(route.subject, asked, headers, payload);
     }
 

@@ -28,8 +28,8 @@ impl Publishing {
         // A key that is gone cannot say what the message was called; it is another one then.
         let named = of_session.and_then(|message| KeyId::new(message.key)).and_then(|id| ring.get(id));
         let key = || named.unwrap_or_else(|| ring.at(keys.now_ms()));
-        let client_id = &*self.mailbox.client_id;
-        let (process, connection) = (self.account.process.as_str(), self.mailbox.id);
+        let client_id = &*self.completions.client_id;
+        let (process, connection) = (self.account.process.as_str(), self.completions.id);
         let name = match (convert::own_id(publication), of_session) {
             (Some(id), _) => MessageName::ById { client_id, id },
             (None, Some(MessageId { epoch, number, .. })) if self.client_key.is_some() => {
@@ -47,7 +47,7 @@ impl Publishing {
     pub(super) fn own_id(&self, publication: &Publication) -> Option<ByteString> {
         let id = convert::own_id(publication)?;
         let keys = self.account.store.keys();
-        let name = MessageName::ById { client_id: &self.mailbox.client_id, id };
+        let name = MessageName::ById { client_id: &self.completions.client_id, id };
         Some(keys.ring().at(keys.now_ms()).message_id(name))
     }
 
@@ -58,11 +58,11 @@ impl Publishing {
     }
 
     pub(super) fn publisher(&self) -> Option<ByteString> {
-        self.tells_publisher.then(|| self.mailbox.client_id.clone()).or_else(|| self.named_publisher())
+        self.tells_publisher.then(|| self.completions.client_id.clone()).or_else(|| self.named_publisher())
     }
 
     /// The client id, when every message is to say it.
     pub(in crate::account) fn named_publisher(&self) -> Option<ByteString> {
-        self.account.options.client_id_header.then(|| self.mailbox.client_id.clone())
+        self.account.options.client_id_header.then(|| self.completions.client_id.clone())
     }
 }

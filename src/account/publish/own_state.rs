@@ -27,9 +27,9 @@ impl Publishing {
             return Ok(Some(publication));
         }
         let sys = &self.account.sys;
-        if let Err(refused) = sys.bridges.admit(&self.mailbox.client_id, &publication) {
+        if let Err(refused) = sys.bridges.admit(&self.completions.client_id, &publication) {
             if refused == Refused::NoRoom {
-                self.account.refusals.refuse(Limit::BridgeStates, &self.mailbox.client_id);
+                self.account.refusals.refuse(Limit::BridgeStates, &self.completions.client_id);
             }
             return Err(Box::new((publication, refused)));
         }
@@ -38,7 +38,7 @@ impl Publishing {
             Message::new(publication.topic.to_owned_copy(), Bytes::copy_from_slice(&publication.payload), None);
         message.retain = publication.retain;
         message.since_ms = self.account.store.clock().latest_ms();
-        sys.tell(&mut message, self.mailbox.id, wakes);
+        sys.tell(&mut message, self.completions.id, wakes);
         self.answered(publication.token, Ok(ReasonCode::Success));
         Ok(None)
     }
@@ -49,6 +49,6 @@ impl Publishing {
     }
 
     fn is_own_state(&self, topic: &TopicName) -> bool {
-        bridge_state::is_own_state(topic, &self.mailbox.client_id, self.account.router.closed())
+        bridge_state::is_own_state(topic, &self.completions.client_id, self.account.router.closed())
     }
 }

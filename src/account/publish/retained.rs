@@ -2,15 +2,16 @@
 
 use mqtt_codec::{QoS, TopicName};
 
+use super::completions::PublishOutcome;
 use super::job::{Job, Stage};
 use super::{Publishing, answer, reason_of};
-use crate::account::delivery::mailbox::{PublishOutcome, Wakes};
+use crate::account::delivery::mailbox::Wakes;
 use crate::metrics::DropReason;
 use crate::store::{PutError, Stored, StoredSink as _};
 
 impl Publishing {
     /// The first that is parked was looked for: it is in the log at this sequence, or it is not there.
-    pub(crate) fn found(&mut self, sequence: Option<u64>, wakes: &mut Wakes) {
+    pub(super) fn found(&mut self, sequence: Option<u64>, wakes: &mut Wakes) {
         let Some(job) = self.parked.front_mut() else { return };
         job.maybe_above = None;
         let Some(sequence) = sequence else { return self.submit_parked() };
@@ -47,8 +48,8 @@ impl Publishing {
         let token = self.first + self.stored.len() as u64;
         job.stage = Stage::Log;
         self.stored.push_back(Some(job));
-        self.mailbox.stored(token, Ok(Stored { sequence, duplicate: true }));
-        self.mailbox.flush();
+        self.completions.stored(token, Ok(Stored { sequence, duplicate: true }));
+        self.completions.flush();
     }
 
     /// The bucket has dealt with one: it goes on to the log or, at QoS 0, to its subscribers, which get it even when it
@@ -70,7 +71,7 @@ impl Publishing {
                 return self.release(&topic, wakes);
             }
             Err(error) => {
-                let client_id = &*self.mailbox.client_id;
+                let client_id = &*self.completions.client_id;
                 tracing::warn!(client_id, topic = topic.as_str(), %error, "a retained message was not stored");
                 self.tell_size(&job, &error);
                 self.account.metrics.dropped(DropReason::NatsUnavailable, 1);

@@ -21,7 +21,7 @@ impl Publishing {
         let Some(limit) = self.account.retained_limit(&publication.topic, publication.payload.len()) else {
             return Ok(());
         };
-        self.account.refusals.refuse(limit, &self.mailbox.client_id);
+        self.account.refusals.refuse(limit, &self.completions.client_id);
         if publication.qos > QoS::AtMostOnce && self.will_of.is_none() {
             return Err(Refused::OverLimit);
         }

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 
 use super::Arrived;
 use crate::account::Account;
-use crate::account::delivery::mailbox::{Mail, Mailbox, Wakes};
+use crate::account::delivery::mailbox::Wakes;
 use crate::account::publish::Publishing;
-use crate::account::publish::wait::{PublishWait, wait_for};
+use crate::account::publish::completions::Completions;
 
 /// How often requests are looked at whose time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,14 +23,12 @@ const SERVICE_PREFIX: &str = "Nats-Service-";
 
 /// Publishes answers as they arrive, for ever.
 pub(in crate::account) async fn run(account: Arc<Account>, mut arrived: mpsc::Receiver<Arrived>) {
-    let limits = account.options.mailbox;
-    let mailbox = Arc::new(Mailbox::new(account.next_session_id(), ByteString::new(), Version::V5, u32::MAX, limits));
-    let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(&mailbox), None);
-    let (mut mail, mut answers, mut wakes) = (Mail::default(), Vec::new(), Wakes::default());
-    let mut waiting: Option<PublishWait> = None;
+    let completions = Arc::new(Completions::new(account.next_session_id(), ByteString::new(), Version::V5));
+    let mut publishing = Publishing::new(Arc::clone(&account), completions, None);
+    let (mut answers, mut wakes) = (Vec::new(), Wakes::default());
     let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
-        let is_free = waiting.is_none() && publishing.has_room();
+        let is_free = !publishing.is_waiting() && publishing.has_room();
         tokio::select! {
             next = arrived.recv(), if is_free => {
                 let Some(arrived) = next else { return };
@@ -40,22 +38,13 @@ pub(in crate::account) async fn run(account: Arc<Account>, mut arrived: mpsc::Re
                     tracing::info!(topic = publication.topic.as_str(), why = refused.why(), "an answer was refused");
                 }
             }
-            done = async { match &mut waiting { Some(wait) => wait.await, None => std::future::pending().await } } => {
-                waiting = None;
-                publishing.take(done, &account, &mut wakes);
-            }
-            () = mailbox.notified() => {}
+            () = publishing.progress(&mut wakes) => {}
             _ = look.tick() => account.requests.expire(),
         }
-        mailbox.take(&mut mail);
-        for (token, result) in mail.stored.drain(..) {
-            publishing.stored(token, result, &mut answers, &mut wakes);
-        }
+        publishing.complete(&mut answers, &mut wakes, |_| ());
         answers.clear();
         wakes.wake_all();
-        if waiting.is_none() {
-            waiting = wait_for(&account, publishing.wanted());
-        }
+        publishing.begin_wait();
     }
 }
 

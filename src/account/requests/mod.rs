@@ -40,7 +40,7 @@ use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
 use crate::metrics::{AccountMetrics, DropReason, RequestEvent};
 use crate::store::{CoreMessage, ReplyKeys, ServerClock, Store};
-pub(crate) use mqtt_responder::{Answerable, OpenRequest};
+pub(crate) use mqtt_responder::{OpenRequest, OpenRequests};
 use pending::{Over, Pending, Waiter};
 
 /// Id of the subscription to our reply subjects. No filter has it.
@@ -338,7 +338,7 @@ impl Requests {
 const NO_RESPONDERS: u16 = 503;
 
 fn tell(waiter: &Waiter, reason: ReasonCode) {
-    waiter.mailbox.tell(waiter.token, Ok(reason));
+    waiter.completions.report(waiter.token, Ok(reason));
 }
 
 fn seconds(ms: u64) -> u32 {

@@ -26,7 +26,7 @@ pub(in crate::account) struct Asked {
 }
 
 impl Asked {
-    /// Whether the acknowledgement of the publish comes later, through the mailbox.
+    /// Whether the acknowledgement of the publish comes later, through [`Completions`](crate::account::publish::completions::Completions).
     pub(in crate::account) const fn is_waited_for(&self) -> bool {
         self.echo.is_some()
     }
@@ -69,7 +69,7 @@ impl Publishing {
         }
         // When a session has it, it has a subscriber, whatever NATS says.
         let waiter = publication.token.filter(|_| !self.account.has_subscriber(&publication.topic));
-        let waiter = waiter.map(|token| Waiter { mailbox: Arc::clone(&self.mailbox), token });
+        let waiter = waiter.map(|token| Waiter { completions: Arc::clone(&self.completions), token });
         self.untold += usize::from(waiter.is_some());
         let question = Question {
             // Copies: what came in a packet keeps the whole read buffer alive.
@@ -77,7 +77,7 @@ impl Publishing {
             correlation_data: properties.correlation_data.as_deref().map(Bytes::copy_from_slice),
             qos: publication.qos,
         };
-        let asker = Asker { client_id: self.mailbox.client_id.clone(), waiter };
+        let asker = Asker { client_id: self.completions.client_id.clone(), waiter };
         requests.ask(asker, question, subject)
     }
 

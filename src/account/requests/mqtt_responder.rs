@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use mqtt_codec::TopicName;
+use parking_lot::Mutex;
 
 use crate::account::delivery::message::Message;
 
@@ -28,6 +29,24 @@ pub(crate) struct OpenRequest {
 pub(crate) struct Answerable {
     open: VecDeque<OpenRequest>,
     bytes: usize,
+}
+
+/// The same between those who deliver requests to the client and those who publish its answers.
+#[derive(Debug, Default)]
+pub(crate) struct OpenRequests(Mutex<Option<Box<Answerable>>>);
+
+impl OpenRequests {
+    /// The client gets a message: it may be a request.
+    pub(crate) fn remember(&self, message: &Message) {
+        if let Some(request) = OpenRequest::of(message) {
+            self.0.lock().get_or_insert_default().push(request);
+        }
+    }
+
+    /// Takes a request that the client answers.
+    pub(crate) fn take(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
+        self.0.lock().as_deref_mut().and_then(take)
+    }
 }
 
 impl OpenRequest {

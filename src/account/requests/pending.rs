@@ -10,7 +10,7 @@ use foldhash::HashMap;
 use mqtt_session::Token;
 use proto_map::Question;
 
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::publish::completions::Completions;
 
 /// Bytes of topics and correlation data that pending requests may hold.
 const BYTES_MAX: usize = 32 << 20;
@@ -24,7 +24,7 @@ const HEARING_MS: u64 = 2_000;
 /// A client whose acknowledgement waits.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
-    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) completions: Arc<Completions>,
     pub(super) token: Token,
 }
 

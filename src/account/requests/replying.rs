@@ -6,6 +6,7 @@ use mqtt_session::{Publication, Token};
 use proto_map::{Carrier, Envelope, ReplyTopic};
 
 use super::OpenRequest;
+use super::mqtt_responder::Answerable;
 use crate::account::ownership::records::WILL_NUMBER;
 use crate::account::publish::{CoreCopy, Publishing, Refused};
 use crate::metrics::{DropReason, RequestEvent};
@@ -41,8 +42,8 @@ impl Publishing {
             ReplyTopic::Token(_) => {
                 return self.reply(publication.topic.clone(), publication).map(|()| None);
             }
-            ReplyTopic::Next(of) => self.mailbox.answerable(|open| open.take_next(of)),
-            ReplyTopic::Last(of) => self.mailbox.answerable(|open| open.take_last(of)),
+            ReplyTopic::Next(of) => self.open_request(|open| open.take_next(of)),
+            ReplyTopic::Last(of) => self.open_request(|open| open.take_last(of)),
         };
         let Some(OpenRequest { response_topic, correlation_data, .. }) = request else {
             requests.metrics.request(RequestEvent::Refused);
@@ -95,11 +96,16 @@ impl Publishing {
         Ok(())
     }
 
+    /// Takes a request that a client of MQTT 3.x answers.
+    fn open_request(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
+        self.open_requests.as_ref()?.take(take)
+    }
+
     /// Acknowledges what is dealt with at once, in turn.
     pub(in crate::account) fn answered(&mut self, token: Option<Token>, reason: Result<ReasonCode, ReasonCode>) {
         if let Some(token) = token {
             self.untold += 1;
-            self.mailbox.tell(token, reason);
+            self.completions.report(token, reason);
         }
     }
 }

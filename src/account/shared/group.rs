@@ -19,10 +19,11 @@ use super::given::{Giver, Hold, Share};
 use crate::account::clock::uptime_ms;
 use crate::account::delivery::grant::{Everybody, Grant, MessageFacts, Terms, grant};
 use crate::account::delivery::logs::LogHandle;
-use crate::account::delivery::mailbox::{Mailbox, Outgoing, SessionId, Wakes};
+use crate::account::delivery::mailbox::{Mailbox, Outgoing, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
 use crate::account::publish::convert;
+use crate::account::session_id::SessionId;
 use crate::metrics::{AccountMetrics, DropReason, ShareEvent};
 use crate::store::{CoreMessage, ShareAnswer, ShareEntry, ShareSpec};
 

@@ -38,10 +38,11 @@ use self::group::{Answer, Group, GroupKey, Member, key_of};
 pub(in crate::account) use self::tending::tend_groups;
 use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
 use crate::account::delivery::logs::{LogHandle, Logs, Owner};
-use crate::account::delivery::mailbox::{Mailbox, SessionId, Wakes};
+use crate::account::delivery::mailbox::{Mailbox, Wakes};
 use crate::account::delivery::router::Router;
 use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::publish::convert;
+use crate::account::session_id::SessionId;
 use crate::metrics::{AccountMetrics, Limit};
 use crate::store::{
     CoreMessage, CoreNats, CoreSink, NoConsumer, Sessions, ShareBegins, ShareLog, ShareSpec, ShareTimes, Store,

@@ -7,10 +7,11 @@ use parking_lot::Mutex;
 use proto_map::ClosedTrees;
 
 use crate::account::delivery::logs::Logs;
-use crate::account::delivery::mailbox::{SessionId, Wakes};
+use crate::account::delivery::mailbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::{Reading, Router};
 use crate::account::requests::Requests;
+use crate::account::session_id::SessionId;
 use crate::account::sys::bridge_state::BridgeStates;
 use crate::metrics::AccountMetrics;
 use crate::store::RetainedIndex;

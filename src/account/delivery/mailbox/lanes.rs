@@ -3,17 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt_codec::Version;
 use mqtt_session::{Feed, FeedState, GONE, position};
 use tokio::sync::Notify;
 
-use super::mail::{LogRestart, MailboxLimits, Order, Outgoing, PublishOutcome};
-use crate::account::delivery::message::Message;
+use super::mail::{LogRestart, MailboxLimits, Order, Outgoing};
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
 use crate::account::ownership::owned_session::OwnedSession;
-use crate::account::requests::{Answerable, OpenRequest};
-use crate::store::{PutError, Stored};
 
 /// The lanes of one mailbox.
 #[derive(Debug)]
@@ -24,12 +20,10 @@ pub(super) struct Lanes {
     pub(super) feed: Feed<Outgoing>,
     /// Of the others that it reads, by number.
     pub(super) others: Vec<(u16, Feed<Outgoing>)>,
-    pub(super) stored: Vec<(u64, Result<Stored, PutError>)>,
     /// What shared subscriptions gave, with its position. No more than the window has room for.
     pub(super) shared: VecDeque<(u64, Outgoing)>,
     /// Wake those that give.
     pub(super) share_wakes: Vec<Arc<Notify>>,
-    pub(super) told: Vec<PublishOutcome>,
     pub(super) retained: Vec<RetainedCursor>,
     pub(super) order: Option<Order>,
     pub(super) owned: Option<Box<OwnedSession>>,
@@ -37,8 +31,6 @@ pub(super) struct Lanes {
     pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,
     pub(super) is_closed: bool,
-    /// What a client of MQTT 3.x can answer.
-    pub(super) answerable: Option<Box<Answerable>>,
 }
 
 impl Lanes {
@@ -50,21 +42,18 @@ impl Lanes {
             // The gates of its subscriptions say where each begins.
             feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
             others: Vec::new(),
-            stored: Vec::new(),
             shared: VecDeque::new(),
             share_wakes: Vec::new(),
-            told: Vec::new(),
             retained: Vec::new(),
             order: None,
             owned: None,
             restarts: Vec::new(),
             is_woken: false,
             is_closed: false,
-            answerable: None,
         }
     }
 
-    /// Takes nothing more; what is queued is given up. Completions still come through.
+    /// Takes nothing more; what is queued is given up.
     pub(super) fn close(&mut self) {
         self.is_closed = true;
         self.qos0 = Segments::default();
@@ -79,19 +68,9 @@ impl Lanes {
         self.qos0.release();
         self.feed.release();
         self.others.iter_mut().for_each(|(_, feed)| feed.release());
-        self.stored.shrink_to_fit();
         self.shared.shrink_to_fit();
         self.share_wakes.shrink_to_fit();
-        self.told.shrink_to_fit();
         self.retained.shrink_to_fit();
-    }
-
-    pub(super) fn remember_request(&mut self, version: Version, message: &Message) {
-        if version != Version::V5
-            && let Some(request) = OpenRequest::of(message)
-        {
-            self.answerable.get_or_insert_default().push(request);
-        }
     }
 
     /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each

@@ -9,13 +9,7 @@ use mqtt_ownership::Arrival;
 use super::footing::SeenRecord;
 use super::{LogRestart, Mailbox, Order};
 use crate::account::ownership::owned_session::OwnedSession;
-use crate::store::{ProgressRecord, PutError, PutGuard};
-
-impl PutGuard for Mailbox {
-    fn is_wanted(&self) -> bool {
-        !self.is_withdrawn() && !self.has_failed()
-    }
-}
+use crate::store::ProgressRecord;
 
 impl Mailbox {
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
@@ -30,7 +24,8 @@ impl Mailbox {
 
     fn try_order(&self, order: Order) -> bool {
         let mut lanes = self.lanes.lock();
-        let counts = lanes.order.is_none_or(|old| old == Order::Drain);
+        // A publish that has failed is an order too, which the connection gives itself.
+        let counts = lanes.order.is_none_or(|old| old == Order::Drain) && !self.completions.has_failed();
         if counts {
             lanes.order = Some(order);
         }
@@ -45,41 +40,11 @@ impl Mailbox {
         self.order(Order::Close(ReasonCode::SessionTakenOver));
     }
 
-    /// The epoch of the connection has ended: its client is elsewhere, or its sidecar may own nothing any more. What it has
-    /// published and nobody has acknowledged is withdrawn: it is neither sent for the first time nor repeated, and what is
-    /// on the wire is recognised where it arrives (see `retained_writer`, `ended_epochs`). A client that has left and has not
-    /// come back keeps what it has published, and so does one that comes back here, since it is let in behind that.
+    /// See [`Completions::withdraw`].
+    ///
+    /// [`Completions::withdraw`]: crate::account::publish::completions::Completions::withdraw
     pub(crate) fn withdraw(&self) {
-        self.is_withdrawn.store(true, Ordering::Release);
-        self.wake.notify_one();
-    }
-
-    /// Whether a publish above QoS 0 that ends so ends the connection: no acknowledgement can say it, and the client repeats what it
-    /// has published. What moves to another log is tried there first.
-    pub(super) fn ends_with(&self, error: &PutError) -> bool {
-        match error {
-            // It was not known here until now that the epoch of the connection has ended.
-            PutError::Unavailable | PutError::Withdrawn => true,
-            PutError::NoStream => false,
-            _ => !self.version.is_v5(),
-        }
-    }
-
-    /// A publish has ended so that its client repeats it. **Invariant:** what a client has published behind it is not stored
-    /// before that: it is neither sent for the first time nor repeated, and the connection ends.
-    pub(super) fn fail(&self) {
-        self.has_failed.store(true, Ordering::Release);
-        self.order(Order::Close(ReasonCode::ServerBusy));
-    }
-
-    /// Whether [`Mailbox::fail`] was called.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.has_failed.load(Ordering::Acquire)
-    }
-
-    /// Whether [`Mailbox::withdraw`] was called.
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.is_withdrawn.load(Ordering::Acquire)
+        self.completions.withdraw();
     }
 
     /// Gives a connection the record of its session. False when it has ended.
@@ -150,7 +115,7 @@ impl Mailbox {
         Arrival { place: self.place, is_gone, is_answered: self.is_answered.load(Ordering::Relaxed) }
     }
 
-    /// Takes nothing more; what is queued is given up. Completions still come through.
+    /// Takes nothing more; what is queued is given up.
     pub(crate) fn close(&self) {
         let mut lanes = self.lanes.lock();
         lanes.close();
@@ -162,13 +127,13 @@ impl Mailbox {
 
     /// Epoch of the connection in its session's record; 0 without one.
     pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+        self.completions.epoch()
     }
 
     /// The session has a record of ours, with this epoch, written with this sequence.
     pub(crate) fn owns(&self, epoch: u64, sequence: u64) {
         let mut footing = self.footing.lock();
-        self.epoch.store(epoch, Ordering::Relaxed);
+        self.completions.set_epoch(epoch);
         footing.written = sequence;
         let is_displaced = footing.is_displaced(epoch);
         drop(footing);
@@ -292,7 +257,11 @@ mod tests {
         ] {
             let mailbox = owner();
             assert_eq!(mailbox.sees_record(sequence, record), ends, "{sequence} {record:?}");
-            assert_eq!((mailbox.is_displaced(), mailbox.is_withdrawn()), (ends, is_withdrawn), "{record:?}");
+            assert_eq!(
+                (mailbox.is_displaced(), mailbox.completions.is_withdrawn()),
+                (ends, is_withdrawn),
+                "{record:?}"
+            );
             let order = mailbox.lanes.lock().order;
             assert_eq!(order, ends.then_some(Order::Close(ReasonCode::SessionTakenOver)));
         }
@@ -315,7 +284,10 @@ mod tests {
         let mailbox = owner();
         mailbox.close();
         assert!(!mailbox.sees_record(21, SeenRecord::Left(7)), "it has written that itself");
-        assert!(!mailbox.is_withdrawn() && mailbox.is_displaced(), "nobody has said yet that it was itself");
+        assert!(
+            !mailbox.completions.is_withdrawn() && mailbox.is_displaced(),
+            "nobody has said yet that it was itself"
+        );
         mailbox.disown();
         assert!(!mailbox.is_displaced());
     }

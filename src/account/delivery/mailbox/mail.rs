@@ -4,16 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use mqtt_codec::ReasonCode;
-use mqtt_session::Token;
 
 use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
 use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::shared::Share;
-use crate::store::{PutError, Stored};
-
-/// Names one connected session of this sidecar; never used again.
-pub(crate) type SessionId = u64;
 
 /// Limits of the lanes.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +55,8 @@ pub(crate) struct LogRestart {
 /// What a connection takes out at once.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
-    /// Completions of publishes.
-    pub(crate) stored: Vec<(u64, Result<Stored, PutError>)>,
     /// What shared subscriptions gave, with its position; it stays here until it is taken out.
     pub(crate) shared: VecDeque<(u64, Outgoing)>,
-    /// Answers to publishes that something else than the store decided.
-    pub(crate) told: Vec<PublishOutcome>,
     /// The order to end.
     pub(crate) order: Option<Order>,
     /// The record of the session, when it came later than the connection.
@@ -79,11 +70,6 @@ pub(crate) struct Mail {
 impl Mail {
     /// Gives back memory that is not used.
     pub(crate) fn release(&mut self) {
-        self.stored.shrink_to_fit();
         self.shared.shrink_to_fit();
-        self.told.shrink_to_fit();
     }
 }
-
-/// The answer to a publish: what the session is told.
-pub(crate) type PublishOutcome = (Token, Result<ReasonCode, ReasonCode>);

@@ -1,6 +1,7 @@
 //! Where the rest of the sidecar leaves things for one connection: QoS 0 packets ready to be written, QoS 1 and 2
-//! messages with their position in the logs, completions of its publishes, retained messages that it is owed, and the
-//! order to end. Every lane has a limit. The connection is woken once a batch, not once a message.
+//! messages with their position in the logs, retained messages that it is owed, and the order to end. Every lane has a
+//! limit. The connection is woken once a batch, not once a message. What becomes of what it publishes comes to the
+//! `Completions` beside it, which wake it as well.
 //!
 //! - `mail`: what is left here; `lanes`: what waits
 //! - `shared`: what shared subscriptions give
@@ -19,8 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
-use mqtt_codec::{QoS, ReasonCode, Version};
-use mqtt_session::{Feed, FeedState, Offer, Token};
+use mqtt_codec::{QoS, Version};
+use mqtt_session::{Feed, FeedState, Offer};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -29,13 +30,14 @@ pub(crate) use self::footing::SeenRecord;
 use self::lanes::Lanes;
 use self::left::Left;
 pub use self::mail::MailboxLimits;
-pub(crate) use self::mail::{LogRestart, Mail, Order, Outgoing, PublishOutcome, SessionId};
+pub(crate) use self::mail::{LogRestart, Mail, Order, Outgoing};
 use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
-use crate::account::requests::{Answerable, OpenRequest};
-use crate::store::{PutError, Stored, StoredSink};
+use crate::account::publish::completions::Completions;
+use crate::account::requests::OpenRequests;
+use crate::account::session_id::SessionId;
 
 /// The mailbox of one connection.
 #[derive(Debug)]
@@ -56,26 +58,24 @@ pub(crate) struct Mailbox {
     shares: AtomicUsize,
     /// How many messages they may give now.
     share_room: AtomicUsize,
-    wake: Notify,
+    wake: Arc<Notify>,
     room: Notify,
+    /// What becomes of what the connection publishes.
+    completions: Arc<Completions>,
+    /// What a client of MQTT 3.x can answer.
+    open_requests: Option<Arc<OpenRequests>>,
     /// What the connection leaves, and how far its end is.
     left: watch::Sender<Left>,
     /// Its place in the order in which connections were taken.
     place: u64,
     /// Its CONNECT is answered.
     is_answered: AtomicBool,
-    /// Epoch of the connection in its session's record; 0 without one.
-    epoch: AtomicU64,
-    /// What is known of that record.
+    /// What is known of its session's record.
     footing: Mutex<Footing>,
     /// Its session outlives it, so what the log has lost may be in its backlog.
     has_backlog: AtomicBool,
     /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
     log_begins_at: AtomicU64,
-    /// See [`Mailbox::withdraw`].
-    is_withdrawn: AtomicBool,
-    /// See [`Mailbox::fail`].
-    has_failed: AtomicBool,
 }
 
 /// Mailboxes that got something in this batch and are to be woken at its end.
@@ -106,6 +106,8 @@ impl Mailbox {
         client_max_packet_size: u32,
         limits: MailboxLimits,
     ) -> Self {
+        let wake = Arc::<Notify>::default();
+        let completions = Completions::waking(id, client_id.clone(), version, Arc::clone(&wake));
         Self {
             id,
             client_id,
@@ -116,18 +118,27 @@ impl Mailbox {
             is_scanning: AtomicBool::new(false),
             shares: AtomicUsize::new(0),
             share_room: AtomicUsize::new(0),
-            wake: Notify::new(),
+            wake,
             room: Notify::new(),
+            completions: Arc::new(completions),
+            open_requests: (!version.is_v5()).then(Arc::default),
             left: watch::Sender::default(),
             place: 0,
             is_answered: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
             footing: Mutex::default(),
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
-            is_withdrawn: AtomicBool::new(false),
-            has_failed: AtomicBool::new(false),
         }
+    }
+
+    /// What becomes of what the connection publishes.
+    pub(crate) const fn completions(&self) -> &Arc<Completions> {
+        &self.completions
+    }
+
+    /// What the client can answer, when it is one of MQTT 3.x.
+    pub(crate) const fn open_requests(&self) -> Option<&Arc<OpenRequests>> {
+        self.open_requests.as_ref()
     }
 
     /// Waits until something is in the mailbox.
@@ -199,7 +210,7 @@ impl Mailbox {
         }
         lanes.qos0_counts[0] += 1;
         lanes.qos0_counts[1] += message.payload.len() as u64;
-        lanes.remember_request(self.version, message);
+        self.remember_request(message);
         self.mark(&mut lanes, wakes);
         true
     }
@@ -266,20 +277,9 @@ impl Mailbox {
 
     /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do.
     pub(crate) fn remember_request(&self, message: &Message) {
-        if self.version != Version::V5 && message.properties.is_some() {
-            self.lanes.lock().remember_request(self.version, message);
+        if let Some(open_requests) = &self.open_requests {
+            open_requests.remember(message);
         }
-    }
-
-    /// Takes a request that the client answers.
-    pub(crate) fn answerable(&self, take: impl FnOnce(&mut Answerable) -> Option<OpenRequest>) -> Option<OpenRequest> {
-        self.lanes.lock().answerable.as_deref_mut().and_then(take)
-    }
-
-    /// Leaves an answer to a publish.
-    pub(crate) fn tell(&self, token: Token, result: Result<ReasonCode, ReasonCode>) {
-        self.lanes.lock().told.push((token, result));
-        self.wake.notify_one();
     }
 
     /// The numbers of the logs that it reads.
@@ -335,13 +335,11 @@ impl Mailbox {
         Some(self.log_begins_at.load(Ordering::Acquire)).filter(|first| next < *first)
     }
 
-    /// Takes completions, what shared subscriptions gave, and orders. From now on the next thing left here wakes the connection again.
+    /// Takes what shared subscriptions gave, and orders. From now on the next thing left here wakes the connection again.
     pub(crate) fn take(&self, mail: &mut Mail) {
         let mut lanes = self.lanes.lock();
         lanes.is_woken = false;
-        std::mem::swap(&mut mail.stored, &mut lanes.stored);
         mail.shared.append(&mut lanes.shared);
-        mail.told.append(&mut lanes.told);
         mail.order = lanes.order;
         mail.owned = lanes.owned.take();
         mail.restarts.append(&mut lanes.restarts);
@@ -383,35 +381,5 @@ impl Mailbox {
             lanes.is_woken = true;
             wakes.0.push(Arc::clone(self));
         }
-    }
-}
-
-impl StoredSink for Mailbox {
-    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
-        if result.as_ref().is_err_and(|error| self.ends_with(error)) {
-            self.fail();
-        }
-        self.lanes.lock().stored.push((token, result));
-    }
-
-    fn flush(&self) {
-        self.wake.notify_one();
-    }
-}
-
-/// The same for publishes at QoS 0: that one could not be stored ends nothing.
-#[derive(Debug)]
-pub(crate) struct Unanswered(pub(crate) Arc<Mailbox>);
-
-impl StoredSink for Unanswered {
-    fn stored(&self, token: u64, result: Result<Stored, PutError>) {
-        if result == Err(PutError::Withdrawn) {
-            self.0.fail();
-        }
-        self.0.lanes.lock().stored.push((token, result));
-    }
-
-    fn flush(&self) {
-        self.0.flush();
     }
 }
