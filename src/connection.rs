@@ -1,4 +1,4 @@
-//! The one loop where a socket and a session meet. Each turn: decode and handle what came, take what the mailbox has,
+//! The one loop where a socket and a session meet. Each turn: decode and handle what came, take what the inbox has,
 //! write, wait. The session decides; this file only carries out.
 
 mod ahead;
@@ -36,7 +36,8 @@ use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Account, Done, Mail, Mailbox, Message, Outgoing, OwnedSession, PublishOutcome, Publishing, Share, Subscribed, Wakes,
+    Account, Control, Done, Inbox, Mail, Message, Outgoing, OwnedSession, PublishOutcome, Publishing, Share,
+    Subscribed, Wakes,
 };
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
@@ -47,7 +48,7 @@ use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
 use retained::PendingRetained;
 
-/// While more than this many bytes wait to be written, no message is taken out of the mailbox.
+/// While more than this many bytes wait to be written, no message is taken out of the inbox.
 const OUTPUT_LOW: usize = 64 * 1024;
 
 /// While more than this many bytes wait to be written, no packet of the client is handled that has an answer: a client that
@@ -95,7 +96,8 @@ struct Connection<S> {
     has_written: bool,
     session: Session<Outgoing>,
     account: Arc<Account>,
-    mailbox: Arc<Mailbox>,
+    control: Arc<Control>,
+    inbox: Arc<Inbox>,
     publishing: Publishing,
     filters: HashSet<TopicFilter>,
     /// What shared subscriptions gave at QoS 1 and the client has not acknowledged.
@@ -181,8 +183,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     async fn run(&mut self) -> End {
-        let mailbox = Arc::clone(&self.mailbox);
-        let mut notified = std::pin::pin!(mailbox.notified());
+        let control = Arc::clone(&self.control);
+        let mut notified = std::pin::pin!(control.notified());
         let mut alarm = std::pin::pin!(tokio::time::sleep(self.until_deadline()));
         loop {
             self.retained.begin_turn();
@@ -210,7 +212,7 @@ where
             })
             .await;
             match event {
-                Event::Mail => notified.set(mailbox.notified()),
+                Event::Mail => notified.set(control.notified()),
                 Event::Time => {
                     self.look_at_clock();
                     alarm.as_mut().reset(tokio::time::Instant::now() + self.until_deadline());
@@ -342,8 +344,8 @@ where
             Output::Settled(packet_id) => self.settled(packet_id),
             Output::Subscribe(request) => self.subscribes.push(request),
             Output::Unsubscribe(request) => {
-                let reasons = self.account.unsubscribe(&self.mailbox, &mut self.filters, &request.filters);
-                self.mailbox.take_retained(self.retained.cursors_mut());
+                let reasons = self.account.unsubscribe(&self.inbox, &mut self.filters, &request.filters);
+                self.inbox.take_retained(self.retained.cursors_mut());
                 self.retained.forget(request.filters.iter().flatten());
                 for filter in request.filters.iter().flatten() {
                     if let Some(owned) = &mut self.owned {
@@ -367,7 +369,7 @@ where
         match mqtt_codec::encode_limited(packet, self.version, max, self.io.output.tail()) {
             Ok(()) => self.account.metrics.packets(Direction::Out, packet.packet_type(), 1),
             Err(error) => {
-                let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
+                let (client_id, remote) = (&*self.control.client_id, self.remote);
                 tracing::warn!(client_id, %remote, %error, "a packet was not sent");
             }
         }
@@ -391,11 +393,11 @@ fn poll_some<T>(future: &mut Option<Eventual<T>>, cx: &mut Context<'_>) -> Poll<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::MailboxLimits;
+    use crate::account::InboxLimits;
 
     type Served = Connection<tokio::net::TcpStream>;
 
-    /// The most that a connection may have of its own while it is idle, bytes, with its mailbox and its session.
+    /// The most that a connection may have of its own while it is idle, bytes, with what is left for it and its session.
     const CONNECTION_MAX: usize = 4 * 1_024;
 
     /// The most that the jobs may have that a connection begins and ends with, bytes: a restart, of a sidecar or of NATS, is
@@ -411,13 +413,13 @@ mod tests {
     fn a_connection_is_small_and_so_is_what_it_begins_and_ends_with() {
         let begin = |(stream, peer, door, account)| Served::begin(stream, peer, door, account);
         let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
-        let limits = MailboxLimits { qos0_bytes: 0, feed_messages: 0, feed_bytes: 0 };
-        let mailbox = Mailbox::new(1, "c".into(), Version::V5, u32::MAX, limits);
-        let left_here = size_of_val(&mailbox) + size_of_val(&**mailbox.completions());
-        let all = [size_of::<Served>(), left_here, size_of::<OwnedSession>()];
+        let limits = InboxLimits { qos0_bytes: 0, feed_messages: 0, feed_bytes: 0 };
+        let control = Control::new(1, "c".into(), Version::V5, u32::MAX, limits);
+        let parts = size_of_val(&**control.inbox()) + size_of_val(&**control.completions());
+        let all = [size_of::<Served>(), size_of_val(&control) + parts, size_of::<OwnedSession>()];
         assert!(
             all.iter().sum::<usize>() <= CONNECTION_MAX,
-            "{all:?} bytes of every connection, its mailbox, its session"
+            "{all:?} bytes of every connection, its inbox, completions and control, its session"
         );
         let jobs = [size_of_future(&begin), size_of_future(&finish)];
         assert!(jobs.iter().all(|size| *size <= JOB_MAX), "{jobs:?} bytes for its beginning and its end");

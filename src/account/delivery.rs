@@ -2,15 +2,15 @@
 //!
 //! - `logs`: which streams are read, and which of them owns a subject; `message`, `segments`: messages, and their bytes for clients
 //! - `router`, `subscriptions`: who gets a message; `grant`: what of it; `core_subscriptions`: what core NATS is asked for; `subscribing`: SUBSCRIBE
-//! - `mailbox`: what waits for a connection; `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
+//! - `inbox`: what waits for a session; `catch_up`: sessions behind the tail; `retained`: retained messages at SUBSCRIBE
 //! - `backlog`: what sessions are owed that the log is about to lose
 
 pub(in crate::account) mod backlog;
 pub(in crate::account) mod catch_up;
 pub(in crate::account) mod core_subscriptions;
 pub(crate) mod grant;
+pub(in crate::account) mod inbox;
 pub(in crate::account) mod logs;
-pub(in crate::account) mod mailbox;
 pub(in crate::account) mod message;
 pub(in crate::account) mod retained;
 pub(in crate::account) mod router;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use proto_map::ClosedTrees;
 
-use crate::account::delivery::mailbox::Order;
+use crate::account::control::Order;
 use crate::account::publish::size_refusals::HEADER_ROOM;
 use crate::account::starting::CoreInlet;
 use crate::account::{Account, AccountOptions};
@@ -144,8 +144,8 @@ impl Account {
     }
 
     async fn let_clients_go(&self) {
-        for mailbox in self.registry.close() {
-            mailbox.order(Order::Drain);
+        for control in self.registry.close() {
+            control.order(Order::Drain);
         }
         self.registry.empty().await;
         self.shares.ended().await;

@@ -10,8 +10,8 @@
 //! - `shared`: shared subscriptions; `requests`: request and reply between MQTT and NATS
 //! - `interop`: what NATS clients do that concerns sessions
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
-//! - `election`: what one sidecar does for all; `registry`: who is connected; `quotas`: how much a client may have; `census`:
-//!   how many sessions there are; `vitals`: how all of this is, for metrics
+//! - `election`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
+//! - `quotas`: how much a client may have; `census`: how many sessions there are; `vitals`: how all of this is, for metrics
 //!
 //! The parts do not know the [`Account`]: it knows them, and so do the files that make something of several parts together.
 //!
@@ -20,6 +20,7 @@
 
 mod census;
 mod clock;
+mod control;
 mod delivery;
 mod duties;
 mod election;
@@ -47,10 +48,11 @@ use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use proto_map::{Names, Subject};
 
+pub(crate) use control::{Control, Order};
 pub(crate) use delivery::backlog::message_of_backlog;
 pub(crate) use delivery::grant;
-pub use delivery::mailbox::MailboxLimits;
-pub(crate) use delivery::mailbox::{LogRestart, Mail, Mailbox, Order, Outgoing, Wakes};
+pub use delivery::inbox::InboxLimits;
+pub(crate) use delivery::inbox::{Inbox, LogRestart, Mail, Outgoing, Wakes};
 pub(crate) use delivery::message::Message;
 pub(crate) use delivery::retained::RetainedCursor;
 pub(crate) use delivery::segments::Segments;
@@ -117,7 +119,7 @@ pub struct AccountOptions {
     /// What clients are offered.
     pub limits: Limits,
     /// Limits of what waits for one client.
-    pub mailbox: MailboxLimits,
+    pub inbox: InboxLimits,
     /// How much clients may have.
     pub quotas: Quotas,
     /// Levels that a topic may have.
@@ -214,22 +216,22 @@ impl Account {
     }
 
     /// How far a session has read in the logs in which it is live and has nothing queued.
-    pub(crate) fn read_up_to(&self, mailbox: &Mailbox) -> Cursors {
+    pub(crate) fn read_up_to(&self, inbox: &Inbox) -> Cursors {
         let is_through =
             |feed: &mut mqtt_session::Feed<_>| feed.is_empty() && matches!(feed.state(), FeedState::Live { .. });
         let read = |number| {
             let log = self.logs.get(number)?;
             let tail = log.hold();
-            mailbox.with_feed(number, is_through).then(|| log.position(tail.sequence()))
+            inbox.with_feed(number, is_through).then(|| log.position(tail.sequence()))
         };
-        mailbox.reads().into_iter().filter_map(read).collect()
+        inbox.reads().into_iter().filter_map(read).collect()
     }
 
     /// A session is behind in a log from this place on: has it brought up.
-    pub(crate) fn catch_up(&self, place: u64, mailbox: &Arc<Mailbox>) {
+    pub(crate) fn catch_up(&self, place: u64, inbox: &Arc<Inbox>) {
         match self.logs.get(log_of(place)) {
-            Some(log) if !log.is_gone() => log.catch_up.ask(mailbox),
-            _ => mailbox.forget_log(log_of(place)),
+            Some(log) if !log.is_gone() => log.catch_up.ask(inbox),
+            _ => inbox.forget_log(log_of(place)),
         }
     }
 

@@ -41,7 +41,7 @@ use proto_map::Subject;
 
 use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
 use self::job::{EpochText, Job, PublishWait, Route, Stage, Unstorable, Wanted};
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::account::requests::OpenRequests;
 use crate::account::{Account, TooLarge};
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};

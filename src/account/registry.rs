@@ -9,7 +9,7 @@ use foldhash::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::control::Control;
 
 /// Where a CONNECT came from.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub(crate) enum Entered {
     /// Nobody has its client id.
     Alone,
     /// These connections had it, and have not ended; the last one until now.
-    Behind(Vec<Arc<Mailbox>>),
+    Behind(Vec<Arc<Control>>),
     /// It was not: its peer is gone, or the connection that has the client id came later.
     GivesWay,
     /// It was not: nobody is any more.
@@ -37,34 +37,34 @@ pub(crate) enum Entered {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     is_draining: AtomicBool,
-    clients: Mutex<HashMap<ByteString, Arc<Mailbox>>>,
+    clients: Mutex<HashMap<ByteString, Arc<Control>>>,
     /// Connections that were taken over and have not ended yet are not in `clients` any more.
-    leaving: Mutex<HashMap<ByteString, Vec<Arc<Mailbox>>>>,
+    leaving: Mutex<HashMap<ByteString, Vec<Arc<Control>>>>,
     changed: Notify,
 }
 
 impl Registry {
     /// Enters a client, unless it gives way. `is_gone`: whether its peer is gone, which is looked at when nobody else can
     /// enter, so that a connection that came when that one was gone is behind it.
-    pub(crate) fn enter(&self, mailbox: &Arc<Mailbox>, is_gone: impl FnOnce() -> bool) -> Entered {
+    pub(crate) fn enter(&self, control: &Arc<Control>, is_gone: impl FnOnce() -> bool) -> Entered {
         let mut clients = self.clients.lock();
         if self.is_draining.load(Ordering::Relaxed) {
             return Entered::Draining;
         }
-        let newcomer = mailbox.arrival(is_gone());
+        let newcomer = control.arrival(is_gone());
         if newcomer.is_gone
-            || clients.get(&mailbox.client_id).is_some_and(|old| newcomer.yields_to(&old.arrival(false)))
+            || clients.get(&control.client_id).is_some_and(|old| newcomer.yields_to(&old.arrival(false)))
         {
             return Entered::GivesWay;
         }
-        match clients.insert(mailbox.client_id.clone(), Arc::clone(mailbox)) {
+        match clients.insert(control.client_id.clone(), Arc::clone(control)) {
             Some(old) => {
                 let mut leaving = self.leaving.lock();
                 let those = leaving.entry(old.client_id.clone()).or_default();
                 those.push(old);
                 Entered::Behind(those.clone())
             }
-            None => match self.leaving.lock().get(&mailbox.client_id) {
+            None => match self.leaving.lock().get(&control.client_id) {
                 Some(those) => Entered::Behind(those.clone()),
                 None => Entered::Alone,
             },
@@ -72,37 +72,37 @@ impl Registry {
     }
 
     /// Nobody is entered any more. Returns all that are there.
-    pub(crate) fn close(&self) -> Vec<Arc<Mailbox>> {
+    pub(crate) fn close(&self) -> Vec<Arc<Control>> {
         let clients = self.clients.lock();
         self.is_draining.store(true, Ordering::Relaxed);
         clients.values().cloned().collect()
     }
 
     /// The connection that has a client id.
-    pub(crate) fn find(&self, client_id: &str) -> Option<Arc<Mailbox>> {
+    pub(crate) fn find(&self, client_id: &str) -> Option<Arc<Control>> {
         self.clients.lock().get(client_id).cloned()
     }
 
     /// The connection that owned a session last before an epoch, also while it ends.
-    pub(crate) fn find_before(&self, client_id: &str, epoch: u64) -> Option<Arc<Mailbox>> {
+    pub(crate) fn find_before(&self, client_id: &str, epoch: u64) -> Option<Arc<Control>> {
         let clients = self.clients.lock();
         let leaving = self.leaving.lock();
         let all = clients.get(client_id).into_iter().chain(leaving.get(client_id).into_iter().flatten());
         // One without an epoch has yet to write its record.
-        all.filter(|mailbox| (1..epoch).contains(&mailbox.epoch())).max_by_key(|mailbox| mailbox.epoch()).cloned()
+        all.filter(|control| (1..epoch).contains(&control.epoch())).max_by_key(|control| control.epoch()).cloned()
     }
 
     /// A connection has ended.
-    pub(crate) fn leave(&self, mailbox: &Arc<Mailbox>) {
+    pub(crate) fn leave(&self, control: &Arc<Control>) {
         let mut clients = self.clients.lock();
-        if clients.get(&mailbox.client_id).is_some_and(|m| m.id == mailbox.id) {
-            clients.remove(&mailbox.client_id);
+        if clients.get(&control.client_id).is_some_and(|m| m.id == control.id) {
+            clients.remove(&control.client_id);
         } else {
             let mut leaving = self.leaving.lock();
-            if let Some(those) = leaving.get_mut(&mailbox.client_id) {
-                those.retain(|other| other.id != mailbox.id);
+            if let Some(those) = leaving.get_mut(&control.client_id) {
+                those.retain(|other| other.id != control.id);
                 if those.is_empty() {
-                    leaving.remove(&mailbox.client_id);
+                    leaving.remove(&control.client_id);
                 }
             }
         }
@@ -111,19 +111,19 @@ impl Registry {
     }
 
     /// All that are connected.
-    pub(crate) fn everyone(&self) -> Vec<Arc<Mailbox>> {
+    pub(crate) fn everyone(&self) -> Vec<Arc<Control>> {
         self.clients.lock().values().cloned().collect()
     }
 
     /// The connections of a client, also those that were taken over and have not ended.
-    pub(crate) fn all_of(&self, client_id: &str) -> Vec<Arc<Mailbox>> {
+    pub(crate) fn all_of(&self, client_id: &str) -> Vec<Arc<Control>> {
         let clients = self.clients.lock();
         let leaving = self.leaving.lock();
         clients.get(client_id).into_iter().chain(leaving.get(client_id).into_iter().flatten()).cloned().collect()
     }
 
     /// All that are connected, and all that were taken over and have not ended.
-    pub(crate) fn everyone_and_leaving(&self) -> Vec<Arc<Mailbox>> {
+    pub(crate) fn everyone_and_leaving(&self) -> Vec<Arc<Control>> {
         let clients = self.clients.lock();
         let leaving = self.leaving.lock();
         clients.values().chain(leaving.values().flatten()).cloned().collect()

@@ -21,7 +21,7 @@ use proto_map::MapError;
 
 pub(crate) use self::topics::Sys;
 use crate::account::Account;
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
 use crate::account::session_id::SessionId;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::Account;
+use crate::account::control::Control;
 use crate::account::delivery::logs::LogHandle;
-use crate::account::delivery::mailbox::Mailbox;
 use crate::metrics::Vitals;
 use crate::readiness::Standing;
 
@@ -106,7 +106,7 @@ impl Account {
     /// Counts the sessions of connected clients that are fed from the tails of the logs, and those that are catching up; and
     /// the feeds that are behind.
     fn count_feeds(&self) -> ([u64; 2], u64) {
-        let behind = |mailbox: &Arc<Mailbox>| mailbox.feeds_behind() as u64;
+        let behind = |control: &Arc<Control>| control.inbox().feeds_behind() as u64;
         let (mut live, mut catching_up, mut feeds) = (0, 0, 0);
         for behind in self.registry.everyone().iter().map(behind) {
             feeds += behind;

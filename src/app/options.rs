@@ -8,7 +8,7 @@ use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
-use crate::account::{AccountOptions, AccountSpec, DeniedPublish, MailboxLimits, Quotas, RequestOptions};
+use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions};
 use crate::auth::Anyone;
 use crate::config::{
     self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
@@ -185,7 +185,7 @@ fn account(config: &Config) -> AccountOptions {
             shared_subscriptions: true,
             strict: mqtt.strict,
         },
-        mailbox: MailboxLimits {
+        inbox: InboxLimits {
             qos0_bytes: mqtt.qos0_buffer.as_usize(),
             feed_messages: FEED_MESSAGES,
             feed_bytes: FEED_BYTES,

@@ -54,24 +54,24 @@ where
     /// lost it. `is_drained`: nothing older is queued.
     pub(super) fn catch_up(&mut self, place: u64, is_drained: bool) {
         if log_of(place) != 0 {
-            return self.account.catch_up(place, &self.mailbox);
+            return self.account.catch_up(place, &self.inbox);
         }
         let next = place;
         if self.backlog.until.is_some() {
             return;
         }
-        match self.mailbox.log_begins_above(next) {
+        match self.inbox.log_begins_above(next) {
             Some(_) if !is_drained => {}
             Some(first) => {
                 self.backlog.until = Some(first);
                 self.fetch_backlog(next.saturating_sub(1), None);
             }
-            None => self.account.catch_up(next, &self.mailbox),
+            None => self.account.catch_up(next, &self.inbox),
         }
     }
 
     fn fetch_backlog(&mut self, after: u64, reader: Option<Box<BacklogReader>>) {
-        let (account, client_id) = (Arc::clone(&self.account), self.mailbox.client_id.clone());
+        let (account, client_id) = (Arc::clone(&self.account), self.control.client_id.clone());
         self.backlog.fetching = Some(Box::pin(fetch(account, client_id, after, reader)));
     }
 
@@ -103,13 +103,13 @@ where
             self.backlog.is_left.store(true, Ordering::Relaxed);
         }
         self.session.has_read_up_to(until - 1);
-        self.mailbox.with_feed(0, |feed| feed.fall_behind(until));
+        self.inbox.with_feed(0, |feed| feed.fall_behind(until));
     }
 
     /// A message of the backlog as the session gets it now: `None` when none of its subscriptions takes it any more.
     fn owed_copy(&self, entry: &LogEntry) -> Option<Outgoing> {
         let message = message_of_backlog(entry, self.account.options.nats_headers)?;
-        let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
+        let is_own = message.publisher.as_ref() == Some(&self.control.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let matching = all.filter(|(filter, _)| !filter.is_shared() && filter.matches(&message.topic));
         let terms = matching.filter_map(|(_, stored)| {

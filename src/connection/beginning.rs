@@ -63,16 +63,16 @@ where
         (decoder, negotiated): (Decoder, Negotiated),
         attached: Attached,
     ) -> Box<Self> {
-        let Attached { mailbox, is_present, epoch, progress, retained, filters, owned } = attached;
+        let Attached { control, is_present, epoch, progress, retained, filters, owned } = attached;
         let retained = PendingRetained::resume(retained, owned.iter().flat_map(|owned| owned.subscriptions.values()));
         let version = negotiated.parameters.version;
         // [MQTT-3.2.2-2, -3]
         let connack = ConnAck { session_present: is_present, ..negotiated.connack };
         accept(&mut io, &account, version, connack);
         let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
-        let client_key = owned.as_ref().and_then(|_| account.client_key(&mailbox.client_id));
-        let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(mailbox.completions()), client_key)
-            .answering(mailbox.open_requests());
+        let client_key = owned.as_ref().and_then(|_| account.client_key(&control.client_id));
+        let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(control.completions()), client_key)
+            .answering(control.inbox().open_requests());
         publishing.tells_publisher = tells_publisher;
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
         let held = account.metrics.held_outputs();
@@ -92,7 +92,8 @@ where
             session,
             publishing,
             account,
-            mailbox,
+            inbox: Arc::clone(control.inbox()),
+            control,
             filters,
             shares: HashMap::new(),
             remote,

@@ -17,13 +17,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     fn tell_event(&self, event: impl FnOnce() -> Event) {
-        self.account.events.tell(&self.mailbox.client_id, self.account.node(), event);
+        self.account.events.tell(&self.control.client_id, self.account.node(), event);
     }
 
     /// A publish is refused.
     pub(super) fn log_refused(&self, publication: &Publication, refused: Refused) {
         tracing::info!(
-            client_id = &*self.mailbox.client_id,
+            client_id = &*self.control.client_id,
             remote = %self.remote,
             topic = publication.topic.as_str().escape_debug().to_string(),
             reason_code = ?refused.reason_code(),
@@ -32,7 +32,7 @@ where
         );
         if refused == Refused::TooLarge {
             let too_large = TooLarge::Message(publication.payload.len());
-            self.account.tell_size_refusal(&self.mailbox.client_id, too_large);
+            self.account.tell_size_refusal(&self.control.client_id, too_large);
         }
     }
 
@@ -46,13 +46,13 @@ where
                 Err(text) => format!("{text} (no filter)"),
             };
             let filters: Vec<String> = request.entries.iter().map(shown).collect();
-            tracing::debug!(client_id = &*self.mailbox.client_id, packet_id = %request.packet_id, ?filters, "SUBSCRIBE");
+            tracing::debug!(client_id = &*self.control.client_id, packet_id = %request.packet_id, ?filters, "SUBSCRIBE");
         }
     }
 
     pub(super) fn log_granted(&self, answers: &[(PacketId, Vec<ReasonCode>)]) {
         for (packet_id, reasons) in answers {
-            tracing::debug!(client_id = &*self.mailbox.client_id, %packet_id, ?reasons, "SUBACK");
+            tracing::debug!(client_id = &*self.control.client_id, %packet_id, ?reasons, "SUBACK");
         }
     }
 

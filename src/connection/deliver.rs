@@ -1,4 +1,4 @@
-//! Messages from the mailbox to the socket: as many as the window and the output take.
+//! Messages from the inbox to the socket: as many as the window and the output take.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use super::{Connection, OUTPUT_LOW};
 use crate::account::Outgoing;
 use crate::metrics::DropReason;
 
-/// Messages that are taken out of the mailbox at once.
+/// Messages that are taken out of the inbox at once.
 const BATCH: usize = 128;
 
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Moves messages from the mailbox to the output, until one of them has no more.
+    /// Moves messages from the inbox to the output, until one of them has no more.
     pub(super) fn fill_output(&mut self) {
         while self.delivers() && self.io.output.len() < OUTPUT_LOW {
             // What is repeated comes before anything new.
@@ -33,7 +33,7 @@ where
             }
             let room = if is_waiting || !self.copies.is_empty() { 0 } else { self.room_for_own().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
-            self.mailbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
+            self.inbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
             let count = messages.len();
             for (place, outgoing) in messages.drain(..) {
                 self.deliver(place, outgoing);
@@ -52,7 +52,7 @@ where
 
     /// Retained messages come first: they are older than anything live.
     fn fill_retained(&mut self) {
-        self.mailbox.take_retained(self.retained.cursors_mut());
+        self.inbox.take_retained(self.retained.cursors_mut());
         while self.io.output.len() < OUTPUT_LOW {
             let has_room = self.session.window_room() > 0;
             let is_next = |next: &Outgoing| has_room || next.grant.qos == QoS::AtMostOnce;
@@ -81,7 +81,7 @@ where
     /// have none: a session that is behind would never get anything of them.
     fn room_for_own(&self) -> usize {
         let room = self.session.window_room();
-        let keeps = self.mailbox.is_sharing() && self.shares.is_empty() && self.session.parameters().window > 1;
+        let keeps = self.inbox.is_sharing() && self.shares.is_empty() && self.session.parameters().window > 1;
         room.saturating_sub(usize::from(keeps))
     }
 
@@ -89,7 +89,7 @@ where
     pub(super) fn offer_share_room(&self) {
         let takes = self.resending.is_none() && self.remainder.is_none() && self.end.is_none();
         let room = if takes && self.io.output.len() < OUTPUT_LOW { self.session.window_room() } else { 0 };
-        self.mailbox.offer_share_room(room.saturating_sub(self.mail.shared.len()));
+        self.inbox.offer_share_room(room.saturating_sub(self.mail.shared.len()));
     }
 
     /// The client has acknowledged a message of a shared subscription.
@@ -186,14 +186,14 @@ where
         let written =
             frame.write_with_subscription_ids(dup, qos, outgoing.grant.retain, packet_id, expiry_s, ids, tail);
         if let Err(error) = written {
-            let (client_id, remote) = (&*self.mailbox.client_id, self.remote);
+            let (client_id, remote) = (&*self.control.client_id, self.remote);
             tracing::warn!(client_id, %remote, %error, "a message was not sent");
             return self.give_up(packet_id, DropReason::TooLarge);
         }
         if let Some(payload) = frame.tail() {
             self.io.output.push(payload.clone());
         }
-        self.mailbox.remember_request(&message);
+        self.inbox.remember_request(&message);
         self.counts.delivered[qos as usize] += 1;
         self.counts.payload_bytes[1] += message.payload.len() as u64;
     }

@@ -47,7 +47,7 @@ where
             let claims = self.claims();
             let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
-            let (fence, client_id) = (owned.sequence, self.mailbox.client_id.clone());
+            let (fence, client_id) = (owned.sequence, self.control.client_id.clone());
             let mut progress =
                 progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.account.logs);
             progress.retained = self.retained.begin_save();
@@ -85,7 +85,7 @@ where
         if !self.copies.is_empty() {
             return;
         }
-        for place in self.account.read_up_to(&self.mailbox).iter() {
+        for place in self.account.read_up_to(&self.inbox).iter() {
             self.session.has_read_up_to(place);
         }
     }
@@ -138,7 +138,7 @@ where
 
     fn cannot_write(&mut self, error: &WriteError) {
         if *error == WriteError::Fenced {
-            self.mailbox.withdraw();
+            self.control.withdraw();
         }
         self.is_unwritable = true;
         self.end_by_order(unwritable(error));
@@ -164,7 +164,7 @@ where
         if resends.is_empty() {
             return;
         }
-        let (account, client_id) = (Arc::clone(&self.account), self.mailbox.client_id.clone());
+        let (account, client_id) = (Arc::clone(&self.account), self.control.client_id.clone());
         // What a consumer does not know may come to somebody else as long as it does not.
         let claims = self.owned.iter().map(|owned| &owned.claims);
         let acks: Vec<_> = claims.flat_map(|c| resends.iter().filter_map(|r| c.get(&r.packet_id()).cloned())).collect();
@@ -202,7 +202,7 @@ where
                 }
                 (Resend::Publish(_, packet_id, sequence), None) => {
                     tracing::warn!(
-                        client_id = &*self.mailbox.client_id,
+                        client_id = &*self.control.client_id,
                         sequence,
                         "the log has lost a message in flight"
                     );
@@ -226,7 +226,7 @@ where
             return None;
         }
         let (is_retained, is_shared) = (place >= RETAINED, is_shared(place));
-        let is_own = message.publisher.as_ref() == Some(&self.mailbox.client_id);
+        let is_own = message.publisher.as_ref() == Some(&self.control.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let matching = all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s);
         let matching = matching.filter(|s| is_shared || self.is_sent_for(packet_id, s));

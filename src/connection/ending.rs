@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Connection;
 use super::io::{Io, close_socket};
 use super::parts::{End, Eventual, Written};
-use crate::account::{Account, LeaveEnd, Mailbox, SessionWritten, Share, progress_record};
+use crate::account::{Account, Control, LeaveEnd, SessionWritten, Share, progress_record};
 use crate::metrics::{Counts, DisconnectReason, WillCause};
 use crate::store::ProgressRecord;
 
@@ -44,7 +44,7 @@ where
                 properties,
             }));
         }
-        self.mailbox.take_restarts().into_iter().for_each(|restart| self.log_restarted(restart));
+        self.inbox.take_restarts().into_iter().for_each(|restart| self.log_restarted(restart));
         self.pass_what_is_read();
         let left = self.session.leave();
         // What is saved may say that these are the session's, until it is saved once more without them.
@@ -58,24 +58,24 @@ where
             rest: owned.progress_rest.clone(),
             ..progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.account.logs)
         });
-        self.mailbox.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
-        self.account.forget_subscriptions(&self.mailbox, self.filters.drain());
+        self.control.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
+        self.account.forget_subscriptions(&self.control, self.filters.drain());
         self.wakes.wake_all();
         let is_fence_due = self.is_record_dirty;
         let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.ip());
         let (writing, owned) = (self.writing.take(), self.owned.take());
         // What is not needed any more stays in its place until the end, as does what is.
-        let (io, account, mailbox) = (self.io, &self.account, &self.mailbox);
+        let (io, account, control) = (self.io, &self.account, &self.control);
         let publishing = &mut self.publishing;
         let settle = async {
             if publishing.settle().await.is_none() {
-                tracing::warn!(client_id = &*mailbox.client_id, "publishes of a client that left were given up");
+                tracing::warn!(client_id = &*control.client_id, "publishes of a client that left were given up");
             }
-            mailbox.set_settled();
+            control.set_settled();
         };
         let last = owned.zip(last_progress).map(|(owned, progress)| {
             let leave = LeaveEnd { owned, progress, expiry_s, will: will_cause(end), remote };
-            Box::new(LastWrite { account, mailbox, leave, writing, is_fence_due })
+            Box::new(LastWrite { account, control, leave, writing, is_fence_due })
         });
         let is_saved = match last {
             Some(last) if last.takes_back_a_will() => {
@@ -94,13 +94,13 @@ where
         };
         // When somebody else owns the session now, what it saves decides, when they come again.
         doubtful.iter().for_each(if is_saved { Share::give_back } else { Share::settled });
-        account.detach(mailbox);
+        account.detach(control);
     }
 
     /// What the client published behind something that waited, and does not repeat. Where its epoch has ended it may have
     /// published something newer elsewhere, and where a publish has failed nothing goes before that.
     fn publish_left(&mut self, publications: Vec<Publication>) {
-        let completions = self.mailbox.completions();
+        let completions = self.control.completions();
         if completions.is_withdrawn() || completions.has_failed() {
             return;
         }
@@ -111,7 +111,7 @@ where
     }
 
     fn log_end(&self, end: End) {
-        let client_id = self.mailbox.client_id.escape_debug().to_string();
+        let client_id = self.control.client_id.escape_debug().to_string();
         let remote = self.remote;
         let reason = match end {
             End::ByClient { .. } => DisconnectReason::Client,
@@ -140,7 +140,7 @@ where
 /// The last writes of a connection: its progress, its will, and its record without an owner, or the end of the session.
 struct LastWrite<'a> {
     account: &'a Arc<Account>,
-    mailbox: &'a Mailbox,
+    control: &'a Control,
     leave: LeaveEnd,
     /// A write that is under way: there is one at a time, so it goes first.
     writing: Option<Eventual<Written>>,
@@ -184,7 +184,7 @@ impl LastWrite<'_> {
         if self.leave.expiry_s > 0 && self.leave.owned.subscriptions.has_changed_pages() {
             Box::pin(self.write_pages()).await;
         }
-        Box::pin(self.account.leave_session(self.mailbox, self.leave)).await
+        Box::pin(self.account.leave_session(self.control, self.leave)).await
     }
 }
 

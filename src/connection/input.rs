@@ -164,7 +164,7 @@ where
 
     /// The connection ends [MQTT-4.13.1-1].
     fn violated(&mut self, violation: Violation) {
-        let (client_id, remote) = (&self.mailbox.client_id, self.remote);
+        let (client_id, remote) = (&self.control.client_id, self.remote);
         tracing::info!(client_id = &**client_id, %remote, clause = violation.clause(), "{violation}");
         if let Violation::PacketTooLarge { size, .. } = violation {
             self.account.tell_size_refusal(client_id, TooLarge::Packet(size as usize));
@@ -275,7 +275,7 @@ where
         }
         if given_up > 0 {
             self.account.metrics.dropped(DropReason::NatsUnavailable, given_up);
-            let client_id = &*self.mailbox.client_id;
+            let client_id = &*self.control.client_id;
             tracing::warn!(client_id, given_up, "publishes of a connection that has ended were given up");
         }
     }

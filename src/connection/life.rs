@@ -43,7 +43,7 @@ where
         self.behind.shrink_to_fit();
         self.io.output.release();
         self.mail.release();
-        self.mailbox.release();
+        self.inbox.release();
         self.publishing.release_memory();
     }
 

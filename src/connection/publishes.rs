@@ -41,24 +41,25 @@ where
         }
     }
 
-    /// Takes completions, and orders out of the mailbox.
+    /// Takes completions, what is in the inbox, and orders.
     pub(super) fn take_mail(&mut self) {
         let mut mail = std::mem::take(&mut self.mail);
-        self.mailbox.take(&mut mail);
+        self.inbox.take(&mut mail);
         mail.restarts.drain(..).for_each(|restart| self.log_restarted(restart));
         let session = &mut self.session;
         self.publishing.complete(&mut self.answers, &mut self.wakes, |token| session.not_published(token));
         self.counts.delivered[0] += mail.qos0[0];
         self.counts.payload_bytes[1] += mail.qos0[1];
-        if let Some(owned) = mail.owned.take() {
+        let (order, owned) = self.control.take();
+        if let Some(owned) = owned {
             self.owned = Some(owned);
         }
-        match mail.order.take() {
+        match order {
             Some(Order::Close(reason)) => self.end_by_order(reason),
             Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
             None => {}
         }
-        if self.mailbox.completions().has_failed() {
+        if self.control.completions().has_failed() {
             self.end_by_order(ReasonCode::ServerBusy);
         }
         self.mail = mail;

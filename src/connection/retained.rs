@@ -51,7 +51,7 @@ impl PendingRetained {
         Self { place, last_number, ..Self::default() }
     }
 
-    /// The cursors that were left in the mailbox.
+    /// The cursors that were left in the inbox.
     pub(super) fn cursors_mut(&mut self) -> &mut VecDeque<RetainedCursor> {
         &mut self.cursors
     }

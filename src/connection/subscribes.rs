@@ -23,14 +23,14 @@ where
         self.log_subscribes(&requests);
         let is_durable = self.session.is_durable();
         let planned = self.account.plan_subscribes(
-            &self.mailbox,
+            &self.inbox,
             &mut self.filters,
             self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
             requests,
         );
         self.publishing.tells_publisher |= planned.has_no_local();
-        let (account, mailbox) = (Arc::clone(&self.account), Arc::clone(&self.mailbox));
-        self.subscribing = Some(Box::pin(async move { account.subscribe(&mailbox, planned).await }));
+        let (account, inbox) = (Arc::clone(&self.account), Arc::clone(&self.inbox));
+        self.subscribing = Some(Box::pin(async move { account.subscribe(&inbox, planned).await }));
     }
 
     pub(super) fn subscribed(&mut self, mut subscribed: Subscribed) {
@@ -41,7 +41,7 @@ where
         self.tell_subscribed(&subscribed.made);
         self.log_granted(&subscribed.reasons);
         let owed = self.number_retained(&mut subscribed.retained);
-        self.mailbox.owe_retained(subscribed.retained);
+        self.inbox.owe_retained(subscribed.retained);
         if let Some(owned) = &mut self.owned {
             // That of a session that ends with its connection tells the others what it wants above QoS 0.
             let is_durable = self.session.is_durable();

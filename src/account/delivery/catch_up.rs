@@ -15,22 +15,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::delivery::inbox::Inbox;
 
 /// Sessions that wait for a scan.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
-    waiting: Mutex<Vec<Arc<Mailbox>>>,
+    waiting: Mutex<Vec<Arc<Inbox>>>,
     wake: Notify,
     has_ended: AtomicBool,
 }
 
 impl CatchUp {
     /// Has a session that is behind brought up. Asking twice does no harm.
-    pub(crate) fn ask(&self, mailbox: &Arc<Mailbox>) {
+    pub(crate) fn ask(&self, inbox: &Arc<Inbox>) {
         let mut waiting = self.waiting.lock();
-        if !waiting.iter().any(|m| m.id == mailbox.id) {
-            waiting.push(Arc::clone(mailbox));
+        if !waiting.iter().any(|m| m.id == inbox.id) {
+            waiting.push(Arc::clone(inbox));
         }
         drop(waiting);
         self.wake.notify_one();
@@ -43,10 +43,10 @@ impl CatchUp {
     }
 
     /// Waits until a scan that serves this session alone is in somebody's way: others wait for one, or the log is gone.
-    async fn others(&self, served: &Mailbox) {
+    async fn others(&self, served: &Inbox) {
         loop {
             let woken = self.wake.notified();
-            let is_other = |mailbox: &Arc<Mailbox>| mailbox.id != served.id;
+            let is_other = |inbox: &Arc<Inbox>| inbox.id != served.id;
             if self.has_ended.load(Ordering::Acquire) || self.waiting.lock().iter().any(is_other) {
                 return;
             }

@@ -1,7 +1,7 @@
 //! What a subscriber gets of a message: whether anything, at which QoS, with which RETAIN flag and Subscription Identifiers,
 //! and in how many copies. One rule for what comes live, by a scan, from a backlog, again, retained or shared.
 //!
-//! Plain data in, plain data out: no lock, no mailbox, no clock. Whoever asks has found out that the filter matches, whether
+//! Plain data in, plain data out: no lock, no inbox, no clock. Whoever asks has found out that the filter matches, whether
 //! the message is behind the SUBSCRIBE, and whose it is.
 //!
 //! **Invariant:** what a client may not receive is withheld here and nowhere else. A filter with wildcards can be wider than

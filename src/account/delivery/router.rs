@@ -1,4 +1,4 @@
-//! From a message to the mailboxes of its subscribers. A message comes from one of three places, and each copy of it
+//! From a message to the inboxes of its subscribers. A message comes from one of three places, and each copy of it
 //! counts in exactly one of them:
 //!
 //! - QoS 0 of a client here: routed at once; its copy on core NATS is not echoed to us.
@@ -19,8 +19,8 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
 use crate::account::delivery::grant::{Audience, Everybody, Grant, MessageFacts, Terms, grant, grants};
+use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
-use crate::account::delivery::mailbox::{Mailbox, Outgoing, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::subscriptions::{Before, Entry, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
@@ -44,7 +44,7 @@ enum Source {
 
 /// What one session gets of a message.
 struct Target<'a> {
-    mailbox: &'a Arc<Mailbox>,
+    inbox: &'a Arc<Inbox>,
     grant: &'a Grant,
     /// For other subscriptions of the session, where each gets a copy.
     others: &'a [Grant],
@@ -144,7 +144,7 @@ impl Router {
 
     /// Makes subscriptions at one instant: messages above the places `ends`, and above what the tails have routed, are for
     /// them, and of the retained messages those that the index does not hold yet. Returns which they are.
-    pub(crate) fn subscribe(&self, mailbox: &Arc<Mailbox>, ends: &Cursors, new: &[NewSubscription]) -> Made {
+    pub(crate) fn subscribe(&self, inbox: &Arc<Inbox>, ends: &Cursors, new: &[NewSubscription]) -> Made {
         let logs = self.logs.all();
         let tails: Vec<_> = logs.iter().map(|log| log.hold()).collect();
         let mut subscriptions = self.subscriptions.write();
@@ -157,7 +157,7 @@ impl Router {
         for s in new {
             let after: Cursors = s.logs.iter().filter_map(stands).collect();
             let subscriber = Subscriber {
-                mailbox: Arc::clone(mailbox),
+                inbox: Arc::clone(inbox),
                 options: s.options,
                 subscription_id: s.subscription_id,
                 gates: Gates::new(&after),
@@ -166,7 +166,7 @@ impl Router {
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
             if s.options.qos > QoS::AtMostOnce {
-                after.iter().for_each(|place| mailbox.with_feed(log_of(place), |_| ()));
+                after.iter().for_each(|place| inbox.with_feed(log_of(place), |_| ()));
             }
             all.push(after);
         }
@@ -174,18 +174,18 @@ impl Router {
     }
 
     /// Makes a subscription again that begins after these places.
-    pub(crate) fn restore(&self, mailbox: &Arc<Mailbox>, after: &Cursors, s: &NewSubscription) {
-        let (mailbox, options, subscription_id) = (Arc::clone(mailbox), s.options, s.subscription_id);
+    pub(crate) fn restore(&self, inbox: &Arc<Inbox>, after: &Cursors, s: &NewSubscription) {
+        let (inbox, options, subscription_id) = (Arc::clone(inbox), s.options, s.subscription_id);
         let (gates, retained) = (Gates::new(after), IndexState::default());
         let before = s.before.clone().map(Box::new);
-        let subscriber = Subscriber { mailbox, options, subscription_id, gates, before, retained };
+        let subscriber = Subscriber { inbox, options, subscription_id, gates, before, retained };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
     }
 
     /// Subscriptions of these sessions begin in a log after this sequence at the latest.
     pub(crate) fn lower_gates(&self, log: u16, sequence: u64, is_of: impl Fn(SessionId) -> bool) {
         self.subscriptions.write().visit_all(&mut |subscriber| {
-            if is_of(subscriber.mailbox.id) {
+            if is_of(subscriber.inbox.id) {
                 subscriber.gates.lower(log, sequence);
                 if let Some(before) = &mut subscriber.before {
                     before.until.lower(log, sequence);
@@ -251,7 +251,7 @@ impl Router {
         let now_ms = self.reading.clock.earliest_ms();
         let mut dropped = 0;
         entries.targets(message, source, audience, |target| {
-            dropped += u64::from(!target.mailbox.offer_qos0(message, target.grant, now_ms, wakes));
+            dropped += u64::from(!target.inbox.offer_qos0(message, target.grant, now_ms, wakes));
         });
         if dropped > 0 {
             self.metrics.dropped(DropReason::SlowReader, dropped);
@@ -272,9 +272,9 @@ impl Router {
         let source = Source::Log { log: log.number, sequence };
         self.matching(subscriptions, message).targets(message, source, audience_of(message, log), |t| {
             if t.grant.qos == QoS::AtMostOnce {
-                dropped += u64::from(!t.mailbox.offer_qos0(message, t.grant, now_ms, wakes));
+                dropped += u64::from(!t.inbox.offer_qos0(message, t.grant, now_ms, wakes));
             } else {
-                t.mailbox.offer_live(log.number, sequence, message.weight(), || t.outgoing(message), wakes);
+                t.inbox.offer_live(log.number, sequence, message.weight(), || t.outgoing(message), wakes);
             }
         });
         if dropped > 0 {
@@ -289,18 +289,18 @@ impl Router {
         log: &LogHandle,
         entry: &LogEntry,
         wakes: &mut Wakes,
-        mut on_full: impl FnMut(&Arc<Mailbox>),
+        mut on_full: impl FnMut(&Arc<Inbox>),
     ) {
         let Some(message) = self.message_of(log, entry) else { return };
         let message = Arc::new(message);
         let subscriptions = self.subscriptions.read();
         let source = Source::Log { log: log.number, sequence: entry.sequence };
         self.matching(&subscriptions, &message).targets(&message, source, audience_of(&message, log), |t| {
-            if t.grant.qos != QoS::AtMostOnce && t.mailbox.is_scanning() {
+            if t.grant.qos != QoS::AtMostOnce && t.inbox.is_scanning() {
                 let (sequence, weight) = (entry.sequence, message.weight());
-                let offer = t.mailbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
+                let offer = t.inbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
                 if offer == Offer::Full {
-                    on_full(t.mailbox);
+                    on_full(t.inbox);
                 }
             }
         });
@@ -408,8 +408,8 @@ impl LogSink for LogTail {
         tail.0 = next.saturating_sub(1);
         self.log.epochs.forget();
         self.router.lower_gates(self.log.number, tail.0, |_| true);
-        for mailbox in self.registry.everyone() {
-            mailbox.log_restarted(self.log.number, next);
+        for control in self.registry.everyone() {
+            control.inbox().log_restarted(self.log.number, next);
         }
         self.log.routed(&tail);
     }
@@ -481,20 +481,20 @@ impl<'a> Matched<'a> {
         }
         let entries = std::iter::once(&first).chain(&self.others);
         let mut all: Vec<&Subscriber> = entries.flat_map(|e| &e.subscribers).collect();
-        all.sort_unstable_by_key(|s| s.mailbox.id);
-        for of_session in all.chunk_by(|a, b| a.mailbox.id == b.mailbox.id) {
+        all.sort_unstable_by_key(|s| s.inbox.id);
+        for of_session in all.chunk_by(|a, b| a.inbox.id == b.inbox.id) {
             let [one, _, ..] = *of_session else {
                 of_session.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
                 continue;
             };
-            let (mailbox, terms) = (&one.mailbox, of_session.iter().map(|s| s.terms(message, source)));
+            let (inbox, terms) = (&one.inbox, of_session.iter().map(|s| s.terms(message, source)));
             let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
             let all = grants(terms, &facts, self.copies_overlapping, &Everybody);
             // At QoS 0 each by itself, above it all together.
             let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
-            live.iter().for_each(|grant| deliver(Target { mailbox, grant, others: &[] }));
+            live.iter().for_each(|grant| deliver(Target { inbox, grant, others: &[] }));
             if let Some((grant, others)) = stored.split_first() {
-                deliver(Target { mailbox, grant, others });
+                deliver(Target { inbox, grant, others });
             }
         }
     }
@@ -522,15 +522,15 @@ impl Subscriber {
         // Whose the message is is found out only where it matters.
         let facts = MessageFacts { is_own: self.options.no_local && self.is_own(message, source), ..facts };
         if let Some(grant) = grant(&self.terms(message, source), &facts, &Everybody) {
-            deliver(Target { mailbox: &self.mailbox, grant: &grant, others: &[] });
+            deliver(Target { inbox: &self.inbox, grant: &grant, others: &[] });
         }
     }
 
     /// The session is the publisher's.
     fn is_own(&self, message: &Message, source: Source) -> bool {
         match source {
-            Source::Local { publisher } => publisher == self.mailbox.id,
-            Source::Core | Source::Log { .. } => message.publisher.as_ref() == Some(&self.mailbox.client_id),
+            Source::Local { publisher } => publisher == self.inbox.id,
+            Source::Core | Source::Log { .. } => message.publisher.as_ref() == Some(&self.inbox.client_id),
         }
     }
 }

@@ -23,7 +23,8 @@ use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, TopicFilter};
 use mqtt_session::Cursors;
 
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::control::Control;
+use crate::account::delivery::inbox::Inbox;
 use crate::account::delivery::retained::{RetainedCursor, finding};
 use crate::account::delivery::router::{Made, NewSubscription};
 use crate::account::interop::durable_interest::unshared;
@@ -85,7 +86,7 @@ impl Planned {
 
 impl Account {
     /// Makes the subscriptions; see the top of this file.
-    pub(crate) async fn subscribe(&self, mailbox: &Arc<Mailbox>, planned: Planned) -> Subscribed {
+    pub(crate) async fn subscribe(&self, inbox: &Arc<Inbox>, planned: Planned) -> Subscribed {
         let (sys, new): (Vec<_>, Vec<_>) = planned.granted().cloned().partition(|s| self.sys.serves(&s.filter));
         let (mut retained, mut made, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (new, is_sys) in [(new, false), (sys, true)] {
@@ -98,7 +99,7 @@ impl Account {
                 tokio::join!(self.settle(&new), self.announce(&planned.wishes)).0
             };
             for new in new.chunks(MADE_AT_ONCE) {
-                let cursors = self.make(mailbox, &ends, new, is_sys, &mut made);
+                let cursors = self.make(inbox, &ends, new, is_sys, &mut made);
                 retained.extend(cursors.await);
                 tokio::task::yield_now().await;
             }
@@ -109,7 +110,7 @@ impl Account {
                 match entry {
                     Ok(New::Ordinary(new)) => (granted_reason(new.options.qos), None),
                     // There is one of these futures for each filter of a packet, and few are shared.
-                    Ok(New::Shared(new, is_new)) => (Box::pin(self.share(mailbox, &new)).await, Some((new, is_new))),
+                    Ok(New::Shared(new, is_new)) => (Box::pin(self.share(inbox, &new)).await, Some((new, is_new))),
                     Err(reason) => (reason, None),
                 }
             });
@@ -133,7 +134,7 @@ impl Account {
     /// The third step. Returns what of the retained messages the client is owed.
     async fn make(
         &self,
-        mailbox: &Arc<Mailbox>,
+        inbox: &Arc<Inbox>,
         ends: &Cursors,
         new: &[NewSubscription],
         is_sys: bool,
@@ -141,7 +142,7 @@ impl Account {
     ) -> Vec<RetainedCursor> {
         let (router, index) =
             if is_sys { (&self.sys.router, &self.sys.index) } else { (&*self.router, self.store.retained().index()) };
-        let Made { seen, after } = router.subscribe(mailbox, ends, new);
+        let Made { seen, after } = router.subscribe(inbox, ends, new);
         let stored = |s: &NewSubscription, after| records::stored_subscription(s, after, &self.logs);
         made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
         let owed = new.iter().filter(|s| s.is_owed_retained).cloned();
@@ -157,11 +158,11 @@ impl Account {
     }
 
     /// Makes a session a member of a shared subscription. What stands in SUBACK.
-    async fn share(&self, mailbox: &Arc<Mailbox>, new: &NewShare) -> ReasonCode {
-        let (client_id, filter) = (&*mailbox.client_id, new.filter.as_str().escape_debug().to_string());
+    async fn share(&self, inbox: &Arc<Inbox>, new: &NewShare) -> ReasonCode {
+        let (client_id, filter) = (&*inbox.client_id, new.filter.as_str().escape_debug().to_string());
         let joined = async {
             loop {
-                match self.shares.join(mailbox, new).await {
+                match self.shares.join(inbox, new).await {
                     Ok(()) => return Ok(()),
                     Err(NotJoined::Over(limit)) => return Err(self.refusals.refuse(limit, client_id)),
                     Err(NotJoined::Unavailable(error)) => {
@@ -228,7 +229,7 @@ impl Account {
     /// their order [MQTT-3.11.3-1].
     pub(crate) fn unsubscribe(
         &self,
-        mailbox: &Mailbox,
+        inbox: &Inbox,
         filters: &mut HashSet<TopicFilter>,
         unwanted: &[Result<TopicFilter, ByteString>],
     ) -> Vec<ReasonCode> {
@@ -236,11 +237,11 @@ impl Account {
             Err(_) => ReasonCode::TopicFilterInvalid,
             Ok(filter) if !filters.remove(filter) => ReasonCode::NoSubscriptionExisted,
             Ok(filter) if filter.is_shared() => {
-                self.shares.withdraw(filter, mailbox.id);
+                self.shares.withdraw(filter, inbox.id);
                 ReasonCode::Success
             }
             Ok(filter) => {
-                self.end_subscription(filter, mailbox.id);
+                self.end_subscription(filter, inbox.id);
                 ReasonCode::Success
             }
         };
@@ -248,12 +249,12 @@ impl Account {
     }
 
     /// Ends what a connection that is over was subscribed to. It gets nothing from now on.
-    pub(crate) fn forget_subscriptions(&self, mailbox: &Mailbox, filters: impl Iterator<Item = TopicFilter>) {
-        mailbox.close();
+    pub(crate) fn forget_subscriptions(&self, control: &Control, filters: impl Iterator<Item = TopicFilter>) {
+        control.close();
         let (shared, others): (Vec<TopicFilter>, Vec<TopicFilter>) = filters.partition(TopicFilter::is_shared);
-        self.shares.leave(mailbox.id, shared.iter());
+        self.shares.leave(control.id, shared.iter());
         for filter in others {
-            self.end_subscription(&filter, mailbox.id);
+            self.end_subscription(&filter, control.id);
         }
     }
 

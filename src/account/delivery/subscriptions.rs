@@ -12,7 +12,7 @@ use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use mqtt_session::{Cursors, log_of};
 
 use self::children::Children;
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::delivery::inbox::Inbox;
 use crate::account::session_id::SessionId;
 use crate::store::IndexState;
 
@@ -20,7 +20,7 @@ use crate::store::IndexState;
 #[derive(Clone, Debug)]
 pub(crate) struct Subscriber {
     /// Where the session is reached.
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) inbox: Arc<Inbox>,
     /// Options of the subscription.
     pub(crate) options: SubscriptionOptions,
     /// Subscription Identifier.
@@ -133,7 +133,7 @@ impl Subscriptions {
     /// is owed above QoS 0 stays owed when the new one is of QoS 0.
     pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
         let entry = self.entry(filter, order);
-        match entry.place_of(subscriber.mailbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
+        match entry.place_of(subscriber.inbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
             Some(old) => {
                 let is_lowered = subscriber.options.qos == QoS::AtMostOnce;
                 let before = match old.options.qos {
@@ -287,13 +287,13 @@ impl Entry {
     fn place_of(&self, session: SessionId) -> Option<usize> {
         match &self.places {
             Some(places) => places.get(&session).copied(),
-            None => self.subscribers.iter().position(|s| s.mailbox.id == session),
+            None => self.subscribers.iter().position(|s| s.inbox.id == session),
         }
     }
 
     /// One more, who is not there yet.
     fn add(&mut self, subscriber: Subscriber) {
-        let session = subscriber.mailbox.id;
+        let session = subscriber.inbox.id;
         self.subscribers.push(subscriber);
         let place = self.subscribers.len() - 1;
         match &mut self.places {
@@ -302,7 +302,7 @@ impl Entry {
             }
             None if place >= LOOKED_THROUGH_MAX => {
                 let numbered = self.subscribers.iter().enumerate();
-                self.places = Some(Box::new(numbered.map(|(place, s)| (s.mailbox.id, place)).collect()));
+                self.places = Some(Box::new(numbered.map(|(place, s)| (s.inbox.id, place)).collect()));
             }
             None => {}
         }
@@ -314,7 +314,7 @@ impl Entry {
         if let Some(places) = &mut self.places {
             places.remove(&session);
             if let Some(moved) = self.subscribers.get(place) {
-                places.insert(moved.mailbox.id, place);
+                places.insert(moved.inbox.id, place);
             }
             if self.subscribers.len() < LOOKED_THROUGH_MAX / 2 {
                 self.places = None;
@@ -386,17 +386,17 @@ fn walk<'a, S>(node: &'a Node<S>, rest: Option<&str>, is_hidden: bool, visit: &m
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::delivery::mailbox::MailboxLimits;
+    use crate::account::delivery::inbox::InboxLimits;
     use mqtt_codec::{TopicName, Version};
 
-    fn mailbox(id: SessionId) -> Arc<Mailbox> {
-        let limits = MailboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
-        Arc::new(Mailbox::new(id, ByteString::from_static("c"), Version::V5, u32::MAX, limits))
+    fn inbox(id: SessionId) -> Arc<Inbox> {
+        let limits = InboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
+        Arc::new(Inbox::new(id, ByteString::from_static("c"), Version::V5, u32::MAX, limits, Arc::default()))
     }
 
-    fn subscriber(mailbox: &Arc<Mailbox>, after: u64) -> Subscriber {
+    fn subscriber(inbox: &Arc<Inbox>, after: u64) -> Subscriber {
         Subscriber {
-            mailbox: Arc::clone(mailbox),
+            inbox: Arc::clone(inbox),
             options: SubscriptionOptions::default(),
             subscription_id: None,
             gates: Gates::new(&[after].into_iter().collect()),
@@ -432,9 +432,9 @@ mod tests {
         let filters: Vec<TopicFilter> =
             words(&["a", "$", "/", "+", "#"], 4).into_iter().filter_map(|w| TopicFilter::new(w).ok()).collect();
         let mut subscriptions: Subscriptions = Subscriptions::default();
-        let mailbox = mailbox(1);
+        let inbox = inbox(1);
         for (order, f) in (0..).zip(&filters) {
-            subscriptions.insert(f, subscriber(&mailbox, 0), order);
+            subscriptions.insert(f, subscriber(&inbox, 0), order);
         }
         assert_eq!(subscriptions.len(), filters.len());
         for topic in words(&["a", "$", "/"], 4).into_iter().filter_map(|w| TopicName::new(w).ok()) {
@@ -454,19 +454,19 @@ mod tests {
     #[test]
     fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
         const MANY: u64 = 40_000;
-        let mailboxes: Vec<Arc<Mailbox>> = (0..MANY).map(mailbox).collect();
+        let inboxes: Vec<Arc<Inbox>> = (0..MANY).map(inbox).collect();
         for text in ["popular", "popular/+/#"] {
             let (mut subscriptions, f) = (Subscriptions::default(), filter(text));
             let began = std::time::Instant::now();
             for _ in 0..2 {
-                mailboxes.iter().for_each(|mailbox| subscriptions.insert(&f, subscriber(mailbox, 0), 7));
-                assert_eq!(subscriptions.count(), mailboxes.len());
+                inboxes.iter().for_each(|inbox| subscriptions.insert(&f, subscriber(inbox, 0), 7));
+                assert_eq!(subscriptions.count(), inboxes.len());
             }
             // From both ends: who is moved is found all the same.
-            let (first, last) = mailboxes.split_at(mailboxes.len() / 2);
-            for mailbox in first.iter().chain(last.iter().rev()).take(mailboxes.len() - 1) {
-                assert_eq!(subscriptions.remove(&f, mailbox.id), Removed::Shared);
-                assert_eq!(subscriptions.remove(&f, mailbox.id), Removed::NotFound);
+            let (first, last) = inboxes.split_at(inboxes.len() / 2);
+            for inbox in first.iter().chain(last.iter().rev()).take(inboxes.len() - 1) {
+                assert_eq!(subscriptions.remove(&f, inbox.id), Removed::Shared);
+                assert_eq!(subscriptions.remove(&f, inbox.id), Removed::NotFound);
             }
             assert_eq!(subscriptions.remove(&f, last[0].id), Removed::Last { order: 7 });
             assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
@@ -476,7 +476,7 @@ mod tests {
     #[test]
     fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
         let mut subscriptions: Subscriptions = Subscriptions::default();
-        let (one, two) = (mailbox(1), mailbox(2));
+        let (one, two) = (inbox(1), inbox(2));
         let f = filter("a/+");
         subscriptions.insert(&f, subscriber(&one, 5), 0);
         subscriptions.insert(&f, subscriber(&one, 9), 1);

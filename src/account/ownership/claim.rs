@@ -17,7 +17,7 @@ use super::record::{Message, Rest};
 use super::remains::Remain;
 use super::{Driver, In};
 use crate::account::Account;
-use crate::account::delivery::mailbox::{Mailbox, Order};
+use crate::account::control::{Control, Order};
 use crate::account::ownership::records;
 use crate::metrics::WillCause;
 use crate::store::ProgressRecord;
@@ -105,13 +105,13 @@ impl Account {
         self: &Arc<Self>,
         node: &str,
         ask: Ask<'_>,
-        mailbox: &Arc<Mailbox>,
+        control: &Arc<Control>,
         socket: &mut dyn PeerSocket,
         deadline: Instant,
     ) -> Result<Box<Claimed>, Abandoned> {
         let Ask { negotiated, connect, remote, came } = ask;
         if self.store.clock().now_ms().is_none() {
-            tracing::warn!(client_id = &*mailbox.client_id, "the time of the server is not known");
+            tracing::warn!(client_id = &*control.client_id, "the time of the server is not known");
             let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
             return Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled });
         }
@@ -132,10 +132,10 @@ impl Account {
         });
         // The orders of a client that has its answer are for its connection.
         let listens = came.is_none();
-        let (outcome, order) = self.run_claim(&mut claim, mailbox, socket, listens, deadline).await;
+        let (outcome, order) = self.run_claim(&mut claim, control, socket, listens, deadline).await;
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
-                mailbox.owns(claimed.state.epoch.0, claimed.revision.0);
+                control.owns(claimed.state.epoch.0, claimed.revision.0);
                 Ok(claimed)
             }
             ClaimOutcome::GivenUp(given_up) => {
@@ -143,10 +143,10 @@ impl Account {
                     // No record names its will, and none will.
                     let stored = beside.as_ref().and_then(Message::whole).filter(|whole| whole.is_stored());
                     if let Some(whole) = stored {
-                        self.remains.try_remove(&mailbox.client_id, Remain::Wills(vec![whole.number]));
+                        self.remains.try_remove(&control.client_id, Remain::Wills(vec![whole.number]));
                     }
                 }
-                let mut abandoned = self.give_up(mailbox, *given_up, order);
+                let mut abandoned = self.give_up(control, *given_up, order);
                 let is_preempted = order == Some(Order::Close(ReasonCode::SessionTakenOver));
                 if is_preempted && connect.clean_start && connect.will.is_none() {
                     // It had nothing, and leaves nothing: it was connected, for no time at all.
@@ -160,12 +160,12 @@ impl Account {
     async fn run_claim(
         self: &Arc<Self>,
         claim: &mut Claim<Message, Rest, ProgressRecord>,
-        mailbox: &Arc<Mailbox>,
+        control: &Arc<Control>,
         socket: &mut dyn PeerSocket,
         listens: bool,
         deadline: Instant,
     ) -> (ClaimOutcome<Message, Rest, ProgressRecord>, Option<Order>) {
-        let mut driver = Driver::new(self, &mailbox.client_id, WillCause::TakenOver);
+        let mut driver = Driver::new(self, &control.client_id, WillCause::TakenOver);
         let (mut order, mut is_gone) = (None, false);
         let mut step = claim.begin();
         loop {
@@ -180,12 +180,12 @@ impl Account {
                 let event = tokio::select! {
                     biased;
                     input = &mut performed => Event::Answer(input),
-                    next = mailbox.ordered(order), if listens => Event::Ordered(next),
+                    next = control.ordered(order), if listens => Event::Ordered(next),
                     () = std::future::poll_fn(|cx| socket.poll_gone(cx)), if !is_gone => Event::Gone,
                     () = tokio::time::sleep_until(deadline) => Event::Late,
                 };
                 let input = match event {
-                    Event::Answer(input) => break claim.handle(self.session_time(), self.as_seen(mailbox, input)),
+                    Event::Answer(input) => break claim.handle(self.session_time(), self.as_seen(control, input)),
                     Event::Ordered(next) => {
                         order = Some(next);
                         match next {
@@ -208,14 +208,14 @@ impl Account {
             };
             if let Some((epoch, revision)) = claim.written_at() {
                 // From now on whoever comes later asks us to hand over.
-                mailbox.owns(epoch.0, revision.0);
+                control.owns(epoch.0, revision.0);
             }
         }
     }
 
-    fn as_seen(&self, mailbox: &Mailbox, input: In) -> In {
+    fn as_seen(&self, control: &Control, input: In) -> In {
         match input {
-            Input::Loaded(record, revision) => Input::Loaded(self.seen(&mailbox.client_id, record), revision),
+            Input::Loaded(record, revision) => Input::Loaded(self.seen(&control.client_id, record), revision),
             input => input,
         }
     }
@@ -223,7 +223,7 @@ impl Account {
     /// Leaves the session as it was found, or sees to it that somebody does.
     fn give_up(
         self: &Arc<Self>,
-        mailbox: &Mailbox,
+        control: &Control,
         given_up: GivenUp<Message, Rest, ProgressRecord>,
         order: Option<Order>,
     ) -> Abandoned {
@@ -236,7 +236,7 @@ impl Account {
         };
         let is_accepted = matches!(told, Told::Connected { .. });
         if let Some(left) = left {
-            self.look_after_orphan(&mailbox.client_id, Orphan::new(left, is_accepted));
+            self.look_after_orphan(&control.client_id, Orphan::new(left, is_accepted));
         }
         let reason = match (why, order) {
             (Stop::Preempted, _) if is_accepted => ReasonCode::SessionTakenOver,
@@ -252,11 +252,11 @@ impl Account {
     /// A CONNECT is given up although its record is written.
     pub(in crate::account) fn give_up_claimed(
         self: &Arc<Self>,
-        mailbox: &Mailbox,
+        control: &Control,
         left: Left<Message, Rest>,
         why: Stop,
         order: Option<Order>,
     ) -> Abandoned {
-        self.give_up(mailbox, GivenUp { why, left: Some(left), unsaved: None }, order)
+        self.give_up(control, GivenUp { why, left: Some(left), unsaved: None }, order)
     }
 }

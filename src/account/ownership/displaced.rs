@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::account::delivery::mailbox::SeenRecord;
+use crate::account::control::SeenRecord;
 use crate::account::registry::Registry;
 use crate::metrics::{AccountMetrics, TakenBy};
 use crate::store::{Gone, PageRecord, SessionRecord, SessionsSink};
@@ -29,13 +29,13 @@ impl Displaced {
     }
 
     fn saw(&self, client_id: &str, sequence: u64, record: SeenRecord) {
-        for mailbox in self.registry.all_of(client_id) {
-            if !mailbox.sees_record(sequence, record) {
+        for control in self.registry.all_of(client_id) {
+            if !control.sees_record(sequence, record) {
                 continue;
             }
             match record {
                 // It may ask for what there is a moment later.
-                SeenRecord::Connected(epoch) | SeenRecord::Left(epoch) if epoch > mailbox.epoch() => {
+                SeenRecord::Connected(epoch) | SeenRecord::Left(epoch) if epoch > control.epoch() => {
                     self.metrics.takeover(TakenBy::Other);
                 }
                 _ => tracing::info!(client_id, "the session of a connection here was adopted by now, or is over"),
@@ -70,7 +70,8 @@ mod tests {
     use mqtt_codec::Version;
 
     use super::*;
-    use crate::account::delivery::mailbox::{Mailbox, MailboxLimits};
+    use crate::account::control::Control;
+    use crate::account::delivery::inbox::InboxLimits;
     use crate::account::registry::Entered;
     use crate::metrics::Metrics;
 
@@ -86,9 +87,9 @@ mod tests {
         fn caught_up(&self) {}
     }
 
-    fn mailbox(id: u64) -> Arc<Mailbox> {
-        let limits = MailboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
-        Arc::new(Mailbox::new(id, "c".into(), Version::V5, u32::MAX, limits).taken_at(id))
+    fn control(id: u64) -> Arc<Control> {
+        let limits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
+        Arc::new(Control::new(id, "c".into(), Version::V5, u32::MAX, limits).taken_at(id))
     }
 
     fn record(epoch: u64, connected: bool) -> SessionRecord {
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn a_connection_elsewhere_is_a_takeover_whoever_says_it_first() {
         for (epoch, connected, takeovers) in [(8, true, 1), (8, false, 1), (7, false, 0)] {
-            let (registry, process, old) = (Arc::new(Registry::default()), Metrics::new(), mailbox(1));
+            let (registry, process, old) = (Arc::new(Registry::default()), Metrics::new(), control(1));
             let metrics = process.account();
             let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::new(Nobody));
             registry.enter(&old, || false);
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn one_that_is_taken_over_and_has_not_ended_learns_that_it_was_adopted() {
-        let (registry, old, new) = (Arc::new(Registry::default()), mailbox(1), mailbox(2));
+        let (registry, old, new) = (Arc::new(Registry::default()), control(1), control(2));
         let displaced = Displaced::new(Arc::clone(&registry), Metrics::new().account(), Arc::new(Nobody));
         registry.enter(&old, || false);
         old.owns(7, 20);

@@ -11,7 +11,7 @@ use mqtt_ownership::{Epoch, NodeId, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::account::Account;
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::control::Control;
 use crate::metrics::TakenBy;
 use crate::store::{ProgressRecord, RequestError};
 
@@ -61,28 +61,28 @@ impl Account {
     /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
     pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
         let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;
-        let Some(mailbox) = self.registry.find_before(&client_id, epoch) else {
+        let Some(control) = self.registry.find_before(&client_id, epoch) else {
             return Some(Bytes::from_static(b"null"));
         };
         tracing::info!(client_id, "taken over by a connection elsewhere");
-        if mailbox.take_over() {
+        if control.take_over() {
             self.metrics.takeover(TakenBy::Other);
         }
         // Its progress is there before everything that it published is settled.
-        let progress = tokio::time::timeout(PATIENCE, mailbox.handed_over()).await.ok()?;
+        let progress = tokio::time::timeout(PATIENCE, control.handed_over()).await.ok()?;
         // What the client sent before it was gone is handled. What takes long is for the client to send again, and must not
         // come behind that.
-        let _ = tokio::time::timeout(SETTLE_PATIENCE, mailbox.settled()).await;
-        mailbox.withdraw();
-        mailbox.collected();
+        let _ = tokio::time::timeout(SETTLE_PATIENCE, control.settled()).await;
+        control.withdraw();
+        control.collected();
         Some(Bytes::from(serde_json::to_vec(&progress).ok()?))
     }
 
     /// Somebody elsewhere has become the owner of a session while its connection here ended, so that its progress was not
     /// saved: it is kept until it is asked for, which is the next thing that a new owner does.
-    pub(super) async fn hold_handover(&self, mailbox: &Mailbox) {
-        if tokio::time::timeout(PATIENCE, mailbox.is_collected()).await.is_err() {
-            tracing::debug!(client_id = &*mailbox.client_id, "nobody asked for the progress of a session");
+    pub(super) async fn hold_handover(&self, control: &Control) {
+        if tokio::time::timeout(PATIENCE, control.is_collected()).await.is_err() {
+            tracing::debug!(client_id = &*control.client_id, "nobody asked for the progress of a session");
         }
     }
 
@@ -91,18 +91,18 @@ impl Account {
     /// not wait.
     pub(in crate::account) fn forward_handover(
         self: &Arc<Self>,
-        mailbox: Arc<Mailbox>,
+        control: Arc<Control>,
         unsaved: Option<(ProgressRecord, Revision)>,
     ) {
-        let Some((progress, fence)) = unsaved else { return self.detach(&mailbox) };
+        let Some((progress, fence)) = unsaved else { return self.detach(&control) };
         let (account, errand) = (Arc::clone(self), self.duties.errands.begin());
         self.store.tasks().spawn(async move {
-            mailbox.hand_over(Some(progress.clone()));
-            let saved = account.store.sessions().put_progress(&mailbox.client_id, &progress, fence.0, None).await;
+            control.hand_over(Some(progress.clone()));
+            let saved = account.store.sessions().put_progress(&control.client_id, &progress, fence.0, None).await;
             if saved.is_err() {
-                account.hold_handover(&mailbox).await;
+                account.hold_handover(&control).await;
             }
-            account.detach(&mailbox);
+            account.detach(&control);
             drop(errand);
         });
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use mqtt_codec::ReasonCode;
 
 use crate::account::Account;
-use crate::account::delivery::mailbox::Order;
+use crate::account::control::Order;
 use crate::account::ownership::nodes_gone;
 use crate::account::ownership::nodes_gone::Looks;
 use crate::account::ownership::versions;
@@ -144,8 +144,8 @@ impl Account {
             tokio::time::sleep(RETRY).await;
         }
         let everyone = self.registry.everyone_and_leaving();
-        let displaced = everyone.iter().filter(|mailbox| mailbox.is_displaced());
-        let adopted = displaced.inspect(|mailbox| mailbox.withdraw()).count();
+        let displaced = everyone.iter().filter(|control| control.is_displaced());
+        let adopted = displaced.inspect(|control| control.withdraw()).count();
         let (connected, unheld_ms) = (everyone.len(), held_until.elapsed().as_millis());
         tracing::info!(adopted, connected, unheld_ms, "what others have adopted meanwhile is known");
     }
@@ -155,9 +155,9 @@ impl Account {
         *self.lease.node.write() = None;
         *self.lease.view.write() = None;
         self.has_lease.send_replace(false);
-        for mailbox in self.registry.everyone_and_leaving() {
-            mailbox.withdraw();
-            mailbox.order(Order::Close(ReasonCode::ServerBusy));
+        for control in self.registry.everyone_and_leaving() {
+            control.withdraw();
+            control.order(Order::Close(ReasonCode::ServerBusy));
         }
         self.store.publisher().send_until(None);
     }

@@ -8,7 +8,7 @@ use mqtt_ownership::{Amend, AmendOutcome, Leave, LeaveOutcome, Revision, Step};
 use super::record::{Message, Rest, state_of};
 use super::{Driver, In};
 use crate::account::Account;
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::control::Control;
 use crate::account::ownership::owned_session::{OwnedSession, SessionWrite};
 use crate::metrics::WillCause;
 use crate::store::{Arrival, ProgressRecord, SessionRecord, StoredWill, WriteError};
@@ -50,26 +50,26 @@ pub(crate) enum SessionError {
 
 impl Account {
     /// Writes, when it is its turn, until it is done, or somebody else owns the session. Returns whether it is done.
-    pub(crate) async fn leave_session(self: &Arc<Self>, mailbox: &Mailbox, end: LeaveEnd) -> bool {
+    pub(crate) async fn leave_session(self: &Arc<Self>, control: &Control, end: LeaveEnd) -> bool {
         let (expiry_s, cause) = (end.expiry_s, end.will.unwrap_or(WillCause::ConnectionLost));
         let will = end.owned.record.will.as_ref().map_or(0, StoredWill::whole_size);
         let turn = self.turns.of_connection(end.remote, will).await;
-        let outcome = Box::pin(self.run_leave(mailbox, end, cause)).await;
+        let outcome = Box::pin(self.run_leave(control, end, cause)).await;
         drop(turn);
         if matches!(outcome, LeaveOutcome::Done | LeaveOutcome::Later(..)) {
-            mailbox.disown();
+            control.disown();
         }
         match outcome {
             LeaveOutcome::Done => true,
             LeaveOutcome::Later(state, revision) => {
-                self.finish_later(mailbox.client_id.clone(), state, revision, cause);
+                self.finish_later(control.client_id.clone(), state, revision, cause);
                 true
             }
             // Who owns the session now, or has adopted it, takes care of the rest.
             LeaveOutcome::Theirs => {
-                mailbox.withdraw();
+                control.withdraw();
                 if expiry_s > 0 {
-                    self.hold_handover(mailbox).await;
+                    self.hold_handover(control).await;
                 }
                 false
             }
@@ -79,14 +79,14 @@ impl Account {
 
     async fn run_leave(
         self: &Arc<Self>,
-        mailbox: &Mailbox,
+        control: &Control,
         end: LeaveEnd,
         cause: WillCause,
     ) -> LeaveOutcome<Message, Rest> {
         let LeaveEnd { owned, progress, expiry_s, will, .. } = end;
         let mut record = owned.record();
         record.expiry_s = expiry_s;
-        let mut driver = Driver::new(self, &mailbox.client_id, cause).finishing(&record);
+        let mut driver = Driver::new(self, &control.client_id, cause).finishing(&record);
         let mut machine = Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some());
         let mut next = machine.begin(self.session_time());
         loop {

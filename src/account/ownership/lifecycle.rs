@@ -20,7 +20,7 @@ use mqtt_codec::{Connect, ReasonCode, TopicFilter};
 use mqtt_ownership::{Epoch, Stop};
 use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
 
-use crate::account::delivery::mailbox::{Mailbox, Order};
+use crate::account::control::{Control, Order};
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::ownership::owned_session::{Claims, OwnedSession, SentFor};
 use crate::account::ownership::paged::PagedSubscriptions;
@@ -47,7 +47,7 @@ const CLAIM_AGAIN: Duration = Duration::from_secs(1);
 /// A client that may send its first packet.
 pub(crate) struct Attached {
     /// Where it is reached.
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) control: Arc<Control>,
     /// The session was there before.
     pub(crate) is_present: bool,
     /// Epoch of the connection.
@@ -100,22 +100,22 @@ impl Account {
         if needs_record {
             self.may_own_sessions().await;
         }
-        let mailbox = Arc::new(
-            Mailbox::new(
+        let control = Arc::new(
+            Control::new(
                 self.next_session_id(),
                 negotiated.client_id.clone(),
                 parameters.version,
                 parameters.client_max_packet_size,
-                self.options.mailbox,
+                self.options.inbox,
             )
             .taken_at(peer.place),
         );
-        let registered = Registered::new(self, &mailbox);
-        self.end_local_owner(&mailbox, connect, socket).await?;
+        let registered = Registered::new(self, &control);
+        self.end_local_owner(&control, connect, socket).await?;
         let ask = Ask { negotiated, connect, remote: peer.addr, came: None };
         // Behind the registry: whoever loses the lease or drains tells all that are in there.
         let claimed = match self.node().filter(|_| *self.store.connected().borrow()) {
-            Some(node) => self.claim_in_turn(&node, ask, &mailbox, socket, needs_record).await,
+            Some(node) => self.claim_in_turn(&node, ask, &control, socket, needs_record).await,
             None => {
                 let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
                 Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled })
@@ -125,23 +125,23 @@ impl Account {
         match claimed {
             Ok(claim) => {
                 if let Some(first_epoch) = claim.leaves_pages_of {
-                    self.remains.try_remove(&mailbox.client_id, Remain::Pages(first_epoch));
+                    self.remains.try_remove(&control.client_id, Remain::Pages(first_epoch));
                 }
                 if !claim.leaves_wills.is_empty() {
-                    self.remains.try_remove(&mailbox.client_id, Remain::Wills(claim.leaves_wills.clone()));
+                    self.remains.try_remove(&control.client_id, Remain::Wills(claim.leaves_wills.clone()));
                 }
-                Ok(self.enter(mailbox, claim))
+                Ok(self.enter(control, claim))
             }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {
-                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&mailbox), came);
-                mailbox.set_answered();
+                self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&control), came);
+                control.set_answered();
                 let (is_present, epoch, progress) = (false, self.store.clock().earliest_ms(), Progress::default());
                 let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
-                Ok(Attached { mailbox, is_present, epoch, progress, retained, filters, owned })
+                Ok(Attached { control, is_present, epoch, progress, retained, filters, owned })
             }
             Err(Abandoned { refusal, unsaved, .. }) => {
-                tracing::info!(client_id = &*mailbox.client_id, ?refusal, "a session is not opened");
-                self.forward_handover(mailbox, unsaved);
+                tracing::info!(client_id = &*control.client_id, ?refusal, "a session is not opened");
+                self.forward_handover(control, unsaved);
                 Err(refusal)
             }
         }
@@ -152,7 +152,7 @@ impl Account {
         self: &Arc<Self>,
         node: &str,
         ask: Ask<'_>,
-        mailbox: &Arc<Mailbox>,
+        control: &Arc<Control>,
         socket: &mut dyn PeerSocket,
         needs_record: bool,
     ) -> Result<Claim, Abandoned> {
@@ -164,46 +164,46 @@ impl Account {
             biased;
             turn = tokio::time::timeout_at(turn_until, self.turns.of_connect(ask.remote.ip(), will)) => turn,
             // Nothing is written yet, so nothing is drained.
-            order = mailbox.ordered(None) => return Err(refused(gives_way(order, ask.connect), false)),
+            order = control.ordered(None) => return Err(refused(gives_way(order, ask.connect), false)),
             // Nobody hears what it is told.
             () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => {
                 return Err(refused(ReasonCode::ServerUnavailable.into(), false));
             }
         };
         let Ok(Some(_turn)) = turn else {
-            let busy = || self.refusals.refuse(Limit::OpeningSize, &mailbox.client_id);
+            let busy = || self.refusals.refuse(Limit::OpeningSize, &control.client_id);
             return Err(refused(if needs_record { busy() } else { ReasonCode::ServerBusy }.into(), true));
         };
         // Who has waited long is not to be given up for that, with a record that is written.
         let deadline = turn_until.max(tokio::time::Instant::now() + patience / 2);
-        Box::pin(self.claim_and_resume(node, ask, mailbox, socket, deadline)).await
+        Box::pin(self.claim_and_resume(node, ask, control, socket, deadline)).await
     }
 
     async fn claim_and_resume(
         self: &Arc<Self>,
         node: &str,
         ask: Ask<'_>,
-        mailbox: &Arc<Mailbox>,
+        control: &Arc<Control>,
         socket: &mut dyn PeerSocket,
         deadline: tokio::time::Instant,
     ) -> Result<Claim, Abandoned> {
-        let claimed = self.claim(node, ask, mailbox, socket, deadline).await?;
+        let claimed = self.claim(node, ask, control, socket, deadline).await?;
         let left = claimed.left.clone();
         let (why, order) = tokio::select! {
             resumed = tokio::time::timeout_at(deadline, self.resume(claimed)) => match resumed {
                 Ok(Ok(claim)) => return Ok(claim),
                 Ok(Err(error)) => {
-                    tracing::warn!(client_id = &*mailbox.client_id, %error, "a session cannot be opened");
+                    tracing::warn!(client_id = &*control.client_id, %error, "a session cannot be opened");
                     (Stop::Cancelled, None)
                 }
                 Err(_) => (Stop::Cancelled, None),
             },
-            order = mailbox.ordered(Some(Order::Drain)) => match order {
+            order = control.ordered(Some(Order::Drain)) => match order {
                 Order::Close(ReasonCode::SessionTakenOver) => (Stop::Preempted, Some(order)),
                 Order::Close(_) | Order::Drain => (Stop::Cancelled, Some(order)),
             },
         };
-        Err(self.give_up_claimed(mailbox, left, why, order))
+        Err(self.give_up_claimed(control, left, why, order))
     }
 
     /// Waits for NATS and our lease, not for long: a server that has just been started again spares the device a round of its
@@ -224,45 +224,45 @@ impl Account {
         negotiated: Negotiated,
         connect: Connect,
         remote: SocketAddr,
-        mailbox: Arc<Mailbox>,
+        control: Arc<Control>,
         came: Instant,
     ) {
         let account = Arc::clone(self);
         self.store.tasks().spawn(async move {
-            while !mailbox.is_closed() {
+            while !control.is_closed() {
                 tokio::time::sleep(CLAIM_AGAIN).await;
                 let Some(node) = account.node().filter(|_| *account.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
                 let ask = Ask { negotiated: &negotiated, connect: &connect, remote, came: Some(came) };
                 let _turn = account.turns.of_connection(remote.ip(), 0).await;
-                if mailbox.is_closed() {
+                if control.is_closed() {
                     return;
                 }
                 // A record that is begun with is taken back, should the connection end meanwhile.
                 let _errand = account.duties.errands.begin();
                 let deadline = tokio::time::Instant::now() + PATIENCE;
-                let claimed = match account.claim(&node, ask, &mailbox, &mut Unwatched, deadline).await {
+                let claimed = match account.claim(&node, ask, &control, &mut Unwatched, deadline).await {
                     Ok(claimed) => claimed,
                     Err(Abandoned { is_late: true, .. }) => continue,
                     Err(Abandoned { why: Stop::TooNew, .. }) => {
-                        return mailbox.order(Order::Close(ReasonCode::ImplementationSpecificError));
+                        return control.order(Order::Close(ReasonCode::ImplementationSpecificError));
                     }
-                    Err(_) => return mailbox.give_way(),
+                    Err(_) => return control.give_way(),
                 };
                 let sequence = claimed.revision.0;
                 let mut record =
-                    record_of(claimed.state, &|will, epoch| account.name_will(&mailbox.client_id, will, epoch));
+                    record_of(claimed.state, &|will, epoch| account.name_will(&control.client_id, will, epoch));
                 record.accepted = true;
                 let subscriptions = PagedSubscriptions::with_pages(record.pages);
                 let (claims, progress_rest) = (Claims::default(), Rest::new());
                 let sent_for = SentFor::default();
                 let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
-                if mailbox.give(owned) {
+                if control.give(owned) {
                     return;
                 }
                 // The connection has ended meanwhile.
-                let ended = account.store.sessions().end(&mailbox.client_id, sequence, Beside::Perhaps).await;
-                tracing::debug!(client_id = &*mailbox.client_id, ?ended, "a record that came too late");
+                let ended = account.store.sessions().end(&control.client_id, sequence, Beside::Perhaps).await;
+                tracing::debug!(client_id = &*control.client_id, ?ended, "a record that came too late");
             }
         });
     }
@@ -273,17 +273,17 @@ impl Account {
     /// **Invariant:** of those who wait for a client id only the newest waits, and for no longer than its peer is there.
     async fn end_local_owner(
         &self,
-        mailbox: &Arc<Mailbox>,
+        control: &Arc<Control>,
         connect: &Connect,
         socket: &mut dyn PeerSocket,
     ) -> Result<(), Refusal> {
-        let old = match self.registry.enter(mailbox, || socket.is_gone()) {
+        let old = match self.registry.enter(control, || socket.is_gone()) {
             Entered::Alone => return Ok(()),
             Entered::Behind(old) => old,
             Entered::GivesWay => return Err(gives_way(Order::Close(ReasonCode::SessionTakenOver), connect)),
             Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
         };
-        tracing::info!(client_id = &*mailbox.client_id, "taken over by a new connection");
+        tracing::info!(client_id = &*control.client_id, "taken over by a new connection");
         let taken = old.iter().filter(|old| old.take_over()).count();
         (0..taken).for_each(|_| self.metrics.takeover(TakenBy::Local));
         let all_ended = async {
@@ -294,10 +294,10 @@ impl Account {
         tokio::select! {
             biased;
             ended = tokio::time::timeout(TAKEOVER_PATIENCE, all_ended) => if ended.is_err() {
-                tracing::warn!(client_id = &*mailbox.client_id, "the old connection takes long to end; going on without it");
+                tracing::warn!(client_id = &*control.client_id, "the old connection takes long to end; going on without it");
                 old.iter().for_each(|old| old.withdraw());
             },
-            order = mailbox.ordered(Some(Order::Drain)) => return Err(gives_way(order, connect)),
+            order = control.ordered(Some(Order::Drain)) => return Err(gives_way(order, connect)),
             // Nobody hears what it is told.
             () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => return Err(ReasonCode::ServerUnavailable.into()),
         }
@@ -436,50 +436,50 @@ impl Account {
     }
 
     /// Enters a session that is ours: its subscriptions stand, and it is behind by what it is owed.
-    fn enter(&self, mailbox: Arc<Mailbox>, claim: Claim) -> Attached {
+    fn enter(&self, control: Arc<Control>, claim: Claim) -> Attached {
         let Claim { mut owned, is_present, progress, retained, .. } = claim;
         // From now on nobody brings back what it found, as its next record says.
         owned.record.accepted = true;
         if owned.record.expiry_s > 0 {
-            mailbox.expect_backlog();
+            control.inbox().expect_backlog();
         }
         let mut filters = HashSet::new();
         if is_present {
             for place in progress.cursors.iter() {
-                mailbox.with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
+                control.inbox().with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
             }
             for (filter, stored) in owned.subscriptions.iter() {
                 if let Some(share) = records::share(stored) {
-                    self.shares.restore(&mailbox, &share);
+                    self.shares.restore(control.inbox(), &share);
                     filters.insert(filter.clone());
                     continue;
                 }
                 let order = |filter: &TopicFilter| self.acquire(filter).ok();
                 if let Some(restored) = records::subscription(stored, order, &self.logs) {
                     let after = records::begins_after(stored, &self.logs);
-                    self.router_of(filter).restore(&mailbox, &after, &restored);
+                    self.router_of(filter).restore(control.inbox(), &after, &restored);
                     if let Some(ingest) = &self.ingest {
-                        ingest.wants.subscribed(mailbox.id, filter, restored.options.qos);
+                        ingest.wants.subscribed(control.id, filter, restored.options.qos);
                     }
                     filters.insert(filter.clone());
                 }
             }
         }
-        if let Some(next) = mailbox.restarts_at(0) {
+        if let Some(next) = control.inbox().restarts_at(0) {
             // While it was entered: what its record says of places is about the log before.
-            mailbox.with_feed(0, |feed| feed.fall_behind(next));
-            self.router.lower_gates(0, next.saturating_sub(1), |session| session == mailbox.id);
+            control.inbox().with_feed(0, |feed| feed.fall_behind(next));
+            self.router.lower_gates(0, next.saturating_sub(1), |session| session == control.id);
         }
-        mailbox.owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
+        control.inbox().owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
         let epoch = owned.record.epoch;
-        mailbox.set_answered();
-        Attached { mailbox, is_present, epoch, progress, retained, filters, owned: Some(owned) }
+        control.set_answered();
+        Attached { control, is_present, epoch, progress, retained, filters, owned: Some(owned) }
     }
 
     /// The connection is over, and everything it published is settled.
-    pub(crate) fn detach(&self, mailbox: &Arc<Mailbox>) {
-        self.registry.leave(mailbox);
-        mailbox.end();
+    pub(crate) fn detach(&self, control: &Arc<Control>) {
+        self.registry.leave(control);
+        control.end();
     }
 }
 
@@ -505,13 +505,13 @@ impl PeerSocket for Unwatched {
 /// A connection in the registry that has yet to become one: should it end before, in a panic, it leaves no entry behind.
 struct Registered<'a> {
     account: &'a Account,
-    mailbox: &'a Arc<Mailbox>,
+    control: &'a Arc<Control>,
     is_settled: bool,
 }
 
 impl<'a> Registered<'a> {
-    const fn new(account: &'a Account, mailbox: &'a Arc<Mailbox>) -> Self {
-        Self { account, mailbox, is_settled: false }
+    const fn new(account: &'a Account, control: &'a Arc<Control>) -> Self {
+        Self { account, control, is_settled: false }
     }
 
     /// What follows takes care of the entry.
@@ -523,7 +523,7 @@ impl<'a> Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.account.detach(self.mailbox);
+            self.account.detach(self.control);
         }
     }
 }

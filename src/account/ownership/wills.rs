@@ -9,7 +9,7 @@ use proto_map::MessageName;
 
 use super::record::{Message, stored_will};
 use crate::account::Account;
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::account::ownership::records;
 use crate::account::ownership::records::WILL_NUMBER;
 use crate::account::publish::Publishing;

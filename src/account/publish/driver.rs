@@ -16,7 +16,7 @@ use super::Publishing;
 use super::completions::PublishOutcome;
 use super::job::{Done, PublishWait, Wanted};
 use crate::account::Account;
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::metrics::DropReason;
 use crate::store::SERVERS_DIFFER_MS;
 

@@ -5,7 +5,7 @@ use proto_map::{HeaderError, Headers, Subject};
 
 use super::Publishing;
 use super::job::{CoreCopy, Job};
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::publish::convert;
 use crate::metrics::DropReason;

@@ -7,7 +7,7 @@ use proto_map::Subject;
 
 use super::Publishing;
 use super::job::{Job, Route, Stage};
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 
 impl Publishing {
     /// Whether what was published earlier on this subject is under way to another log, since the subject has moved.

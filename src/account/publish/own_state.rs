@@ -8,7 +8,7 @@ use mqtt_session::Publication;
 
 use super::Publishing;
 use super::job::Refused;
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::sys::bridge_state;
 use crate::metrics::Limit;

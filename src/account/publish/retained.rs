@@ -5,7 +5,7 @@ use mqtt_codec::{QoS, TopicName};
 use super::completions::PublishOutcome;
 use super::job::{Job, Stage};
 use super::{Publishing, answer, reason_of};
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::metrics::DropReason;
 use crate::store::{PutError, Stored, StoredSink as _};
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::Arrived;
 use crate::account::Account;
-use crate::account::delivery::mailbox::Wakes;
+use crate::account::delivery::inbox::Wakes;
 use crate::account::publish::Publishing;
 use crate::account::publish::completions::Completions;
 

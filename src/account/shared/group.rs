@@ -18,8 +18,8 @@ use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
 use crate::account::clock::uptime_ms;
 use crate::account::delivery::grant::{Everybody, Grant, MessageFacts, Terms, grant};
+use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
 use crate::account::delivery::logs::LogHandle;
-use crate::account::delivery::mailbox::{Mailbox, Outgoing, Wakes};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
 use crate::account::publish::convert;
@@ -46,7 +46,7 @@ pub(super) type Answer = (ByteString, ShareAnswer);
 /// One member.
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) inbox: Arc<Inbox>,
     pub(super) options: SubscriptionOptions,
     pub(super) subscription_id: Option<NonZeroU32>,
     /// Names its queue subscriptions.
@@ -144,10 +144,10 @@ impl Group {
         let mut state = self.state.lock();
         let is_first = state.members.members().next().is_none();
         for feed in &state.feeds {
-            member.mailbox.join_share(&feed.wake);
+            member.inbox.join_share(&feed.wake);
             feed.wake.notify_one();
         }
-        let before = state.members.enter(member.mailbox.id, member);
+        let before = state.members.enter(member.inbox.id, member);
         if before.is_none() {
             self.metrics.share_member(true);
         }
@@ -173,7 +173,7 @@ impl Group {
         }
         let wake = Arc::new(Notify::new());
         for member in state.members.members() {
-            member.mailbox.join_share(&wake);
+            member.inbox.join_share(&wake);
         }
         state.feeds.push(Feed { log, wake: Arc::clone(&wake), answers: Vec::new() });
         Some(wake)
@@ -189,7 +189,7 @@ impl Group {
         let ended: Vec<Feed> = state.feeds.extract_if(.., |feed| feed.log == log.number).collect();
         for feed in &ended {
             for member in state.members.members() {
-                member.mailbox.leave_share(&feed.wake);
+                member.inbox.leave_share(&feed.wake);
             }
         }
         Some(ended.into_iter().flat_map(|feed| feed.answers).collect())
@@ -217,7 +217,7 @@ impl Group {
         let member = state.members.withdraw(id)?;
         self.count_gone(&state);
         for feed in &state.feeds {
-            member.mailbox.leave_share(&feed.wake);
+            member.inbox.leave_share(&feed.wake);
             feed.wake.notify_one();
         }
         Some(member)
@@ -247,9 +247,9 @@ impl Group {
     pub(super) fn room(&self) -> usize {
         let state = self.state.lock();
         let rooms = state.members.members().map(|member| match member.options.qos {
-            QoS::AtMostOnce if member.mailbox.is_qos0_full() => 0,
+            QoS::AtMostOnce if member.inbox.is_qos0_full() => 0,
             QoS::AtMostOnce => ROOM_QOS0,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => member.mailbox.share_room(),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => member.inbox.share_room(),
         });
         rooms.sum()
     }
@@ -412,7 +412,7 @@ impl Member {
     }
 
     fn offer_qos0(&self, message: &Message, grant: &Grant, now_ms: u64, wakes: &mut Wakes) -> Taken {
-        if self.mailbox.offer_qos0(message, grant, now_ms, wakes) { Taken::Yes } else { Taken::Full }
+        if self.inbox.offer_qos0(message, grant, now_ms, wakes) { Taken::Yes } else { Taken::Full }
     }
 
     fn offer_stored(
@@ -422,13 +422,13 @@ impl Member {
         share: impl FnOnce() -> Share,
         wakes: &mut Wakes,
     ) -> Taken {
-        let frame = message.frame(self.mailbox.version, true);
+        let frame = message.frame(self.inbox.version, true);
         let size = frame.map_or(usize::MAX, |frame| frame.len_with_subscription_ids(grant.ids.as_slice()));
-        if size > self.mailbox.client_max_packet_size as usize {
+        if size > self.inbox.client_max_packet_size as usize {
             return Taken::TooLarge;
         }
         let share = share();
-        let is_taken = self.mailbox.offer_shared(share.position(), wakes, || Outgoing {
+        let is_taken = self.inbox.offer_shared(share.position(), wakes, || Outgoing {
             message: Arc::clone(message),
             grant,
             others: Box::default(),

@@ -37,8 +37,8 @@ pub(crate) use self::given::Share;
 use self::group::{Answer, Group, GroupKey, Member, key_of};
 pub(in crate::account) use self::tending::tend_groups;
 use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
+use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs, Owner};
-use crate::account::delivery::mailbox::{Mailbox, Wakes};
 use crate::account::delivery::router::Router;
 use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::publish::convert;
@@ -173,7 +173,7 @@ impl Shares {
     ///
     /// # Errors
     /// See [`NotJoined`]; the session is what it was before.
-    pub(crate) async fn join(self: &Arc<Self>, mailbox: &Arc<Mailbox>, new: &NewShare) -> Result<(), NotJoined> {
+    pub(crate) async fn join(self: &Arc<Self>, inbox: &Arc<Inbox>, new: &NewShare) -> Result<(), NotJoined> {
         let Some((key, spec)) = key_of(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) else {
             return Err(NotJoined::Unavailable(Unavailable { reason: "no shared subscription".to_owned() }));
         };
@@ -196,7 +196,7 @@ impl Shares {
                 has_consumer |= self.store.find(&share_log(&log), &spec).await.is_ok_and(|found| found.is_some());
             }
         }
-        self.seat(mailbox, new, key, spec, has_consumer);
+        self.seat(inbox, new, key, spec, has_consumer);
         if let Some(core) = self.core.get() {
             // Without a connection QoS 0 begins when there is one. What is to be stored for the group is asked for on the other
             // one.
@@ -213,22 +213,15 @@ impl Shares {
     }
 
     /// Makes a session a member again that was one before it was disconnected. The group's consumer is looked for later.
-    pub(crate) fn restore(self: &Arc<Self>, mailbox: &Arc<Mailbox>, new: &NewShare) {
+    pub(crate) fn restore(self: &Arc<Self>, inbox: &Arc<Inbox>, new: &NewShare) {
         if let Some((key, spec)) = key_of(&new.filter).and_then(|key| Some((key.clone(), Self::spec(&key)?))) {
-            self.seat(mailbox, new, key, spec, new.options.qos != QoS::AtMostOnce);
+            self.seat(inbox, new, key, spec, new.options.qos != QoS::AtMostOnce);
         }
     }
 
-    fn seat(
-        self: &Arc<Self>,
-        mailbox: &Arc<Mailbox>,
-        new: &NewShare,
-        key: GroupKey,
-        spec: ShareSpec,
-        has_consumer: bool,
-    ) {
+    fn seat(self: &Arc<Self>, inbox: &Arc<Inbox>, new: &NewShare, key: GroupKey, spec: ShareSpec, has_consumer: bool) {
         let mut members = self.members.lock();
-        if mailbox.is_closed() {
+        if inbox.is_closed() {
             // It has left already.
             return;
         }
@@ -238,7 +231,7 @@ impl Shares {
             .entry(key)
             .or_insert_with_key(|key| Arc::new(Group::new(key.clone(), spec, router, metrics)));
         let group = Arc::clone(group);
-        let of_session = members.sessions.entry(mailbox.id).or_default();
+        let of_session = members.sessions.entry(inbox.id).or_default();
         if !of_session.iter().any(|other| Arc::ptr_eq(other, &group)) {
             of_session.push(Arc::clone(&group));
         }
@@ -247,11 +240,11 @@ impl Shares {
         }
         if let Some(wants) = self.wants.as_ref().filter(|_| group.is_fed()) {
             // Also for one at QoS 0: its group gets what is published in NATS by the consumer.
-            wants.subscribed(mailbox.id, &new.filter, QoS::AtLeastOnce);
+            wants.subscribed(inbox.id, &new.filter, QoS::AtLeastOnce);
         }
         let order = self.listen(&group);
         let (options, subscription_id) = (new.options, new.subscription_id);
-        let before = group.enter(Member { mailbox: Arc::clone(mailbox), options, subscription_id, order });
+        let before = group.enter(Member { inbox: Arc::clone(inbox), options, subscription_id, order });
         if let Some(before) = before {
             self.unlisten(before.order);
         }

@@ -6,8 +6,8 @@ use mqtt_codec::TopicFilter;
 use parking_lot::Mutex;
 use proto_map::ClosedTrees;
 
+use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::logs::Logs;
-use crate::account::delivery::mailbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::{Reading, Router};
 use crate::account::requests::Requests;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use mqtt_session::FeedState;
 
 use super::CatchUp;
+use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::LogHandle;
-use crate::account::delivery::mailbox::{Mailbox, Wakes};
 use crate::account::delivery::router::Router;
 use crate::store::{LogEntry, Scan};
 use crate::tasks::Tasks;
@@ -39,7 +39,7 @@ impl CatchUp {
             let mut waiting = std::mem::take(&mut *waiting.lock());
             if has_ended.load(Ordering::Acquire) {
                 // What they were owed went with the log.
-                return waiting.iter().for_each(|mailbox| mailbox.forget_log(log.number));
+                return waiting.iter().for_each(|inbox| inbox.forget_log(log.number));
             }
             if waiting.is_empty() {
                 wake.notified().await;
@@ -48,7 +48,7 @@ impl CatchUp {
             if log.number == 0 {
                 let first = first_sequence(log).await;
                 // What the log has lost they find in their backlogs, and then they ask again.
-                waiting.retain(|mailbox| !mailbox.needs_backlog(first));
+                waiting.retain(|inbox| !inbox.needs_backlog(first));
             }
             let mut group = ScanBatch::begin(Arc::clone(log), waiting);
             if let Some(from) = group.from {
@@ -61,7 +61,7 @@ impl CatchUp {
 /// The sessions of one scan.
 struct ScanBatch {
     log: Arc<LogHandle>,
-    readers: Vec<Arc<Mailbox>>,
+    readers: Vec<Arc<Inbox>>,
     from: Option<u64>,
     /// Messages that the scan has brought.
     brought: u64,
@@ -75,13 +75,13 @@ enum Progress {
 }
 
 impl ScanBatch {
-    fn begin(log: Arc<LogHandle>, waiting: Vec<Arc<Mailbox>>) -> Self {
+    fn begin(log: Arc<LogHandle>, waiting: Vec<Arc<Inbox>>) -> Self {
         let mut from: Option<u64> = None;
         let mut readers = Vec::new();
-        for mailbox in waiting {
-            if let Some(next) = mailbox.with_feed(log.number, mqtt_session::Feed::begin_scan) {
+        for inbox in waiting {
+            if let Some(next) = inbox.with_feed(log.number, mqtt_session::Feed::begin_scan) {
                 from = Some(from.map_or(next, |f| f.min(next)));
-                readers.push(mailbox);
+                readers.push(inbox);
             }
         }
         Self { log, readers, from, brought: 0 }
@@ -113,22 +113,22 @@ impl ScanBatch {
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            self.readers.retain(|mailbox| is_served(mailbox, number));
+            self.readers.retain(|inbox| is_served(inbox, number));
             if self.readers.is_empty() || self.log.is_gone() {
                 break;
             }
         }
-        for mailbox in &self.readers {
-            mailbox.with_feed(number, mqtt_session::Feed::end_scan);
+        for inbox in &self.readers {
+            inbox.with_feed(number, mqtt_session::Feed::end_scan);
             // The connection sees that it is behind and asks again.
-            mailbox.wake();
+            inbox.wake();
         }
     }
 
     /// Whether the log has discarded what a reader has not read, and finds in its backlog.
     async fn is_overtaken(&self) -> bool {
         let first = first_sequence(&self.log).await;
-        self.readers.iter().any(|mailbox| mailbox.needs_backlog(first))
+        self.readers.iter().any(|inbox| inbox.needs_backlog(first))
     }
 
     /// Routes a batch to the readers. One that has no room leaves the scan; the last one is waited for.
@@ -147,7 +147,7 @@ impl ScanBatch {
             let mut has_left = false;
             router.route_scanned(&self.log, entry, &mut wakes, |_| has_left = true);
             if has_left {
-                self.readers.retain(|mailbox| is_served(mailbox, number));
+                self.readers.retain(|inbox| is_served(inbox, number));
                 if self.readers.is_empty() {
                     return Progress::Done;
                 }
@@ -178,9 +178,9 @@ impl ScanBatch {
 
     /// Tells every reader how far the scan is.
     fn pass(&self, sequence: u64) {
-        for mailbox in &self.readers {
-            mailbox.with_feed(self.log.number, |feed| feed.scan_passed(sequence));
-            mailbox.wake();
+        for inbox in &self.readers {
+            inbox.with_feed(self.log.number, |feed| feed.scan_passed(sequence));
+            inbox.wake();
         }
     }
 
@@ -188,13 +188,13 @@ impl ScanBatch {
     /// routed there has expired since. Those who wait for it need not.
     fn pass_the_end(&self) {
         let tail = self.log.hold();
-        for mailbox in &self.readers {
-            mailbox.with_feed(self.log.number, |feed| {
+        for inbox in &self.readers {
+            inbox.with_feed(self.log.number, |feed| {
                 if let FeedState::Attaching { until, .. } = feed.state() {
                     feed.scan_passed(until.min(tail.sequence()));
                 }
             });
-            mailbox.wake();
+            inbox.wake();
         }
     }
 
@@ -204,8 +204,8 @@ impl ScanBatch {
         if scan.position() + NEAR < tail.sequence() {
             return;
         }
-        for mailbox in &self.readers {
-            mailbox.with_feed(self.log.number, |feed| feed.join(tail.sequence()));
+        for inbox in &self.readers {
+            inbox.with_feed(self.log.number, |feed| feed.join(tail.sequence()));
         }
     }
 }
@@ -226,11 +226,11 @@ async fn first_sequence(log: &LogHandle) -> u64 {
     }
 }
 
-fn is_served(mailbox: &Arc<Mailbox>, log: u16) -> bool {
-    let state = mailbox.with_feed(log, |feed| feed.state());
+fn is_served(inbox: &Arc<Inbox>, log: u16) -> bool {
+    let state = inbox.with_feed(log, |feed| feed.state());
     matches!(state, FeedState::Scanning { .. } | FeedState::Attaching { .. })
 }
 
-fn has_room(mailbox: &Arc<Mailbox>, log: u16) -> bool {
-    mailbox.with_feed(log, |feed| feed.has_room())
+fn has_room(inbox: &Arc<Inbox>, log: u16) -> bool {
+    inbox.with_feed(log, |feed| feed.has_room())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 
 use crate::account::delivery::grant::{Everybody, MessageFacts, Terms, grant};
-use crate::account::delivery::mailbox::Outgoing;
+use crate::account::delivery::inbox::Outgoing;
 use crate::account::publish::convert;
 use crate::store::{RetainedIndex, RetainedSearch};
 

@@ -10,7 +10,7 @@ use mqtt_session::{Cursors, SubscribeRequest};
 
 use super::{New, Planned};
 use crate::account::Account;
-use crate::account::delivery::mailbox::Mailbox;
+use crate::account::delivery::inbox::Inbox;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::ownership::paged::PagedSubscriptions;
@@ -62,7 +62,7 @@ impl Account {
     /// of them is stored, when the session has a record.
     pub(crate) fn plan_subscribes(
         &self,
-        mailbox: &Mailbox,
+        inbox: &Inbox,
         filters: &mut HashSet<TopicFilter>,
         record: Option<RecordRoom<'_>>,
         requests: Vec<SubscribeRequest>,
@@ -81,9 +81,9 @@ impl Account {
             let mut entries = Vec::with_capacity(request.entries.len());
             for (number, entry) in request.entries.into_iter().enumerate() {
                 entries.push(if number < quotas.filters_per_packet {
-                    self.plan(mailbox, filters, &mut room, entry, request.subscription_id, &mut wishes)
+                    self.plan(inbox, filters, &mut room, entry, request.subscription_id, &mut wishes)
                 } else {
-                    Err(self.refusals.refuse(Limit::FiltersPerPacket, &mailbox.client_id))
+                    Err(self.refusals.refuse(Limit::FiltersPerPacket, &inbox.client_id))
                 });
             }
             packets.push((request.packet_id, entries));
@@ -93,16 +93,16 @@ impl Account {
 
     fn plan(
         &self,
-        mailbox: &Mailbox,
+        inbox: &Inbox,
         filters: &mut HashSet<TopicFilter>,
         room: &mut Room<'_>,
         entry: SubscribeEntry,
         subscription_id: Option<std::num::NonZeroU32>,
         wishes: &mut Vec<TopicFilter>,
     ) -> Result<New, ReasonCode> {
-        let (filter, options) = (self.check_filter(entry.filter, &mailbox.client_id)?, entry.options);
+        let (filter, options) = (self.check_filter(entry.filter, &inbox.client_id)?, entry.options);
         let is_new = !filters.contains(&filter);
-        let over = |limit| self.refusals.refuse(limit, &mailbox.client_id);
+        let over = |limit| self.refusals.refuse(limit, &inbox.client_id);
         if is_new && filters.len() >= self.options.quotas.subscriptions {
             return Err(over(Limit::Subscriptions));
         }
@@ -133,7 +133,7 @@ impl Account {
         room.take(&new.filter, options.qos, || self.as_stored(&new)).map_err(over)?;
         new.order = self.order_of(filters, &new.filter)?;
         if let Some(ingest) = &self.ingest
-            && ingest.wants.subscribed(mailbox.id, &new.filter, options.qos)
+            && ingest.wants.subscribed(inbox.id, &new.filter, options.qos)
         {
             wishes.push(new.filter.clone());
         }

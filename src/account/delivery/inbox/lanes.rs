@@ -1,4 +1,4 @@
-//! What waits for one connection. Every lane has a limit; the [`Mailbox`](super::Mailbox) keeps to it.
+//! What waits for one connection. Every lane has a limit; the [`Inbox`](super::Inbox) keeps to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,12 +6,11 @@ use std::sync::Arc;
 use mqtt_session::{Feed, FeedState, GONE, position};
 use tokio::sync::Notify;
 
-use super::mail::{LogRestart, MailboxLimits, Order, Outgoing};
+use super::mail::{InboxLimits, LogRestart, Outgoing};
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
-use crate::account::ownership::owned_session::OwnedSession;
 
-/// The lanes of one mailbox.
+/// The lanes of one inbox.
 #[derive(Debug)]
 pub(super) struct Lanes {
     pub(super) qos0: Segments,
@@ -25,8 +24,6 @@ pub(super) struct Lanes {
     /// Wake those that give.
     pub(super) share_wakes: Vec<Arc<Notify>>,
     pub(super) retained: Vec<RetainedCursor>,
-    pub(super) order: Option<Order>,
-    pub(super) owned: Option<Box<OwnedSession>>,
     /// Logs that go on elsewhere, which the session is to know before it gets more of them.
     pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,
@@ -35,7 +32,7 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// Nothing waits.
-    pub(super) fn new(limits: MailboxLimits) -> Self {
+    pub(super) fn new(limits: InboxLimits) -> Self {
         Self {
             qos0: Segments::default(),
             qos0_counts: [0; 2],
@@ -45,8 +42,6 @@ impl Lanes {
             shared: VecDeque::new(),
             share_wakes: Vec::new(),
             retained: Vec::new(),
-            order: None,
-            owned: None,
             restarts: Vec::new(),
             is_woken: false,
             is_closed: false,
@@ -75,7 +70,7 @@ impl Lanes {
 
     /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
     /// begins.
-    pub(super) fn feed(&mut self, log: u16, limits: MailboxLimits) -> &mut Feed<Outgoing> {
+    pub(super) fn feed(&mut self, log: u16, limits: InboxLimits) -> &mut Feed<Outgoing> {
         if log == 0 {
             return &mut self.feed;
         }
@@ -88,7 +83,7 @@ impl Lanes {
     }
 
     /// A log goes on with the sequence `next`. What was read of it before stays, but has no place any more.
-    pub(super) fn restart(&mut self, log: u16, next: u64, limits: MailboxLimits) {
+    pub(super) fn restart(&mut self, log: u16, next: u64, limits: InboxLimits) {
         if log != 0 && !self.others.iter().any(|(number, _)| *number == log) {
             return;
         }

@@ -1,18 +1,15 @@
-//! What is left in a mailbox, and its limits.
+//! What is left in an inbox, and its limits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt_codec::ReasonCode;
-
 use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
-use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::shared::Share;
 
 /// Limits of the lanes.
 #[derive(Clone, Copy, Debug)]
-pub struct MailboxLimits {
+pub struct InboxLimits {
     /// Bytes of QoS 0 packets that wait; above, they are dropped.
     pub qos0_bytes: usize,
     /// QoS 1 and 2 messages that wait; above, the session falls behind and reads from the log.
@@ -34,15 +31,6 @@ pub(crate) struct Outgoing {
     pub(crate) share: Option<Share>,
 }
 
-/// Why the connection has to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// End now, with this reason.
-    Close(ReasonCode),
-    /// Finish what is in flight, then end with Server shutting down.
-    Drain,
-}
-
 /// A log goes on with this sequence, which may have been there before: it was made anew, or has lost its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogRestart {
@@ -57,10 +45,6 @@ pub(crate) struct LogRestart {
 pub(crate) struct Mail {
     /// What shared subscriptions gave, with its position; it stays here until it is taken out.
     pub(crate) shared: VecDeque<(u64, Outgoing)>,
-    /// The order to end.
-    pub(crate) order: Option<Order>,
-    /// The record of the session, when it came later than the connection.
-    pub(crate) owned: Option<Box<OwnedSession>>,
     /// Logs that go on elsewhere.
     pub(crate) restarts: Vec<LogRestart>,
     /// QoS 0 copies that were left since the last time, and the bytes of their payloads.

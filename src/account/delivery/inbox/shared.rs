@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::Notify;
 
-use super::{Mailbox, Outgoing, Wakes};
+use super::{Inbox, Outgoing, Wakes};
 
-impl Mailbox {
+impl Inbox {
     /// A shared subscription gives to this session from now on; `wake` is notified when there is more room.
     pub(crate) fn join_share(&self, wake: &Arc<Notify>) {
         let mut lanes = self.lanes.lock();

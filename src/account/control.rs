@@ -1,17 +1,121 @@
-//! How a connection ends, and whose session it has: orders, the record that comes late, and what it leaves to the
-//! connection that takes the session over.
+//! What is ordered of one connection: to end, to give its session up, to hand it over. Whose session it has, as far as that is
+//! known, the record that comes late, and what it leaves to the connection that takes the session over.
+//!
+//! It is what others know of a connection, so it knows the two that have the rest: the [`Inbox`], where its messages wait, and
+//! the [`Completions`] of what it publishes. Who only delivers, or only publishes, knows one of those.
 
-use std::sync::atomic::Ordering;
+mod footing;
+mod left;
 
-use mqtt_codec::ReasonCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytestring::ByteString;
+use mqtt_codec::{ReasonCode, Version};
 use mqtt_ownership::Arrival;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
-use super::footing::SeenRecord;
-use super::{LogRestart, Mailbox, Order};
+use self::footing::Footing;
+pub(crate) use self::footing::SeenRecord;
+use self::left::Left;
+use crate::account::delivery::inbox::{Inbox, InboxLimits};
 use crate::account::ownership::owned_session::OwnedSession;
+use crate::account::publish::completions::Completions;
+use crate::account::session_id::SessionId;
 use crate::store::ProgressRecord;
 
-impl Mailbox {
+/// Why the connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// End now, with this reason.
+    Close(ReasonCode),
+    /// Finish what is in flight, then end with Server shutting down.
+    Drain,
+}
+
+/// What is given to a connection.
+#[derive(Debug, Default)]
+struct Given {
+    order: Option<Order>,
+    owned: Option<Box<OwnedSession>>,
+    is_closed: bool,
+}
+
+/// The control of one connection.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Names the session.
+    pub(crate) id: SessionId,
+    /// Its client id.
+    pub(crate) client_id: ByteString,
+    inbox: Arc<Inbox>,
+    completions: Arc<Completions>,
+    given: Mutex<Given>,
+    /// Something is given: a connection that has no order takes no lock to know it.
+    is_given: AtomicBool,
+    wake: Arc<Notify>,
+    /// What the connection leaves, and how far its end is.
+    left: watch::Sender<Left>,
+    /// Its place in the order in which connections were taken.
+    place: u64,
+    /// Its CONNECT is answered.
+    is_answered: AtomicBool,
+    /// What is known of its session's record.
+    footing: Mutex<Footing>,
+}
+
+impl Control {
+    /// Of a connection whose session is live.
+    pub(crate) fn new(
+        id: SessionId,
+        client_id: ByteString,
+        version: Version,
+        client_max_packet_size: u32,
+        limits: InboxLimits,
+    ) -> Self {
+        let wake = Arc::<Notify>::default();
+        let completions = Completions::waking(id, client_id.clone(), version, Arc::clone(&wake));
+        let inbox = Inbox::new(id, client_id.clone(), version, client_max_packet_size, limits, Arc::clone(&wake));
+        Self {
+            id,
+            client_id,
+            inbox: Arc::new(inbox),
+            completions: Arc::new(completions),
+            given: Mutex::default(),
+            is_given: AtomicBool::new(false),
+            wake,
+            left: watch::Sender::default(),
+            place: 0,
+            is_answered: AtomicBool::new(false),
+            footing: Mutex::default(),
+        }
+    }
+
+    /// Where its messages wait.
+    pub(crate) const fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// What becomes of what it publishes.
+    pub(crate) const fn completions(&self) -> &Arc<Completions> {
+        &self.completions
+    }
+
+    /// Waits until something is there for the connection, in any of the three.
+    pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        self.wake.notified()
+    }
+
+    /// The order to end, and the record of the session when it came later than the connection, which is taken.
+    pub(crate) fn take(&self) -> (Option<Order>, Option<Box<OwnedSession>>) {
+        if !self.is_given.load(Ordering::Acquire) {
+            return (None, None);
+        }
+        let mut given = self.given.lock();
+        (given.order, given.owned.take())
+    }
+
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
     pub(crate) fn order(&self, order: Order) {
         self.try_order(order);
@@ -23,13 +127,14 @@ impl Mailbox {
     }
 
     fn try_order(&self, order: Order) -> bool {
-        let mut lanes = self.lanes.lock();
+        let mut given = self.given.lock();
         // A publish that has failed is an order too, which the connection gives itself.
-        let counts = lanes.order.is_none_or(|old| old == Order::Drain) && !self.completions.has_failed();
+        let counts = given.order.is_none_or(|old| old == Order::Drain) && !self.completions.has_failed();
         if counts {
-            lanes.order = Some(order);
+            given.order = Some(order);
+            self.is_given.store(true, Ordering::Release);
         }
-        drop(lanes);
+        drop(given);
         self.wake.notify_one();
         counts
     }
@@ -41,57 +146,28 @@ impl Mailbox {
     }
 
     /// See [`Completions::withdraw`].
-    ///
-    /// [`Completions::withdraw`]: crate::account::publish::completions::Completions::withdraw
     pub(crate) fn withdraw(&self) {
         self.completions.withdraw();
     }
 
     /// Gives a connection the record of its session. False when it has ended.
     pub(crate) fn give(&self, owned: Box<OwnedSession>) -> bool {
-        let mut lanes = self.lanes.lock();
-        if lanes.is_closed {
+        let mut given = self.given.lock();
+        if given.is_closed {
             return false;
         }
-        lanes.owned = Some(owned);
-        drop(lanes);
+        given.owned = Some(owned);
+        self.is_given.store(true, Ordering::Release);
+        drop(given);
         self.wake.notify_one();
         true
     }
 
-    /// A log goes on with the sequence `next`, which may have been there before. To be called while its tail stands still.
-    ///
-    /// **Invariant:** the session knows before it gets anything of what the log has now.
-    pub(crate) fn log_restarted(&self, log: u16, next: u64) {
-        let mut lanes = self.lanes.lock();
-        if lanes.is_closed {
-            return;
-        }
-        lanes.restart(log, next, self.limits);
-        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
-        if log == 0 {
-            self.log_begins_at.store(0, Ordering::Release);
-        }
-        drop(lanes);
-        self.room.notify_waiters();
-        self.wake.notify_one();
-    }
-
-    /// Where a log goes on that the session does not know of yet.
-    pub(crate) fn restarts_at(&self, log: u16) -> Option<u64> {
-        self.lanes.lock().restarts.iter().rev().find(|restart| restart.log == log).map(|restart| restart.next)
-    }
-
-    /// Takes the restarts of logs that the session does not know of yet.
-    pub(crate) fn take_restarts(&self) -> Vec<LogRestart> {
-        std::mem::take(&mut self.lanes.lock().restarts)
-    }
-
     /// Waits for an order to end, other than the one that is known. For a connection that has yet to begin: it takes what
-    /// wakes the one loop that this mailbox is for.
+    /// wakes its loop.
     pub(crate) async fn ordered(&self, known: Option<Order>) -> Order {
         loop {
-            let order = self.lanes.lock().order;
+            let order = self.given.lock().order;
             match order {
                 Some(order) if Some(order) != known => return order,
                 _ => self.wake.notified().await,
@@ -115,14 +191,15 @@ impl Mailbox {
         Arrival { place: self.place, is_gone, is_answered: self.is_answered.load(Ordering::Relaxed) }
     }
 
-    /// Takes nothing more; what is queued is given up.
+    /// The connection takes nothing more; what waits in its inbox is given up. What it has published comes through still.
     pub(crate) fn close(&self) {
-        let mut lanes = self.lanes.lock();
-        lanes.close();
-        self.share_room.store(0, Ordering::Relaxed);
-        drop(lanes);
-        self.is_scanning.store(false, Ordering::Relaxed);
-        self.room.notify_waiters();
+        self.given.lock().is_closed = true;
+        self.inbox.close();
+    }
+
+    /// Whether the connection takes nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.given.lock().is_closed
     }
 
     /// Epoch of the connection in its session's record; 0 without one.
@@ -175,7 +252,7 @@ impl Mailbox {
         self.left.send_modify(|left| left.handed_over = Some(progress));
     }
 
-    /// Waits for [`Mailbox::hand_over`].
+    /// Waits for [`Control::hand_over`].
     pub(crate) async fn handed_over(&self) -> Option<ProgressRecord> {
         // The sender is ours, so the wait cannot fail.
         let mut receiver = self.left.subscribe();
@@ -188,7 +265,7 @@ impl Mailbox {
         self.left.send_modify(|left| left.is_collected = true);
     }
 
-    /// Waits for [`Mailbox::collected`].
+    /// Waits for [`Control::collected`].
     pub(crate) async fn is_collected(&self) {
         // The sender is ours, so the wait cannot fail.
         let _ = self.left.subscribe().wait_for(|left| left.is_collected).await;
@@ -208,39 +285,33 @@ impl Mailbox {
         self.left.send_modify(|left| left.is_settled = true);
     }
 
-    /// Waits for [`Mailbox::set_settled`].
+    /// Waits for [`Control::set_settled`].
     pub(crate) async fn settled(&self) {
         // The sender is ours, so the wait cannot fail.
         let _ = self.left.subscribe().wait_for(|left| left.is_settled).await;
     }
 
-    /// Waits for [`Mailbox::end`].
+    /// Waits for [`Control::end`].
     pub(crate) async fn ended(&self) {
         // The sender is ours, so the wait cannot fail.
         let _ = self.left.subscribe().wait_for(|left| left.has_ended).await;
-    }
-
-    /// Whether the connection takes nothing more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lanes.lock().is_closed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::MailboxLimits;
 
-    const LIMITS: MailboxLimits = MailboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
+    const LIMITS: InboxLimits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
 
-    fn mailbox() -> Mailbox {
-        Mailbox::new(1, "c".into(), mqtt_codec::Version::V5, u32::MAX, LIMITS)
+    fn control() -> Control {
+        Control::new(1, "c".into(), mqtt_codec::Version::V5, u32::MAX, LIMITS)
     }
 
-    fn owner() -> Mailbox {
-        let mailbox = mailbox();
-        mailbox.owns(7, 20);
-        mailbox
+    fn owner() -> Control {
+        let control = control();
+        control.owns(7, 20);
+        control
     }
 
     #[test]
@@ -255,25 +326,25 @@ mod tests {
             (21, SeenRecord::Left(7), true, true),
             (21, SeenRecord::Ended, true, false),
         ] {
-            let mailbox = owner();
-            assert_eq!(mailbox.sees_record(sequence, record), ends, "{sequence} {record:?}");
+            let control = owner();
+            assert_eq!(control.sees_record(sequence, record), ends, "{sequence} {record:?}");
             assert_eq!(
-                (mailbox.is_displaced(), mailbox.completions.is_withdrawn()),
+                (control.is_displaced(), control.completions.is_withdrawn()),
                 (ends, is_withdrawn),
                 "{record:?}"
             );
-            let order = mailbox.lanes.lock().order;
+            let order = control.take().0;
             assert_eq!(order, ends.then_some(Order::Close(ReasonCode::SessionTakenOver)));
         }
     }
 
     #[test]
     fn what_was_read_before_its_own_write_was_acknowledged_counts() {
-        let early = mailbox();
+        let early = control();
         assert!(!early.sees_record(21, SeenRecord::Ended), "it may be that of the connection before");
         early.owns(7, 20);
         assert!(early.is_displaced());
-        let later = mailbox();
+        let later = control();
         later.sees_record(19, SeenRecord::Ended);
         later.owns(7, 20);
         assert!(!later.is_displaced());
@@ -281,14 +352,14 @@ mod tests {
 
     #[test]
     fn a_connection_that_has_ended_keeps_what_it_has_sent() {
-        let mailbox = owner();
-        mailbox.close();
-        assert!(!mailbox.sees_record(21, SeenRecord::Left(7)), "it has written that itself");
+        let control = owner();
+        control.close();
+        assert!(!control.sees_record(21, SeenRecord::Left(7)), "it has written that itself");
         assert!(
-            !mailbox.completions.is_withdrawn() && mailbox.is_displaced(),
+            !control.completions.is_withdrawn() && control.is_displaced(),
             "nobody has said yet that it was itself"
         );
-        mailbox.disown();
-        assert!(!mailbox.is_displaced());
+        control.disown();
+        assert!(!control.is_displaced());
     }
 }

@@ -1,16 +1,11 @@
-//! Where the rest of the sidecar leaves things for one connection: QoS 0 packets ready to be written, QoS 1 and 2
-//! messages with their position in the logs, retained messages that it is owed, and the order to end. Every lane has a
-//! limit. The connection is woken once a batch, not once a message. What becomes of what it publishes comes to the
-//! `Completions` beside it, which wake it as well.
+//! What waits for one session: QoS 0 packets ready to be written, QoS 1 and 2 messages with their position in the logs, what
+//! shared subscriptions gave, and retained messages that it is owed. Every lane has a limit. The connection is woken once a
+//! batch, not once a message.
 //!
 //! - `mail`: what is left here; `lanes`: what waits
 //! - `shared`: what shared subscriptions give
-//! - `life`: how the connection ends
 
-mod footing;
 mod lanes;
-mod left;
-mod life;
 mod mail;
 mod shared;
 #[cfg(test)]
@@ -23,25 +18,21 @@ use bytestring::ByteString;
 use mqtt_codec::{QoS, Version};
 use mqtt_session::{Feed, FeedState, Offer};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use self::footing::Footing;
-pub(crate) use self::footing::SeenRecord;
 use self::lanes::Lanes;
-use self::left::Left;
-pub use self::mail::MailboxLimits;
-pub(crate) use self::mail::{LogRestart, Mail, Order, Outgoing};
+pub use self::mail::InboxLimits;
+pub(crate) use self::mail::{LogRestart, Mail, Outgoing};
 use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
-use crate::account::publish::completions::Completions;
 use crate::account::requests::OpenRequests;
 use crate::account::session_id::SessionId;
 
-/// The mailbox of one connection.
+/// The inbox of one session.
 #[derive(Debug)]
-pub(crate) struct Mailbox {
+pub(crate) struct Inbox {
     /// Names the session.
     pub(crate) id: SessionId,
     /// Its client id.
@@ -50,7 +41,7 @@ pub(crate) struct Mailbox {
     pub(crate) version: Version,
     /// The largest packet it takes, in bytes.
     pub(crate) client_max_packet_size: u32,
-    limits: MailboxLimits,
+    limits: InboxLimits,
     lanes: Mutex<Lanes>,
     /// Set while a scan reads for this session, so that the scan need not take the lock of those it does not serve.
     is_scanning: AtomicBool,
@@ -60,33 +51,23 @@ pub(crate) struct Mailbox {
     share_room: AtomicUsize,
     wake: Arc<Notify>,
     room: Notify,
-    /// What becomes of what the connection publishes.
-    completions: Arc<Completions>,
     /// What a client of MQTT 3.x can answer.
     open_requests: Option<Arc<OpenRequests>>,
-    /// What the connection leaves, and how far its end is.
-    left: watch::Sender<Left>,
-    /// Its place in the order in which connections were taken.
-    place: u64,
-    /// Its CONNECT is answered.
-    is_answered: AtomicBool,
-    /// What is known of its session's record.
-    footing: Mutex<Footing>,
-    /// Its session outlives it, so what the log has lost may be in its backlog.
+    /// The session outlives its connection, so what the log has lost may be in its backlog.
     has_backlog: AtomicBool,
     /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
     log_begins_at: AtomicU64,
 }
 
-/// Mailboxes that got something in this batch and are to be woken at its end.
+/// Inboxes that got something in this batch and are to be woken at its end.
 #[derive(Debug, Default)]
-pub(crate) struct Wakes(Vec<Arc<Mailbox>>);
+pub(crate) struct Wakes(Vec<Arc<Inbox>>);
 
 impl Wakes {
     /// Wakes all and forgets them.
     pub(crate) fn wake_all(&mut self) {
-        for mailbox in self.0.drain(..) {
-            mailbox.wake.notify_one();
+        for inbox in self.0.drain(..) {
+            inbox.wake.notify_one();
         }
     }
 }
@@ -97,17 +78,16 @@ impl Drop for Wakes {
     }
 }
 
-impl Mailbox {
-    /// The mailbox of a session that is live.
-    pub(crate) fn new(
+impl Inbox {
+    /// The inbox of a session that is live, which wakes its connection.
+    pub(in crate::account) fn new(
         id: SessionId,
         client_id: ByteString,
         version: Version,
         client_max_packet_size: u32,
-        limits: MailboxLimits,
+        limits: InboxLimits,
+        wake: Arc<Notify>,
     ) -> Self {
-        let wake = Arc::<Notify>::default();
-        let completions = Completions::waking(id, client_id.clone(), version, Arc::clone(&wake));
         Self {
             id,
             client_id,
@@ -120,30 +100,15 @@ impl Mailbox {
             share_room: AtomicUsize::new(0),
             wake,
             room: Notify::new(),
-            completions: Arc::new(completions),
             open_requests: (!version.is_v5()).then(Arc::default),
-            left: watch::Sender::default(),
-            place: 0,
-            is_answered: AtomicBool::new(false),
-            footing: Mutex::default(),
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
         }
     }
 
-    /// What becomes of what the connection publishes.
-    pub(crate) const fn completions(&self) -> &Arc<Completions> {
-        &self.completions
-    }
-
     /// What the client can answer, when it is one of MQTT 3.x.
     pub(crate) const fn open_requests(&self) -> Option<&Arc<OpenRequests>> {
         self.open_requests.as_ref()
-    }
-
-    /// Waits until something is in the mailbox.
-    pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
-        self.wake.notified()
     }
 
     /// Waits until a scan of a log has room here; false when it serves the session no more.
@@ -335,13 +300,12 @@ impl Mailbox {
         Some(self.log_begins_at.load(Ordering::Acquire)).filter(|first| next < *first)
     }
 
-    /// Takes what shared subscriptions gave, and orders. From now on the next thing left here wakes the connection again.
+    /// Takes what shared subscriptions gave, and what is to be known before anything else of a log. From now on the next thing left
+    /// here wakes the connection again.
     pub(crate) fn take(&self, mail: &mut Mail) {
         let mut lanes = self.lanes.lock();
         lanes.is_woken = false;
         mail.shared.append(&mut lanes.shared);
-        mail.order = lanes.order;
-        mail.owned = lanes.owned.take();
         mail.restarts.append(&mut lanes.restarts);
         mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
     }
@@ -374,6 +338,49 @@ impl Mailbox {
     /// Takes the retained cursors that were left.
     pub(crate) fn take_retained(&self, cursors: &mut std::collections::VecDeque<RetainedCursor>) {
         cursors.extend(self.lanes.lock().retained.drain(..));
+    }
+
+    /// A log goes on with the sequence `next`, which may have been there before. To be called while its tail stands still.
+    ///
+    /// **Invariant:** the session knows before it gets anything of what the log has now.
+    pub(crate) fn log_restarted(&self, log: u16, next: u64) {
+        let mut lanes = self.lanes.lock();
+        if lanes.is_closed {
+            return;
+        }
+        lanes.restart(log, next, self.limits);
+        self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
+        if log == 0 {
+            self.log_begins_at.store(0, Ordering::Release);
+        }
+        drop(lanes);
+        self.room.notify_waiters();
+        self.wake.notify_one();
+    }
+
+    /// Where a log goes on that the session does not know of yet.
+    pub(crate) fn restarts_at(&self, log: u16) -> Option<u64> {
+        self.lanes.lock().restarts.iter().rev().find(|restart| restart.log == log).map(|restart| restart.next)
+    }
+
+    /// Takes the restarts of logs that the session does not know of yet.
+    pub(crate) fn take_restarts(&self) -> Vec<LogRestart> {
+        std::mem::take(&mut self.lanes.lock().restarts)
+    }
+
+    /// Takes nothing more; what is queued is given up.
+    pub(crate) fn close(&self) {
+        let mut lanes = self.lanes.lock();
+        lanes.close();
+        self.share_room.store(0, Ordering::Relaxed);
+        drop(lanes);
+        self.is_scanning.store(false, Ordering::Relaxed);
+        self.room.notify_waiters();
+    }
+
+    /// Whether it takes nothing more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lanes.lock().is_closed
     }
 
     fn mark(self: &Arc<Self>, lanes: &mut Lanes, wakes: &mut Wakes) {
