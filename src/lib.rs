@@ -12,6 +12,10 @@
 
 #![cfg_attr(test, allow(clippy::large_futures, reason = "a test is one future"))]
 
+// The contracts of `tests/contract` name us as another crate does.
+#[cfg(test)]
+extern crate self as nats_mqtt;
+
 pub mod account;
 pub mod admin;
 pub mod announce;

@@ -1,5 +1,8 @@
 //! JetStream and NATS for one account: everything durable, and the QoS 0 path beside it.
 //!
+//! Three seams are what others may stand in for, and what each promises is said there: [`SessionStore`], [`MessageLog`] and
+//! [`Peers`]. `jetstream`: the three over what follows.
+//!
 //! # Layout
 //! - `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
@@ -36,12 +39,17 @@ mod found_stream;
 mod head;
 mod headers;
 mod horizon;
+mod jetstream;
 mod keys;
 mod kv_updates;
 mod log;
+#[cfg(test)]
+mod memory;
+mod message_log;
 mod needs;
 mod nodes;
 mod options;
+mod peers;
 mod permissions;
 mod publisher;
 mod pulse;
@@ -49,6 +57,7 @@ mod reader;
 mod reply_key;
 mod retained;
 mod rooms;
+mod session_store;
 mod sessions;
 mod share;
 mod streams;
@@ -75,9 +84,11 @@ pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Ser
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
 use self::horizon::Horizons;
+pub use self::jetstream::{JetStreamLog, NatsPeers};
 pub use self::keys::Keys;
 pub use self::kv_updates::{ForeignReader, KvUpdate, KvUpdates};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
+pub use self::message_log::MessageLog;
 use self::needs::Needs;
 pub use self::nodes::{
     Alive, Candidacy, Lease, LeaseState, LeaseTimes, LeaseView, NodeInfo, Nodes, NodesFollower, NodesSink,
@@ -86,11 +97,13 @@ pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
     TlsOptions,
 };
+pub use self::peers::Peers;
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
 use self::rooms::Rooms;
 pub use self::rooms::StreamRoom;
+pub use self::session_store::SessionStore;
 pub use self::sessions::{
     Arrival, Beside, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
     PAGES_MAX, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord,
@@ -136,6 +149,7 @@ pub struct Store {
     sessions: Sessions,
     backlog: Backlog,
     nodes: Nodes,
+    peers: NatsPeers,
     kv_updates: KvUpdates,
     reply_keys: ReplyKeys,
     keys: Keys,
@@ -218,6 +232,7 @@ impl Store {
             retained,
             sessions,
             backlog,
+            peers: NatsPeers::new(&nodes, &core, names),
             nodes,
             kv_updates,
             reply_keys,
@@ -303,6 +318,16 @@ impl Store {
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    /// The other sidecars.
+    pub fn peers(&self) -> &NatsPeers {
+        &self.peers
+    }
+
+    /// The log, with who puts messages into it.
+    pub fn message_log(&self) -> JetStreamLog {
+        JetStreamLog::new(&self.log, &self.publisher)
     }
 
     /// The consumers of shared subscriptions.

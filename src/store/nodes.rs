@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::candidacy::Candidacy;
 pub use self::follower::{Alive, NodesFollower, NodesSink};
+#[cfg(test)]
+pub(super) use self::lease::Grip;
 pub use self::lease::{Lease, LeaseState, LeaseView};
 use super::api::Api;
 use super::bucket::{Bucket, Fence, Value, Write};

@@ -75,6 +75,7 @@ mod slow_link;
 mod slow_reader;
 mod stalls;
 mod store;
+mod store_contract;
 mod store_sessions;
 mod sys_topics;
 mod topics;

@@ -26,7 +26,7 @@ impl LeaseTimes {
         TenureTimes { give_up_after: self.fence_after, is_taken_again: false, ..self.of_node() }
     }
 
-    fn of_node(self) -> TenureTimes {
+    pub(in crate::store) fn of_node(self) -> TenureTimes {
         TenureTimes {
             refresh_every: self.refresh_every,
             fence_after: self.fence_after,
@@ -71,38 +71,49 @@ impl From<Standing> for LeaseState {
 
 /// What a holder knows of its lease.
 #[derive(Clone, Debug)]
-pub(super) struct Grip {
+pub(in crate::store) struct Grip {
     tenure: Tenure,
     /// What the tenure's times count from.
     began: Instant,
 }
 
 impl Grip {
+    /// Of a lease that is there, by a put that was sent at `began`.
+    pub(in crate::store) fn new(times: TenureTimes, sequence: u64, began: Instant) -> Self {
+        let tenure = Tenure::new(times, Revision(sequence), Moment::ZERO, began.elapsed());
+        Self { tenure, began }
+    }
+
+    /// What is to be done first.
+    pub(in crate::store) fn begin(&self) -> TenureStep {
+        self.tenure.begin()
+    }
+
     fn now(&self) -> Moment {
         self.began.elapsed()
     }
 
-    fn at(&self, moment: Moment) -> Instant {
+    pub(in crate::store) fn at(&self, moment: Moment) -> Instant {
         self.began + moment
     }
 
     /// Sequence of the last refresh.
-    pub(super) fn sequence(&self) -> u64 {
+    pub(in crate::store) fn sequence(&self) -> u64 {
         self.tenure.revision().0
     }
 
-    pub(super) fn state(&self) -> LeaseState {
+    pub(in crate::store) fn state(&self) -> LeaseState {
         self.tenure.standing(self.now()).into()
     }
 
     /// What happened, and what is to be done next.
-    fn handle(&mut self, input: TenureInput) -> TenureStep {
+    pub(in crate::store) fn handle(&mut self, input: TenureInput) -> TenureStep {
         let now = self.now();
         self.tenure.handle(now, input)
     }
 
     /// When its state changes, should nothing happen.
-    fn changes_at(&self) -> Instant {
+    pub(in crate::store) fn changes_at(&self) -> Instant {
         self.at(self.tenure.changes_at(self.now()))
     }
 }
@@ -144,10 +155,7 @@ impl Keeper {
         let began = Instant::now();
         let expected = last.map_or(0, |last| last.sequence);
         match self.put(expected, PutNumber(0), began + self.times.fence_after).await {
-            Ok(sequence) => {
-                let tenure = Tenure::new(self.tenure, Revision(sequence), Moment::ZERO, began.elapsed());
-                Ok(Some(Grip { tenure, began }))
-            }
+            Ok(sequence) => Ok(Some(Grip::new(self.tenure, sequence, began))),
             Err(WriteError::Fenced) => Ok(None),
             Err(error) => Err(Unavailable::new(error)),
         }
@@ -167,7 +175,7 @@ impl Keeper {
     /// Keeps the lease until it is lost. `told` hears of every step.
     pub(super) async fn keep(&self, mut held: Grip, told: impl Fn(&Grip)) {
         let mut pause = Pause::new();
-        let mut step = held.tenure.begin();
+        let mut step = held.begin();
         loop {
             let before = held.state();
             // Whoever looks on learns of a change in time, whatever is waited for.
@@ -280,6 +288,10 @@ pub struct LeaseView {
 }
 
 impl LeaseView {
+    pub(in crate::store) const fn of(grip: watch::Receiver<Grip>) -> Self {
+        Self { grip }
+    }
+
     /// How it stands now, by the clock, whether its keeper has run meanwhile or not.
     #[must_use]
     pub fn state(&self) -> LeaseState {
@@ -372,7 +384,7 @@ impl Lease {
 
     /// What is known of it.
     pub fn view(&self) -> LeaseView {
-        LeaseView { grip: self.grip.clone() }
+        LeaseView::of(self.grip.clone())
     }
 
     /// Gives it back.

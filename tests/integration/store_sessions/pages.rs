@@ -12,32 +12,6 @@ fn of(client_id: &str, epoch: u64, first_epoch: u64, pages: u32) -> SessionRecor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_owner_writes_a_page_and_who_takes_over_reads_what_it_was() {
-    let nats = NatsServer::start();
-    let (a, b) = (open(nats.url()).await, open(nats.url()).await);
-    let (old, new) = (a.sessions(), b.sessions());
-    let first = old.put_record(&of("pump 7", 1, 1, 60), 0, None).await.unwrap();
-    for number in 1..=60 {
-        let page = page(number as usize..number as usize + 50);
-        assert_eq!(old.put_page("pump 7", 1, number, &page, first).await, Ok(Arrival::Once));
-    }
-    assert_eq!(old.put_page("pump 7", 1, 60, &page(0..1), first).await, Ok(Arrival::Once));
-    let second = new.put_record(&of("pump 7", 2, 1, 60), first, None).await.unwrap();
-    assert_eq!(old.put_page("pump 7", 1, 3, &page(0..9), first).await, Err(WriteError::Fenced));
-    let loaded = new.load_pages("pump 7", 1, 60, second).await.unwrap();
-    assert_eq!(loaded.len(), 60);
-    assert_eq!((&loaded[&3], &loaded[&60]), (&page(3..53), &page(0..1)));
-    // What no record names is nobody's, and there is an end to what is read.
-    assert_eq!(new.load_pages("pump 7", 1, 3, second).await.unwrap().into_keys().collect::<Vec<_>>(), [1, 2, 3]);
-    assert!(new.load_pages("pump 7", 1, PAGES_MAX + 1, second).await.is_err());
-    // It is known in any case that the record of somebody later is behind what it was, and another session has none of it.
-    let third = old.put_record(&of("pump 7", 3, 3, 0), second, None).await.unwrap();
-    assert_eq!(new.load_pages("pump 7", 1, 60, second).await.unwrap(), loaded);
-    assert!(old.load_pages("pump 7", 3, 60, third).await.unwrap().is_empty());
-    assert_eq!(new.put_page("pump 7", 1, 3, &page(0..9), second).await, Err(WriteError::Fenced));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn pages_are_in_what_is_read_of_all_sessions_and_go_with_their_own() {
     let nats = NatsServer::start();
     let store = open(nats.url()).await;
