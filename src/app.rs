@@ -17,7 +17,7 @@ use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::{OpenError, Store};
 
-mod options;
+pub(crate) mod options;
 
 /// How long connections may take to finish what is in flight.
 const DRAIN: Duration = Duration::from_secs(15);

@@ -11,6 +11,8 @@ use proto_map::{ClosedTrees, Names};
 use tokio::sync::{Semaphore, watch};
 
 use crate::account::census::Census;
+#[cfg(test)]
+use crate::account::control::Control;
 use crate::account::delivery::catch_up::CatchUp;
 use crate::account::delivery::core_subscriptions::CoreSubscriptions;
 use crate::account::delivery::logs::{FRESH_FOR, Follower, Logs};
@@ -38,7 +40,7 @@ use crate::account::shared::{Claimants, Shares};
 use crate::account::sys::Sys;
 use crate::account::{Account, AccountOptions};
 use crate::metrics::AccountMetrics;
-use crate::store::{CoreMessage, CoreSink, FollowFrom, LogPosition, SessionsSink, Store, Unavailable};
+use crate::store::{CoreMessage, CoreSink, FollowFrom, LogPosition, SessionsSink, Store, Tail, Unavailable};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -159,6 +161,34 @@ impl Routing {
     }
 }
 
+/// What there is before JetStream is asked for anything.
+struct Parts {
+    routing: Routing,
+    registry: Arc<Registry>,
+    follower: Arc<Follower>,
+}
+
+impl Parts {
+    fn new(
+        options: &AccountOptions,
+        store: &Store,
+        names: &Names,
+        closed: ClosedTrees,
+        metrics: &Arc<AccountMetrics>,
+    ) -> Self {
+        let (routing, registry) =
+            (Routing::new(options, store, names, &closed, metrics), Arc::new(Registry::default()));
+        let follower = routing.follower(options, names, closed, &registry);
+        Self { routing, registry, follower }
+    }
+
+    /// Where the tail of the main log leaves what it reads.
+    fn sink(&self) -> Arc<LogTail> {
+        let Routing { router, logs, .. } = &self.routing;
+        Arc::new(LogTail::new(Arc::clone(router), Arc::clone(logs.main()), Arc::clone(&self.registry)))
+    }
+}
+
 /// Who follows the records of sessions, one behind the other.
 fn followers(wants: Option<Arc<DurableInterest>>) -> (Arc<Census>, Arc<Claimants>) {
     let census = Arc::new(Census::new(wants.map(|wants| wants as Arc<dyn SessionsSink>)));
@@ -176,18 +206,30 @@ impl Account {
         closed: ClosedTrees,
         metrics: Arc<AccountMetrics>,
     ) -> Arc<Self> {
-        let (routing, registry) =
-            (Routing::new(&options, &store, &names, &closed, &metrics), Arc::new(Registry::default()));
-        let follower = routing.follower(&options, &names, closed, &registry);
-        let Routing { requests, arrived, logs, ingest, router, sys } = routing;
-        answered(|| store.kv_updates().begin()).await;
+        let parts = Parts::new(&options, &store, &names, closed, &metrics);
+        let main = Arc::clone(parts.routing.logs.main());
+        answered(async || store.kv_updates().begin().await).await;
         // Before the first client: what was asked through other sidecars can be answered here.
-        requests.get_key(store.reply_keys()).await;
+        parts.routing.requests.get_key(store.reply_keys()).await;
+        let tail = answered(async || store.log().tail(LogPosition::New, parts.sink()).await).await;
+        main.starts_at(tail.start_position());
+        answered(async || parts.follower.look(&store, true).await).await;
+        Self::assemble(options, store, inlet, names, metrics, parts, tail)
+    }
+
+    /// Puts the parts together. It waits for nothing.
+    fn assemble(
+        options: AccountOptions,
+        store: Store,
+        inlet: &CoreInlet,
+        names: Names,
+        metrics: Arc<AccountMetrics>,
+        parts: Parts,
+        tail: Tail,
+    ) -> Arc<Self> {
+        let Parts { routing, registry, follower } = parts;
+        let Routing { requests, arrived, logs, ingest, router, sys } = routing;
         let (first, wants) = (Arc::clone(logs.main()), ingest.as_ref().map(|ingest| Arc::clone(&ingest.wants)));
-        let sink = Arc::new(LogTail::new(Arc::clone(&router), Arc::clone(&first), Arc::clone(&registry)));
-        let tail = answered(|| store.log().tail(LogPosition::New, sink.clone())).await;
-        first.starts_at(tail.start_position());
-        answered(|| follower.look(&store, true)).await;
         let (census, claimants) = followers(wants.clone());
         let shares = Shares::start(
             &store,
@@ -242,6 +284,27 @@ impl Account {
         account.store.tasks().spawn(follow_streams(follower, Arc::downgrade(&account)));
         account.serve_requests(arrived);
         account
+    }
+}
+
+#[cfg(test)]
+impl Account {
+    /// One that NATS has never answered. A session that needs no record is served by it as by any other.
+    pub(crate) async fn unconnected(
+        options: AccountOptions,
+        store: Store,
+        names: Names,
+        closed: ClosedTrees,
+        metrics: Arc<AccountMetrics>,
+    ) -> Arc<Self> {
+        let parts = Parts::new(&options, &store, &names, closed, &metrics);
+        let tail = store.log().tail(LogPosition::Sequence(1), parts.sink()).await;
+        Self::assemble(options, store, &CoreInlet::default(), names, metrics, parts, tail.expect("nothing is asked"))
+    }
+
+    /// The connection of a client, as everybody but itself knows it.
+    pub(crate) fn control_of(&self, client_id: &str) -> Option<Arc<Control>> {
+        self.registry.find(client_id)
     }
 }
 

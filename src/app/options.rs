@@ -39,7 +39,7 @@ pub(super) fn spec(config: &Config, store: StoreOptions) -> AccountSpec {
 }
 
 /// What the store is told. `connect_timeout`: give up when no server answers for this long.
-pub(super) fn store(config: &Config, connect_timeout: Option<Duration>) -> Result<StoreOptions, proto_map::MapError> {
+pub(crate) fn store(config: &Config, connect_timeout: Option<Duration>) -> Result<StoreOptions, proto_map::MapError> {
     let names = Names::new(&config.jetstream.prefix, &config.jetstream.subject_prefix)?;
     let replicas = (config.jetstream.replicas > 0).then_some(config.jetstream.replicas);
     let specs = SpecOptions {
@@ -142,7 +142,7 @@ fn quotas(config: &Config) -> Quotas {
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How it is found out who a client is.
-pub(super) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Metrics>) -> Door {
+pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Metrics>) -> Door {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Door {
         decoder: DecoderOptions {
@@ -168,7 +168,7 @@ fn max_packet_size(config: &Config) -> NonZeroU32 {
 }
 
 /// How the account treats its clients.
-fn account(config: &Config) -> AccountOptions {
+pub(crate) fn account(config: &Config) -> AccountOptions {
     let mqtt = &config.mqtt;
     AccountOptions {
         limits: Limits {

@@ -54,6 +54,14 @@ impl Client {
         Self { _held: Arc::new(Held(Arc::clone(&shared))), shared }
     }
 
+    /// A link that is never connected, to a server that would take messages up to this size.
+    #[cfg(test)]
+    pub(crate) fn unconnected(options: super::LinkOptions, max_payload: usize) -> Self {
+        let shared = Shared::new(options);
+        shared.learn(ServerInfo { max_payload, ..ServerInfo::default() });
+        Self::new(shared)
+    }
+
     /// Whether there is a connection, and the how manieth.
     pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
         self.shared.state.subscribe()

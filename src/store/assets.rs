@@ -97,6 +97,12 @@ impl Assets {
         }
     }
 
+    /// Of an account that is not asked.
+    #[cfg(test)]
+    pub(crate) fn unchecked(api: Api, needs: Needs) -> Self {
+        Self { api, needs, replicas: None, servers: Arc::new(AtomicU8::new(REPLICAS)) }
+    }
+
     /// Makes sure that a stream exists and is ours; any number of sidecars may do so at once.
     pub(crate) async fn ensure(&self, spec: &StreamSpec) -> Result<StreamInfo, OpenError> {
         self.ensure_with(spec, None).await

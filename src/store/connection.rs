@@ -282,6 +282,31 @@ impl Connector {
     }
 }
 
+#[cfg(test)]
+impl Connector {
+    /// One that knows no server.
+    pub(super) fn nowhere(options: NatsOptions, private_inbox: String) -> Self {
+        let connector = Self::new(options, private_inbox).expect("nothing is read");
+        Self { servers: Arc::default(), ..connector }
+    }
+
+    /// A link that is never connected.
+    pub(super) fn unconnected(&self, role: Role, max_payload: usize) -> Link {
+        let client = Client::unconnected(self.link_options(role, true, |_| ()), max_payload);
+        Link {
+            state: client.state(),
+            client,
+            inboxes: Arc::from(self.options.inbox_prefix.as_str()),
+            violation: Arc::default(),
+            subscription_queue: role.subscription_queue,
+            tasks: self.tasks.clone(),
+            last_words: self.last_words.clone(),
+            errors: self.errors.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+}
+
 /// Which connections are lost: an outage is said once when it begins and once when it is over, however many there are.
 #[derive(Clone, Debug, Default)]
 struct Outage(Arc<Mutex<Lost>>);

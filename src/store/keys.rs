@@ -85,6 +85,13 @@ impl Keys {
         Ok(Self { shared })
     }
 
+    /// A key that nobody else knows.
+    #[cfg(test)]
+    pub(super) fn unstored(bucket: Bucket, subject: ByteString) -> Self {
+        let ring = RwLock::new(Arc::new(with_new_key(None, new_key(0))));
+        Self { shared: Arc::new(Shared { bucket, subject, ring, wanted: Notify::new() }) }
+    }
+
     /// The keys as they are known.
     #[must_use]
     pub fn ring(&self) -> Arc<KeyRing> {

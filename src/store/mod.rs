@@ -62,6 +62,8 @@ mod sessions;
 mod share;
 mod streams;
 mod time;
+#[cfg(test)]
+mod unconnected;
 
 use std::sync::Arc;
 use std::time::Duration;
