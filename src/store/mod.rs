@@ -44,7 +44,7 @@ mod keys;
 mod kv_updates;
 mod log;
 #[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 mod message_log;
 mod needs;
 mod nodes;

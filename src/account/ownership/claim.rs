@@ -12,10 +12,11 @@ use mqtt_ownership::{
 use mqtt_session::Negotiated;
 use tokio::time::Instant;
 
+use super::driver::{Driver, In};
+use super::host::Host;
 use super::orphaned_connects::Orphan;
 use super::record::{Message, Rest};
 use super::remains::Remain;
-use super::{Driver, In};
 use crate::account::Account;
 use crate::account::control::{Control, Order};
 use crate::account::ownership::records;
@@ -132,7 +133,8 @@ impl Account {
         });
         // The orders of a client that has its answer are for its connection.
         let listens = came.is_none();
-        let (outcome, order) = self.run_claim(&mut claim, control, socket, listens, deadline).await;
+        let mut driver = Driver::new(self, &control.client_id, WillCause::TakenOver);
+        let (outcome, order) = driver.claim(&mut claim, control, socket, listens, deadline).await;
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 control.owns(claimed.state.epoch.0, claimed.revision.0);
@@ -154,69 +156,6 @@ impl Account {
                 }
                 Err(abandoned)
             }
-        }
-    }
-
-    async fn run_claim(
-        self: &Arc<Self>,
-        claim: &mut Claim<Message, Rest, ProgressRecord>,
-        control: &Arc<Control>,
-        socket: &mut dyn PeerSocket,
-        listens: bool,
-        deadline: Instant,
-    ) -> (ClaimOutcome<Message, Rest, ProgressRecord>, Option<Order>) {
-        let mut driver = Driver::new(self, &control.client_id, WillCause::TakenOver);
-        let (mut order, mut is_gone) = (None, false);
-        let mut step = claim.begin();
-        loop {
-            let output = match step {
-                Step::Done(outcome) => return (outcome, order),
-                Step::Do(output) => output,
-                // Nothing is ever awaited without an output.
-                Step::Wait => Output::Load { again: true },
-            };
-            let mut performed = std::pin::pin!(driver.perform(output));
-            step = loop {
-                let event = tokio::select! {
-                    biased;
-                    input = &mut performed => Event::Answer(input),
-                    next = control.ordered(order), if listens => Event::Ordered(next),
-                    () = std::future::poll_fn(|cx| socket.poll_gone(cx)), if !is_gone => Event::Gone,
-                    () = tokio::time::sleep_until(deadline) => Event::Late,
-                };
-                let input = match event {
-                    Event::Answer(input) => break claim.handle(self.session_time(), self.as_seen(control, input)),
-                    Event::Ordered(next) => {
-                        order = Some(next);
-                        match next {
-                            Order::Close(ReasonCode::SessionTakenOver) => Input::Preempted,
-                            Order::Close(_) => Input::Cancelled,
-                            // What is written goes on, and drains as everybody does.
-                            Order::Drain => Input::ConnectionGone,
-                        }
-                    }
-                    Event::Gone => {
-                        is_gone = true;
-                        Input::ConnectionGone
-                    }
-                    Event::Late => Input::Cancelled,
-                };
-                let next = claim.handle(self.session_time(), input);
-                if matches!(next, Step::Done(_)) {
-                    break next;
-                }
-            };
-            if let Some((epoch, revision)) = claim.written_at() {
-                // From now on whoever comes later asks us to hand over.
-                control.owns(epoch.0, revision.0);
-            }
-        }
-    }
-
-    fn as_seen(&self, control: &Control, input: In) -> In {
-        match input {
-            Input::Loaded(record, revision) => Input::Loaded(self.seen(&control.client_id, record), revision),
-            input => input,
         }
     }
 
@@ -258,5 +197,71 @@ impl Account {
         order: Option<Order>,
     ) -> Abandoned {
         self.give_up(control, GivenUp { why, left: Some(left), unsaved: None }, order)
+    }
+}
+
+impl<H: Host> Driver<'_, H> {
+    /// Goes on until the session is the connection's, or it is given up. Returns the last order that it has had.
+    pub(super) async fn claim(
+        &mut self,
+        claim: &mut Claim<Message, Rest, ProgressRecord>,
+        control: &Arc<Control>,
+        socket: &mut dyn PeerSocket,
+        listens: bool,
+        deadline: Instant,
+    ) -> (ClaimOutcome<Message, Rest, ProgressRecord>, Option<Order>) {
+        let host = self.host;
+        let (mut order, mut is_gone) = (None, false);
+        let mut step = claim.begin();
+        loop {
+            let output = match step {
+                Step::Done(outcome) => return (outcome, order),
+                Step::Do(output) => output,
+                // Nothing is ever awaited without an output.
+                Step::Wait => Output::Load { again: true },
+            };
+            let mut performed = std::pin::pin!(self.perform(output));
+            step = loop {
+                let event = tokio::select! {
+                    biased;
+                    input = &mut performed => Event::Answer(input),
+                    next = control.ordered(order), if listens => Event::Ordered(next),
+                    () = std::future::poll_fn(|cx| socket.poll_gone(cx)), if !is_gone => Event::Gone,
+                    () = tokio::time::sleep_until(deadline) => Event::Late,
+                };
+                let input = match event {
+                    Event::Answer(input) => break claim.handle(host.now(), as_seen(host, control, input)),
+                    Event::Ordered(next) => {
+                        order = Some(next);
+                        match next {
+                            Order::Close(ReasonCode::SessionTakenOver) => Input::Preempted,
+                            Order::Close(_) => Input::Cancelled,
+                            // What is written goes on, and drains as everybody does.
+                            Order::Drain => Input::ConnectionGone,
+                        }
+                    }
+                    Event::Gone => {
+                        is_gone = true;
+                        Input::ConnectionGone
+                    }
+                    Event::Late => Input::Cancelled,
+                };
+                let next = claim.handle(host.now(), input);
+                if matches!(next, Step::Done(_)) {
+                    break next;
+                }
+            };
+            if let Some((epoch, revision)) = claim.written_at() {
+                // From now on whoever comes later asks us to hand over.
+                control.owns(epoch.0, revision.0);
+            }
+        }
+    }
+}
+
+fn as_seen<H: Host>(host: &H, control: &Control, input: In) -> In {
+    match input {
+        Input::Loaded(record, revision) => Input::Loaded(host.seen(&control.client_id, record), revision),
+        input => input,
     }
 }

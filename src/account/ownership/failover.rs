@@ -5,13 +5,11 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use mqtt_ownership::{Failover, FailoverOutcome, NodeId, Output, Revision, Step};
 
+use super::driver::{Driver, FailoverStep, Out};
 use super::record::{Message, Rest, State, state_of, wills_beside};
-use super::{Driver, Out};
 use crate::account::{Account, Event, EventDisconnect};
 use crate::metrics::WillCause;
 use crate::store::SessionRecord;
-
-type Next = Step<Message, Rest, crate::store::ProgressRecord, FailoverOutcome>;
 
 impl Account {
     /// Puts one session in order whose connection is gone, as it was read with this sequence. Returns when it is, but for a
@@ -25,7 +23,7 @@ impl Account {
         let (state, now) = (state_of(record), self.session_time());
         let node = NodeId(node.to_owned());
         let mut machine = self.orphans.failover(&client_id, state, Revision(sequence), node, now);
-        let mut next: Next = machine.begin(self.session_time());
+        let mut next: FailoverStep = machine.begin(self.session_time());
         let mut lost = lost;
         loop {
             if machine.is_adopted()
@@ -43,10 +41,7 @@ impl Account {
                     self.finish_session(client_id, machine, Output::Wait(until), WillCause::NodeLost, wills);
                     return true;
                 }
-                Step::Do(output) => {
-                    let input = driver.perform(output).await;
-                    next = machine.handle(self.session_time(), input);
-                }
+                Step::Do(output) => next = driver.fail_over(&mut machine, output).await,
                 Step::Wait | Step::Done(_) => return machine.is_adopted(),
             }
         }
@@ -62,7 +57,7 @@ impl Account {
     ) {
         let wills = wills_beside(&state);
         let mut machine = Failover::due(state, revision);
-        let first: Next = machine.begin(self.session_time());
+        let first: FailoverStep = machine.begin(self.session_time());
         if let Step::Do(output) = first {
             self.finish_session(client_id, machine, output, cause, wills);
         }
@@ -79,7 +74,8 @@ impl Account {
     ) {
         let (account, mut errand) = (Arc::clone(self), Some(self.duties.errands.begin()));
         self.store.tasks().spawn(async move {
-            let mut driver = Driver { wills, ..Driver::new(&account, &client_id, cause) };
+            let mut driver = Driver::new(&account, &client_id, cause);
+            driver.wills = wills;
             let mut room = None;
             loop {
                 // While it waits for its time it takes none, and nobody waits for it.
@@ -90,9 +86,7 @@ impl Account {
                     errand = errand.or_else(|| Some(account.duties.errands.begin()));
                     room = Arc::clone(&account.ordering).acquire_owned().await.ok();
                 }
-                let input = driver.perform(output).await;
-                let next: Next = machine.handle(account.session_time(), input);
-                match next {
+                match driver.fail_over(&mut machine, output).await {
                     Step::Do(next) => output = next,
                     Step::Wait => return,
                     Step::Done(outcome) => {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::Account;
 use crate::account::control::Control;
 use crate::metrics::TakenBy;
-use crate::store::{ProgressRecord, RequestError};
+use crate::store::{Peers, ProgressRecord, RequestError};
 
 /// How long the old owner may take to hand over.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,33 +31,36 @@ struct HandoverRequest {
     epoch: u64,
 }
 
-impl Account {
-    /// Has nodes end their connections of a session from before this epoch. Returns the newest progress that they had in
-    /// memory.
-    pub(super) async fn ask_old_owners(
-        &self,
-        client_id: &ByteString,
-        nodes: &[NodeId],
-        epoch: Epoch,
-    ) -> Option<ProgressRecord> {
-        let asked = nodes.iter().map(|node| self.ask_old_owner(&node.0, client_id, epoch));
-        join_all(asked).await.into_iter().flatten().max_by_key(|progress| progress.epoch)
-    }
+/// Has nodes end their connections of a session from before this epoch. Returns the newest progress that they had in memory.
+pub(super) async fn ask_old_owners<P: Peers>(
+    peers: &P,
+    client_id: &ByteString,
+    nodes: &[NodeId],
+    epoch: Epoch,
+) -> Option<ProgressRecord> {
+    let asked = nodes.iter().map(|node| ask_old_owner(peers, &node.0, client_id, epoch));
+    join_all(asked).await.into_iter().flatten().max_by_key(|progress| progress.epoch)
+}
 
-    async fn ask_old_owner(&self, node: &str, client_id: &ByteString, epoch: Epoch) -> Option<ProgressRecord> {
-        let subject = self.names.node_subject(node).ok()?;
-        let request = HandoverRequest { client_id: client_id.to_string(), epoch: epoch.0 };
-        let request = Bytes::from(serde_json::to_vec(&request).ok()?);
-        for _ in 0..REQUESTS {
-            match self.store.core().request(&subject, request.clone(), PATIENCE).await {
-                Ok(answer) => return serde_json::from_slice(&answer).ok(),
-                Err(RequestError::Nobody) => return None,
-                Err(RequestError::TimedOut | RequestError::Unavailable(_)) => {}
-            }
+async fn ask_old_owner<P: Peers>(
+    peers: &P,
+    node: &str,
+    client_id: &ByteString,
+    epoch: Epoch,
+) -> Option<ProgressRecord> {
+    let request = HandoverRequest { client_id: client_id.to_string(), epoch: epoch.0 };
+    let request = Bytes::from(serde_json::to_vec(&request).ok()?);
+    for _ in 0..REQUESTS {
+        match peers.ask(node, request.clone(), PATIENCE).await {
+            Ok(answer) => return serde_json::from_slice(&answer).ok(),
+            Err(RequestError::Nobody) => return None,
+            Err(RequestError::TimedOut | RequestError::Unavailable(_)) => {}
         }
-        None
     }
+    None
+}
 
+impl Account {
     /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
     pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
         let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;

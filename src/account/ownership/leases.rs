@@ -22,7 +22,7 @@ use crate::account::control::Order;
 use crate::account::ownership::nodes_gone;
 use crate::account::ownership::nodes_gone::Looks;
 use crate::account::ownership::versions;
-use crate::store::{Lease, LeaseState, LeaseView};
+use crate::store::{Lease, LeaseState, LeaseView, Peers as _};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ impl Account {
         loop {
             let Some(strong) = account.upgrade() else { return };
             let node = format!("{:016x}", rand::random::<u64>());
-            match strong.store.nodes().acquire(&node, mqtt.clone()).await {
+            match strong.store.peers().acquire(&node, mqtt.clone()).await {
                 Ok(lease) => Box::pin(strong.hold(&Arc::from(node), lease, &looks)).await,
                 Err(error) => {
                     tracing::warn!(%error, "no lease; persistent sessions are refused until there is one");
@@ -58,10 +58,7 @@ impl Account {
             let account = takeovers.upgrade();
             async move { account?.hand_over(request).await }
         };
-        let served = match self.names.node_subject(node) {
-            Ok(subject) => self.store.core().serve(&subject, handler).await,
-            Err(error) => return tracing::error!(%error, "a node has no subject"),
-        };
+        let served = self.store.peers().serve(node, handler).await;
         let left = match &self.ingest {
             Some(ingest) => ingest.serve_left(node).await,
             None => None,

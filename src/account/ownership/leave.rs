@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mqtt_ownership::{Amend, AmendOutcome, Leave, LeaveOutcome, Revision, Step};
 
+use super::driver::{Driver, In};
 use super::record::{Message, Rest, state_of};
-use super::{Driver, In};
 use crate::account::Account;
 use crate::account::control::Control;
 use crate::account::ownership::owned_session::{OwnedSession, SessionWrite};
@@ -87,19 +87,7 @@ impl Account {
         let mut record = owned.record();
         record.expiry_s = expiry_s;
         let mut driver = Driver::new(self, &control.client_id, cause).finishing(&record);
-        let mut machine = Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some());
-        let mut next = machine.begin(self.session_time());
-        loop {
-            match next {
-                Step::Do(output) => {
-                    let input = driver.perform(output).await;
-                    next = machine.handle(self.session_time(), input);
-                }
-                // Nothing that this machine is told here has this for an answer.
-                Step::Wait => return LeaveOutcome::TooLarge,
-                Step::Done(outcome) => return outcome,
-            }
-        }
+        driver.leave(Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some())).await
     }
 
     /// Writes what has changed of a session that is ours, one after the other; the record in `tries`.

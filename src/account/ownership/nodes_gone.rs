@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::account::Account;
 use crate::account::ownership::dividing;
 use crate::account::ownership::heard::Heard;
-use crate::store::{LeaseView, NodeInfo, NodesFollower, NodesSink, SessionRecord, Unavailable};
+use crate::store::{LeaseView, NodeInfo, NodesFollower, NodesSink, Peers as _, SessionRecord, Unavailable};
 use crate::tasks::Errands;
 
 /// How long to wait before JetStream is asked again.
@@ -95,7 +95,7 @@ impl Account {
         if self.store.clock().now_ms().is_none() {
             return Err(Unavailable { reason: "the time of the server is not known".to_owned() });
         }
-        let mut alive: BTreeSet<String> = self.store.nodes().alive().await?.into_iter().map(|info| info.node).collect();
+        let mut alive: BTreeSet<String> = self.store.peers().alive().await?.into_iter().map(|info| info.node).collect();
         alive.insert(node.to_string());
         let (gone, under_way) = (BTreeMap::new(), Errands::default());
         let mut pass = Pass { account: self, node, lease, heard, alive, gone, look, done, under_way };
@@ -217,7 +217,7 @@ impl Pass<'_> {
                 "the lease of a sidecar that was heard a moment ago has ended before its time",
             ));
         }
-        let is_gone = self.account.store.nodes().is_gone(owner).await?;
+        let is_gone = self.account.store.peers().is_gone(owner).await?;
         if is_gone {
             self.gone.insert(owner.clone(), asked);
         } else {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -28,17 +29,47 @@ pub(crate) enum LinkState {
 #[derive(Debug)]
 pub(crate) struct Link {
     state: watch::Sender<LinkState>,
+    /// What it becomes, and before which thing that is asked of it.
+    breaks: Mutex<Option<(usize, LinkState)>>,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { state: watch::Sender::new(LinkState::Up) }
+        Self { state: watch::Sender::new(LinkState::Up), breaks: Mutex::default() }
     }
 }
 
 impl Link {
     pub(crate) fn set(&self, state: LinkState) {
         self.state.send_replace(state);
+    }
+
+    /// Lets so many things pass, and breaks then.
+    pub(crate) fn break_after(&self, passes: usize, state: LinkState) {
+        *self.breaks.lock() = Some((passes, state));
+    }
+
+    /// Waits until it has broken.
+    pub(crate) async fn has_broken(&self) {
+        let _ = self.state.subscribe().wait_for(|state| *state != LinkState::Up).await;
+    }
+
+    /// Does not break any more. Whether it would have.
+    pub(crate) fn spare(&self) -> bool {
+        self.breaks.lock().take().is_some()
+    }
+
+    /// Something is asked of it.
+    pub(super) fn pass(&self) {
+        let mut breaks = self.breaks.lock();
+        match &mut *breaks {
+            Some((0, state)) => {
+                self.set(*state);
+                *breaks = None;
+            }
+            Some((passes, _)) => *passes -= 1,
+            None => {}
+        }
     }
 
     pub(super) fn state(&self) -> LinkState {
@@ -53,6 +84,7 @@ impl Link {
 
     /// Waits until something can be read.
     pub(super) async fn reads(&self) -> Result<(), Unavailable> {
+        self.pass();
         if self.comes_up_by(Instant::now() + READ_WITHIN).await { Ok(()) } else { Err(Unavailable::new("no answer")) }
     }
 }

@@ -112,6 +112,7 @@ impl Messages {
     }
 
     async fn put(&self, server: &MemoryServer, link: &Link, put: &Put, deadline: Instant) -> Result<Stored, PutError> {
+        link.pass();
         loop {
             if put.guard.as_ref().is_some_and(|guard| !guard.is_wanted()) {
                 return Err(PutError::Withdrawn);

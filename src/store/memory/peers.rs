@@ -139,6 +139,7 @@ impl Peers for MemoryPeers {
 
     async fn ask(&self, node: &str, request: Bytes, within: Duration) -> Result<Bytes, RequestError> {
         let deadline = Instant::now() + within;
+        self.link.pass();
         if self.link.state() == LinkState::Down {
             return Err(Unavailable::new("not connected").into());
         }

@@ -95,6 +95,7 @@ impl<K: Clone + Eq + Hash, V: Clone> Table<K, V> {
         deadline: Instant,
     ) -> (Result<u64, WriteError>, Arrival) {
         let mut arrival = Arrival::Once;
+        link.pass();
         loop {
             match link.state() {
                 LinkState::Up => return (self.answer(write), arrival),
