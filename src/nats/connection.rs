@@ -20,7 +20,7 @@ use super::queue::Queue;
 use super::shared::{Handed, Shared};
 use super::stream::Stream;
 
-/// How often the server is asked whether it is there, and how many questions may be without an answer.
+/// How often the server is asked whether it is there, and how many questions in a row may be without an answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const UNANSWERED_MAX: usize = 2;
 /// What is read at once.
@@ -246,10 +246,9 @@ impl Connection {
                 continue;
             }
             let mut outgoing = self.shared.outgoing.lock();
-            if outgoing.unanswered() >= UNANSWERED_MAX {
+            if !outgoing.ask(UNANSWERED_MAX) {
                 return true;
             }
-            outgoing.ping(None);
             drop(outgoing);
             // The registered waker is ours.
             cx.waker().wake_by_ref();

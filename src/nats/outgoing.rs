@@ -50,6 +50,8 @@ pub(super) struct Outgoing {
     bytes: usize,
     /// Who waits for the PONGs of the PINGs that were handed over, in order; `None` are our own.
     pongs: VecDeque<Option<oneshot::Sender<()>>>,
+    /// How often the server was asked whether it is there, since its last PONG.
+    asked: usize,
 }
 
 impl Outgoing {
@@ -129,16 +131,23 @@ impl Outgoing {
         encode::pong(&mut self.tail);
     }
 
-    /// A PONG has come.
+    /// Asks the server whether it is there; `false` when it was asked this often and nothing has come. PINGs of others do not
+    /// count: they may be as many as there are SUBSCRIBEs under way, and the last of them was sent a moment ago.
+    pub(super) fn ask(&mut self, unanswered_max: usize) -> bool {
+        if self.asked >= unanswered_max {
+            return false;
+        }
+        self.asked += 1;
+        self.ping(None);
+        true
+    }
+
+    /// A PONG has come: the server is there, whoever asked.
     pub(super) fn answered(&mut self) {
+        self.asked = 0;
         if let Some(Some(waits)) = self.pongs.pop_front() {
             let _ = waits.send(());
         }
-    }
-
-    /// PINGs without a PONG.
-    pub(super) fn unanswered(&self) -> usize {
-        self.pongs.len()
     }
 
     /// Takes all that waits; whether there was anything.
@@ -166,6 +175,18 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_answers_is_there_however_many_wait_for_it() {
+        let mut outgoing = Outgoing::default();
+        let waits: Vec<_> = (0..100).map(|_| oneshot::channel().0).collect();
+        waits.into_iter().for_each(|waits| outgoing.ping(Some(waits)));
+        assert!(outgoing.ask(2) && outgoing.ask(2));
+        assert!(!outgoing.ask(2), "it was asked twice and says nothing");
+        outgoing.answered();
+        assert!(outgoing.ask(2) && outgoing.ask(2), "it has answered somebody");
+        assert!(!outgoing.ask(2));
+    }
 
     fn open() -> Outgoing {
         Outgoing { is_open: true, payload_max: 1 << 20, ..Outgoing::default() }
