@@ -57,4 +57,4 @@ pub(crate) use subscriber::Subscriber;
 pub(crate) use url::ServerUrl;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,17 +17,17 @@ const INFO: &str = r#"INFO {"server_id":"S","version":"2.15.1","max_payload":104
 const ROOMY: QueueLimits = QueueLimits { of_each_max: 1_000, bytes_max: 1 << 20, on_full: OnFull::Drop };
 
 /// Where clients connect to.
-struct Server(TcpListener);
+pub(crate) struct Server(TcpListener);
 
 /// One connection, from the server's side.
-struct Peer(BufReader<TcpStream>);
+pub(crate) struct Peer(BufReader<TcpStream>);
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    fn options(&self) -> LinkOptions {
+    pub(crate) fn options(&self) -> LinkOptions {
         LinkOptions {
             servers: Arc::new(vec![format!("nats://{}", self.0.local_addr().unwrap()).parse().unwrap()]),
             ignore_discovered_servers: true,
@@ -63,21 +63,21 @@ impl Server {
 }
 
 /// A link and the server's side of it.
-async fn pair(server: &Server, options: LinkOptions) -> (Client, Peer) {
+pub(crate) async fn pair(server: &Server, options: LinkOptions) -> (Client, Peer) {
     let (client, peer) = tokio::join!(connect(options), server.welcome());
     (client.unwrap(), peer)
 }
 
 impl Peer {
-    async fn say(&mut self, line: &str) {
+    pub(crate) async fn say(&mut self, line: &str) {
         self.send(format!("{line}\r\n").as_bytes()).await;
     }
 
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
     }
 
-    async fn hear(&mut self) -> String {
+    pub(crate) async fn hear(&mut self) -> String {
         let mut line = Vec::new();
         tokio::time::timeout(PATIENCE, self.0.read_until(b'\n', &mut line)).await.unwrap().unwrap();
         String::from_utf8(line).unwrap().trim_end().to_owned()

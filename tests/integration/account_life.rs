@@ -34,6 +34,13 @@ const GROWTH_MAX: usize = 2 << 20;
 /// How long a lease may take to be there.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// How long an account without clients is watched, once it does nothing more of its start.
+const IDLE_AFTER: Duration = Duration::from_secs(6);
+const IDLE_FOR: Duration = Duration::from_secs(10);
+
+/// How often its threads may go to sleep in a second.
+const IDLE_PARKS_MAX: f64 = 60.0;
+
 /// How long the child may take for each.
 const EACH: Duration = Duration::from_secs(2);
 
@@ -215,4 +222,37 @@ async fn accounts_that_are_given_up() {
     assert!(opened.into_inner() < accounts(), "none was given up");
     assert_no_task_is_left(tasks_before).await;
     assert_nothing_is_left_on_the_server().await;
+}
+
+#[tokio::test]
+async fn an_idle_account_costs_little() {
+    let nats = NatsServer::start_with(true, "http: \"127.0.0.1:-1\"");
+    in_a_process("an_account_that_idles", &nats, 1).await;
+}
+
+/// How often a thread of the runtime had nothing to do.
+fn parks() -> u64 {
+    let metrics = Handle::current().metrics();
+    (0..metrics.num_workers()).map(|worker| metrics.worker_park_count(worker)).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "an_idle_account_costs_little runs it in a process of its own"]
+async fn an_account_that_idles() {
+    let (metrics, tasks_before) = (Metrics::new(), tasks());
+    let account = Account::open(account_spec(&config(0)).unwrap(), &metrics).await.expect("it opens");
+    account.wait_for_lease(LEASE).await;
+    tokio::time::sleep(IDLE_AFTER).await;
+    let parks_before = parks();
+    tokio::time::sleep(IDLE_FOR).await;
+    let (parks, tasks) = ((parks() - parks_before) as f64 / IDLE_FOR.as_secs_f64(), tasks() - tasks_before);
+    let links = connections().await.len();
+    let nats = async_nats::connect(environment("NATS_URL")).await.expect("connect to nats-server");
+    let consumers = consumers(&nats).await.len();
+    let streams = js_api(&nats, "STREAM.NAMES", &json!({})).await["streams"].as_array().map_or(0, Vec::len);
+    println!(
+        "idle accounts: {links} links, {streams} streams, {consumers} consumers, {tasks} tasks, {parks:.1} parks a second"
+    );
+    assert!(parks < IDLE_PARKS_MAX, "{parks} times a second");
+    account.close().await;
 }

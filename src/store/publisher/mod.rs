@@ -24,7 +24,7 @@ use bytestring::ByteString;
 use foldhash::fast::RandomState;
 use nats_wire::EncodeError;
 use parking_lot::Mutex;
-use proto_map::Headers;
+use proto_map::{Headers, Names};
 use serde_json::json;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -179,6 +179,10 @@ struct State {
     completions: VecDeque<Completion>,
     /// Where the last one is answered: its memory is that of the next.
     reply: Vec<u8>,
+    /// The worker looks for silence: from the first message until a look finds nothing under way.
+    ///
+    /// **Invariant:** while a lane has something it does.
+    is_watched: bool,
 }
 
 struct StreamLane {
@@ -305,6 +309,34 @@ impl StreamLane {
 }
 
 impl Shared {
+    /// `inbox`: first tokens of the subjects on which is answered.
+    fn new(
+        inbox: String,
+        names: &Names,
+        limits: PublisherLimits,
+        errors: ApiErrors,
+        (horizons, rooms): (Horizons, Rooms),
+        is_replicated: bool,
+    ) -> Arc<Self> {
+        let lane = |stream: String| StreamLane::new(&stream, &horizons, &rooms, is_replicated);
+        let mut lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
+        lanes[LANE_RETAINED].lane.keeps(Some(1));
+        let (completions, reply) = (VecDeque::new(), Vec::new());
+        Arc::new(Self {
+            permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
+            tokens: Tokens::new(inbox),
+            limits,
+            errors,
+            state: Mutex::new(State { client: None, lanes, completions, reply, is_watched: false }),
+            attention: Notify::new(),
+            available: watch::channel(false).0,
+            hasher: RandomState::default(),
+            horizons,
+            rooms,
+            gate: Gate::new(),
+        })
+    }
+
     fn submit(&self, permit: Permit, put: Put) {
         let Put { target, mut headers, mut payload, ttl_s, expected_last, guard, sink, token } = put;
         let (stream, subject) = match target {
@@ -333,7 +365,8 @@ impl Shared {
             Ok(stream) => state.lane_of(&stream, &self.horizons, &self.rooms),
         };
         state.lanes[lane].lane.push(entry, now);
-        if self.pump(&mut state, lane, now) {
+        let begins = !std::mem::replace(&mut state.is_watched, true);
+        if self.pump(&mut state, lane, now) || begins {
             drop(state);
             self.attention.notify_one();
         }
@@ -341,7 +374,7 @@ impl Shared {
 
     /// Sends what the lane wants sent. Returns whether the worker has something to do about it.
     fn pump(&self, state: &mut State, number: usize, now: Instant) -> bool {
-        let State { client, lanes, completions, reply } = state;
+        let State { client, lanes, completions, reply, .. } = state;
         let Some(connection) = client.as_ref().filter(|_| self.gate.is_open(now)) else { return false };
         let Some(StreamLane { lane, stream, .. }) = lanes.get_mut(number) else { return false };
         let mut attention = false;

@@ -7,19 +7,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foldhash::fast::RandomState;
-use parking_lot::Mutex;
 use proto_map::Names;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use super::gate::Gate;
 use super::lane::{AskToken, Found, GaveUp, Lane, Resolved};
-use super::permits::Permits;
-use super::tokens::Tokens;
 use super::{
-    Completion, LANE_RETAINED, Pending, Publisher, PublisherLimits, Reply, Shared, State, Stored, StoredSink,
-    StreamLane, parse_reply, question_subject,
+    Completion, LANE_RETAINED, Pending, Publisher, PublisherLimits, Reply, Shared, Stored, StoredSink, StreamLane,
+    parse_reply, question_subject,
 };
 use crate::nats::{Message, OnFull, QueueLimits};
 use crate::store::ack::{ApiError, parse_pub_ack};
@@ -36,7 +31,7 @@ const BATCH_MAX: usize = 512;
 /// Acknowledgements that wait to be read, beyond which the server has to wait.
 const ACKS_MAX: usize = 16_384;
 const ACK_BYTES_MAX: usize = 64 << 20;
-/// How often silence is looked for, and how soon a lane that pauses goes on.
+/// How often silence is looked for while something is under way, and how soon a lane that pauses goes on.
 const TICK: Duration = Duration::from_millis(20);
 /// Pause between two attempts to connect.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -79,22 +74,8 @@ impl Publisher {
         (horizons, rooms): (Horizons, Rooms),
         is_replicated: bool,
     ) -> Self {
-        let lane = |stream: String| StreamLane::new(&stream, &horizons, &rooms, is_replicated);
-        let mut lanes = vec![lane(names.log_stream()), lane(names.retained_stream())];
-        lanes[LANE_RETAINED].lane.keeps(Some(1));
-        let shared = Arc::new(Shared {
-            permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
-            tokens: Tokens::new(names.acknowledgements(&format!("{:016x}", rand::random::<u64>()))),
-            limits,
-            errors: connector.errors.clone(),
-            state: Mutex::new(State { client: None, lanes, completions: VecDeque::new(), reply: Vec::new() }),
-            attention: Notify::new(),
-            available: watch::channel(false).0,
-            hasher: RandomState::default(),
-            horizons,
-            rooms,
-            gate: Gate::new(),
-        });
+        let inbox = names.acknowledgements(&format!("{:016x}", rand::random::<u64>()));
+        let shared = Shared::new(inbox, names, limits, connector.errors.clone(), (horizons, rooms), is_replicated);
         let (alive, ended) = oneshot::channel();
         connector.tasks.clone().spawn(run(Arc::clone(&shared), connector, ended));
         Self { shared, _alive: Arc::new(alive) }
@@ -110,8 +91,7 @@ async fn run(shared: Arc<Shared>, connector: Connector, mut ended: oneshot::Rece
         queue: shared.limits.in_flight_max * 2 + 64,
         subscription_queue: ACKS_MAX,
     };
-    let mut worker =
-        Worker { shared, batch: Vec::with_capacity(BATCH_MAX), touched: Vec::new(), answered_at: Instant::now() };
+    let mut worker = Worker::new(shared);
     loop {
         let epoch = tokio::select! {
             epoch = worker.connect(&connector, role) => epoch,
@@ -134,9 +114,16 @@ struct Worker {
     batch: Vec<Message>,
     touched: Vec<Arc<dyn StoredSink>>,
     answered_at: Instant,
+    /// As it was in the state when that was last looked at: then time matters.
+    is_watched: bool,
 }
 
 impl Worker {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (batch, touched) = (Vec::with_capacity(BATCH_MAX), Vec::new());
+        Self { shared, batch, touched, answered_at: Instant::now(), is_watched: false }
+    }
+
     /// Connects; meanwhile, messages that wait too long fail.
     async fn connect(&mut self, connector: &Connector, role: Role) -> Epoch {
         let mut logged = None::<Instant>;
@@ -147,7 +134,11 @@ impl Worker {
             let result = loop {
                 tokio::select! {
                     result = &mut attempt => break result,
-                    _ = tick.tick() => self.settle(),
+                    () = self.shared.attention.notified() => self.settle(),
+                    _ = tick.tick(), if self.is_watched => {
+                        self.watch();
+                        self.settle();
+                    }
                 }
             };
             match result {
@@ -201,7 +192,8 @@ impl Worker {
                     self.fail_denied(&subject);
                     self.settle();
                 }
-                _ = tick.tick() => {
+                _ = tick.tick(), if self.is_watched => {
+                    self.watch();
                     if self.check_silence() {
                         tracing::warn!("JetStream does not answer on this connection, making another one");
                         return Ended::Lost;
@@ -233,6 +225,13 @@ impl Worker {
     fn detach(&self) {
         self.shared.state.lock().client = None;
         self.shared.available.send_replace(false);
+    }
+
+    /// Whether there is anything to look for until the next message comes. Said by a tick only, and not when the last
+    /// acknowledgement comes: who publishes one message after the other wakes this task for the first one.
+    fn watch(&self) {
+        let mut state = self.shared.state.lock();
+        state.is_watched = state.lanes.iter().any(|lane| !lane.lane.is_empty());
     }
 
     /// Looks for messages that met silence; returns whether the connection must be given up.
@@ -340,6 +339,7 @@ impl Worker {
                 let lane = &state.lanes[lane].lane;
                 open &= !is_ours || lane.is_open() || lane.is_empty();
             }
+            self.is_watched = state.is_watched;
             (std::mem::take(&mut state.completions), open)
         };
         for Completion { sink, token, result } in completions {
@@ -457,48 +457,5 @@ fn classify(error: ApiError) -> Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::publisher::lane::Token;
-
-    #[test]
-    fn the_reply_to_a_copy_and_to_a_question_is_read() {
-        let tokens = super::super::Tokens::new("in.box".to_owned());
-        let copy = Reply::Copy(Token { number: u64::MAX, attempt: 3 });
-        let ask = Reply::Ask(AskToken { subject: u64::MAX - 1, attempt: 4 });
-        for (lane, reply) in [(0, copy), (12, ask)] {
-            let mut subject = Vec::new();
-            super::super::write_reply(&mut subject, &tokens, lane, reply);
-            assert_eq!(tokens.read(&subject).and_then(parse_reply), Some((lane, reply)));
-        }
-        for bad in ["", "1", "1-x", "1-2", "1-2-x", "1-2-3-4", "1-ask-2", "1-ask-2-3-4"] {
-            assert_eq!(parse_reply(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_sequence_that_no_stream_has_is_not_believed() {
-        for (sequence, highest, expected) in [
-            (1, 0, true),
-            (1 << 40, 0, true),
-            (u64::MAX, 0, false),
-            (5, 9, true),
-            (1 << 30, 9, true),
-            (1 << 48, 9, false),
-        ] {
-            assert_eq!(is_plausible(sequence, highest), expected, "{sequence} after {highest}");
-        }
-    }
-
-    #[test]
-    fn errors_of_jetstream_become_ours() {
-        let of = |code, err_code| classify(ApiError { code, err_code, description: String::new() });
-        assert!(matches!(of(503, 10008), Answer::Refused));
-        assert!(matches!(of(409, 10158), Answer::Refused), "it is on its way");
-        assert!(matches!(of(400, 10054), Answer::Failed(PutError::TooLarge)));
-        assert!(matches!(of(503, 10077), Answer::Failed(PutError::Full { .. })));
-        assert!(matches!(of(429, 10167), Answer::Failed(PutError::Full { .. })));
-        assert!(matches!(of(400, 10071), Answer::WrongLast(PutError::Rejected { code: 10071, .. })));
-        assert!(matches!(of(400, 10164), Answer::WrongLast(_)), "it is not decided yet");
-    }
-}
+#[path = "worker_tests.rs"]
+mod tests;
