@@ -9,6 +9,8 @@
 //! What NATS clients publish comes on core NATS, and from a log when a stream has captured it or a sidecar has copied it
 //! there ([`Audience`]): a session whose matching subscriptions are all of QoS 0 gets the one, the others get the other.
 
+mod matched;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +20,12 @@ use mqtt_session::{Cursors, Offer, log_of, position};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
-use crate::account::delivery::grant::{Audience, Everybody, Grant, MessageFacts, Terms, grant, grants};
-use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
+use self::matched::{Matched, Source};
+use crate::account::delivery::grant::Audience;
+use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
 use crate::account::delivery::message::Message;
-use crate::account::delivery::subscriptions::{Before, Entry, Gates, Subscriber, Subscriptions};
+use crate::account::delivery::subscriptions::{Before, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
 use crate::account::publish::convert;
 use crate::account::registry::Registry;
@@ -30,25 +33,6 @@ use crate::account::requests::Requests;
 use crate::account::session_id::SessionId;
 use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{CoreMessage, CoreSink, IndexState, Keys, LogEntry, LogSink, RetainedIndex, ServerClock};
-
-/// Where a message comes from.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    /// A client of this sidecar, at QoS 0.
-    Local { publisher: SessionId },
-    /// Core NATS.
-    Core,
-    /// A log, at this sequence.
-    Log { log: u16, sequence: u64 },
-}
-
-/// What one session gets of a message.
-struct Target<'a> {
-    inbox: &'a Arc<Inbox>,
-    grant: &'a Grant,
-    /// For other subscriptions of the session, where each gets a copy.
-    others: &'a [Grant],
-}
 
 /// How messages of NATS are read.
 #[derive(Clone, Debug)]
@@ -231,8 +215,7 @@ impl Router {
 
     fn matching<'a>(&self, subscriptions: &'a Subscriptions, message: &Message) -> Matched<'a> {
         let is_hidden = self.closed.hides_topic_from_wildcard(&message.topic);
-        let copies_overlapping = self.copies_overlapping.load(Ordering::Relaxed);
-        let mut entries = Matched { copies_overlapping, ..Matched::default() };
+        let mut entries = Matched::new(self.copies_overlapping.load(Ordering::Relaxed));
         subscriptions.matching(message.topic.as_str(), is_hidden, &mut |e| entries.push(e));
         entries
     }
@@ -443,101 +426,5 @@ impl CoreSink for Router {
 
     fn flush(&self) {
         self.core_wakes.lock().wake_all();
-    }
-}
-
-/// The entries that a message matches. Mostly one, which costs no allocation.
-#[derive(Default)]
-struct Matched<'a> {
-    first: Option<&'a Entry>,
-    others: Vec<&'a Entry>,
-    copies_overlapping: bool,
-}
-
-impl<'a> Matched<'a> {
-    fn push(&mut self, entry: &'a Entry) {
-        if self.first.is_none() {
-            self.first = Some(entry);
-        } else {
-            self.others.push(entry);
-        }
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// The lowest order among the entries.
-    fn oldest(&self) -> Option<u64> {
-        self.first.iter().chain(&self.others).map(|e| e.order).min()
-    }
-
-    /// Calls `deliver` with what each session gets: once for each, or more often where overlapping subscriptions get a copy each.
-    fn targets(&self, message: &Message, source: Source, audience: Audience, mut deliver: impl FnMut(Target<'_>)) {
-        let Some(first) = self.first else { return };
-        let facts = MessageFacts { audience, ..MessageFacts::of(message) };
-        if self.others.is_empty() {
-            return first.subscribers.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
-        }
-        let entries = std::iter::once(&first).chain(&self.others);
-        let mut all: Vec<&Subscriber> = entries.flat_map(|e| &e.subscribers).collect();
-        all.sort_unstable_by_key(|s| s.inbox.id);
-        for of_session in all.chunk_by(|a, b| a.inbox.id == b.inbox.id) {
-            let [one, _, ..] = *of_session else {
-                of_session.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
-                continue;
-            };
-            let (inbox, terms) = (&one.inbox, of_session.iter().map(|s| s.terms(message, source)));
-            let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
-            let all = grants(terms, &facts, self.copies_overlapping, &Everybody);
-            // At QoS 0 each by itself, above it all together.
-            let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
-            live.iter().for_each(|grant| deliver(Target { inbox, grant, others: &[] }));
-            if let Some((grant, others)) = stored.split_first() {
-                deliver(Target { inbox, grant, others });
-            }
-        }
-    }
-}
-
-impl Subscriber {
-    /// What it asks for of a message that comes from there.
-    fn terms(&self, message: &Message, source: Source) -> Terms {
-        let (qos, is_new) = match source {
-            Source::Log { log, sequence } => {
-                let before = self.before.as_ref().filter(|before| sequence <= before.until.of(log));
-                (before.map_or(self.options.qos, |before| before.qos), sequence > self.gates.of(log))
-            }
-            Source::Local { .. } | Source::Core => (self.options.qos, true),
-        };
-        // It came with the SUBSCRIBE already.
-        let is_known = message.retained_at.is_some_and(|sequence| sequence <= self.retained.applied)
-            || message.indexed_at.is_some_and(|version| version <= self.retained.version);
-        Terms { qos, is_due: is_new && !is_known, ..Terms::new(self.options, self.subscription_id) }
-    }
-
-    /// Calls `deliver` with what its session gets, when it is the only one of that to match.
-    #[inline]
-    fn target(&self, message: &Message, source: Source, facts: MessageFacts<'_>, deliver: &mut impl FnMut(Target<'_>)) {
-        // Whose the message is is found out only where it matters.
-        let facts = MessageFacts { is_own: self.options.no_local && self.is_own(message, source), ..facts };
-        if let Some(grant) = grant(&self.terms(message, source), &facts, &Everybody) {
-            deliver(Target { inbox: &self.inbox, grant: &grant, others: &[] });
-        }
-    }
-
-    /// The session is the publisher's.
-    fn is_own(&self, message: &Message, source: Source) -> bool {
-        match source {
-            Source::Local { publisher } => publisher == self.inbox.id,
-            Source::Core | Source::Log { .. } => message.publisher.as_ref() == Some(&self.inbox.client_id),
-        }
-    }
-}
-
-impl Target<'_> {
-    fn outgoing(&self, message: &Arc<Message>) -> Outgoing {
-        let (grant, others) = (self.grant.clone(), self.others.into());
-        Outgoing { message: Arc::clone(message), grant, others, share: None }
     }
 }
