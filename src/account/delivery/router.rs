@@ -2,8 +2,8 @@
 //! counts in exactly one of them:
 //!
 //! - QoS 0 of a client here: routed at once; its copy on core NATS is not echoed to us.
-//! - core NATS: QoS 0 of other sidecars and whatever NATS clients publish. Several of our NATS subscriptions may match;
-//!   the copy of the oldest one counts. The natural-subject copy of a stored message is recognised and dropped.
+//! - core NATS: QoS 0 of other sidecars and whatever NATS clients publish. Several of our NATS subscriptions may match, and
+//!   one copy counts for each session (`matched`). The natural-subject copy of a stored message is recognised and dropped.
 //! - the logs: everything at QoS 1 and 2, from here and from elsewhere, to subscriptions of any QoS.
 //!
 //! What NATS clients publish comes on core NATS, and from a log when a stream has captured it or a sidecar has copied it
@@ -21,11 +21,12 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
 use self::matched::{Matched, Source};
+use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
 use crate::account::delivery::grant::Audience;
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
 use crate::account::delivery::message::Message;
-use crate::account::delivery::subscriptions::{Before, Gates, Subscriber, Subscriptions};
+use crate::account::delivery::subscriptions::{Before, CameRetained, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
 use crate::account::publish::convert;
 use crate::account::registry::Registry;
@@ -146,7 +147,8 @@ impl Router {
                 subscription_id: s.subscription_id,
                 gates: Gates::new(&after),
                 before: None,
-                retained: if s.is_owed_retained { state } else { IndexState::default() },
+                retained: if s.is_owed_retained { CameRetained::of(state) } else { CameRetained::default() },
+                made: 0,
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
             if s.options.qos > QoS::AtMostOnce {
@@ -160,9 +162,9 @@ impl Router {
     /// Makes a subscription again that begins after these places.
     pub(crate) fn restore(&self, inbox: &Arc<Inbox>, after: &Cursors, s: &NewSubscription) {
         let (inbox, options, subscription_id) = (Arc::clone(inbox), s.options, s.subscription_id);
-        let (gates, retained) = (Gates::new(after), IndexState::default());
+        let (gates, retained, made) = (Gates::new(after), CameRetained::default(), 0);
         let before = s.before.clone().map(Box::new);
-        let subscriber = Subscriber { inbox, options, subscription_id, gates, before, retained };
+        let subscriber = Subscriber { inbox, options, subscription_id, gates, before, retained, made };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
     }
 
@@ -343,7 +345,7 @@ impl Router {
     pub(in crate::account) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
         let Reading { clock, nats_headers, keys } = &self.reading;
         let mut message = convert::from_core(core, clock.latest_ms(), *nats_headers, keys).ok()?;
-        self.requests.make_answerable(core, &mut message);
+        self.requests.make_answerable(core, &mut message, || true);
         Some(message)
     }
 
@@ -417,11 +419,12 @@ impl CoreSink for Router {
         }
         let subscriptions = self.subscriptions.read();
         let entries = self.matching(&subscriptions, &message);
-        if entries.oldest() == Some(subscription_id / crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER)
-        {
-            self.requests.make_answerable(&core, &mut message);
-            self.deliver_qos0(&entries, &message, Source::Core, audience, &mut self.core_wakes.lock());
+        if entries.is_empty() {
+            return;
         }
+        let order = subscription_id / SUBJECTS_PER_FILTER;
+        self.requests.make_answerable(&core, &mut message, || entries.is_counted(order));
+        self.deliver_qos0(&entries, &message, Source::Core { order }, audience, &mut self.core_wakes.lock());
     }
 
     fn flush(&self) {

@@ -29,8 +29,30 @@ pub(crate) struct Subscriber {
     pub(crate) gates: Gates,
     /// What it was before it was replaced by one at QoS 0.
     pub(crate) before: Option<Box<Before>>,
-    /// State of the retained index at the SUBSCRIBE: what it held came as retained, so it does not come live again.
-    pub(crate) retained: IndexState,
+    /// What came as retained, so that it does not come live again.
+    pub(crate) retained: CameRetained,
+    /// Ascends with the subscriptions of the session, in the order in which they were made. [`Subscriptions::insert`] says it.
+    pub(crate) made: u64,
+}
+
+/// What came with a SUBSCRIBE: the retained messages that the index held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CameRetained {
+    applied: u64,
+    version: u64,
+}
+
+impl CameRetained {
+    /// What the index held in this state.
+    pub(crate) const fn of(state: IndexState) -> Self {
+        Self { applied: state.applied, version: state.version }
+    }
+
+    /// Whether a message was among it that has this sequence in the bucket, and came into the index live at this version.
+    pub(crate) fn has(self, sequence: Option<u64>, indexed_at: Option<u64>) -> bool {
+        sequence.is_some_and(|sequence| sequence <= self.applied)
+            || indexed_at.is_some_and(|version| version <= self.version)
+    }
 }
 
 /// The sequences of the logs above which messages are for a subscription: 0 where none is said.
@@ -79,8 +101,7 @@ pub(crate) struct Before {
 /// A filter that at least one session has.
 #[derive(Debug)]
 pub(crate) struct Entry<S = Subscriber> {
-    /// Ascends with every entry that is made: of the entries that match a message, the oldest one's NATS subscription
-    /// is the one whose copy counts.
+    /// Of its NATS subscriptions, by which their copies name it: ascends with the filters that come to be wanted.
     pub(crate) order: u64,
     /// The sessions.
     pub(crate) subscribers: Vec<S>,
@@ -109,6 +130,8 @@ pub(crate) struct Subscriptions<S = Subscriber> {
     wildcards: usize,
     /// Subscriptions of sessions, of all entries together.
     subscribers: usize,
+    /// How many were made, ever.
+    made: u64,
 }
 
 impl<S> Default for Node<S> {
@@ -119,7 +142,7 @@ impl<S> Default for Node<S> {
 
 impl<S> Default for Subscriptions<S> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0, subscribers: 0 }
+        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0, subscribers: 0, made: 0 }
     }
 }
 
@@ -132,6 +155,7 @@ impl Subscriptions {
     /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion. What
     /// is owed above QoS 0 stays owed when the new one is of QoS 0.
     pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
+        let made = self.made;
         let entry = self.entry(filter, order);
         match entry.place_of(subscriber.inbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
             Some(old) => {
@@ -145,11 +169,13 @@ impl Subscriptions {
                 let gates = Gates { first, ..std::mem::take(&mut old.gates) };
                 let owes = old.options.qos > QoS::AtMostOnce;
                 let retained = if owes { old.retained } else { subscriber.retained };
-                *old = Subscriber { gates, retained, before: before.filter(|_| is_lowered), ..subscriber };
+                let (before, made) = (before.filter(|_| is_lowered), old.made);
+                *old = Subscriber { gates, retained, before, made, ..subscriber };
             }
             None => {
-                entry.add(subscriber);
+                entry.add(Subscriber { made, ..subscriber });
                 self.subscribers += 1;
+                self.made += 1;
             }
         }
     }
@@ -284,6 +310,11 @@ impl<S> Entry<S> {
 }
 
 impl Entry {
+    /// The subscription of a session.
+    pub(crate) fn of_session(&self, session: SessionId) -> Option<&Subscriber> {
+        self.subscribers.get(self.place_of(session)?)
+    }
+
     fn place_of(&self, session: SessionId) -> Option<usize> {
         match &self.places {
             Some(places) => places.get(&session).copied(),
@@ -401,7 +432,8 @@ mod tests {
             subscription_id: None,
             gates: Gates::new(&[after].into_iter().collect()),
             before: None,
-            retained: IndexState::default(),
+            retained: CameRetained::default(),
+            made: 0,
         }
     }
 

@@ -169,14 +169,17 @@ impl Requests {
         (Arc::new(requests), Inlet { arrived, orphans: of_others })
     }
 
-    /// Gives a message that came on core NATS as a request a Response Topic, unless it says one itself.
-    pub(crate) fn make_answerable(&self, core: &CoreMessage, message: &mut Message) {
+    /// Gives a message that came on core NATS as a request a Response Topic, unless it says one itself. `is_counted`: this copy
+    /// of it stands for it.
+    pub(crate) fn make_answerable(&self, core: &CoreMessage, message: &mut Message, is_counted: impl FnOnce() -> bool) {
         if core.reply.is_none() || message.properties.as_ref().is_some_and(|p| p.response_topic.is_some()) {
             return;
         }
         if let Some(topic) = self.response_topic(core) {
             message.properties.get_or_insert_default().response_topic = Some(topic);
-            self.metrics.request(RequestEvent::Offered);
+            if is_counted() {
+                self.metrics.request(RequestEvent::Offered);
+            }
         }
     }
 

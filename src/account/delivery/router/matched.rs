@@ -1,4 +1,13 @@
 //! Who gets a message: from the filters that it matches to one copy a session.
+//!
+//! Of a message of core NATS as many copies come as filters of this sidecar match it, one by each NATS subscription, one after
+//! the other and amid those of other messages. Meanwhile clients subscribe and unsubscribe: to filters that match it too, whose
+//! copies are behind, before, or were never sent.
+//!
+//! **Invariant:** which copy a session gets is said by what that session has, and is not changed by what is made while the copies
+//! come: it is that of the subscription which the session made first, of those that match. A filter is entered when its NATS
+//! subscription stands, so that copy comes, once. (A session that ends a subscription while the copies of a message come can get
+//! it by none or by two: it was sent for both.)
 
 use std::sync::Arc;
 
@@ -18,8 +27,11 @@ pub(super) enum Source {
         /// Its session.
         publisher: SessionId,
     },
-    /// Core NATS.
-    Core,
+    /// Core NATS, as the copy for one filter.
+    Core {
+        /// Of its entry.
+        order: u64,
+    },
     /// A log, at this sequence.
     Log {
         /// Its number.
@@ -68,9 +80,9 @@ impl<'a> Matched<'a> {
         self.first.is_none()
     }
 
-    /// The lowest order among the entries.
-    pub(super) fn oldest(&self) -> Option<u64> {
-        self.first.iter().chain(&self.others).map(|e| e.order).min()
+    /// Whether this copy stands for the message where that is counted: once, as far as the filters stay the same.
+    pub(super) fn is_counted(&self, order: u64) -> bool {
+        self.entries().map(|entry| entry.order).min() == Some(order)
     }
 
     /// Calls `deliver` with what each session gets: once for each, or more often where overlapping subscriptions get a copy each.
@@ -82,29 +94,64 @@ impl<'a> Matched<'a> {
         mut deliver: impl FnMut(Target<'_>),
     ) {
         let Some(first) = self.first else { return };
-        let facts = MessageFacts { audience, ..MessageFacts::of(message) };
-        if self.others.is_empty() {
-            return first.subscribers.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
-        }
-        let entries = std::iter::once(&first).chain(&self.others);
-        let mut all: Vec<&Subscriber> = entries.flat_map(|e| &e.subscribers).collect();
-        all.sort_unstable_by_key(|s| s.inbox.id);
-        for of_session in all.chunk_by(|a, b| a.inbox.id == b.inbox.id) {
-            let [one, _, ..] = *of_session else {
-                of_session.iter().for_each(|s| s.target(message, source, facts, &mut deliver));
-                continue;
-            };
-            let (inbox, terms) = (&one.inbox, of_session.iter().map(|s| s.terms(message, source)));
-            let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
-            let all = grants(terms, &facts, self.copies_overlapping, &Everybody);
-            // At QoS 0 each by itself, above it all together.
-            let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
-            live.iter().for_each(|grant| deliver(Target { inbox, grant, others: &[] }));
-            if let Some((grant, others)) = stored.split_first() {
-                deliver(Target { inbox, grant, others });
+        let offer = Offered { message, source, facts: MessageFacts { audience, ..MessageFacts::of(message) } };
+        match source {
+            Source::Core { order } => self.targets_of_copy(order, offer, &mut deliver),
+            _ if self.others.is_empty() => first.subscribers.iter().for_each(|s| s.target(offer, &mut deliver)),
+            _ => {
+                let mut all: Vec<&Subscriber> = self.entries().flat_map(|e| &e.subscribers).collect();
+                all.sort_unstable_by_key(|s| s.inbox.id);
+                for of_session in all.chunk_by(|a, b| a.inbox.id == b.inbox.id) {
+                    self.target_session(of_session, offer, &mut deliver);
+                }
             }
         }
     }
+
+    /// Those who get a message of core NATS as this copy of it; see the top of this file.
+    fn targets_of_copy(&self, order: u64, offer: Offered<'_>, deliver: &mut impl FnMut(Target<'_>)) {
+        let Some(entry) = self.entries().find(|entry| entry.order == order) else { return };
+        if self.others.is_empty() {
+            return entry.subscribers.iter().for_each(|s| s.target(offer, deliver));
+        }
+        let mut of_session = Vec::new();
+        for subscriber in &entry.subscribers {
+            of_session.clear();
+            of_session.extend(self.entries().filter_map(|entry| entry.of_session(subscriber.inbox.id)));
+            if of_session.iter().all(|one| one.made >= subscriber.made) {
+                self.target_session(&of_session, offer, deliver);
+            }
+        }
+    }
+
+    /// What one session gets for all of its subscriptions that match.
+    fn target_session(&self, of_session: &[&Subscriber], offer: Offered<'_>, deliver: &mut impl FnMut(Target<'_>)) {
+        let [one, _, ..] = *of_session else {
+            return of_session.iter().for_each(|s| s.target(offer, deliver));
+        };
+        let Offered { message, source, facts } = offer;
+        let (inbox, terms) = (&one.inbox, of_session.iter().map(|s| s.terms(message, source)));
+        let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
+        let all = grants(terms, &facts, self.copies_overlapping, &Everybody);
+        // At QoS 0 each by itself, above it all together.
+        let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
+        live.iter().for_each(|grant| deliver(Target { inbox, grant, others: &[] }));
+        if let Some((grant, others)) = stored.split_first() {
+            deliver(Target { inbox, grant, others });
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &'a Entry> {
+        self.first.into_iter().chain(self.others.iter().copied())
+    }
+}
+
+/// A message that is on its way to sessions.
+#[derive(Clone, Copy)]
+struct Offered<'a> {
+    message: &'a Message,
+    source: Source,
+    facts: MessageFacts<'a>,
 }
 
 impl Subscriber {
@@ -115,17 +162,16 @@ impl Subscriber {
                 let before = self.before.as_ref().filter(|before| sequence <= before.until.of(log));
                 (before.map_or(self.options.qos, |before| before.qos), sequence > self.gates.of(log))
             }
-            Source::Local { .. } | Source::Core => (self.options.qos, true),
+            Source::Local { .. } | Source::Core { .. } => (self.options.qos, true),
         };
-        // It came with the SUBSCRIBE already.
-        let is_known = message.retained_at.is_some_and(|sequence| sequence <= self.retained.applied)
-            || message.indexed_at.is_some_and(|version| version <= self.retained.version);
+        let is_known = self.retained.has(message.retained_at, message.indexed_at);
         Terms { qos, is_due: is_new && !is_known, ..Terms::new(self.options, self.subscription_id) }
     }
 
     /// Calls `deliver` with what its session gets, when it is the only one of that to match.
     #[inline]
-    fn target(&self, message: &Message, source: Source, facts: MessageFacts<'_>, deliver: &mut impl FnMut(Target<'_>)) {
+    fn target(&self, offer: Offered<'_>, deliver: &mut impl FnMut(Target<'_>)) {
+        let Offered { message, source, facts } = offer;
         // Whose the message is is found out only where it matters.
         let facts = MessageFacts { is_own: self.options.no_local && self.is_own(message, source), ..facts };
         if let Some(grant) = grant(&self.terms(message, source), &facts, &Everybody) {
@@ -137,7 +183,7 @@ impl Subscriber {
     fn is_own(&self, message: &Message, source: Source) -> bool {
         match source {
             Source::Local { publisher } => publisher == self.inbox.id,
-            Source::Core | Source::Log { .. } => message.publisher.as_ref() == Some(&self.inbox.client_id),
+            Source::Core { .. } | Source::Log { .. } => message.publisher.as_ref() == Some(&self.inbox.client_id),
         }
     }
 }
@@ -149,3 +195,6 @@ impl Target<'_> {
         Outgoing { message: Arc::clone(message), grant, others, share: None }
     }
 }
+
+#[cfg(test)]
+mod tests;
