@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::failure::Failure;
+use super::oldest::Uncounted;
 use super::plan::BacklogPlan;
 use crate::account::Account;
 use crate::account::delivery::message::Message;
@@ -20,16 +21,31 @@ const IN_FLIGHT_MAX: u32 = 128;
 /// JetStream error: a limit is reached that refuses what is new.
 const STORE_FAILED: u32 = 10077;
 
-/// Reads the log from a sequence up to the horizon, and copies what is owed. Returns how many copies were made, by debtor,
-/// when all are acknowledged.
+/// Reads the log from a sequence up to the horizon, and copies what is owed. Returns how many copies were made, when all are
+/// acknowledged. What was stored is said to `uncounted`, also when it fails.
 pub(super) async fn copy(
     account: &Arc<Account>,
     owed: &BacklogPlan,
     from: u64,
     horizon: u64,
-) -> Result<HashMap<u64, u64>, Failure> {
-    let mut scan = account.store.log().scan(from);
+    uncounted: &mut Uncounted,
+) -> Result<u64, Failure> {
     let copies = Arc::new(Copies::default());
+    let handed_over = hand_over(account, owed, from, horizon, &copies).await;
+    // Whatever failed, each copy has its answer, or will have none.
+    let made = copies.all(account, owed, uncounted).await;
+    handed_over?;
+    Ok(made?)
+}
+
+async fn hand_over(
+    account: &Arc<Account>,
+    owed: &BacklogPlan,
+    from: u64,
+    horizon: u64,
+    copies: &Arc<Copies>,
+) -> Result<(), Failure> {
+    let mut scan = account.store.log().scan(from);
     let mut recipients = Vec::new();
     while scan.position() <= horizon {
         let batch = scan.next().await?;
@@ -44,7 +60,7 @@ pub(super) async fn copy(
             break;
         }
     }
-    copies.all(account).await
+    Ok(())
 }
 
 /// A message of the log with what is left of its life, in seconds, unless nobody is to have it.
@@ -69,10 +85,15 @@ struct Copies {
 
 #[derive(Debug, Default)]
 struct Outcome {
-    /// By debtor.
-    stored: HashMap<u64, u64>,
+    /// By recipient.
+    stored: HashMap<u32, u64>,
+    /// Recipient and sequence of what has no answer yet, by token.
+    under_way: HashMap<u64, (u32, u64)>,
+    last_token: u64,
+    /// Recipient and sequence of what has none and will have none.
+    in_doubt: Vec<(u32, u64)>,
     /// Sessions whose queue takes nothing more, and what was dropped for that.
-    full: HashSet<u64>,
+    full: HashSet<u32>,
     queue_full: u64,
     too_large: u64,
     failed: Option<PutError>,
@@ -94,13 +115,12 @@ impl Copies {
         client_id: &str,
         ttl_s: Option<u32>,
     ) -> Result<(), PutError> {
-        let token = u64::from(recipient);
         {
             let mut outcome = self.outcome.lock();
             if let Some(error) = outcome.failed.clone() {
                 return Err(error);
             }
-            if outcome.full.contains(&token) {
+            if outcome.full.contains(&recipient) {
                 outcome.queue_full += 1;
                 return Ok(());
             }
@@ -113,6 +133,7 @@ impl Copies {
             room.forget();
         }
         let permit = publisher.permit(bytes).await;
+        let token = self.outcome.lock().begin(recipient, entry.sequence);
         let sink = Arc::clone(self) as Arc<dyn StoredSink>;
         let payload = entry.payload.clone();
         publisher
@@ -120,35 +141,53 @@ impl Copies {
         Ok(())
     }
 
-    /// Waits until all are acknowledged. Returns how many were stored, by debtor.
-    async fn all(&self, account: &Account) -> Result<HashMap<u64, u64>, Failure> {
+    /// Waits until each has its answer. Returns how many were stored, when all were.
+    async fn all(&self, account: &Account, owed: &BacklogPlan, uncounted: &mut Uncounted) -> Result<u64, PutError> {
         let _all = self.room.acquire_many(IN_FLIGHT_MAX).await;
-        let mut outcome = self.outcome.lock();
-        if let Some(error) = outcome.failed.clone() {
-            return Err(error.into());
+        let outcome = std::mem::take(&mut *self.outcome.lock());
+        outcome.stored.iter().for_each(|(recipient, count)| uncounted.stored(owed.client_id(*recipient), *count));
+        for (recipient, sequence) in outcome.in_doubt {
+            uncounted.in_doubt(owed.client_id(recipient), sequence);
         }
+        if let Some(error) = outcome.failed {
+            return Err(error);
+        }
+        // Another pass would have dropped them again.
         for (reason, count) in [(DropReason::QueueFull, outcome.queue_full), (DropReason::TooLarge, outcome.too_large)]
         {
             if count > 0 {
                 account.metrics.dropped(reason, count);
             }
         }
-        Ok(std::mem::take(&mut outcome.stored))
+        Ok(outcome.stored.values().sum())
+    }
+}
+
+impl Outcome {
+    /// A copy is handed over. Its token.
+    fn begin(&mut self, recipient: u32, sequence: u64) -> u64 {
+        self.last_token += 1;
+        self.under_way.insert(self.last_token, (recipient, sequence));
+        self.last_token
     }
 }
 
 impl StoredSink for Copies {
     fn stored(&self, token: u64, result: Result<Stored, PutError>) {
         let mut outcome = self.outcome.lock();
+        let Some((recipient, sequence)) = outcome.under_way.remove(&token) else { return };
         match result {
-            Ok(_) => *outcome.stored.entry(token).or_default() += 1,
+            Ok(_) => *outcome.stored.entry(recipient).or_default() += 1,
             Err(PutError::Full { code: STORE_FAILED, .. }) => {
-                outcome.full.insert(token);
+                outcome.full.insert(recipient);
                 outcome.queue_full += 1;
             }
             // No other attempt would be better.
             Err(PutError::TooLarge | PutError::Invalid { .. }) => outcome.too_large += 1,
-            Err(error) => outcome.failed = Some(error),
+            Err(error) => {
+                outcome.in_doubt.push((recipient, sequence));
+                outcome.failed = Some(error);
+            }
         }
         drop(outcome);
         self.room.add_permits(1);

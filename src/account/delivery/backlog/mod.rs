@@ -26,11 +26,13 @@ use std::time::{Duration, Instant};
 use self::copying::copy;
 use self::failure::Failure;
 use self::horizon::Search;
+use self::oldest::Uncounted;
 use self::plan::{BacklogPlan, is_read};
 use self::sweeping::{Besides, sweep};
 use crate::account::Account;
 use crate::account::delivery::message::Message;
 use crate::account::publish::convert;
+use crate::metrics::DropReason;
 use crate::store::{BacklogPosition, LogEntry, LogInfo, ProgressRecord, PutError, Unavailable};
 
 /// How often the log is looked at: the faster the less it holds, so that it cannot be filled between two looks.
@@ -51,7 +53,7 @@ impl Account {
     /// Stands for the lead in keeping the backlog, and keeps it while it leads, until the account closes.
     pub(crate) async fn keep_backlog(account: Weak<Self>) {
         let writers = account.clone();
-        Self::campaign(account, "backlog", |term| Writer::new(writers.clone(), term).run()).await;
+        Self::campaign(account, "backlog", |term| Box::pin(Writer::new(writers.clone(), term).run())).await;
     }
 
     /// Messages that the log does not have any more, from the backlog of a client, as far as they are there.
@@ -134,6 +136,7 @@ struct Writer {
     /// The first message above the position and when it was stored, once it is known.
     oldest: Option<(u64, u64)>,
     overtaken: u64,
+    uncounted: Uncounted,
 }
 
 /// Where the writer is, as it is stored.
@@ -146,8 +149,8 @@ struct Position {
 impl Writer {
     fn new(account: Weak<Account>, term: u64) -> Self {
         let swept_at = Instant::now();
-        let (position, oldest, besides) = (None, None, Besides::default());
-        Self { account, term, position, is_doubtful: true, swept_at, besides, oldest, overtaken: 0 }
+        let (position, oldest, besides, uncounted) = Default::default();
+        Self { account, term, position, is_doubtful: true, swept_at, besides, oldest, overtaken: 0, uncounted }
     }
 
     /// Runs until the account is gone.
@@ -267,19 +270,18 @@ impl Writer {
         }
         // Copies of a log that was there before say nothing about this one.
         ends.retain(|_, end| end.log_sequence <= last);
+        self.uncounted.settle(&ends);
         let owed = BacklogPlan::of(&states, &ends, position, horizon, store.clock().certain_ms());
         drop((states, ends));
         let copies = match owed.from() {
             Some(from) => {
-                let before = store.backlog().lengths().await?;
-                let copies = copy(account, &owed, from, horizon).await?;
-                if let Some(before) = before {
-                    oldest::count(account, &owed, &before, &copies).await?;
-                }
-                copies.values().sum()
+                self.uncounted.begin(store.backlog()).await?;
+                copy(account, &owed, from, horizon, &mut self.uncounted).await?
             }
-            None => 0_u64,
+            None => 0,
         };
+        let gave_way = self.uncounted.count(store.backlog()).await?;
+        account.metrics.dropped(DropReason::QueueFull, gave_way);
         let Some(Position { stored, expected }) = &mut self.position else { return Ok(()) };
         stored.position = horizon;
         stored.term = self.term;
