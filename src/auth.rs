@@ -3,37 +3,89 @@
 
 use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 
+use mqtt_access::{AccountId, DeviceRules, Limits, Permissions, TimeWindows, User};
 use mqtt_codec::ReasonCode;
 use mqtt_session::{Credentials, Verdict};
+use tokio::sync::watch;
+
+pub(crate) use mqtt_access::Principal;
 
 use crate::listener::Peer;
 
-/// Who a connection is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Principal;
-
 /// A verdict that is being reached.
-pub(crate) type Judging<'a> = Pin<Box<dyn Future<Output = Verdict<Principal>> + Send + 'a>>;
+pub(crate) type Judging<'a> = Pin<Box<dyn Future<Output = Verdict<Arc<Principal>>> + Send + 'a>>;
+
+/// What has become of a principal that was accepted before.
+#[derive(Clone, Debug)]
+pub(crate) enum Again {
+    /// It is as it was.
+    Same,
+    /// It goes on as this one.
+    Changed(Arc<Principal>),
+    /// It would not be accepted any more.
+    Gone,
+}
 
 /// Knows who clients are.
 pub(crate) trait Authenticator: Send + Sync {
     /// Judges what a client says about itself. What it refuses is final. Dropped when the client is gone, or when it takes
     /// too long.
     fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a>;
+
+    /// Changes whenever who was accepted before is to be judged again.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// Judges who was accepted before, and is connected with this client id. It waits for nobody.
+    fn judge_again(&self, principal: &Principal, client_id: &str) -> Again;
 }
 
 /// Takes everybody, whatever name and password they give, for one and the same. None of the methods of MQTT 5 is offered
 /// [MQTT-4.12.0-1].
 #[derive(Debug)]
-pub(crate) struct Anyone;
+pub(crate) struct Anyone {
+    principal: Arc<Principal>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Anyone {
+    fn default() -> Self {
+        Self { principal: Arc::new(everybody()), changes: watch::Sender::default() }
+    }
+}
 
 impl Authenticator for Anyone {
     fn judge<'a>(&'a self, credentials: Credentials<'a>, _peer: &'a Peer) -> Judging<'a> {
         let verdict = match credentials.connect.properties.authentication_method {
-            None => Verdict::Accepted(Principal, None),
+            None => Verdict::Accepted(Arc::clone(&self.principal), None),
             Some(_) => Verdict::Refused(ReasonCode::BadAuthenticationMethod),
         };
         Box::pin(ready(verdict))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn judge_again(&self, _principal: &Principal, _client_id: &str) -> Again {
+        Again::Same
+    }
+}
+
+/// Who may do everything and belongs to nobody in particular.
+pub(crate) fn everybody() -> Principal {
+    Principal {
+        account: AccountId::new(""),
+        account_name: String::new(),
+        user: User::default(),
+        permissions: Arc::new(Permissions::all()),
+        limits: Limits::UNLIMITED,
+        tags: Vec::new(),
+        rules: DeviceRules::default(),
+        expires: None,
+        account_expires: None,
+        windows: TimeWindows::default(),
+        networks: Vec::new(),
     }
 }

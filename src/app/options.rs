@@ -156,7 +156,7 @@ pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Me
             client_ms: milliseconds(config.mqtt.connect_timeout.get()),
             judge_ms: milliseconds(JUDGED_WITHIN),
         },
-        authenticator: Box::new(Anyone),
+        authenticator: Box::new(Anyone::default()),
         metrics,
     }
 }

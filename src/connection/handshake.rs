@@ -37,7 +37,7 @@ pub(crate) struct Door {
 /// A client that is known.
 pub(crate) struct Greeted {
     pub(crate) decoder: Decoder,
-    pub(crate) welcome: Welcome<Principal>,
+    pub(crate) welcome: Welcome<Arc<Principal>>,
 }
 
 /// Why a connection did not get past the door.
@@ -87,7 +87,7 @@ async fn exchange<S>(
     decoder: &mut Decoder,
     door: &Door,
     peer: &Peer,
-) -> Result<Welcome<Principal>, Failed>
+) -> Result<Welcome<Arc<Principal>>, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -129,7 +129,7 @@ async fn judged<S>(
     handshake: &Handshake,
     door: &Door,
     peer: &Peer,
-) -> Result<HandshakeInput<Principal>, Failed>
+) -> Result<HandshakeInput<Arc<Principal>>, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -141,7 +141,7 @@ where
     }
 }
 
-async fn next_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<HandshakeInput<Principal>, Failed>
+async fn next_packet<S>(io: &mut Io<S>, decoder: &mut Decoder) -> Result<HandshakeInput<Arc<Principal>>, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -167,7 +167,7 @@ pub(super) fn negotiated<S>(
     io: &mut Io<S>,
     account: &Arc<Account>,
     peer: &Peer,
-    welcome: &Welcome<Principal>,
+    welcome: &Welcome<Arc<Principal>>,
 ) -> Option<Negotiated>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -181,7 +181,7 @@ where
     None
 }
 
-fn offered(welcome: &Welcome<Principal>, account: &Arc<Account>) -> Result<Negotiated, Box<ConnAck>> {
+fn offered(welcome: &Welcome<Arc<Principal>>, account: &Arc<Account>) -> Result<Negotiated, Box<ConnAck>> {
     let connect = &welcome.connect;
     let mut negotiated = negotiate(connect, &account.options.limits, || assigned_id(account))?;
     let properties = &mut negotiated.connack.properties;

@@ -6,9 +6,10 @@ use bytes::{Bytes, BytesMut};
 use mqtt_codec::{Auth, ConnectProperties, Role, Secret};
 use mqtt_session::{Credentials, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
 
 use super::*;
-use crate::auth::{Anyone, Judging};
+use crate::auth::{Again, Anyone, Judging, everybody};
 use crate::listener::Protocol;
 
 const PATIENCE: Patience = Patience { client_ms: 5_000, judge_ms: 2_000 };
@@ -84,11 +85,19 @@ impl Authenticator for Curious {
         let verdict = match (credentials.round, credentials.data) {
             (0, _) => Verdict::Challenge(Bytes::copy_from_slice(password)),
             (_, Some(data)) if data.expose() == b"right" => {
-                Verdict::Accepted(Principal, Some(Bytes::from_static(b"me")))
+                Verdict::Accepted(Arc::new(everybody()), Some(Bytes::from_static(b"me")))
             }
             _ => Verdict::Refused(ReasonCode::NotAuthorized),
         };
         Box::pin(async move { verdict })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        unreachable!("nobody is connected")
+    }
+
+    fn judge_again(&self, _principal: &Principal, _client_id: &str) -> Again {
+        unreachable!("nobody is connected")
     }
 }
 
@@ -99,6 +108,14 @@ impl Authenticator for Undecided {
     fn judge<'a>(&'a self, _credentials: Credentials<'a>, _peer: &'a Peer) -> Judging<'a> {
         Box::pin(pending())
     }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        unreachable!("nobody is connected")
+    }
+
+    fn judge_again(&self, _principal: &Principal, _client_id: &str) -> Again {
+        unreachable!("nobody is connected")
+    }
 }
 
 #[tokio::test]
@@ -108,7 +125,7 @@ async fn anybody_is_let_in_and_what_was_sent_behind_connect_stays() {
     sent.extend_from_slice(&bytes_of(&Packet::PingReq));
     client.write_all(&sent).await.unwrap();
     let mut io = Io::new(server);
-    let greeted = greet(&mut io, &door(Anyone), &peer()).await.unwrap();
+    let greeted = greet(&mut io, &door(Anyone::default()), &peer()).await.unwrap();
     assert_eq!(&*greeted.welcome.connect.client_id, "c");
     assert_eq!(greeted.welcome.connect.password, None);
     assert_eq!(io.input, bytes_of(&Packet::PingReq));
@@ -118,7 +135,7 @@ async fn anybody_is_let_in_and_what_was_sent_behind_connect_stays() {
 async fn mqtt_4_12_0_1_a_method_that_nobody_offers_is_refused() {
     let (mut client, server) = tokio::io::duplex(4096);
     client.write_all(&bytes_of(&connect(Some("SCRAM-SHA-1")))).await.unwrap();
-    assert!(go_through(&door(Anyone), server).await.is_none());
+    assert!(go_through(&door(Anyone::default()), server).await.is_none());
     let Packet::ConnAck(connack) = read(&mut client).await else { panic!() };
     assert_eq!(connack.reason, ReasonCode::BadAuthenticationMethod);
 }
