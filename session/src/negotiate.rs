@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use bytestring::ByteString;
-use mqtt_codec::{ConnAck, ConnAckProperties, Connect, ReasonCode, Version};
+use mqtt_codec::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Version};
 
 /// What the server offers, from its configuration.
 #[derive(Clone, Debug)]
@@ -24,6 +24,10 @@ pub struct Limits {
     pub max_keep_alive_s: u16,
     /// Shared subscriptions are served.
     pub shared_subscriptions: bool,
+    /// Highest QoS of what the client publishes.
+    pub max_qos: QoS,
+    /// The client may have messages retained.
+    pub retain_available: bool,
     /// Hold clients to the letter where the lenient reading would let them go on.
     pub strict: bool,
 }
@@ -56,6 +60,10 @@ pub struct Parameters {
     pub bridge: bool,
     /// See [`Limits::strict`].
     pub strict: bool,
+    /// The Maximum QoS that CONNACK says. In 3.x nobody is told, and a PUBLISH above it is judged when it is published.
+    pub max_qos: QoS,
+    /// The Retain Available that CONNACK says, in the same way.
+    pub retain_available: bool,
 }
 
 /// A CONNECT that was accepted.
@@ -73,7 +81,8 @@ pub struct Negotiated {
 ///
 /// # Errors
 ///
-/// The CONNACK that refuses it: an empty client identifier without a clean session in 3.x [MQTT-3.1.3-8 of 3.1.1].
+/// The CONNACK that refuses it: an empty client identifier without a clean session in 3.x [MQTT-3.1.3-8 of 3.1.1], a will that
+/// the client may not have published [MQTT-3.2.2-12, -13].
 pub fn negotiate(
     connect: &Connect,
     limits: &Limits,
@@ -82,6 +91,10 @@ pub fn negotiate(
     let v5 = connect.version == Version::V5;
     if connect.client_id.is_empty() && !connect.clean_start && !v5 {
         return Err(Box::new(refusal(ReasonCode::ClientIdentifierNotValid)));
+    }
+    if let Some(reason) = connect.will.as_ref().and_then(|will| unsupported(will.qos, will.retain, limits)) {
+        // In 3.x it is "not authorized".
+        return Err(Box::new(refusal(if v5 { reason } else { ReasonCode::NotAuthorized })));
     }
     // [MQTT-3.1.3-6, -7], [MQTT-3.2.2-16]; any other client identifier is taken as it is [MQTT-3.1.3-5].
     let assigned = connect.client_id.is_empty().then(assign);
@@ -110,6 +123,8 @@ pub fn negotiate(
         omit_problem_information: connect.properties.request_problem_information == Some(false),
         bridge: connect.bridge,
         strict: limits.strict,
+        max_qos: if v5 { limits.max_qos } else { QoS::ExactlyOnce },
+        retain_available: limits.retain_available || !v5,
     };
     // Response Information is for nobody [MQTT-3.1.2-28], and nothing is asked of a client that is not in the specification
     // [MQTT-7.0.0-2].
@@ -120,6 +135,9 @@ pub fn negotiate(
             maximum_packet_size: Some(limits.max_packet_size),
             assigned_client_id: assigned.clone(),
             topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
+            // [MQTT-3.2.2-9]
+            maximum_qos: (limits.max_qos < QoS::ExactlyOnce).then_some(limits.max_qos),
+            retain_available: (!limits.retain_available).then_some(false),
             shared_subscription_available: (!limits.shared_subscriptions).then_some(false),
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
             ..ConnAckProperties::default()
@@ -136,6 +154,14 @@ fn refusal(reason: ReasonCode) -> ConnAck {
     ConnAck { session_present: false, reason, properties: ConnAckProperties::default() }
 }
 
+/// Why a message with this QoS and RETAIN flag is not supported, if it is not.
+fn unsupported(qos: QoS, retain: bool, limits: &Limits) -> Option<ReasonCode> {
+    if qos > limits.max_qos {
+        return Some(ReasonCode::QoSNotSupported);
+    }
+    (retain && !limits.retain_available).then_some(ReasonCode::RetainNotSupported)
+}
+
 /// Session expiry in seconds as asked: a clean session of 3.x ends with its connection, another one when we say.
 fn asked_session_expiry(connect: &Connect, limits: &Limits) -> u32 {
     match connect.version {
@@ -148,7 +174,8 @@ fn asked_session_expiry(connect: &Connect, limits: &Limits) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mqtt_codec::ConnectProperties;
+    use bytes::Bytes;
+    use mqtt_codec::{ConnectProperties, TopicName, Will};
 
     fn limits() -> Limits {
         Limits {
@@ -160,6 +187,8 @@ mod tests {
             session_expiry_v3_s: 7 * 24 * 3600,
             max_keep_alive_s: 600,
             shared_subscriptions: false,
+            max_qos: QoS::ExactlyOnce,
+            retain_available: true,
             strict: false,
         }
     }
@@ -265,5 +294,48 @@ mod tests {
         assert_eq!(n.connack.properties.session_expiry_interval_s, Some(3600));
         let n = negotiate(&connect(Version::V311), &limits(), assigned).unwrap();
         assert_eq!(n.parameters.session_expiry_s, 0);
+    }
+
+    /// [MQTT-3.2.2-9], [MQTT-3.2.2-12], [MQTT-3.2.2-13]
+    #[test]
+    fn what_a_client_may_not_publish_is_said_and_a_will_of_that_kind_is_refused() {
+        let no_retain = Limits { retain_available: false, ..limits() };
+        let qos = |max_qos| Limits { max_qos, ..limits() };
+        let (v5, v311, denied) = (Version::V5, Version::V311, Some(ReasonCode::NotAuthorized));
+        let not_supported = Some(ReasonCode::QoSNotSupported);
+        for (version, limits, will, refused, told) in [
+            (v5, limits(), Some((QoS::ExactlyOnce, true)), None, (None, None)),
+            (v5, qos(QoS::AtMostOnce), None, None, (Some(QoS::AtMostOnce), None)),
+            (v5, qos(QoS::AtLeastOnce), Some((QoS::AtLeastOnce, true)), None, (Some(QoS::AtLeastOnce), None)),
+            (v5, qos(QoS::AtLeastOnce), Some((QoS::ExactlyOnce, false)), not_supported, (None, None)),
+            (v5, no_retain.clone(), Some((QoS::ExactlyOnce, false)), None, (None, Some(false))),
+            (v5, no_retain.clone(), Some((QoS::AtMostOnce, true)), Some(ReasonCode::RetainNotSupported), (None, None)),
+            (v311, qos(QoS::AtMostOnce), Some((QoS::AtLeastOnce, false)), denied, (None, None)),
+            (v311, no_retain.clone(), Some((QoS::AtMostOnce, true)), denied, (None, None)),
+            (v311, no_retain, None, None, (None, None)),
+        ] {
+            let mut c = connect(version);
+            c.will = will.map(|(qos, retain)| {
+                Box::new(Will {
+                    topic: TopicName::new("w").unwrap(),
+                    payload: Bytes::new(),
+                    qos,
+                    retain,
+                    delay_interval_s: 0,
+                    properties: None,
+                })
+            });
+            match negotiate(&c, &limits, assigned) {
+                Err(connack) => assert_eq!(Some(connack.reason), refused, "{version:?} {will:?}"),
+                Ok(n) => {
+                    let properties = n.connack.properties;
+                    assert_eq!((properties.maximum_qos, properties.retain_available), told, "{version:?} {will:?}");
+                    assert_eq!(refused, None, "{version:?} {will:?}");
+                    assert!(
+                        version.is_v5() || n.parameters.max_qos == QoS::ExactlyOnce && n.parameters.retain_available
+                    );
+                }
+            }
+        }
     }
 }

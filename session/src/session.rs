@@ -319,6 +319,13 @@ impl<M> Session<M> {
             Ok(topic) => topic,
             Err(reason) => return self.close(reason, out),
         };
+        // [MQTT 5, 3.2.2.3.4, 3.2.2.3.5]
+        if publish.delivery.qos() > self.parameters.max_qos {
+            return self.close(ReasonCode::QoSNotSupported, out);
+        }
+        if publish.retain && !self.parameters.retain_available {
+            return self.close(ReasonCode::RetainNotSupported, out);
+        }
         let before = self.durability.version();
         let (qos, token, once) = match publish.delivery {
             Delivery::AtMostOnce => (QoS::AtMostOnce, None, None),

@@ -183,6 +183,8 @@ pub(crate) fn account(config: &Config) -> AccountOptions {
             session_expiry_v3_s: seconds(mqtt.session_expiry_v3),
             max_keep_alive_s: mqtt.max_keep_alive.map_or(0, |d| u16::try_from(d.get().as_secs()).unwrap_or(u16::MAX)),
             shared_subscriptions: true,
+            max_qos: mqtt_codec::QoS::ExactlyOnce,
+            retain_available: true,
             strict: mqtt.strict,
         },
         inbox: InboxLimits {

@@ -1,6 +1,8 @@
 //! What is neither publishing nor delivering: keep alive, topic aliases, DISCONNECT, subscriptions, and packets that a
 //! client must not send.
 
+use mqtt_codec::QoS;
+
 use crate::script::{V5, V311, check};
 
 #[test]
@@ -128,4 +130,15 @@ fn what_is_no_message_of_ours_is_answered_when_the_window_is_full() {
 #[test]
 fn a_bridge_subscribes_without_its_own_messages_and_keeps_the_retain_flag() {
     check(V311.bridge(), "> SUBSCRIBE 1 a:q1 b:q2; < subscribe 1 a:q1:nl:rap b:q2:nl:rap");
+}
+
+/// [MQTT 5, 3.2.2.3.4, 3.2.2.3.5]
+#[test]
+fn a_publish_above_what_connack_has_said_ends_the_connection() {
+    let at_least_once = V5.max_qos(QoS::AtLeastOnce);
+    check(at_least_once.clone(), "> PUBLISH q2 id1 topic=a; < close 0x9b");
+    check(at_least_once, "> PUBLISH q1 id1 topic=a; < store 0 q1 a");
+    check(V5.max_qos(QoS::AtMostOnce), "> PUBLISH q1 id1 topic=a; < close 0x9b");
+    check(V5.without_retain(), "> PUBLISH q0 topic=a retain; < close 0x9a");
+    check(V5.without_retain(), "> PUBLISH q0 topic=a; < store - q0 a");
 }

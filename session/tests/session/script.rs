@@ -63,6 +63,8 @@ pub(crate) const V5: Given = Given(Parameters {
     omit_problem_information: false,
     bridge: false,
     strict: false,
+    max_qos: QoS::ExactlyOnce,
+    retain_available: true,
 });
 
 /// A session of MQTT 3.1.1 that ends with its connection.
@@ -88,6 +90,16 @@ impl Given {
 
     pub(crate) const fn receive_maximum(mut self, maximum: u16) -> Self {
         self.0.receive_maximum = maximum;
+        self
+    }
+
+    pub(crate) const fn max_qos(mut self, max_qos: QoS) -> Self {
+        self.0.max_qos = max_qos;
+        self
+    }
+
+    pub(crate) const fn without_retain(mut self) -> Self {
+        self.0.retain_available = false;
         self
     }
 

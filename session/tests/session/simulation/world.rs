@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mqtt_codec::{Disconnect, Packet, ReasonCode};
+use mqtt_codec::{Disconnect, Packet, QoS, ReasonCode};
 use mqtt_session::{Close, Feed, Input, Parameters, Session, Time};
 
 use super::client::{Character, Client};
@@ -284,6 +284,8 @@ impl World {
             omit_problem_information: false,
             bridge: false,
             strict: self.random.once_in(2),
+            max_qos: QoS::ExactlyOnce,
+            retain_available: true,
         }
     }
 
