@@ -55,7 +55,7 @@ def collect():
     done, tested = defaultdict(set), defaultdict(set)
     for path in sources():
         text = (ROOT / path).read_text()
-        is_test = "tests" in Path(path).parts or Path(path).stem.endswith("tests")
+        is_test = any(part.endswith("tests") for part in Path(path).with_suffix("").parts)
         code, _, tests = ("", "", text) if is_test else text.partition("#[cfg(test)]")
         for part, where in ((code, done), (tests, tested)):
             for clause in cited(part):

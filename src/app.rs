@@ -132,15 +132,30 @@ async fn serve(
 ) -> Result<(), AppError> {
     let _ = until(&shutdown, account.wait_for_lease(LEASE)).await;
     let door = Arc::new(options::door(config, account.max_packet_size(), Arc::clone(&process.metrics)));
+    let judging = tokio::spawn(judge_when_users_change(Arc::clone(&door), Arc::clone(account)));
     let mqtt = Mqtt { door, account: Arc::clone(account) };
     let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
     process.listeners.open();
     announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;
     process.readiness.drain();
+    judging.abort();
     // Those who are not known to the account yet have as long.
     let _ = tokio::join!(account.drain(DRAIN), tokio::time::timeout(DRAIN, served.drained()));
     Ok(())
+}
+
+/// Judges everybody again who is connected, whenever who was accepted may be somebody else now.
+async fn judge_when_users_change(door: Arc<Door>, account: Arc<Account>) {
+    /// Clients that are judged before others have their turn.
+    const AT_ONCE: usize = 256;
+    let mut changes = door.authenticator.changes();
+    while changes.changed().await.is_ok() {
+        for some in account.clients().chunks(AT_ONCE) {
+            some.iter().for_each(|control| connection::judge_again(&*door.authenticator, control));
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// The result of `work`, or `None` when shutdown comes first.

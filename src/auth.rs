@@ -5,7 +5,6 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use mqtt_access::{AccountId, DeviceRules, Limits, Permissions, TimeWindows, User};
 use mqtt_codec::ReasonCode;
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
@@ -51,7 +50,7 @@ pub(crate) struct Anyone {
 
 impl Default for Anyone {
     fn default() -> Self {
-        Self { principal: Arc::new(everybody()), changes: watch::Sender::default() }
+        Self { principal: Arc::new(Principal::all()), changes: watch::Sender::default() }
     }
 }
 
@@ -70,22 +69,5 @@ impl Authenticator for Anyone {
 
     fn judge_again(&self, _principal: &Principal, _client_id: &str) -> Again {
         Again::Same
-    }
-}
-
-/// Who may do everything and belongs to nobody in particular.
-pub(crate) fn everybody() -> Principal {
-    Principal {
-        account: AccountId::new(""),
-        account_name: String::new(),
-        user: User::default(),
-        permissions: Arc::new(Permissions::all()),
-        limits: Limits::UNLIMITED,
-        tags: Vec::new(),
-        rules: DeviceRules::default(),
-        expires: None,
-        account_expires: None,
-        windows: TimeWindows::default(),
-        networks: Vec::new(),
     }
 }

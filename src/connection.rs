@@ -20,6 +20,7 @@ mod parts;
 mod publishes;
 mod reasons;
 mod retained;
+mod rights;
 mod subscribes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -47,6 +48,7 @@ use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
 use retained::PendingRetained;
+pub(crate) use rights::judge_again;
 
 /// While more than this many bytes wait to be written, no message is taken out of the inbox.
 const OUTPUT_LOW: usize = 64 * 1024;
@@ -118,6 +120,8 @@ struct Connection<S> {
     /// A write was refused, and no other one is tried.
     is_unwritable: bool,
     is_record_dirty: bool,
+    /// Version of the rights by which its subscriptions were judged.
+    rights_version: u64,
     record_pace: Pace,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.
@@ -344,15 +348,7 @@ where
             Output::Settled(packet_id) => self.settled(packet_id),
             Output::Subscribe(request) => self.subscribes.push(request),
             Output::Unsubscribe(request) => {
-                let reasons = self.account.unsubscribe(&self.inbox, &mut self.filters, &request.filters);
-                self.inbox.take_retained(self.retained.cursors_mut());
-                self.retained.forget(request.filters.iter().flatten());
-                for filter in request.filters.iter().flatten() {
-                    if let Some(owned) = &mut self.owned {
-                        owned.subscriptions.remove(filter);
-                    }
-                }
-                self.tell_unsubscribed(&request.filters, &reasons);
+                let reasons = self.end_subscriptions(&request.filters);
                 self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
             }
             Output::Close(Close::ByClient { with_will }) => self.end = Some(End::ByClient { with_will }),
@@ -417,7 +413,8 @@ mod tests {
         let begin = |(stream, peer, door, account)| Served::begin(stream, peer, door, account);
         let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
         let limits = InboxLimits { qos0_bytes: 0, feed_messages: 0, feed_bytes: 0 };
-        let control = Control::new(1, "c".into(), Version::V5, u32::MAX, limits);
+        let control =
+            Control::new(1, "c".into(), Version::V5, u32::MAX, Arc::new(crate::account::Rights::all()), limits);
         let parts = size_of_val(&**control.inbox()) + size_of_val(&**control.completions());
         let all = [size_of::<Served>(), size_of_val(&control) + parts, size_of::<OwnedSession>()];
         assert!(

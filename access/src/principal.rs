@@ -148,6 +148,24 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// One without a name that may do everything, for ever and from anywhere.
+    #[must_use]
+    pub fn all() -> Self {
+        Self {
+            account: AccountId::new(""),
+            account_name: String::new(),
+            user: User::default(),
+            permissions: Arc::new(Permissions::all()),
+            limits: Limits::UNLIMITED,
+            tags: Vec::new(),
+            rules: DeviceRules::default(),
+            expires: None,
+            account_expires: None,
+            windows: TimeWindows::default(),
+            networks: Vec::new(),
+        }
+    }
+
     /// When the connection has to end, and why, by what is known now; at a time outside its windows, now.
     #[must_use]
     pub fn ends(&self, now: UnixTime) -> Option<(UnixTime, Ending)> {

@@ -50,6 +50,8 @@ pub enum Stop {
     TooLarge,
     /// The record was written by a newer version.
     TooNew,
+    /// The session is somebody else's.
+    OfAnother,
 }
 
 /// The owner of a session.
@@ -209,6 +211,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
             }
             Input::Cancelled => return self.give_up(Stop::Cancelled),
             Input::TooNew => return self.give_up(Stop::TooNew),
+            Input::OfAnother => return self.give_up(Stop::OfAnother),
             _ => {}
         }
         match (&self.at, input) {

@@ -32,6 +32,8 @@ pub enum Input<W, R, P> {
     TooLarge,
     /// What is there was written by a newer version, and is left alone.
     TooNew,
+    /// What is there is a session of somebody who shares it with nobody, and is left alone.
+    OfAnother,
     /// What the old owners had in memory, the newest of it.
     HandedOver(Option<P>),
     /// The progress is saved; whether an attempt may arrive once more, after a later save.

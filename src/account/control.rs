@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytestring::ByteString;
+use mqtt_access::Principal;
 use mqtt_codec::{ReasonCode, Version};
 use mqtt_ownership::Arrival;
 use parking_lot::Mutex;
@@ -22,6 +23,7 @@ use self::left::Left;
 use crate::account::delivery::inbox::{Inbox, InboxLimits};
 use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::publish::completions::Completions;
+use crate::account::rights::Rights;
 use crate::account::session_id::SessionId;
 use crate::store::ProgressRecord;
 
@@ -72,11 +74,13 @@ impl Control {
         client_id: ByteString,
         version: Version,
         client_max_packet_size: u32,
+        rights: Arc<Rights>,
         limits: InboxLimits,
     ) -> Self {
         let wake = Arc::<Notify>::default();
         let completions = Completions::waking(id, client_id.clone(), version, Arc::clone(&wake));
-        let inbox = Inbox::new(id, client_id.clone(), version, client_max_packet_size, limits, Arc::clone(&wake));
+        let inbox =
+            Inbox::new(id, client_id.clone(), version, client_max_packet_size, rights, limits, Arc::clone(&wake));
         Self {
             id,
             client_id,
@@ -143,6 +147,12 @@ impl Control {
     pub(crate) fn give_way(&self) {
         self.withdraw();
         self.order(Order::Close(ReasonCode::SessionTakenOver));
+    }
+
+    /// Its client may do something else from now on.
+    pub(crate) fn change_rights(&self, principal: Arc<Principal>) {
+        self.inbox.rights.change(principal);
+        self.wake.notify_one();
     }
 
     /// See [`Completions::withdraw`].
@@ -305,7 +315,7 @@ mod tests {
     const LIMITS: InboxLimits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
 
     fn control() -> Control {
-        Control::new(1, "c".into(), mqtt_codec::Version::V5, u32::MAX, LIMITS)
+        Control::new(1, "c".into(), mqtt_codec::Version::V5, u32::MAX, Arc::new(Rights::all()), LIMITS)
     }
 
     fn owner() -> Control {

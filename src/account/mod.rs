@@ -32,6 +32,7 @@ mod publish;
 mod quotas;
 mod registry;
 mod requests;
+mod rights;
 mod session_id;
 mod shared;
 mod starting;
@@ -55,6 +56,7 @@ pub use delivery::inbox::InboxLimits;
 pub(crate) use delivery::inbox::{Inbox, LogRestart, Mail, Outgoing, Wakes};
 pub(crate) use delivery::message::Message;
 pub(crate) use delivery::retained::RetainedCursor;
+use delivery::retained::Visible;
 pub(crate) use delivery::segments::Segments;
 pub(crate) use delivery::subscribing::{RecordRoom, Subscribed};
 use events::Events;
@@ -72,6 +74,8 @@ pub(crate) use publish::{Done, Publishing, Refused};
 pub use quotas::Quotas;
 pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
+pub(crate) use rights::Rights;
+pub use rights::RightsOptions;
 pub(crate) use shared::Share;
 pub(crate) use starting::CoreInlet;
 
@@ -124,6 +128,8 @@ pub struct AccountOptions {
     pub quotas: Quotas,
     /// Levels that a topic may have.
     pub max_topic_levels: u16,
+    /// How rights are judged.
+    pub rights: RightsOptions,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
     /// A message that several subscriptions of a client take is sent once for each of them.
@@ -322,19 +328,24 @@ impl Account {
     pub(crate) fn retained_page(
         &self,
         cursor: &mut RetainedCursor,
+        rights: &Rights,
         looks: &mut usize,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
-        let closed = self.router.closed();
+        let closed = Some(self.router.closed()).filter(|_| cursor.leads_with_wildcard());
         let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
         let now_ms = self.store.clock().earliest_ms();
-        let is_hidden = |topic: &TopicName| closed.hides_topic_from_wildcard(topic);
-        cursor.page(index, looks, now_ms, is_hidden, self.options.nats_headers, out)
+        cursor.page(index, looks, now_ms, &Visible { rights, closed }, self.options.nats_headers, out)
     }
 
     /// Whether we hold a lease, so that sessions can be ours.
     pub(crate) fn has_lease(&self) -> watch::Receiver<bool> {
         self.has_lease.subscribe()
+    }
+
+    /// The connections of all clients that are here.
+    pub(crate) fn clients(&self) -> Vec<Arc<Control>> {
+        self.registry.everyone_and_leaving()
     }
 
     /// Connected clients.

@@ -43,6 +43,7 @@ use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
 use self::job::{EpochText, Job, PublishWait, Route, Stage, Unstorable, Wanted};
 use crate::account::delivery::inbox::Wakes;
 use crate::account::requests::OpenRequests;
+use crate::account::rights::Rights;
 use crate::account::{Account, TooLarge};
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
@@ -76,7 +77,8 @@ pub(crate) struct Publishing {
     older_below: u64,
     /// Publishes whose answers are reported; see [`Completions::report`].
     pub(in crate::account) untold: usize,
-    last_topic: Option<(TopicName, Route)>,
+    /// With the version of the rights.
+    last_topic: Option<(TopicName, Route, u64)>,
     /// How the last one that went into a log is stored there: by its subject, and the version by which it was routed.
     last_target: Option<(Subject, u64, PutTarget)>,
     /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
@@ -86,6 +88,8 @@ pub(crate) struct Publishing {
     given_id: Option<ByteString>,
     /// Set while the client has a No Local subscription: its messages say whose they are.
     pub(crate) tells_publisher: bool,
+    /// What the client may do; of what we publish ourselves there is none.
+    rights: Option<Arc<Rights>>,
     /// Epoch of the connection whose will this publishes, which is over.
     will_of: Option<u64>,
     /// How what it publishes into a log says whose it is.
@@ -115,6 +119,7 @@ impl Publishing {
             last_topic: None,
             last_target: None,
             tells_publisher: false,
+            rights: None,
             will_of: None,
             epoch_text: None,
         }
@@ -124,6 +129,17 @@ impl Publishing {
     pub(crate) fn answering(mut self, open_requests: Option<&Arc<OpenRequests>>) -> Self {
         self.open_requests = open_requests.cloned();
         self
+    }
+
+    /// Of a client that may publish what its rights say.
+    pub(crate) fn by(mut self, rights: Arc<Rights>) -> Self {
+        self.rights = Some(rights);
+        self
+    }
+
+    /// What the client may do, if this is one's.
+    pub(in crate::account) const fn rights(&self) -> Option<&Arc<Rights>> {
+        self.rights.as_ref()
     }
 
     /// What is published has this message id.
@@ -168,7 +184,7 @@ impl Publishing {
     ) -> Result<(), Box<(Publication, Refused)>> {
         let Some(publication) = self.answer_request(publication)? else { return Ok(()) };
         let Some(mut publication) = self.tell_own_state(publication, wakes)? else { return Ok(()) };
-        let route = self.route_of(&publication.topic);
+        let route = self.may_publish(&publication).and_then(|()| self.route_of(&publication.topic));
         let route = match route.and_then(|route| self.judge_retained(&mut publication).map(|()| route)) {
             Ok(route) => route,
             Err(refused) => return Err(Box::new((publication, refused))),
@@ -183,10 +199,18 @@ impl Publishing {
         Ok(())
     }
 
+    /// Whether the client may publish at this QoS, and with RETAIN: one of 3.x cannot be told before.
+    fn may_publish(&self, publication: &Publication) -> Result<(), Refused> {
+        let is_denied = |rights: &Arc<Rights>| !rights.may_publish_as(publication.qos, publication.retain);
+        if self.rights.as_ref().is_some_and(is_denied) { Err(Refused::Denied) } else { Ok(()) }
+    }
+
     fn route_of(&mut self, topic: &TopicName) -> Result<Route, Refused> {
-        if let Some((last, route)) = &self.last_topic
+        let rights_version = self.rights.as_ref().map_or(0, |rights| rights.version());
+        if let Some((last, route, judged_by)) = &self.last_topic
             && last == topic
             && route.version == self.account.logs.version()
+            && *judged_by == rights_version
         {
             return Ok(route.clone());
         }
@@ -195,11 +219,14 @@ impl Publishing {
         }
         let mapped = proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN)
             .map_err(|_| Refused::Unmappable(ReasonCode::TopicNameInvalid))?;
+        if self.rights.as_ref().is_some_and(|rights| !rights.may_publish(&mapped.subject)) {
+            return Err(Refused::Denied);
+        }
         let version = self.account.logs.version();
         let log = self.account.logs.owner_of(mapped.subject.as_str());
         let route = Route { subject: mapped.subject, is_escaped: mapped.escaped, log, version };
         // A copy: the topic of a packet keeps the whole read buffer alive.
-        self.last_topic = Some((topic.to_owned_copy(), route.clone()));
+        self.last_topic = Some((topic.to_owned_copy(), route.clone(), rights_version));
         Ok(route)
     }
 

@@ -29,6 +29,8 @@ pub(crate) enum Entered {
     Behind(Vec<Arc<Control>>),
     /// It was not: its peer is gone, or the connection that has the client id came later.
     GivesWay,
+    /// It was not: the connection that has the client id is another user's.
+    Foreign,
     /// It was not: nobody is any more.
     Draining,
 }
@@ -50,6 +52,12 @@ impl Registry {
         let mut clients = self.clients.lock();
         if self.is_draining.load(Ordering::Relaxed) {
             return Entered::Draining;
+        }
+        if clients
+            .get(&control.client_id)
+            .is_some_and(|old| !old.inbox().rights.is_of_same_user(&control.inbox().rights))
+        {
+            return Entered::Foreign;
         }
         let newcomer = control.arrival(is_gone());
         if newcomer.is_gone

@@ -8,7 +8,7 @@ use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
-use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions};
+use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions, RightsOptions};
 use crate::auth::Anyone;
 use crate::config::{
     self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
@@ -171,6 +171,7 @@ fn max_packet_size(config: &Config) -> NonZeroU32 {
 pub(crate) fn account(config: &Config) -> AccountOptions {
     let mqtt = &config.mqtt;
     AccountOptions {
+        rights: RightsOptions::default(),
         limits: Limits {
             receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
             window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Page;
 use super::{Connection, OUTPUT_LOW};
-use crate::account::grant::{self, Audience, Everybody, MessageFacts, Terms};
+use crate::account::grant::{self, Audience, MessageFacts, Terms};
 use crate::account::{Account, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry};
 
@@ -117,7 +117,7 @@ where
             Some(Terms { is_due, ..Terms::of_stored(stored, stored.qos_at(entry.sequence))? })
         });
         let facts = MessageFacts { is_own, audience: Audience::DurableOnly, ..MessageFacts::of(&message) };
-        let grants = grant::grants(terms, &facts, self.account.options.copies_overlapping, &Everybody);
+        let grants = grant::grants(terms, &facts, self.account.options.copies_overlapping, &*self.inbox.rights);
         // What is sent at QoS 0 is for those who are there when it comes.
         let mut stored = grants.into_iter().filter(|grant| grant.qos > QoS::AtMostOnce);
         let (grant, others) = (stored.next()?, stored.collect());

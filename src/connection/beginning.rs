@@ -16,7 +16,8 @@ use super::io::{self, Io};
 use super::pace::Pace;
 use super::parts::{Claimed, Counts, Life, Reading};
 use super::retained::PendingRetained;
-use crate::account::{Account, Attached, Mail, Publishing, Remote, Wakes};
+use super::rights::judge_again;
+use crate::account::{Account, Attached, Mail, Publishing, Remote, Rights, Wakes};
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction};
 
@@ -27,13 +28,15 @@ where
     /// From a new byte stream to a connection whose client may send its first packet. `None`: it was closed.
     pub(super) async fn begin(stream: S, mut peer: Peer, door: Arc<Door>, account: Arc<Account>) -> Option<Box<Self>> {
         let mut io = Io::new(stream);
+        let judged_in = *door.authenticator.changes().borrow();
         door.metrics.socket();
         // Whoever is refused is heard no more, and the connection ends [MQTT-3.1.4-6], [MQTT-3.2.2-7], [MQTT-4.13.2-1].
         let Some(Greeted { decoder, welcome }) = handshake::greet(&mut io, &door, &peer).await else {
             io::close_socket(io, &door.metrics).await;
             return None;
         };
-        let Some(negotiated) = handshake::negotiated(&mut io, &account, &peer, &welcome) else {
+        let rights = Arc::new(Rights::new(Arc::clone(&welcome.principal), account.options.rights));
+        let Some(negotiated) = handshake::negotiated(&mut io, &account, &peer, &welcome, &rights) else {
             io::close_socket(io, &door.metrics).await;
             return None;
         };
@@ -42,8 +45,12 @@ where
         let connect = welcome.connect;
         let remote = Remote { addr: peer.addr, place: peer.place };
         // A job of its own: a socket that says nothing does without.
-        match Box::pin(account.attach(&negotiated, &connect, remote, &mut io)).await {
+        match Box::pin(account.attach(&negotiated, &connect, remote, &mut io, rights)).await {
             Ok(attached) => {
+                if *door.authenticator.changes().borrow() != judged_in {
+                    // Whoever was judged again did not see it.
+                    judge_again(&*door.authenticator, &attached.control);
+                }
                 handshake::tell_connected(&account, &connect, &negotiated, &attached, &peer);
                 Some(Self::new(io, account, (peer.addr, counted), (decoder, negotiated), attached))
             }
@@ -72,7 +79,8 @@ where
         let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
         let client_key = owned.as_ref().and_then(|_| account.client_key(&control.client_id));
         let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(control.completions()), client_key)
-            .answering(control.inbox().open_requests());
+            .answering(control.inbox().open_requests())
+            .by(Arc::clone(&control.inbox().rights));
         publishing.tells_publisher = tells_publisher;
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
         let held = account.metrics.held_outputs();
@@ -105,6 +113,7 @@ where
             writing: None,
             is_unwritable: false,
             is_record_dirty: false,
+            rights_version: 0,
             record_pace: Pace::new(Instant::now()),
             answers_after_record: VecDeque::new(),
             unsaved_since: None,

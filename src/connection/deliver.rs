@@ -56,7 +56,7 @@ where
         while self.io.output.len() < OUTPUT_LOW {
             let has_room = self.session.window_room() > 0;
             let is_next = |next: &Outgoing| has_room || next.grant.qos == QoS::AtMostOnce;
-            if !self.retained.front(&self.account).is_some_and(is_next) {
+            if !self.retained.front(&self.account, &self.inbox.rights).is_some_and(is_next) {
                 break;
             }
             if let Some(outgoing) = self.retained.take() {

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mqtt_codec::{PacketId, QoS, ReasonCode};
+use mqtt_codec::{PacketId, QoS, ReasonCode, TopicName};
 use mqtt_session::{Input, RETAINED, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::parts::{Answered, LAZY_AGE, Written};
-use crate::account::grant::{Everybody, MessageFacts, Terms, grant_again};
+use crate::account::grant::{Everybody, MessageFacts, Permits as _, Terms, grant_again};
 use crate::account::{Message, Outgoing, SessionError, SessionWritten, progress_record};
 use crate::metrics::DropReason;
 use crate::store::{Arrival, WriteError};
@@ -40,8 +40,9 @@ where
             let write = owned.begin_write(is_fence_due, |owed| !self.retained.is_done(owed));
             self.record_pace.spend(write.len, now);
             let (answers, account) = (self.answers_after_record.len(), Arc::clone(&self.account));
-            self.writing =
-                Some(Box::pin(async move { Written::Session(account.write_session(write, TRIES).await, answers) }));
+            self.writing = Some(Box::pin(async move {
+                Written::Session(Box::pin(account.write_session(write, TRIES)).await, answers)
+            }));
         } else if self.is_save_due() {
             self.pass_what_is_read();
             let claims = self.claims();
@@ -218,6 +219,17 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    /// Whether the client may have a message that it had in flight: by itself, or as a member of a group that it is in.
+    fn may_have_again(&self, topic: &TopicName, is_shared: bool) -> bool {
+        let rights = &self.inbox.rights;
+        let groups = self.owned.iter().flat_map(|owned| owned.subscriptions.iter()).filter_map(|(f, _)| f.shared());
+        let mut matching = groups.filter(|_| is_shared).filter(|shared| shared.filter.matches(topic)).peekable();
+        match matching.peek() {
+            None => rights.may_receive(topic),
+            Some(_) => matching.any(|shared| rights.in_group(&shared.name).may_receive(topic)),
+        }
+    }
+
     /// A message that is sent again, for the subscriptions that it matches now, shared ones or others; `None` when the client
     /// may not have it any more.
     fn as_subscribed(&self, qos: QoS, message: Arc<Message>, packet_id: PacketId, place: u64) -> Option<Outgoing> {
@@ -229,6 +241,9 @@ where
         let is_own = message.publisher.as_ref() == Some(&self.control.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let matching = all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s);
+        if !self.may_have_again(topic, is_shared) {
+            return None;
+        }
         let matching = matching.filter(|s| is_shared || self.is_sent_for(packet_id, s));
         let facts = MessageFacts { is_retained, is_own, ..MessageFacts::of(&message) };
         let terms = matching.filter_map(|stored| Terms::of_stored(stored, stored.qos));

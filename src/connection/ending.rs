@@ -173,7 +173,7 @@ impl LastWrite<'_> {
     /// is known by other signs when the session goes on.
     async fn write_pages(&mut self) {
         let write = self.leave.owned.begin_write(self.is_fence_due, |_| true);
-        let written = self.account.write_session(write, TRIES).await;
+        let written = Box::pin(self.account.write_session(write, TRIES)).await;
         self.session_written(written);
     }
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 
 use super::io::Io;
-use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Told, protocol};
+use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Rights, Told, protocol};
 use crate::auth::{Authenticator, Principal};
 use crate::listener::{Foreign, Peer};
 use crate::metrics::{Counts, Metrics};
@@ -168,12 +168,13 @@ pub(super) fn negotiated<S>(
     account: &Arc<Account>,
     peer: &Peer,
     welcome: &Welcome<Arc<Principal>>,
+    rights: &Arc<Rights>,
 ) -> Option<Negotiated>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let connect = &welcome.connect;
-    let refused = match offered(welcome, account) {
+    let refused = match offered(welcome, account, rights) {
         Ok(negotiated) => return Some(negotiated),
         Err(connack) => Failed::Refused(connect.version, client_max_packet_size(connect), connack),
     };
@@ -181,9 +182,13 @@ where
     None
 }
 
-fn offered(welcome: &Welcome<Arc<Principal>>, account: &Arc<Account>) -> Result<Negotiated, Box<ConnAck>> {
+fn offered(
+    welcome: &Welcome<Arc<Principal>>,
+    account: &Arc<Account>,
+    rights: &Arc<Rights>,
+) -> Result<Negotiated, Box<ConnAck>> {
     let connect = &welcome.connect;
-    let mut negotiated = negotiate(connect, &account.options.limits, || assigned_id(account))?;
+    let mut negotiated = negotiate(connect, &rights.limits(&account.options.limits), || assigned_id(account))?;
     let properties = &mut negotiated.connack.properties;
     // [MQTT-4.12.0-5]
     properties.authentication_method.clone_from(&connect.properties.authentication_method);
@@ -194,7 +199,7 @@ fn offered(welcome: &Welcome<Arc<Principal>>, account: &Arc<Account>) -> Result<
         // What it says has to be known, and no packet may be larger than the client wants [MQTT-3.1.2-24].
         return Err(Box::new(refusal(ReasonCode::PacketTooLarge)));
     }
-    account.judge_will(connect, &negotiated.client_id).map_err(|reason| Box::new(refusal(reason)))?;
+    account.judge_will(connect, &negotiated.client_id, rights).map_err(|reason| Box::new(refusal(reason)))?;
     Ok(negotiated)
 }
 

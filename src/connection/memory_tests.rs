@@ -1,13 +1,15 @@
 //! A connection in memory: a pipe for its socket, an account that never reaches NATS, and the three by which the rest of the
 //! sidecar reaches it: its inbox, its completions and its control.
 
+mod rights;
+
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mqtt_codec::{
-    Ack, Connect, ConnectProperties, Decoder, DecoderOptions, Delivery, Disconnect, Publish, PublishTopic, QoS,
-    ReasonCode, Role, Subscribe, SubscribeEntry, SubscriptionOptions, TopicName,
+    Ack, ConnAck, Connect, ConnectProperties, Decoder, DecoderOptions, Delivery, Disconnect, Publish, PublishTopic,
+    QoS, ReasonCode, Role, Subscribe, SubscribeEntry, SubscriptionOptions, TopicName,
 };
 use proto_map::ClosedTrees;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -57,18 +59,22 @@ impl World {
     }
 
     async fn client_with(&self, client_id: &'static str, pipe: usize, properties: ConnectProperties) -> Client {
+        let (wire, served, connack) = self.answered(pipe, &connect(client_id, properties)).await;
+        assert_eq!(connack.reason, ReasonCode::Success);
+        Client { wire, control: self.account.control_of(client_id).unwrap(), served }
+    }
+
+    /// A CONNECT and its answer.
+    async fn answered(&self, pipe: usize, connect: &Packet) -> (Wire, JoinHandle<()>, ConnAck) {
         let (socket, server) = tokio::io::duplex(pipe);
         let addr = SocketAddr::from(([192, 0, 2, 1], 1883));
         let (protocol, handshake) = (crate::listener::Protocol::Mqtt, crate::listener::Handshake::default());
         let peer = Peer { addr, listener: "test".into(), protocol, place: 0, handshake };
         let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.account)));
-        let options = DecoderOptions { role: Role::Client, version: Some(Version::V5), ..DecoderOptions::default() };
-        let (decoder, bytes) = (Decoder::new(options), BytesMut::new());
-        let mut wire = Wire { socket, decoder, bytes };
-        wire.send(&connect(client_id, properties)).await;
+        let mut wire = Wire::new(socket);
+        wire.send(connect).await;
         let Some(Packet::ConnAck(connack)) = wire.next().await else { panic!("no CONNACK") };
-        assert_eq!(connack.reason, ReasonCode::Success);
-        Client { wire, control: self.account.control_of(client_id).unwrap(), served }
+        (wire, served, *connack)
     }
 }
 
@@ -94,6 +100,11 @@ struct Wire {
 }
 
 impl Wire {
+    fn new(socket: DuplexStream) -> Self {
+        let options = DecoderOptions { role: Role::Client, version: Some(Version::V5), ..DecoderOptions::default() };
+        Self { socket, decoder: Decoder::new(options), bytes: BytesMut::new() }
+    }
+
     async fn send(&mut self, packet: &Packet) {
         let mut bytes = BytesMut::new();
         mqtt_codec::encode(packet, Version::V5, &mut bytes).unwrap();
@@ -139,6 +150,22 @@ impl Client {
         let (dup, retain, subscription_ids, properties) = (false, false, Vec::new(), None);
         let publish = Publish { dup, delivery, retain, topic, subscription_ids, properties, payload };
         self.wire.send(&Packet::Publish(publish)).await;
+    }
+
+    /// Subscribes at QoS 0; what SUBACK says.
+    async fn subscribe(&mut self, filter: &'static str) -> ReasonCode {
+        self.subscribe_at(filter, QoS::AtMostOnce).await
+    }
+
+    async fn subscribe_at(&mut self, filter: &'static str, qos: QoS) -> ReasonCode {
+        let filter = Ok(TopicFilter::new(filter).unwrap());
+        let entries = vec![SubscribeEntry { filter, options: SubscriptionOptions { qos, ..Default::default() } }];
+        let (packet_id, subscription_id, user_properties) = (id(1), None, Vec::new());
+        self.wire.send(&Packet::Subscribe(Subscribe { packet_id, subscription_id, user_properties, entries })).await;
+        match self.wire.next().await {
+            Some(Packet::SubAck(suback)) => suback.reasons[0],
+            other => panic!("{other:?}"),
+        }
     }
 
     /// The store is done with what was published as the `token`-th.
@@ -196,11 +223,7 @@ const STORED: Result<Stored, PutError> = Ok(Stored { sequence: 1, duplicate: fal
 async fn at_qos_0_clients_hear_each_other_without_nats() {
     let world = World::new().await;
     let (mut one, mut two) = (world.client("one").await, world.client("two").await);
-    let filter = Ok(TopicFilter::new("greetings/+").unwrap());
-    let entries = vec![SubscribeEntry { filter, options: SubscriptionOptions::default() }];
-    let (packet_id, subscription_id, user_properties) = (id(1), None, Vec::new());
-    two.wire.send(&Packet::Subscribe(Subscribe { packet_id, subscription_id, user_properties, entries })).await;
-    assert!(matches!(two.wire.next().await, Some(Packet::SubAck(suback)) if suback.packet_id == id(1)));
+    assert_eq!(two.subscribe("greetings/+").await, ReasonCode::Success);
     one.publish("greetings/one", Delivery::AtMostOnce).await;
     assert_eq!(two.receive().await, (None, Bytes::from_static(b"hello")));
 }

@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 
 use mqtt_codec::{TopicFilter, TopicName};
 
-use crate::account::{Account, Outgoing, RetainedCursor};
+use crate::account::{Account, Outgoing, RetainedCursor, Rights};
 use crate::store::{RetainedProgress, StoredRetained, StoredSubscription};
 
 /// How far the client is with what it is owed.
@@ -74,7 +74,7 @@ impl PendingRetained {
     }
 
     /// The next message, unless it is not found in this turn.
-    pub(super) fn front(&mut self, account: &Account) -> Option<&Outgoing> {
+    pub(super) fn front(&mut self, account: &Account, rights: &Rights) -> Option<&Outgoing> {
         while self.page.is_empty() {
             if self.is_last_page {
                 self.finish_first();
@@ -84,7 +84,7 @@ impl PendingRetained {
                 return None;
             }
             self.looks -= 1;
-            self.is_last_page = !account.retained_page(cursor, &mut self.looks, &mut self.page);
+            self.is_last_page = !account.retained_page(cursor, rights, &mut self.looks, &mut self.page);
         }
         self.page.front()
     }

@@ -62,6 +62,7 @@ where
                 owned.subscriptions.insert(filter, stored);
             }
         }
+        self.judge_rights();
         for (packet_id, reasons) in subscribed.reasons {
             self.answer_after_record(Answered::Subscribed(packet_id, reasons));
         }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use mqtt_codec::{TopicFilter, TopicName};
 
-pub(crate) use self::cursor::RetainedCursor;
+pub(crate) use self::cursor::{RetainedCursor, Visible};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::records;

@@ -422,7 +422,15 @@ mod tests {
 
     fn inbox(id: SessionId) -> Arc<Inbox> {
         let limits = InboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
-        Arc::new(Inbox::new(id, ByteString::from_static("c"), Version::V5, u32::MAX, limits, Arc::default()))
+        Arc::new(Inbox::new(
+            id,
+            ByteString::from_static("c"),
+            Version::V5,
+            u32::MAX,
+            Arc::new(crate::account::Rights::all()),
+            limits,
+            Arc::default(),
+        ))
     }
 
     fn subscriber(inbox: &Arc<Inbox>, after: u64) -> Subscriber {

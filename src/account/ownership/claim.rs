@@ -128,7 +128,12 @@ impl Account {
             clean_start: connect.clean_start,
             expiry_s: negotiated.parameters.session_expiry_s,
             will,
-            rest: Rest::new(&negotiated.client_id, records::protocol(connect.version), remote.to_string()),
+            rest: Rest::new(
+                &negotiated.client_id,
+                records::protocol(connect.version),
+                remote.to_string(),
+                control.inbox().rights.owner(),
+            ),
             came_at: came.map(|came| ServerTime(self.store.clock().ago_ms(came.elapsed()))),
         });
         // The orders of a client that has its answer are for its connection.
@@ -159,6 +164,18 @@ impl Account {
         }
     }
 
+    /// Refuses a client that wants the session of another user of its account.
+    pub(in crate::account) fn refuse_user(&self, control: &Control) -> Refusal {
+        let (client_id, user) = (control.client_id.escape_debug().to_string(), control.inbox().rights.owner());
+        let user = user.unwrap_or_default().escape_debug().to_string();
+        tracing::info!(
+            client_id,
+            user,
+            "refused: another user has a session with this client id; auth.session_owner = \"account\" lets users of an account take over each other's"
+        );
+        ReasonCode::ClientIdentifierNotValid.into()
+    }
+
     /// Leaves the session as it was found, or sees to it that somebody does.
     fn give_up(
         self: &Arc<Self>,
@@ -181,6 +198,7 @@ impl Account {
             (Stop::Preempted, _) if is_accepted => ReasonCode::SessionTakenOver,
             (_, Some(Order::Close(reason))) if is_accepted => reason,
             (_, Some(Order::Drain)) if is_accepted => ReasonCode::ServerShuttingDown,
+            (Stop::OfAnother, _) => self.refuse_user(control).reason,
             (Stop::Preempted, _) | (Stop::Cancelled, Some(Order::Close(_))) => ReasonCode::ServerBusy,
             _ => ReasonCode::ServerUnavailable,
         };
@@ -261,6 +279,12 @@ impl<H: Host> Driver<'_, H> {
 
 fn as_seen<H: Host>(host: &H, control: &Control, input: In) -> In {
     match input {
+        // A session that is over is nobody's.
+        Input::Loaded(Some(state), _)
+            if !control.inbox().rights.may_own(state.rest.user()) && !state.has_expired(host.now().earliest) =>
+        {
+            Input::OfAnother
+        }
         Input::Loaded(record, revision) => Input::Loaded(host.seen(&control.client_id, record), revision),
         input => input,
     }

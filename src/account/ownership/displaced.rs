@@ -89,7 +89,10 @@ mod tests {
 
     fn control(id: u64) -> Arc<Control> {
         let limits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
-        Arc::new(Control::new(id, "c".into(), Version::V5, u32::MAX, limits).taken_at(id))
+        Arc::new(
+            Control::new(id, "c".into(), Version::V5, u32::MAX, Arc::new(crate::account::Rights::all()), limits)
+                .taken_at(id),
+        )
     }
 
     fn record(epoch: u64, connected: bool) -> SessionRecord {

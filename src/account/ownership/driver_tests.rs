@@ -131,7 +131,14 @@ impl Sidecar {
 
     /// A CONNECT with a will, and an expiry of an hour.
     async fn connect(&self, payload: &'static str) -> Box<Claimed> {
-        let control = Arc::new(Control::new(1, ID.into(), Version::V5, u32::MAX, LIMITS));
+        let control = Arc::new(Control::new(
+            1,
+            ID.into(),
+            Version::V5,
+            u32::MAX,
+            Arc::new(crate::account::Rights::all()),
+            LIMITS,
+        ));
         let message = StoredWill { topic: "gone".to_owned(), payload: payload.into(), qos: 1, ..StoredWill::default() };
         let will = Will { delay_s: 0, state: WillState::Armed, due_at: None, message: Message::new(message) };
         let mut claim = Claim::new(Request {
@@ -139,7 +146,7 @@ impl Sidecar {
             clean_start: false,
             expiry_s: 3_600,
             will: Some(will),
-            rest: Rest::new(ID, "5.0", "10.0.0.1:1".to_owned()),
+            rest: Rest::new(ID, "5.0", "10.0.0.1:1".to_owned(), None),
             came_at: None,
         });
         let mut driver = Driver::new(self, &control.client_id, WillCause::TakenOver);

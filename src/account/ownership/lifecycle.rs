@@ -28,6 +28,7 @@ use crate::account::ownership::records;
 use crate::account::ownership::remains::Remain;
 use crate::account::ownership::{Abandoned, Ask, Claimed, PeerSocket, Refusal, record_of, wills_beside};
 use crate::account::registry::{Entered, Remote};
+use crate::account::rights::Rights;
 use crate::account::{Account, TAKEOVER_PATIENCE};
 use crate::metrics::{Limit, TakenBy};
 use crate::store::{Beside, ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, Unavailable};
@@ -85,6 +86,7 @@ impl Account {
         connect: &Connect,
         peer: Remote,
         socket: &mut dyn PeerSocket,
+        rights: Arc<Rights>,
     ) -> Result<Attached, Refusal> {
         let (parameters, came) = (&negotiated.parameters, Instant::now());
         // [MQTT-3.1.3-8], [MQTT-3.1.3-9 of 3.1.1]
@@ -106,6 +108,7 @@ impl Account {
                 negotiated.client_id.clone(),
                 parameters.version,
                 parameters.client_max_packet_size,
+                rights,
                 self.options.inbox,
             )
             .taken_at(peer.place),
@@ -190,7 +193,7 @@ impl Account {
         let claimed = self.claim(node, ask, control, socket, deadline).await?;
         let left = claimed.left.clone();
         let (why, order) = tokio::select! {
-            resumed = tokio::time::timeout_at(deadline, self.resume(claimed)) => match resumed {
+            resumed = tokio::time::timeout_at(deadline, self.resume(claimed, &control.inbox().rights)) => match resumed {
                 Ok(Ok(claim)) => return Ok(claim),
                 Ok(Err(error)) => {
                     tracing::warn!(client_id = &*control.client_id, %error, "a session cannot be opened");
@@ -247,6 +250,9 @@ impl Account {
                     Err(Abandoned { why: Stop::TooNew, .. }) => {
                         return control.order(Order::Close(ReasonCode::ImplementationSpecificError));
                     }
+                    Err(Abandoned { why: Stop::OfAnother, .. }) => {
+                        return control.order(Order::Close(ReasonCode::NotAuthorized));
+                    }
                     Err(_) => return control.give_way(),
                 };
                 let sequence = claimed.revision.0;
@@ -281,6 +287,7 @@ impl Account {
             Entered::Alone => return Ok(()),
             Entered::Behind(old) => old,
             Entered::GivesWay => return Err(gives_way(Order::Close(ReasonCode::SessionTakenOver), connect)),
+            Entered::Foreign => return Err(self.refuse_user(control)),
             Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
         };
         tracing::info!(client_id = &*control.client_id, "taken over by a new connection");
@@ -305,7 +312,7 @@ impl Account {
     }
 
     /// The session is ours: its progress is read.
-    async fn resume(self: &Arc<Self>, claimed: Box<Claimed>) -> Result<Claim, Unavailable> {
+    async fn resume(self: &Arc<Self>, claimed: Box<Claimed>, rights: &Rights) -> Result<Claim, Unavailable> {
         let Claimed { state, revision, is_present, progress: handed_over, left } = *claimed;
         let found = left.found.map(|(found, _)| found);
         let leaves_pages_of = found.as_ref().filter(|found| !is_present && found.rest.pages() > 0);
@@ -319,7 +326,7 @@ impl Account {
             self.forget_backlog(&record.client_id);
         }
         let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at.unwrap_or(found.since).0);
-        let (mut subscriptions, sequence) = self.subscriptions_of(&mut record, revision.0).await?;
+        let (mut subscriptions, sequence) = self.subscriptions_of(&mut record, revision.0, rights).await?;
         let (mut claims, mut sent_for) = (Claims::default(), SentFor::default());
         let (mut retained, mut progress_rest) = (RetainedProgress::default(), Rest::new());
         let progress = if is_present {

@@ -72,11 +72,12 @@ pub(crate) struct Rest(Box<SessionRecord>);
 
 impl Rest {
     /// What a new connection writes into its record, beside what its ownership says.
-    pub(crate) fn new(client_id: &str, protocol: &str, remote: String) -> Self {
+    pub(crate) fn new(client_id: &str, protocol: &str, remote: String, user: Option<String>) -> Self {
         Self(Box::new(SessionRecord {
             client_id: client_id.to_owned(),
             protocol: protocol.to_owned(),
             remote: Some(remote),
+            user,
             ..SessionRecord::default()
         }))
     }
@@ -88,6 +89,11 @@ impl Rest {
         &self.0.client_id
     }
 
+    /// The user that the session belongs to; `None`: the account.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.0.user.as_deref()
+    }
+
     /// How many pages of subscriptions are beside it.
     pub(crate) const fn pages(&self) -> u32 {
         self.0.pages
@@ -96,8 +102,8 @@ impl Rest {
 
 impl mqtt_ownership::Rest for Rest {
     fn resumed(self, old: &Self) -> Self {
-        let SessionRecord { version, client_id, protocol, remote, accepted, .. } = *self.0;
-        Self(Box::new(SessionRecord { version, client_id, protocol, remote, accepted, ..(*old.0).clone() }))
+        let SessionRecord { version, client_id, protocol, remote, user, accepted, .. } = *self.0;
+        Self(Box::new(SessionRecord { version, client_id, protocol, remote, user, accepted, ..(*old.0).clone() }))
     }
 }
 
@@ -249,7 +255,8 @@ mod tests {
     fn a_session_that_goes_on_keeps_its_subscriptions_and_gets_a_new_address() {
         use mqtt_ownership::Rest as _;
         let old = state_of(full()).rest;
-        let Rest(resumed) = Rest::new("c", "5.0", "10.0.0.8:1".to_owned()).resumed(&old);
+        let Rest(resumed) = Rest::new("c", "5.0", "10.0.0.8:1".to_owned(), Some("lamp".to_owned())).resumed(&old);
         assert_eq!((resumed.subscriptions.len(), resumed.remote.as_deref()), (1, Some("10.0.0.8:1")));
+        assert_eq!(resumed.user.as_deref(), Some("lamp"));
     }
 }

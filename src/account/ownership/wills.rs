@@ -73,6 +73,11 @@ impl Account {
         publication.token = is_stored.then_some(0);
         let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), Version::V5));
         let mut publishing = Publishing::of_will(Arc::clone(self), completions, key, epoch);
+        // Of a connection that ends here now.
+        let control = self.registry.find_before(client_id, epoch + 1).filter(|control| control.epoch() == epoch);
+        if let Some(control) = control {
+            publishing = publishing.by(Arc::clone(&control.inbox().rights));
+        }
         if let WillState::Firing { id, .. } = &stored.state {
             publishing.name_as(id);
         }

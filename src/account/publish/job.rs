@@ -98,6 +98,8 @@ pub(super) type PublishWait = Pin<Box<dyn Future<Output = Done> + Send>>;
 pub(crate) enum Refused {
     /// The topic leads into a tree that is closed to devices.
     Closed,
+    /// The client may not publish there, or not so.
+    Denied,
     /// It is the answer to a request, and too late.
     Late,
     /// The topic has no subject.

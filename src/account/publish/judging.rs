@@ -17,6 +17,7 @@ use super::completions::Completions;
 use super::job::{Job, Refused, Stage, Unstorable};
 use crate::account::ownership::records;
 use crate::account::publish::convert;
+use crate::account::rights::Rights;
 use crate::account::{Account, DeniedPublish, TooLarge};
 use crate::metrics::{DropReason, Limit};
 
@@ -34,7 +35,15 @@ impl Account {
     ///
     /// # Errors
     /// The reason code of the CONNACK that refuses it: in MQTT 5 that of the PUBLISH, in 3.x "not authorized".
-    pub(crate) fn judge_will(self: &Arc<Self>, connect: &Connect, client_id: &ByteString) -> Result<(), ReasonCode> {
+    pub(crate) fn judge_will(
+        self: &Arc<Self>,
+        connect: &Connect,
+        client_id: &ByteString,
+        rights: &Arc<Rights>,
+    ) -> Result<(), ReasonCode> {
+        if connect.will.is_some() && rights.principal().rules.will_denied {
+            return Err(ReasonCode::NotAuthorized);
+        }
         let Some(will) = records::stored_will(connect, 0) else { return Ok(()) };
         if will.size() > self.options.quotas.will_size {
             let reason = self.refusals.refuse(Limit::WillSize, client_id);
@@ -45,13 +54,14 @@ impl Account {
         // Without a key the client id is refused.
         let Some(key) = self.client_key(client_id) else { return Ok(()) };
         let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), connect.version));
-        let judged = Publishing::new(Arc::clone(self), completions, Some(key)).judge(&publication);
+        let judged =
+            Publishing::new(Arc::clone(self), completions, Some(key)).by(Arc::clone(rights)).judge(&publication);
         let record_len = serde_json::to_vec(&will).map_or(usize::MAX, |json| json.len() + RECORD_ROOM);
         let refused = match judged {
             Ok(()) if record_len <= self.store.core().max_payload() => return Ok(()),
             Ok(()) => Refused::TooLarge,
             // It is dropped without a word then, as the PUBLISH is.
-            Err(Refused::Closed) if !connect.version.is_v5() && self.drops_denied() => return Ok(()),
+            Err(Refused::Closed | Refused::Denied) if !connect.version.is_v5() && self.drops_denied() => return Ok(()),
             Err(refused) => refused,
         };
         if refused == Refused::TooLarge {
@@ -72,6 +82,7 @@ impl Refused {
     pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::Closed => "its topic is in a tree that is closed to devices; open_trees opens parts of some",
+            Self::Denied => "its client may not publish that",
             Self::Late => "it answers a request whose time is over",
             Self::Unmappable(_) => "NATS has no subject for its topic",
             Self::TooLarge => "NATS takes no message or headers of its size",
@@ -83,7 +94,7 @@ impl Refused {
     /// Which count it belongs to.
     pub(crate) const fn drop_reason(self) -> DropReason {
         match self {
-            Self::Closed | Self::Late | Self::Unmappable(_) => DropReason::NotAuthorized,
+            Self::Closed | Self::Denied | Self::Late | Self::Unmappable(_) => DropReason::NotAuthorized,
             Self::TooLarge => DropReason::TooLarge,
             Self::NoRoom | Self::OverLimit => DropReason::QueueFull,
         }
@@ -92,7 +103,7 @@ impl Refused {
     /// How a client is told.
     pub(crate) const fn reason_code(self) -> ReasonCode {
         match self {
-            Self::Closed => ReasonCode::NotAuthorized,
+            Self::Closed | Self::Denied => ReasonCode::NotAuthorized,
             Self::Late => ReasonCode::TopicNameInvalid,
             Self::Unmappable(reason) => reason,
             Self::TooLarge | Self::NoRoom | Self::OverLimit => ReasonCode::QuotaExceeded,
@@ -114,6 +125,7 @@ impl Publishing {
         if let Some(judged) = self.judge_own_state(publication) {
             return judged;
         }
+        self.may_publish(publication)?;
         let route = self.route_of(&publication.topic)?;
         let stages = [(Stage::Log, publication.qos > QoS::AtMostOnce), (Stage::Bucket, publication.retain)];
         let retained_at = publication.retain.then_some(u64::MAX);

@@ -10,6 +10,7 @@ use super::Publishing;
 use super::job::Refused;
 use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::message::Message;
+use crate::account::rights::Rights;
 use crate::account::sys::bridge_state;
 use crate::metrics::Limit;
 
@@ -25,6 +26,13 @@ impl Publishing {
     ) -> Result<Option<Publication>, Box<(Publication, Refused)>> {
         if !self.is_own_state(&publication.topic) {
             return Ok(Some(publication));
+        }
+        let may_tell = |rights: &std::sync::Arc<Rights>| {
+            let mapped = proto_map::map_topic(&publication.topic, proto_map::MAX_SUBJECT_LEN);
+            mapped.is_ok_and(|mapped| rights.may_publish(&mapped.subject))
+        };
+        if !self.rights().is_none_or(may_tell) {
+            return Err(Box::new((publication, Refused::Denied)));
         }
         let sys = &self.account.sys;
         if let Err(refused) = sys.bridges.admit(&self.completions.client_id, &publication) {

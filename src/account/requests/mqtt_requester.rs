@@ -13,6 +13,7 @@ use proto_map::{HeaderError, Headers, Question, Subject};
 use super::pending::{Asker, Waiter};
 use super::{ECHO, Requests};
 use crate::account::clock::uptime_ms;
+use crate::account::delivery::grant::Permits as _;
 use crate::account::publish::{CoreCopy, Publishing};
 use crate::metrics::RequestEvent;
 
@@ -65,6 +66,10 @@ impl Publishing {
         if requests.is_captured(subject.as_str())
             || proto_map::map_topic(response_topic, proto_map::MAX_SUBJECT_LEN).is_err()
         {
+            return Asked::default();
+        }
+        // The answer is published for whoever asked, and is for nobody else.
+        if self.rights().is_some_and(|rights| !rights.may_receive(response_topic)) {
             return Asked::default();
         }
         // When a session has it, it has a subscriber, whatever NATS says.

@@ -74,6 +74,10 @@ impl Publishing {
                 return Err(Box::new((publication, refused)));
             }
         };
+        if self.rights().is_some_and(|rights| !rights.take_reply(&subject, self.account.store.clock().latest_ms())) {
+            requests.metrics.request(RequestEvent::Refused);
+            return Err(Box::new((publication, Refused::Denied)));
+        }
         if was_sent(&publication) {
             self.answered(publication.token, Ok(ReasonCode::Success));
             return Ok(());

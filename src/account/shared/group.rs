@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
 use crate::account::clock::uptime_ms;
-use crate::account::delivery::grant::{Everybody, Grant, MessageFacts, Terms, grant};
+use crate::account::delivery::grant::{Grant, MessageFacts, Terms, grant};
 use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::message::Message;
@@ -342,7 +342,7 @@ impl Group {
         let (mut is_qos0, mut too_large, mut denied, mut full) = (false, false, false, false);
         let facts = MessageFacts::of(&message);
         let taken = state.members.pass(|member| {
-            let taken = match member.grant(&facts) {
+            let taken = match member.grant(&facts, &self.key.0) {
                 None => Taken::Denied,
                 Some(grant) => {
                     is_qos0 = grant.qos == QoS::AtMostOnce;
@@ -392,7 +392,7 @@ impl Group {
         let Some(message) = message else { return };
         let (facts, mut reason) = (MessageFacts::of(&message), DropReason::SlowReader);
         let taken = state.members.pass(|member| {
-            let Some(grant) = member.grant(&facts) else {
+            let Some(grant) = member.grant(&facts, &self.key.0) else {
                 reason = DropReason::NotAuthorized;
                 return false;
             };
@@ -407,8 +407,8 @@ impl Group {
 
 impl Member {
     /// What it gets of a message, if anything.
-    fn grant(&self, message: &MessageFacts<'_>) -> Option<Grant> {
-        grant(&Terms::new(self.options, self.subscription_id), message, &Everybody)
+    fn grant(&self, message: &MessageFacts<'_>, name: &str) -> Option<Grant> {
+        grant(&Terms::new(self.options, self.subscription_id), message, &self.inbox.rights.in_group(name))
     }
 
     fn offer_qos0(&self, message: &Message, grant: &Grant, now_ms: u64, wakes: &mut Wakes) -> Taken {

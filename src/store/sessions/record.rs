@@ -41,6 +41,9 @@ pub struct SessionRecord {
     /// Address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
+    /// The user that it belongs to; without one it is the account's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Session Expiry Interval, seconds; [`NEVER`].
     pub expiry_s: u32,
     /// When the client left; milliseconds since the epoch.
@@ -165,6 +168,7 @@ impl Default for SessionRecord {
             since_ms: 0,
             protocol: String::new(),
             remote: None,
+            user: None,
             expiry_s: 0,
             disconnected_at_ms: None,
             subscriptions: Vec::new(),

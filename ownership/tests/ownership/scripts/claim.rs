@@ -325,7 +325,9 @@ fn whoever_is_to_stop_before_it_has_written_leaves_nothing() {
     assert_eq!(stopped(&[Input::ConnectionGone]), Stop::ConnectionGone);
     assert_eq!(stopped(&[Input::ConnectionGone, Input::Preempted]), Stop::Preempted);
     assert_eq!(stopped(&[Input::Preempted, Input::ConnectionGone]), Stop::Preempted, "which says more");
-    for (input, why) in [(Input::Cancelled, Stop::Cancelled), (Input::TooNew, Stop::TooNew)] {
+    for (input, why) in
+        [(Input::Cancelled, Stop::Cancelled), (Input::TooNew, Stop::TooNew), (Input::OfAnother, Stop::OfAnother)]
+    {
         let mut claim = claim(None);
         claim.begin();
         assert_eq!(given_up(&mut claim, input).why, why);

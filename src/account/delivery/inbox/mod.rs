@@ -28,6 +28,7 @@ use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
 use crate::account::requests::OpenRequests;
+use crate::account::rights::Rights;
 use crate::account::session_id::SessionId;
 
 /// The inbox of one session.
@@ -41,6 +42,8 @@ pub(crate) struct Inbox {
     pub(crate) version: Version,
     /// The largest packet it takes, in bytes.
     pub(crate) client_max_packet_size: u32,
+    /// What it may do.
+    pub(crate) rights: Arc<Rights>,
     limits: InboxLimits,
     lanes: Mutex<Lanes>,
     /// Set while a scan reads for this session, so that the scan need not take the lock of those it does not serve.
@@ -85,6 +88,7 @@ impl Inbox {
         client_id: ByteString,
         version: Version,
         client_max_packet_size: u32,
+        rights: Arc<Rights>,
         limits: InboxLimits,
         wake: Arc<Notify>,
     ) -> Self {
@@ -93,6 +97,7 @@ impl Inbox {
             client_id,
             version,
             client_max_packet_size,
+            rights,
             limits,
             lanes: Mutex::new(Lanes::new(limits)),
             is_scanning: AtomicBool::new(false),

@@ -24,7 +24,15 @@ fn outgoing() -> Outgoing {
 
 /// One that a scan has filled, with so many messages held behind that.
 fn full(held: u64) -> Arc<Inbox> {
-    let inbox = Arc::new(Inbox::new(1, "c".into(), Version::V5, u32::MAX, LIMITS, Arc::default()));
+    let inbox = Arc::new(Inbox::new(
+        1,
+        "c".into(),
+        Version::V5,
+        u32::MAX,
+        Arc::new(crate::account::Rights::all()),
+        LIMITS,
+        Arc::default(),
+    ));
     inbox.with_feed(LOG, |feed| feed.fall_behind(1));
     inbox.with_feed(LOG, Feed::begin_scan);
     inbox.with_feed(LOG, |feed| feed.join(100));

@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
+use proto_map::ClosedTrees;
 
-use crate::account::delivery::grant::{Everybody, MessageFacts, Terms, grant};
+use crate::account::delivery::grant::{MessageFacts, Permits, Terms, grant};
 use crate::account::delivery::inbox::Outgoing;
 use crate::account::publish::convert;
+use crate::account::rights::Rights;
 use crate::store::{RetainedIndex, RetainedSearch};
 
 /// Messages that are taken from the index at once.
@@ -33,7 +35,26 @@ pub(crate) struct RetainedCursor {
     pub(crate) number: u64,
 }
 
+/// What one subscription of a client may receive of the retained messages.
+pub(crate) struct Visible<'a> {
+    /// Those of the client.
+    pub(crate) rights: &'a Rights,
+    /// What is closed, for a filter that does not see it.
+    pub(crate) closed: Option<&'a ClosedTrees>,
+}
+
+impl Permits for Visible<'_> {
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        !self.closed.is_some_and(|closed| closed.hides_topic_from_wildcard(topic)) && self.rights.may_receive(topic)
+    }
+}
+
 impl RetainedCursor {
+    /// Whether it begins with a wildcard, which does not see what is hidden.
+    pub(crate) fn leads_with_wildcard(&self) -> bool {
+        self.filter.as_str().starts_with(['+', '#'])
+    }
+
     /// Appends the next messages, in the order of their topics, after a look at so many topics at most. Returns whether
     /// more may follow.
     pub(crate) fn page(
@@ -41,20 +62,16 @@ impl RetainedCursor {
         index: &RetainedIndex,
         looks: &mut usize,
         now_ms: u64,
-        is_hidden: impl Fn(&TopicName) -> bool,
+        permits: &impl Permits,
         nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.search(&mut self.search, PAGE, looks, now_ms);
         let terms = Terms::new(self.options, self.subscription_id);
-        let leads_with_wildcard = self.filter.as_str().starts_with(['+', '#']);
         for entry in &page {
-            if leads_with_wildcard && is_hidden(&entry.topic) {
-                continue;
-            }
             let message = convert::from_retained(entry, nats_headers);
             let facts = MessageFacts { is_retained: true, ..MessageFacts::of(&message) };
-            let Some(grant) = grant(&terms, &facts, &Everybody) else { continue };
+            let Some(grant) = grant(&terms, &facts, permits) else { continue };
             out.push_back(Outgoing { message: Arc::new(message), grant, others: Box::default(), share: None });
         }
         !self.search.is_over()

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use mqtt_codec::QoS;
 
-use crate::account::delivery::grant::{Audience, Everybody, Grant, MessageFacts, Terms, grant, grants};
+use crate::account::delivery::grant::{Audience, Grant, MessageFacts, Terms, grant, grants};
 use crate::account::delivery::inbox::{Inbox, Outgoing};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::subscriptions::{Entry, Subscriber};
@@ -132,7 +132,7 @@ impl<'a> Matched<'a> {
         let Offered { message, source, facts } = offer;
         let (inbox, terms) = (&one.inbox, of_session.iter().map(|s| s.terms(message, source)));
         let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
-        let all = grants(terms, &facts, self.copies_overlapping, &Everybody);
+        let all = grants(terms, &facts, self.copies_overlapping, &*inbox.rights);
         // At QoS 0 each by itself, above it all together.
         let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
         live.iter().for_each(|grant| deliver(Target { inbox, grant, others: &[] }));
@@ -174,7 +174,7 @@ impl Subscriber {
         let Offered { message, source, facts } = offer;
         // Whose the message is is found out only where it matters.
         let facts = MessageFacts { is_own: self.options.no_local && self.is_own(message, source), ..facts };
-        if let Some(grant) = grant(&self.terms(message, source), &facts, &Everybody) {
+        if let Some(grant) = grant(&self.terms(message, source), &facts, &*self.inbox.rights) {
             deliver(Target { inbox: &self.inbox, grant: &grant, others: &[] });
         }
     }

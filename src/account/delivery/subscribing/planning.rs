@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Once;
 
 use bytestring::ByteString;
-use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscribeEntry, TopicFilter};
+use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscribeEntry, SubscriptionOptions, TopicFilter};
 use mqtt_session::{Cursors, SubscribeRequest};
 
 use super::{New, Planned};
@@ -16,6 +16,7 @@ use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::ownership::paged::PagedSubscriptions;
 use crate::account::ownership::records;
 use crate::account::quotas::Quotas;
+use crate::account::rights::Rights;
 use crate::account::shared::NewShare;
 use crate::metrics::Limit;
 use crate::store::{StoredRetained, StoredSubscription};
@@ -100,7 +101,9 @@ impl Account {
         subscription_id: Option<std::num::NonZeroU32>,
         wishes: &mut Vec<TopicFilter>,
     ) -> Result<New, ReasonCode> {
-        let (filter, options) = (self.check_filter(entry.filter, &inbox.client_id)?, entry.options);
+        let filter = self.check_filter(entry.filter, &inbox.client_id, &inbox.rights)?;
+        // [MQTT-3.2.2-10]
+        let options = SubscriptionOptions { qos: entry.options.qos.min(inbox.rights.max_qos()), ..entry.options };
         let is_new = !filters.contains(&filter);
         let over = |limit| self.refusals.refuse(limit, &inbox.client_id);
         if is_new && filters.len() >= self.options.quotas.subscriptions {
@@ -153,6 +156,7 @@ impl Account {
         &self,
         filter: Result<TopicFilter, ByteString>,
         client_id: &str,
+        rights: &Rights,
     ) -> Result<TopicFilter, ReasonCode> {
         let filter = filter.map_err(|text| {
             // The decoder takes one that is too deep for one that is not valid.
@@ -164,14 +168,14 @@ impl Account {
         if let Some(limit) = self.length_exceeded(&filter) {
             return Err(self.refusals.refuse(limit, client_id));
         }
-        self.judge(&filter)?;
+        self.judge(&filter, rights)?;
         // A copy: the filter of a packet keeps the whole read buffer alive.
         Ok(filter.to_owned_copy())
     }
 
     /// Whether a client may have a subscription: one that it asks for, and one that its session has from before, when the
     /// configuration may have been another.
-    pub(in crate::account) fn judge(&self, filter: &TopicFilter) -> Result<(), ReasonCode> {
+    pub(crate) fn judge(&self, filter: &TopicFilter, rights: &Rights) -> Result<(), ReasonCode> {
         let is_too_long = self.length_exceeded(filter).is_some();
         if is_too_long || filter.levels_exceed(self.options.max_topic_levels) || !can_be_asked_for(filter) {
             return Err(ReasonCode::TopicFilterInvalid);
@@ -194,7 +198,7 @@ impl Account {
             });
             return Err(ReasonCode::TopicFilterInvalid);
         }
-        Ok(())
+        rights.judge_filter(filter, self.router.closed())
     }
 
     fn length_exceeded(&self, filter: &TopicFilter) -> Option<Limit> {

@@ -4,6 +4,7 @@ use mqtt_codec::TopicFilter;
 
 use super::Account;
 use crate::account::ownership::paged::PagedSubscriptions;
+use crate::account::rights::Rights;
 use crate::store::{SessionRecord, Unavailable, WriteError};
 
 /// Tries of a write that turns what version 1 has written into what is written today.
@@ -15,6 +16,7 @@ impl Account {
         self: &std::sync::Arc<Self>,
         record: &mut SessionRecord,
         sequence: u64,
+        rights: &Rights,
     ) -> Result<(PagedSubscriptions, u64), Unavailable> {
         let pages = match record.pages {
             0 => std::collections::BTreeMap::new(),
@@ -24,8 +26,15 @@ impl Account {
         };
         let inline = std::mem::take(&mut record.subscriptions);
         let client_id = record.client_id.as_str();
-        let mut subscriptions =
-            PagedSubscriptions::load(inline.clone(), pages, record.pages, |filter| self.is_granted(client_id, filter));
+        let mut subscriptions = PagedSubscriptions::load(inline.clone(), pages, record.pages, |filter| {
+            self.is_granted(client_id, filter, rights)
+        });
+        let max_qos = rights.max_qos() as u8;
+        subscriptions.change(|stored| {
+            let is_above = stored.qos > max_qos;
+            stored.qos = stored.qos.min(max_qos);
+            is_above
+        });
         if !subscriptions.spill() {
             return Ok((subscriptions, sequence));
         }
@@ -48,8 +57,8 @@ impl Account {
 
     /// Whether a session may have a subscription today. **Invariant:** what SUBSCRIBE refuses does not come by a session that
     /// has it from before: not live, not from a log, the backlog or the retained messages.
-    fn is_granted(&self, client_id: &str, filter: &TopicFilter) -> bool {
-        let judged = self.judge(filter);
+    fn is_granted(&self, client_id: &str, filter: &TopicFilter, rights: &Rights) -> bool {
+        let judged = self.judge(filter, rights);
         if let Err(reason) = judged {
             let filter = filter.as_str().escape_debug().to_string();
             tracing::warn!(client_id, filter, ?reason, "a subscription of a session is refused today, and is gone");

@@ -35,7 +35,15 @@ impl World {
         let limits = InboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
         let inbox = |id: usize| {
             let client_id = ByteString::from(id.to_string());
-            Arc::new(Inbox::new(id as u64, client_id, Version::V5, u32::MAX, limits, Arc::default()))
+            Arc::new(Inbox::new(
+                id as u64,
+                client_id,
+                Version::V5,
+                u32::MAX,
+                Arc::new(crate::account::Rights::all()),
+                limits,
+                Arc::default(),
+            ))
         };
         Self {
             subscriptions: Subscriptions::default(),

@@ -1,0 +1,226 @@
+//! What one client may do, as it is now: by its principal, which can change while it is connected.
+//!
+//! Permissions are about NATS subjects, so topics and filters are judged as what they are mapped to. Closed trees are beside
+//! this, and stay closed whatever is allowed.
+//!
+//! **Invariant:** everything that is published for a client is judged by [`Rights::may_publish`], everything that it is subscribed
+//! to by [`Rights::judge_filter`], and every message on its way to it by [`Permits`], wherever it comes from.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytestring::ByteString;
+use mqtt_access::{Permissions, Principal, ReplyBudget, SubscribeVerdict, UnixTime};
+use mqtt_codec::{QoS, ReasonCode, TopicFilter, TopicName};
+use mqtt_session::Limits;
+use parking_lot::{Mutex, RwLock};
+use proto_map::{ClosedTrees, Subject, SubjectFilter};
+
+use crate::account::delivery::grant::Permits;
+
+/// Requests of which it is known how often one client has answered them.
+const REPLIES_MAX: usize = 64;
+
+/// The rights of one client.
+#[derive(Debug)]
+pub(crate) struct Rights {
+    principal: RwLock<Arc<Principal>>,
+    /// Raised whenever they change.
+    version: AtomicU64,
+    /// Some messages that filters match are not for it.
+    limits_receiving: AtomicBool,
+    options: RightsOptions,
+    /// What is left of the replies to requests that were answered last.
+    replies: Mutex<VecDeque<(Subject, ReplyBudget)>>,
+}
+
+/// How an operator has rights judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RightsOptions {
+    /// A filter that is wider than what a client may have is granted, and brings what it may have.
+    pub filters_wide: bool,
+    /// A session is of the whole account, and not of the user that made it.
+    pub shares_sessions: bool,
+}
+
+impl Rights {
+    /// Those of a principal.
+    pub(crate) fn new(principal: Arc<Principal>, options: RightsOptions) -> Self {
+        let limits_receiving = AtomicBool::new(limits_receiving(&principal.permissions));
+        Self {
+            principal: RwLock::new(principal),
+            version: AtomicU64::new(0),
+            limits_receiving,
+            options,
+            replies: Mutex::default(),
+        }
+    }
+
+    /// Of whoever may do everything.
+    #[cfg(test)]
+    pub(crate) fn all() -> Self {
+        Self::new(Arc::new(Principal::all()), RightsOptions::default())
+    }
+
+    /// Who it is.
+    pub(crate) fn principal(&self) -> Arc<Principal> {
+        Arc::clone(&self.principal.read())
+    }
+
+    /// The user that its sessions belong to; `None` when they are the account's.
+    pub(crate) fn owner(&self) -> Option<String> {
+        let principal = self.principal.read();
+        Some(principal.user.owner().to_owned()).filter(|owner| !owner.is_empty() && !self.options.shares_sessions)
+    }
+
+    /// Whether a session of that owner may become this client's, and the other way round: one that is the account's is
+    /// everybody's.
+    pub(crate) fn is_of_same_user(&self, other: &Self) -> bool {
+        other.owner().is_none_or(|owner| self.may_own(Some(&owner)))
+    }
+
+    /// Whether it may have a session that belongs to this user.
+    pub(crate) fn may_own(&self, user: Option<&str>) -> bool {
+        user.is_none_or(|user| self.owner().is_none_or(|owner| owner == user))
+    }
+
+    /// From now on it is this one.
+    pub(crate) fn change(&self, principal: Arc<Principal>) {
+        let limits = limits_receiving(&principal.permissions);
+        // Between the two it may have less than either says, and not more.
+        self.limits_receiving.fetch_or(limits, Ordering::SeqCst);
+        *self.principal.write() = principal;
+        self.limits_receiving.store(limits, Ordering::SeqCst);
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What was answered under another version is to be asked again.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// Whether it may publish on a subject.
+    pub(crate) fn may_publish(&self, subject: &Subject) -> bool {
+        self.principal.read().permissions.is_publish_allowed(subject.as_str())
+    }
+
+    /// Whether it may answer a request on its reply subject, which counts: one that it may publish on, or any when replies are
+    /// allowed, so many for so long from the first one on.
+    pub(crate) fn take_reply(&self, subject: &Subject, now_ms: u64) -> bool {
+        let principal = self.principal.read();
+        if principal.permissions.is_publish_allowed(subject.as_str()) {
+            return true;
+        }
+        let Some(limits) = principal.permissions.response_limits() else { return false };
+        let now = UnixTime::from_millis(i64::try_from(now_ms).unwrap_or(i64::MAX));
+        let mut replies = self.replies.lock();
+        let place = match replies.iter().position(|(of, _)| of == subject) {
+            Some(place) => place,
+            None => {
+                if replies.len() == REPLIES_MAX {
+                    replies.pop_front();
+                }
+                replies.push_back((subject.clone(), ReplyBudget::new(limits, now)));
+                replies.len() - 1
+            }
+        };
+        replies.get_mut(place).is_some_and(|(_, budget)| budget.take(now))
+    }
+
+    /// Whether it may publish at a QoS, and with RETAIN.
+    pub(crate) fn may_publish_as(&self, qos: QoS, retain: bool) -> bool {
+        let principal = self.principal.read();
+        qos <= max_qos(&principal) && !(retain && principal.rules.retain_denied)
+    }
+
+    /// What it is offered, of what everybody is.
+    pub(crate) fn limits(&self, limits: &Limits) -> Limits {
+        let principal = self.principal.read();
+        let rules = &principal.rules;
+        Limits {
+            max_qos: limits.max_qos.min(max_qos(&principal)),
+            retain_available: limits.retain_available && !rules.retain_denied,
+            shared_subscriptions: limits.shared_subscriptions && !rules.share_denied,
+            max_session_expiry_s: limits.max_session_expiry_s.min(rules.session_expiry_s_max.unwrap_or(u32::MAX)),
+            ..limits.clone()
+        }
+    }
+
+    /// The highest QoS of a subscription.
+    pub(crate) fn max_qos(&self) -> QoS {
+        max_qos(&self.principal.read())
+    }
+
+    /// Whether it may have a subscription.
+    ///
+    /// # Errors
+    /// The reason code of SUBACK.
+    pub(crate) fn judge_filter(&self, filter: &TopicFilter, closed: &ClosedTrees) -> Result<(), ReasonCode> {
+        let principal = self.principal.read();
+        if filter.is_shared() && principal.rules.share_denied {
+            // As CONNACK has said.
+            return Err(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if !limits_receiving(&principal.permissions) {
+            return Ok(());
+        }
+        let subjects = closed.subjects_of(filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let group = filter.shared().map(|shared| proto_map::queue_group(&shared.name));
+        let is_granted = |subject: &SubjectFilter| {
+            let verdict = principal.permissions.subscribe(subject.as_str(), group.as_deref());
+            verdict.is_granted() || self.options.filters_wide && verdict == SubscribeVerdict::TooWide
+        };
+        // `a/#` is `a.>` and `a`, and has the second where that is allowed.
+        let is_parent_of = |subject: &SubjectFilter, other: &SubjectFilter| {
+            other.as_str().strip_suffix(".>").is_some_and(|parent| parent == subject.as_str())
+        };
+        let is_parent = |subject: &SubjectFilter| subjects.iter().any(|other| is_parent_of(subject, other));
+        match subjects.iter().all(|subject| is_parent(subject) || is_granted(subject)) {
+            true => Ok(()),
+            false => Err(ReasonCode::NotAuthorized),
+        }
+    }
+
+    /// The same client as a member of a group with this share name.
+    pub(crate) fn in_group(&self, name: &str) -> impl Permits {
+        InGroup { rights: self, queue: proto_map::queue_group(name) }
+    }
+
+    fn receives(&self, topic: &TopicName, group: Option<&str>) -> bool {
+        if !self.limits_receiving.load(Ordering::SeqCst) {
+            return true;
+        }
+        let Ok(mapped) = proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN) else { return false };
+        self.principal.read().permissions.is_receive_allowed(mapped.subject.as_str(), group)
+    }
+}
+
+impl Permits for Rights {
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        self.receives(topic, None)
+    }
+}
+
+struct InGroup<'a> {
+    rights: &'a Rights,
+    queue: ByteString,
+}
+
+impl Permits for InGroup<'_> {
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        self.rights.receives(topic, Some(&self.queue))
+    }
+}
+
+fn max_qos(principal: &Principal) -> QoS {
+    principal.rules.max_qos.and_then(|qos| QoS::try_from(qos).ok()).unwrap_or(QoS::ExactlyOnce)
+}
+
+/// Whether there is anything that a client may not receive.
+fn limits_receiving(permissions: &Permissions) -> bool {
+    !permissions.lists().subscribe.is_empty()
+}
+
+#[cfg(test)]
+mod tests;

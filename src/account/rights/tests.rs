@@ -1,0 +1,162 @@
+use mqtt_access::{DeviceRules, PermissionLists, SubjectLists, User};
+
+use super::*;
+
+/// Allowed and denied publishes, allowed and denied subscriptions.
+fn permissions(lists: [&[&str]; 4]) -> Permissions {
+    let [publish, no_publish, subscribe, no_subscribe] = lists;
+    let publish = SubjectLists::new(publish, no_publish);
+    let subscribe = SubjectLists::new(subscribe, no_subscribe);
+    Permissions::new(PermissionLists { publish, subscribe, responses: None }).unwrap()
+}
+
+fn principal(permissions: Permissions) -> Arc<Principal> {
+    let user = User { name: "lamp".to_owned(), ..User::default() };
+    Arc::new(Principal { permissions: Arc::new(permissions), user, ..Principal::all() })
+}
+
+fn rights(lists: [&[&str]; 4]) -> Rights {
+    Rights::new(principal(permissions(lists)), RightsOptions::default())
+}
+
+fn subject(topic: &str) -> Subject {
+    proto_map::map_topic(&TopicName::new(topic.to_owned()).unwrap(), proto_map::MAX_SUBJECT_LEN).unwrap().subject
+}
+
+fn topic(topic: &str) -> TopicName {
+    TopicName::new(topic.to_owned()).unwrap()
+}
+
+fn filter(filter: &str) -> TopicFilter {
+    TopicFilter::new(filter.to_owned()).unwrap()
+}
+
+#[test]
+fn topics_are_judged_as_the_subjects_that_they_are_mapped_to() {
+    let rights = rights([&["dev.lamp.>"], &["dev.lamp.secret"], &[], &[]]);
+    for (topic, is_allowed) in [
+        ("dev/lamp/x", true),
+        ("dev/lamp/x/y", true),
+        ("dev/lamp", false),
+        ("dev/lamp/secret", false),
+        ("dev/other/x", false),
+        // A dot is no level, and a level that looks like a wildcard is none.
+        ("dev.lamp.x", false),
+        ("dev/*/x", false),
+    ] {
+        assert_eq!(rights.may_publish(&subject(topic)), is_allowed, "{topic}");
+    }
+}
+
+#[test]
+fn a_filter_is_within_what_is_allowed_or_refused() {
+    let rights = rights([&[], &[], &["cmd.lamp.>", "cmd.all", "work.* crew"], &["cmd.lamp.secret.>"]]);
+    let closed = ClosedTrees::default();
+    for (text, is_granted) in [
+        ("cmd/lamp/on", true),
+        ("cmd/lamp/+", true),
+        // Two subjects: what is below is allowed, and that is enough.
+        ("cmd/lamp/#", true),
+        ("cmd/all", true),
+        ("cmd/+", false),
+        ("cmd/#", false),
+        ("#", false),
+        ("+/+", false),
+        ("cmd/lamp/secret/x", false),
+        ("cmd/lamp/secret/#", false),
+        ("$SYS/broker/uptime", false),
+        ("work/x", false),
+        ("$share/crew/work/x", true),
+        ("$share/others/work/x", false),
+        ("$share/crew/cmd/lamp/on", true),
+    ] {
+        let granted = rights.judge_filter(&filter(text), &closed);
+        assert_eq!(granted, if is_granted { Ok(()) } else { Err(ReasonCode::NotAuthorized) }, "{text}");
+    }
+}
+
+#[test]
+fn a_wide_filter_is_granted_where_that_is_asked_for_and_brings_what_is_allowed() {
+    let permissions = permissions([&[], &[], &["cmd.lamp.>"], &["cmd.lamp.secret"]]);
+    let options = RightsOptions { filters_wide: true, ..RightsOptions::default() };
+    let rights = Rights::new(principal(permissions), options);
+    let closed = ClosedTrees::default();
+    for (text, is_granted) in [("#", true), ("cmd/#", true), ("+/lamp/on", true), ("state/#", false), ("a/b", false)] {
+        assert_eq!(rights.judge_filter(&filter(text), &closed).is_ok(), is_granted, "{text}");
+    }
+    for (text, is_received) in [("cmd/lamp/on", true), ("cmd/lamp/secret", false), ("cmd/lamp", false), ("x", false)] {
+        assert_eq!(rights.may_receive(&topic(text)), is_received, "{text}");
+    }
+}
+
+#[test]
+fn what_is_denied_inside_a_wildcard_is_withheld() {
+    let rights = rights([&[], &[], &[], &["a.*.secret", "b.> crew"]]);
+    assert_eq!(rights.judge_filter(&filter("a/#"), &ClosedTrees::default()), Ok(()));
+    assert!(rights.may_receive(&topic("a/1/open")) && !rights.may_receive(&topic("a/1/secret")));
+    assert!(rights.may_receive(&topic("b/1")) && rights.in_group("others").may_receive(&topic("b/1")));
+    assert!(!rights.in_group("crew").may_receive(&topic("b/1")));
+}
+
+#[test]
+fn replies_go_where_they_are_allowed() {
+    let inbox = |number: usize| subject(&format!("_INBOX/x/{number}"));
+    assert!(Rights::all().take_reply(&inbox(1), 0));
+    assert!(!rights([&["dev.>"], &[], &[], &[]]).take_reply(&inbox(1), 0));
+    let lists = PermissionLists { responses: Some(Default::default()), ..PermissionLists::default() };
+    let replies = Rights::new(principal(Permissions::new(lists).unwrap()), RightsOptions::default());
+    assert!(replies.take_reply(&inbox(1), 0) && !replies.may_publish(&subject("dev/x")), "it may answer, and no more");
+    assert!(!replies.take_reply(&inbox(1), 0), "once, as nats-server has it");
+    assert!((2..200).all(|number| replies.take_reply(&inbox(number), 0)), "each request by itself");
+    assert_eq!(replies.replies.lock().len(), REPLIES_MAX);
+}
+
+#[test]
+fn tags_lower_what_is_offered() {
+    let rules = DeviceRules {
+        max_qos: Some(1),
+        retain_denied: true,
+        share_denied: true,
+        session_expiry_s_max: Some(60),
+        ..DeviceRules::default()
+    };
+    let rights = Rights::new(Arc::new(Principal { rules, ..Principal::all() }), RightsOptions::default());
+    assert!(rights.may_publish_as(QoS::AtLeastOnce, false));
+    assert!(!rights.may_publish_as(QoS::ExactlyOnce, false) && !rights.may_publish_as(QoS::AtMostOnce, true));
+    let shared = rights.judge_filter(&filter("$share/g/a"), &ClosedTrees::default());
+    assert_eq!(shared, Err(ReasonCode::SharedSubscriptionsNotSupported));
+    assert_eq!(rights.judge_filter(&filter("a"), &ClosedTrees::default()), Ok(()));
+}
+
+#[test]
+fn a_session_is_its_users_unless_it_is_the_accounts() {
+    let of = |name: &str, shares_sessions| {
+        let user = User { name: name.to_owned(), ..User::default() };
+        let options = RightsOptions { shares_sessions, ..RightsOptions::default() };
+        Rights::new(Arc::new(Principal { user, ..Principal::all() }), options)
+    };
+    for (user, shares, session, may_own) in [
+        ("lamp", false, Some("lamp"), true),
+        ("lamp", false, Some("door"), false),
+        ("lamp", false, None, true),
+        ("lamp", true, Some("door"), true),
+        ("", false, Some("door"), true),
+    ] {
+        assert_eq!(of(user, shares).may_own(session), may_own, "{user} {session:?}");
+    }
+    assert!(!of("lamp", false).is_of_same_user(&of("door", false)));
+    assert!(of("lamp", false).is_of_same_user(&of("lamp", false)) && of("lamp", false).is_of_same_user(&of("", false)));
+}
+
+#[test]
+fn who_is_somebody_else_now_has_that_ones_rights() {
+    let rights = Rights::all();
+    let version = rights.version();
+    assert!(rights.may_receive(&topic("a")) && rights.may_publish(&subject("a")));
+    rights.change(principal(permissions([&["b"], &[], &["b"], &[]])));
+    assert_ne!(rights.version(), version, "what was cached is judged again");
+    assert!(!rights.may_receive(&topic("a")) && !rights.may_publish(&subject("a")));
+    assert!(rights.may_receive(&topic("b")) && rights.may_publish(&subject("b")));
+    rights.change(Arc::new(Principal::all()));
+    assert!(rights.may_receive(&topic("a")));
+}

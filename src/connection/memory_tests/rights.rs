@@ -1,0 +1,202 @@
+//! What clients may do whose authenticator says less than everything.
+
+use std::collections::HashMap;
+
+use mqtt_access::{DeviceRules, PermissionLists, Permissions, SubjectLists, User};
+use mqtt_codec::Will;
+use mqtt_session::{Credentials, Verdict};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::*;
+use crate::auth::{Again, Authenticator, Judging, Principal};
+use crate::connection::judge_again;
+
+/// Knows users by their names.
+#[derive(Clone, Default)]
+struct Known {
+    users: Arc<Mutex<HashMap<&'static str, Arc<Principal>>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Known {
+    /// A user that may publish and receive below these subjects.
+    fn add(&self, name: &'static str, publish: &[&str], subscribe: &[&str]) {
+        let (publish, subscribe) = (SubjectLists::new(publish, &[]), SubjectLists::new(subscribe, &[]));
+        let lists = PermissionLists { publish, subscribe, responses: None };
+        let (permissions, user) = (Permissions::new(lists).unwrap(), User { name: name.to_owned(), ..User::default() });
+        self.set(name, Principal { permissions: Arc::new(permissions), user, ..Principal::all() });
+    }
+
+    fn set(&self, name: &'static str, principal: Principal) {
+        self.users.lock().insert(name, Arc::new(principal));
+    }
+}
+
+impl Authenticator for Known {
+    fn judge<'a>(&'a self, credentials: Credentials<'a>, _peer: &'a Peer) -> Judging<'a> {
+        let name = credentials.connect.username.as_deref().unwrap_or_default();
+        let verdict = match self.users.lock().get(name) {
+            Some(principal) => Verdict::Accepted(Arc::clone(principal), None),
+            None => Verdict::Refused(ReasonCode::BadUserNameOrPassword),
+        };
+        Box::pin(std::future::ready(verdict))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn judge_again(&self, principal: &Principal, _client_id: &str) -> Again {
+        match self.users.lock().get(&*principal.user.name) {
+            Some(now) if now.permissions == principal.permissions => Again::Same,
+            Some(now) => Again::Changed(Arc::clone(now)),
+            None => Again::Gone,
+        }
+    }
+}
+
+impl World {
+    async fn with_users() -> (Self, Known) {
+        let (mut world, known) = (Self::new().await, Known::default());
+        let mut door = options::door(&Config::default(), world.account.max_packet_size(), Metrics::new());
+        door.authenticator = Box::new(known.clone());
+        world.door = Arc::new(door);
+        (world, known)
+    }
+
+    /// Connects a client of a user, or says how it is refused.
+    async fn try_user(
+        &self,
+        user: &'static str,
+        client_id: &'static str,
+        will: Option<Will>,
+    ) -> Result<Client, ConnAck> {
+        let Packet::Connect(mut packet) = connect(client_id, ConnectProperties::default()) else { unreachable!() };
+        (packet.username, packet.will) = (Some(user.into()), will.map(Box::new));
+        let (wire, served, connack) = self.answered(PIPE, &Packet::Connect(packet)).await;
+        if connack.reason.is_error() {
+            return Err(connack);
+        }
+        Ok(Client { wire, control: self.account.control_of(client_id).unwrap(), served })
+    }
+
+    async fn user(&self, user: &'static str, client_id: &'static str) -> Client {
+        self.try_user(user, client_id, None).await.ok().unwrap()
+    }
+}
+
+async fn refused(client: &mut Client, topic: &'static str) -> ReasonCode {
+    client.publish(topic, Delivery::AtLeastOnce(id(9))).await;
+    acks(&[client.wire.next().await.unwrap()])[0].1
+}
+
+#[tokio::test]
+async fn a_publish_that_is_denied_says_so_and_costs_nothing_else() {
+    let (world, known) = World::with_users().await;
+    known.add("lamp", &["dev.lamp.>"], &["cmd.lamp.>"]);
+    known.add("panel", &[], &["dev.>"]);
+    let (mut lamp, mut panel) = (world.user("lamp", "lamp").await, world.user("panel", "panel").await);
+    assert_eq!(panel.subscribe("dev/#").await, ReasonCode::Success);
+    assert_eq!(refused(&mut lamp, "dev/other/x").await, ReasonCode::NotAuthorized);
+    lamp.publish("dev/other/x", Delivery::AtMostOnce).await;
+    lamp.publish("dev/lamp/x", Delivery::AtMostOnce).await;
+    assert_eq!(lamp.ping().await, []);
+    panel.receive().await;
+    assert_eq!(panel.ping().await, [], "only what was allowed arrives");
+}
+
+#[tokio::test]
+async fn a_filter_beyond_what_is_allowed_is_refused_by_itself() {
+    let (world, known) = World::with_users().await;
+    known.add("lamp", &[], &["cmd.lamp.>"]);
+    let mut lamp = world.user("lamp", "lamp").await;
+    for filter in ["#", "cmd/#", "cmd/+/on", "other"] {
+        assert_eq!(lamp.subscribe(filter).await, ReasonCode::NotAuthorized, "{filter}");
+    }
+    assert_eq!(lamp.subscribe("cmd/lamp/#").await, ReasonCode::Success);
+    for topic in ["cmd/lamp/on", "cmd/other/on", "cmd/lamp"] {
+        lamp.publish(topic, Delivery::AtMostOnce).await;
+    }
+    lamp.receive().await;
+    assert_eq!(lamp.ping().await, [], "what is beside its permissions does not come by a filter that is wider");
+}
+
+#[tokio::test]
+async fn a_will_that_may_not_be_published_is_refused_with_its_connect() {
+    let (world, known) = World::with_users().await;
+    known.add("lamp", &["dev.lamp.>"], &[]);
+    let rules = DeviceRules { will_denied: true, ..DeviceRules::default() };
+    known.set("mute", Principal { rules, ..Principal::all() });
+    let will = |topic: &'static str| Will {
+        topic: TopicName::new(topic).unwrap(),
+        payload: Bytes::new(),
+        qos: QoS::AtMostOnce,
+        retain: false,
+        delay_interval_s: 0,
+        properties: None,
+    };
+    for (user, topic) in [("lamp", "dev/other"), ("mute", "dev/lamp/x")] {
+        let connack = world.try_user(user, "c", Some(will(topic))).await.err().unwrap();
+        assert_eq!(connack.reason, ReasonCode::NotAuthorized, "{user} {topic}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_id_of_another_user_is_refused_and_that_one_stays() {
+    let (world, known) = World::with_users().await;
+    known.add("lamp", &[], &[]);
+    known.add("door", &[], &[]);
+    let mut lamp = world.user("lamp", "c").await;
+    let connack = world.try_user("door", "c", None).await.err().unwrap();
+    assert_eq!(connack.reason, ReasonCode::ClientIdentifierNotValid);
+    assert_eq!(lamp.ping().await, []);
+    let mut again = world.user("lamp", "c").await;
+    let told = lamp.wire.next().await;
+    assert!(matches!(told, Some(Packet::Disconnect(Disconnect { reason: ReasonCode::SessionTakenOver, .. }))));
+    assert_eq!(again.ping().await, []);
+}
+
+/// [MQTT-3.2.2-9], [MQTT-3.2.2-10]
+#[tokio::test]
+async fn what_tags_deny_is_said_in_connack_and_holds() {
+    let (world, known) = World::with_users().await;
+    let rules = DeviceRules { max_qos: Some(0), retain_denied: true, share_denied: true, ..DeviceRules::default() };
+    known.set("small", Principal { rules, ..Principal::all() });
+    let Packet::Connect(mut packet) = connect("c", ConnectProperties::default()) else { unreachable!() };
+    packet.username = Some("small".into());
+    let (wire, served, connack) = world.answered(PIPE, &Packet::Connect(packet)).await;
+    let properties = connack.properties;
+    assert_eq!((properties.maximum_qos, properties.retain_available), (Some(QoS::AtMostOnce), Some(false)));
+    assert_eq!(properties.shared_subscription_available, Some(false));
+    let mut client = Client { wire, control: world.account.control_of("c").unwrap(), served };
+    assert_eq!(client.subscribe_at("b", QoS::ExactlyOnce).await, ReasonCode::Success, "it is granted QoS 0");
+    assert_eq!(client.subscribe("$share/g/a").await, ReasonCode::SharedSubscriptionsNotSupported);
+    client.publish("a", Delivery::AtLeastOnce(id(1))).await;
+    assert_eq!(client.disconnected(&world.account).await, ReasonCode::QoSNotSupported);
+}
+
+#[tokio::test]
+async fn rights_that_change_act_at_once() {
+    let (world, known) = World::with_users().await;
+    known.add("lamp", &["dev.>"], &["cmd.>"]);
+    known.add("panel", &[], &[]);
+    let (mut lamp, mut panel) = (world.user("lamp", "lamp").await, world.user("panel", "panel").await);
+    for filter in ["cmd/lamp", "cmd/all", "cmd/#"] {
+        assert_eq!(lamp.subscribe(filter).await, ReasonCode::Success);
+    }
+    known.add("lamp", &["dev.lamp.>"], &["cmd.lamp"]);
+    judge_again(&known, &lamp.control);
+    assert_eq!(lamp.ping().await, []);
+    assert_eq!(world.account.clients().len(), 2, "nobody is disconnected");
+    assert_eq!(refused(&mut lamp, "dev/other").await, ReasonCode::NotAuthorized);
+    for topic in ["cmd/all", "cmd/other", "cmd/lamp"] {
+        panel.publish(topic, Delivery::AtMostOnce).await;
+    }
+    assert_eq!(panel.ping().await, []);
+    lamp.receive().await;
+    assert_eq!(lamp.ping().await, [], "one copy, for what is left");
+    known.users.lock().remove("lamp");
+    judge_again(&known, &lamp.control);
+    assert_eq!(lamp.disconnected(&world.account).await, ReasonCode::AdministrativeAction);
+}

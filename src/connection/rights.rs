@@ -1,0 +1,66 @@
+//! A client's rights change while it is connected: what it may not have any more ends, and everything else goes on.
+
+use bytestring::ByteString;
+use mqtt_codec::{ReasonCode, TopicFilter};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Connection;
+use crate::account::{Control, Order};
+use crate::auth::{Again, Authenticator};
+
+/// Judges a client again that is connected.
+pub(crate) fn judge_again(authenticator: &dyn Authenticator, control: &Control) {
+    let principal = control.inbox().rights.principal();
+    match authenticator.judge_again(&principal, &control.client_id) {
+        Again::Same => {}
+        Again::Changed(principal) => control.change_rights(principal),
+        Again::Gone => {
+            let client_id = control.client_id.escape_debug().to_string();
+            tracing::info!(client_id, "ended: its user is gone, or has another password");
+            control.order(Order::Close(ReasonCode::AdministrativeAction));
+        }
+    }
+}
+
+impl<S> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Ends the subscriptions that the client may not have any more, when its rights have changed. Those that are being made
+    /// are judged when they are.
+    pub(super) fn judge_rights(&mut self) {
+        let rights = &self.inbox.rights;
+        let version = rights.version();
+        if self.rights_version == version {
+            return;
+        }
+        if self.subscribing.is_none() {
+            self.rights_version = version;
+        }
+        let is_unwanted = |filter: &&TopicFilter| self.account.judge(filter, rights).is_err();
+        let unwanted: Vec<Result<TopicFilter, ByteString>> =
+            self.filters.iter().filter(is_unwanted).cloned().map(Ok).collect();
+        if unwanted.is_empty() {
+            return;
+        }
+        for filter in unwanted.iter().flatten() {
+            let (client_id, filter) = (self.control.client_id.escape_debug(), filter.as_str().escape_debug());
+            tracing::info!(%client_id, %filter, "a subscription has ended that its client may not have any more");
+        }
+        self.end_subscriptions(&unwanted);
+    }
+
+    /// Ends subscriptions [MQTT-3.10.4-2]. A reason code for each.
+    pub(super) fn end_subscriptions(&mut self, filters: &[Result<TopicFilter, ByteString>]) -> Vec<ReasonCode> {
+        let reasons = self.account.unsubscribe(&self.inbox, &mut self.filters, filters);
+        self.inbox.take_retained(self.retained.cursors_mut());
+        self.retained.forget(filters.iter().flatten());
+        if let Some(owned) = &mut self.owned {
+            for filter in filters.iter().flatten() {
+                owned.subscriptions.remove(filter);
+            }
+        }
+        self.tell_unsubscribed(filters, &reasons);
+        reasons
+    }
+}
