@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::account::{Account, AccountSpec, CoreInlet};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
+use crate::auth;
 use crate::config::Config;
 use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};
@@ -114,6 +115,7 @@ impl Process {
 /// # Errors
 /// A listener cannot be opened, or NATS cannot be used as it is.
 pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
+    auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let process = Process::start(&config).await?;
     let opening = Box::pin(Account::open(account_spec(&config)?, &process.metrics));
     let Some(account) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
@@ -132,21 +134,27 @@ async fn serve(
 ) -> Result<(), AppError> {
     let _ = until(&shutdown, account.wait_for_lease(LEASE)).await;
     let door = Arc::new(options::door(config, account.max_packet_size(), Arc::clone(&process.metrics)));
-    let judging = tokio::spawn(judge_when_users_change(Arc::clone(&door), Arc::clone(account)));
+    tokio::spawn(follow_users(Arc::clone(&door), Arc::clone(account), shutdown.clone()));
     let mqtt = Mqtt { door, account: Arc::clone(account) };
     let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
+    auth::tell_open_listeners(config.auth.mode, &served.bound);
     process.listeners.open();
     announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;
     process.readiness.drain();
-    judging.abort();
     // Those who are not known to the account yet have as long.
     let _ = tokio::join!(account.drain(DRAIN), tokio::time::timeout(DRAIN, served.drained()));
     Ok(())
 }
 
+/// Who may come in is brought up to date until shutdown is triggered, and so is who has.
+async fn follow_users(door: Arc<Door>, account: Arc<Account>, shutdown: ShutdownSignal) {
+    let judging = judge_when_users_change(&door, &account);
+    let _ = until(&shutdown, async { tokio::join!(door.authenticator.follow(), judging) }).await;
+}
+
 /// Judges everybody again who is connected, whenever who was accepted may be somebody else now.
-async fn judge_when_users_change(door: Arc<Door>, account: Arc<Account>) {
+async fn judge_when_users_change(door: &Door, account: &Account) {
     /// Clients that are judged before others have their turn.
     const AT_ONCE: usize = 256;
     let mut changes = door.authenticator.changes();

@@ -1,20 +1,42 @@
 //! Who a client is. An authenticator makes a principal of what a client says about itself and of where it comes from, asks it for
 //! more, or refuses it. It knows no account and opens none: that comes when the client is known.
+//!
+//! # Layout
+//! - `modes`: which one is configured. `refusals`: how a refusal is told.
+//! - `file`: mode `file`; `users`: whom it knows; `users_file`: looks whether they have changed.
+//! - `remembered`: passwords that were right a moment ago; `failures`: who fails waits.
 
-use std::future::{Future, ready};
+mod failures;
+mod file;
+mod modes;
+mod refusals;
+mod remembered;
+mod users;
+mod users_file;
+
+use std::future::{Future, pending, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mqtt_codec::ReasonCode;
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
+pub(crate) use modes::{authenticator, identify, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
 
 use crate::listener::Peer;
+use crate::metrics::{AuthStep, Metrics};
+use refusals::Refusals;
+
+/// How long judging a client may take.
+pub(crate) const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A verdict that is being reached.
 pub(crate) type Judging<'a> = Pin<Box<dyn Future<Output = Verdict<Arc<Principal>>> + Send + 'a>>;
+
+/// Looking for changes.
+pub(crate) type Following<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What has become of a principal that was accepted before.
 #[derive(Clone, Debug)]
@@ -29,8 +51,8 @@ pub(crate) enum Again {
 
 /// Knows who clients are.
 pub(crate) trait Authenticator: Send + Sync {
-    /// Judges what a client says about itself. What it refuses is final. Dropped when the client is gone, or when it takes
-    /// too long.
+    /// Judges what a client says about itself. What it refuses is final, counted and in the log ([`Refusals`]). Dropped when the
+    /// client is gone, or when it takes longer than [`JUDGED_WITHIN`].
     fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a>;
 
     /// Changes whenever who was accepted before is to be judged again.
@@ -38,6 +60,11 @@ pub(crate) trait Authenticator: Send + Sync {
 
     /// Judges who was accepted before, and is connected with this client id. It waits for nobody.
     fn judge_again(&self, principal: &Principal, client_id: &str) -> Again;
+
+    /// Looks for changes as long as it is polled, which is as long as clients are served.
+    fn follow(&self) -> Following<'_> {
+        Box::pin(pending())
+    }
 }
 
 /// Takes everybody, whatever name and password they give, for one and the same. None of the methods of MQTT 5 is offered
@@ -46,19 +73,24 @@ pub(crate) trait Authenticator: Send + Sync {
 pub(crate) struct Anyone {
     principal: Arc<Principal>,
     changes: watch::Sender<u64>,
+    refusals: Refusals,
 }
 
-impl Default for Anyone {
-    fn default() -> Self {
-        Self { principal: Arc::new(Principal::all()), changes: watch::Sender::default() }
+impl Anyone {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            principal: Arc::new(Principal::all()),
+            changes: watch::Sender::default(),
+            refusals: Refusals::new(metrics),
+        }
     }
 }
 
 impl Authenticator for Anyone {
-    fn judge<'a>(&'a self, credentials: Credentials<'a>, _peer: &'a Peer) -> Judging<'a> {
+    fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a> {
         let verdict = match credentials.connect.properties.authentication_method {
             None => Verdict::Accepted(Arc::clone(&self.principal), None),
-            Some(_) => Verdict::Refused(ReasonCode::BadAuthenticationMethod),
+            Some(_) => Verdict::Refused(self.refusals.tell(credentials.connect, peer, AuthStep::Method)),
         };
         Box::pin(ready(verdict))
     }

@@ -1,8 +1,10 @@
 //! The command line: what can be asked of the program, and its exit codes. One subcommand a file.
 
+mod auth;
 mod check;
 mod failure;
 mod health;
+mod passwd;
 mod run;
 mod topic;
 
@@ -48,12 +50,30 @@ enum Command {
         #[command(subcommand)]
         what: topic::Topic,
     },
+    /// Make the hash of a password: the password is one line of standard input, the hash goes to standard output
+    Passwd,
+    /// Find out who may connect
+    Auth {
+        #[command(subcommand)]
+        what: Auth,
+    },
     /// Become nats-server, with the kernel's promise not to outlive the parent
     #[command(name = embedded::EXEC_SUBCOMMAND, hide = true)]
     EmbeddedExec {
         parent: u32,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Auth {
+    /// Say who that would be, with which permissions and tags, or at which step it would be refused
+    Test {
+        #[command(flatten)]
+        settings: Box<Settings>,
+        #[command(flatten)]
+        somebody: auth::Somebody,
     },
 }
 
@@ -133,6 +153,8 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Check { settings, offline } => check::check(&settings.load()?, offline).await,
         Command::Health { settings } => health::health(&settings.load()?).await,
         Command::Topic { what } => topic::topic(&what),
+        Command::Passwd => passwd::passwd(),
+        Command::Auth { what: Auth::Test { settings, somebody } } => auth::auth(&settings.load()?, &somebody),
         Command::EmbeddedExec { parent, command } => {
             Err(Failure::new(FAILED, embedded::become_server(parent, &command)))
         }

@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `listeners`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
+//! - `nats`, `listeners`, `auth`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `error`: what is wrong, and where.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
@@ -10,6 +10,7 @@
 //!
 //! Nothing here connects or listens. Values that follow from the server (0 = automatic) are settled by the app.
 
+mod auth;
 mod de;
 mod error;
 mod jetstream;
@@ -20,11 +21,13 @@ mod nats;
 mod requests;
 mod tree;
 mod units;
+mod users;
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use auth::{AuthConfig, AuthMode, SessionOwner, WideFilters};
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
@@ -33,6 +36,9 @@ pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
 pub use requests::RequestsConfig;
 pub use units::{BindAddr, ByteSize, Duration, Secret, parse_level};
+pub use users::{
+    PermissionsConfig, SubjectsConfig, USERS_FILE_SIZE_MAX, UserConfig, check_names, read_users, token_of_level,
+};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,6 +52,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[auth]`: who a device is.
     pub auth: AuthConfig,
+    /// `[[users]]`: whom mode `file` knows.
+    pub users: Vec<UserConfig>,
     /// `[mqtt]`: limits and habits of the protocol.
     pub mqtt: MqttConfig,
     /// `[publish]`: what messages say on NATS.
@@ -77,33 +85,6 @@ pub struct AdminConfig {
 impl Default for AdminConfig {
     fn default() -> Self {
         Self { bind: Some(BindAddr::new("127.0.0.1", 8228)) }
-    }
-}
-
-/// `[auth]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct AuthConfig {
-    /// How devices are identified. Default `none`.
-    pub mode: AuthMode,
-}
-
-/// How devices are identified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AuthMode {
-    /// `none`: any device may connect; all share the account of our own NATS connection and its permissions.
-    #[default]
-    None,
-}
-
-impl<'de> Deserialize<'de> for AuthMode {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "none" => Ok(Self::None),
-            other => Err(serde::de::Error::custom(format!(
-                "{other:?} is not available in this version: the only mode is \"none\", which lets every device in"
-            ))),
-        }
     }
 }
 

@@ -21,7 +21,8 @@ use std::{
 pub use accounts::{AccountMetrics, Metrics};
 pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
 pub use labels::{
-    Direction, DisconnectReason, DropReason, Limit, Opening, RequestEvent, SessionState, ShareEvent, TakenBy, WillCause,
+    AuthStep, Direction, DisconnectReason, DropReason, Limit, Opening, RequestEvent, SessionState, ShareEvent, TakenBy,
+    WillCause,
 };
 pub(crate) use totals::Totals;
 pub(crate) use vitals::Vitals;
@@ -71,6 +72,7 @@ pub struct Counts {
     ack: [AckHistogram; 2],
     connects: [AtomicU64; REASON_CODES],
     connects_over_limit: AtomicU64,
+    auth_refused: [AtomicU64; AuthStep::TEXTS.len()],
     disconnects: [AtomicU64; REASON_CODES],
     disconnects_by_client: AtomicU64,
     disconnects_lost: AtomicU64,
@@ -118,6 +120,7 @@ impl Default for Counts {
             ack: Default::default(),
             connects: [const { AtomicU64::new(0) }; REASON_CODES],
             connects_over_limit: AtomicU64::new(0),
+            auth_refused: Default::default(),
             disconnects: [const { AtomicU64::new(0) }; REASON_CODES],
             disconnects_by_client: AtomicU64::new(0),
             disconnects_lost: AtomicU64::new(0),
@@ -219,6 +222,11 @@ impl Counts {
     /// Counts a connection that was closed when it was accepted, because there are too many.
     pub fn connect_over_limit(&self) {
         self.connects_over_limit.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a CONNECT that was refused for who it is, or does not say.
+    pub fn auth_refused(&self, step: AuthStep) {
+        add(&self.auth_refused, step as usize, 1);
     }
 
     /// Counts the end of a connection that had been accepted with CONNACK.

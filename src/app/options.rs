@@ -9,9 +9,10 @@ use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
 use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions, RightsOptions};
-use crate::auth::Anyone;
+use crate::auth::{self, JUDGED_WITHIN};
 use crate::config::{
-    self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
+    self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping, SessionOwner,
+    WideFilters,
 };
 use crate::connection::Door;
 use crate::metrics::Metrics;
@@ -138,9 +139,6 @@ fn quotas(config: &Config) -> Quotas {
     }
 }
 
-/// How long whoever knows users may take to judge a client.
-const JUDGED_WITHIN: Duration = Duration::from_secs(10);
-
 /// How it is found out who a client is.
 pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Metrics>) -> Door {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -156,7 +154,7 @@ pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Me
             client_ms: milliseconds(config.mqtt.connect_timeout.get()),
             judge_ms: milliseconds(JUDGED_WITHIN),
         },
-        authenticator: Box::new(Anyone::default()),
+        authenticator: auth::authenticator(config, &metrics),
         metrics,
     }
 }
@@ -171,7 +169,10 @@ fn max_packet_size(config: &Config) -> NonZeroU32 {
 pub(crate) fn account(config: &Config) -> AccountOptions {
     let mqtt = &config.mqtt;
     AccountOptions {
-        rights: RightsOptions::default(),
+        rights: RightsOptions {
+            filters_wide: config.auth.wide_filters == WideFilters::Filter,
+            shares_sessions: config.auth.session_owner == SessionOwner::Account,
+        },
         limits: Limits {
             receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
             window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),

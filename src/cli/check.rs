@@ -1,10 +1,11 @@
 //! `nats-mqtt check`: the configuration is right when this is reached; what is left is whether NATS can be used.
 
 use super::failure::{Failure, say};
-use crate::{app, config::Config};
+use crate::{app, auth, config::Config};
 
 pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure> {
     say("configuration: ok");
+    auth::warnings(config).iter().for_each(|warning| say(&format!("warning: {warning}")));
     if offline {
         return Ok(());
     }

@@ -45,6 +45,14 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file of users cannot be read.
+    #[error("{file}: {source}: check auth.users_file")]
+    Users {
+        /// Path as given.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The file is not TOML.
     #[error("{file}:{line}: {message}")]
     Syntax {

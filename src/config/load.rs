@@ -5,8 +5,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    Config, ConfigError, Secret, listeners,
+    AuthMode, Config, ConfigError, Secret, listeners,
     tree::{self, Node, Origin, Value},
+    users,
 };
 
 /// Variables that begin with this set keys: `NATS_MQTT__LISTENERS__TCP__BIND`.
@@ -83,6 +84,7 @@ impl Config {
         apply_listen(&mut root, overrides);
         let mut config = Self::deserialize(&root)?;
         read_secrets(&mut config, &root)?;
+        read_users(&mut config, &root)?;
         config.check().map_err(|(key, message)| {
             let origin = root.origin_of(key).unwrap_or(&Origin::Default);
             ConfigError::invalid(origin, key, message)
@@ -93,6 +95,7 @@ impl Config {
     /// What no key can check alone. Answers the key and what is wrong with it.
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.check_nats()?;
+        self.check_auth()?;
         self.check_jetstream()?;
         if self.mqtt.receive_maximum == 0 {
             return Err(("mqtt.receive_maximum", "0 would accept no message: write 1 or more".into()));
@@ -129,6 +132,15 @@ impl Config {
             return Err(("log.level", message));
         }
         Ok(())
+    }
+
+    fn check_auth(&self) -> Result<(), (&'static str, String)> {
+        let auth = &self.auth;
+        match auth.mode {
+            AuthMode::None => Ok(()),
+            AuthMode::File => users::check_names(self.users.iter().chain(&auth.file_users), auth.anonymous)
+                .map_err(|message| ("auth.mode", message)),
+        }
     }
 
     fn check_nats(&self) -> Result<(), (&'static str, String)> {
@@ -300,6 +312,15 @@ fn read_secrets(config: &mut Config, root: &Node) -> Result<(), ConfigError> {
             Some(line) => *secret = Some(Secret::new(line.to_owned())),
             None => return Err(invalid(format!("{} is empty", file.display()))),
         }
+    }
+    Ok(())
+}
+
+/// Reads the file of users, and looks whether all users are right, whatever the mode is.
+fn read_users(config: &mut Config, root: &Node) -> Result<(), ConfigError> {
+    users::check(&config.users, root, &[])?;
+    if let Some(file) = &config.auth.users_file {
+        config.auth.file_users = users::read_users(file, &config.users)?;
     }
     Ok(())
 }

@@ -99,10 +99,6 @@ fn errors_name_the_line_the_key_and_the_way_out() {
             "c.toml:2: log.level: \"loud\" is not a level: write error, warn, info, debug or trace",
         ),
         (
-            "[auth]\nmode = \"jwt\"",
-            "c.toml:2: auth.mode: \"jwt\" is not available in this version: the only mode is \"none\", which lets every device in",
-        ),
-        (
             "\n[mqtt]\nconnect_timeout = 30",
             "c.toml:3: mqtt.connect_timeout: 30 has no unit: write \"30s\" if seconds are meant",
         ),

@@ -11,7 +11,8 @@ use mqtt_codec::{
     ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Version, Violation,
 };
 use mqtt_session::{
-    Handshake, HandshakeInput, HandshakeStep, Negotiated, NoAnswer, Patience, Time, Unwelcome, Welcome, negotiate,
+    Handshake, HandshakeInput, HandshakeStep, Negotiated, NoAnswer, Patience, Time, Unwelcome, Verdict, Welcome,
+    negotiate,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
@@ -50,11 +51,14 @@ enum Failed {
     Violation(Violation),
     /// It was refused with this, which may be this large.
     Refused(Version, u32, Box<ConnAck>),
+    /// The same by whoever judged it, who has said so in the log.
+    Judged(Version, u32, Box<ConnAck>),
 }
 
-impl From<Unwelcome> for Failed {
-    fn from(Unwelcome { connect, connack }: Unwelcome) -> Self {
-        Self::Refused(connect.version, client_max_packet_size(&connect), Box::new(connack))
+impl Failed {
+    fn unwelcome(Unwelcome { connect, connack }: Unwelcome, is_told: bool) -> Self {
+        let (version, max, connack) = (connect.version, client_max_packet_size(&connect), Box::new(connack));
+        if is_told { Self::Judged(version, max, connack) } else { Self::Refused(version, max, connack) }
     }
 }
 
@@ -94,6 +98,7 @@ where
     let began = Instant::now();
     let mut handshake = Handshake::new(Time(0), door.patience);
     let mut step = HandshakeStep::Wait;
+    let mut is_told = false;
     loop {
         let deadline = began + Duration::from_millis(handshake.deadline().unwrap_or_default().0);
         let input = match step {
@@ -105,10 +110,11 @@ where
             }
             HandshakeStep::Judge => timeout_at(deadline, judged(io, &handshake, door, peer)).await,
             HandshakeStep::Accept(welcome) => return Ok(*welcome),
-            HandshakeStep::Refuse(unwelcome) => return Err((*unwelcome).into()),
+            HandshakeStep::Refuse(unwelcome) => return Err(Failed::unwelcome(*unwelcome, is_told)),
             HandshakeStep::Close(why) => return Err(Failed::Lost(text_of(why))),
         };
         let input = input.unwrap_or(Ok(HandshakeInput::Time))?;
+        is_told = matches!(input, HandshakeInput::Verdict(Verdict::Refused(_)));
         let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         step = handshake.handle(Time(elapsed), input);
     }
@@ -262,12 +268,20 @@ where
             }
         }
         Failed::Refused(version, max, connack) => {
-            metrics.connect(connack.reason);
             tracing::info!(%remote, listener, reason_code = ?connack.reason, "refused");
-            // What is too large for the client is not sent [MQTT-3.1.2-24].
-            let _ = mqtt_codec::encode_limited(&Packet::ConnAck(connack), version, max, io.output.tail());
+            send_limited(io, metrics, version, max, connack);
         }
+        Failed::Judged(version, max, connack) => send_limited(io, metrics, version, max, connack),
     }
+}
+
+fn send_limited<S>(io: &mut Io<S>, metrics: &Counts, version: Version, max: u32, connack: Box<ConnAck>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    metrics.connect(connack.reason);
+    // What is too large for the client is not sent [MQTT-3.1.2-24].
+    let _ = mqtt_codec::encode_limited(&Packet::ConnAck(connack), version, max, io.output.tail());
 }
 
 fn send_refusal<S>(io: &mut Io<S>, version: Version, reason: ReasonCode)

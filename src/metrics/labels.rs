@@ -20,6 +20,12 @@ macro_rules! labels {
 
         impl $name {
             pub(super) const TEXTS: &[&str] = &[$($text,)*];
+
+            /// The value of the label.
+            #[must_use]
+            pub fn text(self) -> &'static str {
+                Self::TEXTS.get(self as usize).copied().unwrap_or_default()
+            }
         }
     };
 }
@@ -169,6 +175,24 @@ labels! {
         ConnectionsPerAddress = "connections_per_address",
         /// `listeners.max_handshakes`.
         Handshakes = "handshakes",
+    }
+}
+
+labels! {
+    /// At which step a CONNECT was refused of which it was to be found out who it is.
+    AuthStep {
+        /// It names an authentication method that is not offered.
+        Method = "method",
+        /// It has no user name, and without one nobody is let in.
+        NoCredentials = "no_credentials",
+        /// Nobody knows the user.
+        UnknownUser = "unknown_user",
+        /// The password is another one.
+        WrongPassword = "wrong_password",
+        /// The user may not have this client id.
+        ClientId = "client_id",
+        /// The permissions of the user need a client id that can stand in a subject.
+        Template = "template",
     }
 }
 

@@ -18,8 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ACK_BUCKETS_US, Counts, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent, TakenBy,
-    Vitals, WillCause, process::Process,
+    ACK_BUCKETS_US, AuthStep, Counts, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent,
+    TakenBy, Vitals, WillCause, process::Process,
 };
 use crate::readiness::Readiness;
 use crate::store::{ApiErrors, StreamRoom};
@@ -224,6 +224,8 @@ fn connects(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     let results = by_reason(&metrics.connects);
     let over_limit = ("over_limit".to_owned(), metrics.connects_over_limit.load(Relaxed));
     out.owned("mqtt_connect", "CONNECTs by what was answered", "result", results.chain([over_limit]))?;
+    let steps = AuthStep::TEXTS.iter().zip(&metrics.auth_refused).map(|(step, n)| ([("step", *step)], n));
+    out.counters("mqtt_auth_refused", "CONNECTs that were refused for who they are, by the step at which", steps)?;
     let ends = [
         ("client".to_owned(), metrics.disconnects_by_client.load(Relaxed)),
         ("connection_lost".to_owned(), metrics.disconnects_lost.load(Relaxed)),

@@ -55,6 +55,7 @@ impl Counts {
             ack,
             connects,
             connects_over_limit: over_limit_of_all,
+            auth_refused,
             disconnects,
             disconnects_by_client: by_client,
             disconnects_lost: lost,
@@ -69,11 +70,12 @@ impl Counts {
             of_parts,
         } = self;
         let single = [sockets, over_limit_of_all, by_client, lost, events, adopted, scans];
-        let several: [&[AtomicU64]; 11] = [
+        let several: [&[AtomicU64]; 12] = [
             bytes,
             payload_bytes,
             dropped,
             connects,
+            auth_refused,
             disconnects,
             wills,
             requests,

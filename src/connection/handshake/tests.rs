@@ -4,7 +4,7 @@ use std::future::pending;
 
 use bytes::{Bytes, BytesMut};
 use mqtt_codec::{Auth, ConnectProperties, Role, Secret};
-use mqtt_session::{Credentials, Verdict};
+use mqtt_session::Credentials;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
 
@@ -125,7 +125,7 @@ async fn anybody_is_let_in_and_what_was_sent_behind_connect_stays() {
     sent.extend_from_slice(&bytes_of(&Packet::PingReq));
     client.write_all(&sent).await.unwrap();
     let mut io = Io::new(server);
-    let greeted = greet(&mut io, &door(Anyone::default()), &peer()).await.unwrap();
+    let greeted = greet(&mut io, &door(Anyone::new(Metrics::new())), &peer()).await.unwrap();
     assert_eq!(&*greeted.welcome.connect.client_id, "c");
     assert_eq!(greeted.welcome.connect.password, None);
     assert_eq!(io.input, bytes_of(&Packet::PingReq));
@@ -135,7 +135,7 @@ async fn anybody_is_let_in_and_what_was_sent_behind_connect_stays() {
 async fn mqtt_4_12_0_1_a_method_that_nobody_offers_is_refused() {
     let (mut client, server) = tokio::io::duplex(4096);
     client.write_all(&bytes_of(&connect(Some("SCRAM-SHA-1")))).await.unwrap();
-    assert!(go_through(&door(Anyone::default()), server).await.is_none());
+    assert!(go_through(&door(Anyone::new(Metrics::new())), server).await.is_none());
     let Packet::ConnAck(connack) = read(&mut client).await else { panic!() };
     assert_eq!(connack.reason, ReasonCode::BadAuthenticationMethod);
 }

@@ -1,0 +1,261 @@
+//! Mode `file`: users with passwords, of the configuration and of a file that is read again when it changes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mqtt_access::{Secret, UnixTime};
+use mqtt_session::{Credentials, Verdict};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use super::failures::Failures;
+use super::refusals::Refusals;
+use super::remembered::Remembered;
+use super::users::Users;
+use super::users_file::{self, Found, Stamp};
+use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Principal};
+use crate::config::{Config, UserConfig, check_names};
+use crate::listener::Peer;
+use crate::metrics::{AuthStep, Metrics};
+
+/// Passwords that are hashed at once, when it cannot be found out how many processors there are. More than there are processors
+/// would end none of them sooner, and each takes memory, 19 MiB as `nats-mqtt passwd` makes them. Who gets no turn in
+/// [`JUDGED_WITHIN`] is refused with 0x88, in 3.x with 3.
+const HASHES_AT_ONCE: usize = 2;
+
+/// How often the file of users is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A refusal that waits is said so long before the time for it is over.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// Knows users by their passwords.
+pub(crate) struct FileUsers {
+    configured: Arc<[UserConfig]>,
+    anonymous: bool,
+    file: Option<PathBuf>,
+    current: RwLock<Arc<Current>>,
+    remembered: Remembered,
+    failures: Failures,
+    /// Turns of hashing.
+    turns: Arc<Semaphore>,
+    refusals: Refusals,
+    changes: watch::Sender<u64>,
+    /// The file as it was read last.
+    seen: Mutex<Option<Stamp>>,
+}
+
+/// The users as they are now.
+struct Current {
+    version: u64,
+    /// When a user came last, or got another password.
+    latest: UnixTime,
+    /// Of those, the ones of the file.
+    of_file: Vec<UserConfig>,
+    users: Users,
+}
+
+impl FileUsers {
+    pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+        let of_file = config.auth.file_users.clone();
+        let users = users_of(config);
+        let at_once = std::thread::available_parallelism().map_or(HASHES_AT_ONCE, usize::from);
+        Self {
+            configured: config.users.clone().into(),
+            anonymous: config.auth.anonymous,
+            file: config.auth.users_file.clone(),
+            current: RwLock::new(Arc::new(Current { version: 0, latest: UnixTime::default(), of_file, users })),
+            remembered: Remembered::new(config.auth.cache.get()),
+            failures: Failures::default(),
+            turns: Arc::new(Semaphore::new(at_once)),
+            refusals: Refusals::new(metrics),
+            changes: watch::Sender::default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// Who a client is, or at which step it fails.
+    async fn identified(&self, credentials: Credentials<'_>) -> Result<Arc<Principal>, AuthStep> {
+        let connect = credentials.connect;
+        if connect.properties.authentication_method.is_some() {
+            return Err(AuthStep::Method);
+        }
+        let name = connect.username.as_deref().unwrap_or_default();
+        loop {
+            let current = self.current();
+            let user = current.users.get(name);
+            if name.is_empty() {
+                return user.ok_or(AuthStep::NoCredentials)?.admit(&connect.client_id);
+            }
+            let has_proven = match &connect.password {
+                Some(password) => self.is_right(&current, name, password).await,
+                None => self.is_right(&current, name, &Vec::new().into()).await,
+            };
+            if !has_proven {
+                return Err(if user.is_some() { AuthStep::WrongPassword } else { AuthStep::UnknownUser });
+            }
+            let principal = user.ok_or(AuthStep::UnknownUser)?.admit(&connect.client_id)?;
+            // The users may be others by now: then it is asked again, since nobody else will.
+            if self.current().version == current.version {
+                return Ok(principal);
+            }
+        }
+    }
+
+    /// Whether the password is that of the user. One that is hashed has its turn until that is done, also when nobody waits any more.
+    async fn is_right(&self, current: &Arc<Current>, name: &str, password: &mqtt_codec::Secret) -> bool {
+        let fingerprint = self.remembered.fingerprint(current.version, name, password);
+        if self.remembered.has(fingerprint) {
+            return true;
+        }
+        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return false };
+        let (current, name) = (Arc::clone(current), name.to_owned());
+        let password = Secret::new(password.expose().to_vec());
+        let hashing = tokio::task::spawn_blocking(move || {
+            let is_right = current.users.verify(&name, &password);
+            drop(turn);
+            is_right
+        });
+        let is_right = hashing.await.unwrap_or(false);
+        if is_right {
+            self.remembered.keep(fingerprint);
+        }
+        is_right
+    }
+
+    async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
+        let latest = Instant::now() + JUDGED_WITHIN - MARGIN;
+        let step = match self.identified(credentials).await {
+            Ok(principal) => return Verdict::Accepted(principal, None),
+            Err(step) => step,
+        };
+        let reason = self.refusals.tell(credentials.connect, peer, step);
+        let user = credentials.connect.username.as_deref().filter(|name| !name.is_empty());
+        let delay = self.failures.failed(peer.addr.ip(), user);
+        tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;
+        Verdict::Refused(reason)
+    }
+
+    /// Looks at the file for ever.
+    async fn look_again_and_again(&self, file: PathBuf) {
+        loop {
+            let (file, others, seen) = (file.clone(), Arc::clone(&self.configured), *self.seen.lock());
+            let look = tokio::task::spawn_blocking(move || users_file::look(&file, &others, seen));
+            if let Ok(Some(found)) = look.await {
+                self.take(found);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Takes over what the file has now. One that is wrong changes nothing.
+    fn take(&self, Found { stamp, users }: Found) {
+        *self.seen.lock() = Some(stamp);
+        let checked = users.and_then(|users| {
+            check_names(self.configured.iter().chain(&users), self.anonymous)?;
+            Ok(users)
+        });
+        match checked {
+            Ok(of_file) => self.replace(of_file, stamp.written()),
+            Err(error) => tracing::warn!("the users stay as they were: {error}"),
+        }
+    }
+
+    fn replace(&self, of_file: Vec<UserConfig>, written: UnixTime) {
+        let before = self.current();
+        if before.of_file == of_file {
+            tracing::debug!(users = before.users.len(), "users_file has the users that it had");
+            return;
+        }
+        // Later than any before, whatever the file system says.
+        let latest = written.max(UnixTime::from_millis(before.latest.as_millis().saturating_add(1)));
+        let all = self.configured.iter().chain(&of_file);
+        let users = Users::new(all, self.anonymous, Some((&before.users, latest)));
+        tracing::info!(users = users.len(), "users_file was read again");
+        tell_unknown_tags(&users);
+        let version = before.version + 1;
+        *self.current.write() = Arc::new(Current { version, latest, of_file, users });
+        self.remembered.clear();
+        self.changes.send_replace(version);
+    }
+}
+
+impl Authenticator for FileUsers {
+    fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a> {
+        Box::pin(self.verdict(credentials, peer))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn judge_again(&self, principal: &Principal, client_id: &str) -> Again {
+        let current = self.current();
+        let user = current.users.get(&principal.user.name).filter(|user| user.is_user_of(principal));
+        match user.map(|user| user.admit(client_id)) {
+            None | Some(Err(_)) => Again::Gone,
+            Some(Ok(now)) if is_same(principal, &now) => Again::Same,
+            Some(Ok(now)) => Again::Changed(now),
+        }
+    }
+
+    fn follow(&self) -> Following<'_> {
+        match &self.file {
+            Some(file) => Box::pin(self.look_again_and_again(file.clone())),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+/// Whether one may do what the other may.
+fn is_same(one: &Principal, other: &Principal) -> bool {
+    one.permissions.lists() == other.permissions.lists() && one.tags == other.tags
+}
+
+/// The users of a configuration.
+fn users_of(config: &Config) -> Users {
+    let all = config.users.iter().chain(&config.auth.file_users);
+    let users = Users::new(all, config.auth.anonymous, None);
+    tell_unknown_tags(&users);
+    users
+}
+
+fn tell_unknown_tags(users: &Users) {
+    if let Some((user, tag)) = users.unknown_tags().next() {
+        let count = users.unknown_tags().count();
+        tracing::warn!(
+            count,
+            user,
+            tag,
+            "there are tags that begin with mqtt: and that are not known; they forbid nothing"
+        );
+    }
+}
+
+/// Who a client would be that connects with these, or at which step it would be refused.
+pub(super) fn identify(
+    config: &Config,
+    name: &str,
+    password: &Secret,
+    client_id: &str,
+) -> Result<Arc<Principal>, AuthStep> {
+    let users = users_of(config);
+    let user = users.get(name);
+    if name.is_empty() {
+        return user.ok_or(AuthStep::NoCredentials)?.admit(client_id);
+    }
+    match (users.verify(name, password), user) {
+        (true, Some(user)) => user.admit(client_id),
+        (false, Some(_)) => Err(AuthStep::WrongPassword),
+        (_, None) => Err(AuthStep::UnknownUser),
+    }
+}
+
+#[cfg(test)]
+mod tests;

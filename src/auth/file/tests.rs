@@ -1,0 +1,240 @@
+//! Mode `file` without sockets: verdicts, their delays, and files that change.
+
+use std::path::Path;
+
+use mqtt_codec::{Connect, ConnectProperties, ReasonCode, Version};
+
+use super::*;
+use crate::config::Overrides;
+use crate::listener::{Handshake, Protocol};
+
+const LIGHT: &str =
+    "$7$10$MDEyMzQ1Njc4OWFi$NrzwjNkm0devHqjYkA7HqLMvRhp+AsLReNF6SvsV8eCNpQ1+C4DLO/N1v2TyhqbZt6lLUVErC2CGca242OSJCA==";
+const DARK: &str =
+    "$7$10$MDEyMzQ1Njc4OWFi$+Q6JcCccUhX6taJBsV2DpwYub6oG14yYRDFmcjfnToT3aPihgMUyGdPS3j+A9XuYUbUHeIJ/6p4AAlE6yFUoYg==";
+
+fn user(name: &str, hash: &str, more: &str) -> String {
+    format!("[[users]]\nname = \"{name}\"\npassword = \"{hash}\"\n{more}\n")
+}
+
+fn lamp() -> String {
+    user("lamp", LIGHT, "")
+}
+
+fn authenticator(auth: &str, users: &str) -> FileUsers {
+    let text = format!("[auth]\nmode = \"file\"\n{auth}\n{users}");
+    let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
+    FileUsers::new(&config, Metrics::new())
+}
+
+fn connect(name: Option<&str>, password: Option<&str>) -> Connect {
+    Connect {
+        version: Version::V5,
+        bridge: false,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id: "c".into(),
+        will: None,
+        username: name.map(Into::into),
+        password: password.map(|password| password.as_bytes().into()),
+        properties: ConnectProperties::default(),
+    }
+}
+
+fn peer() -> Peer {
+    let addr = std::net::SocketAddr::from(([192, 0, 2, 1], 1883));
+    Peer { addr, listener: "test".into(), protocol: Protocol::Mqtt, place: 0, handshake: Handshake::default() }
+}
+
+async fn judge(users: &FileUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {
+    match users.judge(Credentials { connect, data: None, round: 0 }, &peer()).await {
+        Verdict::Accepted(principal, None) => Ok(principal),
+        Verdict::Refused(reason) => Err(reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn reason(users: &FileUsers, name: Option<&str>, password: Option<&str>) -> ReasonCode {
+    judge(users, &connect(name, password)).await.err().unwrap_or(ReasonCode::Success)
+}
+
+#[tokio::test]
+async fn who_gets_in_and_what_the_others_are_told() {
+    use ReasonCode::{BadUserNameOrPassword, NotAuthorized, Success};
+    let users = authenticator("", &lamp());
+    for (name, password, expected) in [
+        (Some("lamp"), Some("light"), Success),
+        (Some("lamp"), Some("dark"), BadUserNameOrPassword),
+        (Some("lamp"), None, BadUserNameOrPassword),
+        (Some("other"), Some("light"), BadUserNameOrPassword),
+        (Some(""), Some("light"), NotAuthorized),
+        (None, Some("light"), NotAuthorized),
+        (None, None, NotAuthorized),
+    ] {
+        // Each from the beginning: nobody has failed yet.
+        let users = FileUsers { failures: Failures::default(), ..authenticator("", &lamp()) };
+        assert_eq!(reason(&users, name, password).await, expected, "{name:?} {password:?}");
+    }
+    let mut with_method = connect(Some("lamp"), Some("light"));
+    with_method.properties.authentication_method = Some("SCRAM-SHA-256".into());
+    assert_eq!(judge(&users, &with_method).await.err(), Some(ReasonCode::BadAuthenticationMethod));
+    assert_eq!(reason(&authenticator("anonymous = true", &lamp()), None, None).await, Success);
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_by_its_step() {
+    let metrics = Metrics::new();
+    let text = format!("[auth]\nmode = \"file\"\n{}", user("lamp", LIGHT, "tags = [\"mqtt:client-id=name\"]"));
+    let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
+    let users = FileUsers::new(&config, Arc::clone(&metrics));
+    assert_eq!(reason(&users, Some("lamp"), Some("light")).await, ReasonCode::ClientIdentifierNotValid);
+    assert_eq!(reason(&users, Some("other"), Some("light")).await, ReasonCode::BadUserNameOrPassword);
+    for step in ["client_id", "unknown_user"] {
+        let line = format!("\nmqtt_auth_refused_total{{step=\"{step}\"}} 1\n");
+        assert!(metrics.render().contains(&line), "{step}");
+    }
+}
+
+/// Milliseconds that an answer takes, by the paused clock.
+async fn waited(users: &FileUsers, name: &str, password: &str) -> u128 {
+    let began = Instant::now();
+    let _ = reason(users, Some(name), Some(password)).await;
+    began.elapsed().as_millis()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fails_again_waits_for_longer_and_who_does_not_fail_waits_not_at_all() {
+    let users = authenticator("", &lamp());
+    let failures =
+        [waited(&users, "lamp", "x").await, waited(&users, "lamp", "y").await, waited(&users, "lamp", "z").await];
+    assert_eq!(failures, [100, 200, 400]);
+    assert_eq!(waited(&users, "lamp", "light").await, 0);
+    let turns = users.turns.available_permits();
+    let failing = async { waited(&users, "lamp", "w").await };
+    let looking = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        users.turns.available_permits()
+    };
+    let (waited, free) = tokio::join!(failing, looking);
+    assert_eq!((waited, free), (800, turns), "who waits for a refusal holds no turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_comes_before_the_time_to_judge_is_over() {
+    let users = authenticator("", &lamp());
+    for _ in 0..10 {
+        let _ = users.failures.failed(peer().addr.ip(), None);
+    }
+    let turns = Arc::clone(&users.turns).acquire_many_owned(users.turns.available_permits() as u32).await.unwrap();
+    let failing = async { waited(&users, "lamp", "x").await };
+    let releasing = async {
+        tokio::time::sleep(JUDGED_WITHIN - Duration::from_secs(3)).await;
+        drop(turns);
+    };
+    let (waited, ()) = tokio::join!(failing, releasing);
+    assert_eq!(waited, (JUDGED_WITHIN - MARGIN).as_millis(), "not four seconds more");
+}
+
+#[tokio::test]
+async fn a_password_that_was_right_needs_no_turn_until_the_users_change() {
+    let users = authenticator("", &lamp());
+    assert_eq!(reason(&users, Some("lamp"), Some("light")).await, ReasonCode::Success);
+    let turns = Arc::clone(&users.turns).acquire_many_owned(users.turns.available_permits() as u32).await.unwrap();
+    assert_eq!(reason(&users, Some("lamp"), Some("light")).await, ReasonCode::Success);
+    users.replace(parsed(&user("other", DARK, "")), UnixTime::from_millis(1));
+    let again = reason(&users, Some("lamp"), Some("light"));
+    tokio::pin!(again);
+    assert!(futures_util::poll!(&mut again).is_pending(), "it waits for a turn");
+    drop(turns);
+    assert_eq!(again.await, ReasonCode::Success);
+}
+
+fn parsed(users: &str) -> Vec<UserConfig> {
+    Config::assemble(Some(("users.toml", users)), &[], &Overrides::default()).unwrap().users
+}
+
+#[tokio::test]
+async fn whoever_was_accepted_is_judged_again_when_the_users_change() {
+    let users = authenticator("", &lamp());
+    let mut changes = users.changes();
+    let file =
+        [user("same", LIGHT, ""), user("changed", LIGHT, ""), user("password", LIGHT, ""), user("gone", LIGHT, "")];
+    users.replace(parsed(&file.concat()), UnixTime::from_millis(5));
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    let mut accepted = Vec::new();
+    for name in ["lamp", "same", "changed", "password", "gone"] {
+        accepted.push(judge(&users, &connect(Some(name), Some("light"))).await.unwrap());
+    }
+    let more = "permissions = { publish = { allow = [\"a\"] } }";
+    let file = [user("same", LIGHT, ""), user("changed", LIGHT, more), user("password", DARK, "")];
+    users.replace(parsed(&file.concat()), UnixTime::from_millis(5));
+    assert!(changes.has_changed().unwrap());
+    let again: Vec<_> = accepted.iter().map(|principal| users.judge_again(principal, "c")).collect();
+    assert!(matches!(&again[..], [Again::Same, Again::Same, Again::Changed(_), Again::Gone, Again::Gone]), "{again:?}");
+    let Again::Changed(now) = &again[2] else { panic!("{again:?}") };
+    assert!(now.permissions.is_publish_allowed("a") && !now.permissions.is_publish_allowed("b"));
+    changes.mark_unchanged();
+    users.replace(parsed(&file.concat()), UnixTime::from_millis(9));
+    assert!(!changes.has_changed().unwrap(), "nothing is different");
+}
+
+fn look(users: &FileUsers, file: &Path) -> bool {
+    let found = users_file::look(file, &users.configured, *users.seen.lock());
+    let is_found = found.is_some();
+    found.into_iter().for_each(|found| users.take(found));
+    is_found
+}
+
+fn has(users: &FileUsers, name: &str) -> bool {
+    users.current().users.get(name).is_some()
+}
+
+#[test]
+fn a_file_is_read_when_it_is_another_one_and_a_wrong_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.toml");
+    std::fs::write(&file, user("a", LIGHT, "")).unwrap();
+    let users = authenticator(&format!("users_file = {file:?}"), &lamp());
+    assert!(has(&users, "a") && has(&users, "lamp"));
+    assert!(look(&users, &file) && !look(&users, &file), "once");
+    assert_eq!(*users.changes().borrow(), 0, "it is as it was when the process began");
+    // Put in its place, as editors do.
+    let put = |text: &str| {
+        std::fs::write(dir.path().join("new"), text).unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+    };
+    put(&user("b", LIGHT, ""));
+    assert!(look(&users, &file));
+    assert!(has(&users, "b") && !has(&users, "a") && has(&users, "lamp"));
+    for wrong in ["[[users]", "[[users]]\nname = \"c\"", &lamp(), &user("", LIGHT, "")] {
+        put(wrong);
+        assert!(look(&users, &file) && !look(&users, &file), "once: {wrong}");
+        assert!(has(&users, "b") && !has(&users, "c"), "{wrong}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(look(&users, &file) && !look(&users, &file));
+    assert!(has(&users, "b"));
+    assert_eq!(*users.changes().borrow(), 1);
+    put("");
+    assert!(look(&users, &file));
+    assert!(!has(&users, "b") && has(&users, "lamp"), "there are others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.toml");
+    std::fs::write(&file, user("a", LIGHT, "")).unwrap();
+    let users = authenticator(&format!("users_file = {file:?}"), "");
+    let mut changes = users.changes();
+    let changed = async {
+        std::fs::write(&file, user("bb", LIGHT, "")).unwrap();
+        changes.changed().await.unwrap();
+    };
+    tokio::select! {
+        () = users.follow() => panic!("it ended"),
+        () = changed => {}
+    }
+    assert!(has(&users, "bb"));
+}

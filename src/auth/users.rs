@@ -1,0 +1,131 @@
+//! The users of mode `file`, compiled: who has a name, and what a client becomes that has proven to be this one.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use mqtt_access::password::{PasswordHash, verify_unknown_user};
+use mqtt_access::{DeviceRules, Permissions, Secret, UnixTime, User};
+
+use super::Principal;
+use crate::config::{PermissionsConfig, UserConfig};
+use crate::metrics::AuthStep;
+
+/// All users, as they are at one time.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    by_name: HashMap<Box<str>, Arc<KnownUser>>,
+    /// A hash of the kind that most have: whoever is unknown costs as much.
+    usual_hash: Option<PasswordHash>,
+}
+
+/// A user.
+#[derive(Debug)]
+pub(super) struct KnownUser {
+    config: UserConfig,
+    rules: DeviceRules,
+    /// When it came, or got its password: who was accepted with another one is accepted no more. `None`: at the start.
+    since: Option<UnixTime>,
+    /// Who it is with any client id, where that changes nothing.
+    principal: Option<Arc<Principal>>,
+}
+
+impl Users {
+    /// These users; with `anonymous` also whoever has no name. Those who are not in `before`, or had another password there, are
+    /// so since `now`.
+    pub(super) fn new<'a>(
+        users: impl Iterator<Item = &'a UserConfig>,
+        anonymous: bool,
+        before: Option<(&Self, UnixTime)>,
+    ) -> Self {
+        let mut by_name = HashMap::default();
+        for user in users {
+            let since = before.and_then(|(before, now)| match before.get(&user.name) {
+                Some(same) if same.config.password == user.password => same.since,
+                _ => Some(now),
+            });
+            by_name.insert(user.name.clone().into_boxed_str(), Arc::new(KnownUser::new(user, since)));
+        }
+        if anonymous {
+            by_name.entry(Box::default()).or_insert_with(|| Arc::new(KnownUser::new(&nobody(), None)));
+        } else {
+            by_name.remove("");
+        }
+        let usual_hash = usual(by_name.values().filter_map(|user| user.config.password.as_ref()));
+        Self { by_name, usual_hash }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// The user of a name; of none, whoever has none.
+    pub(super) fn get(&self, name: &str) -> Option<&Arc<KnownUser>> {
+        self.by_name.get(name)
+    }
+
+    /// Whether a password is that of a user. It takes time on purpose, as long for who is unknown.
+    pub(super) fn verify(&self, name: &str, password: &Secret) -> bool {
+        match self.get(name).and_then(|user| user.config.password.as_ref()) {
+            Some(hash) => hash.verify(password),
+            None => verify_unknown_user(password, self.usual_hash.as_ref()),
+        }
+    }
+
+    /// Tags that begin as ours do and are none, each with its user.
+    pub(super) fn unknown_tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.by_name.values().flat_map(|user| user.rules.unknown.iter().map(|tag| (&*user.config.name, &**tag)))
+    }
+}
+
+impl KnownUser {
+    fn new(user: &UserConfig, since: Option<UnixTime>) -> Self {
+        // What cannot be read was refused with the configuration.
+        let rules = DeviceRules::new(&user.tags).unwrap_or_default();
+        let mut known = Self { config: user.clone(), rules, since, principal: None };
+        known.principal = known.principal_for("").ok();
+        known
+    }
+
+    /// Who a client is that is this user.
+    pub(super) fn admit(&self, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
+        if !self.rules.is_client_id_allowed(client_id, &self.config.name) {
+            return Err(AuthStep::ClientId);
+        }
+        self.principal.clone().map_or_else(|| self.principal_for(client_id), Ok)
+    }
+
+    /// Whether it is the user that a principal was made of, whatever it may do by now.
+    pub(super) fn is_user_of(&self, principal: &Principal) -> bool {
+        self.config.name == principal.user.name && self.since == principal.user.issued_at
+    }
+
+    fn principal_for(&self, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
+        let lists = self.config.permissions_for(client_id).map_err(|_| AuthStep::Template)?;
+        let permissions = Permissions::new(lists).map_err(|_| AuthStep::Template)?;
+        Ok(Arc::new(Principal {
+            user: User { name: self.config.name.clone(), issued_at: self.since, ..User::default() },
+            permissions: Arc::new(permissions),
+            tags: self.config.tags.clone(),
+            rules: self.rules.clone(),
+            ..Principal::all()
+        }))
+    }
+}
+
+/// Whoever has no name, where nothing is said about it: it may do everything.
+fn nobody() -> UserConfig {
+    UserConfig { name: String::new(), password: None, permissions: PermissionsConfig::default(), tags: Vec::new() }
+}
+
+/// One of the hashes that are of the most frequent kind.
+fn usual<'a>(hashes: impl Iterator<Item = &'a PasswordHash>) -> Option<PasswordHash> {
+    let mut kinds: HashMap<&str, (usize, &PasswordHash)> = HashMap::default();
+    for hash in hashes {
+        kinds.entry(hash.kind()).or_insert((0, hash)).0 += 1;
+    }
+    kinds.into_values().max_by_key(|(count, _)| *count).map(|(_, hash)| hash.clone())
+}
+
+#[cfg(test)]
+mod tests;

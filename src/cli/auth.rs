@@ -1,0 +1,126 @@
+//! `nats-mqtt auth`: who somebody would be that connects, and with which permissions.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mqtt_access::{ResponseLimits, Secret, SubjectLists};
+
+use super::failure::{FAILED, Failure, say};
+use super::passwd;
+use crate::auth::{self, Principal};
+use crate::config::{AuthMode, Config};
+
+/// Who somebody is asked to be.
+#[derive(Debug, Args)]
+pub(super) struct Somebody {
+    /// User name; "" for none
+    #[arg(long, value_name = "NAME")]
+    user: String,
+    /// File with the password as its only line; none when absent
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Client identifier
+    #[arg(long, value_name = "ID", default_value = "")]
+    client_id: String,
+}
+
+pub(super) fn auth(config: &Config, somebody: &Somebody) -> Result<(), Failure> {
+    let password = match &somebody.password_file {
+        Some(file) => passwd::from_file(file)?,
+        None => Secret::from(""),
+    };
+    for (key, value) in test(config, &somebody.user, &password, &somebody.client_id)? {
+        say(&format!("{key:<9} {value}"));
+    }
+    Ok(())
+}
+
+type Lines = Vec<(&'static str, String)>;
+
+fn test(config: &Config, user: &str, password: &Secret, client_id: &str) -> Result<Lines, Failure> {
+    let principal = auth::identify(config, user, password, client_id)
+        .map_err(|step| Failure::new(FAILED, format!("refused at step {}: see docs/security.md", step.text())))?;
+    let who = match (config.auth.mode, &*principal.user.name) {
+        (AuthMode::None, _) => "anybody: auth.mode is \"none\"".to_owned(),
+        (_, "") => "whoever has no user name".to_owned(),
+        (_, name) => name.to_owned(),
+    };
+    Ok([("user", who)].into_iter().chain(permissions(&principal)).collect())
+}
+
+fn permissions(principal: &Principal) -> Lines {
+    let lists = principal.permissions.lists();
+    let mut lines = Lines::new();
+    for (key, of) in [("publish", &lists.publish), ("subscribe", &lists.subscribe)] {
+        lines.push((key, shown(of, lists.responses.is_some() && key == "publish")));
+    }
+    if let Some(limits) = lists.responses.map(ResponseLimits::resolved) {
+        lines.push(("replies", shown_limits(limits)));
+    }
+    if !principal.tags.is_empty() {
+        lines.push(("tags", principal.tags.join(", ")));
+    }
+    lines
+}
+
+/// `may_reply`: without an allow nothing but replies is allowed.
+fn shown(lists: &SubjectLists, may_reply: bool) -> String {
+    let allowed = match lists.allowed() {
+        [] if may_reply => "only replies".to_owned(),
+        [] => "everything".to_owned(),
+        allowed => allowed.join(", "),
+    };
+    match lists.denied() {
+        [] => allowed,
+        denied => format!("{allowed}; not {}", denied.join(", ")),
+    }
+}
+
+fn shown_limits(limits: ResponseLimits) -> String {
+    let times = if limits.max < 0 { "any number".to_owned() } else { limits.max.to_string() };
+    match u64::try_from(limits.ttl_ns) {
+        Ok(ns) => format!("{times} within {}", crate::config::Duration(std::time::Duration::from_nanos(ns))),
+        Err(_) => times,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    const LIGHT: &str = "$7$10$MDEyMzQ1Njc4OWFi$NrzwjNkm0devHqjYkA7HqLMvRhp+AsLReNF6SvsV8eCNpQ1+C4DLO/N1v2TyhqbZt6lLUVErC2CGca242OSJCA==";
+
+    fn shown(text: &str, user: &str, password: &str, client_id: &str) -> String {
+        let config = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap();
+        match test(&config, user, &password.into(), client_id) {
+            Ok(lines) => lines.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join("; "),
+            Err(failure) => format!("{} {}", failure.code, failure.message),
+        }
+    }
+
+    #[test]
+    fn it_says_who_that_would_be_or_where_it_fails() {
+        let user =
+            |more: &str| format!("[auth]\nmode = \"file\"\n[[users]]\nname = \"lamp\"\npassword = \"{LIGHT}\"\n{more}");
+        let more = "permissions = { publish = { deny = [\"x\"] }, subscribe = { allow = [\"cmd.{{client-id()}}\"] }, allow_responses = true }\ntags = [\"site:x\"]";
+        let file = user(more);
+        for (text, name, password, id, expected) in [
+            ("", "a", "b", "c", "user anybody: auth.mode is \"none\"; publish everything; subscribe everything"),
+            (&user(""), "lamp", "light", "", "user lamp; publish everything; subscribe everything"),
+            (
+                &file,
+                "lamp",
+                "light",
+                "l.1",
+                "user lamp; publish only replies; not x; subscribe cmd.l//1; replies 1 within 2m; tags site:x",
+            ),
+            (&file, "lamp", "light", "a/b", "1 refused at step template: see docs/security.md"),
+            (&file, "lamp", "dark", "", "1 refused at step wrong_password: see docs/security.md"),
+            (&file, "other", "light", "", "1 refused at step unknown_user: see docs/security.md"),
+            (&file, "", "", "", "1 refused at step no_credentials: see docs/security.md"),
+        ] {
+            assert_eq!(shown(text, name, password, id), expected, "{name} {password} {id}");
+        }
+    }
+}

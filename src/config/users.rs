@@ -1,0 +1,292 @@
+//! `[[users]]`, here and in a file of their own: who may connect in mode `file`, and what each may do. Everything that one of
+//! them says is understood here or an error: what was meant to forbid is never left out.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::path::Path;
+
+use mqtt_access::password::{HashError, PasswordHash};
+use mqtt_access::template::{NotAToken, RoleValues, TemplateError, Token};
+use mqtt_access::{DeviceRules, PermissionLists, Permissions, ResponseLimits, SubjectLists};
+use mqtt_codec::TopicName;
+use serde::de::value::MapAccessDeserializer;
+use serde::{Deserialize, Deserializer, de};
+
+use super::tree::{self, Node, Origin};
+use super::{ConfigError, Duration};
+
+/// Bytes of a file of users: about 50,000 of them.
+pub const USERS_FILE_SIZE_MAX: u64 = 16 << 20;
+
+/// A client id that stands for any, when it is looked whether permissions make sense.
+const ANY_CLIENT_ID: &str = "any";
+
+/// What a template can say.
+const OPERATIONS: &str = "{{client-id()}}, {{name()}} and {{tag(KEY)}}";
+
+/// One of `[[users]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct UserConfig {
+    /// Its name; that of nobody is for those who connect without one.
+    pub name: String,
+    /// The hash of its password.
+    #[serde(default, deserialize_with = "hash")]
+    pub password: Option<PasswordHash>,
+    /// What it may do. Default: everything.
+    #[serde(default)]
+    pub permissions: PermissionsConfig,
+    /// Its tags, as `site:berlin` and `mqtt:max-qos=1`.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// `permissions` of a user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PermissionsConfig {
+    /// Subjects that it may publish to.
+    pub publish: SubjectsConfig,
+    /// Subjects that it may subscribe to, each alone or with the name of a queue group behind a space.
+    pub subscribe: SubjectsConfig,
+    /// It may reply to what it is asked: `true`, or how often and for how long.
+    #[serde(deserialize_with = "responses")]
+    pub allow_responses: Option<ResponseLimits>,
+}
+
+/// What of one direction is allowed and denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SubjectsConfig {
+    /// Nothing else is allowed. Without it everything is.
+    pub allow: Option<Vec<String>>,
+    /// Denied, whatever is allowed.
+    pub deny: Option<Vec<String>>,
+}
+
+impl SubjectsConfig {
+    fn lists(&self) -> SubjectLists {
+        SubjectLists { allow: self.allow.clone(), deny: self.deny.clone().filter(|deny| !deny.is_empty()) }
+    }
+}
+
+impl UserConfig {
+    /// What its permissions are for a client id. None can stand in a subject that is empty, so what there is for that one is the
+    /// same for all.
+    ///
+    /// # Errors
+    /// The client id is needed and cannot stand in a subject, or what a template says cannot be had.
+    pub fn permissions_for(&self, client_id: &str) -> Result<PermissionLists, TemplateError> {
+        let mut values = RoleValues::new().with_tags(&self.tags);
+        for (operation, text) in [("client-id()", client_id), ("name()", &self.name)] {
+            // What is no token has no value, which refuses whoever needs it.
+            if let Ok(token) = token_of_level(text) {
+                values = values.with(operation, token);
+            }
+        }
+        values.expand(&self.permission_lists())
+    }
+
+    fn permission_lists(&self) -> PermissionLists {
+        let permissions = &self.permissions;
+        PermissionLists {
+            publish: permissions.publish.lists(),
+            subscribe: permissions.subscribe.lists(),
+            responses: permissions.allow_responses,
+        }
+    }
+
+    /// What is wrong with it, and with which of its keys.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.password.is_none() && !self.name.is_empty() {
+            return Err(("", "a user needs a password: write its hash, which `nats-mqtt passwd` makes".to_owned()));
+        }
+        DeviceRules::new(&self.tags).map_err(|error| ("tags", tag_help(&error.tag)))?;
+        for lists in [&self.permissions.publish, &self.permissions.subscribe] {
+            if lists.allow.as_ref().is_some_and(Vec::is_empty) {
+                let message =
+                    "an empty allow has no one meaning: leave it out to allow everything, or write deny = [\">\"]";
+                return Err(("permissions", message.to_owned()));
+            }
+        }
+        let lists = self.permissions_for(ANY_CLIENT_ID).map_err(|error| ("permissions", template_help(&error)))?;
+        let permissions = Permissions::new(lists)
+            .map_err(|error| ("permissions", format!("{error}: write a subject, as in \"dev.lamp.>\"")))?;
+        match permissions.dropped().first() {
+            Some(entry) => Err(("permissions", format!("{entry:?} is not a subject: write one, as in \"dev.lamp.>\""))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a name or client id is where one level of a topic stands: `esp.1` is `esp//1`.
+///
+/// # Errors
+/// It is empty, or cannot be one level.
+pub fn token_of_level(text: &str) -> Result<Token, NotAToken> {
+    // Below something, as it stands in a permission: a level alone has other rules.
+    let topic = TopicName::new(format!("x/{text}")).map_err(|_| NotAToken)?;
+    let subject = proto_map::subject_of(&topic).map_err(|_| NotAToken)?;
+    if text.is_empty() || text.contains('/') {
+        return Err(NotAToken);
+    }
+    Token::new(subject.as_str().strip_prefix("x.").unwrap_or_default())
+}
+
+fn template_help(error: &TemplateError) -> String {
+    match error {
+        TemplateError::Missing(operation) if operation.starts_with("tag(") => {
+            format!(
+                "the user has no tag for {{{{{operation}}}}}: write one, as KEY:VALUE, whose value can stand in a subject"
+            )
+        }
+        TemplateError::Missing(operation) if operation == "name()" => {
+            "the name of the user cannot stand in a subject: leave {{name()}} out or give the user another name"
+                .to_owned()
+        }
+        TemplateError::Missing(operation) | TemplateError::Undefined(operation) => {
+            format!("there is no {{{{{operation}}}}}: possible are {OPERATIONS}")
+        }
+        TemplateError::InvalidSubject(entry) => format!("{entry:?} is not a subject: write one, as in \"dev.lamp.>\""),
+        TemplateError::TooMany => error.to_string(),
+    }
+}
+
+fn tag_help(tag: &str) -> String {
+    format!(
+        "{tag:?} is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS and mqtt:client-id=name"
+    )
+}
+
+/// A file of users.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UsersFile {
+    users: Vec<UserConfig>,
+}
+
+/// Reads a file of users. `others` are known already.
+///
+/// # Errors
+/// It cannot be read, is too large, or something in it is wrong; the message is one line.
+pub fn read_users(path: &Path, others: &[UserConfig]) -> Result<Vec<UserConfig>, ConfigError> {
+    let file = path.display().to_string();
+    let text = read_bounded(path).map_err(|source| ConfigError::Users { file: file.clone(), source })?;
+    let root = tree::parse(&file, &text, &|name| std::env::var(name).ok())?;
+    let UsersFile { users } = UsersFile::deserialize(&root)?;
+    check(&users, &root, others)?;
+    Ok(users)
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(USERS_FILE_SIZE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > USERS_FILE_SIZE_MAX {
+        let message = format!("it has more than {USERS_FILE_SIZE_MAX} bytes");
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
+/// Looks whether there are users, and whether those of no name are wanted. Answers what is wrong, and what to do.
+///
+/// # Errors
+/// Nobody would get in, or somebody in vain.
+pub fn check_names<'a>(mut users: impl Iterator<Item = &'a UserConfig>, anonymous: bool) -> Result<(), String> {
+    if anonymous {
+        return Ok(());
+    }
+    let Some(first) = users.next() else {
+        return Err(
+            "mode \"file\" without users lets nobody in: write [[users]], here or in auth.users_file".to_owned()
+        );
+    };
+    if [first].into_iter().chain(users).any(|user| user.name.is_empty()) {
+        let message =
+            "a user without a name is whoever connects without one: set auth.anonymous = true, or name the user";
+        return Err(message.to_owned());
+    }
+    Ok(())
+}
+
+/// Looks whether users are right, each by itself and beside each other.
+pub(super) fn check(users: &[UserConfig], root: &Node, others: &[UserConfig]) -> Result<(), ConfigError> {
+    let mut names: HashSet<&str> = others.iter().map(|user| &*user.name).collect();
+    for (index, user) in users.iter().enumerate() {
+        let invalid = |key: &str, message: String| {
+            let user = format!("users[{index}]");
+            let path = if key.is_empty() { user.clone() } else { format!("{user}.{key}") };
+            let origin = [&*path, &*user, "users"].iter().find_map(|path| root.origin_of(path));
+            ConfigError::invalid(origin.unwrap_or(&Origin::Default), &path, message)
+        };
+        if !names.insert(&user.name) {
+            return Err(invalid("name", format!("there is a user {:?} already: leave one of the two out", user.name)));
+        }
+        user.check().map_err(|(key, message)| invalid(key, message))?;
+    }
+    Ok(())
+}
+
+fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PasswordHash>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|error| {
+        de::Error::custom(match error {
+            HashError::Malformed => "this is not the hash of a password (argon2id, bcrypt or mosquitto's $7$): make one with `nats-mqtt passwd`",
+            HashError::TooCostly => "this hash costs more than a login may: make another one with `nats-mqtt passwd`",
+        })
+    })
+}
+
+/// `allow_responses` as a table.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ResponsesConfig {
+    /// Replies to one request; 0 is any number.
+    max: u32,
+    /// For how long; 0 is for ever.
+    expires: Duration,
+}
+
+impl Default for ResponsesConfig {
+    fn default() -> Self {
+        Self { max: 1, expires: Duration::from_secs(120) }
+    }
+}
+
+impl From<ResponsesConfig> for ResponseLimits {
+    fn from(config: ResponsesConfig) -> Self {
+        let expires = i64::try_from(config.expires.get().as_nanos()).unwrap_or(i64::MAX);
+        // What is any number here is -1 there.
+        let some = |limit: i64| if limit == 0 { -1 } else { limit };
+        Self { max: some(config.max.into()), ttl_ns: some(expires) }
+    }
+}
+
+fn responses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ResponseLimits>, D::Error> {
+    struct Visitor;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = Option<ResponseLimits>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("true, false, or a table as { max = 1, expires = \"2m\" }")
+        }
+
+        fn visit_bool<E: de::Error>(self, is_allowed: bool) -> Result<Self::Value, E> {
+            Ok(is_allowed.then(|| ResponsesConfig::default().into()))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            match text.trim().parse() {
+                Ok(is_allowed) => self.visit_bool(is_allowed),
+                Err(_) => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+            }
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            ResponsesConfig::deserialize(MapAccessDeserializer::new(map)).map(|config| Some(config.into()))
+        }
+    }
+    deserializer.deserialize_any(Visitor)
+}
+
+#[cfg(test)]
+mod tests;
