@@ -4,13 +4,14 @@
 //! # Layout
 //! - `modes`: which one is configured. `refusals`: how a refusal is told.
 //! - `file`: mode `file`; `users`: whom it knows; `users_file`: looks whether they have changed.
-//! - `remembered`: passwords that were right a moment ago; `failures`: who fails waits.
+//! - `turns`: how many passwords are hashed at once; `remembered`: those that were right a moment ago; `failures`: who fails waits.
 
 mod failures;
 mod file;
 mod modes;
 mod refusals;
 mod remembered;
+mod turns;
 mod users;
 mod users_file;
 

@@ -94,7 +94,7 @@ pub struct User {
     pub key: Option<String>,
     /// The key that signed it.
     pub issuer: Option<String>,
-    /// When that was.
+    /// When that was; of a user with a password, when it came or got this password.
     pub issued_at: Option<UnixTime>,
 }
 

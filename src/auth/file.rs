@@ -7,12 +7,13 @@ use std::time::Duration;
 use mqtt_access::{Secret, UnixTime};
 use mqtt_session::{Credentials, Verdict};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::failures::Failures;
 use super::refusals::Refusals;
 use super::remembered::Remembered;
+use super::turns::Turns;
 use super::users::Users;
 use super::users_file::{self, Found, Stamp};
 use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Principal};
@@ -40,7 +41,7 @@ pub(crate) struct FileUsers {
     remembered: Remembered,
     failures: Failures,
     /// Turns of hashing.
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     refusals: Refusals,
     changes: watch::Sender<u64>,
     /// The file as it was read last.
@@ -61,6 +62,7 @@ impl FileUsers {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let of_file = config.auth.file_users.clone();
         let users = users_of(config);
+        tracing::info!(users = users.len(), "users are known by their passwords");
         let at_once = std::thread::available_parallelism().map_or(HASHES_AT_ONCE, usize::from);
         Self {
             configured: config.users.clone().into(),
@@ -69,7 +71,7 @@ impl FileUsers {
             current: RwLock::new(Arc::new(Current { version: 0, latest: UnixTime::default(), of_file, users })),
             remembered: Remembered::new(config.auth.cache.get()),
             failures: Failures::default(),
-            turns: Arc::new(Semaphore::new(at_once)),
+            turns: Turns::new(at_once),
             refusals: Refusals::new(metrics),
             changes: watch::Sender::default(),
             seen: Mutex::default(),
@@ -81,7 +83,7 @@ impl FileUsers {
     }
 
     /// Who a client is, or at which step it fails.
-    async fn identified(&self, credentials: Credentials<'_>) -> Result<Arc<Principal>, AuthStep> {
+    async fn identified(&self, credentials: Credentials<'_>, peer: &Peer) -> Result<Arc<Principal>, AuthStep> {
         let connect = credentials.connect;
         if connect.properties.authentication_method.is_some() {
             return Err(AuthStep::Method);
@@ -94,8 +96,8 @@ impl FileUsers {
                 return user.ok_or(AuthStep::NoCredentials)?.admit(&connect.client_id);
             }
             let has_proven = match &connect.password {
-                Some(password) => self.is_right(&current, name, password).await,
-                None => self.is_right(&current, name, &Vec::new().into()).await,
+                Some(password) => self.is_right(&current, name, password, peer).await,
+                None => self.is_right(&current, name, &Vec::new().into(), peer).await,
             };
             if !has_proven {
                 return Err(if user.is_some() { AuthStep::WrongPassword } else { AuthStep::UnknownUser });
@@ -109,12 +111,12 @@ impl FileUsers {
     }
 
     /// Whether the password is that of the user. One that is hashed has its turn until that is done, also when nobody waits any more.
-    async fn is_right(&self, current: &Arc<Current>, name: &str, password: &mqtt_codec::Secret) -> bool {
+    async fn is_right(&self, current: &Arc<Current>, name: &str, password: &mqtt_codec::Secret, peer: &Peer) -> bool {
         let fingerprint = self.remembered.fingerprint(current.version, name, password);
         if self.remembered.has(fingerprint) {
             return true;
         }
-        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else { return false };
+        let turn = self.turns.wait(peer.addr.ip()).await;
         let (current, name) = (Arc::clone(current), name.to_owned());
         let password = Secret::new(password.expose().to_vec());
         let hashing = tokio::task::spawn_blocking(move || {
@@ -131,7 +133,7 @@ impl FileUsers {
 
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
         let latest = Instant::now() + JUDGED_WITHIN - MARGIN;
-        let step = match self.identified(credentials).await {
+        let step = match self.identified(credentials, peer).await {
             Ok(principal) => return Verdict::Accepted(principal, None),
             Err(step) => step,
         };

@@ -38,7 +38,7 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         return Vec::new();
     }
     vec![format!(
-        "auth.mode is \"none\", which lets everybody in: {users} users count for nothing; write auth.mode = \"file\""
+        "auth.mode is \"none\", which lets everybody in: [[users]] count for nothing (there are {users}); write auth.mode = \"file\""
     )]
 }
 
@@ -60,5 +60,70 @@ pub(crate) fn tell_open_listeners(mode: AuthMode, listeners: &[Bound]) {
                 "passwords come over this listener without TLS: everybody on the way can read them"
             );
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::config::Overrides;
+    use crate::listener::Protocol;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the log says of listeners at these addresses.
+    fn said(mode: AuthMode, addresses: &[&str]) -> Vec<String> {
+        let bound = |addr: &&str| Bound { name: (*addr).into(), protocol: Protocol::Mqtt, addr: addr.parse().unwrap() };
+        let listeners: Vec<Bound> = addresses.iter().map(bound).collect();
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || tell_open_listeners(mode, &listeners));
+        let text = String::from_utf8(captured.0.lock().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn listeners_beyond_loopback_are_named_once() {
+        let loopback = ["127.0.0.1:1883", "[::1]:1883", "[::ffff:127.0.0.2]:1883"];
+        let open = ["0.0.0.0:1883", "127.0.0.1:1884", "[::]:8083"];
+        for mode in [AuthMode::None, AuthMode::File] {
+            assert_eq!(said(mode, &loopback), [""; 0], "{mode:?}");
+        }
+        let everybody = said(AuthMode::None, &open);
+        assert!(everybody.len() == 1 && everybody[0].contains("WARN"), "{everybody:?}");
+        assert!(everybody[0].contains("listeners=\"0.0.0.0:1883, [::]:8083\""), "{everybody:?}");
+        let passwords = said(AuthMode::File, &open);
+        assert_eq!(passwords.len(), 2, "{passwords:?}");
+        for (line, name) in passwords.iter().zip(["0.0.0.0:1883", "[::]:8083"]) {
+            assert!(line.contains("WARN") && line.contains(&format!("listener=\"{name}\"")), "{line}");
+        }
+    }
+
+    #[test]
+    fn users_that_count_for_nothing_are_told() {
+        let of = |text: &str| warnings(&Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap());
+        assert_eq!(of(""), [""; 0]);
+        let user =
+            "[[users]]\nname = \"lamp\"\npassword = \"$2a$11$UP3xizk94sWF9SHF/wkklOfBT9jphTGNrhZqz2OHoBdk9yO1kvErG\"\n";
+        assert_eq!(of(&format!("{user}[auth]\nmode = \"file\"")), [""; 0]);
+        let said = of(user);
+        assert!(said.len() == 1 && said[0].contains("count for nothing (there are 1)"), "{said:?}");
     }
 }
