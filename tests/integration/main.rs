@@ -15,6 +15,7 @@ mod account_life;
 mod adoption;
 mod alive;
 mod attached;
+mod auth_file;
 mod backlog;
 mod both_worlds;
 mod bridges;
