@@ -58,6 +58,7 @@ mod retained_nats;
 mod retained_order;
 mod retained_race;
 mod retained_resumed;
+mod rights;
 mod root_wildcard;
 mod sessions;
 mod sessions_drain;
