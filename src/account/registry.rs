@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytestring::ByteString;
 use foldhash::HashMap;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::account::control::Control;
 
@@ -43,6 +43,8 @@ pub(crate) struct Registry {
     /// Connections that were taken over and have not ended yet are not in `clients` any more.
     leaving: Mutex<HashMap<ByteString, Vec<Arc<Control>>>>,
     changed: Notify,
+    /// Whether anybody is in either.
+    is_occupied: watch::Sender<bool>,
 }
 
 impl Registry {
@@ -65,6 +67,7 @@ impl Registry {
         {
             return Entered::GivesWay;
         }
+        self.is_occupied.send_if_modified(|is| !std::mem::replace(is, true));
         match clients.insert(control.client_id.clone(), Arc::clone(control)) {
             Some(old) => {
                 let mut leaving = self.leaving.lock();
@@ -114,8 +117,16 @@ impl Registry {
                 }
             }
         }
+        if clients.is_empty() && self.leaving.lock().is_empty() {
+            self.is_occupied.send_if_modified(|is| std::mem::replace(is, false));
+        }
         drop(clients);
         self.changed.notify_waiters();
+    }
+
+    /// Whether anybody is connected, as it changes; who was taken over and has not ended is.
+    pub(crate) fn is_occupied(&self) -> watch::Receiver<bool> {
+        self.is_occupied.subscribe()
     }
 
     /// All that are connected.

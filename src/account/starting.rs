@@ -247,7 +247,7 @@ impl Account {
         let records = store.sessions().follow(FollowFrom::Everything, Arc::new(displaced));
         let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
         let account = Arc::new(Self {
-            retained_writer: RetainedWriter::start(&store),
+            retained_writer: RetainedWriter::start(&store, registry.is_occupied()),
             remains: Remains::start(&store),
             sys,
             events: events.unwrap_or_else(Events::off),

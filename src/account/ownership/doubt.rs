@@ -1,10 +1,17 @@
 //! Whether this process may have been unreachable of late: stopped, without NATS, or behind a link on which everything comes
 //! late. Another sidecar that wanted one of our sessions meanwhile has asked in vain and gone on without us, so what we believe
 //! of our sessions is to be looked at before it is acted upon.
+//!
+//! Where nobody is connected nobody is beyond doubt, and nothing has to be found out: nothing ticks then. What was left by those
+//! who were connected may still be acted upon, so they are beyond doubt a while longer; and whoever comes first after such a
+//! time is in doubt at first, since something may be left that is older.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::store::{CoreNats, Store};
 
@@ -29,39 +36,50 @@ pub(crate) struct Doubt {
     beat_ms: AtomicU64,
     /// The same plus one; 0 is never.
     unreachable_ms: AtomicU64,
+    /// Somebody finds out.
+    is_watched: AtomicBool,
+}
+
+/// Finds out, while it is worth it.
+struct Watch<R> {
+    doubt: Weak<Doubt>,
+    is_connected: watch::Receiver<bool>,
+    /// Whether any client is here.
+    is_occupied: watch::Receiver<bool>,
+    /// How long those who are gone leave something to act upon.
+    lingers: Duration,
+    round_trip: R,
 }
 
 impl Doubt {
     fn new() -> Self {
-        Self { began: Instant::now(), beat_ms: AtomicU64::new(0), unreachable_ms: AtomicU64::new(0) }
+        let (beat_ms, unreachable_ms, is_watched) = Default::default();
+        Self { began: Instant::now(), beat_ms, unreachable_ms, is_watched }
     }
 
-    /// One that is told that this process runs, as long as somebody wants to know.
-    pub(in crate::account) fn start(store: &Store) -> Arc<Self> {
-        let (mut connected, core) = (store.connected(), store.core().clone());
+    /// One that finds out while somebody is here, as `is_occupied` says, and for as long as they have left something.
+    pub(in crate::account) fn start(store: &Store, is_occupied: watch::Receiver<bool>, lingers: Duration) -> Arc<Self> {
         let doubt = Arc::new(Self::new());
-        let watched = Arc::downgrade(&doubt);
-        store.tasks().spawn(async move {
-            let mut beat = tokio::time::interval(BEAT);
-            let mut round_trip = std::pin::pin!(round_trip(core.clone()));
-            let mut began = Instant::now();
-            loop {
-                let mut is_back = false;
-                tokio::select! {
-                    _ = beat.tick() => {}
-                    Ok(()) = connected.changed() => {}
-                    () = &mut round_trip => is_back = true,
-                }
-                let Some(doubt) = watched.upgrade() else { return };
-                let is_late = began.elapsed() >= STALL + ROUND_TRIP_EVERY;
-                doubt.beat(*connected.borrow_and_update() && !is_late);
-                if is_back {
-                    began = Instant::now();
-                    round_trip.set(self::round_trip(core.clone()));
-                }
-            }
-        });
+        let (core, is_connected) = (store.core().clone(), store.connected());
+        let round_trip = move || round_trip(core.clone());
+        let watch = Watch { doubt: Arc::downgrade(&doubt), is_connected, is_occupied, lingers, round_trip };
+        store.tasks().spawn(watch.run());
         doubt
+    }
+
+    /// From here on the process says that it runs. What happened before the first time is nobody's business.
+    fn begin(&self, is_first: bool) {
+        let now_ms = self.elapsed_ms();
+        self.beat_ms.store(now_ms, Ordering::Relaxed);
+        if !is_first {
+            self.unreachable_ms.store(now_ms + 1, Ordering::Relaxed);
+        }
+        self.is_watched.store(true, Ordering::Release);
+    }
+
+    /// From here on nobody says that it runs.
+    fn end(&self) {
+        self.is_watched.store(false, Ordering::Release);
     }
 
     /// Says that the process runs, and whether NATS is there.
@@ -71,7 +89,7 @@ impl Doubt {
 
     /// Whether somebody may have asked us in vain.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.is_in_doubt_at(self.elapsed_ms())
+        !self.is_watched.load(Ordering::Acquire) || self.is_in_doubt_at(self.elapsed_ms())
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -93,6 +111,50 @@ impl Doubt {
     }
 }
 
+impl<R: Fn() -> F, F: Future<Output = ()>> Watch<R> {
+    async fn run(mut self) {
+        let mut is_first = true;
+        while self.is_occupied.wait_for(|is_occupied| *is_occupied).await.is_ok() {
+            let Some(doubt) = self.doubt.upgrade() else { return };
+            doubt.begin(is_first);
+            drop(doubt);
+            if self.beats().await.is_none() {
+                return;
+            }
+            is_first = false;
+        }
+    }
+
+    /// Says that the process runs, until nobody has been here for so long; `None`: nobody wants to know any more.
+    async fn beats(&mut self) -> Option<()> {
+        let mut beat = tokio::time::interval(BEAT);
+        let mut round_trip = std::pin::pin!((self.round_trip)());
+        let mut began = Instant::now();
+        let mut seen = Instant::now();
+        loop {
+            let mut is_back = false;
+            tokio::select! {
+                _ = beat.tick() => {}
+                Ok(()) = self.is_connected.changed() => {}
+                () = &mut round_trip => is_back = true,
+            }
+            let doubt = self.doubt.upgrade()?;
+            let is_late = began.elapsed() >= STALL + ROUND_TRIP_EVERY;
+            doubt.beat(*self.is_connected.borrow_and_update() && !is_late);
+            if is_back {
+                began = Instant::now();
+                round_trip.set((self.round_trip)());
+            }
+            if *self.is_occupied.borrow() {
+                seen = Instant::now();
+            } else if seen.elapsed() >= self.lingers {
+                doubt.end();
+                return Some(());
+            }
+        }
+    }
+}
+
 /// A round trip to NATS, after a pause. One that fails for want of a connection is told by that.
 async fn round_trip(core: CoreNats) {
     tokio::time::sleep(ROUND_TRIP_EVERY).await;
@@ -107,7 +169,48 @@ fn is_stalled(last_ms: u64, now_ms: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+
+    const LINGERS: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_is_here_nothing_ticks_and_everybody_is_in_doubt() {
+        let doubt = Arc::new(Doubt::new());
+        let ((occupied, is_occupied), (_connected, is_connected)) = (watch::channel(false), watch::channel(true));
+        let round_trip = || tokio::time::sleep(ROUND_TRIP_EVERY);
+        let weak = Arc::downgrade(&doubt);
+        let watch = Watch { doubt: weak, is_connected, is_occupied, lingers: LINGERS, round_trip };
+        let polls = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&polls);
+        tokio::spawn(async move {
+            let mut running = pin!(watch.run());
+            poll_fn(|cx| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                running.as_mut().poll(cx)
+            })
+            .await;
+        });
+        let wakes = async |within: Duration| {
+            let before = polls.load(Ordering::Relaxed);
+            tokio::time::sleep(within).await;
+            polls.load(Ordering::Relaxed) - before
+        };
+        assert!(wakes(LINGERS).await <= 1 && doubt.is_in_doubt(), "at first");
+        for is_first in [true, false] {
+            occupied.send_replace(true);
+            assert!(wakes(DOUBTFUL_FOR - BEAT).await > 40);
+            assert_eq!(doubt.is_in_doubt(), !is_first);
+            assert!(wakes(LINGERS).await > 300 && !doubt.is_in_doubt());
+            occupied.send_replace(false);
+            assert!(wakes(LINGERS - BEAT).await > 200 && !doubt.is_in_doubt(), "something may be left");
+            wakes(BEAT * 3).await;
+            assert!(wakes(LINGERS * 10).await == 0 && doubt.is_in_doubt());
+        }
+    }
 
     #[test]
     fn who_was_stopped_or_cut_off_is_in_doubt_for_a_while() {

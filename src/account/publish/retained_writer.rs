@@ -25,6 +25,7 @@ use foldhash::HashMap;
 use mqtt_codec::TopicName;
 use parking_lot::Mutex;
 use proto_map::Headers;
+use tokio::sync::watch;
 
 use crate::account::ownership::doubt::Doubt;
 use crate::store::{
@@ -137,12 +138,13 @@ impl LastSequences {
 }
 
 impl RetainedWriter {
-    pub(in crate::account) fn start(store: &Store) -> Arc<Self> {
+    /// `is_occupied`: whether anybody is connected.
+    pub(in crate::account) fn start(store: &Store, is_occupied: watch::Receiver<bool>) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             publisher: store.publisher().clone(),
             retained: store.retained().clone(),
             sessions: store.sessions().clone(),
-            doubt: Doubt::start(store),
+            doubt: Doubt::start(store, is_occupied, PATIENCE),
             state: Mutex::default(),
             tasks: store.tasks().clone(),
             me: Weak::clone(me),
