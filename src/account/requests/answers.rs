@@ -1,7 +1,7 @@
 //! What NATS answers, on its way to the Response Topics: published as a client would, one after the other, whoever asked.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, Version};
@@ -15,9 +15,6 @@ use crate::account::delivery::inbox::Wakes;
 use crate::account::publish::Publishing;
 use crate::account::publish::completions::Completions;
 
-/// How often requests are looked at whose time is over.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// By these headers services tell what went wrong. They are for whoever asked, so they become user properties like others.
 const SERVICE_PREFIX: &str = "Nats-Service-";
 
@@ -26,7 +23,7 @@ pub(in crate::account) async fn run(account: Arc<Account>, mut arrived: mpsc::Re
     let completions = Arc::new(Completions::new(account.next_session_id(), ByteString::new(), Version::V5));
     let mut publishing = Publishing::new(Arc::clone(&account), completions, None);
     let (mut answers, mut wakes) = (Vec::new(), Wakes::default());
-    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut looking = pin!(account.requests.look_at_pending());
     loop {
         let is_free = !publishing.is_waiting() && publishing.has_room();
         tokio::select! {
@@ -39,7 +36,7 @@ pub(in crate::account) async fn run(account: Arc<Account>, mut arrived: mpsc::Re
                 }
             }
             () = publishing.progress(&mut wakes) => {}
-            _ = look.tick() => account.requests.expire(),
+            () = &mut looking => {}
         }
         publishing.complete(&mut answers, &mut wakes, |_| ());
         answers.clear();

@@ -33,7 +33,7 @@ use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, TopicName};
 use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::account::clock::uptime_ms;
 use crate::account::delivery::message::Message;
@@ -56,6 +56,9 @@ const OTHERS_GROUP: &str = "nats-mqtt";
 
 /// Answers of NATS that wait to be published; above it they are dropped.
 const ANSWERS_MAX: usize = 4_096;
+
+/// How often requests are looked at whose time is over.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the key is looked at, in case that it was lost.
 const KEY_EVERY: Duration = Duration::from_secs(60);
@@ -105,6 +108,8 @@ pub(crate) struct Requests {
     /// A subject that answers us when the server has dealt with everything before.
     echo: Option<Subject>,
     pending: Mutex<Pending>,
+    /// Something is pending, and nothing was.
+    asked: Notify,
     answers: mpsc::Sender<Arrived>,
     /// Answers to what others asked, which may be gone.
     orphans: mpsc::Sender<CoreMessage>,
@@ -160,6 +165,7 @@ impl Requests {
             echo: Subject::new(core.echo_subject()).ok(),
             clock: store.clock().clone(),
             pending: Mutex::new(Pending::new(options.max_pending, options.max_pending_per_client, timeout_ms)),
+            asked: Notify::new(),
             answers,
             orphans,
             metrics: Arc::clone(metrics),
@@ -277,17 +283,33 @@ impl Requests {
         }
     }
 
-    /// Time went by.
-    fn expire(&self) {
+    /// Ends requests whose time is over, for ever: looks as long as something is pending, and waits while nothing is.
+    async fn look_at_pending(&self) {
+        loop {
+            self.asked.notified().await;
+            // What comes meanwhile is looked at as well; at most there is one look too many behind the last one.
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                if self.expire() == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Time went by. Returns how many are pending still.
+    fn expire(&self) -> usize {
         let mut over = Vec::new();
         let mut pending = self.pending.lock();
         let waiters = pending.expire(uptime_ms(), &mut over);
-        self.metrics.requests_pending(pending.len() as u64);
+        let left = pending.len();
+        self.metrics.requests_pending(left as u64);
         drop(pending);
         for waiter in waiters {
             tell(&waiter, ReasonCode::Success);
         }
         self.end(over, RequestEvent::TimedOut);
+        left
     }
 
     /// Requests are over, those without an answer for this reason.
@@ -356,4 +378,66 @@ fn is_for_a_stream(headers: Option<&Headers>) -> bool {
         STREAM_HEADERS.iter().any(|header| name.eq_ignore_ascii_case(header))
             || STREAM_HEADER_PREFIXES.iter().any(|prefix| has_prefix(name, prefix))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+    use mqtt_codec::QoS;
+
+    use super::pending::Asker;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn requests() -> Requests {
+        let second = Duration::from_secs(1);
+        // A request is over as soon as it is looked at.
+        let options =
+            RequestOptions { timeout: Duration::ZERO, max_pending: 10, max_pending_per_client: 10, reply_ttl: second };
+        let current = [0; REPLY_KEY_LEN];
+        Requests {
+            options,
+            topics: ReplyTopics::new("$MQTT"),
+            closed: ClosedTrees::new("", &[]),
+            keys: RwLock::new(Keys { current, seal: ReplyKey::new(&current), previous: None }),
+            captured: RwLock::default(),
+            answers_root: "answers.".to_owned(),
+            inbox: "answers.us.".to_owned(),
+            echo: None,
+            pending: Mutex::new(Pending::new(10, 10, 0)),
+            asked: Notify::new(),
+            answers: mpsc::channel(1).0,
+            orphans: mpsc::channel(1).0,
+            clock: ServerClock::default(),
+            metrics: Metrics::new().account(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_are_looked_at_while_any_is_pending_and_nothing_ticks_otherwise() {
+        let requests = requests();
+        let question = || {
+            let response_topic = TopicName::new("answers").unwrap();
+            Question { response_topic, correlation_data: None, qos: QoS::AtMostOnce }
+        };
+        let ask = || {
+            let asker = Asker { client_id: "c".into(), waiter: None };
+            _ = requests.ask(asker, question(), &Subject::new("service").unwrap());
+        };
+        let pending = || requests.pending.lock().len();
+        let mut looking = pin!(requests.look_at_pending());
+        for _ in 0..2 {
+            assert!(looking.as_mut().now_or_never().is_none());
+            // No timer is set: nothing that could be woken by this.
+            assert!(tokio::time::timeout(Duration::from_secs(3_600), &mut looking).await.is_err());
+            ask();
+            ask();
+            assert!(tokio::time::timeout(LOOK_EVERY / 2, &mut looking).await.is_err());
+            assert_eq!(pending(), 2);
+            assert!(tokio::time::timeout(LOOK_EVERY, &mut looking).await.is_err());
+            assert_eq!(pending(), 0);
+        }
+    }
 }

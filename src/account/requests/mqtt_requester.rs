@@ -34,7 +34,7 @@ impl Asked {
 }
 
 impl Requests {
-    fn ask(&self, asker: Asker, question: Question, subject: &Subject) -> Asked {
+    pub(super) fn ask(&self, asker: Asker, question: Question, subject: &Subject) -> Asked {
         let id: u64 = rand::random();
         let mut reply = format!("{}{id:016x}", self.inbox);
         if let Some(token) = self.keys.read().seal.seal_question(&question, self.ends_s(self.options.timeout))
@@ -50,7 +50,14 @@ impl Requests {
             payload: Bytes::new(),
         });
         let mut over = Vec::new();
-        self.pending.lock().add(id, question, asker, uptime_ms(), &mut over);
+        let is_first = {
+            let mut pending = self.pending.lock();
+            pending.add(id, question, asker, uptime_ms(), &mut over);
+            pending.len() == 1
+        };
+        if is_first {
+            self.asked.notify_one();
+        }
         self.metrics.request(RequestEvent::Asked);
         self.end(over, RequestEvent::Evicted);
         Asked { reply: Some(reply.into()), echo }
