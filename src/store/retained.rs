@@ -29,8 +29,10 @@ use super::pulse::{Pulse, READS_WITHIN};
 use super::reader::{Pace, Progress, Reader, Source};
 
 const BATCH_MAX: usize = 512;
-/// How often expired entries are removed; they are not shown before that.
+/// How often expired entries are removed at most; they are not shown before that.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often the server's time is looked at, at least, while something is to expire.
+const EXPIRE_WITHIN: Duration = Duration::from_secs(60);
 const MISSING_PAUSE: Duration = Duration::from_millis(500);
 /// How long the reader may be behind before it is asked whether anything is to come at all: the last message of the bucket
 /// may have expired, and then nothing comes.
@@ -248,6 +250,13 @@ impl Shared {
         });
     }
 
+    /// When entries are to be removed next, which have been at `last`: when the first of them expires. What is seen live is
+    /// brought by the reader as well, so nothing comes that this is not asked about.
+    fn expiry(&self, last: Instant) -> Option<Instant> {
+        let left_ms = self.index.next_expiry_ms()?.saturating_sub(self.api.link.clock.earliest_ms());
+        Some((Instant::now() + Duration::from_millis(left_ms).min(EXPIRE_WITHIN)).max(last + EXPIRE_EVERY))
+    }
+
     fn is_applied(&self, sequence: u64) -> bool {
         self.index.state().applied >= sequence
     }
@@ -290,12 +299,14 @@ struct Follower {
 impl Follower {
     async fn run(mut self, mut reader: Reader) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        let mut expire = tokio::time::interval(EXPIRE_EVERY);
+        let mut expired_at = Instant::now();
         loop {
+            let expiry = self.shared.expiry(expired_at);
             let progress = tokio::select! {
                 progress = reader.next(&mut batch, BATCH_MAX) => progress,
-                _ = expire.tick() => {
+                () = tokio::time::sleep_until(expiry.unwrap_or(expired_at)), if expiry.is_some() => {
                     self.shared.index.expire(self.shared.api.link.clock.earliest_ms());
+                    expired_at = Instant::now();
                     continue;
                 }
                 () = self.shared.read_again.notified(), if self.snapshot.is_none() => {

@@ -337,6 +337,11 @@ impl RetainedIndex {
         *inner = Inner { state: IndexState { version, ..IndexState::default() }, ..Inner::default() };
     }
 
+    /// When the next one expires, milliseconds since the epoch.
+    pub(crate) fn next_expiry_ms(&self) -> Option<u64> {
+        self.inner.read().expiries.first_key_value().map(|((end_ms, _), _)| *end_ms)
+    }
+
     /// Removes what has expired.
     pub(crate) fn expire(&self, now_ms: u64) {
         let mut inner = self.inner.write();

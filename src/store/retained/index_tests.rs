@@ -98,9 +98,11 @@ fn what_expires_is_not_shown_and_then_removed() {
     index.apply(1, &topic("t"), Some(ends));
     assert_eq!(index.page(&filter("t"), None, ALL, 9, 999).len(), 1);
     assert_eq!(index.page(&filter("t"), None, ALL, 9, 1_000).len(), 0);
+    assert_eq!(index.next_expiry_ms(), Some(1_000));
     index.expire(999);
     assert_eq!(index.len(), 1);
     index.expire(1_000);
+    assert_eq!(index.next_expiry_ms(), None, "then nothing is waited for");
     assert_eq!(index.len(), 0);
     assert!(index.inner.read().expiries.is_empty());
 }
