@@ -8,7 +8,7 @@ use mqtt_access::{Secret, UnixTime};
 use mqtt_session::{Credentials, Verdict};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::failures::Failures;
 use super::refusals::Refusals;
@@ -22,14 +22,14 @@ use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
 
 /// Passwords that are hashed at once, when it cannot be found out how many processors there are. More than there are processors
-/// would end none of them sooner, and each takes memory, 19 MiB as `nats-mqtt passwd` makes them. Who gets no turn in
-/// [`JUDGED_WITHIN`] is refused with 0x88, in 3.x with 3.
+/// would end none of them sooner, and each takes memory, 19 MiB as `nats-mqtt passwd` makes them. Who gets no turn in time
+/// is refused with 0x88, in 3.x with 3.
 const HASHES_AT_ONCE: usize = 2;
 
 /// How often the file of users is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A refusal that waits is said so long before the time for it is over.
+/// So long before [`JUDGED_WITHIN`] is over an answer is given that was not given before.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Knows users by their passwords.
@@ -83,7 +83,12 @@ impl FileUsers {
     }
 
     /// Who a client is, or at which step it fails.
-    async fn identified(&self, credentials: Credentials<'_>, peer: &Peer) -> Result<Arc<Principal>, AuthStep> {
+    async fn identified(
+        &self,
+        credentials: Credentials<'_>,
+        peer: &Peer,
+        latest: Instant,
+    ) -> Result<Arc<Principal>, AuthStep> {
         let connect = credentials.connect;
         if connect.properties.authentication_method.is_some() {
             return Err(AuthStep::Method);
@@ -95,11 +100,9 @@ impl FileUsers {
             if name.is_empty() {
                 return user.ok_or(AuthStep::NoCredentials)?.admit(&connect.client_id);
             }
-            let has_proven = match &connect.password {
-                Some(password) => self.is_right(&current, name, password, peer).await,
-                None => self.is_right(&current, name, &Vec::new().into(), peer).await,
-            };
-            if !has_proven {
+            let none = Vec::new().into();
+            let judged = self.is_right(&current, name, connect.password.as_ref().unwrap_or(&none), peer);
+            if !timeout_at(latest, judged).await.map_err(|_| AuthStep::Busy)? {
                 return Err(if user.is_some() { AuthStep::WrongPassword } else { AuthStep::UnknownUser });
             }
             let principal = user.ok_or(AuthStep::UnknownUser)?.admit(&connect.client_id)?;
@@ -133,58 +136,72 @@ impl FileUsers {
 
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
         let latest = Instant::now() + JUDGED_WITHIN - MARGIN;
-        let step = match self.identified(credentials, peer).await {
+        let step = match self.identified(credentials, peer, latest).await {
             Ok(principal) => return Verdict::Accepted(principal, None),
             Err(step) => step,
         };
         let reason = self.refusals.tell(credentials.connect, peer, step);
+        if step == AuthStep::Busy {
+            return Verdict::Refused(reason);
+        }
         let user = credentials.connect.username.as_deref().filter(|name| !name.is_empty());
         let delay = self.failures.failed(peer.addr.ip(), user);
         tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;
         Verdict::Refused(reason)
     }
 
-    /// Looks at the file for ever.
+    /// Looks at the file for ever. Many users take a while to be read and compiled, and that waits nowhere else.
     async fn look_again_and_again(&self, file: PathBuf) {
         loop {
-            let (file, others, seen) = (file.clone(), Arc::clone(&self.configured), *self.seen.lock());
-            let look = tokio::task::spawn_blocking(move || users_file::look(&file, &others, seen));
-            if let Ok(Some(found)) = look.await {
-                self.take(found);
+            let (file, configured, anonymous) = (file.clone(), Arc::clone(&self.configured), self.anonymous);
+            let (seen, before) = (*self.seen.lock(), self.current());
+            let look = tokio::task::spawn_blocking(move || {
+                let Found { stamp, users } = users_file::look(&file, &configured, seen)?;
+                let written = stamp.written();
+                Some((stamp, users.and_then(|users| before.followed_by(users, written, &configured, anonymous))))
+            });
+            if let Ok(Some((stamp, next))) = look.await {
+                *self.seen.lock() = Some(stamp);
+                self.take(next);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Takes over what the file has now. One that is wrong changes nothing.
-    fn take(&self, Found { stamp, users }: Found) {
-        *self.seen.lock() = Some(stamp);
-        let checked = users.and_then(|users| {
-            check_names(self.configured.iter().chain(&users), self.anonymous)?;
-            Ok(users)
-        });
-        match checked {
-            Ok(of_file) => self.replace(of_file, stamp.written()),
+    /// Takes over what the file has now. One that is wrong changes nothing, and neither does one with the same users.
+    fn take(&self, next: Result<Option<Current>, String>) {
+        match next {
+            Ok(Some(next)) => {
+                tracing::info!(users = next.users.len(), "users_file was read again");
+                tell_unknown_tags(&next.users);
+                let version = next.version;
+                *self.current.write() = Arc::new(next);
+                self.remembered.clear();
+                self.changes.send_replace(version);
+            }
+            Ok(None) => tracing::debug!("users_file has the users that it had"),
             Err(error) => tracing::warn!("the users stay as they were: {error}"),
         }
     }
+}
 
-    fn replace(&self, of_file: Vec<UserConfig>, written: UnixTime) {
-        let before = self.current();
-        if before.of_file == of_file {
-            tracing::debug!(users = before.users.len(), "users_file has the users that it had");
-            return;
+impl Current {
+    /// What comes after this when the file has these users, which were written then; `None` when nothing is different.
+    fn followed_by(
+        &self,
+        of_file: Vec<UserConfig>,
+        written: UnixTime,
+        configured: &[UserConfig],
+        anonymous: bool,
+    ) -> Result<Option<Self>, String> {
+        check_names(configured.iter().chain(&of_file), anonymous)?;
+        if self.of_file == of_file {
+            return Ok(None);
         }
         // Later than any before, whatever the file system says.
-        let latest = written.max(UnixTime::from_millis(before.latest.as_millis().saturating_add(1)));
-        let all = self.configured.iter().chain(&of_file);
-        let users = Users::new(all, self.anonymous, Some((&before.users, latest)));
-        tracing::info!(users = users.len(), "users_file was read again");
-        tell_unknown_tags(&users);
-        let version = before.version + 1;
-        *self.current.write() = Arc::new(Current { version, latest, of_file, users });
-        self.remembered.clear();
-        self.changes.send_replace(version);
+        let latest = written.max(UnixTime::from_millis(self.latest.as_millis().saturating_add(1)));
+        let users = Users::new(configured.iter().chain(&of_file), anonymous, Some((&self.users, latest)));
+        Ok(Some(Self { version: self.version + 1, latest, of_file, users }))
     }
 }
 

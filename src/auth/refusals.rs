@@ -39,6 +39,7 @@ const fn reason_of(step: AuthStep) -> ReasonCode {
         AuthStep::Method => ReasonCode::BadAuthenticationMethod,
         AuthStep::UnknownUser | AuthStep::WrongPassword => ReasonCode::BadUserNameOrPassword,
         AuthStep::ClientId => ReasonCode::ClientIdentifierNotValid,
+        AuthStep::Busy => ReasonCode::ServerUnavailable,
         AuthStep::NoCredentials | AuthStep::Template => ReasonCode::NotAuthorized,
     }
 }

@@ -193,6 +193,8 @@ labels! {
         ClientId = "client_id",
         /// The permissions of the user need a client id that can stand in a subject.
         Template = "template",
+        /// Too many passwords waited to be hashed.
+        Busy = "busy",
     }
 }
 

@@ -84,8 +84,8 @@ async fn who_gets_in_by_a_password_and_what_the_others_are_told() {
             assert_eq!(reason, expected, "{version:?} {id} {name:?} {password:?}");
         }
     }
-    let steps = ["wrong_password", "unknown_user", "no_credentials", "client_id", "template", "method"];
-    for (step, count) in steps.iter().zip([4.0, 2.0, 2.0, 2.0, 2.0, 0.0]) {
+    let steps = ["wrong_password", "unknown_user", "no_credentials", "client_id", "template", "method", "busy"];
+    for (step, count) in steps.iter().zip([4.0, 2.0, 2.0, 2.0, 2.0, 0.0, 0.0]) {
         assert_eq!(guarded.refused(step).await, count, "{step}");
     }
     let log = guarded.sidecar.log();

@@ -1,7 +1,5 @@
 //! Mode `file` without sockets: verdicts, their delays, and files that change.
 
-use std::path::Path;
-
 use mqtt_codec::{Connect, ConnectProperties, ReasonCode, Version};
 
 use super::super::turns::Turn;
@@ -145,18 +143,32 @@ async fn a_refusal_comes_before_the_time_to_judge_is_over() {
     assert_eq!(waited, (JUDGED_WITHIN - MARGIN).as_millis(), "not four seconds more");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_gets_no_turn_in_time_is_told_so_and_has_not_failed() {
+    let users = authenticator("", &lamp());
+    let turns = all_turns(&users).await;
+    assert_eq!(reason(&users, Some("lamp"), Some("light")).await, ReasonCode::ServerUnavailable);
+    drop(turns);
+    assert_eq!(waited(&users, "lamp", "x").await, 100);
+}
+
 #[tokio::test]
 async fn a_password_that_was_right_needs_no_turn_until_the_users_change() {
     let users = authenticator("", &lamp());
     assert_eq!(reason(&users, Some("lamp"), Some("light")).await, ReasonCode::Success);
     let turns = all_turns(&users).await;
     assert_eq!(reason(&users, Some("lamp"), Some("light")).await, ReasonCode::Success);
-    users.replace(parsed(&user("other", DARK, "")), UnixTime::from_millis(1));
+    replace(&users, parsed(&user("other", DARK, "")), UnixTime::from_millis(1));
     let again = reason(&users, Some("lamp"), Some("light"));
     tokio::pin!(again);
     assert!(futures_util::poll!(&mut again).is_pending(), "it waits for a turn");
     drop(turns);
     assert_eq!(again.await, ReasonCode::Success);
+}
+
+/// As if the file had these now.
+fn replace(users: &FileUsers, of_file: Vec<UserConfig>, written: UnixTime) {
+    users.take(users.current().followed_by(of_file, written, &users.configured, users.anonymous));
 }
 
 fn parsed(users: &str) -> Vec<UserConfig> {
@@ -169,7 +181,7 @@ async fn whoever_was_accepted_is_judged_again_when_the_users_change() {
     let mut changes = users.changes();
     let file =
         [user("same", LIGHT, ""), user("changed", LIGHT, ""), user("password", LIGHT, ""), user("gone", LIGHT, "")];
-    users.replace(parsed(&file.concat()), UnixTime::from_millis(5));
+    replace(&users, parsed(&file.concat()), UnixTime::from_millis(5));
     assert!(changes.has_changed().unwrap());
     changes.mark_unchanged();
     let mut accepted = Vec::new();
@@ -178,36 +190,41 @@ async fn whoever_was_accepted_is_judged_again_when_the_users_change() {
     }
     let more = "permissions = { publish = { allow = [\"a\"] } }";
     let file = [user("same", LIGHT, ""), user("changed", LIGHT, more), user("password", DARK, "")];
-    users.replace(parsed(&file.concat()), UnixTime::from_millis(5));
+    replace(&users, parsed(&file.concat()), UnixTime::from_millis(5));
     assert!(changes.has_changed().unwrap());
     let again: Vec<_> = accepted.iter().map(|principal| users.judge_again(principal, "c")).collect();
     assert!(matches!(&again[..], [Again::Same, Again::Same, Again::Changed(_), Again::Gone, Again::Gone]), "{again:?}");
     let Again::Changed(now) = &again[2] else { panic!("{again:?}") };
     assert!(now.permissions.is_publish_allowed("a") && !now.permissions.is_publish_allowed("b"));
     changes.mark_unchanged();
-    users.replace(parsed(&file.concat()), UnixTime::from_millis(9));
+    replace(&users, parsed(&file.concat()), UnixTime::from_millis(9));
     assert!(!changes.has_changed().unwrap(), "nothing is different");
 }
 
-fn look(users: &FileUsers, file: &Path) -> bool {
-    let found = users_file::look(file, &users.configured, *users.seen.lock());
-    let is_found = found.is_some();
-    found.into_iter().for_each(|found| users.take(found));
-    is_found
+/// Whether there was something to be read.
+async fn look(users: &FileUsers) -> bool {
+    let seen = *users.seen.lock();
+    tokio::select! {
+        biased;
+        () = users.follow() => panic!("it ended"),
+        // Shorter than the pause between two looks, which the clock does not begin before the first is over.
+        () = tokio::time::sleep(LOOK_EVERY / 2) => {}
+    }
+    *users.seen.lock() != seen
 }
 
 fn has(users: &FileUsers, name: &str) -> bool {
     users.current().users.get(name).is_some()
 }
 
-#[test]
-fn a_file_is_read_when_it_is_another_one_and_a_wrong_one_changes_nothing() {
+#[tokio::test(start_paused = true)]
+async fn a_file_is_read_when_it_is_another_one_and_a_wrong_one_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("users.toml");
     std::fs::write(&file, user("a", LIGHT, "")).unwrap();
     let users = authenticator(&format!("users_file = {file:?}"), &lamp());
     assert!(has(&users, "a") && has(&users, "lamp"));
-    assert!(look(&users, &file) && !look(&users, &file), "once");
+    assert!(look(&users).await && !look(&users).await, "once");
     assert_eq!(*users.changes().borrow(), 0, "it is as it was when the process began");
     // Put in its place, as editors do.
     let put = |text: &str| {
@@ -215,19 +232,19 @@ fn a_file_is_read_when_it_is_another_one_and_a_wrong_one_changes_nothing() {
         std::fs::rename(dir.path().join("new"), &file).unwrap();
     };
     put(&user("b", LIGHT, ""));
-    assert!(look(&users, &file));
+    assert!(look(&users).await);
     assert!(has(&users, "b") && !has(&users, "a") && has(&users, "lamp"));
     for wrong in ["[[users]", "[[users]]\nname = \"c\"", &lamp(), &user("", LIGHT, "")] {
         put(wrong);
-        assert!(look(&users, &file) && !look(&users, &file), "once: {wrong}");
+        assert!(look(&users).await && !look(&users).await, "once: {wrong}");
         assert!(has(&users, "b") && !has(&users, "c"), "{wrong}");
     }
     std::fs::remove_file(&file).unwrap();
-    assert!(look(&users, &file) && !look(&users, &file));
+    assert!(look(&users).await && !look(&users).await);
     assert!(has(&users, "b"));
     assert_eq!(*users.changes().borrow(), 1);
     put("");
-    assert!(look(&users, &file));
+    assert!(look(&users).await);
     assert!(!has(&users, "b") && has(&users, "lamp"), "there are others");
 }
 
