@@ -190,7 +190,11 @@ mod tests {
         drop(given);
         let last = last.await;
         assert_eq!((turns.free(), turns.waiting()), (0, 0));
+        // It goes at the moment at which it is its turn.
+        let (sender, receiver) = oneshot::channel();
+        turns.0.lock().push(address(4), sender);
+        drop(receiver);
         drop((last, other));
-        assert_eq!(turns.free(), 2);
+        assert_eq!((turns.free(), turns.waiting()), (2, 0));
     }
 }

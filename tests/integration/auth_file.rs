@@ -89,7 +89,7 @@ async fn who_gets_in_by_a_password_and_what_the_others_are_told() {
         assert_eq!(guarded.refused(step).await, count, "{step}");
     }
     let log = guarded.sidecar.log();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("step=")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" refused ")).collect();
     assert_eq!(lines.len(), 12, "{lines:?}");
     assert!(
         lines.iter().any(|line| line.contains("user=\"lamp\"") && line.contains("step=\"wrong_password\"")),
