@@ -120,8 +120,9 @@ struct Connection<S> {
     /// A write was refused, and no other one is tried.
     is_unwritable: bool,
     is_record_dirty: bool,
-    /// Version of the rights by which its subscriptions were judged.
-    rights_version: u64,
+    /// Version of the rights by which its subscriptions were judged last, and by which those were planned that are being made.
+    has_judged: u64,
+    planned_at: u64,
     record_pace: Pace,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.

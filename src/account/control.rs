@@ -41,7 +41,19 @@ pub(crate) enum Order {
 struct Given {
     order: Option<Order>,
     owned: Option<Box<OwnedSession>>,
+    has_new_rights: bool,
     is_closed: bool,
+}
+
+/// What a connection has taken of that.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// The order to end, which stays.
+    pub(crate) order: Option<Order>,
+    /// The record of the session, when it came later than the connection.
+    pub(crate) owned: Option<Box<OwnedSession>>,
+    /// What the client may do has changed.
+    pub(crate) has_new_rights: bool,
 }
 
 /// The control of one connection.
@@ -111,13 +123,16 @@ impl Control {
         self.wake.notified()
     }
 
-    /// The order to end, and the record of the session when it came later than the connection, which is taken.
-    pub(crate) fn take(&self) -> (Option<Order>, Option<Box<OwnedSession>>) {
+    /// What is given, unless nothing is.
+    pub(crate) fn take(&self) -> Taken {
         if !self.is_given.load(Ordering::Acquire) {
-            return (None, None);
+            return Taken::default();
         }
         let mut given = self.given.lock();
-        (given.order, given.owned.take())
+        // An order stays.
+        self.is_given.store(given.order.is_some(), Ordering::Release);
+        let (owned, has_new_rights) = (given.owned.take(), std::mem::take(&mut given.has_new_rights));
+        Taken { order: given.order, owned, has_new_rights }
     }
 
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
@@ -151,7 +166,11 @@ impl Control {
 
     /// Its client may do something else from now on.
     pub(crate) fn change_rights(&self, principal: Arc<Principal>) {
-        self.inbox.rights.change(principal);
+        self.inbox.change_rights(principal);
+        let mut given = self.given.lock();
+        given.has_new_rights = true;
+        self.is_given.store(true, Ordering::Release);
+        drop(given);
         self.wake.notify_one();
     }
 
@@ -343,7 +362,7 @@ mod tests {
                 (ends, is_withdrawn),
                 "{record:?}"
             );
-            let order = control.take().0;
+            let order = control.take().order;
             assert_eq!(order, ends.then_some(Order::Close(ReasonCode::SessionTakenOver)));
         }
     }

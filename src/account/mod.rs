@@ -49,7 +49,7 @@ use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use proto_map::{Names, Subject};
 
-pub(crate) use control::{Control, Order};
+pub(crate) use control::{Control, Order, Taken};
 pub(crate) use delivery::backlog::message_of_backlog;
 pub(crate) use delivery::grant;
 pub use delivery::inbox::InboxLimits;

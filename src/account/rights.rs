@@ -28,8 +28,10 @@ pub(crate) struct Rights {
     principal: RwLock<Arc<Principal>>,
     /// Raised whenever they change.
     version: AtomicU64,
-    /// Some messages that filters match are not for it.
+    /// Some messages that filters match are not for it: most clients have no such limit, and each message asks.
     limits_receiving: AtomicBool,
+    /// It may not publish at each QoS, or with RETAIN; the same.
+    limits_kinds: AtomicBool,
     options: RightsOptions,
     /// What is left of the replies to requests that were answered last.
     replies: Mutex<VecDeque<(Subject, ReplyBudget)>>,
@@ -48,10 +50,12 @@ impl Rights {
     /// Those of a principal.
     pub(crate) fn new(principal: Arc<Principal>, options: RightsOptions) -> Self {
         let limits_receiving = AtomicBool::new(limits_receiving(&principal.permissions));
+        let limits_kinds = AtomicBool::new(limits_kinds(&principal));
         Self {
             principal: RwLock::new(principal),
             version: AtomicU64::new(0),
             limits_receiving,
+            limits_kinds,
             options,
             replies: Mutex::default(),
         }
@@ -87,17 +91,25 @@ impl Rights {
 
     /// From now on it is this one.
     pub(crate) fn change(&self, principal: Arc<Principal>) {
-        let limits = limits_receiving(&principal.permissions);
+        let limits = [
+            (&self.limits_receiving, limits_receiving(&principal.permissions)),
+            (&self.limits_kinds, limits_kinds(&principal)),
+        ];
         // Between the two it may have less than either says, and not more.
-        self.limits_receiving.fetch_or(limits, Ordering::SeqCst);
+        limits.iter().for_each(|(flag, has_some)| _ = flag.fetch_or(*has_some, Ordering::SeqCst));
         *self.principal.write() = principal;
-        self.limits_receiving.store(limits, Ordering::SeqCst);
+        limits.iter().for_each(|(flag, has_some)| flag.store(*has_some, Ordering::SeqCst));
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     /// What was answered under another version is to be asked again.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
+    }
+
+    /// Whether there is anything that it may not receive.
+    pub(crate) fn limits_receiving(&self) -> bool {
+        self.limits_receiving.load(Ordering::SeqCst)
     }
 
     /// Whether it may publish on a subject.
@@ -130,6 +142,9 @@ impl Rights {
 
     /// Whether it may publish at a QoS, and with RETAIN.
     pub(crate) fn may_publish_as(&self, qos: QoS, retain: bool) -> bool {
+        if !self.limits_kinds.load(Ordering::SeqCst) {
+            return true;
+        }
         let principal = self.principal.read();
         qos <= max_qos(&principal) && !(retain && principal.rules.retain_denied)
     }
@@ -215,6 +230,11 @@ impl Permits for InGroup<'_> {
 
 fn max_qos(principal: &Principal) -> QoS {
     principal.rules.max_qos.and_then(|qos| QoS::try_from(qos).ok()).unwrap_or(QoS::ExactlyOnce)
+}
+
+/// Whether a client may not publish at each QoS, or with RETAIN.
+fn limits_kinds(principal: &Principal) -> bool {
+    max_qos(principal) < QoS::ExactlyOnce || principal.rules.retain_denied
 }
 
 /// Whether there is anything that a client may not receive.

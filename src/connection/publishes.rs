@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Reading;
 use super::{Connection, End};
-use crate::account::{DeniedPublish, LogRestart, Order, Refused};
+use crate::account::{DeniedPublish, LogRestart, Order, Refused, Taken};
 
 impl<S> Connection<S>
 where
@@ -50,7 +50,7 @@ where
         self.publishing.complete(&mut self.answers, &mut self.wakes, |token| session.not_published(token));
         self.counts.delivered[0] += mail.qos0[0];
         self.counts.payload_bytes[1] += mail.qos0[1];
-        let (order, owned) = self.control.take();
+        let Taken { order, owned, has_new_rights } = self.control.take();
         if let Some(owned) = owned {
             self.owned = Some(owned);
         }
@@ -59,7 +59,9 @@ where
             Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
             None => {}
         }
-        self.judge_rights();
+        if has_new_rights {
+            self.judge_rights();
+        }
         if self.control.completions().has_failed() {
             self.end_by_order(ReasonCode::ServerBusy);
         }

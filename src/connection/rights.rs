@@ -27,16 +27,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// Ends the subscriptions that the client may not have any more, when its rights have changed. Those that are being made
-    /// are judged when they are.
+    /// then are judged when they are.
     pub(super) fn judge_rights(&mut self) {
+        self.has_judged = self.inbox.rights.version();
         let rights = &self.inbox.rights;
-        let version = rights.version();
-        if self.rights_version == version {
-            return;
-        }
-        if self.subscribing.is_none() {
-            self.rights_version = version;
-        }
         let is_unwanted = |filter: &&TopicFilter| self.account.judge(filter, rights).is_err();
         let unwanted: Vec<Result<TopicFilter, ByteString>> =
             self.filters.iter().filter(is_unwanted).cloned().map(Ok).collect();

@@ -28,6 +28,7 @@ where
             self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
             requests,
         );
+        self.planned_at = self.has_judged;
         self.publishing.tells_publisher |= planned.has_no_local();
         let (account, inbox) = (Arc::clone(&self.account), Arc::clone(&self.inbox));
         self.subscribing = Some(Box::pin(async move { account.subscribe(&inbox, planned).await }));
@@ -62,7 +63,9 @@ where
                 owned.subscriptions.insert(filter, stored);
             }
         }
-        self.judge_rights();
+        if self.has_judged != self.planned_at {
+            self.judge_rights();
+        }
         for (packet_id, reasons) in subscribed.reasons {
             self.answer_after_record(Answered::Subscribed(packet_id, reasons));
         }

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
-use mqtt_codec::{QoS, Version};
+use mqtt_access::Principal;
+use mqtt_codec::{QoS, TopicName, Version};
 use mqtt_session::{Feed, FeedState, Offer};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use self::lanes::Lanes;
 pub use self::mail::InboxLimits;
 pub(crate) use self::mail::{LogRestart, Mail, Outgoing};
-use crate::account::delivery::grant::Grant;
+use crate::account::delivery::grant::{Grant, Permits};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
@@ -44,6 +45,8 @@ pub(crate) struct Inbox {
     pub(crate) client_max_packet_size: u32,
     /// What it may do.
     pub(crate) rights: Arc<Rights>,
+    /// There is something that it may not receive. Here too, since each message that is left here asks, and most clients have none.
+    limits_receiving: AtomicBool,
     limits: InboxLimits,
     lanes: Mutex<Lanes>,
     /// Set while a scan reads for this session, so that the scan need not take the lock of those it does not serve.
@@ -60,6 +63,12 @@ pub(crate) struct Inbox {
     has_backlog: AtomicBool,
     /// Where the log began when a scan could not serve the session because it is owed older messages; 0 before.
     log_begins_at: AtomicU64,
+}
+
+impl Permits for Inbox {
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        !self.limits_receiving.load(Ordering::SeqCst) || self.rights.may_receive(topic)
+    }
 }
 
 /// Inboxes that got something in this batch and are to be woken at its end.
@@ -92,12 +101,14 @@ impl Inbox {
         limits: InboxLimits,
         wake: Arc<Notify>,
     ) -> Self {
+        let limits_receiving = AtomicBool::new(rights.limits_receiving());
         Self {
             id,
             client_id,
             version,
             client_max_packet_size,
             rights,
+            limits_receiving,
             limits,
             lanes: Mutex::new(Lanes::new(limits)),
             is_scanning: AtomicBool::new(false),
@@ -109,6 +120,14 @@ impl Inbox {
             has_backlog: AtomicBool::new(false),
             log_begins_at: AtomicU64::new(0),
         }
+    }
+
+    /// The client is somebody else from now on.
+    pub(in crate::account) fn change_rights(&self, principal: Arc<Principal>) {
+        // Between the two it may have less than either says, and not more.
+        self.limits_receiving.store(true, Ordering::SeqCst);
+        self.rights.change(principal);
+        self.limits_receiving.store(self.rights.limits_receiving(), Ordering::SeqCst);
     }
 
     /// What the client can answer, when it is one of MQTT 3.x.

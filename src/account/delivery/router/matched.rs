@@ -132,7 +132,7 @@ impl<'a> Matched<'a> {
         let Offered { message, source, facts } = offer;
         let (inbox, terms) = (&one.inbox, of_session.iter().map(|s| s.terms(message, source)));
         let facts = MessageFacts { is_own: one.is_own(message, source), ..facts };
-        let all = grants(terms, &facts, self.copies_overlapping, &*inbox.rights);
+        let all = grants(terms, &facts, self.copies_overlapping, &**inbox);
         // At QoS 0 each by itself, above it all together.
         let (live, stored) = all.split_at(all.partition_point(|grant| grant.qos == QoS::AtMostOnce));
         live.iter().for_each(|grant| deliver(Target { inbox, grant, others: &[] }));
@@ -174,7 +174,7 @@ impl Subscriber {
         let Offered { message, source, facts } = offer;
         // Whose the message is is found out only where it matters.
         let facts = MessageFacts { is_own: self.options.no_local && self.is_own(message, source), ..facts };
-        if let Some(grant) = grant(&self.terms(message, source), &facts, &*self.inbox.rights) {
+        if let Some(grant) = grant(&self.terms(message, source), &facts, &*self.inbox) {
             deliver(Target { inbox: &self.inbox, grant: &grant, others: &[] });
         }
     }
