@@ -10,11 +10,12 @@ use bytestring::ByteString;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
-/// Clients whose epochs are remembered, of one log: those that published last.
-const CLIENTS_MAX: usize = 65_536;
+/// Epochs that are remembered, of one log: those of the clients that published last, most of which have one.
+const EPOCHS_MAX: usize = 131_072;
 
-/// Epochs that are remembered of a client: the last ones.
-const EPOCHS_MAX: usize = 4;
+/// Epochs that are remembered of one client: the last ones. Who reads from long ago meets one epoch behind the other, and has to
+/// know those of that time also when the client has connected again and again since.
+const EPOCHS_OF_CLIENT_MAX: usize = 64;
 
 /// Which connection of which client published a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ struct Inner {
     /// Those of late, and those before.
     young: Clients,
     old: Clients,
+    /// How many epochs `young` has.
+    young_len: usize,
 }
 
 impl EndedEpochs {
@@ -67,7 +70,7 @@ impl EndedEpochs {
     /// here changes nothing by it, and one that begins elsewhere has ended all those before everywhere.
     pub(crate) fn is_late(&self, of: PublisherEpoch, sequence: u64, is_genuine: impl FnOnce() -> bool) -> bool {
         let mut inner = self.0.lock();
-        let begun = inner.of_client(of.token);
+        let (begun, young_len) = inner.of_client(of.token);
         if begun.iter().any(|other| other.epoch > of.epoch && other.at < sequence) {
             return true;
         }
@@ -77,8 +80,10 @@ impl EndedEpochs {
             None => {
                 let index = begun.partition_point(|known| known.epoch < of.epoch);
                 begun.insert(index, Begun { epoch: of.epoch, at: sequence });
-                if begun.len() > EPOCHS_MAX {
+                if begun.len() > EPOCHS_OF_CLIENT_MAX {
                     begun.pop_front();
+                } else {
+                    *young_len += 1;
                 }
             }
         }
@@ -92,15 +97,19 @@ impl EndedEpochs {
 }
 
 impl Inner {
-    fn of_client(&mut self, token: u64) -> &mut VecDeque<Begun> {
+    /// The epochs of a client, and how many there are of all.
+    fn of_client(&mut self, token: u64) -> (&mut VecDeque<Begun>, &mut usize) {
         if !self.young.contains_key(&token) {
-            if self.young.len() >= CLIENTS_MAX / 2 {
+            // Each client of whom nothing is known is counted for one, so that nobody's token is free.
+            if self.young_len.max(self.young.len()) >= EPOCHS_MAX / 2 {
                 self.old = std::mem::take(&mut self.young);
+                self.young_len = 0;
             }
             let begun = self.old.remove(&token).unwrap_or_default();
+            self.young_len += begun.len();
             self.young.insert(token, begun);
         }
-        self.young.entry(token).or_default()
+        (self.young.entry(token).or_default(), &mut self.young_len)
     }
 }
 
@@ -147,6 +156,17 @@ mod tests {
         assert!(epochs.is_late(of(1, 6), 7, || true));
     }
 
+    /// A sidecar that has read of a client's last connections reads of one from long before, for a session that was away.
+    #[test]
+    fn who_reads_from_long_ago_learns_of_that_time_whatever_came_since() {
+        let epochs = EndedEpochs::default();
+        for epoch in 10..40 {
+            assert!(!epochs.is_late(of(1, epoch), 100 + epoch, || true));
+        }
+        assert!(!epochs.is_late(of(1, 2), 10, || true));
+        assert!(epochs.is_late(of(1, 1), 11, || true));
+    }
+
     #[test]
     fn what_somebody_else_says_of_an_epoch_counts_for_nothing() {
         let epochs = EndedEpochs::default();
@@ -159,16 +179,31 @@ mod tests {
     #[test]
     fn what_is_remembered_is_limited() {
         let epochs = EndedEpochs::default();
-        for token in 0..3 * CLIENTS_MAX as u64 {
+        let all = || {
+            let inner = epochs.0.lock();
+            let count = |clients: &Clients| clients.values().map(VecDeque::len).sum::<usize>();
+            assert_eq!(count(&inner.young), inner.young_len);
+            count(&inner.young) + count(&inner.old)
+        };
+        for token in 0..3 * EPOCHS_MAX as u64 {
             epochs.is_late(of(token, 1), token, || true);
         }
-        let inner = epochs.0.lock();
-        assert!(inner.young.len() + inner.old.len() <= CLIENTS_MAX);
-        drop(inner);
-        for epoch in 0..100 {
+        assert!((EPOCHS_MAX / 2..=EPOCHS_MAX).contains(&all()));
+        for epoch in 0..200 {
             epochs.is_late(of(1, epoch), epoch, || true);
         }
-        assert!(epochs.0.lock().young[&1].len() <= EPOCHS_MAX);
+        assert_eq!(epochs.0.lock().young[&1].len(), EPOCHS_OF_CLIENT_MAX);
+        for token in 0..EPOCHS_MAX as u64 / 16 {
+            (0..40).for_each(|epoch| {
+                assert!(!epochs.is_late(of(token, epoch + 1_000), token * 40 + epoch + 1_000, || true))
+            });
+        }
+        assert!(all() <= EPOCHS_MAX);
+        for token in 0..2 * EPOCHS_MAX as u64 {
+            epochs.is_late(of(token, 1), token, || false);
+        }
+        let inner = epochs.0.lock();
+        assert!(inner.young.len() + inner.old.len() <= EPOCHS_MAX, "nor are there clients without an epoch");
     }
 
     #[test]
