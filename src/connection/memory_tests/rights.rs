@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::*;
+use crate::account::{Rights, RightsOptions};
 use crate::auth::{Again, Authenticator, Judging, Principal};
+use crate::config::OnDeniedPublish;
 use crate::connection::judge_again;
 
 /// Knows users by their names.
@@ -139,6 +141,35 @@ async fn a_will_that_may_not_be_published_is_refused_with_its_connect() {
     for (user, topic) in [("lamp", "dev/other"), ("mute", "dev/lamp/x")] {
         let connack = world.try_user(user, "c", Some(will(topic))).await.err().unwrap();
         assert_eq!(connack.reason, ReasonCode::NotAuthorized, "{user} {topic}");
+    }
+}
+
+/// A sidecar that finds the will later knows nothing of the rights of its client, so none is accepted only to be dropped.
+#[tokio::test]
+async fn a_will_that_may_not_be_published_is_refused_in_every_version_whatever_becomes_of_a_publish() {
+    for on_denied in [OnDeniedPublish::Acknowledge, OnDeniedPublish::Disconnect] {
+        let world = World::with(|config| config.mqtt.on_denied_publish = on_denied).await;
+        let known = Known::default();
+        known.add("lamp", &["dev.lamp.>"], &[]);
+        let rights = Arc::new(Rights::new(Arc::clone(&known.users.lock()["lamp"]), RightsOptions::default()));
+        for (version, topic, judged) in [
+            (Version::V311, "dev/other", Err(ReasonCode::NotAuthorized)),
+            (Version::V31, "dev/other", Err(ReasonCode::NotAuthorized)),
+            (Version::V5, "dev/other", Err(ReasonCode::NotAuthorized)),
+            (Version::V311, "dev/lamp/x", Ok(())),
+        ] {
+            let Packet::Connect(packet) = connect("c", ConnectProperties::default()) else { unreachable!() };
+            let will = Will {
+                topic: TopicName::new(topic).unwrap(),
+                payload: Bytes::new(),
+                qos: QoS::AtMostOnce,
+                retain: false,
+                delay_interval_s: 0,
+                properties: None,
+            };
+            let packet = Connect { version, will: Some(Box::new(will)), ..*packet };
+            assert_eq!(world.account.judge_will(&packet, &"c".into(), &rights), judged, "{version:?} {topic}");
+        }
     }
 }
 
