@@ -31,6 +31,7 @@ pub struct Names {
     sessions_root: String,
     nodes_root: String,
     keys_root: String,
+    accounts_root: String,
 }
 
 impl Names {
@@ -57,6 +58,7 @@ impl Names {
             sessions_root: format!("$KV.{prefix}_sessions."),
             nodes_root: format!("$KV.{prefix}_nodes."),
             keys_root: format!("$KV.{prefix}_keys."),
+            accounts_root: format!("$KV.{prefix}_accounts."),
         }
     }
 
@@ -120,6 +122,12 @@ impl Names {
     #[must_use]
     pub fn keys_stream(&self) -> String {
         format!("KV_{}_keys", self.prefix)
+    }
+
+    /// The stream of the bucket of accounts: `KV_MQTT_accounts`.
+    #[must_use]
+    pub fn accounts_stream(&self) -> String {
+        format!("KV_{}_accounts", self.prefix)
     }
 
     // The log.
@@ -282,6 +290,45 @@ impl Names {
     #[must_use]
     pub fn account_keys(&self) -> ByteString {
         format!("{}account", self.keys_root).into()
+    }
+
+    /// Which account has the leases of the sidecars that serve this one: `$KV.MQTT_keys.home`.
+    #[must_use]
+    pub fn home_mark(&self) -> ByteString {
+        format!("{}home", self.keys_root).into()
+    }
+
+    /// All of the bucket of accounts: `$KV.MQTT_accounts.>`.
+    #[must_use]
+    pub fn accounts_subjects(&self) -> String {
+        format!("{}>", self.accounts_root)
+    }
+
+    /// What is known of an account: `$KV.MQTT_accounts.<account>`.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`] when its name is too long.
+    pub fn account_entry(&self, account: &str) -> Result<ByteString, MapError> {
+        client_key(&self.accounts_root, account, "")
+    }
+
+    /// The account of a subject that [`Self::account_entry`] made.
+    #[must_use]
+    pub fn strip_account_entry(&self, subject: &str) -> Option<String> {
+        client_of_key(subject.strip_prefix(self.accounts_root.as_str())?)
+    }
+
+    /// The lead in something that one sidecar does at a time: `$KV.MQTT_nodes.lead.<name>`; for an account that has its leases
+    /// elsewhere, there `$KV.MQTT_nodes.lead.<account>.<name>`. No node has such a name.
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`] when the name of the account is too long.
+    pub fn lead(&self, account: Option<&str>, name: &str) -> Result<ByteString, MapError> {
+        let root = format!("{}lead.", self.nodes_root);
+        match account {
+            None => Ok(format!("{root}{name}").into()),
+            Some(account) => client_key(&root, account, &format!(".{name}")),
+        }
     }
 
     /// Where JetStream acknowledges what a process publishes, by a name that no other process has: `$NMQ.ack.<name>`. Nobody

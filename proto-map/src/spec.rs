@@ -242,6 +242,18 @@ impl Names {
         bucket(self.nodes_stream(), "Live MQTT sidecars", self.nodes_subjects(), NODE_MARKER_TTL_S, options)
     }
 
+    /// The bucket of accounts.
+    #[must_use]
+    pub fn accounts_spec(&self, options: &SpecOptions) -> StreamSpec {
+        bucket(
+            self.accounts_stream(),
+            "Accounts that have MQTT sessions",
+            self.accounts_subjects(),
+            NODE_MARKER_TTL_S,
+            options,
+        )
+    }
+
     /// The bucket of the account's keys. What is read of it is read from its leader, so that fewer ways lead to it.
     #[must_use]
     pub fn keys_spec(&self, options: &SpecOptions) -> StreamSpec {

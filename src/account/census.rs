@@ -25,6 +25,8 @@ struct Counted {
     paged: HashSet<u64>,
     /// Such a session is over.
     leaves_pages: bool,
+    /// All that there are have been read.
+    is_complete: bool,
 }
 
 /// Counts the sessions of the account.
@@ -51,6 +53,12 @@ impl Census {
     pub(crate) fn counts(&self) -> (usize, usize) {
         let counted = self.counted.lock();
         (counted.lasting, counted.away)
+    }
+
+    /// Whether there is no session for certain, as far as records have been read.
+    pub(crate) fn is_empty(&self) -> bool {
+        let counted = self.counted.lock();
+        counted.is_complete && counted.sessions.is_empty()
     }
 
     /// Whether a session is over since the last call that had pages beside its record, which it may have left.
@@ -96,6 +104,7 @@ impl SessionsSink for Census {
     }
 
     fn caught_up(&self) {
+        self.counted.lock().is_complete = true;
         if let Some(next) = &self.next {
             next.caught_up();
         }
@@ -127,5 +136,10 @@ mod tests {
         census.gone("b", 2, Gone::Expired);
         census.gone("b", 3, Gone::Cleaned);
         assert_eq!(census.counts(), (0, 0));
+        assert!(!census.is_empty(), "there are others");
+        census.gone("a", 4, Gone::Cleaned);
+        assert!(!census.is_empty(), "not all of them are read");
+        census.caught_up();
+        assert!(census.is_empty());
     }
 }

@@ -17,11 +17,13 @@ use std::time::Duration;
 use proto_map::ClosedTrees;
 
 use crate::account::control::Order;
+use crate::account::membership::Membership;
+use crate::account::ownership::versions;
 use crate::account::publish::size_refusals::HEADER_ROOM;
 use crate::account::starting::CoreInlet;
 use crate::account::{Account, AccountOptions};
 use crate::metrics::{Metrics, Vitals};
-use crate::store::{CoreSink, OpenError, Retained, Store, StoreOptions};
+use crate::store::{CoreSink, Leases, OpenError, Retained, Store, StoreOptions};
 use crate::tasks::Tasks;
 
 /// How long to wait before NATS is asked again.
@@ -33,8 +35,8 @@ const EVENTS: Duration = Duration::from_secs(1);
 /// How long the last things may take.
 const LAST: Duration = Duration::from_secs(6);
 
-/// How long giving back the lease may take.
-const RELEASE: Duration = Duration::from_secs(2);
+/// How long it may take until nothing goes by the lease.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// Packets may be so large, whatever the server takes, bytes.
 const PACKET_MIN: usize = 1024;
@@ -44,6 +46,8 @@ const PACKET_MIN: usize = 1024;
 pub struct AccountSpec {
     /// Where NATS is, and what is kept there.
     pub store: StoreOptions,
+    /// Where the sidecars have their leases.
+    pub leases: Leases,
     /// How its clients are treated.
     pub options: AccountOptions,
     /// Packets may be as large as what the server takes, and not as `options` say.
@@ -61,16 +65,48 @@ impl Account {
     /// # Errors
     /// NATS cannot be used as it is: see [`OpenError::is_configuration`].
     pub async fn open(spec: AccountSpec, metrics: &Arc<Metrics>) -> Result<Arc<Self>, OpenError> {
-        let AccountSpec { store, mut options, fits_packets_to_nats, closed, sys_interval } = spec;
+        let account = Box::pin(Self::open_as(spec, metrics, None)).await?;
+        account.tasks().spawn(versions::say_other_versions(Arc::downgrade(&account)));
+        Ok(account)
+    }
+
+    /// The same for one whose sidecars have their leases elsewhere.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub(crate) async fn open_tenant(
+        spec: AccountSpec,
+        metrics: &Arc<Metrics>,
+        membership: Arc<Membership>,
+    ) -> Result<Arc<Self>, OpenError> {
+        Box::pin(Self::open_as(spec, metrics, Some(membership))).await
+    }
+
+    async fn open_as(
+        spec: AccountSpec,
+        metrics: &Arc<Metrics>,
+        membership: Option<Arc<Membership>>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let AccountSpec { store, leases, mut options, fits_packets_to_nats, closed, sys_interval } = spec;
         let (names, inlet) = (store.assets.names.clone(), Arc::new(CoreInlet::default()));
-        let store = Box::pin(open_store(store, &inlet)).await?;
+        let store = Box::pin(open_store(store, &leases, &inlet)).await?;
         if fits_packets_to_nats {
             options.limits.max_packet_size = largest_packet(store.server_max_payload());
         }
-        let account = Box::pin(Self::start(options, store, &inlet, names, closed, metrics.account())).await;
+        let account = Box::pin(Self::start(options, store, &inlet, names, closed, metrics.account(), membership)).await;
         account.show_metrics();
         account.begin_duties(sys_interval);
         Ok(account)
+    }
+
+    /// The leases of the sidecars, and ours among them.
+    pub(crate) const fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// Whether nobody has a session, here or elsewhere, as far as the records have been read.
+    pub(crate) fn has_no_sessions(&self) -> bool {
+        self.census.is_empty()
     }
 
     /// The largest packet that a client may send.
@@ -86,7 +122,7 @@ impl Account {
     fn begin_duties(self: &Arc<Self>, sys_interval: Duration) {
         let account = || Arc::downgrade(self);
         let tasks = self.tasks();
-        tasks.spawn(Self::keep_lease(account(), Vec::new()));
+        tasks.spawn(Self::go_by_lease(account(), Arc::clone(&self.membership)));
         let (backlog, puts, ingest) = (self.duties.led.begin(), self.duties.led.begin(), self.duties.ingest.begin());
         let (of_backlog, of_puts, of_ingest) = (account(), account(), account());
         tasks.spawn(async move {
@@ -131,15 +167,32 @@ impl Account {
     /// Lets its clients go and gives back what it holds, so that others need not wait for the end of that. Connections finish
     /// what is in flight, get Server shutting down and are closed; whoever is left after `within` is cut by the close.
     pub async fn drain(&self, within: Duration) {
+        self.wind_down(within).await;
+        self.membership.leave().await;
+    }
+
+    /// The same without the lease, for one of several accounts.
+    pub(crate) async fn wind_down(&self, within: Duration) {
         if tokio::time::timeout(within, self.let_clients_go()).await.is_err() {
             tracing::warn!("some connections did not finish in {} s and are cut", within.as_secs());
         }
+        self.say_last_words().await;
+    }
+
+    /// The same for one that is closed while the process goes on: however long it takes, nothing is left that only the end of our
+    /// lease would have others see to.
+    pub(crate) async fn retire(&self) {
+        self.let_clients_go().await;
+        self.say_last_words().await;
+    }
+
+    async fn say_last_words(&self) {
         self.events.drained(EVENTS).await;
         // It gives up the lead, so that the others need not wait for its end; before the lease, so that a new leader can ask what
         // is left.
         self.is_leaving.send_replace(true);
         let _ = tokio::time::timeout(LAST, self.duties.ingest.done()).await;
-        self.release_lease().await;
+        self.let_go().await;
         let _ = tokio::time::timeout(LAST, self.duties.led.done()).await;
     }
 
@@ -153,13 +206,13 @@ impl Account {
         self.duties.errands.done().await;
     }
 
-    /// Gives the lease back; after the last connection.
-    async fn release_lease(&self) {
+    /// Goes by the lease no more; after the last connection.
+    async fn let_go(&self) {
         if self.is_closing.send_replace(true) || !*self.has_lease.borrow() {
             return;
         }
         let mut has_lease = self.has_lease.subscribe();
-        let _ = tokio::time::timeout(RELEASE, has_lease.wait_for(|has| !has)).await;
+        let _ = tokio::time::timeout(LET_GO, has_lease.wait_for(|has| !has)).await;
     }
 
     /// Ends it: when this returns, no task of it runs, no connection of a client or to NATS is open, and JetStream has no
@@ -189,9 +242,10 @@ fn largest_packet(max_payload: usize) -> NonZeroU32 {
 }
 
 /// Opens the store; what only time can mend is tried again.
-async fn open_store(options: StoreOptions, inlet: &Arc<CoreInlet>) -> Result<Store, OpenError> {
+async fn open_store(options: StoreOptions, leases: &Leases, inlet: &Arc<CoreInlet>) -> Result<Store, OpenError> {
     loop {
-        match Box::pin(Store::open(options.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>)).await {
+        match Box::pin(Store::open_with(options.clone(), leases.clone(), Arc::clone(inlet) as Arc<dyn CoreSink>)).await
+        {
             Err(error) if !error.is_configuration() => {
                 tracing::warn!(%error, "waiting");
                 tokio::time::sleep(RETRY).await;

@@ -10,7 +10,7 @@
 //! - `shared`: shared subscriptions; `requests`: request and reply between MQTT and NATS
 //! - `interop`: what NATS clients do that concerns sessions
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
-//! - `election`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
+//! - `membership`: our lease among the sidecars; `election`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
 //! - `quotas`: how much a client may have; `census`: how many sessions there are; `vitals`: how all of this is, for metrics
 //!
 //! The parts do not know the [`Account`]: it knows them, and so do the files that make something of several parts together.
@@ -27,6 +27,7 @@ mod election;
 mod events;
 mod interop;
 mod life;
+mod membership;
 mod ownership;
 mod publish;
 mod quotas;
@@ -64,6 +65,8 @@ pub(crate) use events::{
     Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
 };
 pub use life::AccountSpec;
+pub(crate) use membership::Membership;
+pub(crate) use ownership::dividing;
 pub(crate) use ownership::lifecycle::Attached;
 pub(crate) use ownership::owned_session::{Claims, OwnedSession};
 pub(crate) use ownership::records::{progress_record, protocol};
@@ -162,6 +165,7 @@ pub struct Account {
     /// Names this process in message ids of sessions that end with their connection.
     pub(crate) process: String,
     lease: OurLease,
+    membership: Arc<Membership>,
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     is_leaving: watch::Sender<bool>,

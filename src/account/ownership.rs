@@ -13,7 +13,7 @@
 
 mod claim;
 pub(in crate::account) mod displaced;
-pub(in crate::account) mod dividing;
+pub(crate) mod dividing;
 pub(in crate::account) mod doubt;
 mod driver;
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::account::events::Events;
 use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::interop::ingest;
 use crate::account::interop::ingest::Ingest;
+use crate::account::membership::Membership;
 use crate::account::ownership::OrphanedConnects;
 use crate::account::ownership::displaced::Displaced;
 use crate::account::ownership::nodes_gone;
@@ -205,6 +206,7 @@ impl Account {
         names: Names,
         closed: ClosedTrees,
         metrics: Arc<AccountMetrics>,
+        membership: Option<Arc<Membership>>,
     ) -> Arc<Self> {
         let parts = Parts::new(&options, &store, &names, closed, &metrics);
         let main = Arc::clone(parts.routing.logs.main());
@@ -214,13 +216,14 @@ impl Account {
         let tail = answered(async || store.log().tail(LogPosition::New, parts.sink()).await).await;
         main.starts_at(tail.start_position());
         answered(async || parts.follower.look(&store, true).await).await;
-        Self::assemble(options, store, inlet, names, metrics, parts, tail)
+        let membership = membership.unwrap_or_else(|| Membership::begin(&store));
+        Self::assemble(options, (store, membership), inlet, names, metrics, parts, tail)
     }
 
     /// Puts the parts together. It waits for nothing.
     fn assemble(
         options: AccountOptions,
-        store: Store,
+        (store, membership): (Store, Arc<Membership>),
         inlet: &CoreInlet,
         names: Names,
         metrics: Arc<AccountMetrics>,
@@ -258,6 +261,7 @@ impl Account {
             names,
             process: format!("{:016x}", rand::random::<u64>()),
             lease: OurLease::default(),
+            membership,
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             is_leaving: watch::Sender::new(false),
@@ -299,7 +303,9 @@ impl Account {
     ) -> Arc<Self> {
         let parts = Parts::new(&options, &store, &names, closed, &metrics);
         let tail = store.log().tail(LogPosition::Sequence(1), parts.sink()).await;
-        Self::assemble(options, store, &CoreInlet::default(), names, metrics, parts, tail.expect("nothing is asked"))
+        let membership = Membership::begin(&store);
+        let tail = tail.expect("nothing is asked");
+        Self::assemble(options, (store, membership), &CoreInlet::default(), names, metrics, parts, tail)
     }
 
     /// The connection of a client, as everybody but itself knows it.

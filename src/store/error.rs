@@ -96,6 +96,16 @@ pub enum OpenError {
         /// What differs, one sentence part each.
         differences: Vec<String>,
     },
+    /// Sidecars that have their leases in another account serve this one.
+    #[error(
+        "the account is served by sidecars whose own account ([nats]) is {other}, and not {home} as here; give all sidecars of an account the same, or, when no other serves it any more, delete the key home of its bucket MQTT_keys"
+    )]
+    OtherHome {
+        /// Where those have their leases.
+        other: String,
+        /// Where we have ours.
+        home: String,
+    },
     /// JetStream does not answer; it may in a while.
     #[error("JetStream does not answer ({reason}); is the cluster without a leader, or the server still starting?")]
     Unavailable {
@@ -117,7 +127,8 @@ impl OpenError {
             | Self::JetStreamDisabledForAccount { .. }
             | Self::Permission { .. }
             | Self::Refused { .. }
-            | Self::ForeignStream { .. } => true,
+            | Self::ForeignStream { .. }
+            | Self::OtherHome { .. } => true,
             Self::Unreachable { .. } | Self::Unavailable { .. } => false,
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! # Layout
 //! - `connection`, `credentials`, `options`: six connections and who we are on them
-//! - `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
+//! - `specs`, `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are; `clock`: the server's time
 //! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
@@ -16,12 +16,14 @@
 //! - `kv_updates`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `share`: the consumers of shared subscriptions
+//! - `accounts`: which accounts have sessions; `home`: which account has the leases of the sidecars
 //! - `reply_key`: what tokens of replies are made with; `keys`: what sidecars share and nobody else is to know
 //! - `core`: plain NATS
 //!
 //! The links themselves are `crate::nats`. What a subject, a header or a key means is `proto-map`'s.
 
 mod account_room;
+mod accounts;
 mod ack;
 mod api;
 mod api_errors;
@@ -38,6 +40,7 @@ mod error;
 mod found_stream;
 mod head;
 mod headers;
+mod home;
 mod horizon;
 mod jetstream;
 mod keys;
@@ -60,6 +63,7 @@ mod rooms;
 mod session_store;
 mod sessions;
 mod share;
+mod specs;
 mod streams;
 mod time;
 #[cfg(test)]
@@ -73,6 +77,7 @@ use futures_util::future::join_all;
 use proto_map::StreamSpec;
 use tokio::sync::watch;
 
+pub use self::accounts::{Accounts, Listed};
 pub use self::ack::is_same_delivery;
 use self::api::Api;
 pub use self::api_errors::ApiErrors;
@@ -85,6 +90,8 @@ use self::core::Seals;
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;
 pub use self::error::{OpenError, PutError, Unavailable, WriteError};
+use self::home::Home;
+pub use self::home::Leases;
 use self::horizon::Horizons;
 pub use self::jetstream::{JetStreamLog, NatsPeers};
 pub use self::keys::Keys;
@@ -116,6 +123,7 @@ pub use self::share::{
     Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,
     ShareSpec, ShareTimes, Shares,
 };
+use self::specs::Specs;
 pub(crate) use self::time::rfc3339;
 use crate::nats::Outbound;
 pub use crate::nats::{LinkCounts, SkipReason};
@@ -150,7 +158,7 @@ pub struct Store {
     retained: Retained,
     sessions: Sessions,
     backlog: Backlog,
-    nodes: Nodes,
+    home: Home,
     peers: NatsPeers,
     kv_updates: KvUpdates,
     reply_keys: ReplyKeys,
@@ -173,6 +181,18 @@ impl Store {
     /// # Errors
     /// See [`OpenError`]; without `connect_timeout` it waits for a server for ever.
     pub async fn open(options: StoreOptions, core_sink: Arc<dyn CoreSink>) -> Result<Self, OpenError> {
+        Box::pin(Self::open_with(options, Leases::Here, core_sink)).await
+    }
+
+    /// The same of an account whose sidecars may have their leases elsewhere, or that has those of others.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub async fn open_with(
+        options: StoreOptions,
+        leases: Leases,
+        core_sink: Arc<dyn CoreSink>,
+    ) -> Result<Self, OpenError> {
         let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
         let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats, names.inbox_prefix())?;
@@ -180,45 +200,44 @@ impl Store {
         let _ends = EndOnDrop(tasks.clone());
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
-        let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &declared)));
+        let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &declared, &leases)));
         let link = async |name| connector.link(role(name, false, QUEUE, READER_QUEUE), connect_timeout).await;
         let api = Api { link: link("api").await?, horizons: horizons.clone(), rooms: rooms.clone() };
         let tail = link("tail").await?;
         let state = Api { link: link("state").await?, horizons: horizons.clone(), rooms: rooms.clone() };
 
-        let (log_spec, retained_spec) = (names.log_spec(&specs), names.retained_spec(&specs));
-        let (sessions_spec, nodes_spec) = (names.sessions_spec(&specs), names.nodes_spec(&specs));
-        let (backlog_spec, keys_spec) = (names.backlog_spec(&specs), names.keys_spec(&specs));
-        let needed = [&log_spec, &retained_spec, &sessions_spec, &nodes_spec, &backlog_spec, &keys_spec];
-        let all = needed.map(|spec| (spec, None)).into_iter().chain(declared.iter().map(|(spec, own)| (spec, *own)));
-        let assets = prepare(&api, Needs::new(&names, connector.inbox_prefix()), replicas, all).await?;
+        let specs = Specs::new(&names, &specs);
+        let needed = specs.needed(&leases).map(|spec| (spec, None));
+        let all = needed.chain(declared.iter().map(|(spec, own)| (spec, *own)));
+        let needs = Needs::new(&names, connector.inbox_prefix(), leases.buckets(&names));
+        let assets = prepare(&api, needs, replicas, all).await?;
 
         let payload_max = core_link.client.max_payload();
         let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
         let root = |subjects: String| subjects.trim_end_matches('>').to_owned();
         let publisher =
             Publisher::start(connector, &names, publisher, (horizons, rooms), is_replicated(&api, &names).await);
-        let ours = Some((assets.clone(), log_spec));
+        let ours = Some((assets.clone(), specs.log));
         let log =
             Log::new(api.clone(), tail.clone(), &names.log_stream(), &root(names.log_subjects()), payload_max, ours);
         // Reading retained messages again is a burst; it goes where it does not hold up the tail.
         let retained =
-            Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), retained_spec, payload_max);
+            Retained::start(api.clone(), api.link.clone(), names.clone(), assets.clone(), specs.retained, payload_max);
         let retained_prefix = root(names.retained_subjects());
         // Nobody tails it, and it is made again by `retained`.
         let puts = Log::new(api.clone(), tail.clone(), &names.retained_stream(), &retained_prefix, payload_max, None);
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
-        let sessions_bucket = bucket(sessions_spec);
+        let sessions_bucket = bucket(specs.sessions);
         let (of_sessions, of_api, of_names) = (sessions_bucket.clone(), api.clone(), names.clone());
-        let backlog = Backlog::new(of_sessions, of_api, of_names, payload_max, assets.clone(), backlog_spec);
+        let backlog = Backlog::new(of_sessions, of_api, of_names, payload_max, assets.clone(), specs.backlog);
         let kv_updates = KvUpdates::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max);
-        let nodes = Nodes::new(bucket(nodes_spec), api.clone(), names.clone());
-        let keys_bucket = bucket(keys_spec);
+        let keys_bucket = bucket(specs.keys);
+        let home = Home::find(leases, &keys_bucket, bucket(specs.nodes), bucket(specs.accounts), &api, &names).await?;
         let reply_keys = ReplyKeys::new(keys_bucket.clone(), sessions_bucket.clone(), &names);
         let keys = Keys::open(keys_bucket, names.account_keys()).await?;
         let echo = serve_echo(&api.link, &names).await?;
-        let seals = Seals::new(keys.clone(), nodes.clone());
+        let seals = Seals::new(keys.clone(), home.nodes.clone());
         let core = CoreNats::start(core_link.clone(), state.link.clone(), seals.clone(), &echo, core_sink);
         // Queue subscriptions have to hear what our own clients publish.
         let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
@@ -234,8 +253,8 @@ impl Store {
             retained,
             sessions,
             backlog,
-            peers: NatsPeers::new(&nodes, &core, names),
-            nodes,
+            peers: NatsPeers::new(&home.nodes, &core, names),
+            home,
             kv_updates,
             reply_keys,
             keys,
@@ -264,6 +283,17 @@ impl Store {
     /// Where everything runs that goes on for as long as this does.
     pub(crate) const fn tasks(&self) -> &Tasks {
         &self.tasks
+    }
+
+    /// The account's public NKey, or the name that the server's configuration has for it, where sidecars have their leases for other
+    /// accounts; `None` when we may not ask.
+    pub fn account_name(&self) -> Option<&str> {
+        self.home.account_name.as_deref()
+    }
+
+    /// The accounts that have sessions, where sidecars have their leases for other accounts.
+    pub fn accounts(&self) -> Option<&Accounts> {
+        self.home.accounts.as_ref()
     }
 
     /// Errors that JetStream has answered.
@@ -319,7 +349,7 @@ impl Store {
 
     /// Leases of sidecars, and elections among them.
     pub fn nodes(&self) -> &Nodes {
-        &self.nodes
+        &self.home.nodes
     }
 
     /// The other sidecars.
@@ -391,8 +421,10 @@ impl Store {
 }
 
 /// The names of the streams that are ours.
-fn streams_of(names: &proto_map::Names, declared: &[(StreamSpec, Option<u8>)]) -> Vec<String> {
-    let buckets = [names.retained_stream(), names.sessions_stream(), names.nodes_stream(), names.keys_stream()];
+fn streams_of(names: &proto_map::Names, declared: &[(StreamSpec, Option<u8>)], leases: &Leases) -> Vec<String> {
+    let buckets = [names.retained_stream(), names.sessions_stream(), names.keys_stream()].into_iter();
+    let buckets = buckets.chain(leases.are_here().then(|| names.nodes_stream()));
+    let buckets = buckets.chain(leases.are_for_others().then(|| names.accounts_stream()));
     let logs = [names.log_stream(), names.backlog_stream()].into_iter();
     logs.chain(buckets).chain(declared.iter().map(|(spec, _)| spec.name.clone())).collect()
 }

@@ -13,10 +13,9 @@ pub struct Needs {
 }
 
 impl Needs {
-    pub(super) fn new(names: &proto_map::Names, inbox_prefix: &str) -> Self {
+    /// `buckets`: the subjects of those that are ours.
+    pub(super) fn new(names: &proto_map::Names, inbox_prefix: &str, buckets: Vec<String>) -> Self {
         let (ours, inboxes) = (format!("{}.>", names.subject_prefix()), format!("{inbox_prefix}.>"));
-        let buckets =
-            [names.retained_subjects(), names.sessions_subjects(), names.nodes_subjects(), names.keys_subjects()];
         let publish = [API.to_owned(), "$JS.ACK.>".to_owned(), inboxes.clone(), ours.clone()];
         Self {
             publish: publish.into_iter().chain(buckets).collect(),

@@ -66,12 +66,14 @@ pub struct Nodes {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shared {
     bucket: Bucket,
     readers: Api,
     names: Names,
     times: LeaseTimes,
+    /// Whose elections are held, where these are leases for another account.
+    account: Option<Arc<str>>,
 }
 
 /// A sidecar that is alive.
@@ -97,18 +99,23 @@ pub struct NodeInfo {
 
 impl Nodes {
     pub(super) fn new(bucket: Bucket, readers: Api, names: Names) -> Self {
-        Self::of(bucket, readers, names, LeaseTimes::default())
+        Self::of(Shared { bucket, readers, names, times: LeaseTimes::default(), account: None })
     }
 
     /// The same with other times, which all sidecars of an account should share.
     #[must_use]
     pub fn with_times(&self, times: LeaseTimes) -> Self {
-        let Shared { bucket, readers, names, .. } = &*self.shared;
-        Self::of(bucket.clone(), readers.clone(), names.clone(), times)
+        Self::of(Shared { times, ..(*self.shared).clone() })
     }
 
-    fn of(bucket: Bucket, readers: Api, names: Names, times: LeaseTimes) -> Self {
-        Self { shared: Arc::new(Shared { bucket, readers, names, times }) }
+    /// The same sidecars for another account of theirs, whose elections are apart.
+    #[must_use]
+    pub fn for_account(&self, account: &str) -> Self {
+        Self::of(Shared { account: Some(account.into()), ..(*self.shared).clone() })
+    }
+
+    fn of(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
     }
 
     /// The times of leases.
@@ -149,10 +156,10 @@ impl Nodes {
 }
 
 impl Shared {
-    /// Where the lead in something is kept: two tokens, which no node has.
+    /// Where the lead in something is kept.
     fn lead_subject(&self, name: &str) -> ByteString {
-        let subjects = self.names.nodes_subjects();
-        format!("{}lead.{name}", subjects.trim_end_matches('>')).into()
+        // An account whose name is too long for that is not opened.
+        self.names.lead(self.account.as_deref(), name).unwrap_or_default()
     }
 
     /// Where keys are compared without being changed: two tokens as well.

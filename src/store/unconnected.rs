@@ -24,12 +24,13 @@ impl Store {
         let StoreOptions { nats, assets: AssetOptions { names, specs, .. }, publisher, .. } = options;
         let connector = Connector::nowhere(nats, names.inbox_prefix());
         let (tasks, link_tasks) = (connector.tasks.clone(), connector.links.clone());
-        let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &[])));
+        let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &[], &Leases::Here)));
         let link = |name| connector.unconnected(role(name, false, QUEUE, READER_QUEUE), MAX_PAYLOAD);
         let api_on = |link: Link| Api { link, horizons: horizons.clone(), rooms: rooms.clone() };
         let (core_link, tail, share) = (link("core"), link("tail"), link("share"));
         let (api, state) = (api_on(link("api")), api_on(link("state")));
-        let assets = Assets::unchecked(api.clone(), Needs::new(&names, connector.inbox_prefix()));
+        let assets =
+            Assets::unchecked(api.clone(), Needs::new(&names, connector.inbox_prefix(), Leases::Here.buckets(&names)));
         let bucket = |spec| Bucket::new(state.clone(), assets.clone(), spec);
         let (sessions_bucket, keys_bucket) = (bucket(names.sessions_spec(&specs)), bucket(names.keys_spec(&specs)));
         let log = |stream: &str| Log::new(api.clone(), tail.clone(), stream, "", MAX_PAYLOAD, None);
@@ -66,7 +67,7 @@ impl Store {
             keys,
             peers: NatsPeers::new(&nodes, &core, names.clone()),
             core,
-            nodes,
+            home: Home { account_name: None, accounts: None, nodes },
             shares: Shares::new(api.clone(), share.clone(), state.link.clone(), seals, ""),
             links: [&core_link, &api.link, &tail, &state.link, &share].map(Link::clone),
             core_link,

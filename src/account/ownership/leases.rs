@@ -19,10 +19,10 @@ use mqtt_codec::ReasonCode;
 
 use crate::account::Account;
 use crate::account::control::Order;
+use crate::account::membership::{Held, Membership};
 use crate::account::ownership::nodes_gone;
 use crate::account::ownership::nodes_gone::Looks;
-use crate::account::ownership::versions;
-use crate::store::{Lease, LeaseState, LeaseView, Peers as _};
+use crate::store::{LeaseState, LeaseView, Peers as _};
 
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -31,46 +31,43 @@ const RETRY: Duration = Duration::from_secs(1);
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 impl Account {
-    /// Holds a lease, and adopts the sessions of nodes that are gone, as long as the account lives.
-    pub(crate) async fn keep_lease(account: Weak<Self>, mqtt: Vec<String>) {
+    /// Owns sessions by the lease of the process, and adopts those of nodes that are gone, as long as the account lives.
+    pub(in crate::account) async fn go_by_lease(account: Weak<Self>, membership: Arc<Membership>) {
         let Some(strong) = account.upgrade() else { return };
-        let looks = nodes_gone::start(&strong);
-        strong.store.tasks().spawn(versions::say_other_versions(account.clone()));
+        let looks = nodes_gone::start(&strong, &membership);
         drop(strong);
+        let mut held = membership.held();
         loop {
-            let Some(strong) = account.upgrade() else { return };
-            let node = format!("{:016x}", rand::random::<u64>());
-            match strong.store.peers().acquire(&node, mqtt.clone()).await {
-                Ok(lease) => Box::pin(strong.hold(&Arc::from(node), lease, &looks)).await,
-                Err(error) => {
-                    tracing::warn!(%error, "no lease; persistent sessions are refused until there is one");
-                    drop(strong);
-                    tokio::time::sleep(RETRY).await;
-                }
+            let Ok(lease) = held.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
+            let (Some(strong), Some(lease)) = (account.upgrade(), lease) else { return };
+            Box::pin(strong.hold(lease.clone(), &looks)).await;
+            // It is lost for whoever looks at its clock, before its keeper has noticed.
+            let is_another = |now: &Option<Held>| now.as_ref().is_none_or(|now| now.node != lease.node);
+            if held.wait_for(is_another).await.is_err() {
+                return;
             }
         }
     }
 
-    /// Owns sessions under this name until the lease is lost, then ends all connections.
-    async fn hold(self: &Arc<Self>, node: &Arc<str>, lease: Lease, looks: &Looks) {
+    /// Owns sessions under the name of a lease until that is lost, then ends all connections.
+    async fn hold(self: &Arc<Self>, Held { node, view }: Held, looks: &Looks) {
         let takeovers = Arc::downgrade(self);
         let handler = move |request| {
             let account = takeovers.upgrade();
             async move { account?.hand_over(request).await }
         };
-        let served = self.store.peers().serve(node, handler).await;
+        let served = self.store.peers().serve(&node, handler).await;
         let left = match &self.ingest {
-            Some(ingest) => ingest.serve_left(node).await,
+            Some(ingest) => ingest.serve_left(&node).await,
             None => None,
         };
-        *self.lease.view.write() = Some(lease.view());
+        *self.lease.view.write() = Some(view.clone());
         let mut is_closing = self.is_closing.subscribe();
         let is_over = async { is_closing.wait_for(|closing| *closing).await.map(|_| ()) };
         tokio::select! {
-            () = self.own_until_lost(node, &lease, looks) => self.end_all(),
+            () = self.own_until_lost(&node, view, looks) => self.end_all(),
             _ = is_over => {
                 *self.lease.node.write() = None;
-                lease.release().await;
                 self.has_lease.send_replace(false);
                 self.store.publisher().send_until(None);
                 std::future::pending::<()>().await;
@@ -79,17 +76,17 @@ impl Account {
         drop((served, left));
     }
 
-    async fn own_until_lost(self: &Arc<Self>, node: &Arc<str>, lease: &Lease, looks: &Looks) {
-        let (mut view, mut state) = (lease.view(), lease.state());
-        let (mut known, mut held_until) = (0, view.held_until());
+    async fn own_until_lost(self: &Arc<Self>, node: &Arc<str>, mut view: LeaseView, looks: &Looks) {
+        // An account that is opened when the lease has been taken again before has owned nothing before.
+        let (mut known, mut held_until) = (view.gaps(), view.held_until());
         loop {
             match view.state() {
-                LeaseState::Held { gaps } if gaps != known => {
+                now @ LeaseState::Held { gaps } if Some(gaps) != known => {
                     self.be_in_doubt();
-                    state.mark_unchanged();
+                    let mut watched = view.clone();
                     tokio::select! {
-                        () = self.learn_what_was_adopted(held_until) => known = gaps,
-                        _ = state.changed() => {}
+                        () = self.learn_what_was_adopted(held_until) => known = Some(gaps),
+                        () = watched.differs(now) => {}
                     }
                     continue;
                 }

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::account::Account;
+use crate::account::membership::Membership;
 use crate::account::ownership::dividing;
 use crate::account::ownership::heard::Heard;
-use crate::store::{LeaseView, NodeInfo, NodesFollower, NodesSink, Peers as _, SessionRecord, Unavailable};
+use crate::store::{LeaseView, Peers as _, SessionRecord, Unavailable};
 use crate::tasks::Errands;
 
 /// How long to wait before JetStream is asked again.
@@ -34,46 +35,20 @@ const NEXT_LOOK: Duration = Duration::from_secs(3);
 /// How long it counts that an owner was confirmed to be gone: a lease that is taken again ends an adoption so soon.
 const CONFIRMED_FOR: Duration = Duration::from_millis(500);
 
-/// Nodes that may be gone and not yet looked after; more are found when one of them is.
-const GONE_QUEUE: usize = 1024;
+/// Looks that are asked for at a time: one that is on its way finds whoever is gone by then.
+const LOOKS_QUEUE: usize = 1;
 
-/// Is told which nodes are heard, and which are gone.
-struct NodeDownSink {
-    tx: mpsc::Sender<()>,
-    heard: Arc<Heard>,
-}
-
-impl NodesSink for NodeDownSink {
-    fn alive(&self, _node: &NodeInfo) {}
-
-    fn heard(&self, node: &str) {
-        self.heard.note(node, Instant::now());
-    }
-
-    fn released(&self, node: &str) {
-        self.heard.forget(node);
-    }
-
-    fn gone(&self, _node: &str) {
-        // A look-out that is on its way finds this one as well.
-        let _ = self.tx.try_send(());
-    }
-}
-
-/// Has the sessions of nodes that are gone looked after whenever one goes, and now and then besides; as long as the account lives.
-pub(in crate::account) fn start(account: &Arc<Account>) -> Looks {
-    let (tx, rx) = mpsc::channel(GONE_QUEUE);
-    let nodes = account.store.nodes();
-    let heard = Arc::new(Heard::new(nodes.times().fence_after));
-    let follower = nodes.follow(Arc::new(NodeDownSink { tx: tx.clone(), heard: Arc::clone(&heard) }));
-    account.store.tasks().spawn(look_after(Arc::downgrade(account), rx, heard));
-    Looks { tx, _follower: follower }
+/// Has the sessions of nodes that are gone looked after whenever one goes, and whenever somebody asks; as long as the account lives.
+pub(in crate::account) fn start(account: &Arc<Account>, membership: &Membership) -> Looks {
+    let (tx, rx) = mpsc::channel(LOOKS_QUEUE);
+    membership.tell_gone(tx.clone());
+    account.store.tasks().spawn(look_after(Arc::downgrade(account), rx, Arc::clone(membership.heard())));
+    Looks { tx }
 }
 
 /// Asks for looks.
 pub(in crate::account) struct Looks {
     tx: mpsc::Sender<()>,
-    _follower: NodesFollower,
 }
 
 impl Looks {

@@ -298,6 +298,20 @@ impl LeaseView {
         self.grip.borrow().state()
     }
 
+    /// How often it had ended before; `None` while that is not known.
+    #[must_use]
+    pub fn gaps(&self) -> Option<u32> {
+        match self.state() {
+            LeaseState::Held { gaps } => Some(gaps),
+            LeaseState::InDoubt | LeaseState::Lost => None,
+        }
+    }
+
+    /// Waits until it stands otherwise than `before`, or its keeper has ended.
+    pub async fn differs(&mut self, before: LeaseState) {
+        while self.state() == before && self.changed().await {}
+    }
+
     /// How long ago the last refresh that is known to be stored was sent.
     #[must_use]
     pub fn age(&self) -> Duration {
