@@ -48,6 +48,7 @@ LAYERS = [
     {"cli"},
     {"app"},
     {"admin", "announce", "connection"},
+    {"accounts"},
     {"auth"},
     {"listener"},
     {"account"},
@@ -71,7 +72,7 @@ SPAWNING = {
 }
 
 # Who holds an account: what serves it, and what opens and shows it. Nobody else outside its room names it.
-HOLDING = {"account", "admin", "app", "connection"}
+HOLDING = {"account", "accounts", "admin", "app", "connection"}
 
 # What one of them has all the same: the zones of time windows, without the clock of the system.
 EXCEPTIONS = {("access", "jiff")}

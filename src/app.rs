@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{Account, AccountSpec, CoreInlet};
+use crate::accounts::{self, Accounts};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
 use crate::auth;
@@ -17,8 +18,10 @@ use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::{OpenError, Store};
+use ways::Configured;
 
 pub(crate) mod options;
+mod ways;
 
 /// How long connections may take to finish what is in flight.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -118,24 +121,27 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let process = Process::start(&config).await?;
     let opening = Box::pin(Account::open(account_spec(&config)?, &process.metrics));
-    let Some(account) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
-    process.look_at(&account);
-    let served = serve(&config, &process, &account, shutdown).await;
-    account.close().await;
+    let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
+    process.look_at(&home);
+    let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
+    let accounts = accounts::begin(home, Box::new(Configured::new(&config, &process.metrics)), most);
+    let served = serve(&config, &process, &accounts, shutdown).await;
+    accounts.close().await;
     served
 }
 
-/// Serves an account until shutdown is triggered, and drains it.
+/// Serves accounts until shutdown is triggered, and drains them.
 async fn serve(
     config: &Config,
     process: &Process,
-    account: &Arc<Account>,
+    accounts: &Arc<Accounts>,
     shutdown: ShutdownSignal,
 ) -> Result<(), AppError> {
-    let _ = until(&shutdown, account.wait_for_lease(LEASE)).await;
-    let door = Arc::new(options::door(config, account.max_packet_size(), Arc::clone(&process.metrics)));
-    tokio::spawn(follow_users(Arc::clone(&door), Arc::clone(account), shutdown.clone()));
-    let mqtt = Mqtt { door, account: Arc::clone(account) };
+    let home = accounts.home();
+    let _ = until(&shutdown, home.wait_for_lease(LEASE)).await;
+    let door = Arc::new(options::door(config, home.max_packet_size(), Arc::clone(&process.metrics)));
+    tokio::spawn(follow_users(Arc::clone(&door), Arc::clone(accounts), shutdown.clone()));
+    let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
     let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
     auth::tell_open_listeners(config.auth.mode, &served.bound);
     process.listeners.open();
@@ -143,23 +149,24 @@ async fn serve(
     shutdown.wait().await;
     process.readiness.drain();
     // Those who are not known to the account yet have as long.
-    let _ = tokio::join!(account.drain(DRAIN), tokio::time::timeout(DRAIN, served.drained()));
+    let _ = tokio::join!(accounts.drain(DRAIN), tokio::time::timeout(DRAIN, served.drained()));
     Ok(())
 }
 
 /// Who may come in is brought up to date until shutdown is triggered, and so is who has.
-async fn follow_users(door: Arc<Door>, account: Arc<Account>, shutdown: ShutdownSignal) {
-    let judging = judge_when_users_change(&door, &account);
+async fn follow_users(door: Arc<Door>, accounts: Arc<Accounts>, shutdown: ShutdownSignal) {
+    let judging = judge_when_users_change(&door, &accounts);
     let _ = until(&shutdown, async { tokio::join!(door.authenticator.follow(), judging) }).await;
 }
 
 /// Judges everybody again who is connected, whenever who was accepted may be somebody else now.
-async fn judge_when_users_change(door: &Door, account: &Account) {
+async fn judge_when_users_change(door: &Door, accounts: &Accounts) {
     /// Clients that are judged before others have their turn.
     const AT_ONCE: usize = 256;
     let mut changes = door.authenticator.changes();
     while changes.changed().await.is_ok() {
-        for some in account.clients().chunks(AT_ONCE) {
+        let everybody: Vec<_> = accounts.all().iter().flat_map(|account| account.clients()).collect();
+        for some in everybody.chunks(AT_ONCE) {
             some.iter().for_each(|control| connection::judge_again(&*door.authenticator, control));
             tokio::task::yield_now().await;
         }
@@ -187,7 +194,7 @@ fn ask(condition: &Condition, account: &Arc<Account>, look: Look) {
 #[derive(Clone)]
 pub(crate) struct Mqtt {
     door: Arc<Door>,
-    account: Arc<Account>,
+    accounts: Arc<Accounts>,
 }
 
 impl Serve for Mqtt {
@@ -195,7 +202,7 @@ impl Serve for Mqtt {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection::serve(stream, peer, Arc::clone(&self.door), Arc::clone(&self.account))
+        connection::serve(stream, peer, Arc::clone(&self.door), Arc::clone(&self.accounts))
     }
 }
 

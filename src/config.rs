@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `listeners`, `auth`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
+//! - `nats`, `accounts`, `listeners`, `auth`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `error`: what is wrong, and where.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
@@ -10,6 +10,7 @@
 //!
 //! Nothing here connects or listens. Values that follow from the server (0 = automatic) are settled by the app.
 
+mod accounts;
 mod auth;
 mod de;
 mod error;
@@ -23,10 +24,12 @@ mod tree;
 mod units;
 mod users;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use accounts::AccountConfig;
 pub use auth::{AuthConfig, AuthMode, SessionOwner, WideFilters};
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
@@ -46,6 +49,8 @@ pub use users::{
 pub struct Config {
     /// `[nats]`: which nats-server, and as whom.
     pub nats: NatsConfig,
+    /// `[accounts.NAME]`: our ways into accounts beside that one.
+    pub accounts: BTreeMap<String, AccountConfig>,
     /// `[listeners]`: where devices connect.
     pub listeners: ListenersConfig,
     /// `[admin]`: health and metrics.

@@ -2,6 +2,7 @@
 //! write, wait. The session decides; this file only carries out.
 
 mod ahead;
+mod arriving;
 mod backlog;
 mod beginning;
 mod claims;
@@ -40,9 +41,11 @@ use crate::account::{
     Account, Control, Done, Inbox, Mail, Message, Outgoing, OwnedSession, PublishOutcome, Publishing, Share,
     Subscribed, Wakes,
 };
+use crate::accounts::{Accounts, Stay};
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
 use ahead::Ahead;
+use arriving::Arrived;
 pub(crate) use handshake::Door;
 use io::Io;
 use pace::Pace;
@@ -107,6 +110,8 @@ struct Connection<S> {
     version: Version,
     remote: SocketAddr,
     started: Instant,
+    /// Its account is open until it is over.
+    _stay: Stay,
     /// It is counted until it is over.
     _counted: ConnectionGuard,
     /// SUBSCRIBE packets that are not carried out yet.
@@ -162,22 +167,29 @@ struct Connection<S> {
 ///
 /// **Invariant:** what only its beginning or its end needs is in the memory of a job of its own, which is given back when
 /// that is done. What stays while a client is idle is its connection, in one piece, and the wait of its loop.
-pub(crate) fn serve<S>(stream: S, peer: Peer, door: Arc<Door>, account: Arc<Account>) -> impl Future<Output = ()> + Send
+pub(crate) fn serve<S>(
+    stream: S,
+    peer: Peer,
+    door: Arc<Door>,
+    accounts: Arc<Accounts>,
+) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let tasks = account.tasks().clone();
-    let served = tasks.run(run(stream, peer, door, account));
+    let tasks = accounts.tasks().clone();
     async move {
-        served.await;
+        // Until it is known whose it is, it is nobody's; from then on it runs for its account.
+        let Some(arrived) = tasks.run(Arrived::from(stream, peer, door, accounts)).await.flatten() else { return };
+        let tasks = arrived.stay.account().tasks().clone();
+        tasks.run(run(arrived)).await;
     }
 }
 
-async fn run<S>(stream: S, peer: Peer, door: Arc<Door>, account: Arc<Account>)
+async fn run<S>(arrived: Box<Arrived<S>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some(mut connection) = Box::pin(Connection::begin(stream, peer, door, account)).await else { return };
+    let Some(mut connection) = Box::pin(Connection::begin(arrived)).await else { return };
     // A fault of ours in one connection is a lost connection: it leaves nothing behind that others would wait for.
     let end = unless_panicked(connection.run()).await.unwrap_or(End::Lost);
     Box::pin(connection.finish(end)).await;
@@ -411,7 +423,9 @@ mod tests {
 
     #[test]
     fn a_connection_is_small_and_so_is_what_it_begins_and_ends_with() {
-        let begin = |(stream, peer, door, account)| Served::begin(stream, peer, door, account);
+        type Socket = tokio::net::TcpStream;
+        let arrive = |(stream, peer, door, accounts)| Arrived::<Socket>::from(stream, peer, door, accounts);
+        let begin = |arrived: Box<Arrived<Socket>>| Served::begin(arrived);
         let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
         let limits = InboxLimits { qos0_bytes: 0, feed_messages: 0, feed_bytes: 0 };
         let control =
@@ -422,7 +436,7 @@ mod tests {
             all.iter().sum::<usize>() <= CONNECTION_MAX,
             "{all:?} bytes of every connection, its inbox, completions and control, its session"
         );
-        let jobs = [size_of_future(&begin), size_of_future(&finish)];
+        let jobs = [size_of_future(&arrive), size_of_future(&begin), size_of_future(&finish)];
         assert!(jobs.iter().all(|size| *size <= JOB_MAX), "{jobs:?} bytes for its beginning and its end");
     }
 

@@ -17,6 +17,7 @@
 extern crate self as nats_mqtt;
 
 pub mod account;
+mod accounts;
 pub mod admin;
 pub mod announce;
 pub mod app;

@@ -1,6 +1,7 @@
 //! What each part is told, from the configuration.
 
 use std::num::{NonZeroU16, NonZeroU32};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::config::{
 use crate::connection::Door;
 use crate::metrics::Metrics;
 use crate::store::{
-    AssetOptions, CoreLimits, Credentials, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
+    AssetOptions, CoreLimits, Credentials, Leases, NatsOptions, PublisherLimits, ShareTimes, StoreOptions, TlsOptions,
 };
 
 /// QoS 1 and 2 messages that wait in memory for one client, behind its window.
@@ -35,6 +36,7 @@ pub(super) fn spec(config: &Config, store: StoreOptions) -> AccountSpec {
         fits_packets_to_nats: config.mqtt.max_packet_size.as_usize() == 0,
         closed: ClosedTrees::new(subject_prefix, &opened).with_root_wildcard(root_wildcard(config)),
         sys_interval: config.mqtt.sys_interval.get(),
+        leases: leases(config),
         store,
     }
 }
@@ -83,16 +85,7 @@ fn nats(config: &Config) -> NatsOptions {
     let nats = &config.nats;
     NatsOptions {
         urls: nats.urls.clone(),
-        credentials: match nats.auth() {
-            NatsAuth::Anonymous => Credentials::None,
-            NatsAuth::Creds(file) => Credentials::CredsFile(file),
-            NatsAuth::Password { user, password } => {
-                Credentials::UserPassword { user, password: password.expose().to_owned() }
-            }
-            NatsAuth::Token(token) => Credentials::Token(token.expose().to_owned()),
-            // The file, and not what was in it: it is read again at every connect.
-            NatsAuth::NKey(_) => nats.nkey_seed_file.clone().map_or(Credentials::None, Credentials::NkeyFile),
-        },
+        credentials: credentials(&nats.auth(), nats.nkey_seed_file.as_deref()),
         tls: TlsOptions {
             required: nats.tls.required,
             ca: nats.tls.ca_file.clone(),
@@ -103,6 +96,25 @@ fn nats(config: &Config) -> NatsOptions {
         name: nats.name.clone(),
         ..NatsOptions::default()
     }
+}
+
+/// Who we are, by what was configured.
+pub(super) fn credentials(auth: &NatsAuth, nkey_seed_file: Option<&Path>) -> Credentials {
+    match auth {
+        NatsAuth::Anonymous => Credentials::None,
+        NatsAuth::Creds(file) => Credentials::CredsFile(file.clone()),
+        NatsAuth::Password { user, password } => {
+            Credentials::UserPassword { user: user.clone(), password: password.expose().to_owned() }
+        }
+        NatsAuth::Token(token) => Credentials::Token(token.expose().to_owned()),
+        // The file, and not what was in it: it is read again at every connect.
+        NatsAuth::NKey(_) => nkey_seed_file.map_or(Credentials::None, |file| Credentials::NkeyFile(file.to_owned())),
+    }
+}
+
+/// Whether other accounts are served as well.
+fn leases(config: &Config) -> Leases {
+    if config.accounts.is_empty() { Leases::Here } else { Leases::ForOthers }
 }
 
 /// What filters cover whose first level is a wildcard.

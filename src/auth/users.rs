@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use mqtt_access::password::{PasswordHash, verify_unknown_user};
-use mqtt_access::{DeviceRules, Permissions, Secret, UnixTime, User};
+use mqtt_access::{AccountId, DeviceRules, Permissions, Secret, UnixTime, User};
 
 use super::Principal;
 use crate::config::{PermissionsConfig, UserConfig};
@@ -97,13 +97,16 @@ impl KnownUser {
 
     /// Whether it is the user that a principal was made of, whatever it may do by now.
     pub(super) fn is_user_of(&self, principal: &Principal) -> bool {
-        self.config.name == principal.user.name && self.since == principal.user.issued_at
+        let User { name, issued_at, .. } = &principal.user;
+        self.config.name == *name && self.since == *issued_at && self.config.account == principal.account.as_str()
     }
 
     fn principal_for(&self, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
         let lists = self.config.permissions_for(client_id).map_err(|_| AuthStep::Template)?;
         let permissions = Permissions::new(lists).map_err(|_| AuthStep::Template)?;
         Ok(Arc::new(Principal {
+            account: AccountId::new(&self.config.account),
+            account_name: self.config.account.clone(),
             user: User { name: self.config.name.clone(), issued_at: self.since, ..User::default() },
             permissions: Arc::new(permissions),
             tags: self.config.tags.clone(),
@@ -115,7 +118,8 @@ impl KnownUser {
 
 /// Whoever has no name, where nothing is said about it: it may do everything.
 fn nobody() -> UserConfig {
-    UserConfig { name: String::new(), password: None, permissions: PermissionsConfig::default(), tags: Vec::new() }
+    let (name, account) = (String::new(), String::new());
+    UserConfig { name, account, password: None, permissions: PermissionsConfig::default(), tags: Vec::new() }
 }
 
 /// One of the hashes that are of the most frequent kind.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    AuthMode, Config, ConfigError, Secret, listeners,
+    AccountConfig, AuthMode, Config, ConfigError, listeners, nats,
     tree::{self, Node, Origin, Value},
     users,
 };
@@ -145,6 +145,9 @@ impl Config {
 
     fn check_nats(&self) -> Result<(), (&'static str, String)> {
         let nats = &self.nats;
+        if nats.max_accounts == 0 {
+            return Err(("nats.max_accounts", "0 would refuse every account but ours: write 1 or more".into()));
+        }
         if nats.urls.is_empty() {
             return Err((
                 "nats.urls",
@@ -304,16 +307,10 @@ fn read_secrets(config: &mut Config, root: &Node) -> Result<(), ConfigError> {
     ] {
         let Some(file) = file else { continue };
         let invalid = |message| ConfigError::invalid(root.origin_of(key).unwrap_or(&Origin::Default), key, message);
-        if secret.is_some() {
-            return Err(invalid("the secret is given as text too: leave one of the two out".to_owned()));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| invalid(format!("{}: {error}", file.display())))?;
-        match text.lines().map(str::trim).find(|line| !line.is_empty()) {
-            Some(line) => *secret = Some(Secret::new(line.to_owned())),
-            None => return Err(invalid(format!("{} is empty", file.display()))),
-        }
+        nats::first_line(file, secret).map_err(invalid)?;
     }
-    Ok(())
+    let complete = |(name, account): (&String, &mut AccountConfig)| account.complete(&format!("accounts.{name}"), root);
+    config.accounts.iter_mut().try_for_each(complete)
 }
 
 /// Reads the file of users, and looks whether all users are right, whatever the mode is.

@@ -1,6 +1,6 @@
 //! `[nats]`: which nats-server we connect to, and as whom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -31,6 +31,8 @@ pub struct NatsConfig {
     pub nkey_seed: Option<Secret>,
     /// `[nats.tls]`.
     pub tls: NatsTlsConfig,
+    /// Accounts beside ours that may be served at a time; clients of a further one are refused. Default 1,000.
+    pub max_accounts: u32,
     /// Name of our connections, as `nats server report connections` shows it. Default `nats-mqtt`.
     pub name: String,
 }
@@ -82,6 +84,7 @@ impl Default for NatsConfig {
             nkey_seed_file: None,
             nkey_seed: None,
             tls: NatsTlsConfig::default(),
+            max_accounts: 1_000,
             name: "nats-mqtt".to_owned(),
         }
     }
@@ -91,16 +94,38 @@ impl NatsConfig {
     /// How we identify ourselves. A loaded configuration names one way at most.
     #[must_use]
     pub fn auth(&self) -> NatsAuth {
-        if let Some(creds) = &self.creds {
-            NatsAuth::Creds(creds.clone())
-        } else if let Some(seed) = &self.nkey_seed {
-            NatsAuth::NKey(seed.clone())
-        } else if let Some(token) = &self.token {
-            NatsAuth::Token(token.clone())
-        } else if let (Some(user), Some(password)) = (&self.user, &self.password) {
-            NatsAuth::Password { user: user.clone(), password: password.clone() }
+        NatsAuth::of(&self.creds, &self.nkey_seed, &self.token, (&self.user, &self.password))
+    }
+}
+
+impl NatsAuth {
+    pub(super) fn of(
+        creds: &Option<PathBuf>,
+        seed: &Option<Secret>,
+        token: &Option<Secret>,
+        password: (&Option<String>, &Option<Secret>),
+    ) -> Self {
+        if let Some(creds) = creds {
+            Self::Creds(creds.clone())
+        } else if let Some(seed) = seed {
+            Self::NKey(seed.clone())
+        } else if let Some(token) = token {
+            Self::Token(token.clone())
+        } else if let (Some(user), Some(password)) = password {
+            Self::Password { user: user.clone(), password: password.clone() }
         } else {
-            NatsAuth::Anonymous
+            Self::Anonymous
         }
     }
+}
+
+/// Reads a secret from the first line of its file that has something. The error says what is wrong.
+pub(super) fn first_line(file: &Path, secret: &mut Option<Secret>) -> Result<(), String> {
+    if secret.is_some() {
+        return Err("the secret is given as text too: leave one of the two out".to_owned());
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+    *secret = Some(Secret::new(line.ok_or_else(|| format!("{} is empty", file.display()))?.to_owned()));
+    Ok(())
 }

@@ -32,6 +32,9 @@ pub struct UserConfig {
     /// The hash of its password.
     #[serde(default, deserialize_with = "hash")]
     pub password: Option<PasswordHash>,
+    /// Its account: one of `[accounts]`, or the public NKey of one. Default: that of `[nats]`.
+    #[serde(default)]
+    pub account: String,
     /// What it may do. Default: everything.
     #[serde(default)]
     pub permissions: PermissionsConfig,

@@ -11,30 +11,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use super::ahead::Ahead;
-use super::handshake::{self, Door, Greeted};
+use super::arriving::Arrived;
+use super::handshake;
 use super::io::{self, Io};
 use super::pace::Pace;
 use super::parts::{Claimed, Counts, Life, Reading};
 use super::retained::PendingRetained;
 use super::rights::judge_again;
 use crate::account::{Account, Attached, Mail, Publishing, Remote, Rights, Wakes};
-use crate::listener::Peer;
+use crate::accounts::Stay;
 use crate::metrics::{ConnectionGuard, Direction};
 
 impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// From a new byte stream to a connection whose client may send its first packet. `None`: it was closed.
-    pub(super) async fn begin(stream: S, mut peer: Peer, door: Arc<Door>, account: Arc<Account>) -> Option<Box<Self>> {
-        let mut io = Io::new(stream);
-        let judged_in = *door.authenticator.changes().borrow();
-        door.metrics.socket();
-        // Whoever is refused is heard no more, and the connection ends [MQTT-3.1.4-6], [MQTT-3.2.2-7], [MQTT-4.13.2-1].
-        let Some(Greeted { decoder, welcome }) = handshake::greet(&mut io, &door, &peer).await else {
-            io::close_socket(io, &door.metrics).await;
-            return None;
-        };
+    /// From a client in its account to a connection whose client may send its first packet. `None`: it was closed.
+    pub(super) async fn begin(arrived: Box<Arrived<S>>) -> Option<Box<Self>> {
+        let Arrived { mut io, decoder, mut peer, door, stay, welcome, judged_in } = *arrived;
+        let account = Arc::clone(stay.account());
         let rights = Arc::new(Rights::new(Arc::clone(&welcome.principal), account.options.rights));
         let Some(negotiated) = handshake::negotiated(&mut io, &account, &peer, &welcome, &rights) else {
             io::close_socket(io, &door.metrics).await;
@@ -52,7 +47,7 @@ where
                     judge_again(&*door.authenticator, &attached.control);
                 }
                 handshake::tell_connected(&account, &connect, &negotiated, &attached, &peer);
-                Some(Self::new(io, account, (peer.addr, counted), (decoder, negotiated), attached))
+                Some(Self::new(io, (account, stay), (peer.addr, counted), (decoder, negotiated), attached))
             }
             Err(refusal) => {
                 handshake::refuse(&mut io, &account, connect.version, refusal);
@@ -65,7 +60,7 @@ where
     /// Sends CONNACK, before anything else and never again [MQTT-3.1.4-5], [MQTT-3.2.0-1, -2].
     fn new(
         mut io: Io<S>,
-        account: Arc<Account>,
+        (account, stay): (Arc<Account>, Stay),
         (remote, counted): (SocketAddr, ConnectionGuard),
         (decoder, negotiated): (Decoder, Negotiated),
         attached: Attached,
@@ -106,6 +101,7 @@ where
             shares: HashMap::new(),
             remote,
             started: Instant::now(),
+            _stay: stay,
             _counted: counted,
             subscribes: Vec::new(),
             subscribing: None,

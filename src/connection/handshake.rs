@@ -209,6 +209,15 @@ fn offered(
     Ok(negotiated)
 }
 
+/// Refuses a client that is known.
+pub(super) fn refuse_client<S>(io: &mut Io<S>, metrics: &Counts, peer: &Peer, connect: &Connect, reason: ReasonCode)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let refused = Failed::Refused(connect.version, client_max_packet_size(connect), Box::new(refusal(reason)));
+    answer(io, metrics, peer, refused, Some(connect.version));
+}
+
 fn client_max_packet_size(connect: &Connect) -> u32 {
     connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get)
 }

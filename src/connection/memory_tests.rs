@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use mqtt_access::AccountId;
 use mqtt_codec::{
     Ack, ConnAck, Connect, ConnectProperties, Decoder, DecoderOptions, Delivery, Disconnect, Publish, PublishTopic,
     QoS, ReasonCode, Role, Subscribe, SubscribeEntry, SubscriptionOptions, TopicName,
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::account::grant::{Grant, SubscriptionIds};
 use crate::account::{Message, Order};
+use crate::accounts::{Opener, Opening};
 use crate::app::options;
 use crate::config::{ByteSize, Config};
 use crate::metrics::Metrics;
@@ -29,8 +31,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes between a connection and its client.
 const PIPE: usize = 64 * 1024;
 
+/// There is no other account.
+struct NoOthers;
+
+impl Opener for NoOthers {
+    fn open<'a>(&'a self, _account: &'a AccountId, _home: &'a Account) -> Opening<'a> {
+        Box::pin(std::future::ready(Err("there is none".to_owned())))
+    }
+}
+
 /// An account without NATS, and the door to it.
 struct World {
+    accounts: Arc<Accounts>,
     account: Arc<Account>,
     door: Arc<Door>,
 }
@@ -49,8 +61,9 @@ impl World {
         let closed = ClosedTrees::new(names.subject_prefix(), &[]);
         let (store, of_account) = (Store::unconnected(of_store), options::account(&config));
         let account = Account::unconnected(of_account, store, names, closed, metrics.account()).await;
+        let accounts = Accounts::new(Arc::clone(&account), Box::new(NoOthers), 0);
         let door = Arc::new(options::door(&config, account.max_packet_size(), metrics));
-        Self { account, door }
+        Self { accounts, account, door }
     }
 
     /// A client that is connected.
@@ -70,7 +83,7 @@ impl World {
         let addr = SocketAddr::from(([192, 0, 2, 1], 1883));
         let (protocol, handshake) = (crate::listener::Protocol::Mqtt, crate::listener::Handshake::default());
         let peer = Peer { addr, listener: "test".into(), protocol, place: 0, handshake };
-        let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.account)));
+        let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.accounts)));
         let mut wire = Wire::new(socket);
         wire.send(connect).await;
         let Some(Packet::ConnAck(connack)) = wire.next().await else { panic!("no CONNACK") };

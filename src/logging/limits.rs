@@ -7,7 +7,7 @@
 //! ```text
 //!   INFO of a client or an address: LINES_OF_CLIENT, LINES_OF_ADDRESS, and LINES_OF_KIND in all
 //!   WARN, ERROR of a client:        one, and WARNINGS_OF_KIND in all
-//!   other WARN, ERROR:              one of each stream, lease, listener, ...
+//!   other WARN, ERROR:              one of each account, stream, lease, listener, ...
 //!   other INFO:                     LINES_OF_KIND
 //! ```
 
@@ -48,7 +48,7 @@ pub(super) const LEFT_OUT: &str = "nats_mqtt::left_out";
 const UNLIMITED: [&str; 2] = [LEFT_OUT, "nats_mqtt::embedded"];
 
 /// Fields that say what a line is about, where that is no client.
-const THINGS: [&str; 7] = ["stream", "lease", "node", "consumer", "connection", "listener", "setting"];
+const THINGS: [&str; 8] = ["account", "stream", "lease", "node", "consumer", "connection", "listener", "setting"];
 
 /// Whom a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

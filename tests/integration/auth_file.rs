@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::harness::{Client, NatsServer, Options, PROGRAM, Sidecar, SidecarBuilder, eventually, run};
 
 /// What `nats-mqtt passwd` makes of a password.
-fn hash(password: &str) -> String {
+pub(crate) fn hash(password: &str) -> String {
     let mut passwd = Command::new(PROGRAM);
     let mut passwd = passwd.arg("passwd").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     passwd.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();

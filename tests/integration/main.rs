@@ -12,6 +12,7 @@
 mod harness;
 
 mod account_life;
+mod accounts;
 mod adoption;
 mod alive;
 mod attached;

@@ -91,10 +91,7 @@ fn what_is_wrong_with_a_user_is_said_in_one_line_with_the_way_out() {
             "permissions = { allow_responses = \"some\" }",
             "c.toml:4: users[0].permissions.allow_responses: invalid value: string \"some\", expected true, false, or a table as { max = 1, expires = \"2m\" }",
         ),
-        (
-            "account = \"A\"",
-            "c.toml:4: users[0].account: unknown key: one of name, password, permissions, tags is possible",
-        ),
+        ("acount = \"A\"", "c.toml:4: users[0].acount: unknown key: did you mean \"account\"?"),
         (
             "tags = [\"mqtt:max-qos=2\"]",
             "c.toml:4: users[0].tags: \"mqtt:max-qos=2\" is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS and mqtt:client-id=name",

@@ -1,0 +1,188 @@
+//! Who enters which account, and what opens and closes them.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mqtt_access::AccountId;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::room::{For, Guest, NotServed, Room, Stay};
+use crate::account::Account;
+use crate::tasks::Tasks;
+
+/// An account in which nobody has been for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// So long it counts that an account cannot be served: whoever comes then is refused at once.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// How long the list of accounts may take to have an account before its first client comes in.
+const LISTED_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Opens accounts other than the home account.
+pub(crate) trait Opener: Send + Sync {
+    /// Opens an account whose sidecars have their leases in the home account. What only time can mend is waited for; dropped before,
+    /// it leaves nothing behind. The error says in one line what to do.
+    fn open<'a>(&'a self, account: &'a AccountId, home: &'a Account) -> Opening<'a>;
+}
+
+/// An account that is being opened.
+pub(crate) type Opening<'a> = Pin<Box<dyn Future<Output = Result<Arc<Account>, String>> + Send + 'a>>;
+
+/// See the module.
+pub(crate) struct Accounts {
+    home: Arc<Account>,
+    opener: Box<dyn Opener>,
+    /// Those that may be there beside the home account.
+    most: usize,
+    rooms: Mutex<Rooms>,
+    /// What runs for none of them, or keeps one.
+    tasks: Tasks,
+}
+
+#[derive(Default)]
+struct Rooms {
+    by_account: HashMap<AccountId, Arc<Room>>,
+    is_ending: bool,
+}
+
+impl Accounts {
+    /// Beside a home account that is open, none is. `most`: those that may be there beside it.
+    pub(crate) fn new(home: Arc<Account>, opener: Box<dyn Opener>, most: usize) -> Arc<Self> {
+        Arc::new(Self { home, opener, most, rooms: Mutex::default(), tasks: Tasks::default() })
+    }
+
+    /// The home account.
+    pub(crate) const fn home(&self) -> &Arc<Account> {
+        &self.home
+    }
+
+    /// What runs for none of them.
+    pub(crate) const fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Whether this names the home account: by nothing, by its public NKey, or by what the server's configuration calls it.
+    pub(crate) fn is_home(&self, id: &AccountId) -> bool {
+        id.as_str().is_empty() || self.home.store().account_name() == Some(id.as_str())
+    }
+
+    /// Enters an account: it stays open for as long as what this returns is there. What only time can mend is waited for.
+    pub(crate) async fn enter(self: &Arc<Self>, id: &AccountId, what: For) -> Result<Stay, NotServed> {
+        if self.is_home(id) {
+            return Ok(Stay::at_home(Arc::clone(&self.home)));
+        }
+        let guest = self.guest(id, what)?;
+        guest.enter().await
+    }
+
+    /// A place in the room of an account, which is kept from now on if nobody has wanted it before.
+    fn guest(self: &Arc<Self>, id: &AccountId, what: For) -> Result<Guest, NotServed> {
+        let mut rooms = self.rooms.lock();
+        if rooms.is_ending {
+            return Err(NotServed::Ending);
+        }
+        if let Some(room) = rooms.by_account.get(id) {
+            return Ok(room.guest(what));
+        }
+        if rooms.by_account.len() >= self.most {
+            return Err(NotServed::TooMany);
+        }
+        let room = Room::new();
+        let guest = room.guest(what);
+        rooms.by_account.insert(id.clone(), Arc::clone(&room));
+        self.tasks.spawn(Arc::clone(self).keep(id.clone(), room));
+        Ok(guest)
+    }
+
+    /// Forgets a room in which nobody is. Returns whether that is so.
+    fn forget(&self, id: &AccountId, room: &Room) -> bool {
+        // Nobody comes in without this lock.
+        let mut rooms = self.rooms.lock();
+        let is_empty = room.is_empty();
+        if is_empty {
+            rooms.by_account.remove(id);
+        }
+        is_empty
+    }
+
+    /// Keeps an account as long as somebody wants it, and a while longer.
+    async fn keep(self: Arc<Self>, id: AccountId, room: Arc<Room>) {
+        loop {
+            match self.opener.open(&id, &self.home).await {
+                Ok(account) => {
+                    Box::pin(self.list(&id, &account)).await;
+                    tracing::info!(account = id.as_str(), "the account is open");
+                    room.open(&account);
+                    room.abandoned(IDLE).await;
+                    room.shut();
+                    account.retire().await;
+                    account.close().await;
+                    tracing::info!(account = id.as_str(), "the account is closed: nobody is in it");
+                }
+                Err(why) => {
+                    tracing::error!(account = id.as_str(), "clients of this account are refused: {why}");
+                    room.refuse(NotServed::Refused(why.into()));
+                    tokio::time::sleep(REFUSED_FOR).await;
+                    room.shut();
+                }
+            }
+            if self.forget(&id, &room) {
+                return;
+            }
+        }
+    }
+
+    /// Puts an account on the list before anybody has a session in it. Without an answer it is gone on with, and tried again: whoever
+    /// wants a session that outlasts us needs the home account as well.
+    async fn list(&self, id: &AccountId, account: &Account) {
+        let Some(list) = self.home.store().accounts().cloned() else { return };
+        let (id, tasks) = (id.as_str().to_owned(), account.tasks());
+        let (tx, mut is_listed) = watch::channel(false);
+        tasks.spawn(async move {
+            while let Err(error) = list.list(&id).await {
+                tracing::warn!(account = id, %error, "the account cannot be put on the list of accounts yet");
+                tokio::time::sleep(RETRY).await;
+            }
+            tx.send_replace(true);
+        });
+        let _ = tokio::time::timeout(LISTED_WITHIN, is_listed.wait_for(|listed| *listed)).await;
+    }
+
+    /// Those other than the home account that are entered for a client.
+    pub(super) fn visited(&self) -> Vec<AccountId> {
+        let rooms = self.rooms.lock();
+        rooms.by_account.iter().filter(|(_, room)| room.has_clients()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Those that are open.
+    pub(crate) fn all(&self) -> Vec<Arc<Account>> {
+        let rooms = self.rooms.lock();
+        let open = rooms.by_account.values().filter_map(|room| room.account());
+        std::iter::once(Arc::clone(&self.home)).chain(open).collect()
+    }
+
+    /// Lets all clients go, and gives back what is held, the lease last. Nobody enters any more.
+    pub(crate) async fn drain(&self, within: Duration) {
+        self.rooms.lock().is_ending = true;
+        let all = self.all();
+        join_all(all.iter().map(|account| account.wind_down(within))).await;
+        self.home.membership().leave().await;
+    }
+
+    /// Ends all of them.
+    pub(crate) async fn close(&self) {
+        self.rooms.lock().is_ending = true;
+        let all = self.all();
+        self.tasks.close().await;
+        self.rooms.lock().by_account.clear();
+        join_all(all.iter().map(|account| account.close())).await;
+    }
+}

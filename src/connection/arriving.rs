@@ -1,0 +1,69 @@
+//! From a new byte stream to a client that is known and has entered its account. Until then nothing of it runs for an account.
+
+use std::sync::Arc;
+
+use mqtt_codec::{Decoder, ReasonCode};
+use mqtt_session::Welcome;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use super::handshake::{self, Door, Greeted};
+use super::io::{self, Io};
+use crate::account::PeerSocket as _;
+use crate::accounts::{Accounts, For, NotServed, Stay};
+use crate::auth::{JUDGED_WITHIN, Principal};
+use crate::listener::Peer;
+
+/// A client that is known, in its account.
+pub(super) struct Arrived<S> {
+    pub(super) io: Io<S>,
+    pub(super) decoder: Decoder,
+    pub(super) peer: Peer,
+    pub(super) door: Arc<Door>,
+    pub(super) stay: Stay,
+    pub(super) welcome: Welcome<Arc<Principal>>,
+    /// Who clients are may have changed since.
+    pub(super) judged_in: u64,
+}
+
+impl<S> Arrived<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// `None`: it was closed.
+    pub(super) async fn from(stream: S, peer: Peer, door: Arc<Door>, accounts: Arc<Accounts>) -> Option<Box<Self>> {
+        let mut io = Io::new(stream);
+        let judged_in = *door.authenticator.changes().borrow();
+        door.metrics.socket();
+        // Whoever is refused is heard no more, and the connection ends [MQTT-3.1.4-6], [MQTT-3.2.2-7], [MQTT-4.13.2-1].
+        let Some(Greeted { decoder, welcome }) = handshake::greet(&mut io, &door, &peer).await else {
+            io::close_socket(io, &door.metrics).await;
+            return None;
+        };
+        match enter(&mut io, &accounts, &welcome.principal).await {
+            Some(Ok(stay)) => Some(Box::new(Self { io, decoder, peer, door, stay, welcome, judged_in })),
+            Some(Err(reason)) => {
+                handshake::refuse_client(&mut io, &door.metrics, &peer, &welcome.connect, reason);
+                io::close_socket(io, &door.metrics).await;
+                None
+            }
+            None => None,
+        }
+    }
+}
+
+/// Enters the account of a client. `None`: it is gone.
+async fn enter<S>(io: &mut Io<S>, accounts: &Arc<Accounts>, principal: &Principal) -> Option<Result<Stay, ReasonCode>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    tokio::select! {
+        biased;
+        entered = timeout(JUDGED_WITHIN, accounts.enter(&principal.account, For::Client)) => Some(match entered {
+            Ok(Ok(stay)) => Ok(stay),
+            Ok(Err(NotServed::TooMany)) => Err(ReasonCode::QuotaExceeded),
+            Ok(Err(NotServed::Refused(_) | NotServed::Ending)) | Err(_) => Err(ReasonCode::ServerUnavailable),
+        }),
+        () = std::future::poll_fn(|cx| io.poll_gone(cx)) => None,
+    }
+}
