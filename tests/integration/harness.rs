@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - `process`, `ports`: child processes with their logs; ports to listen on
-//! - `nats`: a nats-server with JetStream, and a client of it
+//! - `nats`: a nats-server with JetStream, and a client of it; `nsc`: an operator's accounts and users, and the nats CLI
 //! - `sidecar`: nats-mqtt; `world`: a nats-server with two of them
 //! - `mqtt`, `connect`: a raw MQTT client on the codec; `message`: what it publishes; `socket`: bare bytes
 //! - `sessions`: persistent sessions; `cluster`: three nats-servers; `relay`: a network that is slow or broken
@@ -14,6 +14,7 @@ mod foreign;
 mod message;
 mod mqtt;
 pub(crate) mod nats;
+mod nsc;
 mod ports;
 mod process;
 pub(crate) mod relay;
@@ -32,6 +33,7 @@ pub(crate) use foreign::{MosquittoSub, Worker, mosquitto_pub, python};
 pub(crate) use message::{Message, msg, shown};
 pub(crate) use mqtt::{Client, Ended};
 pub(crate) use nats::{NatsServer, Watch, js_api, nats_server_program, put_retained, settle, stored, stream_info};
+pub(crate) use nsc::{Nsc, Resolver};
 pub(crate) use process::{Finished, run};
 pub(crate) use sidecar::{PROGRAM, Sidecar, SidecarBuilder, http_get};
 pub(crate) use socket::{Socket, hex};

@@ -2,7 +2,8 @@
 //! nats-server, with foreign MQTT clients beside our own. Each module says what it proves.
 //!
 //! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, python3 with paho-mqtt, and
-//! libfaketime (`.tools/python` is looked at for both).
+//! libfaketime (`.tools/python` is looked at for both). Those about operators need nsc and the nats CLI, and say so when they are
+//! skipped without them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 #![allow(clippy::disallowed_methods, reason = "tests are on the machine of nats-server")]
@@ -43,6 +44,7 @@ mod log_restarted;
 mod logs;
 mod nats_links;
 mod nats_server_mqtt;
+mod nsc;
 mod operations;
 mod outage;
 mod overlapping;

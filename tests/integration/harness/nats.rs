@@ -28,11 +28,16 @@ pub(crate) fn nats_server_program() -> PathBuf {
     if let Some(path) = std::env::var_os("NATS_SERVER") {
         return path.into();
     }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin");
-    std::env::split_paths(&paths).chain([local]).map(|dir| dir.join("nats-server")).find(|file| file.is_file()).expect(
+    find_program("nats-server").expect(
         "nats-server is needed for the integration tests: put it into $PATH or .tools/bin, or set NATS_SERVER to it",
     )
+}
+
+/// A program: of `$PATH`, then of `.tools/bin` of the workspace.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin");
+    std::env::split_paths(&paths).chain([local]).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 impl NatsServer {
@@ -51,13 +56,30 @@ impl NatsServer {
     /// One that is not started yet.
     pub(crate) fn prepared(jetstream: bool, more: &str) -> Self {
         let dir = TempDir::with_prefix("nats-mqtt-nats-").expect("a temporary directory");
-        let port = free_port();
+        let server = Self { dir, port: free_port(), process: None };
+        server.configure(jetstream, more);
+        server
+    }
+
+    /// Writes its configuration, with these lines besides; it knows it when it is started or reloaded.
+    pub(crate) fn configure(&self, jetstream: bool, more: &str) {
         // The log reserves 4 GiB, which is not written.
         let store = "jetstream { store_dir: data, max_file_store: 64GB, max_memory_store: 1GB }";
         let store = if jetstream { store } else { "" };
-        let text = format!("listen: \"127.0.0.1:{port}\"\nserver_name: test\n{store}\n{more}\n");
-        std::fs::write(dir.path().join("nats.conf"), text).expect("write the configuration");
-        Self { dir, port, process: None }
+        let text = format!("listen: \"127.0.0.1:{}\"\nserver_name: test\n{store}\n{more}\n", self.port);
+        std::fs::write(self.dir.path().join("nats.conf"), text).expect("write the configuration");
+    }
+
+    /// SIGHUP: it reads its configuration again, and has done so when this returns.
+    pub(crate) fn reload(&self) {
+        let process = self.process.as_ref().expect("the server runs");
+        let reloads = || process.log().matches("Reloaded server configuration").count();
+        let (before, since) = (reloads(), Instant::now());
+        process.hang_up();
+        while reloads() == before {
+            assert!(since.elapsed() < PATIENCE, "nats-server does not reload: {}", process.log());
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -104,9 +126,20 @@ impl NatsServer {
 
     /// Where its monitor listens, for a server with `http: "127.0.0.1:-1"` in its configuration.
     pub(crate) fn monitor(&self) -> String {
+        self.said("Starting http monitor on ")
+    }
+
+    /// The port of its own MQTT, for a server with `mqtt { listen: "127.0.0.1:-1" }` in its configuration.
+    pub(crate) fn own_mqtt(&self) -> u16 {
+        let address = self.said("Listening for MQTT clients on mqtt://127.0.0.1:");
+        address.parse().expect("a port")
+    }
+
+    /// What its log says behind these words.
+    fn said(&self, words: &str) -> String {
         let log = std::fs::read_to_string(self.dir.path().join("nats.log")).expect("the log");
-        let said = log.lines().find_map(|line| line.split_once("Starting http monitor on "));
-        said.expect("a monitor").1.trim().to_owned()
+        let said = log.lines().find_map(|line| line.split_once(words));
+        said.unwrap_or_else(|| panic!("nats-server does not say: {words}")).1.trim().to_owned()
     }
 
     pub(crate) fn show_log(&self) {

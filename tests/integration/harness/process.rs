@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -37,6 +37,11 @@ impl Process {
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// SIGSTOP: it answers nothing, and its connections stay. Somebody has to wait for the tests: the system has a process group go
@@ -129,6 +134,16 @@ pub(crate) struct Finished {
     pub(crate) stderr: String,
 }
 
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 /// Runs a command to its end, for at most `limit`.
 pub(crate) async fn run(command: Command, limit: Duration) -> Finished {
     let what = format!("{command:?}");
@@ -136,10 +151,5 @@ pub(crate) async fn run(command: Command, limit: Duration) -> Finished {
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(limit, command.output()).await;
     let output = output.unwrap_or_else(|_| panic!("{what} does not end within {limit:?}"));
-    let output = output.unwrap_or_else(|error| panic!("cannot start {what}: {error}"));
-    Finished {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    output.unwrap_or_else(|error| panic!("cannot start {what}: {error}")).into()
 }
