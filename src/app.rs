@@ -211,6 +211,8 @@ impl Serve for Mqtt {
 pub struct Report {
     /// One finding a line.
     pub lines: Vec<String>,
+    /// Devices of some account would be refused.
+    pub is_refusing: bool,
 }
 
 impl fmt::Display for Report {
@@ -227,9 +229,17 @@ pub async fn check(config: &Config) -> Result<Report, AppError> {
     let store_options = options::store(config, Some(CHECK_TIMEOUT))?;
     let store = Box::pin(Store::open(store_options, Arc::new(CoreInlet::default()))).await?;
     let urls = config.nats.urls.join(", ");
-    let lines = vec![
+    let mut lines = vec![
         format!("nats: ok ({urls}, messages up to {} bytes)", store.server_max_payload()),
         format!("jetstream: ok ({} and its buckets)", store.log().stream()),
     ];
-    Ok(Report { lines })
+    let mut report = Report::default();
+    for (name, found) in ways::probe_all(config, CHECK_TIMEOUT).await {
+        lines.push(match &found {
+            Ok(said) => format!("account {name}: ok ({said})"),
+            Err(why) => format!("account {name}: its devices would be refused: {why}"),
+        });
+        report.is_refusing |= found.is_err();
+    }
+    Ok(Report { lines, ..report })
 }

@@ -1,15 +1,17 @@
 //! How accounts other than the home account are opened, by the configuration: as that one is, on the same servers, as somebody else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use mqtt_access::AccountId;
 
 use super::options;
 use crate::account::{Account, AccountSpec};
 use crate::accounts::{Opener, Opening};
-use crate::config::Config;
+use crate::config::{AccountConfig, Config};
 use crate::metrics::Metrics;
-use crate::store::Leases;
+use crate::store::{Leases, StoreOptions, probe};
 
 /// The accounts of `[accounts]`.
 pub(super) struct Configured {
@@ -33,12 +35,30 @@ impl Configured {
         let way = self.config.accounts.get(name).ok_or_else(|| {
             format!("there is no way into it: write [accounts.{name:?}] with creds, user, token or nkey_seed_file")
         })?;
-        let mut store = options::store(&self.config, None).map_err(|error| error.to_string())?;
-        store.nats.credentials = options::credentials(&way.auth(), way.nkey_seed_file.as_deref());
+        let store = store_of(&self.config, way, None)?;
         let nodes = home.membership().nodes().for_account(name);
-        let leases = Leases::In { home: home_name.to_owned(), nodes };
+        let leases = Leases::In { account: name.to_owned(), home: home_name.to_owned(), nodes };
         Ok(AccountSpec { leases, ..options::spec(&self.config, store) })
     }
+}
+
+/// What the store of an account is told.
+fn store_of(config: &Config, way: &AccountConfig, within: Option<Duration>) -> Result<StoreOptions, String> {
+    let mut store = options::store(config, within).map_err(|error| error.to_string())?;
+    store.nats.credentials = options::credentials(&way.auth(), way.nkey_seed_file.as_deref());
+    Ok(store)
+}
+
+/// Looks at each account that is configured: what it is, or why its devices would be refused.
+pub(super) async fn probe_all(config: &Config, within: Duration) -> Vec<(String, Result<String, String>)> {
+    let found = config.accounts.iter().map(async |(name, way)| {
+        let found = match store_of(config, way, Some(within)) {
+            Ok(options) => Box::pin(probe(options, name)).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        (name.clone(), found.map(|bytes| format!("JetStream, messages up to {bytes} bytes")))
+    });
+    join_all(found).await
 }
 
 impl Opener for Configured {

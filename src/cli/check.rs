@@ -1,6 +1,6 @@
 //! `nats-mqtt check`: the configuration is right when this is reached; what is left is whether NATS can be used.
 
-use super::failure::{Failure, say};
+use super::failure::{CONFIG, Failure, say};
 use crate::{app, auth, config::Config};
 
 pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure> {
@@ -11,5 +11,8 @@ pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure>
     }
     let report = app::check(config).await?;
     say(&report.to_string());
+    if report.is_refusing {
+        return Err(Failure::new(CONFIG, "devices of some accounts would be refused: see above"));
+    }
     Ok(())
 }

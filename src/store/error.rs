@@ -106,6 +106,21 @@ pub enum OpenError {
         /// Where we have ours.
         home: String,
     },
+    /// What we have for an account is for another one.
+    #[error(
+        "the credentials given for account {wanted} are those of account {found}; name it so, or give those of {wanted}"
+    )]
+    OtherAccount {
+        /// Where we are.
+        found: String,
+        /// Where we should be.
+        wanted: String,
+    },
+    /// The server does not say which account our credentials are for.
+    #[error(
+        "nats-server does not say which account these credentials are for; allow the user to publish to $SYS.REQ.USER.INFO"
+    )]
+    Nameless,
     /// JetStream does not answer; it may in a while.
     #[error("JetStream does not answer ({reason}); is the cluster without a leader, or the server still starting?")]
     Unavailable {
@@ -128,7 +143,9 @@ impl OpenError {
             | Self::Permission { .. }
             | Self::Refused { .. }
             | Self::ForeignStream { .. }
-            | Self::OtherHome { .. } => true,
+            | Self::OtherHome { .. }
+            | Self::OtherAccount { .. }
+            | Self::Nameless => true,
             Self::Unreachable { .. } | Self::Unavailable { .. } => false,
         }
     }

@@ -31,9 +31,11 @@ pub enum Leases {
     Here,
     /// In this account, for others as well.
     ForOthers,
-    /// In the account with this name.
+    /// In another account.
     In {
-        /// Its name.
+        /// The name that this one has to have: its public NKey, or what the server's configuration calls it.
+        account: String,
+        /// That of the other one.
         home: String,
         /// What it has.
         nodes: Nodes,
@@ -99,7 +101,10 @@ impl Leases {
     async fn settle(&self, api: &Api, keys: &Bucket, subject: &ByteString) -> Result<Option<String>, OpenError> {
         let is_marked = async || keys.last(subject).await.map(|last| last.is_some_and(|last| last.value().is_some()));
         let name = match self {
-            Self::In { home, .. } => return settle(keys, subject, home).await.map(|()| None),
+            Self::In { account, home, .. } => {
+                is_in(api, account).await?;
+                return settle(keys, subject, home).await.map(|()| None);
+            }
             Self::Here if !is_marked().await.map_err(open_error)? => return Ok(None),
             Self::Here | Self::ForOthers => account_of(api).await,
         };
@@ -110,12 +115,18 @@ impl Leases {
     }
 }
 
+/// Makes sure that our credentials are those of an account: clients of one are in no other.
+pub(super) async fn is_in(api: &Api, account: &str) -> Result<(), OpenError> {
+    let found = account_of(api).await.ok_or(OpenError::Nameless)?;
+    if found == account { Ok(()) } else { Err(OpenError::OtherAccount { found, wanted: account.to_owned() }) }
+}
+
 fn open_error(Unavailable { reason }: Unavailable) -> OpenError {
     OpenError::Unavailable { reason }
 }
 
 /// Asks which account a connection is in.
-async fn account_of(api: &Api) -> Option<String> {
+pub(super) async fn account_of(api: &Api) -> Option<String> {
     #[derive(Deserialize)]
     struct Answer {
         data: Data,

@@ -4,7 +4,7 @@
 //! [`Peers`]. `jetstream`: the three over what follows.
 //!
 //! # Layout
-//! - `connection`, `credentials`, `options`: six connections and who we are on them
+//! - `probe`: a look at an account; `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `specs`, `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are; `clock`: the server's time
 //! - `permissions`: what the NATS user has to be allowed
@@ -54,6 +54,7 @@ mod nodes;
 mod options;
 mod peers;
 mod permissions;
+mod probe;
 mod publisher;
 mod pulse;
 mod reader;
@@ -107,6 +108,7 @@ pub use self::options::{
     TlsOptions,
 };
 pub use self::peers::Peers;
+pub use self::probe::probe;
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};

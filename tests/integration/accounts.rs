@@ -1,11 +1,13 @@
 //! Several accounts in one process: tenants that know nothing of each other, opened for whoever comes first, kept for those who
 //! are away, and none hurt by another.
 
+use std::process::Command;
+
 use mqtt_codec::{ReasonCode, Version};
 use tempfile::TempDir;
 
 use crate::auth_file::hash;
-use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, Watch, msg};
+use crate::harness::{Client, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, Watch, msg, run};
 
 /// Accounts of nats-server's configuration: a home for sidecars, two tenants, and one without JetStream.
 const ACCOUNTS: &str = "accounts {
@@ -167,4 +169,31 @@ async fn an_account_that_others_serve_from_another_home_is_left_alone() {
     let status = alone.ended().await;
     assert_eq!(status.code(), Some(78));
     assert!(alone.log().contains("whose own account ([nats]) is HOME, and not T1 as here"), "{}", alone.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_another_account_open_none_and_check_says_so() {
+    let server = NatsServer::start_with(true, ACCOUNTS);
+    let tenants = Tenants::new("");
+    let config = tenants.dir.path().join("nats-mqtt.toml");
+    let text = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("user = \"one\"\npassword = \"pw1\"", "user = \"two\"\npassword = \"pw2\"");
+    std::fs::write(&config, text).unwrap();
+    let sidecar = tenants.sidecar("mixed-up", &server).await;
+    let why = "the credentials given for account T1 are those of account T2";
+    let refused = Client::open(sidecar.mqtt_port, of("a", Options::v5("r"))).await;
+    assert_eq!(refused.connack.reason, ReasonCode::ServerUnavailable);
+    assert!(sidecar.log().contains(why), "{}", sidecar.log());
+    let mut check = Command::new(PROGRAM);
+    check.args(["check", "-c"]).arg(&config).env("NATS_MQTT__NATS__URLS", server.url());
+    let check = run(check, PATIENCE).await;
+    assert_eq!(check.code, 78, "{check:?}");
+    for line in [
+        &*format!("account T1: its devices would be refused: {why}"),
+        "account T2: ok (JetStream",
+        "account BARE: its devices would be refused: JetStream is not enabled",
+    ] {
+        assert!(check.stdout.contains(line), "{line}\n{}", check.stdout);
+    }
 }
