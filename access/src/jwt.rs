@@ -18,10 +18,12 @@ mod keys;
 mod known_keys;
 mod operator;
 mod refusal;
+mod texts;
 mod user;
 
 pub use self::account::{Account, AccountLimits, AccountRefusal, Deletion, KnownAccount};
 pub use self::encoded::{JWT_LEN_MAX, JwtError};
 pub use self::operator::{Operator, Operators};
 pub use self::refusal::Refusal;
+pub use self::texts::jwts_in;
 pub use self::user::{Circumstances, Listener, Proof, UserJwt};

@@ -1,5 +1,6 @@
 //! Who a connection is: the same whatever has proven it.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -145,6 +146,8 @@ pub struct Principal {
     pub windows: TimeWindows,
     /// Where from; without any, from anywhere.
     pub networks: Vec<Network>,
+    /// What whoever has judged it keeps to judge it again.
+    pub evidence: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Principal {
@@ -163,6 +166,7 @@ impl Principal {
             account_expires: None,
             windows: TimeWindows::default(),
             networks: Vec::new(),
+            evidence: None,
         }
     }
 

@@ -29,7 +29,7 @@ pub enum WindowError {
 }
 
 /// The windows of a user. Without any, every time is fine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TimeWindows {
     windows: Vec<(Time, Time)>,
     zone: TimeZone,

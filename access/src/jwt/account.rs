@@ -49,6 +49,14 @@ pub struct KnownAccount {
     pub digest: [u8; 32],
 }
 
+impl KnownAccount {
+    /// Whether it is of the JWT with this text.
+    #[must_use]
+    pub fn is_of(&self, text: &str) -> bool {
+        self.digest == digest_of(text)
+    }
+}
+
 /// Limits of an account that concern its devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccountLimits {
@@ -147,6 +155,12 @@ impl Account {
         Ok(account)
     }
 
+    /// Which account a text says that it is the JWT of. Nothing of it is verified.
+    #[must_use]
+    pub fn claimed_id(text: &str) -> Option<String> {
+        encoded::claimed_subject(text).filter(|subject| keys::is_account(subject))
+    }
+
     /// Its public key.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -187,6 +201,13 @@ impl Account {
     #[must_use]
     pub const fn limits(&self) -> AccountLimits {
         self.limits
+    }
+
+    /// Whether users that a key signs have what its scope gives them (`Some(true)`), or what they say themselves (`Some(false)`);
+    /// `None` where it may not sign users of the account.
+    #[must_use]
+    pub fn is_scoped(&self, issuer: &str, operators: &Operators) -> Option<bool> {
+        self.scope_of(issuer, operators).map(|scope| scope.is_some())
     }
 
     /// Whether a user that was issued at a time is revoked, by its key or with all others.

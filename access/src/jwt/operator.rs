@@ -5,12 +5,14 @@ use nkeys::KeyPairType;
 use super::claims::OperatorNats;
 use super::encoded::{self, JwtError};
 use super::keys;
+use crate::time::UnixTime;
 
 /// An operator, as its JWT says. It is what we trust, so it signs itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operator {
     id: String,
     name: String,
+    issued_at: i64,
     signing_keys: Vec<String>,
     is_strict: bool,
     system_account: Option<String>,
@@ -34,7 +36,7 @@ impl Operator {
             return Err(JwtError::Key);
         }
         let is_strict = claims.nats.strict_signing_key_usage;
-        Ok(Self { id: claims.sub, name: claims.name, signing_keys, is_strict, system_account })
+        Ok(Self { id: claims.sub, name: claims.name, issued_at: claims.iat, signing_keys, is_strict, system_account })
     }
 
     /// Its public key.
@@ -47,6 +49,12 @@ impl Operator {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// When its JWT was issued.
+    #[must_use]
+    pub const fn issued_at(&self) -> UnixTime {
+        UnixTime::from_secs(self.issued_at)
     }
 
     /// The system account, if it names one.

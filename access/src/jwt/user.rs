@@ -251,6 +251,7 @@ impl UserJwt {
             account_expires: account.expires(),
             windows,
             networks,
+            evidence: None,
         })
     }
 
