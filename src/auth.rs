@@ -11,6 +11,7 @@ mod file;
 mod modes;
 mod refusals;
 mod remembered;
+mod time;
 mod turns;
 mod users;
 mod users_file;
@@ -25,6 +26,8 @@ use tokio::sync::watch;
 
 pub(crate) use modes::{authenticator, identify, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
+pub(crate) use refusals::ending_of;
+pub(crate) use time::now;
 
 use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
@@ -46,8 +49,8 @@ pub(crate) enum Again {
     Same,
     /// It goes on as this one.
     Changed(Arc<Principal>),
-    /// It would not be accepted any more.
-    Gone,
+    /// It would not be accepted any more, and is refused at this step.
+    Gone(AuthStep),
 }
 
 /// Knows who clients are.

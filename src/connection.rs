@@ -13,6 +13,7 @@ mod deliver;
 mod durable;
 mod ending;
 mod handshake;
+mod identity;
 mod input;
 mod io;
 mod life;
@@ -20,6 +21,7 @@ mod pace;
 mod parts;
 mod publishes;
 mod reasons;
+mod reauthentication;
 mod retained;
 mod rights;
 mod subscribes;
@@ -34,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use mqtt_codec::{Decoder, Packet, PacketId, TopicFilter, Version, Violation};
-use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time};
+use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
@@ -42,11 +44,13 @@ use crate::account::{
     Subscribed, Wakes,
 };
 use crate::accounts::{Accounts, Stay};
+use crate::auth::Principal;
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
 use ahead::Ahead;
 use arriving::Arrived;
 pub(crate) use handshake::Door;
+use identity::Identity;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
@@ -85,6 +89,7 @@ enum Event {
     Fetched(Fetched),
     Confirmed(Claimed),
     Backlog(Page),
+    Authenticated(Verdict<Arc<Principal>>),
     /// Others have had their turn.
     Again,
     Time,
@@ -142,6 +147,8 @@ struct Connection<S> {
     retained: PendingRetained,
     /// Something is still looked for, after others have had their turn.
     yielding: Option<Eventual<()>>,
+    /// Of a client that named an authentication method.
+    identity: Option<Box<Identity>>,
     outputs: Vec<Output<Outgoing>>,
     wakes: Wakes,
     mail: Mail,
@@ -240,6 +247,7 @@ where
                 Event::Fetched(fetched) => self.fetched(fetched),
                 Event::Confirmed(claimed) => self.confirmed(claimed),
                 Event::Backlog(page) => self.backlog.take(page),
+                Event::Authenticated(verdict) => self.authenticated(verdict),
                 Event::Again => self.yielding = None,
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {
@@ -283,6 +291,11 @@ where
         }
         if let Poll::Ready(page) = self.backlog.poll(cx) {
             return Poll::Ready(Event::Backlog(page));
+        }
+        if let Some(identity) = &mut self.identity
+            && let Poll::Ready(verdict) = poll_some(&mut identity.judging, cx)
+        {
+            return Poll::Ready(Event::Authenticated(verdict));
         }
         if self.retained.is_searching() && self.yielding.is_none() {
             self.yielding = Some(Box::pin(tokio::task::yield_now()));
@@ -332,7 +345,11 @@ where
         let record = self.record_pace.due_at(Instant::now());
         let record = record.filter(|_| self.is_write_due() && self.writing.is_none() && !self.is_unwritable);
         let lazily = lazily.into_iter().chain(record).map(tokio::time::Instant::from_std);
-        lazily.chain(self.remainder_until()).min().unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
+        lazily
+            .chain(self.remainder_until())
+            .chain(self.ends_at())
+            .min()
+            .unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }
 
     /// Tells the session, and carries out what it says.
@@ -364,6 +381,7 @@ where
                 let reasons = self.end_subscriptions(&request.filters);
                 self.answer_after_record(Answered::Unsubscribed(request.packet_id, reasons));
             }
+            Output::Authenticate(evidence) => self.authenticate(evidence),
             Output::Close(Close::ByClient { with_will }) => self.end = Some(End::ByClient { with_will }),
             Output::Close(Close::ByServer(reason)) => self.end = Some(End::ByServer(reason)),
         }

@@ -120,7 +120,7 @@ impl Default for Counts {
             ack: Default::default(),
             connects: [const { AtomicU64::new(0) }; REASON_CODES],
             connects_over_limit: AtomicU64::new(0),
-            auth_refused: Default::default(),
+            auth_refused: std::array::from_fn(|_| AtomicU64::default()),
             disconnects: [const { AtomicU64::new(0) }; REASON_CODES],
             disconnects_by_client: AtomicU64::new(0),
             disconnects_lost: AtomicU64::new(0),

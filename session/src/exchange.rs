@@ -6,7 +6,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, Packet, PacketId, QoS, ReasonCode, SubscribeEntry, TopicFilter, TopicName};
 
+use crate::handshake::Verdict;
 use crate::inbound::{Once, Token};
+use crate::reauthentication::Evidence;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub enum Input<M> {
     Unsendable(PacketId),
     /// The progress was saved up to and with this version; see [`Session::progress`](crate::Session::progress).
     Saved(u64),
+    /// Whoever knows users has answered [`Output::Authenticate`]. One that is accepted counts from before this on.
+    Authenticated(Verdict<()>),
     /// Time went by; see [`Session::deadline`](crate::Session::deadline).
     Time,
 }
@@ -51,6 +55,8 @@ pub enum Output<M> {
     Subscribe(SubscribeRequest),
     /// Unsubscribe, then tell [`Input::Unsubscribed`].
     Unsubscribe(UnsubscribeRequest),
+    /// Ask who this is now, then tell [`Input::Authenticated`]. The client has to be the same user as before.
+    Authenticate(Evidence),
     /// End the connection. Nothing follows.
     Close(Close),
 }

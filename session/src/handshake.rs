@@ -47,13 +47,21 @@ enum Phase {
     /// A verdict is awaited, on the CONNECT and on what the client answered last, if it was asked.
     Judged {
         connect: Box<Connect>,
-        answer: Option<Secret>,
+        answer: Option<Answer>,
     },
     /// AUTH is awaited.
     Challenged {
         connect: Box<Connect>,
+        challenge: Bytes,
     },
     Over,
+}
+
+/// What a client has answered to a challenge.
+#[derive(Debug)]
+struct Answer {
+    challenge: Bytes,
+    data: Secret,
 }
 
 /// Something that happened.
@@ -136,6 +144,8 @@ pub struct Credentials<'a> {
     pub connect: &'a Connect,
     /// Authentication data: of CONNECT, or of the last AUTH.
     pub data: Option<&'a Secret>,
+    /// The challenge that it answers, as the judge has made it in this exchange and for nobody else.
+    pub challenge: Option<&'a [u8]>,
     /// How many challenges it has answered.
     pub round: u8,
 }
@@ -163,7 +173,8 @@ impl Handshake {
         let Phase::Judged { connect, answer } = &self.phase else { return None };
         Some(Credentials {
             connect,
-            data: answer.as_ref().or(connect.properties.authentication_data.as_ref()),
+            data: answer.as_ref().map(|answer| &answer.data).or(connect.properties.authentication_data.as_ref()),
+            challenge: answer.as_ref().map(|answer| &*answer.challenge),
             round: self.challenges,
         })
     }
@@ -174,7 +185,9 @@ impl Handshake {
             (phase, HandshakeInput::Time) => self.look_at_clock(phase, now),
             (Phase::Begun, HandshakeInput::Packet(Packet::Connect(connect))) => self.judge(connect, None, now),
             (Phase::Begun, HandshakeInput::Packet(_)) => HandshakeStep::Close(NoAnswer::NotConnect),
-            (Phase::Challenged { connect }, HandshakeInput::Packet(packet)) => self.answered(connect, packet, now),
+            (Phase::Challenged { connect, challenge }, HandshakeInput::Packet(packet)) => {
+                self.answered(connect, challenge, packet, now)
+            }
             (Phase::Judged { connect, .. }, HandshakeInput::Verdict(verdict)) => self.judged(connect, verdict, now),
             // Whoever names a method waits for CONNACK with everything else [MQTT-3.1.2-30]; and nothing of the others is read.
             (Phase::Judged { connect, .. }, HandshakeInput::Packet(_)) => refuse(connect, ReasonCode::ProtocolError),
@@ -200,7 +213,7 @@ impl Handshake {
         }
     }
 
-    fn judge<P>(&mut self, connect: Box<Connect>, answer: Option<Secret>, now: Time) -> HandshakeStep<P> {
+    fn judge<P>(&mut self, connect: Box<Connect>, answer: Option<Answer>, now: Time) -> HandshakeStep<P> {
         self.left_ms = self.left_ms.saturating_sub(now.0.saturating_sub(self.since.0));
         self.since = now;
         self.phase = Phase::Judged { connect, answer };
@@ -208,14 +221,14 @@ impl Handshake {
     }
 
     /// The client sent a packet where an AUTH is awaited, which has to go on with the method of CONNECT [MQTT-4.12.0-5].
-    fn answered<P>(&mut self, connect: Box<Connect>, packet: Packet, now: Time) -> HandshakeStep<P> {
+    fn answered<P>(&mut self, connect: Box<Connect>, challenge: Bytes, packet: Packet, now: Time) -> HandshakeStep<P> {
         match packet {
             Packet::Auth(auth)
                 if auth.reason == ReasonCode::ContinueAuthentication
                     && auth.authentication_method == connect.properties.authentication_method =>
             {
-                let answer = auth.authentication_data.unwrap_or_else(|| Secret::from(Vec::new()));
-                self.judge(connect, Some(answer), now)
+                let data = auth.authentication_data.unwrap_or_else(|| Secret::from(Vec::new()));
+                self.judge(connect, Some(Answer { challenge, data }), now)
             }
             Packet::Disconnect(_) => HandshakeStep::Close(NoAnswer::Disconnected),
             _ => refuse(connect, ReasonCode::ProtocolError),
@@ -236,7 +249,7 @@ impl Handshake {
                 };
                 self.challenges += 1;
                 self.since = now;
-                self.phase = Phase::Challenged { connect };
+                self.phase = Phase::Challenged { connect, challenge: data.clone() };
                 HandshakeStep::Send(Auth {
                     reason: ReasonCode::ContinueAuthentication,
                     authentication_method: Some(method),

@@ -7,6 +7,7 @@
 //! - [`negotiate`](negotiate()): from a CONNECT to what both sides agreed on, and its CONNACK
 //! - [`Session`]: the connected session; [`Session::handle`] takes one [`Input`] and appends [`Output`]s, which the
 //!   caller carries out, in order, before the next input
+//! - `reauthentication`: the same exchange once more, of a client that is connected
 //! - `exchange`: inputs and outputs; `held`: outputs that wait until the progress is saved
 //! - `inbound`: what the client publishes, until it is acknowledged
 //! - [`Progress`]: what a session that outlives its connection must not forget, and must have saved before it goes on
@@ -25,6 +26,7 @@ mod negotiate;
 mod outbound;
 mod position;
 mod progress;
+mod reauthentication;
 mod session;
 
 pub use exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
@@ -40,6 +42,7 @@ pub use position::{
     Cursors, GONE, LOG_MAX, RETAINED, SHARED, after_restart, is_in_log, is_shared, log_of, position, sequence_of,
 };
 pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
+pub use reauthentication::Evidence;
 pub use session::Session;
 
 /// Milliseconds since any fixed point. The caller's clock; never read inside.

@@ -64,6 +64,8 @@ pub struct Parameters {
     pub max_qos: QoS,
     /// The Retain Available that CONNACK says, in the same way.
     pub retain_available: bool,
+    /// The authentication method of CONNECT: by it, and by no other one, the client can be judged again.
+    pub authentication_method: Option<ByteString>,
 }
 
 /// A CONNECT that was accepted.
@@ -125,6 +127,8 @@ pub fn negotiate(
         strict: limits.strict,
         max_qos: if v5 { limits.max_qos } else { QoS::ExactlyOnce },
         retain_available: limits.retain_available || !v5,
+        // A copy: what it is a part of may be large.
+        authentication_method: connect.properties.authentication_method.as_deref().map(ByteString::from),
     };
     // Response Information is for nobody [MQTT-3.1.2-28], and nothing is asked of a client that is not in the specification
     // [MQTT-7.0.0-2].

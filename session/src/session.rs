@@ -10,11 +10,13 @@ use mqtt_codec::{
 };
 
 use crate::exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
+use crate::handshake::Verdict;
 use crate::held::{GatedOutput, HeldPublishes};
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
 use crate::position::is_shared;
 use crate::progress::{Durability, Progress, Save};
+use crate::reauthentication::Reauthentication;
 use crate::{Parameters, Time};
 
 /// One connected client.
@@ -32,6 +34,7 @@ pub struct Session<M> {
     /// Of this connection: nothing of a progress is in here [MQTT-3.3.2-7].
     aliases: HashMap<NonZeroU16, TopicName>,
     last_heard: Time,
+    reauthentication: Reauthentication,
     is_closed: bool,
 }
 
@@ -52,6 +55,7 @@ impl<M> Session<M> {
             log_sequence: 0,
             aliases: HashMap::new(),
             last_heard: now,
+            reauthentication: Reauthentication::default(),
             is_closed: false,
         }
     }
@@ -268,6 +272,7 @@ impl<M> Session<M> {
                 self.durability.save(version);
                 self.release_saved(out);
             }
+            Input::Authenticated(verdict) => self.authenticated(verdict, out),
             Input::Time => {
                 if self.deadline().is_some_and(|deadline| deadline <= now) {
                     self.close(ReasonCode::KeepAliveTimeout, out);
@@ -306,7 +311,7 @@ impl<M> Session<M> {
             // [MQTT-3.12.4-1], whatever the window holds back [MQTT-3.3.4-10], [MQTT-4.9.0-3].
             Packet::PingReq => out.push(Output::Send(Packet::PingResp)),
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect, out),
-            Packet::Auth(auth) => self.auth(&auth, out),
+            Packet::Auth(auth) => self.auth(auth, out),
             // [MQTT-3.1.0-2] and packets that only a server sends.
             Packet::Connect(_) | Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.close(ReasonCode::ProtocolError, out)
@@ -446,9 +451,20 @@ impl<M> Session<M> {
         out.push(Output::Close(Close::ByClient { with_will }));
     }
 
-    /// No authentication method was agreed on, so no AUTH may come [MQTT-4.12.0-7].
-    fn auth(&mut self, _auth: &Auth, out: &mut Vec<Output<M>>) {
-        self.close(ReasonCode::ProtocolError, out);
+    fn auth(&mut self, auth: Auth, out: &mut Vec<Output<M>>) {
+        match self.reauthentication.take(auth, self.parameters.authentication_method.as_ref()) {
+            Ok(evidence) => out.push(Output::Authenticate(evidence)),
+            Err(reason) => self.close(reason, out),
+        }
+    }
+
+    fn authenticated(&mut self, verdict: Verdict<()>, out: &mut Vec<Output<M>>) {
+        // Who named no method was not judged again.
+        let Some(method) = &self.parameters.authentication_method else { return };
+        match self.reauthentication.judged(verdict, method) {
+            Ok(auth) => out.push(Output::Send(Packet::Auth(auth))),
+            Err(reason) => self.close(reason, out),
+        }
     }
 
     /// Sends every acknowledgement whose turn it is.

@@ -218,7 +218,8 @@ impl Authenticator for FileUsers {
         let current = self.current();
         let user = current.users.get(&principal.user.name).filter(|user| user.is_user_of(principal));
         match user.map(|user| user.admit(client_id)) {
-            None | Some(Err(_)) => Again::Gone,
+            None => Again::Gone(AuthStep::UnknownUser),
+            Some(Err(step)) => Again::Gone(step),
             Some(Ok(now)) if is_same(principal, &now) => Again::Same,
             Some(Ok(now)) => Again::Changed(now),
         }

@@ -37,9 +37,26 @@ impl Refusals {
 const fn reason_of(step: AuthStep) -> ReasonCode {
     match step {
         AuthStep::Method => ReasonCode::BadAuthenticationMethod,
-        AuthStep::UnknownUser | AuthStep::WrongPassword => ReasonCode::BadUserNameOrPassword,
+        AuthStep::UnknownUser
+        | AuthStep::WrongPassword
+        | AuthStep::JwtTooLong
+        | AuthStep::JwtMalformed
+        | AuthStep::JwtAlgorithm
+        | AuthStep::JwtClaims
+        | AuthStep::JwtVersion
+        | AuthStep::JwtKind
+        | AuthStep::JwtKey
+        | AuthStep::JwtSignature => ReasonCode::BadUserNameOrPassword,
         AuthStep::ClientId => ReasonCode::ClientIdentifierNotValid,
-        AuthStep::Busy => ReasonCode::ServerUnavailable,
-        AuthStep::NoCredentials | AuthStep::Template => ReasonCode::NotAuthorized,
+        AuthStep::Busy | AuthStep::ResolverUnreachable => ReasonCode::ServerUnavailable,
+        _ => ReasonCode::NotAuthorized,
+    }
+}
+
+/// With which reason a connection ends whose principal would be refused at this step by now.
+pub(crate) const fn ending_of(step: AuthStep) -> ReasonCode {
+    match step {
+        AuthStep::Expired | AuthStep::AccountExpired | AuthStep::TimeWindow => ReasonCode::MaximumConnectTime,
+        _ => ReasonCode::AdministrativeAction,
     }
 }

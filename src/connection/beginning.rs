@@ -13,6 +13,7 @@ use super::Connection;
 use super::ahead::Ahead;
 use super::arriving::Arrived;
 use super::handshake;
+use super::identity::Identity;
 use super::io::{self, Io};
 use super::pace::Pace;
 use super::parts::{Claimed, Counts, Life, Reading};
@@ -47,7 +48,12 @@ where
                     judge_again(&*door.authenticator, &attached.control);
                 }
                 handshake::tell_connected(&account, &connect, &negotiated, &attached, &peer);
-                Some(Self::new(io, (account, stay), (peer.addr, counted), (decoder, negotiated), attached))
+                let counted = (peer.addr, counted);
+                let identity = Identity::of(&connect, Arc::clone(&door), peer);
+                let mut connection = Self::new(io, (account, stay), counted, (decoder, negotiated), attached);
+                connection.identity = identity;
+                connection.look_for_ending();
+                Some(connection)
             }
             Err(refusal) => {
                 handshake::refuse(&mut io, &account, connect.version, refusal);
@@ -120,6 +126,7 @@ where
             backlog: Reading::default(),
             retained,
             yielding: None,
+            identity: None,
             held,
             outputs: Vec::new(),
             wakes: Wakes::default(),

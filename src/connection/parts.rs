@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mqtt_access::{Ending, UnixTime};
 use mqtt_codec::{PacketId, ReasonCode};
 use mqtt_session::Input;
 use tokio::time::Instant;
@@ -76,6 +77,8 @@ pub(super) struct Life {
     pub(super) taken: u64,
     /// Answers to PINGREQ that wait until there is room for them: a client that asks and does not read costs a number.
     pub(super) pings_owed: u64,
+    /// When the client may not be connected any more, and why.
+    pub(super) ends: Option<(UnixTime, Ending)>,
 }
 
 /// The exchange is over; what had come before is still handled.

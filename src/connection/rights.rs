@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
 use crate::account::{Control, Order};
-use crate::auth::{Again, Authenticator};
+use crate::auth::{Again, Authenticator, ending_of};
 
 /// Judges a client again that is connected.
 pub(crate) fn judge_again(authenticator: &dyn Authenticator, control: &Control) {
@@ -14,10 +14,10 @@ pub(crate) fn judge_again(authenticator: &dyn Authenticator, control: &Control) 
     match authenticator.judge_again(&principal, &control.client_id) {
         Again::Same => {}
         Again::Changed(principal) => control.change_rights(principal),
-        Again::Gone => {
+        Again::Gone(step) => {
             let client_id = control.client_id.escape_debug().to_string();
-            tracing::info!(client_id, "ended: its user is gone, or has another password");
-            control.order(Order::Close(ReasonCode::AdministrativeAction));
+            tracing::info!(client_id, step = step.text(), "ended: its user would not get in any more");
+            control.order(Order::Close(ending_of(step)));
         }
     }
 }
@@ -30,6 +30,7 @@ where
     /// then are judged when they are.
     pub(super) fn judge_rights(&mut self) {
         self.has_judged = self.inbox.rights.version();
+        self.look_for_ending();
         let rights = &self.inbox.rights;
         let is_unwanted = |filter: &&TopicFilter| self.account.judge(filter, rights).is_err();
         let unwanted: Vec<Result<TopicFilter, ByteString>> =

@@ -179,7 +179,7 @@ labels! {
 }
 
 labels! {
-    /// At which step a CONNECT was refused of which it was to be found out who it is.
+    /// At which step somebody was refused of whom it was to be found out who it is.
     AuthStep {
         /// It names an authentication method that is not offered.
         Method = "method",
@@ -195,6 +195,74 @@ labels! {
         Template = "template",
         /// Too many passwords waited to be hashed.
         Busy = "busy",
+        /// The user JWT is larger than one can be.
+        JwtTooLong = "jwt_too_long",
+        /// What should be a user JWT is none.
+        JwtMalformed = "jwt_malformed",
+        /// The user JWT is not signed with an NKey.
+        JwtAlgorithm = "jwt_algorithm",
+        /// The claims of the user JWT cannot be read.
+        JwtClaims = "jwt_claims",
+        /// The user JWT is of another version.
+        JwtVersion = "jwt_version",
+        /// It is the JWT of something else than a user.
+        JwtKind = "jwt_kind",
+        /// Issuer or subject of the user JWT is no key that it can be.
+        JwtKey = "jwt_key",
+        /// The signature of the user JWT does not match.
+        JwtSignature = "jwt_signature",
+        /// The user has to come through a trusted proxy.
+        ProxyRequired = "proxy_required",
+        /// The user JWT has expired.
+        Expired = "expired",
+        /// The user JWT is not valid yet.
+        NotYetValid = "not_yet_valid",
+        /// Permissions, networks or hours of the user JWT cannot be understood.
+        Claims = "claims",
+        /// `issuer_account` of the user JWT is no account.
+        IssuerAccount = "issuer_account",
+        /// The account is not among those that may connect.
+        AccountNotPinned = "account_not_pinned",
+        /// Nobody has a JWT of the account, or it is deleted.
+        AccountUnknown = "account_unknown",
+        /// The JWT of the account cannot be read.
+        AccountJwt = "account_jwt",
+        /// Whoever has the JWTs of accounts, or of the operator, cannot be asked.
+        ResolverUnreachable = "resolver_unreachable",
+        /// The account JWT is that of another account.
+        AccountMismatch = "account_mismatch",
+        /// No trusted operator signed the account JWT.
+        AccountUntrusted = "account_untrusted",
+        /// The user JWT is not signed by its account or one of its signing keys.
+        Issuer = "issuer",
+        /// A user of a scoped signing key has permissions or limits of its own.
+        ScopedUserNotEmpty = "scoped_user_not_empty",
+        /// The template of the scoped signing key has no meaning for the user.
+        ScopeTemplate = "scope_template",
+        /// The account has expired.
+        AccountExpired = "account_expired",
+        /// The account leaves its users to an auth callout.
+        AuthCallout = "auth_callout",
+        /// The account allows no bearers.
+        BearerDisallowed = "bearer_disallowed",
+        /// The user may not connect with MQTT on this listener.
+        ConnectionType = "connection_type",
+        /// The user JWT is that of no bearer, and its key was not proven.
+        SignatureMissing = "signature_missing",
+        /// The nonce is not signed by the user's key.
+        SignatureWrong = "signature_wrong",
+        /// The user is revoked.
+        Revoked = "revoked",
+        /// The user may not connect from this address.
+        SourceAddress = "source_address",
+        /// The user may not connect at this time.
+        TimeWindow = "time_window",
+        /// The permissions have a deny that cannot be understood.
+        Permissions = "permissions",
+        /// The user has an `mqtt:` tag that cannot be understood.
+        Tags = "tags",
+        /// A client that is connected has said that it is another user.
+        OtherUser = "other_user",
     }
 }
 

@@ -63,7 +63,7 @@ fn a_password_is_judged_and_forgotten() {
     let mut handshake = asked(None);
     let credentials = handshake.credentials().unwrap();
     assert_eq!(credentials.connect.password.as_ref().map(Secret::expose), Some(&b"pw"[..]));
-    assert!(credentials.data.is_none());
+    assert!(credentials.data.is_none() && credentials.challenge.is_none());
     let HandshakeStep::Accept(welcome) = handshake.handle(Time(1), accepts()) else { panic!() };
     let Welcome { connect, principal, data } = *welcome;
     assert_eq!((&*connect.client_id, principal, data), ("c", "pump", None));
@@ -89,6 +89,7 @@ fn mqtt_4_12_0_2_a_challenge_is_an_auth_with_the_method_of_connect_and_its_answe
     assert_eq!(handshake.handle(Time(2), answers("NKEY", b"signed")), HandshakeStep::Judge);
     let credentials = handshake.credentials().unwrap();
     assert_eq!((credentials.data.map(Secret::expose), credentials.round), (Some(&b"signed"[..]), 1));
+    assert_eq!(credentials.challenge, Some(&b"nonce"[..]));
     assert!(matches!(handshake.handle(Time(3), accepts()), HandshakeStep::Accept(_)));
 }
 

@@ -13,6 +13,7 @@ mod delivering;
 mod durable;
 mod handshake;
 mod publishing;
+mod reauthentication;
 mod script;
 mod shared;
 mod simulation;

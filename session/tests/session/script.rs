@@ -65,6 +65,7 @@ pub(crate) const V5: Given = Given(Parameters {
     strict: false,
     max_qos: QoS::ExactlyOnce,
     retain_available: true,
+    authentication_method: None,
 });
 
 /// A session of MQTT 3.1.1 that ends with its connection.
@@ -111,6 +112,15 @@ impl Given {
     pub(crate) const fn keep_alive(mut self, seconds: u16) -> Self {
         self.0.keep_alive_s = seconds;
         self
+    }
+
+    pub(crate) fn authenticated_by(mut self, method: &'static str) -> Self {
+        self.0.authentication_method = Some(method.into());
+        self
+    }
+
+    pub(crate) fn parameters(self) -> Parameters {
+        self.0
     }
 
     pub(crate) const fn strict(mut self) -> Self {
@@ -319,6 +329,7 @@ fn output_text(output: &Output<u64>) -> String {
             let filters = request.filters.iter().map(|f| format!(" {}", filter_text(f)));
             format!("unsubscribe {}{}", request.packet_id, filters.collect::<String>())
         }
+        Output::Authenticate(evidence) => format!("judge {}", evidence.round),
         Output::Close(Close::ByClient { with_will: false }) => "close client".into(),
         Output::Close(Close::ByClient { with_will: true }) => "close client will".into(),
         Output::Close(Close::ByServer(reason)) => format!("close {:#04x}", *reason as u8),

@@ -46,7 +46,7 @@ fn peer() -> Peer {
 }
 
 async fn judge(users: &FileUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {
-    match users.judge(Credentials { connect, data: None, round: 0 }, &peer()).await {
+    match users.judge(Credentials { connect, data: None, challenge: None, round: 0 }, &peer()).await {
         Verdict::Accepted(principal, None) => Ok(principal),
         Verdict::Refused(reason) => Err(reason),
         other => panic!("{other:?}"),
@@ -193,7 +193,10 @@ async fn whoever_was_accepted_is_judged_again_when_the_users_change() {
     replace(&users, parsed(&file.concat()), UnixTime::from_millis(5));
     assert!(changes.has_changed().unwrap());
     let again: Vec<_> = accepted.iter().map(|principal| users.judge_again(principal, "c")).collect();
-    assert!(matches!(&again[..], [Again::Same, Again::Same, Again::Changed(_), Again::Gone, Again::Gone]), "{again:?}");
+    assert!(
+        matches!(&again[..], [Again::Same, Again::Same, Again::Changed(_), Again::Gone(_), Again::Gone(_)]),
+        "{again:?}"
+    );
     let Again::Changed(now) = &again[2] else { panic!("{again:?}") };
     assert!(now.permissions.is_publish_allowed("a") && !now.permissions.is_publish_allowed("b"));
     changes.mark_unchanged();

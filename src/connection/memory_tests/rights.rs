@@ -13,6 +13,7 @@ use crate::account::{Rights, RightsOptions};
 use crate::auth::{Again, Authenticator, Judging, Principal};
 use crate::config::OnDeniedPublish;
 use crate::connection::judge_again;
+use crate::metrics::AuthStep;
 
 /// Knows users by their names.
 #[derive(Clone, Default)]
@@ -53,7 +54,7 @@ impl Authenticator for Known {
         match self.users.lock().get(&*principal.user.name) {
             Some(now) if now.permissions == principal.permissions => Again::Same,
             Some(now) => Again::Changed(Arc::clone(now)),
-            None => Again::Gone,
+            None => Again::Gone(AuthStep::UnknownUser),
         }
     }
 }

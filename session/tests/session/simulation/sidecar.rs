@@ -82,6 +82,7 @@ impl Connection {
                     self.is_over = true;
                 }
                 Output::Subscribe(_) | Output::Unsubscribe(_) | Output::Settled(_) => panic!("nobody subscribed"),
+                Output::Authenticate(_) => panic!("nobody named a method"),
             }
         }
         self.check_limits();

@@ -286,6 +286,7 @@ impl World {
             strict: self.random.once_in(2),
             max_qos: QoS::ExactlyOnce,
             retain_available: true,
+            authentication_method: None,
         }
     }
 
