@@ -3,12 +3,15 @@
 //!
 //! # Layout
 //! - `modes`: which one is configured. `refusals`: how a refusal is told.
+//! - `jwt`: mode `jwt`. `nkey`: the method by which users show that they have their key.
 //! - `file`: mode `file`; `users`: whom it knows; `users_file`: looks whether they have changed.
 //! - `turns`: how many passwords are hashed at once; `remembered`: those that were right a moment ago; `failures`: who fails waits.
 
 mod failures;
 mod file;
+mod jwt;
 mod modes;
+mod nkey;
 mod refusals;
 mod remembered;
 mod time;
@@ -24,7 +27,7 @@ use std::time::Duration;
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
-pub(crate) use modes::{authenticator, identify, tell_open_listeners, warnings};
+pub(crate) use modes::{Identified, authenticator, identify, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
 pub(crate) use refusals::ending_of;
 pub(crate) use time::now;

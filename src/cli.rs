@@ -154,7 +154,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Health { settings } => health::health(&settings.load()?).await,
         Command::Topic { what } => topic::topic(&what),
         Command::Passwd => passwd::passwd(),
-        Command::Auth { what: Auth::Test { settings, somebody } } => auth::auth(&settings.load()?, &somebody),
+        Command::Auth { what: Auth::Test { settings, somebody } } => {
+            Box::pin(auth::auth(&settings.load()?, &somebody)).await
+        }
         Command::EmbeddedExec { parent, command } => {
             Err(Failure::new(FAILED, embedded::become_server(parent, &command)))
         }

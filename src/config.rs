@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `accounts`, `listeners`, `auth`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
+//! - `nats`, `accounts`, `listeners`, `auth`, `jwt`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `error`: what is wrong, and where.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
@@ -15,6 +15,7 @@ mod auth;
 mod de;
 mod error;
 mod jetstream;
+mod jwt;
 mod listeners;
 mod load;
 mod mqtt;
@@ -33,6 +34,7 @@ pub use accounts::AccountConfig;
 pub use auth::{AuthConfig, AuthMode, SessionOwner, WideFilters};
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
+pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
 pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};

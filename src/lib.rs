@@ -35,3 +35,9 @@ pub mod readiness;
 pub mod shutdown;
 pub mod store;
 mod tasks;
+
+/// JWTs for tests, as those of `mqtt-access` have them.
+#[cfg(test)]
+#[allow(dead_code, reason = "not every test here needs all of it")]
+#[path = "../access/tests/access/mint.rs"]
+mod mint;

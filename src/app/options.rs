@@ -81,7 +81,8 @@ fn declared(names: &Names, log: &DeclaredLogConfig) -> Result<(StreamSpec, Optio
     Ok((spec, (log.replicas > 0).then_some(log.replicas)))
 }
 
-fn nats(config: &Config) -> NatsOptions {
+/// How nats-server is reached, and who we are there.
+pub(crate) fn nats(config: &Config) -> NatsOptions {
     let nats = &config.nats;
     NatsOptions {
         urls: nats.urls.clone(),
@@ -166,7 +167,7 @@ pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Me
             client_ms: milliseconds(config.mqtt.connect_timeout.get()),
             judge_ms: milliseconds(JUDGED_WITHIN),
         },
-        authenticator: auth::authenticator(config, &metrics),
+        authenticator: auth::authenticator(config, nats(config), &metrics),
         metrics,
     }
 }

@@ -1,33 +1,70 @@
 //! The modes of `[auth]`, and what the operator is told about the one that is configured.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use mqtt_access::Secret;
+use mqtt_access::{AccountId, Secret};
 
 use super::file::{self, FileUsers};
+use super::jwt::{JwtUsers, Ways};
 use super::{Anyone, Authenticator, Principal};
 use crate::config::{AuthMode, Config};
 use crate::listener::Bound;
 use crate::metrics::{AuthStep, Metrics};
+use crate::store::{LoneLink, NatsOptions};
+
+/// How long our own way into an account is tried.
+const TRIED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The authenticator of the mode that is configured.
-pub(crate) fn authenticator(config: &Config, metrics: &Arc<Metrics>) -> Box<dyn Authenticator> {
+/// `nats`: how nats-server is reached.
+pub(crate) fn authenticator(config: &Config, nats: NatsOptions, metrics: &Arc<Metrics>) -> Box<dyn Authenticator> {
     match config.auth.mode {
+        AuthMode::Jwt => Box::new(JwtUsers::new(&config.auth.jwt, nats, Arc::clone(metrics))),
         AuthMode::None => Box::new(Anyone::new(Arc::clone(metrics))),
         AuthMode::File => Box::new(FileUsers::new(config, Arc::clone(metrics))),
     }
 }
 
-/// Who a client would be that connects with these, or at which step it would be refused.
-pub(crate) fn identify(
+/// Who a client would be.
+#[derive(Debug)]
+pub(crate) struct Identified {
+    /// This one.
+    pub(crate) principal: Arc<Principal>,
+    /// It has to prove by `NATS-NKEY` that it has its key.
+    pub(crate) needs_proof: bool,
+    /// Whether we get into its account ourselves, or what to add; `None` where all are served in one.
+    pub(crate) way: Option<Result<(), String>>,
+}
+
+/// Who a client would be that connects with these, or at which step it would be refused. `nats`: how nats-server is reached.
+pub(crate) async fn identify(
     config: &Config,
+    nats: NatsOptions,
     name: &str,
     password: &Secret,
     client_id: &str,
-) -> Result<Arc<Principal>, AuthStep> {
+) -> Result<Identified, AuthStep> {
+    let of_one_account = |principal| Identified { principal, needs_proof: false, way: None };
     match config.auth.mode {
-        AuthMode::None => Ok(Arc::new(Principal::all())),
-        AuthMode::File => file::identify(config, name, password, client_id),
+        AuthMode::None => Ok(of_one_account(Arc::new(Principal::all()))),
+        AuthMode::File => file::identify(config, name, password, client_id).map(of_one_account),
+        AuthMode::Jwt => {
+            let users = JwtUsers::new(&config.auth.jwt, nats.clone(), Metrics::new());
+            let (principal, needs_proof) = users.identify(password, client_id).await?;
+            let way = Box::pin(go(users.ways(), &principal.account, nats)).await;
+            Ok(Identified { principal, needs_proof, way: Some(way) })
+        }
+    }
+}
+
+/// Tries our own way into an account.
+async fn go(ways: &Ways, account: &AccountId, nats: NatsOptions) -> Result<(), String> {
+    let credentials = ways.credentials(account).map_err(|no_way| no_way.to_string())?;
+    let opening = LoneLink::open(NatsOptions { credentials, ..nats }, "test");
+    match tokio::time::timeout(TRIED_WITHIN, opening).await {
+        Ok(opened) => opened.map(|_| ()).map_err(|error| error.to_string()),
+        Err(_) => Err("nats-server does not answer".to_owned()),
     }
 }
 
@@ -54,7 +91,7 @@ pub(crate) fn tell_open_listeners(mode: AuthMode, listeners: &[Bound]) {
                 "whoever reaches these listeners may do everything that the sidecar's NATS user lets devices do: see auth.mode"
             );
         }
-        AuthMode::File => open.iter().for_each(|bound| {
+        AuthMode::File | AuthMode::Jwt => open.iter().for_each(|bound| {
             tracing::warn!(
                 listener = &*bound.name,
                 "passwords come over this listener without TLS: everybody on the way can read them"
@@ -103,7 +140,7 @@ mod tests {
     fn listeners_beyond_loopback_are_named_once() {
         let loopback = ["127.0.0.1:1883", "[::1]:1883", "[::ffff:127.0.0.2]:1883"];
         let open = ["0.0.0.0:1883", "127.0.0.1:1884", "[::]:8083"];
-        for mode in [AuthMode::None, AuthMode::File] {
+        for mode in [AuthMode::None, AuthMode::File, AuthMode::Jwt] {
             assert_eq!(said(mode, &loopback), [""; 0], "{mode:?}");
         }
         let everybody = said(AuthMode::None, &open);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mqtt_access::jwt::{JwtError, Refusal};
 use mqtt_codec::{Connect, ReasonCode};
 
 use crate::listener::Peer;
@@ -18,11 +19,23 @@ impl Refusals {
 
     /// A client is refused at a step. What CONNACK says.
     pub(crate) fn tell(&self, connect: &Connect, peer: &Peer, step: AuthStep) -> ReasonCode {
+        self.tell_of(connect, peer, step, (connect.username.as_deref().unwrap_or_default(), None))
+    }
+
+    /// The same of one that is known as this user: its name, and its key if it has one.
+    pub(crate) fn tell_of(
+        &self,
+        connect: &Connect,
+        peer: &Peer,
+        step: AuthStep,
+        (user, key): (&str, Option<&str>),
+    ) -> ReasonCode {
         self.0.auth_refused(step);
         let reason = reason_of(step);
         tracing::info!(
             client_id = &*connect.client_id,
-            user = connect.username.as_deref().unwrap_or_default(),
+            user,
+            key,
             remote = %peer.addr,
             listener = &*peer.listener,
             step = step.text(),
@@ -58,5 +71,79 @@ pub(crate) const fn ending_of(step: AuthStep) -> ReasonCode {
     match step {
         AuthStep::Expired | AuthStep::AccountExpired | AuthStep::TimeWindow => ReasonCode::MaximumConnectTime,
         _ => ReasonCode::AdministrativeAction,
+    }
+}
+
+/// The step of a refusal of the JWT chain.
+pub(super) const fn step_of(refusal: Refusal) -> AuthStep {
+    match refusal {
+        Refusal::Jwt(JwtError::TooLong) => AuthStep::JwtTooLong,
+        Refusal::Jwt(JwtError::Malformed) => AuthStep::JwtMalformed,
+        Refusal::Jwt(JwtError::Algorithm) => AuthStep::JwtAlgorithm,
+        Refusal::Jwt(JwtError::Claims) => AuthStep::JwtClaims,
+        Refusal::Jwt(JwtError::Version) => AuthStep::JwtVersion,
+        Refusal::Jwt(JwtError::Kind) => AuthStep::JwtKind,
+        Refusal::Jwt(JwtError::Key) => AuthStep::JwtKey,
+        Refusal::Jwt(JwtError::Signature) => AuthStep::JwtSignature,
+        Refusal::ProxyRequired => AuthStep::ProxyRequired,
+        Refusal::Expired => AuthStep::Expired,
+        Refusal::NotYetValid => AuthStep::NotYetValid,
+        Refusal::Claims => AuthStep::Claims,
+        Refusal::IssuerAccount => AuthStep::IssuerAccount,
+        Refusal::AccountNotPinned => AuthStep::AccountNotPinned,
+        Refusal::AccountMismatch => AuthStep::AccountMismatch,
+        Refusal::AccountUntrusted => AuthStep::AccountUntrusted,
+        Refusal::Issuer => AuthStep::Issuer,
+        Refusal::ScopedUserNotEmpty => AuthStep::ScopedUserNotEmpty,
+        Refusal::ScopeTemplate => AuthStep::ScopeTemplate,
+        Refusal::AccountExpired => AuthStep::AccountExpired,
+        Refusal::AuthCallout => AuthStep::AuthCallout,
+        Refusal::BearerDisallowed => AuthStep::BearerDisallowed,
+        Refusal::ConnectionType => AuthStep::ConnectionType,
+        Refusal::SignatureMissing => AuthStep::SignatureMissing,
+        Refusal::SignatureWrong => AuthStep::SignatureWrong,
+        Refusal::Revoked => AuthStep::Revoked,
+        Refusal::SourceAddress => AuthStep::SourceAddress,
+        Refusal::TimeWindow => AuthStep::TimeWindow,
+        Refusal::Permissions => AuthStep::Permissions,
+        Refusal::Tags => AuthStep::Tags,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Refusal, step_of};
+
+    #[test]
+    fn a_step_of_the_chain_has_the_name_that_it_has_there() {
+        use mqtt_access::jwt::JwtError::*;
+        let of_jwt = [TooLong, Malformed, Algorithm, Claims, Version, Kind, Key, Signature].map(Refusal::Jwt);
+        let others = [
+            Refusal::ProxyRequired,
+            Refusal::Expired,
+            Refusal::NotYetValid,
+            Refusal::Claims,
+            Refusal::IssuerAccount,
+            Refusal::AccountNotPinned,
+            Refusal::AccountMismatch,
+            Refusal::AccountUntrusted,
+            Refusal::Issuer,
+            Refusal::ScopedUserNotEmpty,
+            Refusal::ScopeTemplate,
+            Refusal::AccountExpired,
+            Refusal::AuthCallout,
+            Refusal::BearerDisallowed,
+            Refusal::ConnectionType,
+            Refusal::SignatureMissing,
+            Refusal::SignatureWrong,
+            Refusal::Revoked,
+            Refusal::SourceAddress,
+            Refusal::TimeWindow,
+            Refusal::Permissions,
+            Refusal::Tags,
+        ];
+        for refusal in of_jwt.into_iter().chain(others) {
+            assert_eq!(step_of(refusal).text(), refusal.label());
+        }
     }
 }

@@ -7,8 +7,10 @@ use mqtt_access::{ResponseLimits, Secret, SubjectLists};
 
 use super::failure::{FAILED, Failure, say};
 use super::passwd;
-use crate::auth::{self, Principal};
+use crate::app::options;
+use crate::auth::{self, Identified, Principal};
 use crate::config::{AuthMode, Config};
+use crate::store::rfc3339;
 
 /// Who somebody is asked to be.
 #[derive(Debug, Args)]
@@ -16,7 +18,7 @@ pub(super) struct Somebody {
     /// User name; "" for none
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// File with the password as its only line; none when absent
+    /// File with the password, or the user JWT, as its only line; none when absent
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Client identifier
@@ -24,12 +26,12 @@ pub(super) struct Somebody {
     client_id: String,
 }
 
-pub(super) fn auth(config: &Config, somebody: &Somebody) -> Result<(), Failure> {
+pub(super) async fn auth(config: &Config, somebody: &Somebody) -> Result<(), Failure> {
     let password = match &somebody.password_file {
         Some(file) => passwd::from_file(file)?,
         None => Secret::from(""),
     };
-    for (key, value) in test(config, &somebody.user, &password, &somebody.client_id)? {
+    for (key, value) in Box::pin(test(config, &somebody.user, &password, &somebody.client_id)).await? {
         say(&format!("{key:<9} {value}"));
     }
     Ok(())
@@ -37,15 +39,35 @@ pub(super) fn auth(config: &Config, somebody: &Somebody) -> Result<(), Failure> 
 
 type Lines = Vec<(&'static str, String)>;
 
-fn test(config: &Config, user: &str, password: &Secret, client_id: &str) -> Result<Lines, Failure> {
-    let principal = auth::identify(config, user, password, client_id)
-        .map_err(|step| Failure::new(FAILED, format!("refused at step {}: see docs/security.md", step.text())))?;
+async fn test(config: &Config, user: &str, password: &Secret, client_id: &str) -> Result<Lines, Failure> {
+    let Identified { principal, needs_proof, way } =
+        Box::pin(auth::identify(config, options::nats(config), user, password, client_id))
+            .await
+            .map_err(|step| Failure::new(FAILED, format!("refused at step {}: see docs/security.md", step.text())))?;
     let who = match (config.auth.mode, &*principal.user.name) {
         (AuthMode::None, _) => "anybody: auth.mode is \"none\"".to_owned(),
         (_, "") => "whoever has no user name".to_owned(),
         (_, name) => name.to_owned(),
     };
-    Ok([("user", who)].into_iter().chain(permissions(&principal)).collect())
+    let mut lines = vec![("user", who)];
+    if let Some(way) = way {
+        lines.extend(account(&principal, needs_proof, way));
+    }
+    lines.extend(permissions(&principal));
+    Ok(lines)
+}
+
+/// What is to be known of a user that is one of an account.
+fn account(principal: &Principal, needs_proof: bool, way: Result<(), String>) -> Lines {
+    let mut lines = vec![("account", format!("{} ({})", principal.account_name, principal.account.as_str()))];
+    lines.extend(principal.user.key.clone().map(|key| ("key", key)));
+    if needs_proof {
+        lines.push(("proof", "it is no bearer: only with MQTT 5 and the method NATS-NKEY".to_owned()));
+    }
+    let ends = [("expires", principal.expires), ("account's", principal.account_expires)];
+    lines.extend(ends.into_iter().filter_map(|(key, at)| Some((key, rfc3339(u64::try_from(at?.as_millis()).ok()?)))));
+    lines.push(("way", way.err().unwrap_or_else(|| "there is one into the account".to_owned())));
+    lines
 }
 
 fn permissions(principal: &Principal) -> Lines {
@@ -91,16 +113,16 @@ mod tests {
 
     const LIGHT: &str = "$7$10$MDEyMzQ1Njc4OWFi$NrzwjNkm0devHqjYkA7HqLMvRhp+AsLReNF6SvsV8eCNpQ1+C4DLO/N1v2TyhqbZt6lLUVErC2CGca242OSJCA==";
 
-    fn shown(text: &str, user: &str, password: &str, client_id: &str) -> String {
+    async fn shown(text: &str, user: &str, password: &str, client_id: &str) -> String {
         let config = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap();
-        match test(&config, user, &password.into(), client_id) {
+        match test(&config, user, &password.into(), client_id).await {
             Ok(lines) => lines.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join("; "),
             Err(failure) => format!("{} {}", failure.code, failure.message),
         }
     }
 
-    #[test]
-    fn it_says_who_that_would_be_or_where_it_fails() {
+    #[tokio::test]
+    async fn it_says_who_that_would_be_or_where_it_fails() {
         let user =
             |more: &str| format!("[auth]\nmode = \"file\"\n[[users]]\nname = \"lamp\"\npassword = \"{LIGHT}\"\n{more}");
         let more = "permissions = { publish = { deny = [\"x\"] }, subscribe = { allow = [\"cmd.{{client-id()}}\"] }, allow_responses = true }\ntags = [\"site:x\"]";
@@ -120,7 +142,7 @@ mod tests {
             (&file, "other", "light", "", "1 refused at step unknown_user: see docs/security.md"),
             (&file, "", "", "", "1 refused at step no_credentials: see docs/security.md"),
         ] {
-            assert_eq!(shown(text, name, password, id), expected, "{name} {password} {id}");
+            assert_eq!(shown(text, name, password, id).await, expected, "{name} {password} {id}");
         }
     }
 }

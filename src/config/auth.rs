@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Duration, UserConfig};
+use super::{Duration, JwtConfig, UserConfig};
 
 /// Modes that the configuration of a later version has.
-const LATER: [&str; 3] = ["nats", "jwt", "oidc"];
+const LATER: [&str; 2] = ["nats", "oidc"];
 
 /// `[auth]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,6 +28,8 @@ pub struct AuthConfig {
     pub wide_filters: WideFilters,
     /// How long it is remembered that a password was right; 0 turns that off. Default 60 s.
     pub cache: Duration,
+    /// `[auth.jwt]`: mode `jwt`.
+    pub jwt: JwtConfig,
 }
 
 impl Default for AuthConfig {
@@ -40,6 +42,7 @@ impl Default for AuthConfig {
             session_owner: SessionOwner::default(),
             wide_filters: WideFilters::default(),
             cache: Duration::from_secs(60),
+            jwt: JwtConfig::default(),
         }
     }
 }
@@ -52,6 +55,8 @@ pub enum AuthMode {
     None,
     /// `file`: by `[[users]]` and `users_file`.
     File,
+    /// `jwt`: by user JWTs of NATS, whose accounts an operator has signed; see [`JwtConfig`].
+    Jwt,
 }
 
 impl<'de> Deserialize<'de> for AuthMode {
@@ -59,10 +64,11 @@ impl<'de> Deserialize<'de> for AuthMode {
         match String::deserialize(deserializer)?.as_str() {
             "none" => Ok(Self::None),
             "file" => Ok(Self::File),
+            "jwt" => Ok(Self::Jwt),
             later if LATER.contains(&later) => Err(serde::de::Error::custom(format!(
-                "{later:?} is not available in this version: write \"file\", or \"none\", which lets every device in"
+                "{later:?} is not available in this version: write \"file\" or \"jwt\", or \"none\", which lets every device in"
             ))),
-            other => Err(serde::de::Error::unknown_variant(other, &["none", "file"])),
+            other => Err(serde::de::Error::unknown_variant(other, &["none", "file", "jwt"])),
         }
     }
 }

@@ -140,6 +140,7 @@ impl Config {
             AuthMode::None => Ok(()),
             AuthMode::File => users::check_names(self.users.iter().chain(&auth.file_users), auth.anonymous)
                 .map_err(|message| ("auth.mode", message)),
+            AuthMode::Jwt => auth.jwt.check(),
         }
     }
 

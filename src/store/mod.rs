@@ -46,6 +46,7 @@ mod jetstream;
 mod keys;
 mod kv_updates;
 mod log;
+mod lone_link;
 #[cfg(test)]
 pub(crate) mod memory;
 mod message_log;
@@ -98,6 +99,7 @@ pub use self::jetstream::{JetStreamLog, NatsPeers};
 pub use self::keys::Keys;
 pub use self::kv_updates::{ForeignReader, KvUpdate, KvUpdates};
 pub use self::log::{Log, LogPosition, LogSink, Scan, Tail};
+pub(crate) use self::lone_link::LoneLink;
 pub use self::message_log::MessageLog;
 use self::needs::Needs;
 pub use self::nodes::{

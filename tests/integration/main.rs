@@ -11,6 +11,9 @@
 #![allow(clippy::print_stdout, reason = "the logs of the processes, when a test fails")]
 
 mod harness;
+#[allow(dead_code, reason = "not every test here needs all of it")]
+#[path = "../../access/tests/access/mint.rs"]
+mod mint;
 
 mod account_life;
 mod accounts;
@@ -18,6 +21,7 @@ mod adoption;
 mod alive;
 mod attached;
 mod auth_file;
+mod auth_jwt;
 mod backlog;
 mod both_worlds;
 mod bridges;

@@ -15,6 +15,8 @@ pub(crate) struct Options {
     pub(crate) receive_buffer: Option<u32>,
     /// Where it comes from.
     pub(crate) from: Ipv4Addr,
+    /// Seed of the user's NKey, which signs what AUTH asks for.
+    pub(crate) seed: Option<String>,
 }
 
 impl Options {
@@ -31,7 +33,7 @@ impl Options {
             password: None,
             properties: ConnectProperties::default(),
         };
-        Self { connect, receive_buffer: None, from: Ipv4Addr::LOCALHOST }
+        Self { connect, receive_buffer: None, from: Ipv4Addr::LOCALHOST, seed: None }
     }
 
     pub(crate) fn v5(id: &str) -> Self {
@@ -40,6 +42,21 @@ impl Options {
 
     pub(crate) fn v311(id: &str) -> Self {
         Self::new(Version::V311, id)
+    }
+
+    /// Gives this as its password.
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.connect.username = Some("whoever".into());
+        self.connect.password = Some(password.as_bytes().into());
+        self
+    }
+
+    /// Shows by `NATS-NKEY` that it has the key of what it names.
+    pub(crate) fn nkey(mut self, named: &str, seed: &str) -> Self {
+        self.connect.properties.authentication_method = Some("NATS-NKEY".into());
+        self.connect.properties.authentication_data = Some(named.as_bytes().into());
+        self.seed = Some(seed.to_owned());
+        self
     }
 
     pub(crate) fn keep_alive(mut self, seconds: u16) -> Self {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use mqtt_codec::{
-    Ack, ConnAck, Decoder, DecoderOptions, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, Role, Subscribe,
-    SubscribeEntry, SubscriptionOptions, TopicFilter, Unsubscribe, Version,
+    Ack, Auth, ConnAck, Decoder, DecoderOptions, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, Role,
+    Subscribe, SubscribeEntry, SubscriptionOptions, TopicFilter, Unsubscribe, Version,
 };
+use nkeys::KeyPair;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
@@ -91,11 +92,25 @@ impl Client {
             acknowledges: true,
         };
         client.write(&Packet::Connect(Box::new(options.connect)));
-        match client.packet(Instant::now() + PATIENCE).await? {
-            Packet::ConnAck(connack) => client.connack = *connack,
-            packet => panic!("{}: {packet:?} before CONNACK", client.id),
+        loop {
+            match (client.packet(Instant::now() + PATIENCE).await?, &options.seed) {
+                (Packet::ConnAck(connack), _) => {
+                    client.connack = *connack;
+                    return Ok(client);
+                }
+                (Packet::Auth(asked), Some(seed)) => client.answer(&asked, seed),
+                (packet, _) => panic!("{}: {packet:?} before CONNACK", client.id),
+            }
         }
-        Ok(client)
+    }
+
+    /// Signs what AUTH asks for, by `NATS-NKEY`.
+    pub(crate) fn answer(&mut self, asked: &Auth, seed: &str) {
+        assert_eq!(asked.reason, ReasonCode::ContinueAuthentication);
+        let nonce = asked.authentication_data.as_ref().expect("a nonce").expose();
+        let signed = [b"mqtt-nkey-v1\0", self.id.as_bytes(), b"\0", nonce].concat();
+        let signature = KeyPair::from_seed(seed).expect("a seed").sign(&signed).expect("a signature");
+        self.write(&Packet::Auth(Auth { authentication_data: Some(signature.into()), ..asked.clone() }));
     }
 
     pub(crate) fn id(&self) -> &str {
