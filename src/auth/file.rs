@@ -1,16 +1,19 @@
-//! Mode `file`: users with passwords, of the configuration and of a file that is read again when it changes.
+//! Mode `file`: users with passwords or keys, of the configuration and of a file that is read again when it changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_access::{Secret, UnixTime};
+use mqtt_codec::Connect;
 use mqtt_session::{Credentials, Verdict};
+use nkeys::KeyPair;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::failures::Failures;
+use super::nkey::{self, Stage};
 use super::refusals::Refusals;
 use super::remembered::Remembered;
 use super::turns::Turns;
@@ -48,6 +51,14 @@ pub(crate) struct FileUsers {
     seen: Mutex<Option<Stamp>>,
 }
 
+/// A client, as far as it is judged.
+enum Judged {
+    /// It is this one.
+    Known(Arc<Principal>),
+    /// It is to prove that it has its key.
+    Asked,
+}
+
 /// The users as they are now.
 struct Current {
     version: u64,
@@ -83,16 +94,40 @@ impl FileUsers {
     }
 
     /// Who a client is, or at which step it fails.
-    async fn identified(
+    async fn identified(&self, credentials: Credentials<'_>, peer: &Peer, latest: Instant) -> Result<Judged, AuthStep> {
+        match credentials.connect.properties.authentication_method.as_deref() {
+            None => self.known_by_password(credentials.connect, peer, latest).await.map(Judged::Known),
+            Some(nkey::METHOD) => self.known_by_key(&credentials),
+            Some(_) => Err(AuthStep::Method),
+        }
+    }
+
+    /// Who a client is that has signed a nonce. Whether anybody has its key is not said before it has.
+    fn known_by_key(&self, credentials: &Credentials<'_>) -> Result<Judged, AuthStep> {
+        let users = &self.current().users;
+        if !users.has_keys() {
+            return Err(AuthStep::Method);
+        }
+        let (signed, signature) = match nkey::stage(credentials) {
+            Stage::Begun => return Ok(Judged::Asked),
+            Stage::Answered { signed, signature } => (signed, signature),
+        };
+        let key = nkey::named(credentials).ok_or(AuthStep::UnknownUser)?;
+        let user = users.of_key(key).ok_or(AuthStep::UnknownUser)?;
+        let is_signed = KeyPair::from_public_key(key).is_ok_and(|key| key.verify(&signed, signature).is_ok());
+        if !is_signed {
+            return Err(AuthStep::SignatureWrong);
+        }
+        user.admit(&credentials.connect.client_id).map(Judged::Known)
+    }
+
+    /// Who a client is that gives a password.
+    async fn known_by_password(
         &self,
-        credentials: Credentials<'_>,
+        connect: &Connect,
         peer: &Peer,
         latest: Instant,
     ) -> Result<Arc<Principal>, AuthStep> {
-        let connect = credentials.connect;
-        if connect.properties.authentication_method.is_some() {
-            return Err(AuthStep::Method);
-        }
         let name = connect.username.as_deref().unwrap_or_default();
         loop {
             let current = self.current();
@@ -137,7 +172,8 @@ impl FileUsers {
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
         let latest = Instant::now() + JUDGED_WITHIN - MARGIN;
         let step = match self.identified(credentials, peer, latest).await {
-            Ok(principal) => return Verdict::Accepted(principal, None),
+            Ok(Judged::Known(principal)) => return Verdict::Accepted(principal, None),
+            Ok(Judged::Asked) => return nkey::challenge(),
             Err(step) => step,
         };
         let reason = self.refusals.tell(credentials.connect, peer, step);

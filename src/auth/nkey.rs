@@ -2,7 +2,7 @@
 //! of what it was sent. Whose key it has to be, CONNECT says.
 //!
 //! ```text
-//! CONNECT  data: what names the key, which is the user JWT
+//! CONNECT  data: what names the key (mode jwt: the user JWT; mode file: the public key)
 //! AUTH     0x18, a nonce
 //! AUTH     0x18, the signature of `mqtt-nkey-v1`, 0, the client id as CONNECT has it, 0, and the nonce
 //! CONNACK

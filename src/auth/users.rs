@@ -14,6 +14,7 @@ use crate::metrics::AuthStep;
 #[derive(Debug, Default)]
 pub(super) struct Users {
     by_name: HashMap<Box<str>, Arc<KnownUser>>,
+    by_key: HashMap<Box<str>, Arc<KnownUser>>,
     /// A hash of the kind that most have: whoever is unknown costs as much.
     usual_hash: Option<PasswordHash>,
 }
@@ -23,14 +24,14 @@ pub(super) struct Users {
 pub(super) struct KnownUser {
     config: UserConfig,
     rules: DeviceRules,
-    /// When it came, or got its password: who was accepted with another one is accepted no more. `None`: at the start.
+    /// When it came, or got its password or key: who was accepted with another one is accepted no more. `None`: at the start.
     since: Option<UnixTime>,
     /// Who it is with any client id, where that changes nothing.
     principal: Option<Arc<Principal>>,
 }
 
 impl Users {
-    /// These users; with `anonymous` also whoever has no name. Those who are not in `before`, or had another password there, are
+    /// These users; with `anonymous` also whoever has no name. Those who are not in `before`, or had another password or key there, are
     /// so since `now`.
     pub(super) fn new<'a>(
         users: impl Iterator<Item = &'a UserConfig>,
@@ -40,7 +41,7 @@ impl Users {
         let mut by_name = HashMap::default();
         for user in users {
             let since = before.and_then(|(before, now)| match before.get(&user.name) {
-                Some(same) if same.config.password == user.password => same.since,
+                Some(same) if same.has_secrets_of(user) => same.since,
                 _ => Some(now),
             });
             by_name.insert(user.name.clone().into_boxed_str(), Arc::new(KnownUser::new(user, since)));
@@ -50,8 +51,10 @@ impl Users {
         } else {
             by_name.remove("");
         }
+        let of_key = |user: &Arc<KnownUser>| Some((user.config.nkey.clone()?.into_boxed_str(), Arc::clone(user)));
+        let by_key = by_name.values().filter_map(of_key).collect();
         let usual_hash = usual(by_name.values().filter_map(|user| user.config.password.as_ref()));
-        Self { by_name, usual_hash }
+        Self { by_name, by_key, usual_hash }
     }
 
     /// How many there are.
@@ -62,6 +65,16 @@ impl Users {
     /// The user of a name; of none, whoever has none.
     pub(super) fn get(&self, name: &str) -> Option<&Arc<KnownUser>> {
         self.by_name.get(name)
+    }
+
+    /// The user that has a public NKey.
+    pub(super) fn of_key(&self, key: &str) -> Option<&Arc<KnownUser>> {
+        self.by_key.get(key)
+    }
+
+    /// Whether any user has one.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.by_key.is_empty()
     }
 
     /// Whether a password is that of a user. It takes time on purpose, as long for who is unknown.
@@ -87,6 +100,11 @@ impl KnownUser {
         known
     }
 
+    /// Whether it proves to be this user by the same as before.
+    fn has_secrets_of(&self, user: &UserConfig) -> bool {
+        (&self.config.password, &self.config.nkey) == (&user.password, &user.nkey)
+    }
+
     /// Who a client is that is this user.
     pub(super) fn admit(&self, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
         if !self.rules.is_client_id_allowed(client_id, &self.config.name) {
@@ -107,7 +125,12 @@ impl KnownUser {
         Ok(Arc::new(Principal {
             account: AccountId::new(&self.config.account),
             account_name: self.config.account.clone(),
-            user: User { name: self.config.name.clone(), issued_at: self.since, ..User::default() },
+            user: User {
+                name: self.config.name.clone(),
+                key: self.config.nkey.clone(),
+                issued_at: self.since,
+                ..User::default()
+            },
             permissions: Arc::new(permissions),
             tags: self.config.tags.clone(),
             rules: self.rules.clone(),
@@ -118,8 +141,14 @@ impl KnownUser {
 
 /// Whoever has no name, where nothing is said about it: it may do everything.
 fn nobody() -> UserConfig {
-    let (name, account) = (String::new(), String::new());
-    UserConfig { name, account, password: None, permissions: PermissionsConfig::default(), tags: Vec::new() }
+    UserConfig {
+        name: String::new(),
+        account: String::new(),
+        password: None,
+        nkey: None,
+        permissions: PermissionsConfig::default(),
+        tags: Vec::new(),
+    }
 }
 
 /// One of the hashes that are of the most frequent kind.

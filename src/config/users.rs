@@ -32,6 +32,9 @@ pub struct UserConfig {
     /// The hash of its password.
     #[serde(default, deserialize_with = "hash")]
     pub password: Option<PasswordHash>,
+    /// Its public NKey: with the seed a client proves to be this user, by the method `NATS-NKEY` of MQTT 5.
+    #[serde(default, deserialize_with = "nkey")]
+    pub nkey: Option<String>,
     /// Its account: one of `[accounts]`, or the public NKey of one. Default: that of `[nats]`.
     #[serde(default)]
     pub account: String,
@@ -100,8 +103,12 @@ impl UserConfig {
 
     /// What is wrong with it, and with which of its keys.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.password.is_none() && !self.name.is_empty() {
-            return Err(("", "a user needs a password: write its hash, which `nats-mqtt passwd` makes".to_owned()));
+        if self.password.is_none() && self.nkey.is_none() && !self.name.is_empty() {
+            let message = "a user needs a password, whose hash `nats-mqtt passwd` makes, or an nkey: write one of them";
+            return Err(("", message.to_owned()));
+        }
+        if self.nkey.is_some() && self.name.is_empty() {
+            return Err(("nkey", "who has a key has a name: give the user one".to_owned()));
         }
         DeviceRules::new(&self.tags).map_err(|error| ("tags", tag_help(&error.tag)))?;
         for lists in [&self.permissions.publish, &self.permissions.subscribe] {
@@ -214,6 +221,7 @@ pub fn check_names<'a>(mut users: impl Iterator<Item = &'a UserConfig>, anonymou
 /// Looks whether users are right, each by itself and beside each other.
 pub(super) fn check(users: &[UserConfig], root: &Node, others: &[UserConfig]) -> Result<(), ConfigError> {
     let mut names: HashSet<&str> = others.iter().map(|user| &*user.name).collect();
+    let mut keys: HashSet<&str> = others.iter().filter_map(|user| user.nkey.as_deref()).collect();
     for (index, user) in users.iter().enumerate() {
         let invalid = |key: &str, message: String| {
             let user = format!("users[{index}]");
@@ -223,6 +231,9 @@ pub(super) fn check(users: &[UserConfig], root: &Node, others: &[UserConfig]) ->
         };
         if !names.insert(&user.name) {
             return Err(invalid("name", format!("there is a user {:?} already: leave one of the two out", user.name)));
+        }
+        if let Some(key) = user.nkey.as_deref().filter(|key| !keys.insert(key)) {
+            return Err(invalid("nkey", format!("another user has the key {key} already: give each its own")));
         }
         user.check().map_err(|(key, message)| invalid(key, message))?;
     }
@@ -237,6 +248,17 @@ fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PasswordHas
             HashError::TooCostly => "this hash costs more than a login may: make another one with `nats-mqtt passwd`",
         })
     })
+}
+
+fn nkey<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match nkeys::KeyPair::from_public_key(&text).map(|key| key.key_pair_type()) {
+        Ok(nkeys::KeyPairType::User) => Ok(Some(text)),
+        // It may be a seed, which no log is to have.
+        _ => Err(de::Error::custom(
+            "this is not the public NKey of a user: it begins with U, as `nsc generate nkey --user` shows it",
+        )),
+    }
 }
 
 /// `allow_responses` as a table.

@@ -268,3 +268,38 @@ async fn a_file_is_followed() {
     }
     assert!(has(&users, "bb"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_key_signs_a_nonce_and_nobody_learns_whose_keys_are_known() {
+    let [key, other] = [nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user()];
+    let with_key = format!("[[users]]\nname = \"pump\"\nnkey = \"{}\"\n", key.public_key());
+    let users = authenticator("", &with_key);
+    let named = |key: &nkeys::KeyPair| {
+        let mut connect = connect(None, None);
+        connect.properties.authentication_method = Some("NATS-NKEY".into());
+        connect.properties.authentication_data = Some(key.public_key().as_bytes().into());
+        connect
+    };
+    let judge = async |connect: &Connect, answer: Option<(&[u8], &nkeys::KeyPair)>| {
+        let signature = answer
+            .map(|(nonce, key)| mqtt_codec::Secret::from(key.sign(&[b"mqtt-nkey-v1\0c\0", nonce].concat()).unwrap()));
+        let (data, challenge) = (signature.as_ref(), answer.map(|(nonce, _)| nonce));
+        let credentials = Credentials { connect, data, challenge, round: u8::from(answer.is_some()) };
+        users.judge(credentials, &peer()).await
+    };
+    for (claimed, signer, expected) in [(&key, &key, true), (&key, &other, false), (&other, &other, false)] {
+        let connect = named(claimed);
+        let Verdict::Challenge(nonce) = judge(&connect, None).await else { panic!("no challenge") };
+        match judge(&connect, Some((&nonce, signer))).await {
+            Verdict::Accepted(principal, None) if expected => {
+                assert_eq!((&*principal.user.name, &principal.user.key), ("pump", &Some(key.public_key())));
+                assert!(matches!(users.judge_again(&principal, "c"), Again::Same));
+            }
+            Verdict::Refused(_) if !expected => {}
+            verdict => panic!("{verdict:?}"),
+        }
+    }
+    assert_eq!(reason(&users, Some("pump"), Some("light")).await, ReasonCode::BadUserNameOrPassword, "it has none");
+    let without_keys = authenticator("", &lamp());
+    assert_eq!(super::tests::judge(&without_keys, &named(&key)).await.err(), Some(ReasonCode::BadAuthenticationMethod));
+}

@@ -102,7 +102,15 @@ fn what_is_wrong_with_a_user_is_said_in_one_line_with_the_way_out() {
         ),
         (
             "[[users]]\nname = \"other\"",
-            "c.toml:4: users[1]: a user needs a password: write its hash, which `nats-mqtt passwd` makes",
+            "c.toml:4: users[1]: a user needs a password, whose hash `nats-mqtt passwd` makes, or an nkey: write one of them",
+        ),
+        (
+            "nkey = \"SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY\"",
+            "c.toml:4: users[0].nkey: this is not the public NKey of a user: it begins with U, as `nsc generate nkey --user` shows it",
+        ),
+        (
+            "nkey = \"UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4\"\n[[users]]\nname = \"other\"\nnkey = \"UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4\"",
+            "c.toml:7: users[1].nkey: another user has the key UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4 already: give each its own",
         ),
         (
             "[[users]]\nname = \"other\"\npassword = \"secret\"",
