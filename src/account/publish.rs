@@ -182,6 +182,9 @@ impl Publishing {
         publication: Publication,
         wakes: &mut Wakes,
     ) -> Result<(), Box<(Publication, Refused)>> {
+        if self.rights.as_ref().is_some_and(|rights| !rights.may_send(publication.payload.len())) {
+            return Err(Box::new((publication, Refused::OverPayload)));
+        }
         let Some(publication) = self.answer_request(publication)? else { return Ok(()) };
         let Some(mut publication) = self.tell_own_state(publication, wakes)? else { return Ok(()) };
         let route = self.may_publish(&publication).and_then(|()| self.route_of(&publication.topic));

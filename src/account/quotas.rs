@@ -50,6 +50,7 @@ impl Limit {
     pub(crate) const fn key(self) -> &'static str {
         match self {
             Self::Subscriptions => "mqtt.max_subscriptions",
+            Self::UserSubscriptions => "`subs` of the user or of its account",
             Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
             Self::FilterLength => "mqtt.max_filter_length",
             Self::SessionSize => "mqtt.max_session_size",
@@ -83,6 +84,7 @@ impl Limit {
                 ReasonCode::ServerBusy
             }
             Self::Subscriptions
+            | Self::UserSubscriptions
             | Self::FiltersPerPacket
             | Self::SessionSize
             | Self::Sessions

@@ -7,17 +7,19 @@
 //! to by [`Rights::judge_filter`], and every message on its way to it by [`Permits`], wherever it comes from.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
-use mqtt_access::{Permissions, Principal, ReplyBudget, SubscribeVerdict, UnixTime};
+use mqtt_access::{Limit, Permissions, Principal, ReplyBudget, SubscribeVerdict, UnixTime};
 use mqtt_codec::{QoS, ReasonCode, TopicFilter, TopicName};
 use mqtt_session::Limits;
 use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Subject, SubjectFilter};
 
 use crate::account::delivery::grant::Permits;
+use crate::account::publish::size_refusals::HEADER_ROOM;
 
 /// Requests of which it is known how often one client has answered them.
 const REPLIES_MAX: usize = 64;
@@ -30,7 +32,7 @@ pub(crate) struct Rights {
     version: AtomicU64,
     /// Some messages that filters match are not for it: most clients have no such limit, and each message asks.
     limits_receiving: AtomicBool,
-    /// It may not publish at each QoS, or with RETAIN; the same.
+    /// It may not publish at each QoS, with RETAIN, or at each size; the same.
     limits_kinds: AtomicBool,
     options: RightsOptions,
     /// What is left of the replies to requests that were answered last.
@@ -149,6 +151,17 @@ impl Rights {
         qos <= max_qos(&principal) && !(retain && principal.rules.retain_denied)
     }
 
+    /// Whether a message of its own may have so large a payload, in bytes.
+    pub(crate) fn may_send(&self, payload_len: usize) -> bool {
+        !self.limits_kinds.load(Ordering::SeqCst)
+            || !self.principal.read().limits.payload.is_exceeded(u64::try_from(payload_len).unwrap_or(u64::MAX))
+    }
+
+    /// Whether it may have one more subscription, when it has so many.
+    pub(crate) fn may_subscribe_beside(&self, count: usize) -> bool {
+        !self.principal.read().limits.subscriptions.is_reached(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+
     /// What it is offered, of what everybody is.
     pub(crate) fn limits(&self, limits: &Limits) -> Limits {
         let principal = self.principal.read();
@@ -157,6 +170,7 @@ impl Rights {
             max_qos: limits.max_qos.min(max_qos(&principal)),
             retain_available: limits.retain_available && !rules.retain_denied,
             shared_subscriptions: limits.shared_subscriptions && !rules.share_denied,
+            max_packet_size: limits.max_packet_size.min(packet_size_of(principal.limits.payload)),
             max_session_expiry_s: limits.max_session_expiry_s.min(rules.session_expiry_s_max.unwrap_or(u32::MAX)),
             ..limits.clone()
         }
@@ -232,9 +246,18 @@ fn max_qos(principal: &Principal) -> QoS {
     principal.rules.max_qos.and_then(|qos| QoS::try_from(qos).ok()).unwrap_or(QoS::ExactlyOnce)
 }
 
-/// Whether a client may not publish at each QoS, or with RETAIN.
+/// Whether a client may not publish at each QoS, with RETAIN, or at each size.
 fn limits_kinds(principal: &Principal) -> bool {
-    max_qos(principal) < QoS::ExactlyOnce || principal.rules.retain_denied
+    max_qos(principal) < QoS::ExactlyOnce
+        || principal.rules.retain_denied
+        || principal.limits.payload != Limit::Unlimited
+}
+
+/// The largest packet of a client whose payloads have a limit: what comes with a payload has room beside it.
+fn packet_size_of(payload: Limit) -> NonZeroU32 {
+    let Limit::Max(bytes) = payload else { return NonZeroU32::MAX };
+    let size = bytes.saturating_add(u64::try_from(HEADER_ROOM).unwrap_or(u64::MAX));
+    u32::try_from(size).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
 }
 
 /// Whether there is anything that a client may not receive.

@@ -21,7 +21,10 @@ where
         let reason = refused.reason_code();
         self.account.metrics.dropped(refused.drop_reason(), 1);
         // In 3.x it is acknowledged as usual, or the connection ends [MQTT-3.3.5-2 of 3.1.1].
-        let is_denied = matches!(refused, Refused::Closed | Refused::Denied | Refused::Late | Refused::OverLimit);
+        let is_denied = matches!(
+            refused,
+            Refused::Closed | Refused::Denied | Refused::Late | Refused::OverLimit | Refused::OverPayload
+        );
         let answer = match publication.token {
             Some(token) if self.version == Version::V5 => Some((token, Err(reason))),
             Some(token) if is_denied && self.account.options.denied_publish == DeniedPublish::Drop => {

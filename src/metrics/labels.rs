@@ -135,6 +135,8 @@ labels! {
     Limit {
         /// `mqtt.max_subscriptions`.
         Subscriptions = "subscriptions",
+        /// `subs` of a user, or of its account.
+        UserSubscriptions = "user_subscriptions",
         /// `mqtt.max_filters_per_packet`.
         FiltersPerPacket = "filters_per_packet",
         /// `mqtt.max_filter_length`.

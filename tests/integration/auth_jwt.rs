@@ -258,6 +258,20 @@ async fn an_account_that_changes_takes_subscriptions_and_a_foreign_operator_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_limits_of_a_user_hold() {
+    let site = Site::start("").await;
+    let (jwt, _) = device("lamp", &json!({ "nats": { "subs": 1, "payload": 4 } }));
+    let mut lamp = site.sidecar.connect(Options::v5("lamp").password(&jwt)).await;
+    assert!(lamp.connack.properties.maximum_packet_size.is_some_and(|size| size.get() < 16 * 1024));
+    lamp.subscribe("a", 1).await;
+    assert_eq!(lamp.asks_for("b", 1).await, ReasonCode::QuotaExceeded);
+    lamp.subscribe("a", 0).await;
+    assert_eq!(lamp.publish(msg("a", "12345").qos(1)).await, ReasonCode::QuotaExceeded);
+    assert_eq!(lamp.publish(msg("a", "1234").qos(1)).await, ReasonCode::Success);
+    assert_eq!(lamp.receive().await.payload, "1234");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_deleted_by_its_operator_and_by_nobody_else() {
     let site = Site::start("").await;
     let tenant = World::numbered(0, 1, now_s());

@@ -106,6 +106,8 @@ pub(crate) enum Refused {
     Unmappable(ReasonCode),
     /// NATS does not take headers, keys or messages of this size.
     TooLarge,
+    /// Its payload is larger than its client may send.
+    OverPayload,
     /// There are as many as there may be.
     NoRoom,
     /// There is no room for it among the retained messages.

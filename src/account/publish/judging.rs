@@ -87,6 +87,7 @@ impl Refused {
             Self::Late => "it answers a request whose time is over",
             Self::Unmappable(_) => "NATS has no subject for its topic",
             Self::TooLarge => "NATS takes no message or headers of its size",
+            Self::OverPayload => "its payload is larger than its user or account may send",
             Self::OverLimit => "a limit of what is retained is reached: mqtt.max_retained_messages, _bytes or _size",
             Self::NoRoom => "there are as many of its kind as there may be",
         }
@@ -96,7 +97,7 @@ impl Refused {
     pub(crate) const fn drop_reason(self) -> DropReason {
         match self {
             Self::Closed | Self::Denied | Self::Late | Self::Unmappable(_) => DropReason::NotAuthorized,
-            Self::TooLarge => DropReason::TooLarge,
+            Self::TooLarge | Self::OverPayload => DropReason::TooLarge,
             Self::NoRoom | Self::OverLimit => DropReason::QueueFull,
         }
     }
@@ -107,7 +108,7 @@ impl Refused {
             Self::Closed | Self::Denied => ReasonCode::NotAuthorized,
             Self::Late => ReasonCode::TopicNameInvalid,
             Self::Unmappable(reason) => reason,
-            Self::TooLarge | Self::NoRoom | Self::OverLimit => ReasonCode::QuotaExceeded,
+            Self::TooLarge | Self::OverPayload | Self::NoRoom | Self::OverLimit => ReasonCode::QuotaExceeded,
         }
     }
 }
@@ -115,6 +116,9 @@ impl Refused {
 impl Publishing {
     /// Judges a publication that is published later, if at all.
     fn judge(&mut self, publication: &Publication) -> Result<(), Refused> {
+        if self.rights().is_some_and(|rights| !rights.may_send(publication.payload.len())) {
+            return Err(Refused::OverPayload);
+        }
         if self.account.requests.is_reply_topic(&publication.topic) {
             // Whether it answers a request shows when it is published; an answer is never retained.
             return if publication.retain { Err(Refused::Closed) } else { Ok(()) };

@@ -160,3 +160,21 @@ fn who_is_somebody_else_now_has_that_ones_rights() {
     rights.change(Arc::new(Principal::all()));
     assert!(rights.may_receive(&topic("a")));
 }
+
+#[test]
+fn limits_of_a_user_hold_and_are_said() {
+    let offered = crate::app::options::account(&crate::config::Config::default()).limits;
+    let with = |subscriptions, payload| {
+        let limits = mqtt_access::Limits { subscriptions, payload, connections: Limit::Unlimited };
+        Rights::new(Arc::new(Principal { limits, ..Principal::all() }), RightsOptions::default())
+    };
+    let free = with(Limit::Unlimited, Limit::Unlimited);
+    assert!(free.may_send(usize::MAX) && free.may_subscribe_beside(usize::MAX));
+    assert_eq!(free.limits(&offered).max_packet_size, offered.max_packet_size);
+    let limited = with(Limit::Max(2), Limit::Max(10));
+    assert!(limited.may_send(10) && !limited.may_send(11));
+    assert!(limited.may_subscribe_beside(1) && !limited.may_subscribe_beside(2));
+    assert_eq!(limited.limits(&offered).max_packet_size.get(), 10 + 8 * 1024);
+    free.change(limited.principal());
+    assert!(!free.may_send(11) && !free.may_subscribe_beside(2));
+}

@@ -109,6 +109,9 @@ impl Account {
         if is_new && filters.len() >= self.options.quotas.subscriptions {
             return Err(over(Limit::Subscriptions));
         }
+        if is_new && !inbox.rights.may_subscribe_beside(filters.len()) {
+            return Err(over(Limit::UserSubscriptions));
+        }
         if filter.is_shared() {
             if is_new && room.groups == 0 {
                 return Err(over(Limit::GroupsPerClient));
