@@ -258,6 +258,22 @@ async fn an_account_that_changes_takes_subscriptions_and_a_foreign_operator_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_changed_while_nats_was_away_is_felt_when_it_is_back() {
+    let mut site = Site::start("").await;
+    let tenant = World::numbered(0, 1, now_s());
+    site.push(&tenant).await;
+    let mut lamp = site.sidecar.connect(Options::v5("lamp").password(&tenant.user_jwt())).await;
+    let id = tenant.account.public_key();
+    site.nats.kill();
+    lamp.ping().await;
+    let revoked = tenant.over_account(&json!({ "iat": now_s(), "nats": { "revocations": { "*": now_s() } } }));
+    std::fs::write(site.nats.dir().join("jwt").join(format!("{id}.jwt")), revoked.account_jwt()).unwrap();
+    site.nats.restart();
+    assert_eq!(lamp.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert!(site.sidecar.log().contains("step=\"revoked\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_limits_of_a_user_hold() {
     let site = Site::start("").await;
     let (jwt, _) = device("lamp", &json!({ "nats": { "subs": 1, "payload": 4 } }));

@@ -156,6 +156,7 @@ async fn each_step_of_the_chain_refuses_by_its_name() {
         let step = guarded.step(&world().over_user(&over)).await;
         assert_eq!(step.unwrap_or_default(), expected, "{over}");
     }
+    assert_eq!(circumstances(&peer(Protocol::Ws), Proof::None).listener, Listener::MqttWs);
     let scoped = guarded.login(&world().with_scope().user_jwt()).await.unwrap();
     assert_eq!(scoped.permissions.lists().publish.allowed(), ["dev.lamp.>"]);
     for (jwt, expected) in [

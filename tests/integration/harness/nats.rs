@@ -86,6 +86,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Where it runs.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// SIGKILL: nothing is flushed, nobody is told.
     pub(crate) fn kill(&mut self) {
         self.process = None;
