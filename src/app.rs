@@ -10,7 +10,7 @@ use crate::account::{Account, AccountSpec, CoreInlet};
 use crate::accounts::{self, Accounts};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
-use crate::auth;
+use crate::auth::{self, Authenticator};
 use crate::config::Config;
 use crate::connection::{self, Door};
 use crate::listener::{self, ListenerError, Peer, Serve};
@@ -124,8 +124,10 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&home);
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
-    let accounts = accounts::begin(home, Box::new(Configured::new(&config, &process.metrics)), most);
-    let served = serve(&config, &process, &accounts, shutdown).await;
+    let authenticator = options::authenticator(&config, &process.metrics);
+    let opener = Configured::new(&config, &authenticator, &process.metrics);
+    let accounts = accounts::begin(home, Box::new(opener), most);
+    let served = serve(&config, &process, &accounts, authenticator, shutdown).await;
     accounts.close().await;
     served
 }
@@ -135,12 +137,14 @@ async fn serve(
     config: &Config,
     process: &Process,
     accounts: &Arc<Accounts>,
+    authenticator: Arc<dyn Authenticator>,
     shutdown: ShutdownSignal,
 ) -> Result<(), AppError> {
     let home = accounts.home();
+    tokio::spawn(follow_users(Arc::clone(&authenticator), Arc::clone(accounts), shutdown.clone()));
     let _ = until(&shutdown, home.wait_for_lease(LEASE)).await;
-    let door = Arc::new(options::door(config, home.max_packet_size(), Arc::clone(&process.metrics)));
-    tokio::spawn(follow_users(Arc::clone(&door), Arc::clone(accounts), shutdown.clone()));
+    let metrics = Arc::clone(&process.metrics);
+    let door = Arc::new(options::door(config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
     let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
     auth::tell_open_listeners(config.auth.mode, &served.bound);
@@ -154,20 +158,20 @@ async fn serve(
 }
 
 /// Who may come in is brought up to date until shutdown is triggered, and so is who has.
-async fn follow_users(door: Arc<Door>, accounts: Arc<Accounts>, shutdown: ShutdownSignal) {
-    let judging = judge_when_users_change(&door, &accounts);
-    let _ = until(&shutdown, async { tokio::join!(door.authenticator.follow(), judging) }).await;
+async fn follow_users(authenticator: Arc<dyn Authenticator>, accounts: Arc<Accounts>, shutdown: ShutdownSignal) {
+    let judging = judge_when_users_change(&*authenticator, &accounts);
+    let _ = until(&shutdown, async { tokio::join!(authenticator.follow(), judging) }).await;
 }
 
 /// Judges everybody again who is connected, whenever who was accepted may be somebody else now.
-async fn judge_when_users_change(door: &Door, accounts: &Accounts) {
+async fn judge_when_users_change(authenticator: &dyn Authenticator, accounts: &Accounts) {
     /// Clients that are judged before others have their turn.
     const AT_ONCE: usize = 256;
-    let mut changes = door.authenticator.changes();
+    let mut changes = authenticator.changes();
     while changes.changed().await.is_ok() {
         let everybody: Vec<_> = accounts.all().iter().flat_map(|account| account.clients()).collect();
         for some in everybody.chunks(AT_ONCE) {
-            some.iter().for_each(|control| connection::judge_again(&*door.authenticator, control));
+            some.iter().for_each(|control| connection::judge_again(authenticator, control));
             tokio::task::yield_now().await;
         }
     }

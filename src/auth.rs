@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mqtt_access::AccountId;
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
@@ -34,6 +35,7 @@ pub(crate) use time::now;
 
 use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
+use crate::store;
 use refusals::Refusals;
 
 /// How long judging a client may take.
@@ -44,6 +46,9 @@ pub(crate) type Judging<'a> = Pin<Box<dyn Future<Output = Verdict<Arc<Principal>
 
 /// Looking for changes.
 pub(crate) type Following<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// A way that is being looked for.
+pub(crate) type Finding<'a> = Pin<Box<dyn Future<Output = Option<Result<store::Credentials, String>>> + Send + 'a>>;
 
 /// What has become of a principal that was accepted before.
 #[derive(Clone, Debug)]
@@ -67,6 +72,11 @@ pub(crate) trait Authenticator: Send + Sync {
 
     /// Judges who was accepted before, and is connected with this client id. It waits for nobody.
     fn judge_again(&self, principal: &Principal, client_id: &str) -> Again;
+
+    /// Our own way into an account, where whoever judges has one of its own for it, or should have and says what is missing.
+    fn way<'a>(&'a self, _account: &'a AccountId) -> Finding<'a> {
+        Box::pin(ready(None))
+    }
 
     /// Looks for changes as long as it is polled, which is as long as clients are served.
     fn follow(&self) -> Following<'_> {

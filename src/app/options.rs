@@ -10,10 +10,10 @@ use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
 use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions, RightsOptions};
-use crate::auth::{self, JUDGED_WITHIN};
+use crate::auth::{self, Authenticator, JUDGED_WITHIN};
 use crate::config::{
-    self, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping, SessionOwner,
-    WideFilters,
+    self, AuthMode, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
+    SessionOwner, WideFilters,
 };
 use crate::connection::Door;
 use crate::metrics::Metrics;
@@ -115,7 +115,8 @@ pub(super) fn credentials(auth: &NatsAuth, nkey_seed_file: Option<&Path>) -> Cre
 
 /// Whether other accounts are served as well.
 fn leases(config: &Config) -> Leases {
-    if config.accounts.is_empty() { Leases::Here } else { Leases::ForOthers }
+    let is_alone = config.accounts.is_empty() && config.auth.mode != AuthMode::Jwt;
+    if is_alone { Leases::Here } else { Leases::ForOthers }
 }
 
 /// What filters cover whose first level is a wildcard.
@@ -152,8 +153,18 @@ fn quotas(config: &Config) -> Quotas {
     }
 }
 
+/// Who knows who a client is.
+pub(crate) fn authenticator(config: &Config, metrics: &Arc<Metrics>) -> Arc<dyn Authenticator> {
+    Arc::from(auth::authenticator(config, nats(config), metrics))
+}
+
 /// How it is found out who a client is.
-pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Metrics>) -> Door {
+pub(crate) fn door(
+    config: &Config,
+    authenticator: Arc<dyn Authenticator>,
+    max_packet_size: NonZeroU32,
+    metrics: Arc<Metrics>,
+) -> Door {
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Door {
         decoder: DecoderOptions {
@@ -167,7 +178,7 @@ pub(crate) fn door(config: &Config, max_packet_size: NonZeroU32, metrics: Arc<Me
             client_ms: milliseconds(config.mqtt.connect_timeout.get()),
             judge_ms: milliseconds(JUDGED_WITHIN),
         },
-        authenticator: auth::authenticator(config, nats(config), &metrics),
+        authenticator,
         metrics,
     }
 }

@@ -9,33 +9,41 @@ use mqtt_access::AccountId;
 use super::options;
 use crate::account::{Account, AccountSpec};
 use crate::accounts::{Opener, Opening};
-use crate::config::{AccountConfig, Config};
+use crate::auth::Authenticator;
+use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::store::{Leases, StoreOptions, probe};
+use crate::store::{Credentials, Leases, StoreOptions, probe};
 
-/// The accounts of `[accounts]`.
+/// The accounts of `[accounts]`, and those that whoever knows clients knows a way into.
 pub(super) struct Configured {
     config: Config,
+    authenticator: Arc<dyn Authenticator>,
     metrics: Arc<Metrics>,
 }
 
 impl Configured {
-    pub(super) fn new(config: &Config, metrics: &Arc<Metrics>) -> Self {
-        Self { config: config.clone(), metrics: Arc::clone(metrics) }
+    pub(super) fn new(config: &Config, authenticator: &Arc<dyn Authenticator>, metrics: &Arc<Metrics>) -> Self {
+        let (config, authenticator) = (config.clone(), Arc::clone(authenticator));
+        Self { config, authenticator, metrics: Arc::clone(metrics) }
     }
 
     /// What an account is to be.
-    fn spec(&self, account: &AccountId, home: &Account) -> Result<AccountSpec, String> {
+    async fn spec(&self, account: &AccountId, home: &Account) -> Result<AccountSpec, String> {
         let name = account.as_str();
         let Some(home_name) = home.store().account_name() else {
             return Err(
                 "the name of the home account is not known: allow its user to publish to $SYS.REQ.USER.INFO".into()
             );
         };
-        let way = self.config.accounts.get(name).ok_or_else(|| {
-            format!("there is no way into it: write [accounts.{name:?}] with creds, user, token or nkey_seed_file")
-        })?;
-        let store = store_of(&self.config, way, None)?;
+        let credentials = match self.config.accounts.get(name) {
+            Some(way) => options::credentials(&way.auth(), way.nkey_seed_file.as_deref()),
+            None => self.authenticator.way(account).await.unwrap_or_else(|| {
+                Err(format!(
+                    "there is no way into it: write [accounts.{name:?}] with creds, user, token or nkey_seed_file"
+                ))
+            })?,
+        };
+        let store = store_as(&self.config, credentials, None)?;
         let nodes = home.membership().nodes().for_account(name);
         let leases = Leases::In { account: name.to_owned(), home: home_name.to_owned(), nodes };
         Ok(AccountSpec { leases, ..options::spec(&self.config, store) })
@@ -43,19 +51,20 @@ impl Configured {
 }
 
 /// What the store of an account is told.
-fn store_of(config: &Config, way: &AccountConfig, within: Option<Duration>) -> Result<StoreOptions, String> {
+fn store_as(config: &Config, credentials: Credentials, within: Option<Duration>) -> Result<StoreOptions, String> {
     let mut store = options::store(config, within).map_err(|error| error.to_string())?;
-    store.nats.credentials = options::credentials(&way.auth(), way.nkey_seed_file.as_deref());
+    store.nats.credentials = credentials;
     Ok(store)
 }
 
 /// Looks at each account that is configured: what it is, or why its devices would be refused.
 pub(super) async fn probe_all(config: &Config, within: Duration) -> Vec<(String, Result<String, String>)> {
     let found = config.accounts.iter().map(async |(name, way)| {
-        let found = match store_of(config, way, Some(within)) {
-            Ok(options) => Box::pin(probe(options, name)).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error),
-        };
+        let found =
+            match store_as(config, options::credentials(&way.auth(), way.nkey_seed_file.as_deref()), Some(within)) {
+                Ok(options) => Box::pin(probe(options, name)).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error),
+            };
         (name.clone(), found.map(|bytes| format!("JetStream, messages up to {bytes} bytes")))
     });
     join_all(found).await
@@ -64,7 +73,7 @@ pub(super) async fn probe_all(config: &Config, within: Duration) -> Vec<(String,
 impl Opener for Configured {
     fn open<'a>(&'a self, account: &'a AccountId, home: &'a Account) -> Opening<'a> {
         Box::pin(async move {
-            let spec = self.spec(account, home)?;
+            let spec = self.spec(account, home).await?;
             let opening = Account::open_tenant(spec, &self.metrics, Arc::clone(home.membership()));
             Box::pin(opening).await.map_err(|error| error.to_string())
         })

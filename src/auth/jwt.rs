@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_access::jwt::{Circumstances, Listener, Proof, UserJwt};
-use mqtt_access::{Principal, Secret};
+use mqtt_access::{AccountId, Principal, Secret};
 use mqtt_session::{Credentials, Verdict};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -31,14 +31,14 @@ use tokio::time::Instant;
 use self::files::{Files, LOOK_EVERY};
 use self::held::Held;
 use self::known::{Known, OperatorSource};
-use self::resolver::Resolver;
+use self::resolver::{Resolver, Unresolved};
 use self::system::System;
 pub(crate) use self::ways::Ways;
 use super::failures::Failures;
 use super::nkey::{self, Stage};
 use super::refusals::{Refusals, step_of};
 use super::users_file::Stamp;
-use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, time};
+use super::{Again, Authenticator, Finding, Following, JUDGED_WITHIN, Judging, time};
 use crate::config::{JwtConfig, ResolverConfig, read_operator};
 use crate::listener::{Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
@@ -269,6 +269,19 @@ impl Authenticator for JwtUsers {
             Ok(now) if is_same(principal, &now) => Again::Same,
             Ok(now) => Again::Changed(Arc::new(Principal { evidence: principal.evidence.clone(), ..now })),
         }
+    }
+
+    fn way<'a>(&'a self, account: &'a AccountId) -> Finding<'a> {
+        Box::pin(async move {
+            // Nobody of it may have come yet.
+            let known = self.resolver.account(account.as_str(), [0, 0, 0, 0].into()).await;
+            Some(match self.ways.credentials(account) {
+                Err(_) if matches!(known, Err(Unresolved::Unreachable)) => {
+                    Err("nats-server does not say which signing keys it has".to_owned())
+                }
+                credentials => credentials.map_err(|no_way| no_way.to_string()),
+            })
+        })
     }
 
     fn follow(&self) -> Following<'_> {

@@ -30,7 +30,7 @@ pub(crate) struct Door {
     /// How long it may take, and whoever judges it.
     pub(crate) patience: Patience,
     /// Who judges it.
-    pub(crate) authenticator: Box<dyn Authenticator>,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
     /// Counts what comes of it.
     pub(crate) metrics: Arc<Metrics>,
 }

@@ -62,7 +62,12 @@ impl World {
         let (store, of_account) = (Store::unconnected(of_store), options::account(&config));
         let account = Account::unconnected(of_account, store, names, closed, metrics.account()).await;
         let accounts = Accounts::new(Arc::clone(&account), Box::new(NoOthers), 0);
-        let door = Arc::new(options::door(&config, account.max_packet_size(), metrics));
+        let door = Arc::new(options::door(
+            &config,
+            options::authenticator(&config, &metrics),
+            account.max_packet_size(),
+            metrics,
+        ));
         Self { accounts, account, door }
     }
 

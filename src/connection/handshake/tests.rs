@@ -16,7 +16,7 @@ const PATIENCE: Patience = Patience { client_ms: 5_000, judge_ms: 2_000 };
 
 fn door(authenticator: impl Authenticator + 'static) -> Door {
     let decoder = DecoderOptions { role: Role::Server, ..DecoderOptions::default() };
-    Door { decoder, patience: PATIENCE, authenticator: Box::new(authenticator), metrics: Metrics::new() }
+    Door { decoder, patience: PATIENCE, authenticator: Arc::new(authenticator), metrics: Metrics::new() }
 }
 
 fn peer() -> Peer {

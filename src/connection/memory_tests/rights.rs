@@ -62,8 +62,8 @@ impl Authenticator for Known {
 impl World {
     async fn with_users() -> (Self, Known) {
         let (mut world, known) = (Self::new().await, Known::default());
-        let mut door = options::door(&Config::default(), world.account.max_packet_size(), Metrics::new());
-        door.authenticator = Box::new(known.clone());
+        let size = world.account.max_packet_size();
+        let door = options::door(&Config::default(), Arc::new(known.clone()), size, Metrics::new());
         world.door = Arc::new(door);
         (world, known)
     }
