@@ -87,6 +87,7 @@ mod store;
 mod store_contract;
 mod store_sessions;
 mod sys_topics;
+mod tenancy;
 mod topics;
 mod truth;
 mod websocket;

@@ -5,7 +5,7 @@ use mqtt_codec::{ReasonCode, Secret};
 
 use crate::harness::{Client, NatsServer, Nsc, Options, Resolver, SidecarBuilder, Watch, eventually, msg};
 
-const TENANCY: &str = include_str!("../../docs/tenancy.md");
+pub(crate) const TENANCY: &str = include_str!("../../docs/tenancy.md");
 const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
 /// nats-server's own MQTT, on a free port.
@@ -27,7 +27,7 @@ async fn device(server: &NatsServer, jwt: &str) -> Client {
 }
 
 /// Two tenants on a full resolver, typed in as the documentation has it.
-async fn typed() -> Option<(Nsc, NatsServer)> {
+pub(crate) async fn typed() -> Option<(Nsc, NatsServer)> {
     let nsc = Nsc::empty()?;
     let mut server = NatsServer::prepared(true, "");
     nsc.types(&block_of("nsc add operator", &server)).await;

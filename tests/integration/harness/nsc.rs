@@ -121,6 +121,14 @@ impl Nsc {
         self.nsc(&[&["edit", "signing-key", "-a", account, "--sk", key, "--role", role], flags].concat()).await;
     }
 
+    /// The id of the signing key that has a role.
+    pub(crate) async fn role_key(&self, account: &str, role: &str) -> String {
+        let keys = self.nsc(&["describe", "account", "-n", account, "--field", "nats.signing_keys"]).await;
+        let keys: Vec<serde_json::Value> = serde_json::from_str(&keys).expect("signing keys");
+        let key = keys.iter().find(|key| key["role"] == role).expect("a key with this role");
+        key["key"].as_str().expect("its id").to_owned()
+    }
+
     /// Adds a user, signed by a role, a signing key's id, or a file with its seed.
     pub(crate) async fn user(&self, account: &str, by: &str, name: &str) {
         self.nsc(&["add", "user", "-a", account, "-K", by, "-n", name]).await;
