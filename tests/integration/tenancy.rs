@@ -2,7 +2,9 @@
 
 use mqtt_codec::{ReasonCode, Secret};
 
-use crate::harness::{Client, NatsServer, Nsc, Options, Resolver, Sidecar, SidecarBuilder, eventually, msg};
+use crate::harness::{
+    Client, NatsServer, Nsc, Options, Resolver, Sidecar, SidecarBuilder, Watch, eventually, msg, shown,
+};
 use crate::nsc::{TENANCY, typed};
 
 /// The configuration of the documentation, with other lines in the place of some.
@@ -89,4 +91,32 @@ async fn a_role_that_changes_changes_what_its_users_have() {
     assert_eq!(nsc.push(&server, &["-a", "T1"]).await.code, 0);
     eventually("it may publish more", async || lamp.publish(msg("dev/all/x", "y").qos(1)).await == ReasonCode::Success)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_id_in_two_tenants_is_two_devices() {
+    let Some((nsc, server)) = typed().await else { return };
+    let sidecar = sidecar(&nsc, &server, &[]).await;
+    let (mut lamps, mut heard) = (Vec::new(), Vec::new());
+    for account in ["T1", "T2"] {
+        let backend = nsc.client(&server, &nsc.file(&format!("{account}.creds"))).await;
+        heard.push((Watch::new(&backend, "dev.>").await, backend));
+        let mut lamp = device(&sidecar, &nsc, account, "lamp").await;
+        lamp.subscribe("cmd/lamp/#", 1).await;
+        lamps.push(lamp);
+    }
+    // Neither has taken the other over, and each is in its own account, both ways.
+    for (lamp, account) in lamps.iter_mut().zip(["T1", "T2"]) {
+        lamp.publish(msg("dev/lamp/state", account).qos(1).retained()).await;
+    }
+    for ((watch, backend), account) in heard.iter_mut().zip(["T1", "T2"]) {
+        assert_eq!(&watch.next().await.payload[..], account.as_bytes());
+        backend.publish("cmd.lamp.light", account.into()).await.unwrap();
+        backend.publish("cmd.lamp.last", "".into()).await.unwrap();
+    }
+    for (lamp, account) in lamps.iter_mut().zip(["T1", "T2"]) {
+        let received: Vec<String> = lamp.receive_until("").await.iter().map(shown).collect();
+        assert_eq!(received[0], format!("cmd/lamp/light {account} qos1"));
+        assert_eq!(received.len(), 2, "{received:?}");
+    }
 }
