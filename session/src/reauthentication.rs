@@ -27,20 +27,18 @@ pub struct Evidence {
     pub round: u8,
 }
 
-/// How far the exchange is.
-#[derive(Debug, Default)]
+/// How far an exchange is.
+#[derive(Debug)]
 enum Phase {
-    #[default]
-    Idle,
     /// A verdict is awaited.
     Judged { round: u8 },
     /// AUTH is awaited.
     Challenged { round: u8, challenge: Bytes },
 }
 
-/// The exchange, of a client that named a method with CONNECT.
+/// The exchange that is under way, if one is. Most clients have none.
 #[derive(Debug, Default)]
-pub(crate) struct Reauthentication(Phase);
+pub(crate) struct Reauthentication(Option<Box<Phase>>);
 
 impl Reauthentication {
     /// The client sent AUTH. What is to be judged, or with which reason its connection ends.
@@ -49,24 +47,26 @@ impl Reauthentication {
         if method.is_none() || auth.authentication_method.as_ref() != method {
             return Err(ReasonCode::ProtocolError);
         }
-        let (challenge, round) = match (std::mem::take(&mut self.0), auth.reason) {
-            (Phase::Idle, ReasonCode::ReAuthenticate) => (None, 0),
-            (Phase::Challenged { round, challenge }, ReasonCode::ContinueAuthentication) => {
+        let (challenge, round) = match (self.0.take().map(|phase| *phase), auth.reason) {
+            (None, ReasonCode::ReAuthenticate) => (None, 0),
+            (Some(Phase::Challenged { round, challenge }), ReasonCode::ContinueAuthentication) => {
                 (Some(challenge), round + 1)
             }
             _ => return Err(ReasonCode::ProtocolError),
         };
-        self.0 = Phase::Judged { round };
+        self.0 = Some(Box::new(Phase::Judged { round }));
         Ok(Evidence { data: auth.authentication_data, challenge, round })
     }
 
     /// The judge has answered. What the client is sent, or with which reason its connection ends [MQTT-4.12.1-2].
     pub(crate) fn judged(&mut self, verdict: Verdict<()>, method: &ByteString) -> Result<Auth, ReasonCode> {
-        let Phase::Judged { round } = std::mem::take(&mut self.0) else { return Err(ReasonCode::NotAuthorized) };
+        let Some(Phase::Judged { round }) = self.0.take().map(|phase| *phase) else {
+            return Err(ReasonCode::NotAuthorized);
+        };
         let (reason, data) = match verdict {
             Verdict::Accepted((), data) => (ReasonCode::Success, data),
             Verdict::Challenge(challenge) if round < CHALLENGES_MAX => {
-                self.0 = Phase::Challenged { round, challenge: challenge.clone() };
+                self.0 = Some(Box::new(Phase::Challenged { round, challenge: challenge.clone() }));
                 (ReasonCode::ContinueAuthentication, Some(challenge))
             }
             Verdict::Challenge(_) | Verdict::Refused(_) => return Err(ReasonCode::NotAuthorized),
