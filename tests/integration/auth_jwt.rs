@@ -19,12 +19,23 @@ fn now_s() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
-/// An account with JetStream, as its operator signs it.
+/// An account with JetStream, as its operator signs it: that of the sidecar itself.
 fn world(over: &Value) -> World {
+    numbered(0, over)
+}
+
+/// Another account of the operator, with keys of its own.
+fn tenant() -> World {
+    let world = World::numbered(0, 1, now_s());
+    let signing_keys = json!({ "name": "T1", "nats": { "signing_keys": [world.account_signing.public_key()] } });
+    numbered(1, &signing_keys)
+}
+
+fn numbered(account: u16, over: &Value) -> World {
     let storage = json!({
         "nats": { "limits": { "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1 } },
     });
-    World::numbered(0, 0, now_s()).over_account(&storage).over_account(over)
+    World::numbered(0, account, now_s()).over_account(&storage).over_account(over)
 }
 
 fn creds(user: &KeyPair, jwt: &str) -> String {
@@ -54,7 +65,7 @@ struct Site {
 }
 
 impl Site {
-    async fn start(more: &str) -> Self {
+    async fn start() -> Self {
         let (dir, home, system) = (TempDir::new().unwrap(), world(&json!({})), KeyPair::new_account());
         let mut system_claims = World::numbered(0, 0, now_s()).account_claims;
         system_claims["sub"] = json!(system.public_key());
@@ -78,7 +89,9 @@ impl Site {
         let home_creds = file("home.creds", &creds(&user, &jwt));
         let (user, jwt) = user_of(&system);
         let system_creds = file("sys.creds", &creds(&user, &jwt));
-        let config = format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\nsystem_creds = {system_creds:?}\n{more}");
+        let key = file("tenant.nk", &tenant().account_signing.seed().unwrap());
+        let config =
+            format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\nsystem_creds = {system_creds:?}\nsigning_keys = [{key:?}]\n");
         let config = file("nats-mqtt.toml", &config);
         let (config, home_creds) = (config.to_str().unwrap(), home_creds.to_str().unwrap());
         let args = ["--nats", &nats.url(), "--creds", home_creds, "-c", config];
@@ -119,7 +132,7 @@ const NO_BEARER: fn() -> Value = || json!({ "nats": { "bearer_token": false } })
 #[tokio::test(flavor = "multi_thread")]
 async fn who_gets_in_by_a_jwt_and_what_the_others_are_told() {
     use ReasonCode::{BadAuthenticationMethod, BadUserNameOrPassword, NotAuthorized, ServerUnavailable, Success};
-    let mut site = Site::start("").await;
+    let mut site = Site::start().await;
     let (bearer, seed) = device("lamp", &json!({}));
     let (proves, proves_seed) = device("pump", &NO_BEARER());
     let stranger = |key: &KeyPair| device("lamp", &json!({ "nats": { "issuer_account": key.public_key() } })).0;
@@ -162,7 +175,7 @@ async fn who_gets_in_by_a_jwt_and_what_the_others_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_revoked_is_gone_within_a_second_and_its_will_is_published() {
-    let site = Site::start("").await;
+    let site = Site::start().await;
     let (watcher, _) = device("watcher", &json!({}));
     let mut watcher = site.sidecar.connect(Options::v5("watcher").password(&watcher)).await;
     watcher.subscribe("wills/#", 1).await;
@@ -185,7 +198,7 @@ async fn who_is_revoked_is_gone_within_a_second_and_its_will_is_published() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_expires_is_told_so_unless_it_says_in_time_who_it_is() {
-    let site = Site::start("").await;
+    let site = Site::start().await;
     let key = KeyPair::new_user();
     let (id, seed) = (key.public_key(), key.seed().unwrap());
     let until = |at: i64| {
@@ -229,7 +242,7 @@ async fn authenticate(client: &mut Client, jwt: &str, seed: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_changes_takes_subscriptions_and_a_foreign_operator_takes_nothing() {
-    let site = Site::start("").await;
+    let site = Site::start().await;
     let role = |allowed: Value| {
         let template = json!({ "pub": { "allow": [">"] }, "sub": { "allow": allowed }, "bearer_token": true, "allowed_connection_types": null });
         world(&json!({ "iat": now_s() })).over_template(&template)
@@ -258,9 +271,38 @@ async fn an_account_that_changes_takes_subscriptions_and_a_foreign_operator_take
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_accounts_of_an_operator_know_nothing_of_each_other() {
+    let site = Site::start().await;
+    let tenant = tenant();
+    site.push(&tenant).await;
+    let of = [device("lamp", &json!({})).0, tenant.user_jwt()];
+    let mut lamps = Vec::new();
+    for jwt in &of {
+        lamps.push(site.sidecar.connect(Options::v5("lamp").password(jwt)).await);
+    }
+    for lamp in &mut lamps {
+        lamp.subscribe("a/#", 1).await;
+    }
+    for (lamp, text) in lamps.iter_mut().zip(["home", "tenant"]) {
+        lamp.publish(msg("a/b", text).qos(1)).await;
+    }
+    for (lamp, text) in lamps.iter_mut().zip(["home", "tenant"]) {
+        lamp.publish(msg("a/b", "the end").qos(1)).await;
+        let got = lamp.shown_until("the end").await;
+        assert!(got.len() == 1 && got[0].contains(text), "{text}: {got:?}");
+    }
+    // One that we have no way into is refused, and the log says what to do.
+    let stranger = World::numbered(0, 2, now_s());
+    site.push(&stranger).await;
+    let reason = site.answer(Options::v5("lamp").password(&stranger.user_jwt()).from(2)).await;
+    assert_eq!(reason, ReasonCode::ServerUnavailable);
+    assert!(site.sidecar.log().contains("into auth.jwt.signing_keys, or put"), "{}", site.sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changed_while_nats_was_away_is_felt_when_it_is_back() {
-    let mut site = Site::start("").await;
-    let tenant = World::numbered(0, 1, now_s());
+    let mut site = Site::start().await;
+    let tenant = tenant();
     site.push(&tenant).await;
     let mut lamp = site.sidecar.connect(Options::v5("lamp").password(&tenant.user_jwt())).await;
     let id = tenant.account.public_key();
@@ -275,7 +317,7 @@ async fn what_changed_while_nats_was_away_is_felt_when_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limits_of_a_user_hold() {
-    let site = Site::start("").await;
+    let site = Site::start().await;
     let (jwt, _) = device("lamp", &json!({ "nats": { "subs": 1, "payload": 4 } }));
     let mut lamp = site.sidecar.connect(Options::v5("lamp").password(&jwt)).await;
     assert!(lamp.connack.properties.maximum_packet_size.is_some_and(|size| size.get() < 16 * 1024));
@@ -289,8 +331,8 @@ async fn the_limits_of_a_user_hold() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_deleted_by_its_operator_and_by_nobody_else() {
-    let site = Site::start("").await;
-    let tenant = World::numbered(0, 1, now_s());
+    let site = Site::start().await;
+    let tenant = tenant();
     site.push(&tenant).await;
     let subject = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", tenant.account.public_key());
     let mut lookups = Watch::new(&site.system, &subject).await;
@@ -318,8 +360,8 @@ async fn an_account_is_deleted_by_its_operator_and_by_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_that_would_be_is_said_and_whether_we_get_into_its_account_ourselves() {
-    let site = Site::start("").await;
-    let (key, config) = (site.dir.path().join("mqtt.nk"), site.dir.path().join("nats-mqtt.toml"));
+    let site = Site::start().await;
+    let (key, config) = (site.dir.path().join("tenant.nk"), site.dir.path().join("nats-mqtt.toml"));
     let (jwt, _) = device("lamp", &json!({ "nats": { "pub": { "allow": ["dev.>"] }, "tags": ["site:x"] } }));
     let (proves, _) = device("pump", &NO_BEARER());
     let test = async |jwt: &str| {
@@ -349,8 +391,6 @@ async fn who_that_would_be_is_said_and_whether_we_get_into_its_account_ourselves
     assert!(line(&said.stdout, "way").contains("there is no way into account"), "{}", said.stdout);
     // With a signing key of the account we are a user of our own making.
     std::fs::write(&key, world(&json!({})).account_signing.seed().unwrap()).unwrap();
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, format!("{text}signing_keys = [{key:?}]\n")).unwrap();
     let said = test(&proves).await;
     assert_eq!(line(&said.stdout, "way"), "there is one into the account", "{}{}", said.stdout, said.stderr);
     assert!(line(&said.stdout, "proof").contains("NATS-NKEY"), "{}", said.stdout);
