@@ -9,7 +9,7 @@ pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure>
     if offline {
         return Ok(());
     }
-    let report = app::check(config).await?;
+    let report = Box::pin(app::check(config)).await?;
     say(&report.to_string());
     if report.is_refusing {
         return Err(Failure::new(CONFIG, "devices of some accounts would be refused: see above"));
