@@ -33,7 +33,7 @@ use self::held::Held;
 use self::known::{Known, OperatorSource};
 use self::resolver::{Resolver, Unresolved};
 use self::system::System;
-pub(crate) use self::ways::Ways;
+pub(crate) use self::ways::{Ways, are_creds_of};
 use super::failures::Failures;
 use super::nkey::{self, Stage};
 use super::refusals::{Refusals, step_of};

@@ -6,12 +6,12 @@ use std::time::Duration;
 use mqtt_access::{AccountId, Secret};
 
 use super::file::{self, FileUsers};
-use super::jwt::{JwtUsers, Ways};
+use super::jwt::{JwtUsers, Ways, are_creds_of};
 use super::{Anyone, Authenticator, Principal};
 use crate::config::{AuthMode, Config};
 use crate::listener::Bound;
 use crate::metrics::{AuthStep, Metrics};
-use crate::store::{LoneLink, NatsOptions};
+use crate::store::{Credentials, LoneLink, NatsOptions};
 
 /// How long our own way into an account is tried.
 const TRIED_WITHIN: Duration = Duration::from_secs(5);
@@ -60,7 +60,11 @@ pub(crate) async fn identify(
 
 /// Tries our own way into an account.
 async fn go(ways: &Ways, account: &AccountId, nats: NatsOptions) -> Result<(), String> {
-    let credentials = ways.credentials(account).map_err(|no_way| no_way.to_string())?;
+    let credentials = match &nats.credentials {
+        // It is the home account.
+        Credentials::CredsFile(file) if are_creds_of(file, account) => nats.credentials.clone(),
+        _ => ways.credentials(account).map_err(|no_way| no_way.to_string())?,
+    };
     let opening = LoneLink::open(NatsOptions { credentials, ..nats }, "test");
     match tokio::time::timeout(TRIED_WITHIN, opening).await {
         Ok(opened) => opened.map(|_| ()).map_err(|error| error.to_string()),

@@ -152,6 +152,11 @@ fn is_file_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
 }
 
+/// Whether a file has credentials of a user of an account.
+pub(crate) fn are_creds_of(file: &std::path::Path, account: &AccountId) -> bool {
+    check_creds(file, account).is_ok()
+}
+
 /// Whether credentials are those of a user of an account, now.
 fn check_creds(file: &std::path::Path, account: &AccountId) -> Result<(), String> {
     let text = Zeroizing::new(std::fs::read_to_string(file).map_err(|error| error.to_string())?);
