@@ -140,7 +140,7 @@ class Judgements(unittest.TestCase):
             "src/auth.rs": {"src/account/mod.rs": {"AccountOptions"}},
             "access/src/lib.rs": {"access/src/account/mod.rs": {"Account"}},
         }
-        said = "only account, admin, app, connection hold one"
+        said = "only account, accounts, admin, app, connection hold one"
         self.assertEqual(
             structure.against_the_holders(files), [f"src/listener.rs uses Account of src/account/mod.rs: {said}"]
         )
