@@ -21,7 +21,7 @@ mod serving;
 
 use std::sync::Arc;
 
-pub(crate) use room::{For, NotServed, Stay};
+pub(crate) use room::{NotServed, Stay};
 pub(crate) use serving::{Accounts, Opener, Opening};
 
 use crate::account::Account;

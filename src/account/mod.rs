@@ -352,6 +352,11 @@ impl Account {
         self.registry.everyone_and_leaving()
     }
 
+    /// Whether a client with this id is connected here.
+    pub(crate) fn is_connected(&self, client_id: &str) -> bool {
+        self.registry.find(client_id).is_some()
+    }
+
     /// Connected clients.
     #[must_use]
     pub fn connected(&self) -> usize {

@@ -51,6 +51,7 @@ impl Limit {
         match self {
             Self::Subscriptions => "mqtt.max_subscriptions",
             Self::UserSubscriptions => "`subs` of the user or of its account",
+            Self::AccountConnections => "`conn` of the account",
             Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
             Self::FilterLength => "mqtt.max_filter_length",
             Self::SessionSize => "mqtt.max_session_size",
@@ -85,6 +86,7 @@ impl Limit {
             }
             Self::Subscriptions
             | Self::UserSubscriptions
+            | Self::AccountConnections
             | Self::FiltersPerPacket
             | Self::SessionSize
             | Self::Sessions

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mqtt_access::AccountId;
 use tokio::sync::watch;
 
 use crate::account::Account;
+use crate::store::Occupancy;
 
 /// Why an account is not served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +18,9 @@ pub(crate) enum NotServed {
     /// As many are open as may be.
     #[error("as many accounts are open as nats.max_accounts allows")]
     TooMany,
+    /// As many clients of it are connected, to whichever sidecar, as it allows.
+    #[error("as many clients are connected as the account allows")]
+    Full,
     /// Not any more.
     #[error("the process ends")]
     Ending,
@@ -76,16 +81,43 @@ pub(crate) struct Stay {
     account: Arc<Account>,
     /// Nobody for the home account, which is always there.
     guest: Option<Guest>,
+    place: Option<Place>,
+}
+
+/// One of the places that an account has for clients.
+pub(super) struct Place {
+    occupancy: Arc<Occupancy>,
+    account: AccountId,
+}
+
+impl Place {
+    /// `None`: all are taken. `elsewhere`: those that other sidecars have.
+    pub(super) fn take(occupancy: &Arc<Occupancy>, account: &AccountId, elsewhere: u64, most: u64) -> Option<Self> {
+        let is_taken = occupancy.take(account.as_str(), elsewhere, most);
+        is_taken.then(|| Self { occupancy: Arc::clone(occupancy), account: account.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.occupancy.give(self.account.as_str());
+    }
 }
 
 impl Stay {
     pub(super) const fn at_home(account: Arc<Account>) -> Self {
-        Self { account, guest: None }
+        Self { account, guest: None, place: None }
     }
 
     /// The account.
     pub(crate) const fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// It takes a place for as long as it is there.
+    pub(super) fn with(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
     }
 
     /// Whether it is entered for a client as well.
@@ -157,7 +189,7 @@ impl Guest {
         let mut phase = self.room.phase.subscribe();
         let settled = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.map(|phase| phase.clone());
         match settled {
-            Ok(Phase::Open(account)) => Ok(Stay { account, guest: Some(self) }),
+            Ok(Phase::Open(account)) => Ok(Stay { account, guest: Some(self), place: None }),
             Ok(Phase::Refused(why)) => Err(why),
             Ok(Phase::Opening) | Err(_) => Err(NotServed::Ending),
         }

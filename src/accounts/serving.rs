@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mqtt_access::AccountId;
+use mqtt_access::{AccountId, Limit, Principal};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::room::{For, Guest, NotServed, Room, Stay};
+use super::room::{For, Guest, NotServed, Place, Room, Stay};
 use crate::account::Account;
+use crate::metrics;
 use crate::tasks::Tasks;
 
 /// An account in which nobody has been for so long is closed.
@@ -81,6 +82,41 @@ impl Accounts {
         }
         let guest = self.guest(id, what)?;
         guest.enter().await
+    }
+
+    /// The same for a client, which needs one of the places that its account has. One with the client id of somebody who is
+    /// connected here takes that one's in a moment.
+    pub(crate) async fn enter_as(self: &Arc<Self>, principal: &Principal, client_id: &str) -> Result<Stay, NotServed> {
+        let stay = self.enter(&principal.account, For::Client).await?;
+        let Limit::Max(most) = principal.limits.connections else { return Ok(stay) };
+        let name = self.name_of(&principal.account);
+        let occupancy = self.home.membership().nodes().occupancy();
+        if let Some(place) = Place::take(occupancy, &name, self.elsewhere(&name), most) {
+            return Ok(stay.with(place));
+        }
+        if stay.account().is_connected(client_id) {
+            return Ok(stay);
+        }
+        stay.account().refusals.refuse(metrics::Limit::AccountConnections, client_id);
+        Err(NotServed::Full)
+    }
+
+    /// What all sidecars call an account.
+    fn name_of(&self, id: &AccountId) -> AccountId {
+        match self.home.store().account_name() {
+            Some(name) if self.is_home(id) => AccountId::new(name),
+            _ => id.clone(),
+        }
+    }
+
+    /// How many clients of an account other sidecars have.
+    fn elsewhere(&self, account: &AccountId) -> u64 {
+        let membership = self.home.membership();
+        let (alive, held) = (membership.alive(), membership.held());
+        let (alive, held) = (alive.borrow(), held.borrow());
+        let ours = held.as_ref().map(|held| &*held.node);
+        let others = alive.nodes.iter().filter(|(node, _)| Some(&***node) != ours);
+        others.filter_map(|(_, info)| info.connections.get(account.as_str())).map(|count| u64::from(*count)).sum()
     }
 
     /// A place in the room of an account, which is kept from now on if nobody has wanted it before.

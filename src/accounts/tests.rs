@@ -6,11 +6,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use mqtt_access::AccountId;
+use mqtt_access::{AccountId, Limit, Limits, Principal};
 use parking_lot::Mutex;
 use proto_map::ClosedTrees;
 
-use super::{Accounts, For, NotServed, Opener, Opening};
+use super::room::For;
+use super::{Accounts, NotServed, Opener, Opening};
 use crate::account::Account;
 use crate::app::options;
 use crate::config::Config;
@@ -143,4 +144,19 @@ async fn there_are_no_more_than_may_be_and_none_at_the_end() {
     assert_eq!(world.enter("b").await.err(), Some(NotServed::Ending));
     world.accounts.close().await;
     assert_eq!(world.left(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_account_has_as_many_clients_as_it_allows() {
+    let world = World::new(10).await;
+    let limits = Limits { connections: Limit::Max(2), ..Limits::UNLIMITED };
+    let of = |account: &str| Principal { account: AccountId::new(account), limits, ..Principal::all() };
+    let enter = async |account: &str| world.accounts.enter_as(&of(account), "c").await;
+    let first = enter("a").await.unwrap();
+    let _second = enter("a").await.unwrap();
+    assert_eq!(enter("a").await.err(), Some(NotServed::Full));
+    assert!(enter("b").await.is_ok(), "the places of one are not those of another");
+    drop(first);
+    assert!(enter("a").await.is_ok());
+    assert!(world.accounts.enter_as(&Principal { limits: Limits::UNLIMITED, ..of("a") }, "c").await.is_ok());
 }

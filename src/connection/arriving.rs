@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::handshake::{self, Door, Greeted};
 use super::io::{self, Io};
 use crate::account::PeerSocket as _;
-use crate::accounts::{Accounts, For, NotServed, Stay};
+use crate::accounts::{Accounts, NotServed, Stay};
 use crate::auth::{JUDGED_WITHIN, Principal};
 use crate::listener::Peer;
 
@@ -40,7 +40,7 @@ where
             io::close_socket(io, &door.metrics).await;
             return None;
         };
-        match enter(&mut io, &accounts, &welcome.principal).await {
+        match enter(&mut io, &accounts, &welcome).await {
             Some(Ok(stay)) => Some(Box::new(Self { io, decoder, peer, door, stay, welcome, judged_in })),
             Some(Err(reason)) => {
                 handshake::refuse_client(&mut io, &door.metrics, &peer, &welcome.connect, reason);
@@ -53,15 +53,20 @@ where
 }
 
 /// Enters the account of a client. `None`: it is gone.
-async fn enter<S>(io: &mut Io<S>, accounts: &Arc<Accounts>, principal: &Principal) -> Option<Result<Stay, ReasonCode>>
+async fn enter<S>(
+    io: &mut Io<S>,
+    accounts: &Arc<Accounts>,
+    welcome: &Welcome<Arc<Principal>>,
+) -> Option<Result<Stay, ReasonCode>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let entering = accounts.enter_as(&welcome.principal, &welcome.connect.client_id);
     tokio::select! {
         biased;
-        entered = timeout(JUDGED_WITHIN, accounts.enter(&principal.account, For::Client)) => Some(match entered {
+        entered = timeout(JUDGED_WITHIN, entering) => Some(match entered {
             Ok(Ok(stay)) => Ok(stay),
-            Ok(Err(NotServed::TooMany)) => Err(ReasonCode::QuotaExceeded),
+            Ok(Err(NotServed::TooMany | NotServed::Full)) => Err(ReasonCode::QuotaExceeded),
             Ok(Err(NotServed::Refused(_) | NotServed::Ending)) | Err(_) => Err(ReasonCode::ServerUnavailable),
         }),
         () = std::future::poll_fn(|cx| io.poll_gone(cx)) => None,

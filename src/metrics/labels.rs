@@ -137,6 +137,8 @@ labels! {
         Subscriptions = "subscriptions",
         /// `subs` of a user, or of its account.
         UserSubscriptions = "user_subscriptions",
+        /// Clients of the account, by the account itself.
+        AccountConnections = "account_connections",
         /// `mqtt.max_filters_per_packet`.
         FiltersPerPacket = "filters_per_packet",
         /// `mqtt.max_filter_length`.

@@ -103,7 +103,7 @@ pub(crate) use self::lone_link::LoneLink;
 pub use self::message_log::MessageLog;
 use self::needs::Needs;
 pub use self::nodes::{
-    Alive, Candidacy, Lease, LeaseState, LeaseTimes, LeaseView, NodeInfo, Nodes, NodesFollower, NodesSink,
+    Alive, Candidacy, Lease, LeaseState, LeaseTimes, LeaseView, NodeInfo, Nodes, NodesFollower, NodesSink, Occupancy,
 };
 pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,

@@ -7,7 +7,9 @@
 mod candidacy;
 mod follower;
 mod lease;
+mod occupancy;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ pub use self::follower::{Alive, NodesFollower, NodesSink};
 #[cfg(test)]
 pub(super) use self::lease::Grip;
 pub use self::lease::{Lease, LeaseState, LeaseView};
+pub use self::occupancy::Occupancy;
 use super::api::Api;
 use super::bucket::{Bucket, Fence, Value, Write};
 use super::error::{Unavailable, WriteError};
@@ -72,6 +75,8 @@ struct Shared {
     readers: Api,
     names: Names,
     times: LeaseTimes,
+    /// The clients of this process.
+    occupancy: Arc<Occupancy>,
     /// Whose elections are held, where these are leases for another account.
     account: Option<Arc<str>>,
 }
@@ -95,11 +100,21 @@ pub struct NodeInfo {
     /// It seals what it asks and answers.
     #[serde(default)]
     pub seals: bool,
+    /// How many clients it has of accounts that limit them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub connections: BTreeMap<String, u32>,
 }
 
 impl Nodes {
     pub(super) fn new(bucket: Bucket, readers: Api, names: Names) -> Self {
-        Self::of(Shared { bucket, readers, names, times: LeaseTimes::default(), account: None })
+        Self::of(Shared {
+            bucket,
+            readers,
+            names,
+            times: LeaseTimes::default(),
+            occupancy: Arc::default(),
+            account: None,
+        })
     }
 
     /// The same with other times, which all sidecars of an account should share.
@@ -122,6 +137,12 @@ impl Nodes {
     #[must_use]
     pub fn times(&self) -> LeaseTimes {
         self.shared.times
+    }
+
+    /// The clients of this process, which its lease tells of.
+    #[must_use]
+    pub fn occupancy(&self) -> &Arc<Occupancy> {
+        &self.shared.occupancy
     }
 
     /// Whether a node has a lease, from the leader.

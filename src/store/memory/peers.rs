@@ -88,7 +88,8 @@ impl Peers for MemoryPeers {
     async fn acquire(&self, node: &str, mqtt: Vec<String>) -> Result<MemoryLease, Unavailable> {
         let (boot, since_ms) = (rand::random::<u64>(), self.server.now_ms());
         let (node, version) = (node.to_owned(), RECORD_VERSION);
-        let info = NodeInfo { version, node, boot: format!("{boot:016x}"), since_ms, mqtt, seals: true };
+        let (name, connections) = (format!("{boot:016x}"), std::collections::BTreeMap::new());
+        let info = NodeInfo { version, node, boot: name, since_ms, mqtt, seals: true, connections };
         let keeper = Keeper { peers: self.clone(), info, boot };
         let last = self.server.leases.last(&self.link, &keeper.info.node).await?;
         let began = Instant::now();

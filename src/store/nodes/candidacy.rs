@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::lease::Keeper;
+use super::lease::{Keeper, Told};
 use super::{Nodes, Shared};
 use crate::store::bucket::new_write_id;
 
@@ -42,7 +42,7 @@ impl Candidacy {
             // For whoever looks at the bucket; nobody reads it.
             let since_ms = shared.bucket.api.link.clock.earliest_ms();
             let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(since_ms));
-            let keeper = Keeper::new(&shared, subject, value.into(), &new_write_id()).of_lead();
+            let keeper = Keeper::new(&shared, subject, Told::Same(value.into()), &new_write_id()).of_lead();
             Box::pin(run(keeper, shared, tx, resigned, challenged)).await;
         });
         Self { term, resign: Some(resign), preempt, task }

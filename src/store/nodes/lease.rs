@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{LeaseTimes, NodeInfo, Nodes, Shared};
+use super::{LeaseTimes, NodeInfo, Nodes, Occupancy, Shared};
 use crate::store::bucket::{Bucket, Fence, Pause, Value, Write, new_write_id};
 use crate::store::error::{Unavailable, WriteError};
 use crate::store::sessions::RECORD_VERSION;
@@ -118,12 +118,34 @@ impl Grip {
     }
 }
 
+/// What stands under a key.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    /// Always the same.
+    Same(Bytes),
+    /// A node, and how many clients it has at the time.
+    Node(Box<NodeInfo>, Arc<Occupancy>),
+}
+
+impl Told {
+    fn now(&self) -> Bytes {
+        match self {
+            Self::Same(value) => value.clone(),
+            Self::Node(info, occupancy) => {
+                let info = NodeInfo { connections: occupancy.counts(), ..(**info).clone() };
+                // Texts and numbers can be written.
+                serde_json::to_vec(&info).unwrap_or_default().into()
+            }
+        }
+    }
+}
+
 /// Takes and refreshes one key.
 #[derive(Clone, Debug)]
 pub(super) struct Keeper {
     bucket: Bucket,
     subject: ByteString,
-    value: Bytes,
+    value: Told,
     times: LeaseTimes,
     tenure: TenureTimes,
     /// Begins the ids of our writes.
@@ -132,7 +154,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Of the lease of a node.
-    pub(super) fn new(shared: &Shared, subject: ByteString, value: Bytes, boot: &str) -> Self {
+    pub(super) fn new(shared: &Shared, subject: ByteString, value: Told, boot: &str) -> Self {
         let (bucket, times) = (shared.bucket.clone(), shared.times);
         Self { bucket, subject, value, times, tenure: times.of_node(), boot: Arc::from(boot) }
     }
@@ -162,7 +184,7 @@ impl Keeper {
     }
 
     async fn put(&self, expected: u64, number: PutNumber, deadline: Instant) -> Result<u64, WriteError> {
-        let value = Value::Put(self.value.clone());
+        let value = Value::Put(self.value.now());
         let fence = Fence::Own(expected);
         let write = Write { subject: &self.subject, value, fence, ttl_s: Some(self.times.ttl_s) };
         self.bucket.write_as(&write, &self.write_id(number), deadline).await
@@ -271,9 +293,10 @@ impl Nodes {
         let subject = self.shared.names.node_lease(node).map_err(Unavailable::new)?;
         let boot = format!("{:016x}", rand::random::<u64>());
         let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
-        let info = NodeInfo { version: RECORD_VERSION, node: node.to_owned(), boot, since_ms, mqtt, seals: true };
-        let value = serde_json::to_vec(&info).map_err(Unavailable::new)?;
-        let keeper = Keeper::new(&self.shared, subject, value.into(), &info.boot);
+        let (version, node, connections) = (RECORD_VERSION, node.to_owned(), self.shared.occupancy.counts());
+        let info = NodeInfo { version, node, boot, since_ms, mqtt, seals: true, connections };
+        let value = Told::Node(Box::new(info.clone()), Arc::clone(&self.shared.occupancy));
+        let keeper = Keeper::new(&self.shared, subject, value, &info.boot);
         let Some(grip) = keeper.take(true).await? else {
             return Err(Unavailable::new("another process takes the lease of this node at the same time"));
         };
