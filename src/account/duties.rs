@@ -9,6 +9,9 @@ pub(in crate::account) struct Duties {
     pub(in crate::account) errands: Errands,
     /// Copying messages of NATS.
     pub(in crate::account) ingest: Errands,
+    /// What waits for its time, or looks for what others have left: wills of sessions that are ours. Only an account that is retired
+    /// waits for it, since our lease goes on.
+    pub(in crate::account) waiting: Errands,
     /// Keeping the backlog, and carrying what NATS clients put.
     pub(in crate::account) led: Errands,
 }

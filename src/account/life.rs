@@ -11,6 +11,7 @@
 //! lease. An account lives until it is closed, and not until nobody holds it: what runs may hold it.
 
 use std::num::NonZeroU32;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -182,8 +183,26 @@ impl Account {
     /// The same for one that is closed while the process goes on: however long it takes, nothing is left that only the end of our
     /// lease would have others see to.
     pub(crate) async fn retire(&self) {
+        self.is_retiring.store(true, Ordering::Release);
         self.let_clients_go().await;
+        self.duties.waiting.done().await;
         self.say_last_words().await;
+    }
+
+    /// Whether it is being closed while the process goes on.
+    pub(in crate::account) fn is_retiring(&self) -> bool {
+        self.is_retiring.load(Ordering::Acquire)
+    }
+
+    /// Waits until nothing of sessions of ours waits for its time: a will that is due later is ours to publish.
+    pub(crate) async fn has_nothing_due(&self) {
+        self.duties.waiting.done().await;
+    }
+
+    /// Something waits for its time, until what this returns is dropped.
+    #[cfg(test)]
+    pub(crate) fn has_something_due(&self) -> crate::tasks::Errand {
+        self.duties.waiting.begin()
     }
 
     async fn say_last_words(&self) {

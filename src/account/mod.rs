@@ -42,7 +42,7 @@ mod vitals;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -169,6 +169,7 @@ pub struct Account {
     has_lease: watch::Sender<bool>,
     is_closing: watch::Sender<bool>,
     is_leaving: watch::Sender<bool>,
+    is_retiring: AtomicBool,
     duties: Duties,
     router: Arc<Router>,
     sys: Sys,

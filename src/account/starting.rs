@@ -3,7 +3,7 @@
 //! A start waits for JetStream as it waits for nats-server itself: a leader that is not there now, or an answer that was
 //! lost, is no reason to end.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -265,6 +265,7 @@ impl Account {
             has_lease: watch::Sender::new(false),
             is_closing: watch::Sender::new(false),
             is_leaving: watch::Sender::new(false),
+            is_retiring: AtomicBool::new(false),
             duties: Duties::default(),
             router,
             requests,

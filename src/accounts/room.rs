@@ -168,16 +168,22 @@ impl Room {
         self.phase.send_replace(Phase::Refused(why));
     }
 
-    /// Waits until nobody has been here for this long.
-    pub(super) async fn abandoned(&self, within: Duration) {
+    /// Waits until nobody has been here for this long, and nothing that is due later is left to us.
+    pub(super) async fn abandoned(&self, within: Duration, account: &Account) {
         let mut guests = self.guests.subscribe();
         loop {
+            account.has_nothing_due().await;
             if guests.wait_for(|guests| guests.are_none()).await.is_err() {
                 return;
             }
             let is_visited = guests.wait_for(|guests| !guests.are_none());
-            if tokio::time::timeout(within, is_visited).await.is_err() {
-                return;
+            let is_due = async {
+                tokio::time::sleep(within).await;
+                account.has_nothing_due().await;
+            };
+            tokio::select! {
+                _ = is_visited => {}
+                () = is_due => return,
             }
         }
     }

@@ -80,8 +80,8 @@ impl Accounts {
         if self.is_home(id) {
             return Ok(Stay::at_home(Arc::clone(&self.home)));
         }
-        let guest = self.guest(id, what)?;
-        guest.enter().await
+        let stay = self.guest(id, what)?.enter().await?;
+        if self.rooms.lock().is_ending { Err(NotServed::Ending) } else { Ok(stay) }
     }
 
     /// The same for a client, which needs one of the places that its account has. One with the client id of somebody who is
@@ -157,7 +157,7 @@ impl Accounts {
                     Box::pin(self.list(&id, &account)).await;
                     tracing::info!(account = id.as_str(), "the account is open");
                     room.open(&account);
-                    room.abandoned(IDLE).await;
+                    room.abandoned(IDLE, &account).await;
                     room.shut();
                     account.retire().await;
                     account.close().await;

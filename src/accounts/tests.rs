@@ -116,6 +116,19 @@ async fn who_enters_while_it_is_closing_waits_and_finds_it_open_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_with_a_will_that_is_due_later_stays_open_until_that_is_published() {
+    let world = World::new(10).await;
+    let stay = world.enter("a").await.unwrap();
+    let will = stay.account().has_something_due();
+    drop(stay);
+    tokio::time::sleep(10 * CLOSED_AFTER).await;
+    assert_eq!((world.left(), world.accounts.all().len()), (1, 2));
+    drop(will);
+    tokio::time::sleep(CLOSED_AFTER).await;
+    assert_eq!(world.left(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_cannot_be_opened_is_refused_for_a_while_and_no_other_waits_for_it() {
     let world = World::new(10).await;
     let waits = world.enter("waiting");

@@ -76,11 +76,12 @@ impl Account {
         self.store.tasks().spawn(async move {
             let mut driver = Driver::new(&account, &client_id, cause);
             driver.wills = wills;
-            let mut room = None;
+            let (mut room, mut waiting) = (None, None);
             loop {
                 // While it waits for its time it takes none, and nobody waits for it.
                 let is_waiting = matches!(output, Output::Wait(_));
                 if is_waiting {
+                    waiting = waiting.or_else(|| Some(account.duties.waiting.begin()));
                     (room, errand) = (None, None);
                 } else if room.is_none() {
                     errand = errand.or_else(|| Some(account.duties.errands.begin()));

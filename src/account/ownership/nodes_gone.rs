@@ -237,8 +237,13 @@ async fn look_after(account: Weak<Account>, mut gone: mpsc::Receiver<()>, heard:
             // Whoever is gone by now is found.
             while gone.try_recv().is_ok() {}
             let Some(strong) = account.upgrade() else { return };
+            let looking = strong.duties.waiting.begin();
+            // What is not begun now is begun by others, or when it is opened again.
+            if strong.is_retiring() {
+                return;
+            }
             let looked = Box::pin(strong.adopt_all(look, &heard, &done)).await;
-            drop(strong);
+            drop((strong, looking));
             let pause = match looked {
                 Ok(()) => {
                     let adopted = done.swap(0, Ordering::Relaxed);
