@@ -147,7 +147,7 @@ async fn serve(
     let door = Arc::new(options::door(config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
     let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
-    auth::tell_open_listeners(config.auth.mode, &served.bound);
+    auth::tell_open_listeners(config, &served.bound);
     process.listeners.open();
     announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;

@@ -2,11 +2,13 @@
 //! more, or refuses it. It knows no account and opens none: that comes when the client is known.
 //!
 //! # Layout
-//! - `modes`: which one is configured. `refusals`: how a refusal is told.
+//! - `dispatch`: which mode judges whom; `shape`: what credentials look like. `modes`: which are configured. `refusals`: how a
+//!   refusal is told.
 //! - `jwt`: mode `jwt`. `nkey`: the method by which users show that they have their key.
 //! - `file`: mode `file`; `users`: whom it knows; `users_file`: looks whether they have changed.
 //! - `turns`: how many passwords are hashed at once; `remembered`: those that were right a moment ago; `failures`: who fails waits.
 
+mod dispatch;
 mod failures;
 mod file;
 mod jwt;
@@ -14,6 +16,7 @@ mod modes;
 mod nkey;
 mod refusals;
 mod remembered;
+mod shape;
 mod time;
 mod turns;
 mod users;

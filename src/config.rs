@@ -31,11 +31,11 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 pub use accounts::AccountConfig;
-pub use auth::{AuthConfig, AuthMode, SessionOwner, WideFilters};
+pub use auth::{AuthConfig, AuthMode, CertificateUse, ListenerAuthConfig, SessionOwner, WideFilters};
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
-pub use listeners::{ListenersConfig, TcpListenerConfig, WsListenerConfig};
+pub use listeners::{ListenerAuth, ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};

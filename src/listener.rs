@@ -19,6 +19,7 @@ mod ws_stream;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
 
+use mqtt_access::Certificate;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -62,6 +63,8 @@ pub struct Peer {
     pub place: u64,
     /// This connection's place among those that have not completed CONNECT.
     pub handshake: Handshake,
+    /// The certificate that it has shown, verified.
+    pub certificate: Option<Box<Certificate>>,
 }
 
 /// What a listener speaks.

@@ -229,6 +229,12 @@ impl Counts {
         add(&self.auth_refused, step as usize, 1);
     }
 
+    /// The first step at which anybody was refused.
+    pub(crate) fn auth_refusal(&self) -> Option<&'static str> {
+        let mut refused = AuthStep::TEXTS.iter().zip(&self.auth_refused);
+        refused.find(|(_, count)| count.load(Relaxed) > 0).map(|(step, _)| *step)
+    }
+
     /// Counts the end of a connection that had been accepted with CONNACK.
     pub fn disconnect(&self, reason: DisconnectReason) {
         match reason {

@@ -6,6 +6,7 @@
 //! - [`template`]: `{{name()}}` and its like, for one user
 //! - [`DeviceRules`]: tags such as `mqtt:retain=deny`
 //! - [`Network`], [`TimeWindows`]: where from, and when
+//! - [`Certificate`], [`CertificateIdentity`]: whom a client certificate names
 //! - [`ReplyBudget`]: how many replies to a request
 //! - [`password`]: hashes, verified and made; [`Secret`]: a password that cannot be printed
 //!
@@ -20,6 +21,7 @@
 //!
 //! Not here: topics and closed trees, which are `proto-map`'s, connections to ask somebody on, caches, and where hashing runs.
 
+mod certificate;
 pub mod jwt;
 mod lists;
 mod matcher;
@@ -35,12 +37,13 @@ pub mod template;
 mod time;
 mod window;
 
+pub use self::certificate::{Certificate, CertificateIdentity, NotAnIdentity};
 pub use self::lists::{PermissionLists, SubjectLists};
 pub use self::network::{Network, NotANetwork};
 pub use self::permissions::{
     CurrentPermissions, InvalidDeny, MultiLevelVerdict, Permissions, PermissionsVersion, SubscribeVerdict,
 };
-pub use self::principal::{AccountId, Ending, Limit, Limits, Principal, User};
+pub use self::principal::{AccountId, Ending, Limit, Limits, Mode, Origin, Principal, Ticket, User};
 pub use self::reply::{ReplyBudget, ResponseLimits};
 pub use self::secret::Secret;
 pub use self::tags::{DeviceRules, InvalidTag};

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use crate::network::Network;
 use crate::permissions::Permissions;
 use crate::tags::DeviceRules;
@@ -84,6 +86,72 @@ impl AccountId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is nobody's: then it is the account of our own NATS user.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// How it is found out who somebody is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Not at all: everybody is let in, into the account of our own NATS connection, with its permissions.
+    #[default]
+    None,
+    /// By users with passwords, of our configuration.
+    File,
+    /// nats-server is asked.
+    Nats,
+    /// By JWTs of NATS, which are verified here.
+    Jwt,
+    /// By JWTs of an identity provider.
+    Oidc,
+}
+
+impl Mode {
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::File => "file",
+            Self::Nats => "nats",
+            Self::Jwt => "jwt",
+            Self::Oidc => "oidc",
+        }
+    }
+
+    /// Whether it always proves an account; the others may leave it to the listener.
+    #[must_use]
+    pub const fn proves_account(self) -> bool {
+        matches!(self, Self::Nats | Self::Jwt)
+    }
+}
+
+/// What a mode knows its principals by. All copies of a principal hold it, so whoever gave it sees whether there are any.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket(pub u128);
+
+/// Who has made a principal, and will judge it again.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The mode.
+    pub mode: Mode,
+    /// The account is what the listener gives to those that bring none.
+    pub has_account_of_listener: bool,
+    /// What the mode knows it by, where it needs that.
+    pub ticket: Option<Arc<Ticket>>,
+}
+
+impl Origin {
+    /// Of a mode, without anything else.
+    #[must_use]
+    pub const fn of(mode: Mode) -> Self {
+        Self { mode, has_account_of_listener: false, ticket: None }
+    }
 }
 
 /// The user of a principal.
@@ -148,6 +216,8 @@ pub struct Principal {
     pub networks: Vec<Network>,
     /// What whoever has judged it keeps to judge it again.
     pub evidence: Option<Arc<dyn Any + Send + Sync>>,
+    /// Who has made it.
+    pub origin: Origin,
 }
 
 impl Principal {
@@ -167,7 +237,20 @@ impl Principal {
             windows: TimeWindows::default(),
             networks: Vec::new(),
             evidence: None,
+            origin: Origin::default(),
         }
+    }
+
+    /// Whether it has brought an account: by name, or because its mode proves that it is the one of our own NATS user.
+    #[must_use]
+    pub fn brings_account(&self) -> bool {
+        !self.origin.has_account_of_listener && (self.origin.mode.proves_account() || !self.account.is_empty())
+    }
+
+    /// The account that it has brought, and not got from its listener.
+    #[must_use]
+    pub fn brought_account(&self) -> &str {
+        if self.origin.has_account_of_listener { "" } else { self.account.as_str() }
     }
 
     /// When the connection has to end, and why, by what is known now; at a time outside its windows, now.

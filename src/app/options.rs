@@ -115,7 +115,8 @@ pub(super) fn credentials(auth: &NatsAuth, nkey_seed_file: Option<&Path>) -> Cre
 
 /// Whether other accounts are served as well.
 fn leases(config: &Config) -> Leases {
-    let is_alone = config.accounts.is_empty() && config.auth.mode != AuthMode::Jwt;
+    let mut of_listeners = config.listeners.auths().map(|(_, _, auth)| auth.mode.unwrap_or(config.auth.mode));
+    let is_alone = config.accounts.is_empty() && !of_listeners.any(|mode| mode == AuthMode::Jwt);
     if is_alone { Leases::Here } else { Leases::ForOthers }
 }
 
@@ -155,7 +156,7 @@ fn quotas(config: &Config) -> Quotas {
 
 /// Who knows who a client is.
 pub(crate) fn authenticator(config: &Config, metrics: &Arc<Metrics>) -> Arc<dyn Authenticator> {
-    Arc::from(auth::authenticator(config, nats(config), metrics))
+    Arc::new(auth::authenticator(config, nats(config), metrics))
 }
 
 /// How it is found out who a client is.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_access::{Secret, UnixTime};
+use mqtt_access::{Certificate, CertificateIdentity, Secret, UnixTime};
 use mqtt_codec::Connect;
 use mqtt_session::{Credentials, Verdict};
 use nkeys::KeyPair;
@@ -91,6 +91,26 @@ impl FileUsers {
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read())
+    }
+
+    /// Whether there is a user of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        !name.is_empty() && self.current().users.get(name).is_some()
+    }
+
+    /// The name of the user whose certificate this is.
+    pub(super) fn name_of(&self, certificate: &Certificate) -> Option<String> {
+        self.current().users.of_certificate(certificate).map(|user| user.name().to_owned())
+    }
+
+    /// The identity of a user's certificate.
+    pub(super) fn certificate_of(&self, name: &str) -> Option<CertificateIdentity> {
+        self.current().users.get(name)?.certificate().cloned()
+    }
+
+    /// Who a client is that has shown nothing but a certificate.
+    pub(super) fn identified_by(&self, certificate: &Certificate, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
+        self.current().users.of_certificate(certificate).ok_or(AuthStep::Certificate)?.admit(client_id)
     }
 
     /// Who a client is, or at which step it fails.
@@ -269,9 +289,9 @@ impl Authenticator for FileUsers {
     }
 }
 
-/// Whether one may do what the other may.
-fn is_same(one: &Principal, other: &Principal) -> bool {
-    one.permissions.lists() == other.permissions.lists() && one.tags == other.tags
+/// Whether one that is connected may do what it would be allowed now.
+fn is_same(connected: &Principal, now: &Principal) -> bool {
+    connected.permissions.lists() == now.permissions.lists() && connected.tags == now.tags
 }
 
 /// The users of a configuration.
@@ -291,25 +311,6 @@ fn tell_unknown_tags(users: &Users) {
             tag,
             "there are tags that begin with mqtt: and that are not known; they forbid nothing"
         );
-    }
-}
-
-/// Who a client would be that connects with these, or at which step it would be refused.
-pub(super) fn identify(
-    config: &Config,
-    name: &str,
-    password: &Secret,
-    client_id: &str,
-) -> Result<Arc<Principal>, AuthStep> {
-    let users = users_of(config);
-    let user = users.get(name);
-    if name.is_empty() {
-        return user.ok_or(AuthStep::NoCredentials)?.admit(client_id);
-    }
-    match (users.verify(name, password), user) {
-        (true, Some(user)) => user.admit(client_id),
-        (false, Some(_)) => Err(AuthStep::WrongPassword),
-        (_, None) => Err(AuthStep::UnknownUser),
     }
 }
 

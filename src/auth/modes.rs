@@ -3,27 +3,51 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_access::{AccountId, Secret};
+use mqtt_access::{AccountId, Mode, Secret};
+use mqtt_codec::{Connect, ConnectProperties, Version};
+use mqtt_session::{Credentials, Verdict};
 
-use super::file::{self, FileUsers};
+use super::dispatch::{Dispatch, Entrances, Modes};
+use super::file::FileUsers;
 use super::jwt::{JwtUsers, Ways, are_creds_of};
-use super::{Anyone, Authenticator, Principal};
-use crate::config::{AuthMode, Config};
-use crate::listener::Bound;
+use super::refusals::Refusals;
+use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
+use crate::config::{Config, ListenerAuth, ListenerAuthConfig};
+use crate::listener::{Bound, Handshake, Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
-use crate::store::{Credentials, LoneLink, NatsOptions};
+use crate::store::{self, LoneLink, NatsOptions};
 
 /// How long our own way into an account is tried.
 const TRIED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The authenticator of the mode that is configured.
-/// `nats`: how nats-server is reached.
-pub(crate) fn authenticator(config: &Config, nats: NatsOptions, metrics: &Arc<Metrics>) -> Box<dyn Authenticator> {
-    match config.auth.mode {
-        AuthMode::Jwt => Box::new(JwtUsers::new(&config.auth.jwt, nats, Arc::clone(metrics))),
-        AuthMode::None => Box::new(Anyone::new(Arc::clone(metrics))),
-        AuthMode::File => Box::new(FileUsers::new(config, Arc::clone(metrics))),
+/// Whoever judges those who come to the listeners that are configured. `nats`: how nats-server is reached.
+pub(crate) fn authenticator(config: &Config, nats: NatsOptions, metrics: &Arc<Metrics>) -> Dispatch {
+    let entrances = entrances(config);
+    let is_used = |mode| entrances.modes().any(|used| used == mode);
+    let mut modes = Modes::default();
+    if is_used(Mode::File) || !config.users.is_empty() || config.auth.users_file.is_some() {
+        modes.file = Some(FileUsers::new(config, Arc::clone(metrics)));
     }
+    if is_used(Mode::None) {
+        modes.others.push((Mode::None, Box::new(Anyone::new(Arc::clone(metrics)))));
+    }
+    if is_used(Mode::Jwt) {
+        modes.others.push((Mode::Jwt, Box::new(JwtUsers::new(&config.auth.jwt, nats, Arc::clone(metrics)))));
+    }
+    Dispatch::new(entrances, modes, Refusals::new(Arc::clone(metrics)))
+}
+
+/// What counts at which listener.
+fn entrances(config: &Config) -> Entrances {
+    let listeners = &config.listeners;
+    let tcp = listeners.tcp.iter().map(|tcp| (Protocol::Mqtt, &*tcp.name, &tcp.auth));
+    let all = tcp.chain(listeners.ws.iter().map(|ws| (Protocol::Ws, &*ws.name, &ws.auth)));
+    let usual = ListenerAuth::new(&config.auth, &ListenerAuthConfig::default());
+    let own = all.filter_map(|(protocol, name, auth)| {
+        let auth = ListenerAuth::new(&config.auth, auth);
+        (auth != usual).then(|| ((protocol, name.into()), auth))
+    });
+    Entrances { own: own.collect(), usual, anonymous: config.auth.anonymous }
 }
 
 /// Who a client would be.
@@ -33,28 +57,60 @@ pub(crate) struct Identified {
     pub(crate) principal: Arc<Principal>,
     /// It has to prove by `NATS-NKEY` that it has its key.
     pub(crate) needs_proof: bool,
-    /// Whether we get into its account ourselves, or what to add; `None` where all are served in one.
+    /// In mode `jwt`: whether we get into its account ourselves, or what to add.
     pub(crate) way: Option<Result<(), String>>,
 }
 
-/// Who a client would be that connects with these, or at which step it would be refused. `nats`: how nats-server is reached.
+/// Who a client would be that connects with these to the first listener, or the name of the step at which it would be refused.
+/// `nats`: how nats-server is reached.
 pub(crate) async fn identify(
     config: &Config,
     nats: NatsOptions,
     name: &str,
-    password: &Secret,
+    password: Option<&Secret>,
     client_id: &str,
-) -> Result<Identified, AuthStep> {
-    let of_one_account = |principal| Identified { principal, needs_proof: false, way: None };
-    match config.auth.mode {
-        AuthMode::None => Ok(of_one_account(Arc::new(Principal::all()))),
-        AuthMode::File => file::identify(config, name, password, client_id).map(of_one_account),
-        AuthMode::Jwt => {
-            let users = JwtUsers::new(&config.auth.jwt, nats.clone(), Metrics::new());
-            let (principal, needs_proof) = users.identify(password, client_id).await?;
-            let way = Box::pin(go(users.ways(), &principal.account, nats)).await;
-            Ok(Identified { principal, needs_proof, way: Some(way) })
-        }
+) -> Result<Identified, &'static str> {
+    let connect = Connect {
+        version: Version::V5,
+        bridge: false,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id: client_id.into(),
+        will: None,
+        username: Some(name).filter(|name| !name.is_empty()).map(Into::into),
+        password: password.map(|password| password.expose().into()),
+        properties: ConnectProperties::default(),
+    };
+    let peer = somebody_at(first_listener(config));
+    let metrics = Metrics::new();
+    let dispatch = authenticator(config, nats.clone(), &metrics);
+    if let (true, Some(password)) = (dispatch.goes_to(&connect, &peer) == Some(Mode::Jwt), password) {
+        // Whoever would be asked for more is told what for.
+        let users = JwtUsers::new(&config.auth.jwt, nats.clone(), metrics);
+        let (principal, needs_proof) = users.identify(password, client_id).await.map_err(AuthStep::text)?;
+        let way = Box::pin(go(users.ways(), &principal.account, nats)).await;
+        return Ok(Identified { principal, needs_proof, way: Some(way) });
+    }
+    let credentials = Credentials { connect: &connect, data: None, challenge: None, round: 0 };
+    let verdict = tokio::select! {
+        verdict = tokio::time::timeout(JUDGED_WITHIN, dispatch.judge(credentials, &peer)) => verdict,
+        () = dispatch.follow() => return Err(AuthStep::Busy.text()),
+    };
+    match verdict {
+        Ok(Verdict::Accepted(principal, _)) => Ok(Identified { principal, needs_proof: false, way: None }),
+        _ => Err(metrics.auth_refusal().unwrap_or(AuthStep::Busy.text())),
+    }
+}
+
+/// Somebody on this machine.
+fn somebody_at((protocol, listener): (Protocol, &str)) -> Peer {
+    Peer {
+        addr: ([127, 0, 0, 1], 0).into(),
+        listener: listener.into(),
+        protocol,
+        place: 0,
+        handshake: Handshake::default(),
+        certificate: None,
     }
 }
 
@@ -62,7 +118,7 @@ pub(crate) async fn identify(
 async fn go(ways: &Ways, account: &AccountId, nats: NatsOptions) -> Result<(), String> {
     let credentials = match &nats.credentials {
         // It is the home account.
-        Credentials::CredsFile(file) if are_creds_of(file, account) => nats.credentials.clone(),
+        store::Credentials::CredsFile(file) if are_creds_of(file, account) => nats.credentials.clone(),
         _ => ways.credentials(account).map_err(|no_way| no_way.to_string())?,
     };
     let opening = LoneLink::open(NatsOptions { credentials, ..nats }, "test");
@@ -72,35 +128,44 @@ async fn go(ways: &Ways, account: &AccountId, nats: NatsOptions) -> Result<(), S
     }
 }
 
+/// The first listener that is configured.
+fn first_listener(config: &Config) -> (Protocol, &str) {
+    let listeners = &config.listeners;
+    let tcp = listeners.tcp.iter().map(|tcp| (Protocol::Mqtt, &*tcp.name));
+    let mut all = tcp.chain(listeners.ws.iter().map(|ws| (Protocol::Ws, &*ws.name)));
+    all.next().unwrap_or((Protocol::Mqtt, ""))
+}
+
 /// What of the configuration is probably not what was meant.
 pub(crate) fn warnings(config: &Config) -> Vec<String> {
     let users = config.users.len() + config.auth.file_users.len();
-    if config.auth.mode != AuthMode::None || users == 0 {
+    let is_open = entrances(config).modes().any(|mode| mode == Mode::None);
+    if !is_open || users == 0 {
         return Vec::new();
     }
     vec![format!(
-        "auth.mode is \"none\", which lets everybody in: [[users]] count for nothing (there are {users}); write auth.mode = \"file\""
+        "auth.mode is \"none\", which lets everybody in who is none of [[users]] (there are {users}), and lets them do everything; write auth.mode = \"file\""
     )]
 }
 
 /// Says in the log where strangers can come in, or read passwords.
-pub(crate) fn tell_open_listeners(mode: AuthMode, listeners: &[Bound]) {
-    let open: Vec<&Bound> = listeners.iter().filter(|bound| !bound.addr.ip().to_canonical().is_loopback()).collect();
-    match mode {
-        AuthMode::None if open.is_empty() => {}
-        AuthMode::None => {
-            let names: Vec<&str> = open.iter().map(|bound| &*bound.name).collect();
-            tracing::warn!(
-                listeners = names.join(", "),
-                "whoever reaches these listeners may do everything that the sidecar's NATS user lets devices do: see auth.mode"
-            );
-        }
-        AuthMode::File | AuthMode::Jwt => open.iter().for_each(|bound| {
-            tracing::warn!(
-                listener = &*bound.name,
-                "passwords come over this listener without TLS: everybody on the way can read them"
-            );
-        }),
+pub(crate) fn tell_open_listeners(config: &Config, listeners: &[Bound]) {
+    let entrances = entrances(config);
+    let open = listeners.iter().filter(|bound| !bound.addr.ip().to_canonical().is_loopback());
+    let (strangers, known): (Vec<&Bound>, Vec<&Bound>) =
+        open.partition(|bound| entrances.of(bound.protocol, &bound.name).mode == Mode::None);
+    if !strangers.is_empty() {
+        let names: Vec<&str> = strangers.iter().map(|bound| &*bound.name).collect();
+        tracing::warn!(
+            listeners = names.join(", "),
+            "whoever reaches these listeners may do everything that the sidecar's NATS user lets devices do: see auth.mode"
+        );
+    }
+    for bound in known {
+        tracing::warn!(
+            listener = &*bound.name,
+            "passwords come over this listener without TLS: everybody on the way can read them"
+        );
     }
 }
 
@@ -112,7 +177,9 @@ mod tests {
 
     use super::*;
     use crate::config::Overrides;
-    use crate::listener::Protocol;
+
+    const USER: &str =
+        "[[users]]\nname = \"lamp\"\npassword = \"$2a$11$UP3xizk94sWF9SHF/wkklOfBT9jphTGNrhZqz2OHoBdk9yO1kvErG\"\n";
 
     #[derive(Clone, Default)]
     struct Captured(Arc<Mutex<Vec<u8>>>);
@@ -129,13 +196,15 @@ mod tests {
     }
 
     /// What the log says of listeners at these addresses.
-    fn said(mode: AuthMode, addresses: &[&str]) -> Vec<String> {
+    fn said(mode: &str, addresses: &[&str]) -> Vec<String> {
+        let text = format!("[auth]\nmode = {mode:?}\n{USER}");
+        let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
         let bound = |addr: &&str| Bound { name: (*addr).into(), protocol: Protocol::Mqtt, addr: addr.parse().unwrap() };
         let listeners: Vec<Bound> = addresses.iter().map(bound).collect();
         let captured = Captured::default();
         let writer = captured.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || tell_open_listeners(mode, &listeners));
+        tracing::subscriber::with_default(subscriber, || tell_open_listeners(&config, &listeners));
         let text = String::from_utf8(captured.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
@@ -144,13 +213,13 @@ mod tests {
     fn listeners_beyond_loopback_are_named_once() {
         let loopback = ["127.0.0.1:1883", "[::1]:1883", "[::ffff:127.0.0.2]:1883"];
         let open = ["0.0.0.0:1883", "127.0.0.1:1884", "[::]:8083"];
-        for mode in [AuthMode::None, AuthMode::File, AuthMode::Jwt] {
-            assert_eq!(said(mode, &loopback), [""; 0], "{mode:?}");
+        for mode in ["none", "file"] {
+            assert_eq!(said(mode, &loopback), [""; 0], "{mode}");
         }
-        let everybody = said(AuthMode::None, &open);
+        let everybody = said("none", &open);
         assert!(everybody.len() == 1 && everybody[0].contains("WARN"), "{everybody:?}");
         assert!(everybody[0].contains("listeners=\"0.0.0.0:1883, [::]:8083\""), "{everybody:?}");
-        let passwords = said(AuthMode::File, &open);
+        let passwords = said("file", &open);
         assert_eq!(passwords.len(), 2, "{passwords:?}");
         for (line, name) in passwords.iter().zip(["0.0.0.0:1883", "[::]:8083"]) {
             assert!(line.contains("WARN") && line.contains(&format!("listener=\"{name}\"")), "{line}");
@@ -158,13 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn users_that_count_for_nothing_are_told() {
+    fn users_beside_an_open_door_are_told() {
         let of = |text: &str| warnings(&Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap());
         assert_eq!(of(""), [""; 0]);
-        let user =
-            "[[users]]\nname = \"lamp\"\npassword = \"$2a$11$UP3xizk94sWF9SHF/wkklOfBT9jphTGNrhZqz2OHoBdk9yO1kvErG\"\n";
-        assert_eq!(of(&format!("{user}[auth]\nmode = \"file\"")), [""; 0]);
-        let said = of(user);
-        assert!(said.len() == 1 && said[0].contains("count for nothing (there are 1)"), "{said:?}");
+        assert_eq!(of(&format!("{USER}[auth]\nmode = \"file\"")), [""; 0]);
+        let of_listener = format!("{USER}[auth]\nmode = \"file\"\n[listeners.tcp.open]\nauth = {{ mode = \"none\" }}");
+        for text in [USER, &of_listener] {
+            let said = of(text);
+            assert!(said.len() == 1 && said[0].contains("none of [[users]] (there are 1)"), "{said:?}");
+        }
     }
 }

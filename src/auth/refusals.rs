@@ -9,7 +9,7 @@ use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
 
 /// Refusals are counted, and in the log, each with the step at which it was refused. What the client has as a secret is not.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusals(Arc<Metrics>);
 
 impl Refusals {

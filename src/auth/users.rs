@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use mqtt_access::password::{PasswordHash, verify_unknown_user};
-use mqtt_access::{AccountId, DeviceRules, Permissions, Secret, UnixTime, User};
+use mqtt_access::{
+    AccountId, Certificate, CertificateIdentity, DeviceRules, Mode, Origin, Permissions, Secret, UnixTime, User,
+};
 
 use super::Principal;
 use crate::config::{PermissionsConfig, UserConfig};
@@ -15,6 +17,7 @@ use crate::metrics::AuthStep;
 pub(super) struct Users {
     by_name: HashMap<Box<str>, Arc<KnownUser>>,
     by_key: HashMap<Box<str>, Arc<KnownUser>>,
+    by_certificate: HashMap<CertificateIdentity, Arc<KnownUser>>,
     /// A hash of the kind that most have: whoever is unknown costs as much.
     usual_hash: Option<PasswordHash>,
 }
@@ -24,7 +27,8 @@ pub(super) struct Users {
 pub(super) struct KnownUser {
     config: UserConfig,
     rules: DeviceRules,
-    /// When it came, or got its password or key: who was accepted with another one is accepted no more. `None`: at the start.
+    /// When it came, or got its password, key or certificate: who was accepted with another one is accepted no more. `None`: at
+    /// the start.
     since: Option<UnixTime>,
     /// Who it is with any client id, where that changes nothing.
     principal: Option<Arc<Principal>>,
@@ -38,13 +42,17 @@ impl Users {
         anonymous: bool,
         before: Option<(&Self, UnixTime)>,
     ) -> Self {
-        let mut by_name = HashMap::default();
+        let (mut by_name, mut by_certificate) = (HashMap::default(), HashMap::default());
         for user in users {
             let since = before.and_then(|(before, now)| match before.get(&user.name) {
                 Some(same) if same.has_secrets_of(user) => same.since,
                 _ => Some(now),
             });
-            by_name.insert(user.name.clone().into_boxed_str(), Arc::new(KnownUser::new(user, since)));
+            let known = Arc::new(KnownUser::new(user, since));
+            if let Some(identity) = &user.certificate {
+                by_certificate.insert(identity.clone(), Arc::clone(&known));
+            }
+            by_name.insert(user.name.clone().into_boxed_str(), known);
         }
         if anonymous {
             by_name.entry(Box::default()).or_insert_with(|| Arc::new(KnownUser::new(&nobody(), None)));
@@ -54,7 +62,7 @@ impl Users {
         let of_key = |user: &Arc<KnownUser>| Some((user.config.nkey.clone()?.into_boxed_str(), Arc::clone(user)));
         let by_key = by_name.values().filter_map(of_key).collect();
         let usual_hash = usual(by_name.values().filter_map(|user| user.config.password.as_ref()));
-        Self { by_name, by_key, usual_hash }
+        Self { by_name, by_key, by_certificate, usual_hash }
     }
 
     /// How many there are.
@@ -75,6 +83,11 @@ impl Users {
     /// Whether any user has one.
     pub(super) fn has_keys(&self) -> bool {
         !self.by_key.is_empty()
+    }
+
+    /// The user of the first identity of a certificate that is anybody's.
+    pub(super) fn of_certificate(&self, certificate: &Certificate) -> Option<&Arc<KnownUser>> {
+        certificate.identities().iter().find_map(|identity| self.by_certificate.get(identity))
     }
 
     /// Whether a password is that of a user. It takes time on purpose, as long for who is unknown.
@@ -100,9 +113,19 @@ impl KnownUser {
         known
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The identity of its certificate.
+    pub(super) fn certificate(&self) -> Option<&CertificateIdentity> {
+        self.config.certificate.as_ref()
+    }
+
     /// Whether it proves to be this user by the same as before.
     fn has_secrets_of(&self, user: &UserConfig) -> bool {
-        (&self.config.password, &self.config.nkey) == (&user.password, &user.nkey)
+        let own = (&self.config.password, &self.config.nkey, &self.config.certificate);
+        own == (&user.password, &user.nkey, &user.certificate)
     }
 
     /// Who a client is that is this user.
@@ -116,7 +139,7 @@ impl KnownUser {
     /// Whether it is the user that a principal was made of, whatever it may do by now.
     pub(super) fn is_user_of(&self, principal: &Principal) -> bool {
         let User { name, issued_at, .. } = &principal.user;
-        self.config.name == *name && self.since == *issued_at && self.config.account == principal.account.as_str()
+        self.config.name == *name && self.since == *issued_at && self.config.account == principal.brought_account()
     }
 
     fn principal_for(&self, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
@@ -134,6 +157,7 @@ impl KnownUser {
             permissions: Arc::new(permissions),
             tags: self.config.tags.clone(),
             rules: self.rules.clone(),
+            origin: Origin::of(Mode::File),
             ..Principal::all()
         }))
     }
@@ -146,6 +170,7 @@ fn nobody() -> UserConfig {
         account: String::new(),
         password: None,
         nkey: None,
+        certificate: None,
         permissions: PermissionsConfig::default(),
         tags: Vec::new(),
     }

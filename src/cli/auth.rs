@@ -27,11 +27,8 @@ pub(super) struct Somebody {
 }
 
 pub(super) async fn auth(config: &Config, somebody: &Somebody) -> Result<(), Failure> {
-    let password = match &somebody.password_file {
-        Some(file) => passwd::from_file(file)?,
-        None => Secret::from(""),
-    };
-    for (key, value) in Box::pin(test(config, &somebody.user, &password, &somebody.client_id)).await? {
+    let password = somebody.password_file.as_deref().map(passwd::from_file).transpose()?;
+    for (key, value) in Box::pin(test(config, &somebody.user, password.as_ref(), &somebody.client_id)).await? {
         say(&format!("{key:<9} {value}"));
     }
     Ok(())
@@ -39,19 +36,21 @@ pub(super) async fn auth(config: &Config, somebody: &Somebody) -> Result<(), Fai
 
 type Lines = Vec<(&'static str, String)>;
 
-async fn test(config: &Config, user: &str, password: &Secret, client_id: &str) -> Result<Lines, Failure> {
+async fn test(config: &Config, user: &str, password: Option<&Secret>, client_id: &str) -> Result<Lines, Failure> {
     let Identified { principal, needs_proof, way } =
         Box::pin(auth::identify(config, options::nats(config), user, password, client_id))
             .await
-            .map_err(|step| Failure::new(FAILED, format!("refused at step {}: see docs/security.md", step.text())))?;
-    let who = match (config.auth.mode, &*principal.user.name) {
+            .map_err(|step| Failure::new(FAILED, format!("refused at step {step}: see docs/security.md")))?;
+    let who = match (principal.origin.mode, &*principal.user.name) {
         (AuthMode::None, _) => "anybody: auth.mode is \"none\"".to_owned(),
         (_, "") => "whoever has no user name".to_owned(),
         (_, name) => name.to_owned(),
     };
     let mut lines = vec![("user", who)];
-    if let Some(way) = way {
-        lines.extend(account(&principal, needs_proof, way));
+    match way {
+        Some(way) => lines.extend(account(&principal, needs_proof, way)),
+        None if principal.account.is_empty() => {}
+        None => lines.push(("account", principal.account.as_str().to_owned())),
     }
     lines.extend(permissions(&principal));
     Ok(lines)
@@ -115,13 +114,13 @@ mod tests {
 
     async fn shown(text: &str, user: &str, password: &str, client_id: &str) -> String {
         let config = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap();
-        match test(&config, user, &password.into(), client_id).await {
+        match test(&config, user, Some(&password.into()), client_id).await {
             Ok(lines) => lines.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join("; "),
             Err(failure) => format!("{} {}", failure.code, failure.message),
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn it_says_who_that_would_be_or_where_it_fails() {
         let user =
             |more: &str| format!("[auth]\nmode = \"file\"\n[[users]]\nname = \"lamp\"\npassword = \"{LIGHT}\"\n{more}");

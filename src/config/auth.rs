@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Duration, JwtConfig, UserConfig};
+pub use mqtt_access::Mode as AuthMode;
 
-/// Modes that the configuration of a later version has.
-const LATER: [&str; 2] = ["nats", "oidc"];
+use super::{Duration, JwtConfig, UserConfig};
 
 /// `[auth]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -15,7 +14,9 @@ const LATER: [&str; 2] = ["nats", "oidc"];
 pub struct AuthConfig {
     /// How devices are identified. Default `none`.
     pub mode: AuthMode,
-    /// A CONNECT without user name is accepted; in mode `none` every one is. Default `false`.
+    /// What client certificates are good for. Default `none`.
+    pub certificate: CertificateUse,
+    /// A CONNECT without credentials is judged; in mode `none` every one is. Default `false`.
     pub anonymous: bool,
     /// A file with more `[[users]]`, read again when it changes.
     pub users_file: Option<PathBuf>,
@@ -30,12 +31,15 @@ pub struct AuthConfig {
     pub cache: Duration,
     /// `[auth.jwt]`: mode `jwt`.
     pub jwt: JwtConfig,
+    /// Mode `nats`: how often those who are connected are judged again. Default 10 min.
+    pub recheck: Duration,
 }
 
 impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             mode: AuthMode::default(),
+            certificate: CertificateUse::default(),
             anonymous: false,
             users_file: None,
             file_users: Vec::new(),
@@ -43,34 +47,34 @@ impl Default for AuthConfig {
             wide_filters: WideFilters::default(),
             cache: Duration::from_secs(60),
             jwt: JwtConfig::default(),
+            recheck: Duration::from_secs(600),
         }
     }
 }
 
-/// How devices are identified.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AuthMode {
-    /// `none`: any device may connect; all share the account of our own NATS connection and its permissions.
+/// `auth` of a listener: what is here stands in place of what `[auth]` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ListenerAuthConfig {
+    /// How devices are identified.
+    pub mode: Option<AuthMode>,
+    /// The account of those who bring none; those who bring another one are refused.
+    pub account: Option<String>,
+    /// What client certificates are good for.
+    pub certificate: Option<CertificateUse>,
+}
+
+/// What client certificates are good for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateUse {
+    /// They say nothing about who a device is.
     #[default]
     None,
-    /// `file`: by `[[users]]` and `users_file`.
-    File,
-    /// `jwt`: by user JWTs of NATS, whose accounts an operator has signed; see [`JwtConfig`].
-    Jwt,
-}
-
-impl<'de> Deserialize<'de> for AuthMode {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "none" => Ok(Self::None),
-            "file" => Ok(Self::File),
-            "jwt" => Ok(Self::Jwt),
-            later if LATER.contains(&later) => Err(serde::de::Error::custom(format!(
-                "{later:?} is not available in this version: write \"file\" or \"jwt\", or \"none\", which lets every device in"
-            ))),
-            other => Err(serde::de::Error::unknown_variant(other, &["none", "file", "jwt"])),
-        }
-    }
+    /// One is needed beside password or token, and has to name the same user.
+    Bind,
+    /// One of a user of `[[users]]` is enough.
+    Enough,
 }
 
 /// Whom a session belongs to: nobody else takes it over.

@@ -4,13 +4,16 @@
 use serde::Deserialize;
 
 use super::{
-    BindAddr,
+    AuthConfig, AuthMode, BindAddr, CertificateUse, ListenerAuthConfig,
     tree::{Node, Value},
     units,
 };
 
 /// The kinds of listeners, by their key.
 pub(super) const KINDS: [&str; 2] = ["tcp", "ws"];
+
+/// Tables of a listener, so no names for listeners.
+const TABLES: [&str; 4] = ["auth", "tls", "limits", "proxy_protocol"];
 
 /// `[listeners]`. When the file has this table, a kind that is absent from it is off; without the table (default)
 /// there is one of each kind.
@@ -41,6 +44,8 @@ pub struct TcpListenerConfig {
     /// Where to listen; `""` turns it off. Default `0.0.0.0:1883`.
     #[serde(deserialize_with = "units::bind_or_off")]
     pub bind: Option<BindAddr>,
+    /// In place of `[auth]`.
+    pub auth: ListenerAuthConfig,
 }
 
 /// `[listeners.ws]`.
@@ -54,6 +59,56 @@ pub struct WsListenerConfig {
     pub bind: Option<BindAddr>,
     /// Paths that are MQTT; others are answered 404. Default `/mqtt` and `/`.
     pub paths: Vec<String>,
+    /// In place of `[auth]`.
+    pub auth: ListenerAuthConfig,
+}
+
+/// What counts at one listener: its own, or else what `[auth]` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerAuth {
+    /// How devices are identified.
+    pub mode: AuthMode,
+    /// The account of those who bring none.
+    pub account: Option<String>,
+    /// What client certificates are good for.
+    pub certificate: CertificateUse,
+}
+
+impl ListenerAuth {
+    /// Of a listener that says this.
+    #[must_use]
+    pub fn new(auth: &AuthConfig, own: &ListenerAuthConfig) -> Self {
+        Self {
+            mode: own.mode.unwrap_or(auth.mode),
+            account: own.account.clone(),
+            certificate: own.certificate.unwrap_or(auth.certificate),
+        }
+    }
+}
+
+impl ListenersConfig {
+    /// What each listener says about who devices are, with its key and name.
+    pub fn auths(&self) -> impl Iterator<Item = (&'static str, &str, &ListenerAuthConfig)> {
+        let tcp = self.tcp.iter().map(|tcp| ("listeners.tcp", &*tcp.name, &tcp.auth));
+        tcp.chain(self.ws.iter().map(|ws| ("listeners.ws", &*ws.name, &ws.auth)))
+    }
+
+    /// Looks whether listeners that differ in who they let in can be told apart.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        for (index, (key, name, auth)) in self.auths().enumerate() {
+            let mut before = self.auths().take(index);
+            if before.any(|(other, same, differs)| other == key && same == name && differs != auth) {
+                return Err((
+                    key,
+                    format!("two listeners are called {name:?}, and their auth differs: name them apart"),
+                ));
+            }
+            if auth.account.as_ref().is_some_and(String::is_empty) {
+                return Err((key, "auth.account is empty: name an account, or leave it out".to_owned()));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for ListenersConfig {
@@ -70,7 +125,7 @@ impl Default for ListenersConfig {
 
 impl Default for TcpListenerConfig {
     fn default() -> Self {
-        Self { name: "tcp".to_owned(), bind: Some(BindAddr::new("0.0.0.0", 1883)) }
+        Self { name: "tcp".to_owned(), bind: Some(BindAddr::new("0.0.0.0", 1883)), auth: ListenerAuthConfig::default() }
     }
 }
 
@@ -80,6 +135,7 @@ impl Default for WsListenerConfig {
             name: "ws".to_owned(),
             bind: Some(BindAddr::new("0.0.0.0", 8083)),
             paths: vec!["/mqtt".to_owned(), "/".to_owned()],
+            auth: ListenerAuthConfig::default(),
         }
     }
 }
@@ -124,9 +180,11 @@ pub(super) fn normalise(root: &mut Node) {
     }
 }
 
-/// Tables only: `[listeners.tcp.lan]`, `[listeners.tcp.wan]`.
+/// Tables only, and none that a listener has: `[listeners.tcp.lan]`, `[listeners.tcp.wan]`.
 fn is_named_set(entries: &std::collections::BTreeMap<String, Node>) -> bool {
-    !entries.is_empty() && entries.values().all(|entry| matches!(entry.value, Value::Table(_)))
+    let is_name =
+        |(key, entry): (&String, &Node)| matches!(entry.value, Value::Table(_)) && !TABLES.contains(&key.as_str());
+    !entries.is_empty() && entries.iter().all(is_name)
 }
 
 fn with_name((name, mut node): (String, Node)) -> Node {

@@ -135,12 +135,27 @@ impl Config {
     }
 
     fn check_auth(&self) -> Result<(), (&'static str, String)> {
+        self.listeners.check()?;
+        self.check_mode("auth.mode", self.auth.mode)?;
+        let modes = self.listeners.auths().filter_map(|(key, _, auth)| Some((key, auth.mode?)));
+        modes.into_iter().try_for_each(|(key, mode)| self.check_mode(key, mode))
+    }
+
+    /// Looks whether anybody can get in by a mode.
+    fn check_mode(&self, key: &'static str, mode: AuthMode) -> Result<(), (&'static str, String)> {
         let auth = &self.auth;
-        match auth.mode {
+        match mode {
             AuthMode::None => Ok(()),
             AuthMode::File => users::check_names(self.users.iter().chain(&auth.file_users), auth.anonymous)
-                .map_err(|message| ("auth.mode", message)),
+                .map_err(|message| (key, message)),
             AuthMode::Jwt => auth.jwt.check(),
+            later @ (AuthMode::Nats | AuthMode::Oidc) => Err((
+                key,
+                format!(
+                    "{:?} is not available in this version: write \"file\" or \"jwt\", or \"none\", which lets every device in",
+                    later.as_str()
+                ),
+            )),
         }
     }
 

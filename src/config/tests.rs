@@ -83,6 +83,46 @@ fn every_table_of_the_file_is_read() {
 }
 
 #[test]
+fn what_a_listener_says_of_auth_stands_in_place_of_what_is_said_for_all() {
+    let auth = |text: &str, environment: &[(&str, &str)]| {
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let config = Config::assemble(Some(("c.toml", text)), &environment, &Overrides::default()).unwrap();
+        let shown = |(_, name, auth): (&str, &str, &ListenerAuthConfig)| {
+            let ListenerAuth { mode, account, certificate } = ListenerAuth::new(&config.auth, auth);
+            format!("{name} {} {} {certificate:?}", mode.as_str(), account.unwrap_or_default())
+        };
+        config.listeners.auths().map(shown).collect::<Vec<_>>()
+    };
+    let all = "[auth]\ncertificate = \"bind\"\n";
+    let text = "[listeners.tcp.field]\nauth = { account = \"T1\", certificate = \"enough\" }\n[listeners.ws.auth]\nmode = \"none\"";
+    assert_eq!(auth(&format!("{all}{text}"), &[]), ["field none T1 Enough", "ws none  Bind"]);
+    let by_environment = [("NATS_MQTT__LISTENERS__TCP__AUTH__ACCOUNT", "T2")];
+    assert_eq!(auth(all, &by_environment), ["tcp none T2 Bind", "ws none  Bind"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_listener_names_its_line() {
+    for (text, error) in [
+        (
+            "[listeners.tcp.tls]\ncert_file = \"x\"",
+            "c.toml:1: listeners.tcp.tls: unknown key: one of name, bind, auth is possible",
+        ),
+        (
+            "[[listeners.tcp]]\nname = \"a\"\n[[listeners.tcp]]\nname = \"a\"\nauth = { account = \"T1\" }",
+            "c.toml:1: listeners.tcp: two listeners are called \"a\", and their auth differs: name them apart",
+        ),
+        (
+            "[listeners.ws.web]\nauth = { mode = \"file\" }",
+            "c.toml:1: listeners.ws: mode \"file\" without users lets nobody in: write [[users]], here or in auth.users_file",
+        ),
+    ] {
+        let result = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default());
+        assert_eq!(result.unwrap_err().to_string(), error);
+    }
+}
+
+#[test]
 fn errors_name_the_line_the_key_and_the_way_out() {
     for (text, error) in [
         ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),
@@ -91,7 +131,7 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",
-            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind is possible",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, auth is possible",
         ),
         ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
         (

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use mqtt_access::password::{HashError, PasswordHash};
 use mqtt_access::template::{NotAToken, RoleValues, TemplateError, Token};
-use mqtt_access::{DeviceRules, PermissionLists, Permissions, ResponseLimits, SubjectLists};
+use mqtt_access::{CertificateIdentity, DeviceRules, PermissionLists, Permissions, ResponseLimits, SubjectLists};
 use mqtt_codec::TopicName;
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer, de};
@@ -35,7 +35,10 @@ pub struct UserConfig {
     /// Its public NKey: with the seed a client proves to be this user, by the method `NATS-NKEY` of MQTT 5.
     #[serde(default, deserialize_with = "nkey")]
     pub nkey: Option<String>,
-    /// Its account: one of `[accounts]`, or the public NKey of one. Default: that of `[nats]`.
+    /// The identity that its client certificate has, as `dns:lamp.example`.
+    #[serde(default, deserialize_with = "identity")]
+    pub certificate: Option<CertificateIdentity>,
+    /// Its account: one of `[accounts]`, or the public NKey of one. Default: that of the listener, or of `[nats]`.
     #[serde(default)]
     pub account: String,
     /// What it may do. Default: everything.
@@ -103,12 +106,16 @@ impl UserConfig {
 
     /// What is wrong with it, and with which of its keys.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.password.is_none() && self.nkey.is_none() && !self.name.is_empty() {
-            let message = "a user needs a password, whose hash `nats-mqtt passwd` makes, or an nkey: write one of them";
+        let has_proof = self.password.is_some() || self.nkey.is_some() || self.certificate.is_some();
+        if !has_proof && !self.name.is_empty() {
+            let message = "a user needs a password, whose hash `nats-mqtt passwd` makes, or an nkey, or a certificate: write one of them";
             return Err(("", message.to_owned()));
         }
         if self.nkey.is_some() && self.name.is_empty() {
             return Err(("nkey", "who has a key has a name: give the user one".to_owned()));
+        }
+        if self.certificate.is_some() && self.name.is_empty() {
+            return Err(("certificate", "who has a certificate has a name: give the user one".to_owned()));
         }
         DeviceRules::new(&self.tags).map_err(|error| ("tags", tag_help(&error.tag)))?;
         for lists in [&self.permissions.publish, &self.permissions.subscribe] {
@@ -222,6 +229,7 @@ pub fn check_names<'a>(mut users: impl Iterator<Item = &'a UserConfig>, anonymou
 pub(super) fn check(users: &[UserConfig], root: &Node, others: &[UserConfig]) -> Result<(), ConfigError> {
     let mut names: HashSet<&str> = others.iter().map(|user| &*user.name).collect();
     let mut keys: HashSet<&str> = others.iter().filter_map(|user| user.nkey.as_deref()).collect();
+    let mut certificates: HashSet<_> = others.iter().filter_map(|user| user.certificate.as_ref()).collect();
     for (index, user) in users.iter().enumerate() {
         let invalid = |key: &str, message: String| {
             let user = format!("users[{index}]");
@@ -234,6 +242,9 @@ pub(super) fn check(users: &[UserConfig], root: &Node, others: &[UserConfig]) ->
         }
         if let Some(key) = user.nkey.as_deref().filter(|key| !keys.insert(key)) {
             return Err(invalid("nkey", format!("another user has the key {key} already: give each its own")));
+        }
+        if let Some(identity) = user.certificate.as_ref().filter(|identity| !certificates.insert(*identity)) {
+            return Err(invalid("certificate", format!("another user has {identity} already")));
         }
         user.check().map_err(|(key, message)| invalid(key, message))?;
     }
@@ -259,6 +270,10 @@ fn nkey<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D:
             "this is not the public NKey of a user: it begins with U, as `nsc generate nkey --user` shows it",
         )),
     }
+}
+
+fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CertificateIdentity>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(de::Error::custom)
 }
 
 /// `allow_responses` as a table.

@@ -87,7 +87,7 @@ impl World {
         let (socket, server) = tokio::io::duplex(pipe);
         let addr = SocketAddr::from(([192, 0, 2, 1], 1883));
         let (protocol, handshake) = (crate::listener::Protocol::Mqtt, crate::listener::Handshake::default());
-        let peer = Peer { addr, listener: "test".into(), protocol, place: 0, handshake };
+        let peer = Peer { addr, listener: "test".into(), protocol, place: 0, handshake, certificate: None };
         let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.accounts)));
         let mut wire = Wire::new(socket);
         wire.send(connect).await;

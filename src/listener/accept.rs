@@ -133,7 +133,8 @@ impl Acceptor {
             socket::prepare(&stream);
             let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
             let place = limits.taken.fetch_add(1, Ordering::Relaxed);
-            let peer = Peer { addr, listener, protocol, place, handshake };
+            // No listener asks for certificates.
+            let peer = Peer { addr, listener, protocol, place, handshake, certificate: None };
             connections.spawn(dispatch.clone().run(stream, peer, admitted));
         }
     }

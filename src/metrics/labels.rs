@@ -197,7 +197,7 @@ labels! {
         ClientId = "client_id",
         /// The permissions of the user need a client id that can stand in a subject.
         Template = "template",
-        /// Too many passwords waited to be hashed.
+        /// Too many waited to be judged.
         Busy = "busy",
         /// The user JWT is larger than one can be.
         JwtTooLong = "jwt_too_long",
@@ -267,6 +267,10 @@ labels! {
         Tags = "tags",
         /// A client that is connected has said that it is another user.
         OtherUser = "other_user",
+        /// Its certificate is needed and missing, or is another user's.
+        Certificate = "certificate",
+        /// Its account is not the one of the listener.
+        Account = "account",
     }
 }
 

@@ -14,7 +14,7 @@ use super::keys;
 use super::operator::Operators;
 use super::refusal::Refusal;
 use crate::permissions::Permissions;
-use crate::principal::{AccountId, Limit, Limits, Principal, User, is_in_networks};
+use crate::principal::{AccountId, Limit, Limits, Mode, Origin, Principal, User, is_in_networks};
 use crate::tags::DeviceRules;
 use crate::template::ScopeValues;
 use crate::time::UnixTime;
@@ -252,6 +252,7 @@ impl UserJwt {
             windows,
             networks,
             evidence: None,
+            origin: Origin::of(Mode::Jwt),
         })
     }
 

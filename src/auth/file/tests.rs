@@ -42,7 +42,14 @@ fn connect(name: Option<&str>, password: Option<&str>) -> Connect {
 
 fn peer() -> Peer {
     let addr = std::net::SocketAddr::from(([192, 0, 2, 1], 1883));
-    Peer { addr, listener: "test".into(), protocol: Protocol::Mqtt, place: 0, handshake: Handshake::default() }
+    Peer {
+        addr,
+        listener: "test".into(),
+        protocol: Protocol::Mqtt,
+        place: 0,
+        handshake: Handshake::default(),
+        certificate: None,
+    }
 }
 
 async fn judge(users: &FileUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {

@@ -85,7 +85,7 @@ fn put(folder: &Path, world: &World) {
 
 fn peer(protocol: Protocol) -> Peer {
     let addr = std::net::SocketAddr::from(([10, 1, 2, 3], 1883));
-    Peer { addr, listener: "test".into(), protocol, place: 0, handshake: Handshake::default() }
+    Peer { addr, listener: "test".into(), protocol, place: 0, handshake: Handshake::default(), certificate: None }
 }
 
 fn connect(properties: ConnectProperties, password: Option<&str>) -> Connect {

@@ -93,6 +93,14 @@ fn what_is_wrong_with_a_user_is_said_in_one_line_with_the_way_out() {
         ),
         ("acount = \"A\"", "c.toml:4: users[0].acount: unknown key: did you mean \"account\"?"),
         (
+            "certificate = \"lamp.example\"",
+            "c.toml:4: users[0].certificate: not an identity of a certificate: it begins with dns:, email:, uri:, subject: or cn:",
+        ),
+        (
+            "certificate = \"dns:a\"\n[[users]]\nname = \"other\"\ncertificate = \"dns:A\"",
+            "c.toml:7: users[1].certificate: another user has dns:a already",
+        ),
+        (
             "tags = [\"mqtt:max-qos=2\"]",
             "c.toml:4: users[0].tags: \"mqtt:max-qos=2\" is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS and mqtt:client-id=name",
         ),
@@ -102,7 +110,7 @@ fn what_is_wrong_with_a_user_is_said_in_one_line_with_the_way_out() {
         ),
         (
             "[[users]]\nname = \"other\"",
-            "c.toml:4: users[1]: a user needs a password, whose hash `nats-mqtt passwd` makes, or an nkey: write one of them",
+            "c.toml:4: users[1]: a user needs a password, whose hash `nats-mqtt passwd` makes, or an nkey, or a certificate: write one of them",
         ),
         (
             "nkey = \"SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY\"",

@@ -1,0 +1,259 @@
+//! Who judges a client: one mode of several, by the listener that it has come to and by what its credentials look like. What that
+//! one refuses nobody else is asked about.
+//!
+//! ```text
+//!   CONNECT ─▶ certificate alone, where that is enough ─────────────▶ file
+//!              nothing at all, and `anonymous` is not set ──────────▶ refused
+//!              a name that [[users]] has ───────────────────────────▶ file
+//!              everything else ─────────────────────────────────────▶ the mode of the listener
+//! ```
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use futures_util::future::join_all;
+use mqtt_access::{AccountId, Mode};
+use mqtt_codec::Connect;
+use mqtt_session::{Credentials, Verdict};
+use tokio::sync::watch;
+
+use super::file::FileUsers;
+use super::nkey;
+use super::refusals::Refusals;
+use super::shape::has_credentials;
+use super::{Again, Authenticator, Finding, Following, Judging, Principal};
+use crate::config::{CertificateUse, ListenerAuth};
+use crate::listener::{Peer, Protocol};
+use crate::metrics::AuthStep;
+
+/// What counts at each listener, by what it speaks and its name.
+#[derive(Debug)]
+pub(super) struct Entrances {
+    /// Of the listeners that have something of their own to say.
+    pub(super) own: HashMap<(Protocol, Box<str>), ListenerAuth>,
+    /// Of all others.
+    pub(super) usual: ListenerAuth,
+    /// A CONNECT without credentials is judged, and not refused at once.
+    pub(super) anonymous: bool,
+}
+
+impl Entrances {
+    /// The modes of the listeners.
+    pub(super) fn modes(&self) -> impl Iterator<Item = Mode> {
+        [self.usual.mode].into_iter().chain(self.own.values().map(|own| own.mode))
+    }
+
+    /// What counts at a listener.
+    pub(super) fn of(&self, protocol: Protocol, name: &str) -> &ListenerAuth {
+        // Most configurations have none of their own.
+        if self.own.is_empty() {
+            return &self.usual;
+        }
+        self.own.get(&(protocol, Box::from(name))).unwrap_or(&self.usual)
+    }
+}
+
+/// The modes that are in use.
+#[derive(Default)]
+pub(super) struct Modes {
+    /// `file`, also where it stands beside another mode.
+    pub(super) file: Option<FileUsers>,
+    /// The others.
+    pub(super) others: Vec<(Mode, Box<dyn Authenticator>)>,
+}
+
+impl Modes {
+    fn all(&self) -> impl Iterator<Item = (Mode, &dyn Authenticator)> {
+        let file = self.file.as_ref().map(|file| (Mode::File, file as &dyn Authenticator));
+        file.into_iter().chain(self.others.iter().map(|(mode, judge)| (*mode, &**judge)))
+    }
+
+    fn get(&self, mode: Mode) -> Option<&dyn Authenticator> {
+        self.all().find(|(other, _)| *other == mode).map(|(_, judge)| judge)
+    }
+}
+
+/// Sends each client to whoever judges it.
+pub(crate) struct Dispatch {
+    entrances: Entrances,
+    modes: Modes,
+    refusals: Refusals,
+    changes: watch::Sender<u64>,
+}
+
+/// Who is to judge.
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    /// A mode; and whose certificate was shown, where that has to be the user.
+    To(Mode, Option<String>),
+    /// The certificate says it all.
+    Certificate,
+    Refused(AuthStep),
+}
+
+impl Dispatch {
+    pub(super) fn new(entrances: Entrances, modes: Modes, refusals: Refusals) -> Self {
+        Self { entrances, modes, refusals, changes: watch::Sender::default() }
+    }
+
+    fn route(&self, entrance: &ListenerAuth, connect: &Connect, peer: &Peer) -> Route {
+        let certificate = peer.certificate.as_deref().filter(|_| entrance.certificate == CertificateUse::Enough);
+        let named = certificate.and_then(|certificate| self.modes.file.as_ref()?.name_of(certificate));
+        if let Some(name) = &named {
+            let is_other = connect.username.as_deref().is_some_and(|user| !user.is_empty() && user != name);
+            if is_other {
+                return Route::Refused(AuthStep::Certificate);
+            }
+            if connect.password.is_none() && connect.properties.authentication_method.is_none() {
+                return Route::Certificate;
+            }
+        }
+        if entrance.mode != Mode::None && !self.entrances.anonymous && !has_credentials(connect) {
+            return Route::Refused(AuthStep::NoCredentials);
+        }
+        Route::To(self.mode_of(entrance, connect), named)
+    }
+
+    fn mode_of(&self, entrance: &ListenerAuth, connect: &Connect) -> Mode {
+        let Some(file) = &self.modes.file else { return entrance.mode };
+        let properties = &connect.properties;
+        let is_of_file = match properties.authentication_method.as_deref() {
+            None => file.has(connect.username.as_deref().unwrap_or_default()),
+            // What names the key is a public key, and in mode `jwt` a JWT.
+            Some(nkey::METHOD) => {
+                properties.authentication_data.as_ref().is_some_and(|data| !data.expose().contains(&b'.'))
+            }
+            Some(_) => false,
+        };
+        if is_of_file { Mode::File } else { entrance.mode }
+    }
+
+    /// The mode that would judge a CONNECT.
+    pub(super) fn goes_to(&self, connect: &Connect, peer: &Peer) -> Option<Mode> {
+        match self.route(self.entrances.of(peer.protocol, &peer.listener), connect, peer) {
+            Route::To(mode, _) => Some(mode),
+            Route::Certificate | Route::Refused(_) => None,
+        }
+    }
+
+    async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
+        let (connect, entrance) = (credentials.connect, self.entrances.of(peer.protocol, &peer.listener));
+        let judged = match self.route(entrance, connect, peer) {
+            Route::Refused(step) => Err(step),
+            Route::Certificate => self.by_certificate(connect, peer).map(|principal| (principal, None)),
+            Route::To(mode, named) => match self.modes.get(mode) {
+                None => Err(AuthStep::NoCredentials),
+                Some(judge) => match judge.judge(credentials, peer).await {
+                    Verdict::Accepted(principal, data) => {
+                        self.bound(entrance, &principal, named.as_deref(), peer).map(|()| (principal, data))
+                    }
+                    other => return other,
+                },
+            },
+        };
+        let entered = judged.and_then(|(principal, data)| Ok((entered(entrance, principal)?, data)));
+        match entered {
+            Ok((principal, data)) => Verdict::Accepted(principal, data),
+            Err(step) => Verdict::Refused(self.refusals.tell(connect, peer, step)),
+        }
+    }
+
+    fn by_certificate(&self, connect: &Connect, peer: &Peer) -> Result<Arc<Principal>, AuthStep> {
+        let file = self.modes.file.as_ref().ok_or(AuthStep::Certificate)?;
+        file.identified_by(peer.certificate.as_deref().ok_or(AuthStep::Certificate)?, &connect.client_id)
+    }
+
+    /// Looks whether a principal is the user of its certificate, where it has to be.
+    fn bound(
+        &self,
+        entrance: &ListenerAuth,
+        principal: &Principal,
+        named: Option<&str>,
+        peer: &Peer,
+    ) -> Result<(), AuthStep> {
+        let name = &*principal.user.name;
+        let is_right = match entrance.certificate {
+            CertificateUse::None => true,
+            CertificateUse::Enough => named.is_none_or(|named| principal.origin.mode == Mode::File && named == name),
+            CertificateUse::Bind => peer.certificate.as_deref().is_some_and(|certificate| {
+                let file = self.modes.file.as_ref().filter(|_| principal.origin.mode == Mode::File);
+                match file.and_then(|file| file.certificate_of(name)) {
+                    Some(identity) => certificate.is(&identity),
+                    None => certificate.names(name),
+                }
+            }),
+        };
+        is_right.then_some(()).ok_or(AuthStep::Certificate)
+    }
+
+    /// Hands on that a mode has changed.
+    async fn hand_on(&self, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            self.changes.send_modify(|version| *version += 1);
+        }
+    }
+}
+
+/// A principal with the account of its listener, if it brings none. One that brings another does not belong there.
+fn entered(entrance: &ListenerAuth, principal: Arc<Principal>) -> Result<Arc<Principal>, AuthStep> {
+    match &entrance.account {
+        None => Ok(principal),
+        Some(account) if principal.brings_account() => {
+            (principal.account.as_str() == account).then_some(principal).ok_or(AuthStep::Account)
+        }
+        Some(account) => Ok(with_account(&principal, &AccountId::new(account))),
+    }
+}
+
+fn with_account(principal: &Principal, account: &AccountId) -> Arc<Principal> {
+    let mut given = principal.clone();
+    given.account = account.clone();
+    given.account_name = account.as_str().to_owned();
+    given.origin.has_account_of_listener = true;
+    Arc::new(given)
+}
+
+impl Authenticator for Dispatch {
+    fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a> {
+        Box::pin(self.verdict(credentials, peer))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whoever accepted it is asked. It stays in its account, or goes.
+    fn judge_again(&self, principal: &Principal, client_id: &str) -> Again {
+        let Some(judge) = self.modes.get(principal.origin.mode) else { return Again::Gone(AuthStep::NoCredentials) };
+        match judge.judge_again(principal, client_id) {
+            Again::Changed(now) if principal.origin.has_account_of_listener && !now.brings_account() => {
+                Again::Changed(with_account(&now, &principal.account))
+            }
+            Again::Changed(now) if now.account != principal.account => Again::Gone(AuthStep::Account),
+            other => other,
+        }
+    }
+
+    /// Of the first mode that has something to say about it.
+    fn way<'a>(&'a self, account: &'a AccountId) -> Finding<'a> {
+        Box::pin(async move {
+            for (_, judge) in self.modes.all() {
+                if let Some(way) = judge.way(account).await {
+                    return Some(way);
+                }
+            }
+            None
+        })
+    }
+
+    fn follow(&self) -> Following<'_> {
+        let following = join_all(self.modes.all().map(|(_, judge)| judge.follow()));
+        let handing_on = join_all(self.modes.all().map(|(_, judge)| self.hand_on(judge.changes())));
+        Box::pin(async move {
+            let _ = tokio::join!(following, handing_on);
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
