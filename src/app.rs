@@ -120,11 +120,12 @@ impl Process {
 pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let process = Process::start(&config).await?;
+    let authenticator = auth::authenticator(&config, options::nats_ways(&config)?, &process.metrics)?;
+    let authenticator: Arc<dyn Authenticator> = Arc::new(authenticator);
     let opening = Box::pin(Account::open(account_spec(&config)?, &process.metrics));
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&home);
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
-    let authenticator = options::authenticator(&config, &process.metrics);
     let opener = Configured::new(&config, &authenticator, &process.metrics);
     let accounts = accounts::begin(home, Box::new(opener), most);
     let served = serve(&config, &process, &accounts, authenticator, shutdown).await;

@@ -6,17 +6,20 @@
 //!   refusal is told.
 //! - `jwt`: mode `jwt`. `nkey`: the method by which users show that they have their key.
 //! - `file`: mode `file`; `users`: whom it knows; `users_file`: looks whether they have changed.
-//! - `turns`: how many passwords are hashed at once; `remembered`: those that were right a moment ago; `failures`: who fails waits.
+//! - `nats`: mode `nats`.
+//! - `slowly`: refusals that wait; `turns`: how many passwords are hashed at once; `remembered`: those that were right a moment ago; `failures`: who fails waits.
 
 mod dispatch;
 mod failures;
 mod file;
 mod jwt;
 mod modes;
+mod nats;
 mod nkey;
 mod refusals;
 mod remembered;
 mod shape;
+mod slowly;
 mod time;
 mod turns;
 mod users;
@@ -33,6 +36,7 @@ use tokio::sync::watch;
 
 pub(crate) use modes::{Identified, authenticator, identify, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
+pub(crate) use nats::NatsWays;
 pub(crate) use refusals::ending_of;
 pub(crate) use time::now;
 

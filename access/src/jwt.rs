@@ -26,4 +26,4 @@ pub use self::encoded::{JWT_LEN_MAX, JwtError};
 pub use self::operator::{Operator, Operators};
 pub use self::refusal::Refusal;
 pub use self::texts::jwts_in;
-pub use self::user::{Circumstances, Listener, Proof, UserJwt};
+pub use self::user::{Circumstances, Listener, OwnLimits, Proof, UserJwt};

@@ -41,6 +41,8 @@ pub struct ServerInfo {
     pub jetstream: bool,
     /// Our number on it.
     pub client_id: u64,
+    /// The account that the connection is in; said after CONNECT, by some servers.
+    pub remote_account: Option<String>,
 }
 
 impl ServerInfo {

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mqtt_access::AccountId;
 use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
 use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions, RightsOptions};
-use crate::auth::{self, Authenticator, JUDGED_WITHIN};
+use crate::auth::{Authenticator, JUDGED_WITHIN, NatsWays};
 use crate::config::{
     self, AuthMode, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
     SessionOwner, WideFilters,
@@ -81,8 +82,18 @@ fn declared(names: &Names, log: &DeclaredLogConfig) -> Result<(StreamSpec, Optio
     Ok((spec, (log.replicas > 0).then_some(log.replicas)))
 }
 
+/// How mode `nats` gets to nats-server.
+pub(crate) fn nats_ways(config: &Config) -> Result<NatsWays, proto_map::MapError> {
+    let names = Names::new(&config.jetstream.prefix, &config.jetstream.subject_prefix)?;
+    let others = config.accounts.iter().map(|(name, way)| {
+        let credentials = credentials(&way.auth(), way.nkey_seed_file.as_deref());
+        (AccountId::new(name), NatsOptions { credentials, ..nats(config) })
+    });
+    Ok(NatsWays { home: nats(config), others: others.collect(), inbox_prefix: names.inbox_prefix() })
+}
+
 /// How nats-server is reached, and who we are there.
-pub(crate) fn nats(config: &Config) -> NatsOptions {
+fn nats(config: &Config) -> NatsOptions {
     let nats = &config.nats;
     NatsOptions {
         urls: nats.urls.clone(),
@@ -152,11 +163,6 @@ fn quotas(config: &Config) -> Quotas {
         groups_per_client: shared.max_groups_per_client as usize,
         share_name_length: shared.max_name_length.into(),
     }
-}
-
-/// Who knows who a client is.
-pub(crate) fn authenticator(config: &Config, metrics: &Arc<Metrics>) -> Arc<dyn Authenticator> {
-    Arc::new(auth::authenticator(config, nats(config), metrics))
 }
 
 /// How it is found out who a client is.

@@ -10,18 +10,23 @@ use mqtt_session::{Credentials, Verdict};
 use super::dispatch::{Dispatch, Entrances, Modes};
 use super::file::FileUsers;
 use super::jwt::{JwtUsers, Ways, are_creds_of};
+use super::nats::{NatsUsers, NatsWays};
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
 use crate::config::{Config, ListenerAuth, ListenerAuthConfig};
 use crate::listener::{Bound, Handshake, Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
-use crate::store::{self, LoneLink, NatsOptions};
+use crate::store::{self, LoneLink, NatsOptions, OpenError};
 
 /// How long our own way into an account is tried.
 const TRIED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whoever judges those who come to the listeners that are configured. `nats`: how nats-server is reached.
-pub(crate) fn authenticator(config: &Config, nats: NatsOptions, metrics: &Arc<Metrics>) -> Dispatch {
+/// Whoever judges those who come to the listeners that are configured.
+///
+/// # Errors
+/// What mode `nats` needs of `[nats]` cannot be used.
+pub(crate) fn authenticator(config: &Config, ways: NatsWays, metrics: &Arc<Metrics>) -> Result<Dispatch, OpenError> {
+    let refusals = Refusals::new(Arc::clone(metrics));
     let entrances = entrances(config);
     let is_used = |mode| entrances.modes().any(|used| used == mode);
     let mut modes = Modes::default();
@@ -32,9 +37,13 @@ pub(crate) fn authenticator(config: &Config, nats: NatsOptions, metrics: &Arc<Me
         modes.others.push((Mode::None, Box::new(Anyone::new(Arc::clone(metrics)))));
     }
     if is_used(Mode::Jwt) {
-        modes.others.push((Mode::Jwt, Box::new(JwtUsers::new(&config.auth.jwt, nats, Arc::clone(metrics)))));
+        let (home, metrics) = (ways.home.clone(), Arc::clone(metrics));
+        modes.others.push((Mode::Jwt, Box::new(JwtUsers::new(&config.auth.jwt, home, metrics))));
     }
-    Dispatch::new(entrances, modes, Refusals::new(Arc::clone(metrics)))
+    if is_used(Mode::Nats) {
+        modes.others.push((Mode::Nats, Box::new(NatsUsers::new(&config.auth, ways, refusals.clone())?)));
+    }
+    Ok(Dispatch::new(entrances, modes, refusals))
 }
 
 /// What counts at which listener.
@@ -62,14 +71,16 @@ pub(crate) struct Identified {
 }
 
 /// Who a client would be that connects with these to the first listener, or the name of the step at which it would be refused.
-/// `nats`: how nats-server is reached.
+///
+/// # Errors
+/// What mode `nats` needs of `[nats]` cannot be used.
 pub(crate) async fn identify(
     config: &Config,
-    nats: NatsOptions,
+    ways: NatsWays,
     name: &str,
     password: Option<&Secret>,
     client_id: &str,
-) -> Result<Identified, &'static str> {
+) -> Result<Result<Identified, &'static str>, OpenError> {
     let connect = Connect {
         version: Version::V5,
         bridge: false,
@@ -83,23 +94,27 @@ pub(crate) async fn identify(
     };
     let peer = somebody_at(first_listener(config));
     let metrics = Metrics::new();
-    let dispatch = authenticator(config, nats.clone(), &metrics);
+    let nats = ways.home.clone();
+    let dispatch = authenticator(config, ways, &metrics)?;
     if let (true, Some(password)) = (dispatch.goes_to(&connect, &peer) == Some(Mode::Jwt), password) {
         // Whoever would be asked for more is told what for.
         let users = JwtUsers::new(&config.auth.jwt, nats.clone(), metrics);
-        let (principal, needs_proof) = users.identify(password, client_id).await.map_err(AuthStep::text)?;
+        let (principal, needs_proof) = match users.identify(password, client_id).await {
+            Ok(known) => known,
+            Err(step) => return Ok(Err(step.text())),
+        };
         let way = Box::pin(go(users.ways(), &principal.account, nats)).await;
-        return Ok(Identified { principal, needs_proof, way: Some(way) });
+        return Ok(Ok(Identified { principal, needs_proof, way: Some(way) }));
     }
     let credentials = Credentials { connect: &connect, data: None, challenge: None, round: 0 };
     let verdict = tokio::select! {
         verdict = tokio::time::timeout(JUDGED_WITHIN, dispatch.judge(credentials, &peer)) => verdict,
-        () = dispatch.follow() => return Err(AuthStep::Busy.text()),
+        () = dispatch.follow() => return Ok(Err(AuthStep::Busy.text())),
     };
-    match verdict {
+    Ok(match verdict {
         Ok(Verdict::Accepted(principal, _)) => Ok(Identified { principal, needs_proof: false, way: None }),
         _ => Err(metrics.auth_refusal().unwrap_or(AuthStep::Busy.text())),
-    }
+    })
 }
 
 /// Somebody on this machine.

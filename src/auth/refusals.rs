@@ -52,6 +52,7 @@ const fn reason_of(step: AuthStep) -> ReasonCode {
         AuthStep::Method => ReasonCode::BadAuthenticationMethod,
         AuthStep::UnknownUser
         | AuthStep::WrongPassword
+        | AuthStep::NatsRefused
         | AuthStep::JwtTooLong
         | AuthStep::JwtMalformed
         | AuthStep::JwtAlgorithm
@@ -61,7 +62,9 @@ const fn reason_of(step: AuthStep) -> ReasonCode {
         | AuthStep::JwtKey
         | AuthStep::JwtSignature => ReasonCode::BadUserNameOrPassword,
         AuthStep::ClientId => ReasonCode::ClientIdentifierNotValid,
-        AuthStep::Busy | AuthStep::ResolverUnreachable => ReasonCode::ServerUnavailable,
+        AuthStep::Busy | AuthStep::ResolverUnreachable | AuthStep::NatsUnreachable | AuthStep::NatsNoAnswer => {
+            ReasonCode::ServerUnavailable
+        }
         _ => ReasonCode::NotAuthorized,
     }
 }

@@ -7,7 +7,7 @@ use mqtt_access::{ResponseLimits, Secret, SubjectLists};
 
 use super::failure::{FAILED, Failure, say};
 use super::passwd;
-use crate::app::options;
+use crate::app::{AppError, options};
 use crate::auth::{self, Identified, Principal};
 use crate::config::{AuthMode, Config};
 use crate::store::rfc3339;
@@ -37,10 +37,11 @@ pub(super) async fn auth(config: &Config, somebody: &Somebody) -> Result<(), Fai
 type Lines = Vec<(&'static str, String)>;
 
 async fn test(config: &Config, user: &str, password: Option<&Secret>, client_id: &str) -> Result<Lines, Failure> {
-    let Identified { principal, needs_proof, way } =
-        Box::pin(auth::identify(config, options::nats(config), user, password, client_id))
-            .await
-            .map_err(|step| Failure::new(FAILED, format!("refused at step {step}: see docs/security.md")))?;
+    let ways = options::nats_ways(config).map_err(AppError::from)?;
+    let Identified { principal, needs_proof, way } = Box::pin(auth::identify(config, ways, user, password, client_id))
+        .await
+        .map_err(AppError::from)?
+        .map_err(|step| Failure::new(FAILED, format!("refused at step {step}: see docs/security.md")))?;
     let who = match (principal.origin.mode, &*principal.user.name) {
         (AuthMode::None, _) => "anybody: auth.mode is \"none\"".to_owned(),
         (_, "") => "whoever has no user name".to_owned(),

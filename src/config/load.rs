@@ -148,8 +148,12 @@ impl Config {
             AuthMode::None => Ok(()),
             AuthMode::File => users::check_names(self.users.iter().chain(&auth.file_users), auth.anonymous)
                 .map_err(|message| (key, message)),
+            AuthMode::Nats if auth.recheck.get() < std::time::Duration::from_secs(1) => {
+                Err(("auth.recheck", "write \"1s\" or more".to_owned()))
+            }
+            AuthMode::Nats => Ok(()),
             AuthMode::Jwt => auth.jwt.check(),
-            later @ (AuthMode::Nats | AuthMode::Oidc) => Err((
+            later @ AuthMode::Oidc => Err((
                 key,
                 format!(
                     "{:?} is not available in this version: write \"file\" or \"jwt\", or \"none\", which lets every device in",

@@ -271,6 +271,20 @@ labels! {
         Certificate = "certificate",
         /// Its account is not the one of the listener.
         Account = "account",
+        /// nats-server does not take its credentials.
+        NatsRefused = "nats_refused",
+        /// No nats-server could be asked, or none wanted to say.
+        NatsUnreachable = "nats_unreachable",
+        /// Its user may not publish the question who it is.
+        NatsQuestion = "nats_question",
+        /// The answer has reached none of our links.
+        NatsNoAnswer = "nats_no_answer",
+        /// More than one has answered.
+        NatsAnswers = "nats_answers",
+        /// The answer cannot be understood.
+        NatsAnswer = "nats_answer",
+        /// What its JWT says of addresses, hours or connections does not let it in.
+        NatsJwt = "nats_jwt",
     }
 }
 

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::BytesMut;
 use nats_wire::{ConnectInfo, Decoder, Limits, ServerInfo, ServerOp, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use zeroize::Zeroize as _;
 
 use super::error::ConnectError;
 use super::options::LinkOptions;
@@ -16,7 +17,7 @@ use super::tls;
 use super::url::Scheme;
 
 /// How long a server may take, from the first packet to its PONG.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection that stands.
 pub(super) struct Established {
@@ -55,10 +56,15 @@ async fn shake_hands(server: &Server, options: &LinkOptions) -> Result<Establish
         return Err(ConnectError::Tls("ws:// is not encrypted, wss:// is".to_owned()));
     }
     let mut out = BytesMut::new();
-    encode::connect(&mut out, &connect_info(options, &info, wants_tls)?);
+    let mut said = connect_info(options, &info, wants_tls)?;
+    encode::connect(&mut out, &said);
+    for secret in [&mut said.pass, &mut said.auth_token, &mut said.jwt] {
+        secret.zeroize();
+    }
     encode::ping(&mut out);
     talk.stream.write_all(&out).await?;
     talk.stream.flush().await?;
+    out.as_mut().zeroize();
     loop {
         match talk.next().await? {
             ServerOp::Pong => {
@@ -85,7 +91,7 @@ fn refusal(text: &[u8]) -> ConnectError {
 }
 
 fn connect_info(options: &LinkOptions, info: &ServerInfo, tls_required: bool) -> Result<ConnectInfo, ConnectError> {
-    let login = (options.identify)(info.nonce.as_bytes()).map_err(ConnectError::Credentials)?;
+    let mut login = (options.identify)(info.nonce.as_bytes()).map_err(ConnectError::Credentials)?;
     Ok(ConnectInfo {
         verbose: false,
         pedantic: false,
@@ -97,12 +103,12 @@ fn connect_info(options: &LinkOptions, info: &ServerInfo, tls_required: bool) ->
         echo: !options.no_echo,
         headers: true,
         no_responders: true,
-        user: login.user,
-        pass: login.password,
-        auth_token: login.token,
-        jwt: login.jwt,
-        nkey: login.nkey,
-        sig: login.signature.map(|signature| URL_SAFE_NO_PAD.encode(signature)),
+        user: login.user.take(),
+        pass: login.password.take(),
+        auth_token: login.token.take(),
+        jwt: login.jwt.take(),
+        nkey: login.nkey.take(),
+        sig: login.signature.take().map(|signature| URL_SAFE_NO_PAD.encode(signature)),
     })
 }
 

@@ -7,6 +7,7 @@
 //! - `client`: what others hold of a link; `shared`: what they have in common with its task
 //! - `subscriptions`, `queue`, `subscriber`: from a subscription to whoever reads it; `requests`: questions and answers;
 //!   `listeners`: who is there to answer; `looks`: how often that is asked
+//! - `trial`: a connection with somebody else's credentials
 //! - `counts`: what was skipped, dropped and connected anew
 //!
 //! Not here: JetStream, and what a subject or a header means.
@@ -40,6 +41,7 @@ mod stream;
 mod subscriber;
 mod subscriptions;
 mod tls;
+pub(crate) mod trial;
 mod url;
 mod ws;
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use zeroize::Zeroize as _;
+
 use super::counts::LinkCounts;
 use super::error::ConnectError;
 use super::url::ServerUrl;
@@ -20,6 +22,14 @@ pub(crate) struct Login {
     pub(crate) nkey: Option<String>,
     /// Of the server's nonce.
     pub(crate) signature: Option<Vec<u8>>,
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        for secret in [&mut self.password, &mut self.token, &mut self.jwt] {
+            secret.zeroize();
+        }
+    }
 }
 
 impl fmt::Debug for Login {

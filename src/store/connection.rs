@@ -250,6 +250,12 @@ impl Connector {
         }
     }
 
+    /// What a connection to the same servers is told that somebody else is on.
+    pub(crate) fn trial(&self, name: &'static str) -> LinkOptions {
+        let role = Role { name, no_echo: true, is_answered_by_anybody: false, queue: 1, subscription_queue: 1 };
+        self.link_options(role, false, |_| ())
+    }
+
     /// One attempt at an epoch; the caller decides when to try again.
     pub(crate) async fn epoch(&self, role: Role) -> Result<Epoch, ConnectError> {
         let (denied_tx, denied) = mpsc::channel(DENIED_MAX);

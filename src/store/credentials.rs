@@ -109,7 +109,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let login = Authenticator::new(Credentials::CredsFile(path), &[]).answer(b"n").unwrap();
         assert_eq!(login.jwt.as_deref(), Some("eyJ.a.b"));
-        key.verify(b"n", &login.signature.unwrap()).unwrap();
+        key.verify(b"n", login.signature.as_ref().unwrap()).unwrap();
     }
 
     #[test]

@@ -87,7 +87,7 @@ use self::assets::Assets;
 pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
 use self::bucket::Bucket;
 pub use self::clock::{SERVERS_DIFFER_MS, ServerClock};
-use self::connection::{Connector, Link, Role};
+pub(crate) use self::connection::{Connector, Link, Role};
 use self::core::Seals;
 pub use self::core::{CoreMessage, CoreNats, CoreSink, Dropped, RequestError, Served};
 pub use self::entry::LogEntry;

@@ -22,6 +22,7 @@ mod alive;
 mod attached;
 mod auth_file;
 mod auth_jwt;
+mod auth_nats;
 mod backlog;
 mod both_worlds;
 mod bridges;

@@ -13,12 +13,13 @@ use super::encoded::{self, Claims, JwtError};
 use super::keys;
 use super::operator::Operators;
 use super::refusal::Refusal;
+use crate::network::Network;
 use crate::permissions::Permissions;
 use crate::principal::{AccountId, Limit, Limits, Mode, Origin, Principal, User, is_in_networks};
 use crate::tags::DeviceRules;
 use crate::template::ScopeValues;
 use crate::time::UnixTime;
-use crate::window::WindowVerdict;
+use crate::window::{TimeWindows, WindowVerdict};
 
 /// What kind of listener a connection has come to, by the names that JWTs have for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +59,19 @@ pub struct Circumstances<'a> {
     pub has_trusted_proxy: bool,
     /// What was signed.
     pub proof: Proof<'a>,
+}
+
+/// What a user JWT itself says, see [`UserJwt::own_limits`].
+#[derive(Clone, Debug)]
+pub struct OwnLimits {
+    /// Where from; without any, from anywhere.
+    pub networks: Vec<Network>,
+    /// When.
+    pub windows: TimeWindows,
+    /// All tags.
+    pub tags: Vec<String>,
+    /// What those of ours say.
+    pub rules: DeviceRules,
 }
 
 /// A user JWT whose claims are fine by themselves. It is kept as long as its connection, so that it can be judged again when
@@ -254,6 +268,33 @@ impl UserJwt {
             evidence: None,
             origin: Origin::of(Mode::Jwt),
         })
+    }
+
+    /// What the JWT itself says of connections, addresses, hours and tags, for a user whom nats-server has accepted without
+    /// seeing where it comes from. What the scope of a signing key says stands in the account, and is not in it.
+    ///
+    /// # Errors
+    /// [`Refusal::ConnectionType`], [`Refusal::SourceAddress`], [`Refusal::TimeWindow`], [`Refusal::Tags`].
+    pub fn own_limits(&self, circumstances: &Circumstances<'_>) -> Result<OwnLimits, Refusal> {
+        let grants = &self.claims.nats.grants;
+        check_connection_type(grants, circumstances.listener)?;
+        let networks = checks::networks(grants).ok_or(Refusal::SourceAddress)?;
+        if !is_in_networks(&networks, circumstances.peer) {
+            return Err(Refusal::SourceAddress);
+        }
+        let windows = checks::windows(grants).ok_or(Refusal::TimeWindow)?;
+        if windows.verdict(circumstances.now) == WindowVerdict::Outside {
+            return Err(Refusal::TimeWindow);
+        }
+        let rules = DeviceRules::new(self.tags()).map_err(|_| Refusal::Tags)?;
+        Ok(OwnLimits { networks, windows, tags: self.tags().to_vec(), rules })
+    }
+
+    /// Whether it may connect as clients of NATS do, and not only as those of MQTT or WebSocket.
+    #[must_use]
+    pub fn may_connect_to_nats(&self) -> bool {
+        let named = self.claims.nats.grants.allowed_connection_types.as_deref().unwrap_or_default();
+        named.is_empty() || named.iter().any(|name| name.eq_ignore_ascii_case("STANDARD"))
     }
 
     fn tags(&self) -> &[String] {

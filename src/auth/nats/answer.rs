@@ -1,0 +1,141 @@
+//! What nats-server says of a user, and what that makes of a client.
+
+use std::sync::Arc;
+
+use mqtt_access::jwt::OwnLimits;
+use mqtt_access::{
+    AccountId, Mode, Origin, PermissionLists, Permissions, ResponseLimits, SubjectLists, UnixTime, User,
+};
+use serde::Deserialize;
+
+use crate::auth::Principal;
+use crate::metrics::AuthStep;
+
+/// What stands in the place of a token that nobody is to see.
+const REDACTED: &str = "[REDACTED]";
+
+/// An answer to `$SYS.REQ.USER.INFO`.
+#[derive(Debug)]
+pub(super) struct Answer {
+    account: AccountId,
+    said: Said,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    data: Said,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    user: String,
+    user_name: String,
+    account_name: String,
+    permissions: Option<SaidPermissions>,
+    /// What remains, nanoseconds; 0 without an end.
+    expires: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SaidPermissions {
+    publish: Option<SubjectLists>,
+    subscribe: Option<SubjectLists>,
+    responses: Option<ResponseLimits>,
+}
+
+impl Answer {
+    /// Reads what came by a link of an account.
+    pub(super) fn new(account: AccountId, json: &[u8]) -> Option<Self> {
+        let Envelope { data } = serde_json::from_slice(json).ok()?;
+        Some(Self { account, said: data })
+    }
+
+    /// Who a client is of whom this was said; `own`: what its JWT says besides.
+    pub(super) fn principal(self, own: Option<OwnLimits>, now: UnixTime) -> Result<Principal, AuthStep> {
+        let Self { account, said } = self;
+        let SaidPermissions { publish, subscribe, responses } = said.permissions.unwrap_or_default();
+        let lists = PermissionLists {
+            publish: publish.unwrap_or_default(),
+            subscribe: subscribe.unwrap_or_default(),
+            responses,
+        };
+        let permissions = Permissions::new(lists).map_err(|_| AuthStep::NatsAnswer)?;
+        let mut principal = Principal {
+            account,
+            account_name: said.account_name,
+            user: user(said.user, said.user_name),
+            permissions: Arc::new(permissions),
+            expires: (said.expires > 0)
+                .then(|| UnixTime::from_millis(now.as_millis().saturating_add(said.expires / 1_000_000))),
+            origin: Origin::of(Mode::Nats),
+            ..Principal::all()
+        };
+        if let Some(OwnLimits { networks, windows, tags, rules }) = own {
+            (principal.networks, principal.windows) = (networks, windows);
+            (principal.tags, principal.rules) = (tags, rules);
+        }
+        Ok(principal)
+    }
+}
+
+/// Of a user with a JWT it is the key that is called user; of one with a token nothing is said.
+fn user(user: String, name: String) -> User {
+    let is_key = user.len() == 56 && user.starts_with('U') && user.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if user == REDACTED {
+        User::default()
+    } else if is_key && !name.is_empty() {
+        User { name, key: Some(user), ..User::default() }
+    } else {
+        User { name: user, ..User::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(json: &str) -> Option<Principal> {
+        let now = UnixTime::from_secs(1000);
+        Answer::new(AccountId::new("T1"), json.as_bytes())?.principal(None, now).ok()
+    }
+
+    #[test]
+    fn what_nats_server_says_becomes_a_principal_of_the_account_of_the_link() {
+        let said = r#"{"server":{},"data":{"user":"lim","account":"OTHER","account_name":"A","expires":1500000000,
+            "permissions":{"publish":{"allow":["dev.\u003e"],"deny":["dev.x"]},"subscribe":{"allow":["j q"]},
+            "responses":{"max":3,"ttl":10000000000}}}}"#;
+        let lim = principal(said).unwrap();
+        assert_eq!((lim.account.as_str(), &*lim.user.name, lim.origin.mode), ("T1", "lim", Mode::Nats));
+        assert!(lim.permissions.is_publish_allowed("dev.a") && !lim.permissions.is_publish_allowed("dev.x"));
+        assert!(lim.permissions.subscribe("j", Some("q")).is_granted());
+        assert!(!lim.permissions.subscribe("j", None).is_granted());
+        assert_eq!(lim.permissions.response_limits().map(|limits| limits.max), Some(3));
+        assert_eq!(lim.expires, Some(UnixTime::from_millis(1_001_500)));
+        let free = principal(r#"{"data":{"user":"a"}}"#).unwrap();
+        assert_eq!((free.expires, free.permissions.is_publish_allowed("any")), (None, true));
+    }
+
+    #[test]
+    fn names_of_users() {
+        let key = format!("U{}", "A".repeat(55));
+        for (said, name, has_key) in [
+            (r#"{"user":"a","user_name":"b"}"#.to_owned(), "a", false),
+            (r#"{"user":"[REDACTED]"}"#.to_owned(), "", false),
+            (format!(r#"{{"user":"{key}","user_name":"lamp"}}"#), "lamp", true),
+            (format!(r#"{{"user":"{key}"}}"#), &key, false),
+        ] {
+            let user = principal(&format!("{{\"data\":{said}}}")).unwrap().user;
+            assert_eq!((&*user.name, user.key.is_some()), (name, has_key), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_understood_lets_nobody_in() {
+        for json in ["", "{}", "[]", r#"{"error":{"code":500}}"#, r#"{"data":{"user":1}}"#] {
+            assert!(principal(json).is_none(), "{json}");
+        }
+        assert!(principal(r#"{"data":{"permissions":{"publish":{"deny":["a..b"]}}}}"#).is_none());
+    }
+}
