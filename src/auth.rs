@@ -6,7 +6,7 @@
 //!   refusal is told.
 //! - `jwt`: mode `jwt`. `nkey`: the method by which users show that they have their key.
 //! - `file`: mode `file`; `users`: whom it knows; `users_file`: looks whether they have changed.
-//! - `nats`: mode `nats`.
+//! - `nats`: mode `nats`; `oidc`: mode `oidc`.
 //! - `slowly`: refusals that wait; `turns`: how many passwords are hashed at once; `remembered`: those that were right a moment ago; `failures`: who fails waits.
 
 mod dispatch;
@@ -16,6 +16,7 @@ mod jwt;
 mod modes;
 mod nats;
 mod nkey;
+mod oidc;
 mod refusals;
 mod remembered;
 mod shape;

@@ -2,7 +2,8 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `accounts`, `listeners`, `auth`, `jwt`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones are below.
+//! - `nats`, `accounts`, `listeners`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones
+//!   are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `error`: what is wrong, and where.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
@@ -20,6 +21,7 @@ mod listeners;
 mod load;
 mod mqtt;
 mod nats;
+mod oidc;
 mod requests;
 mod tree;
 mod units;
@@ -39,6 +41,7 @@ pub use listeners::{ListenerAuth, ListenersConfig, TcpListenerConfig, WsListener
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
+pub use oidc::{OidcConfig, OidcRole, Wanted};
 pub use requests::RequestsConfig;
 pub use units::{BindAddr, ByteSize, Duration, Secret, parse_level};
 pub use users::{

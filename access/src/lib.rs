@@ -2,6 +2,7 @@
 //!
 //! - [`Principal`]: who a connection is, whatever has proven it
 //! - [`jwt`]: a user by its JWT, its account and operator
+//! - [`oidc`]: a token of an identity provider
 //! - [`Permissions`]: lists of subjects, compiled; publish, subscribe, deliver
 //! - [`template`]: `{{name()}}` and its like, for one user
 //! - [`DeviceRules`]: tags such as `mqtt:retain=deny`
@@ -26,6 +27,7 @@ pub mod jwt;
 mod lists;
 mod matcher;
 mod network;
+pub mod oidc;
 pub mod password;
 mod permissions;
 mod principal;

@@ -8,6 +8,10 @@ mod role;
 mod scope;
 mod token;
 
+use std::collections::BTreeSet;
+
+use crate::lists::PermissionLists;
+
 pub use self::role::RoleValues;
 pub use self::scope::ScopeValues;
 pub use self::token::{NotAToken, Token};
@@ -57,6 +61,38 @@ fn operation(placeholder: &str) -> &str {
     inner.strip_suffix("}}").unwrap_or(inner).trim()
 }
 
+/// The operations that the entries of lists ask for, each as it is written between the braces.
+#[must_use]
+pub fn operations(lists: &PermissionLists) -> BTreeSet<&str> {
+    let directions = [&lists.publish, &lists.subscribe];
+    let entries = directions.iter().flat_map(|lists| lists.allowed().iter().chain(lists.denied()));
+    entries.flat_map(|entry| operations_of(entry)).collect()
+}
+
+/// The operations that a text asks for.
+#[must_use]
+pub fn operations_of(text: &str) -> Vec<&str> {
+    placeholders(text).into_iter().map(operation).collect()
+}
+
+/// A text with the values of its operations in it; it is read once, so that what a value brings along is no placeholder. It is
+/// a name, and not for subjects: nothing is asked of the values.
+///
+/// # Errors
+/// An operation has no value.
+pub fn expand_text(text: &str, value: impl Fn(&str) -> Option<String>) -> Result<String, TemplateError> {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    for placeholder in placeholders(text) {
+        let Some((before, after)) = rest.split_once(placeholder) else { continue };
+        let operation = operation(placeholder);
+        expanded.push_str(before);
+        expanded.push_str(&value(operation).ok_or_else(|| TemplateError::Missing(operation.to_owned()))?);
+        rest = after;
+    }
+    Ok(expanded + rest)
+}
+
 /// How many combinations there are of one value of each, together with those that a list has already.
 fn count(values: &[Vec<String>], already: usize) -> Result<usize, TemplateError> {
     let mut count = 1_usize;
@@ -85,7 +121,7 @@ fn combination<'a>(values: &'a [Vec<String>], mut index: usize) -> Vec<&'a str> 
 
 #[cfg(test)]
 mod tests {
-    use super::{combination, operation, placeholders};
+    use super::{TemplateError, combination, expand_text, operation, operations_of, placeholders};
 
     #[test]
     fn placeholders_of_an_entry() {
@@ -107,6 +143,15 @@ mod tests {
         }
         assert_eq!(operation("{{ name() }}"), "name()");
         assert_eq!(operation("{{{x}}"), "{x");
+    }
+
+    #[test]
+    fn a_text_is_read_once() {
+        let value = |operation: &str| (operation == "sub").then(|| "{{sub}}".to_owned());
+        assert_eq!(expand_text("a-{{sub}}.{{ sub }}", value).as_deref(), Ok("a-{{sub}}.{{sub}}"));
+        assert_eq!(expand_text("plain", value).as_deref(), Ok("plain"));
+        assert_eq!(expand_text("{{x}}", value), Err(TemplateError::Missing("x".to_owned())));
+        assert_eq!(operations_of("a.{{sub}}.{{claim.a.b}}"), ["sub", "claim.a.b"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ```text
 //!   CONNECT ─▶ certificate alone, where that is enough ─────────────▶ file
 //!              nothing at all, and `anonymous` is not set ──────────▶ refused
+//!              a JWT of the identity provider, method OAUTH2-JWT ───▶ oidc
 //!              a name that [[users]] has ───────────────────────────▶ file
 //!              everything else ─────────────────────────────────────▶ the mode of the listener
 //! ```
@@ -19,8 +20,9 @@ use tokio::sync::watch;
 
 use super::file::FileUsers;
 use super::nkey;
+use super::oidc;
 use super::refusals::Refusals;
-use super::shape::has_credentials;
+use super::shape::{JwtShape, has_credentials};
 use super::{Again, Authenticator, Finding, Following, Judging, Principal};
 use crate::config::{CertificateUse, ListenerAuth};
 use crate::listener::{Peer, Protocol};
@@ -60,6 +62,8 @@ pub(super) struct Modes {
     pub(super) file: Option<FileUsers>,
     /// The others.
     pub(super) others: Vec<(Mode, Box<dyn Authenticator>)>,
+    /// The issuer whose tokens go to `oidc`.
+    pub(super) issuer: Option<String>,
 }
 
 impl Modes {
@@ -115,6 +119,9 @@ impl Dispatch {
     }
 
     fn mode_of(&self, entrance: &ListenerAuth, connect: &Connect) -> Mode {
+        if self.is_of_provider(connect) {
+            return Mode::Oidc;
+        }
         let Some(file) = &self.modes.file else { return entrance.mode };
         let properties = &connect.properties;
         let is_of_file = match properties.authentication_method.as_deref() {
@@ -133,6 +140,17 @@ impl Dispatch {
         match self.route(self.entrances.of(peer.protocol, &peer.listener), connect, peer) {
             Route::To(mode, _) => Some(mode),
             Route::Certificate | Route::Refused(_) => None,
+        }
+    }
+
+    /// Whether a CONNECT has a token of the identity provider, by what that says of itself.
+    fn is_of_provider(&self, connect: &Connect) -> bool {
+        let Some(issuer) = &self.modes.issuer else { return false };
+        match connect.properties.authentication_method.as_deref() {
+            Some(method) => method == oidc::METHOD,
+            None => connect.password.as_ref().is_some_and(|password| {
+                JwtShape::of(password.expose()).is_some_and(|jwt| !jwt.is_of_nats() && jwt.issuer == *issuer)
+            }),
         }
     }
 

@@ -11,6 +11,7 @@ use super::dispatch::{Dispatch, Entrances, Modes};
 use super::file::FileUsers;
 use super::jwt::{JwtUsers, Ways, are_creds_of};
 use super::nats::{NatsUsers, NatsWays};
+use super::oidc::OidcUsers;
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
 use crate::config::{Config, ListenerAuth, ListenerAuthConfig};
@@ -42,6 +43,10 @@ pub(crate) fn authenticator(config: &Config, ways: NatsWays, metrics: &Arc<Metri
     }
     if is_used(Mode::Nats) {
         modes.others.push((Mode::Nats, Box::new(NatsUsers::new(&config.auth, ways, refusals.clone())?)));
+    }
+    if let Some(oidc) = &config.auth.oidc {
+        modes.issuer = Some(oidc.issuer.clone());
+        modes.others.push((Mode::Oidc, Box::new(OidcUsers::new(oidc, refusals.clone()))));
     }
     Ok(Dispatch::new(entrances, modes, refusals))
 }

@@ -53,6 +53,9 @@ const fn reason_of(step: AuthStep) -> ReasonCode {
         AuthStep::UnknownUser
         | AuthStep::WrongPassword
         | AuthStep::NatsRefused
+        | AuthStep::OidcToken
+        | AuthStep::OidcKey
+        | AuthStep::OidcSignature
         | AuthStep::JwtTooLong
         | AuthStep::JwtMalformed
         | AuthStep::JwtAlgorithm
@@ -62,9 +65,11 @@ const fn reason_of(step: AuthStep) -> ReasonCode {
         | AuthStep::JwtKey
         | AuthStep::JwtSignature => ReasonCode::BadUserNameOrPassword,
         AuthStep::ClientId => ReasonCode::ClientIdentifierNotValid,
-        AuthStep::Busy | AuthStep::ResolverUnreachable | AuthStep::NatsUnreachable | AuthStep::NatsNoAnswer => {
-            ReasonCode::ServerUnavailable
-        }
+        AuthStep::Busy
+        | AuthStep::ResolverUnreachable
+        | AuthStep::NatsUnreachable
+        | AuthStep::NatsNoAnswer
+        | AuthStep::OidcUnreachable => ReasonCode::ServerUnavailable,
         _ => ReasonCode::NotAuthorized,
     }
 }

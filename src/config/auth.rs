@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 pub use mqtt_access::Mode as AuthMode;
 
-use super::{Duration, JwtConfig, UserConfig};
+use super::{Duration, JwtConfig, OidcConfig, UserConfig};
 
 /// `[auth]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,6 +33,8 @@ pub struct AuthConfig {
     pub jwt: JwtConfig,
     /// Mode `nats`: how often those who are connected are judged again. Default 10 min.
     pub recheck: Duration,
+    /// `[auth.oidc]`: an identity provider, for mode `oidc` and beside every other.
+    pub oidc: Option<OidcConfig>,
 }
 
 impl Default for AuthConfig {
@@ -48,6 +50,7 @@ impl Default for AuthConfig {
             cache: Duration::from_secs(60),
             jwt: JwtConfig::default(),
             recheck: Duration::from_secs(600),
+            oidc: None,
         }
     }
 }

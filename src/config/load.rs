@@ -85,6 +85,7 @@ impl Config {
         let mut config = Self::deserialize(&root)?;
         read_secrets(&mut config, &root)?;
         read_users(&mut config, &root)?;
+        read_oidc(&mut config, &root)?;
         config.check().map_err(|(key, message)| {
             let origin = root.origin_of(key).unwrap_or(&Origin::Default);
             ConfigError::invalid(origin, key, message)
@@ -153,13 +154,10 @@ impl Config {
             }
             AuthMode::Nats => Ok(()),
             AuthMode::Jwt => auth.jwt.check(),
-            later @ AuthMode::Oidc => Err((
-                key,
-                format!(
-                    "{:?} is not available in this version: write \"file\" or \"jwt\", or \"none\", which lets every device in",
-                    later.as_str()
-                ),
-            )),
+            AuthMode::Oidc if auth.oidc.is_none() => {
+                Err((key, "mode \"oidc\" needs [auth.oidc]: write issuer, audience, jwks_url and a role".to_owned()))
+            }
+            AuthMode::Oidc => Ok(()),
         }
     }
 
@@ -340,6 +338,16 @@ fn read_users(config: &mut Config, root: &Node) -> Result<(), ConfigError> {
         config.auth.file_users = users::read_users(file, &config.users)?;
     }
     Ok(())
+}
+
+/// Looks whether what is said of the identity provider is right, and reads its keys where they are in a file.
+fn read_oidc(config: &mut Config, root: &Node) -> Result<(), ConfigError> {
+    let Some(oidc) = &mut config.auth.oidc else { return Ok(()) };
+    oidc.check().and_then(|()| oidc.read_keys()).map_err(|(key, message)| {
+        let path = if key.is_empty() { "auth.oidc".to_owned() } else { format!("auth.oidc.{key}") };
+        let origin = [&*path, "auth.oidc"].iter().find_map(|path| root.origin_of(path));
+        ConfigError::invalid(origin.unwrap_or(&Origin::Default), &path, message)
+    })
 }
 
 /// A first look, so that a typo meets its line; the NATS client parses the address.

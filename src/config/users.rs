@@ -62,6 +62,18 @@ pub struct PermissionsConfig {
     pub allow_responses: Option<ResponseLimits>,
 }
 
+impl PermissionsConfig {
+    /// As NATS has them.
+    #[must_use]
+    pub fn lists(&self) -> PermissionLists {
+        PermissionLists {
+            publish: self.publish.lists(),
+            subscribe: self.subscribe.lists(),
+            responses: self.allow_responses,
+        }
+    }
+}
+
 /// What of one direction is allowed and denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -92,16 +104,7 @@ impl UserConfig {
                 values = values.with(operation, token);
             }
         }
-        values.expand(&self.permission_lists())
-    }
-
-    fn permission_lists(&self) -> PermissionLists {
-        let permissions = &self.permissions;
-        PermissionLists {
-            publish: permissions.publish.lists(),
-            subscribe: permissions.subscribe.lists(),
-            responses: permissions.allow_responses,
-        }
+        values.expand(&self.permissions.lists())
     }
 
     /// What is wrong with it, and with which of its keys.
@@ -187,18 +190,20 @@ struct UsersFile {
 /// It cannot be read, is too large, or something in it is wrong; the message is one line.
 pub fn read_users(path: &Path, others: &[UserConfig]) -> Result<Vec<UserConfig>, ConfigError> {
     let file = path.display().to_string();
-    let text = read_bounded(path).map_err(|source| ConfigError::Users { file: file.clone(), source })?;
+    let text =
+        read_bounded(path, USERS_FILE_SIZE_MAX).map_err(|source| ConfigError::Users { file: file.clone(), source })?;
     let root = tree::parse(&file, &text, &|name| std::env::var(name).ok())?;
     let UsersFile { users } = UsersFile::deserialize(&root)?;
     check(&users, &root, others)?;
     Ok(users)
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<String> {
+/// Reads a file that may have so many bytes.
+pub(super) fn read_bounded(path: &Path, size_max: u64) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(USERS_FILE_SIZE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > USERS_FILE_SIZE_MAX {
-        let message = format!("it has more than {USERS_FILE_SIZE_MAX} bytes");
+    std::fs::File::open(path)?.take(size_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > size_max {
+        let message = format!("it has more than {size_max} bytes");
         return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message));
     }
     Ok(text)

@@ -285,6 +285,22 @@ labels! {
         NatsAnswer = "nats_answer",
         /// What its JWT says of addresses, hours or connections does not let it in.
         NatsJwt = "nats_jwt",
+        /// What should be a token is none that can be verified.
+        OidcToken = "oidc_token",
+        /// The token is of another issuer.
+        OidcIssuer = "oidc_issuer",
+        /// The token is for somebody else.
+        OidcAudience = "oidc_audience",
+        /// The token has expired, or is not valid yet.
+        OidcTime = "oidc_time",
+        /// No key is known that the token may be signed with.
+        OidcKey = "oidc_key",
+        /// The key that the token names has not signed it.
+        OidcSignature = "oidc_signature",
+        /// The claims of the token match no role.
+        OidcRole = "oidc_role",
+        /// The keys of the identity provider cannot be had.
+        OidcUnreachable = "oidc_unreachable",
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) use outgoing::Outbound;
 pub(crate) use queue::{OnFull, Queue, QueueLimits};
 pub(crate) use shared::LinkState;
 pub(crate) use subscriber::Subscriber;
+pub(crate) use tls::wrap as wrap_in_tls;
 pub(crate) use url::ServerUrl;
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::error::ConnectError;
 use super::options::TlsFiles;
 
 /// Agrees on TLS with the server of this name.
-pub(super) async fn wrap<S>(stream: S, name: &str, files: &TlsFiles) -> Result<TlsStream<S>, ConnectError>
+pub(crate) async fn wrap<S>(stream: S, name: &str, files: &TlsFiles) -> Result<TlsStream<S>, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

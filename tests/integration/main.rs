@@ -23,6 +23,7 @@ mod attached;
 mod auth_file;
 mod auth_jwt;
 mod auth_nats;
+mod auth_oidc;
 mod backlog;
 mod both_worlds;
 mod bridges;

@@ -2,6 +2,8 @@
 
 use std::future::ready;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mqtt_access::{Certificate, Origin, User};
 use mqtt_codec::{ConnectProperties, ReasonCode, Version};
 
@@ -74,7 +76,11 @@ fn dispatch(own: &[(&str, ListenerAuth)], anonymous: bool) -> Dispatch {
         (Mode::Nats, Known::new(Mode::Nats, "")),
         (Mode::Oidc, Known::new(Mode::Oidc, "T1")),
     ];
-    let modes = Modes { file: Some(FileUsers::new(&config, Arc::clone(&metrics))), others };
+    let modes = Modes {
+        file: Some(FileUsers::new(&config, Arc::clone(&metrics))),
+        others,
+        issuer: Some("https://id".to_owned()),
+    };
     Dispatch::new(Entrances { own, usual, anonymous }, modes, Refusals::new(metrics))
 }
 
@@ -144,6 +150,25 @@ async fn a_listener_and_the_credentials_choose_one_who_judges() {
     }
     let anonymous = self::dispatch(&[], true);
     assert_eq!(judged(&anonymous, &connect(None, None), &peer("tcp", &[])).await, "nats \"\" ");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_the_identity_provider_goes_to_it_at_every_listener() {
+    let dispatch = dispatch(&[], false);
+    let jwt = |header: &str, claims: &str| [header, claims, "sig"].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    for (name, password, expected) in [
+        ("a", jwt(r#"{"alg":"RS256"}"#, r#"{"iss":"https://id"}"#), Mode::Oidc),
+        ("lamp", jwt(r#"{"alg":"RS256"}"#, r#"{"iss":"https://id"}"#), Mode::Oidc),
+        ("a", jwt(r#"{"alg":"RS256"}"#, r#"{"iss":"https://other"}"#), Mode::Nats),
+        ("a", jwt(r#"{"alg":"ed25519-nkey"}"#, r#"{"iss":"https://id"}"#), Mode::Nats),
+        ("lamp", jwt(r#"{"alg":"ed25519-nkey"}"#, r#"{"iss":"A"}"#), Mode::File),
+    ] {
+        let mode = dispatch.mode_of(&dispatch.entrances.usual, &connect(Some(name), Some(&password)));
+        assert_eq!(mode, expected, "{name} {password}");
+    }
+    let mut with_method = connect(None, None);
+    with_method.properties.authentication_method = Some("OAUTH2-JWT".into());
+    assert_eq!(dispatch.mode_of(&dispatch.entrances.usual, &with_method), Mode::Oidc);
 }
 
 #[tokio::test(start_paused = true)]

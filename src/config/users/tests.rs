@@ -16,10 +16,6 @@ fn from_text(text: &str) -> Result<Config, String> {
 #[test]
 fn a_mode_that_cannot_be_says_what_can() {
     for (text, error) in [
-        (
-            "[auth]\nmode = \"oidc\"",
-            "c.toml:2: auth.mode: \"oidc\" is not available in this version: write \"file\" or \"jwt\", or \"none\", which lets every device in",
-        ),
         ("[auth]\nmode = \"flie\"", "c.toml:2: auth.mode: \"flie\" is not known: did you mean \"file\"?"),
         (
             "[auth]\nmode = \"file\"",
