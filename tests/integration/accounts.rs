@@ -2,12 +2,16 @@
 //! are away, and none hurt by another.
 
 use std::process::Command;
+use std::time::Duration;
 
 use mqtt_codec::{ReasonCode, Version};
 use tempfile::TempDir;
 
 use crate::auth_file::hash;
 use crate::harness::{Client, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, Watch, msg, run};
+
+/// How long the sessions of a killed sidecar may take to be in order: its lease has to end.
+const ADOPTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Accounts of nats-server's configuration: a home for sidecars, two tenants, and one without JetStream.
 const ACCOUNTS: &str = "accounts {
@@ -153,7 +157,7 @@ async fn what_a_dead_sidecar_owed_in_a_tenant_another_one_does_that_nobody_of_it
     let will = msg("will", "gone").qos(1);
     let _client = dying.connect(of("a", Options::v5("w").durable(600).delayed_will(will, 0))).await;
     dying.kill();
-    let will = wills.next().await;
+    let will = wills.next_within(ADOPTED_WITHIN).await;
     assert_eq!(will.payload, "gone");
     let back = other.connect(of("a", Options::v5("w").durable(600))).await;
     assert!(back.is_resumed());

@@ -330,6 +330,27 @@ async fn the_limits_of_a_user_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_has_as_many_devices_as_it_allows() {
+    let site = Site::start().await;
+    // As many as the connections that the sidecar itself has there.
+    let tenant = tenant().over_account(&json!({ "nats": { "limits": { "conn": 6 } } }));
+    site.push(&tenant).await;
+    let of = |id: &str| Options::v5(id).password(&tenant.user_jwt());
+    let mut devices = Vec::new();
+    for number in 0..6 {
+        devices.push(site.sidecar.connect(of(&format!("c{number}"))).await);
+    }
+    assert_eq!(site.answer(of("c6")).await, ReasonCode::QuotaExceeded);
+    let counted = site.sidecar.metric("mqtt_over_limit_total{limit=\"account_connections\"}").await;
+    assert_eq!(counted, 1.0);
+    // Who comes back is no further one; and who leaves makes room.
+    devices.push(site.sidecar.connect(of("c0")).await);
+    assert_eq!(devices.remove(0).closed().await, Some(ReasonCode::SessionTakenOver));
+    devices.remove(0).disconnect(ReasonCode::Success).await;
+    eventually("a place is free", async || site.answer(of("c7")).await == ReasonCode::Success).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_deleted_by_its_operator_and_by_nobody_else() {
     let site = Site::start().await;
     let tenant = tenant();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
@@ -165,7 +165,12 @@ impl Watch {
 
     /// The next message.
     pub(crate) async fn next(&mut self) -> Message {
-        let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
+        self.next_within(PATIENCE).await
+    }
+
+    /// The next message, which may take so long.
+    pub(crate) async fn next_within(&mut self, patience: Duration) -> Message {
+        let next = tokio::time::timeout(patience, self.0.next()).await;
         next.expect("a message on core NATS in time").expect("the subscription goes on")
     }
 }
