@@ -57,8 +57,8 @@ impl Answer {
         let Self { account, said } = self;
         let SaidPermissions { publish, subscribe, responses } = said.permissions.unwrap_or_default();
         let lists = PermissionLists {
-            publish: publish.unwrap_or_default(),
-            subscribe: subscribe.unwrap_or_default(),
+            publish: sorted(publish.unwrap_or_default()),
+            subscribe: sorted(subscribe.unwrap_or_default()),
             responses,
         };
         let permissions = Permissions::new(lists).map_err(|_| AuthStep::NatsAnswer)?;
@@ -78,6 +78,14 @@ impl Answer {
         }
         Ok(principal)
     }
+}
+
+/// In an order of their own: nats-server has none, and what it says twice is to be the same.
+fn sorted(mut lists: SubjectLists) -> SubjectLists {
+    for list in [&mut lists.allow, &mut lists.deny].into_iter().flatten() {
+        list.sort_unstable();
+    }
+    lists
 }
 
 /// Of a user with a JWT it is the key that is called user; of one with a token nothing is said.
@@ -115,6 +123,16 @@ mod tests {
         assert_eq!(lim.expires, Some(UnixTime::from_millis(1_001_500)));
         let free = principal(r#"{"data":{"user":"a"}}"#).unwrap();
         assert_eq!((free.expires, free.permissions.is_publish_allowed("any")), (None, true));
+    }
+
+    #[test]
+    fn what_is_said_in_another_order_is_the_same() {
+        let lists = |subjects: &str| {
+            let said =
+                format!(r#"{{"data":{{"permissions":{{"publish":{{"allow":[{subjects}],"deny":[{subjects}]}}}}}}}}"#);
+            principal(&said).unwrap().permissions.lists().clone()
+        };
+        assert_eq!(lists(r#""a","b""#), lists(r#""b","a""#));
     }
 
     #[test]
