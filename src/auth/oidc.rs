@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::refusals::Refusals;
 use super::slowly::Refusing;
 use super::time::now;
-use super::{Again, Authenticator, Judging, Principal};
+use super::{Again, Authenticator, Following, Judging, Principal};
 use crate::config::OidcConfig;
 use crate::listener::Peer;
 use crate::metrics::AuthStep;
@@ -91,6 +91,10 @@ impl Authenticator for OidcUsers {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn follow(&self) -> Following<'_> {
+        Box::pin(self.keys.follow())
     }
 
     /// A token counts until it expires.

@@ -16,6 +16,15 @@ use crate::metrics::Metrics;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+/// Keys come from this address.
+fn fetching(url: &str) -> OidcUsers {
+    let text = format!(
+        "[auth.oidc]\nissuer = \"https://id\"\naudience = \"mqtt\"\njwks_url = \"{url}\"\n[[auth.oidc.roles]]\nmatch = {{ sub = \"lamp\" }}\nuser = \"{{{{sub}}}}\"\n"
+    );
+    let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
+    OidcUsers::new(config.auth.oidc.as_ref().unwrap(), Refusals::new(Metrics::new()))
+}
+
 fn users(roles: &str) -> OidcUsers {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(SECRET.as_bytes()).unwrap();
@@ -23,6 +32,19 @@ fn users(roles: &str) -> OidcUsers {
         format!("[auth.oidc]\nissuer = \"https://id\"\naudience = \"mqtt\"\nsecret_file = {:?}\n{roles}", file.path());
     let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
     OidcUsers::new(config.auth.oidc.as_ref().unwrap(), Refusals::new(Metrics::new()))
+}
+
+/// A key pair of a provider, its set of keys, and a token that it has signed.
+fn signed_with_ed25519(kid: &str) -> (String, String) {
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+    let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+    let x = URL_SAFE_NO_PAD.encode(key.public_key());
+    let keys = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x, "alg": "EdDSA" }] }).to_string();
+    let header = json!({ "alg": "EdDSA", "kid": kid }).to_string();
+    let claims = json!({ "iss": "https://id", "aud": "mqtt", "exp": now().as_secs() + 600, "sub": "lamp" }).to_string();
+    let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
+    (keys, format!("{signed}.{signature}"))
 }
 
 fn token(claims: &Value) -> String {
@@ -148,4 +170,32 @@ async fn a_token_comes_as_a_password_or_by_the_method_of_mqtt_5() {
         let reason = judge(&users, &connect("c", password, method)).await.err().unwrap_or(Success);
         assert_eq!(reason, expected, "{password:?} {method:?}");
     }
+}
+
+#[tokio::test]
+async fn who_has_keys_fetched_and_leaves_keeps_nobody_from_them() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let provider = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let users = Arc::new(fetching(&format!("http://{}/keys", provider.local_addr().unwrap())));
+    let following = tokio::spawn({
+        let users = Arc::clone(&users);
+        async move { users.follow().await }
+    });
+    let (keys, token) = signed_with_ed25519("one");
+    let connect = connect("c", Some(&token), None);
+    // The first client leaves when its keys are being fetched.
+    let (mut asked, _) = tokio::select! {
+        asked = provider.accept() => asked.unwrap(),
+        judged = judge(&users, &connect) => panic!("{judged:?} without keys"),
+    };
+    let second = judge(&users, &connect);
+    let answered = async {
+        let mut request = [0; 1024];
+        assert!(asked.read(&mut request).await.unwrap() > 0);
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{keys}", keys.len());
+        asked.write_all(answer.as_bytes()).await.unwrap();
+    };
+    let (judged, ()) = tokio::join!(second, answered);
+    assert_eq!(judged.map(|principal| principal.user.name.clone()), Ok("lamp".to_owned()));
+    following.abort();
 }
