@@ -189,3 +189,16 @@ async fn keys_that_cannot_be_had_let_nobody_in_until_they_can() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_connected_goes_when_its_token_expires() {
+    let (nats, provider, key) = (NatsServer::start(), Provider::start().await, Key::new("1", 1));
+    provider.has(&[&key]);
+    let (sidecar, _dir) = guarded(&nats, &provider).await;
+    let mut claims = lamp();
+    // A second may be over in a moment.
+    claims["exp"] = json!(now() + 2);
+    let mut lamp = Client::open(sidecar.mqtt_port, with(Version::V5, &key.token(&claims))).await;
+    assert_eq!(lamp.connack.reason, ReasonCode::Success);
+    assert_eq!(lamp.closed().await, Some(ReasonCode::MaximumConnectTime));
+}
