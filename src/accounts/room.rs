@@ -81,7 +81,8 @@ pub(crate) struct Stay {
     account: Arc<Account>,
     /// Nobody for the home account, which is always there.
     guest: Option<Guest>,
-    place: Option<Place>,
+    /// One of an account that limits them: of others it takes no memory.
+    place: Option<Box<Place>>,
 }
 
 /// One of the places that an account has for clients.
@@ -116,7 +117,7 @@ impl Stay {
 
     /// It takes a place for as long as it is there.
     pub(super) fn with(mut self, place: Place) -> Self {
-        self.place = Some(place);
+        self.place = Some(Box::new(place));
         self
     }
 
