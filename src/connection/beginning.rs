@@ -29,13 +29,17 @@ where
 {
     /// From a client in its account to a connection whose client may send its first packet. `None`: it was closed.
     pub(super) async fn begin(arrived: Box<Arrived<S>>) -> Option<Box<Self>> {
-        let Arrived { mut io, decoder, mut peer, door, stay, welcome, judged_in } = *arrived;
+        let Arrived { mut io, mut decoder, mut peer, door, stay, welcome, judged_in } = *arrived;
         let account = Arc::clone(stay.account());
         let rights = Arc::new(Rights::new(Arc::clone(&welcome.principal), account.options.rights));
         let Some(negotiated) = handshake::negotiated(&mut io, &account, &peer, &welcome, &rights) else {
             io::close_socket(io, &door.metrics).await;
             return None;
         };
+        if let Some(max) = negotiated.connack.properties.maximum_packet_size {
+            // What it is told holds: of a user, that may be less than of others [MQTT-3.2.2.3.6].
+            decoder.set_max_packet_size(max.get());
+        }
         peer.handshake.complete();
         let counted = account.metrics.connection();
         let connect = welcome.connect;

@@ -327,6 +327,9 @@ async fn the_limits_of_a_user_hold() {
     assert_eq!(lamp.publish(msg("a", "12345").qos(1)).await, ReasonCode::QuotaExceeded);
     assert_eq!(lamp.publish(msg("a", "1234").qos(1)).await, ReasonCode::Success);
     assert_eq!(lamp.receive().await.payload, "1234");
+    // What it was told that a packet may not exceed ends the connection.
+    lamp.publish(msg("a", vec![b'x'; 16 * 1024])).await;
+    assert_eq!(lamp.closed().await, Some(ReasonCode::PacketTooLarge));
 }
 
 #[tokio::test(flavor = "multi_thread")]
