@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::account::ownership::heard::Heard;
-use crate::store::{Alive, LeaseState, LeaseView, NodeInfo, Nodes, NodesFollower, NodesSink, Store};
+use crate::store::{
+    Alive, LeaseState, LeaseView, NatsPeers, NodeInfo, Nodes, NodesFollower, NodesSink, Peers as _, Store,
+};
 use crate::tasks::Errands;
 
 /// How long to wait before JetStream is asked again.
@@ -32,9 +34,10 @@ pub(crate) struct Held {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(crate) struct Membership {
     nodes: Nodes,
+    /// The same as a seam: by it the lease is taken and given back.
+    peers: NatsPeers,
     heard: Arc<Heard>,
     listeners: Arc<Listeners>,
     held: watch::Sender<Option<Held>>,
@@ -53,6 +56,7 @@ impl Membership {
         let membership = Arc::new(Self {
             follower: nodes.follow(Arc::new(told)),
             nodes,
+            peers: store.peers().clone(),
             heard,
             listeners,
             held: watch::Sender::new(None),
@@ -103,7 +107,7 @@ impl Membership {
         loop {
             let node = format!("{:016x}", rand::random::<u64>());
             let acquired = tokio::select! {
-                acquired = self.nodes.acquire(&node, Vec::new()) => acquired,
+                acquired = self.peers.acquire(&node, Vec::new()) => acquired,
                 _ = is_over.wait_for(|over| *over) => return,
             };
             let lease = match acquired {
@@ -114,7 +118,7 @@ impl Membership {
                     continue;
                 }
             };
-            self.held.send_replace(Some(Held { node: Arc::from(node), view: lease.view() }));
+            self.held.send_replace(Some(Held { node: Arc::from(node), view: self.peers.view(&lease) }));
             let mut state = lease.state();
             let is_lost = tokio::select! {
                 _ = state.wait_for(|state| *state == LeaseState::Lost) => true,
@@ -122,7 +126,7 @@ impl Membership {
             };
             self.held.send_replace(None);
             if !is_lost {
-                return lease.release().await;
+                return self.peers.release(lease).await;
             }
         }
     }
