@@ -40,35 +40,56 @@ where
             io::close_socket(io, &door.metrics).await;
             return None;
         };
-        match enter(&mut io, &accounts, &welcome).await {
-            Some(Ok(stay)) => Some(Box::new(Self { io, decoder, peer, door, stay, welcome, judged_in })),
-            Some(Err(reason)) => {
+        match enter(&mut io, &peer, &accounts, &welcome).await {
+            Ok(stay) => Some(Box::new(Self { io, decoder, peer, door, stay, welcome, judged_in })),
+            Err(Outside::Refused(reason)) => {
                 handshake::refuse_client(&mut io, &door.metrics, &peer, &welcome.connect, reason);
                 io::close_socket(io, &door.metrics).await;
                 None
             }
-            None => None,
+            Err(Outside::Gone) => {
+                handshake::tell_lost(&door.metrics, &peer, "closed before its account was open");
+                None
+            }
+            Err(Outside::Evicted) => {
+                handshake::tell_evicted(&peer, "before its account was open");
+                None
+            }
         }
     }
 }
 
-/// Enters the account of a client. `None`: it is gone.
+/// Why a client did not get into its account.
+enum Outside {
+    /// It is told.
+    Refused(ReasonCode),
+    /// It has left.
+    Gone,
+    /// Others wait for its place among those that are not connected yet.
+    Evicted,
+}
+
+/// Enters the account of a client.
 async fn enter<S>(
     io: &mut Io<S>,
+    peer: &Peer,
     accounts: &Arc<Accounts>,
     welcome: &Welcome<Arc<Principal>>,
-) -> Option<Result<Stay, ReasonCode>>
+) -> Result<Stay, Outside>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let entering = accounts.enter_as(&welcome.principal, &welcome.connect.client_id);
     tokio::select! {
         biased;
-        entered = timeout(JUDGED_WITHIN, entering) => Some(match entered {
+        entered = timeout(JUDGED_WITHIN, entering) => match entered {
             Ok(Ok(stay)) => Ok(stay),
-            Ok(Err(NotServed::TooMany | NotServed::Full)) => Err(ReasonCode::QuotaExceeded),
-            Ok(Err(NotServed::Refused(_) | NotServed::Ending)) | Err(_) => Err(ReasonCode::ServerUnavailable),
-        }),
-        () = std::future::poll_fn(|cx| io.poll_gone(cx)) => None,
+            Ok(Err(NotServed::TooMany | NotServed::Full)) => Err(Outside::Refused(ReasonCode::QuotaExceeded)),
+            Ok(Err(NotServed::Refused(_) | NotServed::Ending)) | Err(_) => {
+                Err(Outside::Refused(ReasonCode::ServerUnavailable))
+            }
+        },
+        () = peer.handshake.evicted() => Err(Outside::Evicted),
+        () = std::future::poll_fn(|cx| io.poll_gone(cx)) => Err(Outside::Gone),
     }
 }

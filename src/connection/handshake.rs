@@ -72,7 +72,7 @@ where
         biased;
         exchanged = exchange(io, &mut decoder, door, peer) => exchanged,
         () = peer.handshake.evicted() => {
-            tracing::debug!(remote = %peer.addr, listener = &*peer.listener, "closed before its CONNECT: others wait");
+            tell_evicted(peer, "before its CONNECT");
             return None;
         }
     };
@@ -258,10 +258,7 @@ where
     let listener = &*peer.listener;
     match failed {
         Failed::Silent => tracing::debug!(%remote, listener, "closed without a packet"),
-        Failed::Lost(why) => {
-            metrics.connect(ReasonCode::UnspecifiedError);
-            tracing::info!(%remote, listener, "{why}");
-        }
+        Failed::Lost(why) => tell_lost(metrics, peer, why),
         Failed::Violation(violation) => {
             metrics.connect(violation.reason_code());
             tracing::info!(%remote, listener, clause = violation.clause(), "refused: {violation}");
@@ -282,6 +279,17 @@ where
         }
         Failed::Judged(version, max, connack) => send_limited(io, metrics, version, max, connack),
     }
+}
+
+/// A connection is lost that has not been answered.
+pub(super) fn tell_lost(metrics: &Counts, peer: &Peer, why: &str) {
+    metrics.connect(ReasonCode::UnspecifiedError);
+    tracing::info!(remote = %peer.addr, listener = &*peer.listener, "{why}");
+}
+
+/// A connection is closed for the place that it has among those that are not connected.
+pub(super) fn tell_evicted(peer: &Peer, when: &str) {
+    tracing::debug!(remote = %peer.addr, listener = &*peer.listener, "closed {when}: others wait");
 }
 
 fn send_limited<S>(io: &mut Io<S>, metrics: &Counts, version: Version, max: u32, connack: Box<ConnAck>)
