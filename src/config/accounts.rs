@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::nats::first_line;
+use super::nats::{Identity, first_line};
 use super::tree::{Node, Origin};
 use super::{ConfigError, NatsAuth, Secret};
 
@@ -36,7 +36,7 @@ impl AccountConfig {
     /// How we identify ourselves. A loaded configuration names exactly one way.
     #[must_use]
     pub fn auth(&self) -> NatsAuth {
-        NatsAuth::of(&self.creds, &self.nkey_seed, &self.token, (&self.user, &self.password))
+        self.identity().auth()
     }
 
     /// Reads secrets from their files, and looks whether there is one way. `path`: where it was written, as `accounts.T2`.
@@ -54,32 +54,18 @@ impl AccountConfig {
                 first_line(file, secret).map_err(|message| invalid(key, message))?;
             }
         }
-        let ways = [
-            ("creds", self.creds.is_some()),
-            ("user", self.user.is_some()),
-            ("token", self.token.is_some()),
-            ("nkey_seed_file", self.nkey_seed.is_some()),
-        ];
-        let named: Vec<&str> = ways.iter().filter(|(_, named)| *named).map(|(name, _)| *name).collect();
-        match &*named {
-            [] => {
-                return Err(invalid(
-                    "",
-                    "no way into the account is given: write creds, user, token or nkey_seed_file".into(),
-                ));
+        match self.identity().check() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let message = "no way into the account is given: write creds, user, token or nkey_seed_file";
+                Err(invalid("", message.to_owned()))
             }
-            [_] => {}
-            several => {
-                let message = format!("{} are given, and only one of them can be used", several.join(" and "));
-                return Err(invalid("", message));
-            }
+            Err((key, message)) => Err(invalid(key, message)),
         }
-        if self.user.is_some() != self.password.is_some() {
-            return Err(invalid("user", "user and password go together: give both".into()));
-        }
-        match self.creds.as_ref().filter(|creds| !creds.is_file()) {
-            Some(creds) => Err(invalid("creds", format!("there is no file {}", creds.display()))),
-            None => Ok(()),
-        }
+    }
+
+    const fn identity(&self) -> Identity<'_> {
+        let Self { creds, user, password, token, nkey_seed, .. } = self;
+        Identity { creds, user, password, token, nkey_seed }
     }
 }

@@ -175,22 +175,11 @@ impl Config {
         if let Some(url) = nats.urls.iter().find(|url| !is_server_url(url)) {
             return Err(("nats.urls", format!("{url:?} is not the address of a server: write nats://HOST:PORT")));
         }
-        let ways = [
-            ("creds", nats.creds.is_some()),
-            ("user", nats.user.is_some()),
-            ("token", nats.token.is_some()),
-            ("nkey_seed_file", nats.nkey_seed.is_some()),
-        ];
-        let named: Vec<&str> = ways.iter().filter(|(_, named)| *named).map(|(name, _)| *name).collect();
-        if named.len() > 1 {
-            return Err(("nats", format!("{} are given, and only one of them can be used", named.join(" and "))));
-        }
-        if nats.user.is_some() != nats.password.is_some() {
-            return Err(("nats.user", "user and password go together: give both or neither".into()));
-        }
-        if let Some(creds) = nats.creds.as_ref().filter(|creds| !creds.is_file()) {
-            return Err(("nats.creds", format!("there is no file {}", creds.display())));
-        }
+        nats.identity().check().map_err(|(key, message)| match key {
+            "user" => ("nats.user", message),
+            "creds" => ("nats.creds", message),
+            _ => ("nats", message),
+        })?;
         let tls = &nats.tls;
         if tls.cert_file.is_some() != tls.key_file.is_some() {
             return Err(("nats.tls", "cert_file and key_file go together: give both or neither".into()));

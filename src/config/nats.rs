@@ -94,27 +94,59 @@ impl NatsConfig {
     /// How we identify ourselves. A loaded configuration names one way at most.
     #[must_use]
     pub fn auth(&self) -> NatsAuth {
-        NatsAuth::of(&self.creds, &self.nkey_seed, &self.token, (&self.user, &self.password))
+        self.identity().auth()
+    }
+
+    pub(super) const fn identity(&self) -> Identity<'_> {
+        let Self { creds, user, password, token, nkey_seed, .. } = self;
+        Identity { creds, user, password, token, nkey_seed }
     }
 }
 
-impl NatsAuth {
-    pub(super) fn of(
-        creds: &Option<PathBuf>,
-        seed: &Option<Secret>,
-        token: &Option<Secret>,
-        password: (&Option<String>, &Option<Secret>),
-    ) -> Self {
-        if let Some(creds) = creds {
-            Self::Creds(creds.clone())
-        } else if let Some(seed) = seed {
-            Self::NKey(seed.clone())
-        } else if let Some(token) = token {
-            Self::Token(token.clone())
-        } else if let (Some(user), Some(password)) = password {
-            Self::Password { user: user.clone(), password: password.clone() }
+/// The keys that say as whom we connect, wherever they are written.
+#[derive(Clone, Copy)]
+pub(super) struct Identity<'a> {
+    pub(super) creds: &'a Option<PathBuf>,
+    pub(super) user: &'a Option<String>,
+    pub(super) password: &'a Option<Secret>,
+    pub(super) token: &'a Option<Secret>,
+    pub(super) nkey_seed: &'a Option<Secret>,
+}
+
+impl Identity<'_> {
+    pub(super) fn auth(self) -> NatsAuth {
+        if let Some(creds) = self.creds {
+            NatsAuth::Creds(creds.clone())
+        } else if let Some(seed) = self.nkey_seed {
+            NatsAuth::NKey(seed.clone())
+        } else if let Some(token) = self.token {
+            NatsAuth::Token(token.clone())
+        } else if let (Some(user), Some(password)) = (self.user, self.password) {
+            NatsAuth::Password { user: user.clone(), password: password.clone() }
         } else {
-            Self::Anonymous
+            NatsAuth::Anonymous
+        }
+    }
+
+    /// Whether it is one way at most, and whole; returns whether there is one. The error names the key, or none where it is about
+    /// all of them.
+    pub(super) fn check(self) -> Result<bool, (&'static str, String)> {
+        let ways = [
+            ("creds", self.creds.is_some()),
+            ("user", self.user.is_some()),
+            ("token", self.token.is_some()),
+            ("nkey_seed_file", self.nkey_seed.is_some()),
+        ];
+        let named: Vec<&str> = ways.iter().filter(|(_, named)| *named).map(|(name, _)| *name).collect();
+        if named.len() > 1 {
+            return Err(("", format!("{} are given, and only one of them can be used", named.join(" and "))));
+        }
+        if self.user.is_some() != self.password.is_some() {
+            return Err(("user", "user and password go together: give both or neither".into()));
+        }
+        match self.creds.as_ref().filter(|creds| !creds.is_file()) {
+            Some(creds) => Err(("creds", format!("there is no file {}", creds.display()))),
+            None => Ok(!named.is_empty()),
         }
     }
 }
