@@ -229,14 +229,7 @@ impl UserJwt {
         grants: &Grants,
         circumstances: &Circumstances<'_>,
     ) -> Result<Principal, Refusal> {
-        let networks = checks::networks(grants).ok_or(Refusal::SourceAddress)?;
-        if !is_in_networks(&networks, circumstances.peer) {
-            return Err(Refusal::SourceAddress);
-        }
-        let windows = checks::windows(grants).ok_or(Refusal::TimeWindow)?;
-        if windows.verdict(circumstances.now) == WindowVerdict::Outside {
-            return Err(Refusal::TimeWindow);
-        }
+        let (networks, windows) = admitted(grants, circumstances)?;
         let own = grants.permissions();
         let lists = if own.is_empty() { account.default_permissions.clone() } else { own };
         let permissions = Permissions::new(lists).map_err(|_| Refusal::Permissions)?;
@@ -278,14 +271,7 @@ impl UserJwt {
     pub fn own_limits(&self, circumstances: &Circumstances<'_>) -> Result<OwnLimits, Refusal> {
         let grants = &self.claims.nats.grants;
         check_connection_type(grants, circumstances.listener)?;
-        let networks = checks::networks(grants).ok_or(Refusal::SourceAddress)?;
-        if !is_in_networks(&networks, circumstances.peer) {
-            return Err(Refusal::SourceAddress);
-        }
-        let windows = checks::windows(grants).ok_or(Refusal::TimeWindow)?;
-        if windows.verdict(circumstances.now) == WindowVerdict::Outside {
-            return Err(Refusal::TimeWindow);
-        }
+        let (networks, windows) = admitted(grants, circumstances)?;
         let rules = DeviceRules::new(self.tags()).map_err(|_| Refusal::Tags)?;
         Ok(OwnLimits { networks, windows, tags: self.tags().to_vec(), rules })
     }
@@ -304,6 +290,19 @@ impl UserJwt {
 
 fn check_proxy(grants: &Grants, circumstances: &Circumstances<'_>) -> Result<(), Refusal> {
     (!grants.proxy_required || circumstances.has_trusted_proxy).then_some(()).ok_or(Refusal::ProxyRequired)
+}
+
+/// Where from and when it may connect, if here and now is among that.
+fn admitted(grants: &Grants, circumstances: &Circumstances<'_>) -> Result<(Vec<Network>, TimeWindows), Refusal> {
+    let networks = checks::networks(grants).ok_or(Refusal::SourceAddress)?;
+    if !is_in_networks(&networks, circumstances.peer) {
+        return Err(Refusal::SourceAddress);
+    }
+    let windows = checks::windows(grants).ok_or(Refusal::TimeWindow)?;
+    if windows.verdict(circumstances.now) == WindowVerdict::Outside {
+        return Err(Refusal::TimeWindow);
+    }
+    Ok((networks, windows))
 }
 
 /// Without any type every one is fine. Types that nobody knows are no types, but where only such are named none is fine.
