@@ -51,6 +51,7 @@ impl Limit {
         match self {
             Self::Subscriptions => "mqtt.max_subscriptions",
             Self::UserSubscriptions => "`subs` of the user or of its account",
+            Self::Accounts => "nats.max_accounts",
             Self::AccountConnections => "`conn` of the account",
             Self::FiltersPerPacket => "mqtt.max_filters_per_packet",
             Self::FilterLength => "mqtt.max_filter_length",
@@ -86,6 +87,7 @@ impl Limit {
             }
             Self::Subscriptions
             | Self::UserSubscriptions
+            | Self::Accounts
             | Self::AccountConnections
             | Self::FiltersPerPacket
             | Self::SessionSize

@@ -16,7 +16,7 @@ use crate::metrics;
 use crate::tasks::Tasks;
 
 /// An account in which nobody has been for so long is closed.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// So long it counts that an account cannot be served: whoever comes then is refused at once.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
@@ -87,7 +87,11 @@ impl Accounts {
     /// The same for a client, which needs one of the places that its account has. One with the client id of somebody who is
     /// connected here takes that one's in a moment.
     pub(crate) async fn enter_as(self: &Arc<Self>, principal: &Principal, client_id: &str) -> Result<Stay, NotServed> {
-        let stay = self.enter(&principal.account, For::Client).await?;
+        let entered = self.enter(&principal.account, For::Client).await;
+        if matches!(entered, Err(NotServed::TooMany)) {
+            self.home.refusals.refuse(metrics::Limit::Accounts, client_id);
+        }
+        let stay = entered?;
         let Limit::Max(most) = principal.limits.connections else { return Ok(stay) };
         let name = self.name_of(&principal.account);
         let occupancy = self.home.membership().nodes().occupancy();

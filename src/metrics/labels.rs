@@ -137,6 +137,8 @@ labels! {
         Subscriptions = "subscriptions",
         /// `subs` of a user, or of its account.
         UserSubscriptions = "user_subscriptions",
+        /// `nats.max_accounts`.
+        Accounts = "accounts",
         /// Clients of the account, by the account itself.
         AccountConnections = "account_connections",
         /// `mqtt.max_filters_per_packet`.

@@ -77,6 +77,8 @@ impl Collector for Snapshot {
         let standings = self.0.conditions().map(Readiness::standings).unwrap_or_default();
         let ready = standings.iter().map(|(name, standing)| ([("condition", *name)], u64::from(standing.is_ok())));
         out.gauges("mqtt_ready", "1 for each condition of readiness that holds", ready)?;
+        let accounts = i64::try_from(self.0.accounts()).unwrap_or(i64::MAX);
+        out.gauge("mqtt_accounts", "Accounts that are open here, that of [nats] among them", accounts)?;
         mqtt(&total, &mut out)?;
         work(&total, &mut out)?;
         shared(&total, &mut out)?;

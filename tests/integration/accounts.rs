@@ -14,7 +14,7 @@ use crate::harness::{Client, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, Si
 const ADOPTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Accounts of nats-server's configuration: a home for sidecars, two tenants, and one without JetStream.
-const ACCOUNTS: &str = "accounts {
+pub(crate) const ACCOUNTS: &str = "accounts {
   HOME: { jetstream: enabled, users: [{ user: home, password: h }] }
   T1: { jetstream: enabled, users: [{ user: one, password: pw1 }] }
   T2: { jetstream: enabled, users: [{ user: two, password: pw2 }] }
@@ -22,12 +22,12 @@ const ACCOUNTS: &str = "accounts {
 }";
 
 /// The files of sidecars that serve them. In T1 there is `a`, in T2 `b`, and `x` wants an account that nobody knows a way into.
-struct Tenants {
+pub(crate) struct Tenants {
     dir: TempDir,
 }
 
 impl Tenants {
-    fn new(more: &str) -> Self {
+    pub(crate) fn new(more: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let secret = hash("secret");
         let users: String = [("home", ""), ("a", "T1"), ("b", "T2"), ("bare", "BARE"), ("x", "T9")]
@@ -47,27 +47,27 @@ impl Tenants {
         Self { dir }
     }
 
-    async fn sidecar(&self, name: &'static str, nats: &NatsServer) -> Sidecar {
+    pub(crate) async fn sidecar(&self, name: &'static str, nats: &NatsServer) -> Sidecar {
         let config = self.dir.path().join("nats-mqtt.toml");
         let url = nats.url();
         SidecarBuilder::new(name, &["--nats", &url, "-c", config.to_str().unwrap()]).start().await
     }
 }
 
-fn of(user: &str, options: Options) -> Options {
+pub(crate) fn of(user: &str, options: Options) -> Options {
     let mut options = options;
     options.connect.username = Some(user.into());
     options.connect.password = Some("secret".as_bytes().into());
     options
 }
 
-async fn nats(server: &NatsServer, user: &str, password: &str) -> async_nats::Client {
+pub(crate) async fn nats(server: &NatsServer, user: &str, password: &str) -> async_nats::Client {
     let options = async_nats::ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
     options.connect(server.url()).await.expect("connect to nats-server")
 }
 
 /// What a client of a user has of a topic, retained messages first, up to one that it publishes itself.
-async fn retained(sidecar: &Sidecar, user: &str, topic: &str) -> Vec<String> {
+pub(crate) async fn retained(sidecar: &Sidecar, user: &str, topic: &str) -> Vec<String> {
     let mut client = sidecar.connect(of(user, Options::v5("late"))).await;
     client.subscribe(topic, 0).await;
     client.publish(msg(topic, "end")).await;
@@ -144,6 +144,8 @@ async fn no_more_accounts_are_open_than_may_be() {
     let _home = sidecar.connect(of("home", Options::v5("home"))).await;
     let refused = Client::open(sidecar.mqtt_port, of("b", Options::v5("second"))).await;
     assert_eq!(refused.connack.reason, ReasonCode::QuotaExceeded);
+    assert_eq!(sidecar.metric("mqtt_accounts").await, 2.0);
+    assert_eq!(sidecar.metric("mqtt_over_limit_total{limit=\"accounts\"}").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
