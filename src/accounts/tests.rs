@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use proto_map::ClosedTrees;
 
 use super::room::For;
+use super::serving::IDLE;
 use super::{Accounts, NotServed, Opener, Opening};
 use crate::account::Account;
 use crate::app::options;
@@ -32,6 +33,8 @@ struct Opens {
     metrics: Arc<Metrics>,
     opened: Mutex<Vec<Weak<Account>>>,
     tried: AtomicUsize,
+    /// Accounts that were opened while one opened before was still there, where only one name is used.
+    overlapping: AtomicUsize,
 }
 
 struct Opened(Arc<Opens>);
@@ -44,6 +47,9 @@ impl Opener for Opened {
                 "broken" => return Err("mend it".to_owned()),
                 "waiting" => std::future::pending().await,
                 _ => {}
+            }
+            if self.0.opened.lock().iter().any(|before| before.strong_count() > 0) {
+                self.0.overlapping.fetch_add(1, Ordering::Relaxed);
             }
             let account = unconnected(&self.0.metrics).await;
             self.0.opened.lock().push(Arc::downgrade(&account));
@@ -81,6 +87,9 @@ impl World {
 /// Longer than an account stays open without anybody, and than it takes to close it.
 const CLOSED_AFTER: Duration = Duration::from_secs(120);
 
+/// How often somebody comes while it is being closed, each time a step later.
+const ROUNDS: usize = 40;
+
 #[tokio::test(start_paused = true)]
 async fn a_thousand_accounts_that_were_open_leave_nothing() {
     let world = World::new(1_000).await;
@@ -101,18 +110,25 @@ async fn who_enters_while_it_is_closing_waits_and_finds_it_open_again() {
     let world = World::new(10).await;
     let (first, second) = (world.enter("a").await.unwrap(), world.enter("a").await.unwrap());
     assert!(Arc::ptr_eq(first.account(), second.account()), "it is opened once");
-    let before = Arc::downgrade(first.account());
     drop(first);
     tokio::time::sleep(CLOSED_AFTER).await;
     assert_eq!(world.tried(), 1, "somebody is in it");
     drop(second);
-    // It is being closed in this moment, or just before.
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    tokio::task::yield_now().await;
-    let again = world.enter("a").await.unwrap();
-    assert_eq!(world.left(), 1);
-    assert!(before.strong_count() == 0 || world.tried() == 1, "two of one account are open");
-    drop(again);
+    // Somebody comes a little before it is closed, and at each step of that.
+    for steps in 0..ROUNDS {
+        tokio::time::sleep(IDLE - Duration::from_millis(1)).await;
+        if steps > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 1..steps {
+            tokio::task::yield_now().await;
+        }
+        drop(world.enter("a").await.unwrap());
+        assert_eq!(world.left(), 1, "after {steps} steps");
+    }
+    assert_eq!(world.opens.overlapping.load(Ordering::Relaxed), 0, "two of one account are open");
+    let tried = world.tried();
+    assert!((2..=ROUNDS).contains(&tried), "closed before somebody came, and not: {tried}");
 }
 
 #[tokio::test(start_paused = true)]
