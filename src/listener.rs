@@ -67,6 +67,14 @@ pub struct Peer {
     pub certificate: Option<Box<Certificate>>,
 }
 
+impl Peer {
+    /// One that nobody waits behind and that has shown no certificate.
+    #[must_use]
+    pub fn new(addr: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Self {
+        Self { addr, listener, protocol, place: 0, handshake: Handshake::default(), certificate: None }
+    }
+}
+
 /// What a listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {

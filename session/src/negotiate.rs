@@ -179,7 +179,7 @@ fn asked_session_expiry(connect: &Connect, limits: &Limits) -> u32 {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use mqtt_codec::{ConnectProperties, TopicName, Will};
+    use mqtt_codec::{TopicName, Will};
 
     fn limits() -> Limits {
         Limits {
@@ -198,17 +198,7 @@ mod tests {
     }
 
     fn connect(version: Version) -> Connect {
-        Connect {
-            version,
-            bridge: false,
-            clean_start: true,
-            keep_alive_s: 60,
-            client_id: ByteString::from_static("dev"),
-            will: None,
-            username: None,
-            password: None,
-            properties: ConnectProperties::default(),
-        }
+        Connect { keep_alive_s: 60, ..Connect::new(version, "dev") }
     }
 
     fn assigned() -> ByteString {

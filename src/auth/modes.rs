@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_access::{AccountId, Mode, Secret};
-use mqtt_codec::{Connect, ConnectProperties, Version};
+use mqtt_codec::{Connect, Version};
 use mqtt_session::{Credentials, Verdict};
 
 use super::dispatch::{Dispatch, Entrances, Modes};
@@ -15,7 +15,7 @@ use super::oidc::OidcUsers;
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
 use crate::config::{Config, ListenerAuth, ListenerAuthConfig};
-use crate::listener::{Bound, Handshake, Peer, Protocol};
+use crate::listener::{Bound, Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
 use crate::store::{self, LoneLink, NatsOptions, OpenError};
 
@@ -87,17 +87,12 @@ pub(crate) async fn identify(
     client_id: &str,
 ) -> Result<Result<Identified, &'static str>, OpenError> {
     let connect = Connect {
-        version: Version::V5,
-        bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: client_id.into(),
-        will: None,
         username: Some(name).filter(|name| !name.is_empty()).map(Into::into),
         password: password.map(|password| password.expose().into()),
-        properties: ConnectProperties::default(),
+        ..Connect::new(Version::V5, client_id)
     };
-    let peer = somebody_at(first_listener(config));
+    let (protocol, listener) = first_listener(config);
+    let peer = Peer::new(([127, 0, 0, 1], 0).into(), listener.into(), protocol);
     let metrics = Metrics::new();
     let nats = ways.home.clone();
     let dispatch = authenticator(config, ways, &metrics)?;
@@ -120,18 +115,6 @@ pub(crate) async fn identify(
         Ok(Verdict::Accepted(principal, _)) => Ok(Identified { principal, needs_proof: false, way: None }),
         _ => Err(metrics.auth_refusal().unwrap_or(AuthStep::Busy.text())),
     })
-}
-
-/// Somebody on this machine.
-fn somebody_at((protocol, listener): (Protocol, &str)) -> Peer {
-    Peer {
-        addr: ([127, 0, 0, 1], 0).into(),
-        listener: listener.into(),
-        protocol,
-        place: 0,
-        handshake: Handshake::default(),
-        certificate: None,
-    }
 }
 
 /// Tries our own way into an account.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use mqtt_codec::{Connect, ConnectProperties, ReasonCode, Version};
+use mqtt_codec::{Connect, ReasonCode, Version};
 use mqtt_session::{Credentials, Evidence, Verdict};
 use tokio::time::timeout;
 
@@ -43,21 +43,11 @@ impl Identity {
     pub(super) fn begin(&mut self, evidence: Evidence) {
         if evidence.round == 0 {
             self.judged_in = *self.door.authenticator.changes().borrow();
-            self.asked = Some(Arc::new(Connect {
-                version: Version::V5,
-                bridge: false,
-                clean_start: false,
-                keep_alive_s: 0,
-                client_id: self.client_id.clone(),
-                will: None,
-                username: self.username.clone(),
-                password: None,
-                properties: ConnectProperties {
-                    authentication_method: Some(self.method.clone()),
-                    authentication_data: evidence.data.clone(),
-                    ..ConnectProperties::default()
-                },
-            }));
+            let mut connect = Connect::new(Version::V5, self.client_id.clone());
+            connect.username.clone_from(&self.username);
+            connect.properties.authentication_method = Some(self.method.clone());
+            connect.properties.authentication_data.clone_from(&evidence.data);
+            self.asked = Some(Arc::new(connect));
         }
         let Some(connect) = self.asked.clone() else { return };
         let (door, peer) = (Arc::clone(&self.door), Arc::clone(&self.peer));

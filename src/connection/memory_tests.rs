@@ -82,9 +82,7 @@ impl World {
     /// A CONNECT and its answer.
     async fn answered(&self, pipe: usize, connect: &Packet) -> (Wire, JoinHandle<()>, ConnAck) {
         let (socket, server) = tokio::io::duplex(pipe);
-        let addr = SocketAddr::from(([192, 0, 2, 1], 1883));
-        let (protocol, handshake) = (crate::listener::Protocol::Mqtt, crate::listener::Handshake::default());
-        let peer = Peer { addr, listener: "test".into(), protocol, place: 0, handshake, certificate: None };
+        let peer = Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), crate::listener::Protocol::Mqtt);
         let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.accounts)));
         let mut wire = Wire::new(socket);
         wire.send(connect).await;

@@ -134,7 +134,7 @@ impl Acceptor {
             let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
             let place = limits.taken.fetch_add(1, Ordering::Relaxed);
             // No listener asks for certificates.
-            let peer = Peer { addr, listener, protocol, place, handshake, certificate: None };
+            let peer = Peer { place, handshake, ..Peer::new(addr, listener, protocol) };
             connections.spawn(dispatch.clone().run(stream, peer, admitted));
         }
     }

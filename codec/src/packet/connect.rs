@@ -39,6 +39,24 @@ pub struct Connect {
     pub properties: ConnectProperties,
 }
 
+impl Connect {
+    /// One that says nothing but this: it starts anew, is not kept alive, and has neither a will nor credentials.
+    #[must_use]
+    pub fn new(version: Version, client_id: impl Into<ByteString>) -> Self {
+        Self {
+            version,
+            bridge: false,
+            clean_start: true,
+            keep_alive_s: 0,
+            client_id: client_id.into(),
+            will: None,
+            username: None,
+            password: None,
+            properties: ConnectProperties::default(),
+        }
+    }
+}
+
 /// Properties of CONNECT [MQTT 5, 3.1.2.11].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectProperties {

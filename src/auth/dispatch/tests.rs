@@ -5,11 +5,10 @@ use std::future::ready;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mqtt_access::{Certificate, Origin, User};
-use mqtt_codec::{ConnectProperties, ReasonCode, Version};
+use mqtt_codec::{ReasonCode, Version};
 
 use super::*;
 use crate::config::{Config, ListenerAuthConfig, Overrides};
-use crate::listener::Handshake;
 use crate::metrics::Metrics;
 
 const LIGHT: &str =
@@ -87,26 +86,16 @@ fn dispatch(own: &[(&str, ListenerAuth)], anonymous: bool) -> Dispatch {
 fn peer(listener: &str, identities: &[&str]) -> Peer {
     let identities: Vec<_> = identities.iter().map(|text| text.parse().unwrap()).collect();
     Peer {
-        addr: ([192, 0, 2, 1], 1883).into(),
-        listener: listener.into(),
-        protocol: Protocol::Mqtt,
-        place: 0,
-        handshake: Handshake::default(),
         certificate: (!identities.is_empty()).then(|| Box::new(Certificate::new(identities))),
+        ..Peer::new(([192, 0, 2, 1], 1883).into(), listener.into(), Protocol::Mqtt)
     }
 }
 
 fn connect(name: Option<&str>, password: Option<&str>) -> Connect {
     Connect {
-        version: Version::V5,
-        bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: "c".into(),
-        will: None,
         username: name.map(Into::into),
         password: password.map(|password| password.as_bytes().into()),
-        properties: ConnectProperties::default(),
+        ..Connect::new(Version::V5, "c")
     }
 }
 

@@ -1,11 +1,11 @@
 //! Mode `file` without sockets: verdicts, their delays, and files that change.
 
-use mqtt_codec::{Connect, ConnectProperties, ReasonCode, Version};
+use mqtt_codec::{Connect, ReasonCode, Version};
 
 use super::super::turns::Turn;
 use super::*;
 use crate::config::Overrides;
-use crate::listener::{Handshake, Protocol};
+use crate::listener::Protocol;
 
 const LIGHT: &str =
     "$7$10$MDEyMzQ1Njc4OWFi$NrzwjNkm0devHqjYkA7HqLMvRhp+AsLReNF6SvsV8eCNpQ1+C4DLO/N1v2TyhqbZt6lLUVErC2CGca242OSJCA==";
@@ -28,28 +28,14 @@ fn authenticator(auth: &str, users: &str) -> FileUsers {
 
 fn connect(name: Option<&str>, password: Option<&str>) -> Connect {
     Connect {
-        version: Version::V5,
-        bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: "c".into(),
-        will: None,
         username: name.map(Into::into),
         password: password.map(|password| password.as_bytes().into()),
-        properties: ConnectProperties::default(),
+        ..Connect::new(Version::V5, "c")
     }
 }
 
 fn peer() -> Peer {
-    let addr = std::net::SocketAddr::from(([192, 0, 2, 1], 1883));
-    Peer {
-        addr,
-        listener: "test".into(),
-        protocol: Protocol::Mqtt,
-        place: 0,
-        handshake: Handshake::default(),
-        certificate: None,
-    }
+    Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), Protocol::Mqtt)
 }
 
 async fn judge(users: &FileUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::listener::Handshake;
 use crate::mint::World;
 
 /// JWTs that count at this time.
@@ -84,21 +83,15 @@ fn put(folder: &Path, world: &World) {
 }
 
 fn peer(protocol: Protocol) -> Peer {
-    let addr = std::net::SocketAddr::from(([10, 1, 2, 3], 1883));
-    Peer { addr, listener: "test".into(), protocol, place: 0, handshake: Handshake::default(), certificate: None }
+    Peer::new(([10, 1, 2, 3], 1883).into(), "test".into(), protocol)
 }
 
 fn connect(properties: ConnectProperties, password: Option<&str>) -> Connect {
     Connect {
-        version: Version::V5,
-        bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: "lamp-1".into(),
-        will: None,
         username: Some("whoever".into()),
         password: password.map(|password| password.as_bytes().into()),
         properties,
+        ..Connect::new(Version::V5, "lamp-1")
     }
 }
 

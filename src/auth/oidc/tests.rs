@@ -5,13 +5,13 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mqtt_access::Mode;
-use mqtt_codec::{Connect, ConnectProperties, ReasonCode, Version};
+use mqtt_codec::{Connect, ReasonCode, Version};
 use ring::hmac;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Config, Overrides};
-use crate::listener::{Handshake, Protocol};
+use crate::listener::Protocol;
 use crate::metrics::Metrics;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -59,33 +59,17 @@ fn token(claims: &Value) -> String {
 }
 
 fn connect(client_id: &str, password: Option<&str>, method: Option<(&'static str, Option<&str>)>) -> Connect {
-    let mut properties = ConnectProperties::default();
+    let mut connect = Connect::new(Version::V5, client_id);
+    connect.password = password.map(|password| password.as_bytes().into());
     if let Some((method, data)) = method {
-        properties.authentication_method = Some(method.into());
-        properties.authentication_data = data.map(|data| data.as_bytes().into());
+        connect.properties.authentication_method = Some(method.into());
+        connect.properties.authentication_data = data.map(|data| data.as_bytes().into());
     }
-    Connect {
-        version: Version::V5,
-        bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: client_id.into(),
-        will: None,
-        username: None,
-        password: password.map(|password| password.as_bytes().into()),
-        properties,
-    }
+    connect
 }
 
 async fn judge(users: &OidcUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {
-    let peer = Peer {
-        addr: ([192, 0, 2, 1], 1883).into(),
-        listener: "test".into(),
-        protocol: Protocol::Mqtt,
-        place: 0,
-        handshake: Handshake::default(),
-        certificate: None,
-    };
+    let peer = Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), Protocol::Mqtt);
     let data = connect.properties.authentication_data.as_ref();
     match users.judge(Credentials { connect, data, challenge: None, round: 0 }, &peer).await {
         Verdict::Accepted(principal, None) => Ok(principal),

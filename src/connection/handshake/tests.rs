@@ -20,9 +20,7 @@ fn door(authenticator: impl Authenticator + 'static) -> Door {
 }
 
 fn peer() -> Peer {
-    let addr = std::net::SocketAddr::from(([192, 0, 2, 1], 1883));
-    let handshake = crate::listener::Handshake::default();
-    Peer { addr, listener: "test".into(), protocol: Protocol::Mqtt, place: 0, handshake, certificate: None }
+    Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), Protocol::Mqtt)
 }
 
 fn bytes_of(packet: &Packet) -> BytesMut {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroU32};
 
-use mqtt_codec::{Connect, ConnectProperties, Version, Will};
+use mqtt_codec::{Connect, Version, Will};
 
 use super::Message;
 
@@ -22,17 +22,7 @@ pub(crate) struct Options {
 impl Options {
     /// A clean session without keep alive and will.
     pub(crate) fn new(version: Version, id: &str) -> Self {
-        let connect = Connect {
-            version,
-            bridge: false,
-            clean_start: true,
-            keep_alive_s: 0,
-            client_id: id.into(),
-            will: None,
-            username: None,
-            password: None,
-            properties: ConnectProperties::default(),
-        };
+        let connect = Connect::new(version, id);
         Self { connect, receive_buffer: None, from: Ipv4Addr::LOCALHOST, seed: None }
     }
 

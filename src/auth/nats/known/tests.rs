@@ -1,38 +1,25 @@
 //! What is known, without nats-server.
 
 use mqtt_access::{PermissionLists, Permissions, SubjectLists, UnixTime, User};
-use mqtt_codec::{Connect, ConnectProperties, Version};
+use mqtt_codec::{Connect, Version};
 
 use super::*;
-use crate::listener::{Handshake, Protocol};
+use crate::listener::Protocol;
 
 const KEEP: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(600);
 
 fn offered(user: Option<&str>, password: Option<&str>) -> Offered {
     let connect = Connect {
-        version: Version::V5,
-        bridge: false,
-        clean_start: true,
-        keep_alive_s: 0,
-        client_id: "c".into(),
-        will: None,
         username: user.map(Into::into),
         password: password.map(|password| password.as_bytes().into()),
-        properties: ConnectProperties::default(),
+        ..Connect::new(Version::V5, "c")
     };
     Offered::of(&connect).unwrap()
 }
 
 fn peer(listener: &str, protocol: Protocol) -> Peer {
-    Peer {
-        addr: ([192, 0, 2, 1], 1883).into(),
-        listener: listener.into(),
-        protocol,
-        place: 0,
-        handshake: Handshake::default(),
-        certificate: None,
-    }
+    Peer::new(([192, 0, 2, 1], 1883).into(), listener.into(), protocol)
 }
 
 fn principal(deny: &[&str]) -> Principal {
