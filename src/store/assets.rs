@@ -14,6 +14,7 @@ use super::api::{
     StreamInfo,
 };
 use super::error::OpenError;
+use super::growth::{SHORT_KEY, Short};
 use super::needs::Needs;
 
 /// How long JetStream may need to elect a leader when everything starts at once.
@@ -55,7 +56,7 @@ pub(crate) struct Assets {
 
 /// What a refusal is to be answered with, where trying the same again does not help.
 #[derive(Debug, PartialEq, Eq)]
-enum Shortage {
+pub(super) enum Shortage {
     /// The server is not clustered.
     Alone,
     /// The cluster has fewer servers than replicas were asked for.
@@ -75,6 +76,11 @@ impl Shortage {
             code if NO_ROOM.contains(&code) => Some(Self::Room),
             _ => None,
         }
+    }
+
+    /// Whether account or servers have too little room.
+    pub(super) fn is_of_room(failure: &ApiFailure) -> bool {
+        matches!(Self::of(failure), Some(Self::Room | Self::PeerRoom))
     }
 
     /// Whether it may pass: a server of the cluster is late, or has not told the others yet what room it has.
@@ -172,7 +178,7 @@ impl Assets {
 
     /// Creates a stream as it can be `made`, which may be less than was `wanted`.
     async fn create(&self, made: &StreamSpec, wanted: &StreamSpec) -> Result<(), ApiFailure> {
-        let config = made.to_json().to_string();
+        let config = spec_of(made, wanted).to_json().to_string();
         self.api.call::<IgnoredAny>(&format!("STREAM.CREATE.{}", made.name), config).await?;
         let (stream, replicas) = (&*made.name, made.replicas);
         if made.max_bytes == wanted.max_bytes {
@@ -184,7 +190,7 @@ impl Assets {
                 replicas,
                 bytes,
                 wanted,
-                "stream created smaller than configured: account or server have no more room; raise their JetStream limits, then the stream's max_bytes with `nats stream edit`"
+                "stream created smaller than configured: account or server have no more room; raise their JetStream limits, and it grows"
             );
         }
         Ok(())
@@ -235,6 +241,17 @@ impl Assets {
             },
         }
     }
+}
+
+/// What is created: it says of itself if it is smaller than was `wanted`.
+fn spec_of(made: &StreamSpec, wanted: &StreamSpec) -> StreamSpec {
+    let mut spec = made.clone();
+    if let (Some(made), Some(wanted)) = (made.max_bytes, wanted.max_bytes)
+        && made < wanted
+    {
+        spec.metadata.push((SHORT_KEY, Short { made, wanted }.text()));
+    }
+    spec
 }
 
 /// The stream with the limit that is tried next.

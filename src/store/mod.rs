@@ -11,7 +11,7 @@
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
 //! - `reader`: the one way in which streams are read; `log` (tail and scan) and `retained` use it; `head`: last sequences;
 //!   `horizon`: which answers know as much as we do; `pulse`: whether a reader reads;
-//!   `ephemeral`: their consumers; `rooms`: whether streams are there and have room
+//!   `ephemeral`: their consumers; `rooms`: whether streams are there and have room; `growth`: those that are smaller than configured
 //! - `bucket`: keys written by compare-and-swap; `sessions` and `nodes` (leases, elections) are made of it
 //! - `kv_updates`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
@@ -38,6 +38,7 @@ mod entry;
 mod ephemeral;
 mod error;
 mod found_stream;
+mod growth;
 mod head;
 mod headers;
 mod home;

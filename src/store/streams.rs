@@ -11,6 +11,7 @@ use super::account_room::AccountRoom;
 use super::api::{Api, StreamState};
 use super::error::Unavailable;
 use super::found_stream::FoundStream;
+use super::growth::{self, Growth};
 use super::time::rfc3339_ms;
 use crate::nats::{PublishError, Subscriber};
 
@@ -52,13 +53,14 @@ struct Listed {
 pub struct Streams {
     api: Api,
     changes: watch::Receiver<u64>,
+    growth: Growth,
 }
 
 impl Streams {
     pub(super) fn start(api: Api) -> Self {
         let (tx, changes) = watch::channel(0);
         api.link.tasks.spawn(notice(api.clone(), tx));
-        Self { api, changes }
+        Self { api, changes, growth: Growth::new() }
     }
 
     /// All streams; `None` while JetStream does not know of some what they are.
@@ -95,6 +97,10 @@ impl Streams {
             false => None,
         };
         rooms.listed(found, account.as_ref(), asked);
+        if self.growth.is_due(found) {
+            // Nobody waits for it.
+            self.api.link.tasks.spawn(growth::grow(self.api.clone(), growth::short(found)));
+        }
     }
 
     /// Changes whenever a stream may have been created, updated or deleted.

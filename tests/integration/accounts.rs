@@ -8,7 +8,9 @@ use mqtt_codec::{ReasonCode, Version};
 use tempfile::TempDir;
 
 use crate::auth_file::hash;
-use crate::harness::{Client, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, Watch, msg, run};
+use crate::harness::{
+    Client, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, Watch, msg, run, stream_info,
+};
 
 /// How long the sessions of a killed sidecar may take to be in order: its lease has to end.
 const ADOPTED_WITHIN: Duration = Duration::from_secs(60);
@@ -202,4 +204,33 @@ async fn credentials_of_another_account_open_none_and_check_says_so() {
     ] {
         assert!(check.stdout.contains(line), "{line}\n{}", check.stdout);
     }
+}
+
+/// How long a sidecar that has just started may take to look at its streams again.
+const GROWN_WITHIN: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_an_account_had_no_room_for_grow_when_it_has() {
+    let with = |bytes: &str| {
+        ACCOUNTS.replace("T1: { jetstream: enabled", &format!("T1: {{ jetstream: {{ max_file: {bytes} }}"))
+    };
+    let server = NatsServer::start_with(true, &with("1GB"));
+    let tenants = Tenants::new("");
+    let one = nats(&server, "one", "pw1").await;
+    let log = async || stream_info(&one, "MQTT_log").await["config"].clone();
+    let mut sidecar = tenants.sidecar("short", &server).await;
+    let _device = sidecar.connect(of("a", Options::v5("c"))).await;
+    assert_eq!(log().await["max_bytes"], 512 << 20);
+    sidecar.kill();
+    server.configure(true, &with("32GB"));
+    server.reload();
+    let sidecar = tenants.sidecar("grown", &server).await;
+    let _device = sidecar.connect(of("a", Options::v5("c"))).await;
+    let grown = tokio::time::timeout(GROWN_WITHIN, async {
+        while log().await["max_bytes"] != 4_i64 << 30 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    assert!(grown.await.is_ok(), "{}", log().await);
+    assert!(log().await["metadata"]["nats-mqtt.short"].is_null());
 }

@@ -116,6 +116,7 @@ async fn an_account_with_less_room_than_configured_gets_smaller_streams() {
     let client = client.connect(server.url()).await.unwrap();
     let log = api(&client, "STREAM.INFO.MQTT_log", "").await;
     assert_eq!(log["config"]["max_bytes"], 512 << 20, "half of what there is");
+    assert_eq!(log["config"]["metadata"]["nats-mqtt.short"], "536870912 of 4294967296");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
