@@ -9,6 +9,7 @@
 //! - [`Network`], [`TimeWindows`]: where from, and when
 //! - [`Certificate`], [`CertificateIdentity`]: whom a client certificate names
 //! - [`ReplyBudget`]: how many replies to a request
+//! - [`is_signed`]: signatures by NKeys, counted
 //! - [`password`]: hashes, verified and made; [`Secret`]: a password that cannot be printed
 //!
 //! What nats-server does is the measure; where we differ, we are stricter, and `docs/nats-cases.md` says in what.
@@ -33,6 +34,7 @@ mod permissions;
 mod principal;
 mod reply;
 mod secret;
+mod signature;
 pub mod subject;
 mod tags;
 pub mod template;
@@ -48,6 +50,7 @@ pub use self::permissions::{
 pub use self::principal::{AccountId, Ending, Limit, Limits, Mode, Origin, Principal, Ticket, User};
 pub use self::reply::{ReplyBudget, ResponseLimits};
 pub use self::secret::Secret;
+pub use self::signature::{is_signed, signatures_verified};
 pub use self::tags::{DeviceRules, InvalidTag};
 pub use self::time::UnixTime;
 pub use self::window::{TimeRange, TimeWindows, WindowError, WindowVerdict};

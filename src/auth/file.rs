@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_access::{Certificate, CertificateIdentity, Secret, UnixTime};
+use mqtt_access::{Certificate, CertificateIdentity, Secret, UnixTime, is_signed};
 use mqtt_codec::Connect;
 use mqtt_session::{Credentials, Verdict};
 use nkeys::KeyPair;
@@ -134,7 +134,7 @@ impl FileUsers {
         };
         let key = nkey::named(credentials).ok_or(AuthStep::UnknownUser)?;
         let user = users.of_key(key).ok_or(AuthStep::UnknownUser)?;
-        let is_signed = KeyPair::from_public_key(key).is_ok_and(|key| key.verify(&signed, signature).is_ok());
+        let is_signed = KeyPair::from_public_key(key).is_ok_and(|key| is_signed(&key, &signed, signature));
         if !is_signed {
             return Err(AuthStep::SignatureWrong);
         }

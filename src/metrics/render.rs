@@ -86,6 +86,11 @@ impl Collector for Snapshot {
         connects(&total, &mut out)?;
         nats(&total, &mut out)?;
         out.counter(
+            "mqtt_auth_signatures",
+            "Signatures by NKeys that were verified, of JWTs and of challenges",
+            mqtt_access::signatures_verified(),
+        )?;
+        out.counter(
             "log_lines_left_out",
             "Lines of the log that there were too many of",
             crate::logging::lines_left_out(),

@@ -333,6 +333,24 @@ async fn the_limits_of_a_user_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bearer_takes_one_verification_and_its_account_none() {
+    const DEVICES: u32 = 30;
+    let site = Site::start().await;
+    let connect = async |number: u32| {
+        let (jwt, _) = device(&format!("lamp-{number}"), &json!({}));
+        site.sidecar.connect(Options::v5(&format!("lamp-{number}")).password(&jwt)).await
+    };
+    let mut devices = vec![connect(0).await];
+    let before = site.sidecar.metric("mqtt_auth_signatures_total").await;
+    for number in 1..=DEVICES {
+        devices.push(connect(number).await);
+    }
+    let verified = site.sidecar.metric("mqtt_auth_signatures_total").await - before;
+    // The account is looked up again now and then.
+    assert!((f64::from(DEVICES)..f64::from(DEVICES + 5)).contains(&verified), "{verified}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_has_as_many_devices_as_it_allows() {
     let site = Site::start().await;
     // As many as the connections that the sidecar itself has there.

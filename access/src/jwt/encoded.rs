@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::keys;
 use super::known_keys::KnownKeys;
+use crate::signature::is_signed;
 
 /// Longest JWT that is looked at; nats-server's limit too. A user's is far below it, since MQTT has 65,535 bytes for a
 /// password.
@@ -121,8 +122,7 @@ fn decode_if<N: DeserializeOwned>(
     let claims: Claims<N> = serde_json::from_slice(&json).map_err(|_| JwtError::Claims)?;
     let key = keys::key(&claims.iss, issuer).ok_or(JwtError::Key)?;
     let signed = &text.as_bytes()[..text.len() - SIGNATURE_LEN - 1];
-    key.verify(signed, &signature).map_err(|_| JwtError::Signature)?;
-    Ok(claims)
+    is_signed(&key, signed, &signature).then_some(claims).ok_or(JwtError::Signature)
 }
 
 /// The subject of a JWT, which nothing has verified.

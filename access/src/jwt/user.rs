@@ -16,6 +16,7 @@ use super::refusal::Refusal;
 use crate::network::Network;
 use crate::permissions::Permissions;
 use crate::principal::{AccountId, Limit, Limits, Mode, Origin, Principal, User, is_in_networks};
+use crate::signature::is_signed;
 use crate::tags::DeviceRules;
 use crate::template::ScopeValues;
 use crate::time::UnixTime;
@@ -216,7 +217,7 @@ impl UserJwt {
             Proof::Earlier => Ok(()),
             Proof::Signature { signed, signature } => {
                 let key = keys::key(self.id(), KeyPairType::User);
-                let verified = key.is_some_and(|key| key.verify(signed, signature).is_ok());
+                let verified = key.is_some_and(|key| is_signed(&key, signed, signature));
                 verified.then_some(()).ok_or(Refusal::SignatureWrong)
             }
         }
