@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::operator::Operator;
 use crate::wire::{self, Accepted, Publish, Version};
 
 /// How long an answer may take.
@@ -18,6 +19,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
+    /// Who makes the passwords that are asked for; as long as the program runs.
+    pub(crate) operator: Option<&'static Operator>,
 }
 
 /// A packet that was received.
@@ -39,13 +42,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(endpoint: Endpoint, client_id: &str, is_clean: bool) -> Result<Self, String> {
-        let Endpoint { address, version } = endpoint;
+        let Endpoint { address, version, operator } = endpoint;
+        let password = operator.map(|operator| operator.password(client_id));
         let stream = TcpStream::connect(address).await.map_err(|e| format!("no connection: {e}"))?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         let accepted = Accepted { is_session_present: false, code: 0, receive_max: u16::MAX };
         let (input, output) = (BytesMut::new(), BytesMut::new());
         let mut client = Self { stream, input, output, version, accepted };
-        wire::put_connect(&mut client.output, version, client_id, is_clean);
+        wire::put_connect(&mut client.output, version, client_id, is_clean, password);
         client.flush().await?;
         let packet = client.packet().await.map_err(|e| format!("CONNECT: {e}"))?;
         if packet.first >> 4 != wire::CONNACK {

@@ -28,11 +28,22 @@ pub(crate) enum Connecting {
     New,
     /// To a session that is there, with a subscription at QoS 1.
     Resuming,
+    /// Once, with a clean session, and stays; as many as come after a restart.
+    Crowd,
 }
+
+/// How many there are in a crowd.
+pub(crate) const CROWD: u64 = 10_000;
+
+/// How long a crowd may take.
+const CROWD_MAX: Duration = Duration::from_secs(60);
 
 /// Runs clients that connect for some seconds.
 pub(crate) async fn run(target: &Target, connecting: Connecting, seconds: f64) -> Result<Measured, String> {
     let endpoint = target.endpoint;
+    if connecting == Connecting::Crowd {
+        return crowd(target).await;
+    }
     if connecting == Connecting::Resuming {
         let prepare = move |i| async move {
             let mut client = Client::connect(endpoint, &format!("bench-{i}"), false).await?;
@@ -63,12 +74,33 @@ pub(crate) async fn run(target: &Target, connecting: Connecting, seconds: f64) -
         return Err(format!("nobody was connected within {seconds} s"));
     }
     let cpu = after.1.and_then(|cpu| cpu.checked_sub(before.1?));
+    Ok(measured(count, seconds, cpu, &latencies))
+}
+
+fn measured(count: u64, seconds: f64, cpu: Option<Duration>, latencies: &Histogram) -> Measured {
     let mut measured = Measured::default();
     measured.figure(Figure::ConnectsPerSecond, Some(count as f64 / seconds));
     measured.figure(Figure::CpuPerConnect, cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / count as f64));
     measured.figure(Figure::MedianMs, latencies.quantile_ms(0.5));
     measured.figure(Figure::P99Ms, latencies.quantile_ms(0.99));
-    Ok(measured)
+    measured
+}
+
+/// All come at once to a server that has just been started, and stay.
+async fn crowd(target: &Target) -> Result<Measured, String> {
+    let endpoint = target.endpoint;
+    let id_of = |i: u64| format!("bench-{i}");
+    let connect = move |i| async move {
+        let started = Instant::now();
+        let client = Client::connect(endpoint, &id_of(i), true).await?;
+        Ok((client, started.elapsed()))
+    };
+    let (cpu, began) = (cpu_time(&target.processes), Instant::now());
+    let clients = together(CROWD, AT_ONCE, Some(CROWD_MAX), connect).await.all()?;
+    let (seconds, cpu_after) = (began.elapsed().as_secs_f64(), cpu_time(&target.processes));
+    let mut latencies = Histogram::new();
+    clients.iter().for_each(|(_, took)| latencies.add(took.as_nanos() as u64));
+    Ok(measured(CROWD, seconds, cpu_after.and_then(|after| after.checked_sub(cpu?)), &latencies))
 }
 
 /// One client; tells how long each CONNECT took of those that came to their end between `begin` and `end`.
@@ -83,7 +115,7 @@ async fn client(
     for i in 0.. {
         let id = match connecting {
             Connecting::Resuming => number * SESSIONS_EACH + i % SESSIONS_EACH,
-            Connecting::Clean | Connecting::New => number + i * AT_ONCE,
+            Connecting::Clean | Connecting::New | Connecting::Crowd => number + i * AT_ONCE,
         };
         let started = Instant::now();
         if started >= end {

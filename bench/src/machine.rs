@@ -28,7 +28,7 @@ pub(crate) fn versions(systems: &[System], programs: &Programs) -> String {
             System::Beside => {
                 programs.beside.as_ref().map(|program| format!("beside: {}", version_of(program, "--version")))
             }
-            System::NatsServer => None,
+            System::NatsMqttJwt | System::NatsServer => None,
             System::Mosquitto => programs.mosquitto.as_ref().map(|program| version_of(program, "-h")),
         });
     }

@@ -13,7 +13,7 @@
 //! # Layout
 //! - `rows`: what there is to measure; `load`, `connects`, `memory`, `wake`: how
 //! - `wire`, `client`, `crowd`: MQTT clients; they share nothing with the code that they measure
-//! - `system`, `process`: servers that are started, and what /proc says of them
+//! - `system`, `process`: servers that are started, and what /proc says of them; `operator`: JWTs for those that let in by them
 //! - `compare`, `results`, `table`, `machine`: all of it in turn, and what is told at the end
 
 mod client;
@@ -25,6 +25,7 @@ mod load;
 mod machine;
 mod measured;
 mod memory;
+mod operator;
 mod process;
 mod results;
 mod rows;
@@ -222,6 +223,8 @@ impl Compare {
         }
         let is_there = |system: &System| match system {
             System::NatsMqtt | System::NatsServer => true,
+            // Only by its name: it is about connecting.
+            System::NatsMqttJwt => false,
             System::Beside => programs.beside.is_some(),
             System::Mosquitto => programs.mosquitto.is_some(),
         };
@@ -244,7 +247,7 @@ async fn asked_to_end() -> Result<ExitCode, String> {
 
 impl Against {
     async fn run(self) -> Result<ExitCode, String> {
-        let endpoint = Endpoint { address: resolved(&self.address)?, version: self.what.mqtt };
+        let endpoint = Endpoint { address: resolved(&self.address)?, version: self.what.mqtt, operator: None };
         if let Some(pid) = self.pid.iter().find(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             return Err(format!("there is no process {pid}"));
         }

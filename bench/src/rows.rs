@@ -115,6 +115,14 @@ fn connects_rows() -> impl Iterator<Item = Row> {
         kind: Kind::Connects(connecting),
     })
     .into_iter()
+    .chain([Row {
+        name: "connect-crowd".to_owned(),
+        what: format!(
+            "{} clients connect once, 64 at a time, to a server that has just been started: from the TCP connection to CONNACK",
+            connects::CROWD
+        ),
+        kind: Kind::Connects(Connecting::Crowd),
+    }])
 }
 
 fn memory_rows() -> impl Iterator<Item = Row> {

@@ -8,6 +8,7 @@ use std::process::Command;
 use clap::ValueEnum;
 
 use crate::client::Endpoint;
+use crate::operator::Operator;
 use crate::process::{Program, Scratch};
 use crate::wire::Version;
 
@@ -16,6 +17,8 @@ use crate::wire::Version;
 pub(crate) enum System {
     /// nats-mqtt beside a nats-server: what is judged.
     NatsMqtt,
+    /// The same that lets in by JWTs of nats-server's operator, each device by its own.
+    NatsMqttJwt,
     /// Another build of nats-mqtt, also beside a nats-server.
     Beside,
     /// nats-server's own MQTT listener.
@@ -25,11 +28,13 @@ pub(crate) enum System {
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 4] = [Self::NatsMqtt, Self::Beside, Self::NatsServer, Self::Mosquitto];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::NatsMqtt, Self::NatsMqttJwt, Self::Beside, Self::NatsServer, Self::Mosquitto];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NatsMqtt => "nats-mqtt",
+            Self::NatsMqttJwt => "nats-mqtt-jwt",
             Self::Beside => "beside",
             Self::NatsServer => "nats-server",
             Self::Mosquitto => "mosquitto",
@@ -65,6 +70,7 @@ pub(crate) struct Running {
     /// In the order in which they are stopped.
     programs: Vec<Program>,
     address: SocketAddr,
+    operator: Option<&'static Operator>,
     _scratch: Scratch,
 }
 
@@ -73,11 +79,18 @@ impl Running {
     pub(crate) async fn start(system: System, programs: &Programs, dir: &Path) -> Result<Self, String> {
         let scratch = Scratch::new(dir)?;
         let address = free_address()?;
+        // Endpoints are copied into every client, and there are as many operators as measurements.
+        let operator = match system {
+            System::NatsMqttJwt => Some(&*Box::leak(Box::new(Operator::new()?))),
+            _ => None,
+        };
         let started = match system {
-            System::NatsMqtt => sidecar(&programs.nats_mqtt, programs, address, &scratch).await?,
+            System::NatsMqtt | System::NatsMqttJwt => {
+                sidecar(&programs.nats_mqtt, programs, address, operator, &scratch).await?
+            }
             System::Beside => {
                 let program = programs.beside.as_ref().ok_or("no other nats-mqtt was named with --beside")?;
-                sidecar(program, programs, address, &scratch).await?
+                sidecar(program, programs, address, None, &scratch).await?
             }
             System::NatsServer => {
                 let mqtt = format!("mqtt {{ listen: \"{address}\" }}\n");
@@ -85,7 +98,7 @@ impl Running {
             }
             System::Mosquitto => vec![mosquitto(programs, address, &scratch)?],
         };
-        let mut running = Self { programs: started, address, _scratch: scratch };
+        let mut running = Self { programs: started, address, operator, _scratch: scratch };
         let endpoint = running.target(Version::V3).endpoint;
         if let Some(program) = running.programs.first_mut() {
             program.serves(endpoint).await?;
@@ -95,13 +108,13 @@ impl Running {
 
     pub(crate) fn target(&self, version: Version) -> Target {
         let processes = self.programs.iter().map(Program::id).collect();
-        Target { endpoint: Endpoint { address: self.address, version }, processes }
+        Target { endpoint: Endpoint { address: self.address, version, operator: self.operator }, processes }
     }
 
     /// What the broker said, when it is one that says nothing as long as all is well.
     pub(crate) fn complaints(&self, system: System) -> Option<String> {
         let says = match system {
-            System::NatsMqtt | System::Beside => self.programs.first()?.log_lines(),
+            System::NatsMqtt | System::NatsMqttJwt | System::Beside => self.programs.first()?.log_lines(),
             System::NatsServer | System::Mosquitto => return None,
         };
         (!says.is_empty()).then_some(says)
@@ -113,11 +126,18 @@ async fn sidecar(
     program: &Path,
     programs: &Programs,
     address: SocketAddr,
+    operator: Option<&Operator>,
     scratch: &Scratch,
 ) -> Result<Vec<Program>, String> {
     let nats = free_address()?;
-    let server = nats_server(programs, nats, "", scratch).await?;
+    let files = operator.map(|operator| operator.write(scratch)).transpose()?;
+    let accounts = files.as_ref().map(|files| &*files.accounts).unwrap_or_default();
+    let server = nats_server(programs, nats, accounts, scratch).await?;
     let mut command = Command::new(program);
+    if let Some(files) = files {
+        let config = scratch.write("nats-mqtt.toml", &files.sidecar())?;
+        command.arg("-c").arg(config).arg("--creds").arg(files.creds);
+    }
     command.args(["--nats", &format!("nats://{nats}"), "--listen", &address.to_string()]);
     command.args(["--admin", "", "--log-level", "warn"]).env_remove("RUST_LOG");
     Ok(vec![Program::start("nats-mqtt", &mut command, scratch)?, server])

@@ -134,11 +134,18 @@ fn put_packet(out: &mut BytesMut, first: u8, body: &[u8]) {
     out.put_slice(body);
 }
 
-pub(crate) fn put_connect(out: &mut BytesMut, version: Version, client_id: &str, is_clean: bool) {
+/// With a password comes a user name, as 3.1.1 wants it.
+pub(crate) fn put_connect(
+    out: &mut BytesMut,
+    version: Version,
+    client_id: &str,
+    is_clean: bool,
+    password: Option<&str>,
+) {
     let mut body = BytesMut::new();
     put_string(&mut body, "MQTT");
     body.put_u8(if version == Version::V5 { 5 } else { 4 });
-    body.put_u8(if is_clean { 2 } else { 0 });
+    body.put_u8(if is_clean { 2 } else { 0 } | if password.is_some() { 0xC0 } else { 0 });
     body.put_u16(KEEP_ALIVE_S);
     if version == Version::V5 {
         if is_clean {
@@ -149,6 +156,10 @@ pub(crate) fn put_connect(out: &mut BytesMut, version: Version, client_id: &str,
         }
     }
     put_string(&mut body, client_id);
+    if let Some(password) = password {
+        put_string(&mut body, "device");
+        put_string(&mut body, password);
+    }
     put_packet(out, 0x10, &body);
 }
 
@@ -301,10 +312,10 @@ mod tests {
     #[test]
     fn a_connect_has_the_bytes_of_the_specification() {
         let mut out = BytesMut::new();
-        put_connect(&mut out, Version::V3, "c", true);
+        put_connect(&mut out, Version::V3, "c", true, None);
         assert_eq!(out[..], *b"\x10\x0d\0\x04MQTT\x04\x02\x0e\x10\0\x01c");
         out.clear();
-        put_connect(&mut out, Version::V5, "c", false);
+        put_connect(&mut out, Version::V5, "c", false, None);
         assert_eq!(out[..], *b"\x10\x13\0\x04MQTT\x05\0\x0e\x10\x05\x11\0\0\x0e\x10\0\x01c");
     }
 
