@@ -50,9 +50,13 @@ impl Tenants {
     }
 
     pub(crate) async fn sidecar(&self, name: &'static str, nats: &NatsServer) -> Sidecar {
+        self.sidecar_of(name, &nats.url()).await
+    }
+
+    /// One that goes to these servers.
+    pub(crate) async fn sidecar_of(&self, name: &'static str, url: &str) -> Sidecar {
         let config = self.dir.path().join("nats-mqtt.toml");
-        let url = nats.url();
-        SidecarBuilder::new(name, &["--nats", &url, "-c", config.to_str().unwrap()]).start().await
+        SidecarBuilder::new(name, &["--nats", url, "-c", config.to_str().unwrap()]).start().await
     }
 }
 

@@ -16,6 +16,11 @@ impl Cluster {
         if count == 1 {
             return Self { servers: vec![NatsServer::start()] };
         }
+        Self::start_with(count, |_| String::new())
+    }
+
+    /// Starts several, each with more lines in its configuration.
+    pub(crate) fn start_with(count: usize, more: impl Fn(usize) -> String) -> Self {
         let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("bind")).collect();
         let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
         let ports: Vec<u16> = listeners.iter().map(port).collect();
@@ -24,7 +29,7 @@ impl Cluster {
         let member = |(number, port): (usize, &u16)| {
             let listen = format!("name: c, listen: \"127.0.0.1:{port}\"");
             let cluster = format!("cluster {{ {listen}, routes: [{}], no_advertise: true }}", routes.join(", "));
-            NatsServer::start_with(true, &format!("server_name: n{number}\n{cluster}"))
+            NatsServer::start_with(true, &format!("server_name: n{number}\n{cluster}\n{}", more(number)))
         };
         Self { servers: ports.iter().enumerate().map(member).collect() }
     }

@@ -387,6 +387,11 @@ impl Client {
         self.flush().await;
     }
 
+    /// Whether a PUBACK has come that nothing has waited for.
+    pub(crate) fn has_ack(&self) -> bool {
+        self.others.iter().any(|packet| matches!(packet, Packet::PubAck(_)))
+    }
+
     /// Waits for an answer to PINGREQ: everything sent before it was handled by then, unless it has to wait for something.
     pub(crate) async fn ping(&mut self) {
         self.write(&Packet::PingReq);
