@@ -10,6 +10,7 @@ use crate::client::{Client, Endpoint};
 use crate::crowd::{AT_ONCE, together};
 use crate::histogram::Histogram;
 use crate::measured::{Figure, Measured};
+use crate::operator::DEVICES;
 use crate::process::cpu_time;
 use crate::system::Target;
 
@@ -32,8 +33,8 @@ pub(crate) enum Connecting {
     Crowd,
 }
 
-/// How many there are in a crowd.
-pub(crate) const CROWD: u64 = 10_000;
+/// How many there are in a crowd: each has a JWT of its own, where that is asked for.
+pub(crate) const CROWD: u64 = DEVICES;
 
 /// How long a crowd may take.
 const CROWD_MAX: Duration = Duration::from_secs(60);

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::connects::CROWD;
-use crate::process::Scratch;
+/// How many devices have a JWT of their own.
+pub(crate) const DEVICES: u64 = 10_000;
 
 /// The header of every JWT.
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
@@ -41,26 +41,31 @@ impl Operator {
         let [account, system] = [KeyPair::new_account(), KeyPair::new_account()];
         let mut new = Self { operator: KeyPair::new_operator(), account, system, now_s, passwords: Vec::new() };
         // What it takes to sign is not to be measured.
-        let passwords: Result<_, String> = (0..CROWD).map(|_| new.user(&KeyPair::new_user(), "device", true)).collect();
+        let passwords: Result<_, String> =
+            (0..DEVICES).map(|_| new.user(&KeyPair::new_user(), "device", true)).collect();
         new.passwords = passwords?;
         Ok(new)
     }
 
-    /// The password of a client, which has one of its own as long as their numbers are those of a crowd.
+    /// The password of a client, which has one of its own as long as there are no more than [`DEVICES`].
     pub(crate) fn password(&self, client_id: &str) -> &str {
         let number = client_id.rsplit_once('-').and_then(|(_, number)| number.parse::<usize>().ok()).unwrap_or(0);
         &self.passwords[number % self.passwords.len()]
     }
 
-    /// Writes what the servers need to know.
-    pub(crate) fn write(&self, scratch: &Scratch) -> Result<Files, String> {
+    /// Writes what the servers need to know into a directory.
+    pub(crate) fn write(&self, dir: &Path) -> Result<Files, String> {
+        let write = |name: &str, text: &str| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).map(|()| path.clone()).map_err(|e| format!("{}: {e}", path.display()))
+        };
         let user = KeyPair::new_user();
         let (jwt, seed) = (self.user(&user, "sidecar", false)?, user.seed().map_err(|e| e.to_string())?);
         let creds = format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
         );
         let nats = json!({ "type": "operator", "version": 2 });
-        let operator = scratch.write("operator.jwt", &self.sign(&self.operator, &self.operator, "bench", &nats)?)?;
+        let operator = write("operator.jwt", &self.sign(&self.operator, &self.operator, "bench", &nats)?)?;
         let accounts = format!(
             "operator: \"{}\"\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{\n  {}: {}\n  {}: {}\n}}\n",
             operator.display(),
@@ -70,7 +75,7 @@ impl Operator {
             self.system.public_key(),
             self.account_jwt(&self.system)?,
         );
-        let (resolver, creds) = (scratch.write("accounts.conf", &accounts)?, scratch.write("sidecar.creds", &creds)?);
+        let (resolver, creds) = (write("accounts.conf", &accounts)?, write("sidecar.creds", &creds)?);
         Ok(Files { operator, creds, accounts, resolver })
     }
 
@@ -126,7 +131,7 @@ mod tests {
     fn devices_have_jwts_of_their_own_that_their_account_has_signed() {
         let operator = Operator::new().unwrap();
         let jwt = operator.password("bench-7");
-        assert_eq!(operator.password(&format!("bench-{}", CROWD + 7)), jwt);
+        assert_eq!(operator.password(&format!("bench-{}", DEVICES + 7)), jwt);
         assert_ne!(operator.password("bench-8"), jwt);
         let (signed, signature) = jwt.rsplit_once('.').unwrap();
         let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();

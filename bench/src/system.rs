@@ -130,7 +130,7 @@ async fn sidecar(
     scratch: &Scratch,
 ) -> Result<Vec<Program>, String> {
     let nats = free_address()?;
-    let files = operator.map(|operator| operator.write(scratch)).transpose()?;
+    let files = operator.map(|operator| operator.write(scratch.path())).transpose()?;
     let accounts = files.as_ref().map(|files| &*files.accounts).unwrap_or_default();
     let server = nats_server(programs, nats, accounts, scratch).await?;
     let mut command = Command::new(program);
