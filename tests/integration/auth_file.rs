@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mqtt_codec::{ReasonCode, Version};
+use nkeys::KeyPair;
 use tempfile::TempDir;
 
 use crate::harness::{Client, NatsServer, Options, PROGRAM, Sidecar, SidecarBuilder, eventually, run};
@@ -124,6 +125,30 @@ async fn a_file_that_changes_lets_a_new_user_in_and_refuses_one_that_is_gone() {
     assert_eq!(answer(6, "new", "two").await, ReasonCode::Success);
     let answered = guarded.sidecar.metric("mqtt_connect_total{result=\"bad_user_name_or_password\"}").await;
     assert_eq!(answered, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_a_key_gets_in_by_signing_and_nobody_else_by_naming_it() {
+    let nats = NatsServer::start();
+    let [key, other] = [KeyPair::new_user(), KeyPair::new_user()];
+    let user = format!("[[users]]\nname = \"lamp\"\nnkey = \"{}\"\n", key.public_key());
+    let guarded = Guarded::start(&nats, &user, "").await;
+    let [seed, other_seed] = [&key, &other].map(|key| key.seed().unwrap());
+    let mut lamp = guarded.sidecar.connect(Options::v5("lamp").nkey(&key.public_key(), &seed)).await;
+    lamp.ping().await;
+    for (options, reason, step) in [
+        (Options::v5("wrong").nkey(&key.public_key(), &other_seed), ReasonCode::NotAuthorized, "signature_wrong"),
+        (
+            Options::v5("stranger").nkey(&other.public_key(), &other_seed),
+            ReasonCode::BadUserNameOrPassword,
+            "unknown_user",
+        ),
+    ] {
+        let refused = Client::open(guarded.sidecar.mqtt_port, options).await.connack.reason;
+        assert_eq!(refused, reason, "{step}");
+        assert_eq!(guarded.refused(step).await, 1.0);
+    }
+    assert!(!guarded.sidecar.log().contains(&seed), "a seed is in the log");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,16 @@
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::BytesMut;
 use futures_util::future::join_all;
 use mqtt_codec::{Auth, Packet, ReasonCode, Version};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Client, NatsServer, Options, PROGRAM, Sidecar, SidecarBuilder, Watch, eventually, msg, run};
+use crate::harness::{
+    Client, NatsServer, Options, PROGRAM, Sidecar, SidecarBuilder, Socket, Watch, eventually, msg, run,
+};
 use crate::mint::{World, sign};
 
 /// More than any test takes, in seconds.
@@ -330,6 +333,53 @@ async fn the_limits_of_a_user_hold() {
     // What it was told that a packet may not exceed ends the connection.
     lamp.publish(msg("a", vec![b'x'; 16 * 1024])).await;
     assert_eq!(lamp.closed().await, Some(ReasonCode::PacketTooLarge));
+}
+
+/// What a CONNECT over WebSocket is answered.
+async fn answer_over_websocket(sidecar: &Sidecar, options: Options) -> u8 {
+    let mut socket = Socket::open_websocket(sidecar.ws_port).await;
+    let mut bytes = BytesMut::new();
+    let version = options.connect.version;
+    mqtt_codec::encode(&Packet::Connect(Box::new(options.connect)), version, &mut bytes).unwrap();
+    socket.send(&bytes).await;
+    // A binary frame, and in it CONNACK: type, length, Session Present, reason code.
+    let frame = socket.read(6).await;
+    assert_eq!((frame[0], frame[2]), (0x82, 0x20), "{frame:?}");
+    frame[5]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_connect_over_websocket_alone_does_not_over_tcp_and_the_other_way_round() {
+    let site = Site::start().await;
+    for (kind, over_tcp, over_websocket) in [
+        ("MQTT_WS", ReasonCode::NotAuthorized, ReasonCode::Success),
+        ("MQTT", ReasonCode::Success, ReasonCode::NotAuthorized),
+    ] {
+        let (jwt, _) = device(kind, &json!({ "nats": { "allowed_connection_types": [kind] } }));
+        assert_eq!(site.answer(Options::v5("by-tcp").password(&jwt)).await, over_tcp, "{kind}");
+        let options = Options::v5("by-ws").password(&jwt);
+        assert_eq!(answer_over_websocket(&site.sidecar, options).await, over_websocket as u8, "{kind}");
+    }
+    assert_eq!(site.refused("connection_type").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_the_hours_of_its_user() {
+    const OPEN_S: u64 = 3;
+    let site = Site::start().await;
+    let hour_of = |time_s: u64| {
+        let of_day = time_s % 86_400;
+        format!("{:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60)
+    };
+    let now = u64::try_from(now_s()).unwrap();
+    let hours = json!([{ "start": hour_of(now - 60), "end": hour_of(now + OPEN_S) }]);
+    let (jwt, _) = device("lamp", &json!({ "nats": { "times": hours } }));
+    let mut lamp = site.sidecar.connect(Options::v5("lamp").password(&jwt)).await;
+    let mut old = site.sidecar.connect(Options::v311("old").password(&jwt)).await;
+    assert_eq!(lamp.closed().await, Some(ReasonCode::MaximumConnectTime));
+    assert_eq!(old.closed().await, None);
+    assert_eq!(site.answer(Options::v5("lamp").password(&jwt)).await, ReasonCode::NotAuthorized);
+    assert_eq!(site.refused("time_window").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
