@@ -122,7 +122,8 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
     let process = Process::start(&config).await?;
     let authenticator = auth::authenticator(&config, options::nats_ways(&config)?, &process.metrics)?;
     let authenticator: Arc<dyn Authenticator> = Arc::new(authenticator);
-    let opening = Box::pin(Account::open(account_spec(&config)?, &process.metrics));
+    let spec = ways::knowing_users(account_spec(&config)?, &authenticator);
+    let opening = Box::pin(Account::open(spec, &process.metrics));
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&home);
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);

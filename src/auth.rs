@@ -31,7 +31,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_access::AccountId;
+use mqtt_access::{AccountId, Permissions, Publisher};
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
@@ -58,6 +58,9 @@ pub(crate) type Following<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 /// A way that is being looked for.
 pub(crate) type Finding<'a> = Pin<Box<dyn Future<Output = Option<Result<store::Credentials, String>>> + Send + 'a>>;
 
+/// Permissions that are being looked for.
+pub(crate) type Looking<'a> = Pin<Box<dyn Future<Output = Option<Arc<Permissions>>> + Send + 'a>>;
+
 /// What has become of a principal that was accepted before.
 #[derive(Clone, Debug)]
 pub(crate) enum Again {
@@ -80,6 +83,12 @@ pub(crate) trait Authenticator: Send + Sync {
 
     /// Judges who was accepted before, and is connected with this client id. It waits for nobody.
     fn judge_again(&self, principal: &Principal, client_id: &str) -> Again;
+
+    /// What a user may do now who was accepted before and is not connected any more, with this client id. `None`: nobody knows,
+    /// or there is no such user any more.
+    fn permissions_of<'a>(&'a self, _publisher: &'a Publisher, _client_id: &'a str) -> Looking<'a> {
+        Box::pin(ready(None))
+    }
 
     /// Our own way into an account, where whoever judges has one of its own for it, or should have and says what is missing.
     fn way<'a>(&'a self, _account: &'a AccountId) -> Finding<'a> {

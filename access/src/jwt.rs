@@ -10,6 +10,7 @@
 //! Not read: imports, exports and mappings of an account. The link into the account is nats-server's to allow, which looks at
 //! them.
 
+mod absent;
 mod account;
 mod checks;
 mod claims;
@@ -23,6 +24,7 @@ mod user;
 
 pub use self::account::{Account, AccountLimits, AccountRefusal, Deletion, KnownAccount};
 pub use self::encoded::{JWT_LEN_MAX, JwtError};
+pub use self::keys::is_account;
 pub use self::operator::{Operator, Operators};
 pub use self::refusal::Refusal;
 pub use self::texts::jwts_in;

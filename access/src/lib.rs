@@ -1,6 +1,7 @@
 //! Who may do what. It does no I/O and has no clock: it is told the time.
 //!
 //! - [`Principal`]: who a connection is, whatever has proven it
+//! - [`Publisher`]: what is kept of it for its will
 //! - [`jwt`]: a user by its JWT, its account and operator
 //! - [`oidc`]: a token of an identity provider
 //! - [`Permissions`]: lists of subjects, compiled; publish, subscribe, deliver
@@ -32,6 +33,7 @@ pub mod oidc;
 pub mod password;
 mod permissions;
 mod principal;
+mod publisher;
 mod reply;
 mod secret;
 mod signature;
@@ -48,6 +50,7 @@ pub use self::permissions::{
     CurrentPermissions, InvalidDeny, MultiLevelVerdict, Permissions, PermissionsVersion, SubscribeVerdict,
 };
 pub use self::principal::{AccountId, Ending, Limit, Limits, Mode, Origin, Principal, Ticket, User};
+pub use self::publisher::Publisher;
 pub use self::reply::{ReplyBudget, ResponseLimits};
 pub use self::secret::Secret;
 pub use self::signature::{is_signed, signatures_verified};

@@ -124,6 +124,12 @@ impl Mode {
         }
     }
 
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::None, Self::File, Self::Nats, Self::Jwt, Self::Oidc].into_iter().find(|mode| mode.as_str() == name)
+    }
+
     /// Whether it always proves an account; the others may leave it to the listener.
     #[must_use]
     pub const fn proves_account(self) -> bool {
@@ -142,6 +148,8 @@ pub struct Origin {
     pub mode: Mode,
     /// The account is what the listener gives to those that bring none.
     pub has_account_of_listener: bool,
+    /// Its permissions are those of its own JWT, and not of its account or of the key that signed it.
+    pub has_own_permissions: bool,
     /// What the mode knows it by, where it needs that.
     pub ticket: Option<Arc<Ticket>>,
 }
@@ -150,7 +158,7 @@ impl Origin {
     /// Of a mode, without anything else.
     #[must_use]
     pub const fn of(mode: Mode) -> Self {
-        Self { mode, has_account_of_listener: false, ticket: None }
+        Self { mode, has_account_of_listener: false, has_own_permissions: false, ticket: None }
     }
 }
 

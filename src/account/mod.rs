@@ -11,6 +11,7 @@
 //! - `interop`: what NATS clients do that concerns sessions
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
 //! - `membership`: our lease among the sidecars; `election`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
+//! - `publishers`: who is asked what users may do that are away
 //! - `quotas`: how much a client may have; `census`: how many sessions there are; `vitals`: how all of this is, for metrics
 //!
 //! The parts do not know the [`Account`]: it knows them, and so do the files that make something of several parts together.
@@ -30,6 +31,7 @@ mod life;
 mod membership;
 mod ownership;
 mod publish;
+mod publishers;
 mod quotas;
 mod registry;
 mod requests;
@@ -74,6 +76,8 @@ pub(crate) use ownership::{LeaveEnd, PeerSocket, Refusal, SessionError, SessionW
 pub(crate) use publish::completions::PublishOutcome;
 pub(crate) use publish::size_refusals::TooLarge;
 pub(crate) use publish::{Done, Publishing, Refused};
+pub use publishers::Publishers;
+pub(crate) use publishers::{KnowsUsers, Looking};
 pub use quotas::Quotas;
 pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
@@ -133,6 +137,8 @@ pub struct AccountOptions {
     pub max_topic_levels: u16,
     /// How rights are judged.
     pub rights: RightsOptions,
+    /// Who knows what users may do that are not connected.
+    pub publishers: Publishers,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
     /// A message that several subscriptions of a client take is sent once for each of them.

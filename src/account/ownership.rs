@@ -4,7 +4,7 @@
 //! - `driver`: that one, over `host`: what it needs of whom it works for, which is an account, or a test over memory
 //! - `claim`: a CONNECT; `orphaned_connects`: those that were given up and may have left a record
 //! - `leave`: the end of a connection; `failover`: sessions whose connection is gone, and wills that wait
-//! - `handover`: between two owners; `wills`: how one is published
+//! - `handover`: between two owners; `wills`: how one is published, by `will_rights`
 //! - `record`: between a record as it is stored and what of it decides
 //!
 //! And what is around it: `lifecycle`, a session from CONNECT to the end, with `turns`; `owned_session`, `paged`, `parts`,
@@ -37,6 +37,7 @@ pub(in crate::account) mod records;
 pub(in crate::account) mod remains;
 pub(in crate::account) mod turns;
 pub(in crate::account) mod versions;
+mod will_rights;
 pub(in crate::account) mod will_room;
 mod wills;
 

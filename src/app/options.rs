@@ -10,7 +10,9 @@ use mqtt_codec::{DecoderOptions, Role};
 use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
-use crate::account::{AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Quotas, RequestOptions, RightsOptions};
+use crate::account::{
+    AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Publishers, Quotas, RequestOptions, RightsOptions,
+};
 use crate::auth::{Authenticator, JUDGED_WITHIN, NatsWays};
 use crate::config::{
     self, AuthMode, Config, DeclaredLogConfig, Discard, Ingest, LogStorage, NatsAuth, OnDeniedPublish, Overlapping,
@@ -204,6 +206,7 @@ pub(crate) fn account(config: &Config) -> AccountOptions {
             filters_wide: config.auth.wide_filters == WideFilters::Filter,
             shares_sessions: config.auth.session_owner == SessionOwner::Account,
         },
+        publishers: Publishers::default(),
         limits: Limits {
             receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
             window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),

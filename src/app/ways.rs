@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mqtt_access::AccountId;
+use mqtt_access::{AccountId, Publisher};
 
 use super::options;
-use crate::account::{Account, AccountSpec};
+use crate::account::{Account, AccountSpec, KnowsUsers, Looking, Publishers};
 use crate::accounts::{Opener, Opening};
 use crate::auth::Authenticator;
 use crate::config::Config;
@@ -46,8 +46,24 @@ impl Configured {
         let store = store_as(&self.config, credentials, None)?;
         let nodes = home.membership().nodes().for_account(name);
         let leases = Leases::In { account: name.to_owned(), home: home_name.to_owned(), nodes };
-        Ok(AccountSpec { leases, ..options::spec(&self.config, store) })
+        let spec = options::spec(&self.config, store);
+        Ok(AccountSpec { leases, ..knowing_users(spec, &self.authenticator) })
     }
+}
+
+/// Whoever knows clients says what users may do who are not connected.
+struct Users(Arc<dyn Authenticator>);
+
+impl KnowsUsers for Users {
+    fn permissions_of<'a>(&'a self, publisher: &'a Publisher, client_id: &'a str) -> Looking<'a> {
+        self.0.permissions_of(publisher, client_id)
+    }
+}
+
+/// An account that is to ask about users.
+pub(super) fn knowing_users(mut spec: AccountSpec, authenticator: &Arc<dyn Authenticator>) -> AccountSpec {
+    spec.options.publishers = Publishers::known_by(Arc::new(Users(Arc::clone(authenticator))));
+    spec
 }
 
 /// What the store of an account is told.

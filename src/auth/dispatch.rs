@@ -9,11 +9,12 @@
 //!              everything else ─────────────────────────────────────▶ the mode of the listener
 //! ```
 
+use std::future::ready;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 use futures_util::future::join_all;
-use mqtt_access::{AccountId, Mode};
+use mqtt_access::{AccountId, Mode, Publisher};
 use mqtt_codec::Connect;
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
@@ -23,7 +24,7 @@ use super::nkey;
 use super::oidc;
 use super::refusals::Refusals;
 use super::shape::{JwtShape, has_credentials};
-use super::{Again, Authenticator, Finding, Following, Judging, Principal};
+use super::{Again, Authenticator, Finding, Following, Judging, Looking, Principal};
 use crate::config::{CertificateUse, ListenerAuth};
 use crate::listener::{Peer, Protocol};
 use crate::metrics::AuthStep;
@@ -249,6 +250,14 @@ impl Authenticator for Dispatch {
             }
             Again::Changed(now) if now.account != principal.account => Again::Gone(AuthStep::Account),
             other => other,
+        }
+    }
+
+    /// Whoever accepted it is asked.
+    fn permissions_of<'a>(&'a self, publisher: &'a Publisher, client_id: &'a str) -> Looking<'a> {
+        match self.modes.get(publisher.mode) {
+            Some(judge) => judge.permissions_of(publisher, client_id),
+            None => Box::pin(ready(None)),
         }
     }
 

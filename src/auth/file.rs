@@ -1,10 +1,11 @@
 //! Mode `file`: users with passwords or keys, of the configuration and of a file that is read again when it changes.
 
+use std::future::ready;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_access::{Certificate, CertificateIdentity, Secret, UnixTime, is_signed};
+use mqtt_access::{Certificate, CertificateIdentity, Publisher, Secret, UnixTime, is_signed};
 use mqtt_codec::Connect;
 use mqtt_session::{Credentials, Verdict};
 use nkeys::KeyPair;
@@ -19,7 +20,7 @@ use super::remembered::Remembered;
 use super::turns::Turns;
 use super::users::Users;
 use super::users_file::{self, Found, Stamp};
-use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Principal};
+use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Looking, Principal};
 use crate::config::{Config, UserConfig, check_names};
 use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
@@ -279,6 +280,14 @@ impl Authenticator for FileUsers {
             Some(Ok(now)) if is_same(principal, &now) => Again::Same,
             Some(Ok(now)) => Again::Changed(now),
         }
+    }
+
+    /// By its name: with another password it is the same user still.
+    fn permissions_of<'a>(&'a self, publisher: &'a Publisher, client_id: &'a str) -> Looking<'a> {
+        let current = self.current();
+        let user = current.users.get(&publisher.user).filter(|user| user.is_in(&publisher.account));
+        let now = user.and_then(|user| user.admit(client_id).ok());
+        Box::pin(ready(now.map(|now| Arc::clone(&now.permissions))))
     }
 
     fn follow(&self) -> Following<'_> {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_access::jwt::{Circumstances, Listener, Proof, UserJwt};
-use mqtt_access::{AccountId, Principal, Secret};
+use mqtt_access::{AccountId, Principal, Publisher, Secret};
 use mqtt_session::{Credentials, Verdict};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -38,7 +38,7 @@ use super::failures::Failures;
 use super::nkey::{self, Stage};
 use super::refusals::{Refusals, step_of};
 use super::users_file::Stamp;
-use super::{Again, Authenticator, Finding, Following, JUDGED_WITHIN, Judging, time};
+use super::{Again, Authenticator, Finding, Following, JUDGED_WITHIN, Judging, Looking, time};
 use crate::config::{JwtConfig, ResolverConfig, read_operator};
 use crate::listener::{Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
@@ -269,6 +269,13 @@ impl Authenticator for JwtUsers {
             Ok(now) if is_same(principal, &now) => Again::Same,
             Ok(now) => Again::Changed(Arc::new(Principal { evidence: principal.evidence.clone(), ..now })),
         }
+    }
+
+    fn permissions_of<'a>(&'a self, publisher: &'a Publisher, _client_id: &'a str) -> Looking<'a> {
+        Box::pin(async move {
+            let current = self.resolver.account_of_absent(&publisher.account).await?;
+            current.account.permissions_of(publisher, &current.operators).map(Arc::new)
+        })
     }
 
     fn way<'a>(&'a self, account: &'a AccountId) -> Finding<'a> {

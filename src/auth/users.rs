@@ -142,6 +142,11 @@ impl KnownUser {
         self.config.name == *name && self.since == *issued_at && self.config.account == principal.brought_account()
     }
 
+    /// Whether it is of the account that somebody has brought.
+    pub(super) fn is_in(&self, account: &str) -> bool {
+        self.config.account == account
+    }
+
     fn principal_for(&self, client_id: &str) -> Result<Arc<Principal>, AuthStep> {
         let lists = self.config.permissions_for(client_id).map_err(|_| AuthStep::Template)?;
         let permissions = Permissions::new(lists).map_err(|_| AuthStep::Template)?;

@@ -56,6 +56,7 @@ where
         let Taken { order, owned, has_new_rights } = self.control.take();
         if let Some(owned) = owned {
             self.owned = Some(owned);
+            self.judge_will();
         }
         match order {
             Some(Order::Close(reason)) => self.end_by_order(reason),

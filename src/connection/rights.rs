@@ -31,6 +31,7 @@ where
     pub(super) fn judge_rights(&mut self) {
         self.has_judged = self.inbox.rights.version();
         self.look_for_ending();
+        self.judge_will();
         let rights = &self.inbox.rights;
         let is_unwanted = |filter: &&TopicFilter| self.account.judge(filter, rights).is_err();
         let unwanted: Vec<Result<TopicFilter, ByteString>> =
@@ -43,6 +44,20 @@ where
             tracing::info!(%client_id, %filter, "a subscription has ended that its client may not have any more");
         }
         self.end_subscriptions(&unwanted);
+    }
+
+    /// Writes down who publishes its will, and whether its topic is still allowed, for whoever publishes it when we are gone.
+    pub(super) fn judge_will(&mut self) {
+        let Some(will) = self.owned.as_mut().and_then(|owned| owned.record.will.as_mut()) else { return };
+        let by = self.account.will_publisher(&will.topic, &self.inbox.rights);
+        if will.by == by {
+            return;
+        }
+        if by.as_ref().is_some_and(|by| by.denied) {
+            let (client_id, topic) = (self.control.client_id.escape_debug(), will.topic.escape_debug());
+            tracing::info!(%client_id, %topic, "a will is not published any more that its client may not publish now");
+        }
+        (will.by, self.is_record_dirty) = (by, true);
     }
 
     /// Ends subscriptions [MQTT-3.10.4-2]. A reason code for each.

@@ -121,8 +121,8 @@ pub use self::session_store::SessionStore;
 pub use self::sessions::{
     Arrival, Beside, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
     PAGES_MAX, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord,
-    SessionState, Sessions, SessionsScan, SessionsSink, StoredBefore, StoredRetained, StoredSubscription, StoredWill,
-    WillState,
+    SessionState, Sessions, SessionsScan, SessionsSink, StoredBefore, StoredPublisher, StoredRetained,
+    StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{
     Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,

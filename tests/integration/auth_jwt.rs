@@ -104,6 +104,13 @@ impl Site {
         Self { dir, nats, sidecar, system }
     }
 
+    /// Another sidecar with the same configuration.
+    async fn another(&self) -> Sidecar {
+        let (config, creds) = (self.dir.path().join("nats-mqtt.toml"), self.dir.path().join("home.creds"));
+        let (config, creds) = (config.to_str().unwrap(), creds.to_str().unwrap());
+        SidecarBuilder::new("another", &["--nats", &self.nats.url(), "--creds", creds, "-c", config]).start().await
+    }
+
     /// Pushes an account, as `nsc push` does.
     async fn push(&self, world: &World) {
         let jwt = world.account_jwt();
@@ -489,4 +496,38 @@ async fn who_that_would_be_is_said_and_whether_we_get_into_its_account_ourselves
     let said = test(&world(&json!({})).account_jwt()).await;
     assert_eq!(said.code, 1);
     assert!(said.stderr.contains("refused at step jwt_"), "{}", said.stderr);
+}
+
+/// The sidecar that finds them knows nobody of the account when it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_will_is_judged_again_by_what_the_scope_of_its_user_says_when_it_is_published() {
+    let mut site = Site::start().await;
+    let role = |allowed: Value, over: Value| {
+        let template =
+            json!({ "pub": { "allow": allowed }, "sub": {}, "bearer_token": true, "allowed_connection_types": null });
+        world(&json!({ "iat": now_s() })).over_account(&over).over_template(&template)
+    };
+    site.push(&role(json!(["{{name()}}.>"]), json!({}))).await;
+    let home = async_nats::ConnectOptions::with_credentials_file(site.dir.path().join("home.creds")).await.unwrap();
+    let home = home.connect(site.nats.url()).await.unwrap();
+    let mut wills = Watch::new(&home, "*.will").await;
+    let mut ids = Vec::new();
+    let mut devices = Vec::new();
+    for name in ["lamp", "pump"] {
+        let key = KeyPair::new_user();
+        let user = world(&json!({})).with_scope().over_user(&json!({ "name": name, "sub": key.public_key() }));
+        let will = msg(&format!("{name}/will"), "gone").qos(1);
+        devices.push(site.sidecar.connect(Options::v5(name).password(&user.user_jwt()).will(will)).await);
+        ids.push(key.public_key());
+    }
+    let other = site.another().await;
+    site.sidecar.kill();
+    site.push(&role(json!(["pump.>"]), json!({ "nats": { "revocations": { &ids[1]: now_s() } } }))).await;
+    let will = wills.next_within(Duration::from_secs(60)).await;
+    assert_eq!((will.subject.as_str(), &will.payload[..]), ("pump.will", &b"gone"[..]), "of a user who is revoked");
+    let dropped = "mqtt_messages_dropped_total{reason=\"not_authorized\"}";
+    eventually("the other one is dropped", async || other.metric(dropped).await == 1.0).await;
+    home.publish("end.will", "end".into()).await.unwrap();
+    assert_eq!(wills.next().await.subject.as_str(), "end.will");
+    drop(devices);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use mqtt_codec::{MessageProperties, ReasonCode, Secret, TopicName};
 use tempfile::TempDir;
 
+use crate::harness::sessions::record;
 use crate::harness::{
     Client, Message, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, eventually, msg, shown,
 };
@@ -76,6 +77,11 @@ fn write(file: &PathBuf, users: &[User<'_>]) {
     let new = file.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, file).unwrap();
+}
+
+/// A user that may publish below one level.
+const fn below<'a>(name: &'a str, publish: &'a str) -> User<'a> {
+    (name, publish, "")
 }
 
 /// A client of a user, with the user's name as its client id.
@@ -297,4 +303,47 @@ async fn who_may_answer_answers_and_an_answer_is_asked_for_only_where_it_may_be_
         let request = tokio::time::timeout(PATIENCE, futures_util::StreamExt::next(&mut service)).await.unwrap();
         assert_eq!(request.unwrap().reply.is_some(), has_reply, "{topic}");
     }
+}
+
+/// Its sidecar is killed, and another one publishes its will, by what its user may do by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_will_is_judged_again_by_the_sidecar_that_publishes_it() {
+    const WIDE: &str = r#"publish = { allow = ["dev.>"] }"#;
+    const NARROW: &str = r#"publish = { allow = ["news.>"] }"#;
+    let wide = |name| below(name, WIDE);
+    let names = ["same", "narrowed", "removed", "muted"];
+    let mut world = Users::start(&[PANEL, wide("same"), wide("narrowed"), wide("removed"), wide("muted")], &[]).await;
+    let nats = world.nats.client().await;
+    let mut panel = world.b.connect(user("panel")).await;
+    panel.subscribe("dev/#", 1).await;
+    let mut devices = Vec::new();
+    for name in names {
+        let large = if name == "narrowed" { "x".repeat(4_000) } else { "gone".to_owned() };
+        devices
+            .push(world.a.connect(user(name).durable(600).will(msg(&format!("dev/{name}/will"), large).qos(1))).await);
+    }
+    let (_, kept) = record(&nats, "same").await.unwrap();
+    assert_eq!(kept["will"]["by"], serde_json::json!({ "mode": "file", "user": "same" }));
+    // One that is not allowed any more while its client is connected.
+    world.change(&[PANEL, wide("same"), wide("narrowed"), wide("removed"), below("muted", NARROW)]).await;
+    eventually("its record says so", async || {
+        record(&nats, "muted").await.is_some_and(|(_, record)| record["will"]["by"]["denied"] == true)
+    })
+    .await;
+    world.a.kill();
+    let read = || world.b.log().matches("users_file was read again").count();
+    let before = read();
+    write(&world.file, &[PANEL, wide("same"), below("narrowed", NARROW)]);
+    eventually("the users are read", async || read() > before).await;
+    let mut wills = Vec::new();
+    for _ in 0..2 {
+        let will = panel.try_receive(Duration::from_secs(60)).await.unwrap();
+        wills.push(shown(&will));
+    }
+    wills.sort_unstable();
+    assert_eq!(wills, ["dev/removed/will gone qos1", "dev/same/will gone qos1"]);
+    let dropped = "mqtt_messages_dropped_total{reason=\"not_authorized\"}";
+    eventually("the others are dropped", async || world.b.metric(dropped).await == 2.0).await;
+    panel.publish(msg("dev/end", "end").qos(1)).await;
+    assert_eq!(texts(&panel.receive_until("end").await), Vec::<String>::new());
 }

@@ -313,7 +313,7 @@ async fn a_large_will_is_beside_the_record_for_as_long_as_it_may_be_published() 
     let client = world.a.connect(options("goodbye", 0)).await;
     let (_, now) = record(&nats, "dying").await.unwrap();
     assert!(now.to_string().len() < 1_024, "{now}");
-    assert_eq!((wills("dying").await, &now["will"]["topic"]), (1, &json!("")));
+    assert_eq!((wills("dying").await, &now["will"]["topic"]), (1, &json!("will/goodbye")));
     client.goodbye().await;
     eventually("the will is removed", async || wills("dying").await == 0).await;
     world.a.connect(options("cancelled", LONG)).await.reset();

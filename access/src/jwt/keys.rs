@@ -11,7 +11,9 @@ pub(super) fn is_operator(text: &str) -> bool {
     key(text, KeyPairType::Operator).is_some()
 }
 
-pub(super) fn is_account(text: &str) -> bool {
+/// Whether a text is the public NKey of an account.
+#[must_use]
+pub fn is_account(text: &str) -> bool {
     key(text, KeyPairType::Account).is_some()
 }
 

@@ -260,7 +260,11 @@ impl UserJwt {
             windows,
             networks,
             evidence: None,
-            origin: Origin::of(Mode::Jwt),
+            origin: Origin {
+                // One of a scope says nothing of its own.
+                has_own_permissions: !self.claims.nats.grants.permissions().is_empty(),
+                ..Origin::of(Mode::Jwt)
+            },
         })
     }
 

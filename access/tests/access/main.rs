@@ -8,6 +8,7 @@
     reason = "a test asks a nats-server; what it tests has no I/O"
 )]
 
+mod absent;
 mod accounts;
 mod chain;
 mod encoded;

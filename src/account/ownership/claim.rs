@@ -21,7 +21,7 @@ use crate::account::Account;
 use crate::account::control::{Control, Order};
 use crate::account::ownership::records;
 use crate::metrics::WillCause;
-use crate::store::ProgressRecord;
+use crate::store::{ProgressRecord, StoredWill};
 
 pub(in crate::account) type Claimed = mqtt_ownership::Claimed<Message, Rest, ProgressRecord>;
 
@@ -116,11 +116,10 @@ impl Account {
             let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
             return Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled });
         }
-        let will = records::stored_will(connect, self.tail_sequence()).map(|message| Will {
-            delay_s: message.delay_s,
-            state: WillState::Armed,
-            due_at: None,
-            message: Message::new(message),
+        let will = records::stored_will(connect, self.tail_sequence()).map(|message| {
+            let (by, delay_s) = (self.will_publisher(&message.topic, &control.inbox().rights), message.delay_s);
+            let message = Message::new(StoredWill { by, ..message });
+            Will { delay_s, state: WillState::Armed, due_at: None, message }
         });
         let beside = will.as_ref().map(|will| will.message.clone());
         let mut claim = Claim::new(Request {

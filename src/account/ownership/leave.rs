@@ -52,7 +52,7 @@ impl Account {
     /// Writes, when it is its turn, until it is done, or somebody else owns the session. Returns whether it is done.
     pub(crate) async fn leave_session(self: &Arc<Self>, control: &Control, end: LeaveEnd) -> bool {
         let (expiry_s, cause) = (end.expiry_s, end.will.unwrap_or(WillCause::ConnectionLost));
-        let will = end.owned.record.will.as_ref().map_or(0, StoredWill::whole_size);
+        let will = end.owned.record.will.as_deref().map_or(0, StoredWill::whole_size);
         let turn = self.turns.of_connection(end.remote, will).await;
         let outcome = Box::pin(self.run_leave(control, end, cause)).await;
         drop(turn);

@@ -152,7 +152,7 @@ pub(crate) fn state_of(mut record: SessionRecord) -> State {
         since: ServerTime(std::mem::take(&mut record.since_ms)),
         expiry_s: std::mem::take(&mut record.expiry_s),
         disconnected_at: record.disconnected_at_ms.take().map(ServerTime),
-        will: record.will.take().map(|will| will_of(will, Fields::new())),
+        will: record.will.take().map(|will| will_of(*will, Fields::new())),
         former_wills: std::mem::take(&mut record.last_wills).into_iter().map(former).collect(),
         handover_from: std::mem::take(&mut record.handover_from).into_iter().map(NodeId).collect(),
         rest: Rest(Box::new(record)),
@@ -185,7 +185,7 @@ pub(crate) fn record_of(state: State, name: NameWill<'_>) -> SessionRecord {
         since_ms: state.since.0,
         expiry_s: state.expiry_s,
         disconnected_at_ms: state.disconnected_at.map(|at| at.0),
-        will: state.will.map(|will| stored_will(will, name, state.epoch)),
+        will: state.will.map(|will| Box::new(stored_will(will, name, state.epoch))),
         last_wills: state.former_wills.into_iter().map(last).collect(),
         handover_from: state.handover_from.into_iter().map(|node| node.0).collect(),
         ..*state.rest.0
@@ -195,7 +195,7 @@ pub(crate) fn record_of(state: State, name: NameWill<'_>) -> SessionRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoredSubscription;
+    use crate::store::{StoredPublisher, StoredSubscription};
 
     const NAMED: NameWill<'static> = &|_, epoch| format!("made in {}", epoch.0);
 
@@ -206,6 +206,7 @@ mod tests {
     fn full() -> SessionRecord {
         let will = |id: &str| StoredWill {
             topic: "gone".to_owned(),
+            by: Some(Box::new(StoredPublisher { denied: true, ..StoredPublisher::default() })),
             delay_s: 5,
             since: 41,
             state: StoredWillState::Firing { id: id.to_owned(), after: 41 },
@@ -222,7 +223,7 @@ mod tests {
             expiry_s: 60,
             disconnected_at_ms: Some(951_782_400_000),
             subscriptions: vec![StoredSubscription { filter: "a/#".to_owned(), ..StoredSubscription::default() }],
-            will: Some(will("key.7")),
+            will: Some(Box::new(will("key.7"))),
             last_wills: vec![LastWill { epoch: 6, will: will("key.6"), rest: fields() }],
             handover_from: vec!["m".to_owned()],
             rest: fields(),
@@ -234,19 +235,19 @@ mod tests {
     fn a_record_is_its_state_and_the_rest() {
         assert_eq!(record_of(state_of(full()), NAMED), full());
         let armed = StoredWill { due_at_ms: Some(9), ..StoredWill::default() };
-        let waits = SessionRecord { will: Some(armed), ..full() };
+        let waits = SessionRecord { will: Some(Box::new(armed)), ..full() };
         assert_eq!(record_of(state_of(waits.clone()), NAMED), waits);
     }
 
     #[test]
     fn a_will_is_named_once() {
         let armed = StoredWill { since: 41, ..StoredWill::default() };
-        let mut state = state_of(SessionRecord { will: Some(armed), ..full() });
+        let mut state = state_of(SessionRecord { will: Some(Box::new(armed)), ..full() });
         state.will.as_mut().unwrap().state = WillState::Firing;
         let written = record_of(state.clone(), NAMED);
         let is_named =
             |will: StoredWill| will.state == StoredWillState::Firing { id: "made in 7".to_owned(), after: 41 };
-        assert!(is_named(written.will.clone().unwrap()));
+        assert!(is_named(*written.will.clone().unwrap()));
         assert!(is_named(stored_will(state.will.clone().unwrap(), &|_, _| "another".to_owned(), Epoch(7))));
         assert_eq!(state_of(written), state, "what was written is ours");
     }

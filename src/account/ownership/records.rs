@@ -209,6 +209,7 @@ pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<Stored
         since: log_sequence,
         body: None,
         body_size: 0,
+        by: None,
         rest: Rest::new(),
     })
 }

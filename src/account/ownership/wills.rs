@@ -12,8 +12,8 @@ use crate::account::Account;
 use crate::account::delivery::inbox::Wakes;
 use crate::account::ownership::records;
 use crate::account::ownership::records::WILL_NUMBER;
-use crate::account::publish::Publishing;
 use crate::account::publish::completions::Completions;
+use crate::account::publish::{Publishing, Refused};
 use crate::metrics::WillCause;
 use crate::store::{StoredWill, Unavailable, WillState};
 
@@ -73,19 +73,17 @@ impl Account {
         publication.token = is_stored.then_some(0);
         let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), Version::V5));
         let mut publishing = Publishing::of_will(Arc::clone(self), completions, key, epoch);
-        // Of a connection that ends here now.
-        let control = self.registry.find_before(client_id, epoch + 1).filter(|control| control.epoch() == epoch);
-        if let Some(control) = control {
-            publishing = publishing.by(Arc::clone(&control.inbox().rights));
+        match self.will_rights(client_id, &stored, epoch).await {
+            Ok(Some(rights)) => publishing = publishing.by(rights),
+            Ok(None) => {}
+            Err(refused) => return self.drop_will(client_id, &stored.topic, refused),
         }
         if let WillState::Firing { id, .. } = &stored.state {
             publishing.name_as(id);
         }
         if let Err(refusal) = publishing.publish(publication, &mut Wakes::default()) {
             let (publication, refused) = *refusal;
-            let topic = publication.topic.as_str();
-            tracing::info!(client_id = &**client_id, topic, why = refused.why(), "a will was refused");
-            return WillOutcome::Done;
+            return self.drop_will(client_id, publication.topic.as_str(), refused);
         }
         let answers = publishing.settle().await;
         // Nothing acknowledges a will at QoS 0. When we die before its mark is gone, it is published again.
@@ -102,5 +100,13 @@ impl Account {
             tracing::warn!(client_id = &**client_id, ?outcome, "a will could not be stored yet");
         }
         outcome
+    }
+
+    /// It is not published, and that is all.
+    fn drop_will(&self, client_id: &ByteString, topic: &str, refused: Refused) -> WillOutcome {
+        let (client_id, topic) = (client_id.escape_debug().to_string(), topic.escape_debug().to_string());
+        tracing::info!(client_id, topic, why = refused.why(), "a will was refused");
+        self.metrics.dropped(refused.drop_reason(), 1);
+        WillOutcome::Done
     }
 }

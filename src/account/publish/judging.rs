@@ -60,8 +60,8 @@ impl Account {
         let refused = match judged {
             Ok(()) if record_len <= self.store.core().max_payload() => return Ok(()),
             Ok(()) => Refused::TooLarge,
-            // It is dropped without a word then, as the PUBLISH is, by whoever publishes it. What its client may not do only
-            // this sidecar knows, and another one may publish it.
+            // It is dropped without a word then, as the PUBLISH is, by whoever publishes it. What its client may not do not
+            // everybody knows who may publish it.
             Err(Refused::Closed) if !connect.version.is_v5() && self.drops_denied() => return Ok(()),
             Err(refused) => refused,
         };

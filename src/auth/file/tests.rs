@@ -296,3 +296,32 @@ async fn who_has_a_key_signs_a_nonce_and_nobody_learns_whose_keys_are_known() {
     let without_keys = authenticator("", &lamp());
     assert_eq!(super::tests::judge(&without_keys, &named(&key)).await.err(), Some(ReasonCode::BadAuthenticationMethod));
 }
+
+#[tokio::test]
+async fn a_user_who_is_not_connected_may_do_what_its_name_may_do_now() {
+    let allowed = |name: &str, hash: &str, topic: &str, more: &str| {
+        user(name, hash, &format!("permissions = {{ publish = {{ allow = [\"{topic}\"] }} }}\n{more}"))
+    };
+    let users = authenticator("", &lamp());
+    let file = ["same", "changed", "password", "gone", "moved"].map(|name| allowed(name, LIGHT, "a", ""));
+    replace(&users, parsed(&file.concat()), UnixTime::from_millis(5));
+    let mut kept = Vec::new();
+    for name in ["same", "changed", "password", "gone", "moved"] {
+        let principal = judge(&users, &connect(Some(name), Some("light"))).await.unwrap();
+        kept.push(Publisher::new(&principal).unwrap());
+    }
+    let file = [
+        allowed("same", LIGHT, "a", ""),
+        allowed("changed", LIGHT, "b", ""),
+        allowed("password", DARK, "b", ""),
+        allowed("moved", LIGHT, "b", "account = \"T1\""),
+        "[accounts.T1]\nuser = \"u\"\npassword = \"p\"\n".to_owned(),
+    ];
+    replace(&users, parsed(&file.concat()), UnixTime::from_millis(6));
+    let mut may = Vec::new();
+    for publisher in &kept {
+        let permissions = users.permissions_of(publisher, "c").await;
+        may.push(permissions.map(|permissions| permissions.is_publish_allowed("a")));
+    }
+    assert_eq!(may, [Some(true), Some(false), Some(false), None, None], "with another password it is the same user");
+}

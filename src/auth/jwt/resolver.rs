@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use mqtt_access::jwt::AccountRefusal;
+use mqtt_access::jwt::{AccountRefusal, is_account};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use super::known::{Current, Known, Lookup, Source};
 use super::system::System;
@@ -22,6 +23,9 @@ const LOOKUPS_MAX: usize = 64;
 /// An account that nobody uses is asked for again when it was not heard of for so long. Those that are in use are asked for as
 /// often in any case ([`super::system`]).
 const FRESH_FOR: Duration = Duration::from_secs(90);
+
+/// So long after nobody has answered nobody is asked for the sake of users who are not there.
+const SILENT_FOR: Duration = Duration::from_secs(5);
 
 /// Why there is no account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub(super) struct Resolver {
     system: Option<Arc<System>>,
     under_way: Mutex<HashMap<Box<str>, Arc<Answer>>>,
     turns: Arc<Turns>,
+    /// Since when nobody answers.
+    silent: Mutex<Option<Instant>>,
 }
 
 /// What those get who wait for the same account.
@@ -80,7 +86,7 @@ impl Drop for Waiting<'_> {
 
 impl Resolver {
     pub(super) fn new(known: Arc<Known>, system: Option<Arc<System>>) -> Self {
-        Self { known, system, under_way: Mutex::default(), turns: Turns::new(LOOKUPS_MAX) }
+        Self { known, system, under_way: Mutex::default(), turns: Turns::new(LOOKUPS_MAX), silent: Mutex::default() }
     }
 
     /// An account, for a client that comes from an address.
@@ -95,11 +101,23 @@ impl Resolver {
         };
         let waiting = self.wait(id);
         let answer = waiting.answer.get_or_init(|| self.ask(system, id, from)).await.clone();
+        *self.silent.lock() = matches!(answer, Err(Unresolved::Unreachable)).then(Instant::now);
         match (answer, older) {
             // What counted before the resolver was away counts.
             (Err(Unresolved::Unreachable), Some(older)) => Ok(older),
             (answer, _) => answer,
         }
+    }
+
+    /// An account, for users of it who are not connected any more: many of them when a sidecar is gone, so while nobody answers, what is
+    /// known counts and nobody is asked. `None`: nothing is.
+    pub(super) async fn account_of_absent(&self, id: &str) -> Option<Current> {
+        let is_silent = self.silent.lock().is_some_and(|since| since.elapsed() < SILENT_FOR);
+        // Whoever else names accounts in records has nothing to ask for in their place.
+        if is_silent || !is_account(id) {
+            return self.known.get(id);
+        }
+        self.account(id, [0, 0, 0, 0].into()).await.ok()
     }
 
     fn of_what_is_known(&self, id: &str) -> Result<Current, Unresolved> {

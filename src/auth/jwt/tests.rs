@@ -283,3 +283,42 @@ async fn without_anybody_to_ask_nobody_is_let_in() {
     let guarded = Guarded { dir, users: JwtUsers::new(&config, NatsOptions::default(), Metrics::new()) };
     assert_eq!(guarded.login(&world().user_jwt()).await.unwrap_err(), ReasonCode::ServerUnavailable);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_is_not_connected_may_do_what_the_scope_of_its_key_says_now() {
+    let now_s = time::now().as_secs();
+    let guarded = Guarded::new(&world());
+    let principal = guarded.login(&world().with_scope().user_jwt()).await.unwrap();
+    let kept = Publisher::new(&principal).unwrap();
+    let may = async |kept: &Publisher| {
+        let permissions = guarded.users.permissions_of(kept, "lamp-1").await;
+        permissions.map(|permissions| permissions.is_publish_allowed("dev.lamp.x"))
+    };
+    assert_eq!(may(&kept).await, Some(true));
+    let changed = world().over_account(&revoked("*", now_s)).over_account(&json!({ "iat": now_s }));
+    guarded.update(&changed.over_template(&json!({ "pub": { "allow": ["news.>"] } })));
+    assert_eq!(may(&kept).await, Some(false), "also of a user who is revoked");
+    for account in ["", "T1", "*", &world().stranger.public_key()] {
+        assert_eq!(may(&Publisher { account: account.to_owned(), ..kept.clone() }).await, None, "{account}");
+    }
+}
+
+/// What a dead sidecar leaves may be thousands of wills, each of which asks for the same account.
+#[tokio::test(start_paused = true)]
+async fn while_nobody_answers_nobody_is_asked_for_users_who_are_not_there() {
+    let dir = TempDir::new().unwrap();
+    let creds = dir.path().join("sys.creds");
+    let config = JwtConfig { system_creds: Some(creds), ..JwtConfig::default() };
+    let users = JwtUsers::new(&config, NatsOptions::default(), Metrics::new());
+    let account = world().account.public_key();
+    let kept = Publisher { account, issuer: Some(world().scoped.public_key()), ..Publisher::default() };
+    let waited = async || {
+        let began = Instant::now();
+        assert!(users.permissions_of(&kept, "c").await.is_none());
+        began.elapsed()
+    };
+    assert!(waited().await > Duration::ZERO);
+    assert_eq!(waited().await, Duration::ZERO);
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert!(waited().await > Duration::ZERO, "it is asked again");
+}

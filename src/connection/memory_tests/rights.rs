@@ -145,7 +145,7 @@ async fn a_will_that_may_not_be_published_is_refused_with_its_connect() {
     }
 }
 
-/// A sidecar that finds the will later knows nothing of the rights of its client, so none is accepted only to be dropped.
+/// Not every sidecar that finds the will later knows the rights of its client, so none is accepted only to be dropped.
 #[tokio::test]
 async fn a_will_that_may_not_be_published_is_refused_in_every_version_whatever_becomes_of_a_publish() {
     for on_denied in [OnDeniedPublish::Acknowledge, OnDeniedPublish::Disconnect] {

@@ -58,9 +58,9 @@ pub struct SessionRecord {
     /// session before are of no use.
     #[serde(skip_serializing_if = "is_default")]
     pub accepted: bool,
-    /// The will that is still to be published.
+    /// The will that is still to be published; most have none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub will: Option<StoredWill>,
+    pub will: Option<Box<StoredWill>>,
     /// Wills of connections before that are being published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_wills: Vec<LastWill>,
@@ -134,7 +134,7 @@ impl SessionRecord {
     /// The numbers of its wills that are beside it.
     pub fn wills_beside(&self) -> impl Iterator<Item = u64> {
         let former = self.last_wills.iter().map(|last| &last.will);
-        self.will.iter().chain(former).filter_map(|will| will.body)
+        self.will.as_deref().into_iter().chain(former).filter_map(|will| will.body)
     }
 
     /// Whether a will of its is not published yet.
@@ -384,10 +384,17 @@ mod tests {
     use bytes::Bytes;
     use serde_json::json;
 
-    use super::super::will::WillState;
+    use super::super::will::{StoredPublisher, WillState};
     use super::*;
 
     fn full() -> SessionRecord {
+        let by = StoredPublisher {
+            mode: Some("jwt".to_owned()),
+            user: "pump".to_owned(),
+            tags: Some(vec!["site:x".to_owned()]),
+            denied: true,
+            ..StoredPublisher::default()
+        };
         SessionRecord {
             client_id: "pump/7 é".to_owned(),
             epoch: 7,
@@ -405,7 +412,7 @@ mod tests {
                 since: u64::MAX,
                 ..StoredSubscription::default()
             }],
-            will: Some(StoredWill {
+            will: Some(Box::new(StoredWill {
                 topic: "gone".to_owned(),
                 payload: Bytes::from_static(&[0, 255, 1]),
                 delay_s: 5,
@@ -414,8 +421,9 @@ mod tests {
                 user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())],
                 state: WillState::Firing { id: "x.7".to_owned(), after: 41 },
                 due_at_ms: Some(1_767_323_050_000),
+                by: Some(Box::new(by)),
                 ..StoredWill::default()
-            }),
+            })),
             ..SessionRecord::default()
         }
     }
@@ -427,6 +435,7 @@ mod tests {
         assert_eq!(json["disconnected_at"], "2000-02-29T00:00:00.000Z");
         assert_eq!(json["will"]["payload"], "AP8B");
         assert_eq!(json["will"]["state"]["firing"]["after"], 41);
+        assert_eq!(json["will"]["by"], json!({ "mode": "jwt", "user": "pump", "tags": ["site:x"], "denied": true }));
         assert_eq!(serde_json::from_value::<SessionRecord>(json).unwrap(), full());
     }
 
@@ -435,6 +444,7 @@ mod tests {
         let mut json = serde_json::to_value(full()).unwrap();
         json["colour"] = json!({ "hue": 3 });
         json["will"]["mood"] = 3.into();
+        json["will"]["by"]["voice"] = json!({ "low": true });
         json["will"]["state"]["firing"]["after"] = u64::MAX.into();
         json["subscriptions"][0]["taste"] = json!(["sweet", null]);
         json["last_wills"] = json!([{ "epoch": 6, "will": json["will"], "place": "here" }]);

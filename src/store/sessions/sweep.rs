@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn what_a_record_names_or_may_name_again_is_left_alone() {
         let will = StoredWill { body: Some(1), ..StoredWill::default() };
-        let record = SessionRecord { first_epoch: 9, accepted: true, will: Some(will), ..SessionRecord::default() };
+        let record =
+            SessionRecord { first_epoch: 9, accepted: true, will: Some(Box::new(will)), ..SessionRecord::default() };
         let left = |record: Option<SessionRecord>, newer| {
             let wills = HashMap::from([(1, 0), (2, 0), (3, UNNAMED_MAX_MS)]);
             let mut beside = Beside { paged: HashSet::from([4, 9]), wills };

@@ -52,6 +52,42 @@ pub struct StoredWill {
     /// Bytes of the payload and the properties that are there.
     #[serde(skip_serializing_if = "is_zero")]
     pub body_size: u32,
+    /// Who publishes it; `None` when it was stored before that was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Box<StoredPublisher>>,
+    /// What a newer version has added.
+    #[serde(flatten)]
+    pub rest: Rest,
+}
+
+/// Who publishes a will, for whoever publishes it when its connection is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoredPublisher {
+    /// How it was found out who it is, by its name in the configuration; without one that is not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// The account that it has brought.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub account: String,
+    /// The user's name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// Its public NKey.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key that signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Its tags, unless they are too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+    /// Its own JWT said what it may do.
+    #[serde(skip_serializing_if = "is_false")]
+    pub has_own_permissions: bool,
+    /// The topic was not allowed any more when its connection was judged last.
+    #[serde(skip_serializing_if = "is_false")]
+    pub denied: bool,
     /// What a newer version has added.
     #[serde(flatten)]
     pub rest: Rest,
@@ -66,10 +102,16 @@ const fn is_zero(size: &u32) -> bool {
     *size == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_false(is: &bool) -> bool {
+    !*is
+}
+
 impl StoredWill {
-    /// What a record has of it: all, or, when it is large, what decides about it and `number`, under which the whole is.
+    /// What a record has of it: all, or, when it is large, what decides about it and `number`, under which the whole is. Who may
+    /// publish it changes, and is in the record.
     #[must_use]
-    pub fn divided(self, number: u64) -> (Self, Option<Self>) {
+    pub fn divided(mut self, number: u64) -> (Self, Option<Self>) {
         if self.topic.len() + self.size() <= WILL_INLINE_MAX {
             return (self, None);
         }
@@ -80,16 +122,18 @@ impl StoredWill {
         let (qos, retain, delay_s, since) = (self.qos, self.retain, self.delay_s, self.since);
         let (state, due_at_ms, body) = (self.state.clone(), self.due_at_ms, Some(number));
         let body_size = u32::try_from(self.size()).unwrap_or(u32::MAX);
+        // By the topic it is judged again.
+        let (topic, by) = (self.topic.clone(), self.by.take());
         let record =
-            Self { qos, retain, delay_s, since, state, due_at_ms, body, body_size, user_properties, ..Self::default() };
-        (record, Some(self))
+            Self { topic, qos, retain, delay_s, since, state, due_at_ms, body, user_properties, ..Self::default() };
+        (Self { body_size, by, ..record }, Some(self))
     }
 
     /// The whole, of what a record has of it.
     #[must_use]
     pub fn with_body(self, whole: Self) -> Self {
-        let Self { state, due_at_ms, delay_s, .. } = self;
-        Self { state, due_at_ms, delay_s, ..whole }
+        let Self { state, due_at_ms, delay_s, by, .. } = self;
+        Self { state, due_at_ms, delay_s, by, ..whole }
     }
 
     /// Bytes of its payload and its properties, wherever they are: what whoever publishes it has in memory.
@@ -140,16 +184,18 @@ mod tests {
             delay_s: 5,
             since: 41,
             content_type: Some("c".repeat(100)),
+            by: Some(Box::new(StoredPublisher { user: "lamp".to_owned(), ..StoredPublisher::default() })),
             user_properties: vec![property("a", 10), property(id, 20)],
             ..small
         };
         let (mut record, whole) = large.clone().divided(7);
-        assert_eq!((whole.as_ref(), record.user_properties.clone()), (Some(&large), vec![property(id, 20)]));
+        assert_eq!(whole, Some(StoredWill { by: None, ..large.clone() }));
+        assert_eq!((&record.by, record.user_properties.clone()), (&large.by, vec![property(id, 20)]));
         assert_eq!((record.body, record.qos, record.retain, record.delay_s, record.since), (Some(7), 2, true, 5, 41));
-        assert_eq!((record.size(), record.topic.as_str()), (id.len() + 20, ""));
+        assert_eq!((record.size(), record.topic.as_str()), (id.len() + 20, "t"), "it is judged again by its topic");
         assert_eq!(record.whole_size(), large.size(), "what it takes to publish it is known");
         record.state = WillState::Firing { id: "x".to_owned(), after: 41 };
-        let published = record.clone().with_body(large.clone());
+        let published = record.clone().with_body(whole.unwrap());
         assert_eq!(published, StoredWill { state: record.state, ..large });
         let (record, _) = StoredWill { user_properties: vec![property(id, 2_000)], ..published }.divided(8);
         assert!(record.user_properties.is_empty(), "no record is large because of it");
