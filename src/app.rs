@@ -126,6 +126,9 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
     let opening = Box::pin(Account::open(spec, &process.metrics));
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&home);
+    if let Some(accounts) = home.store().accounts() {
+        authenticator.remember_in(accounts);
+    }
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
     let opener = Configured::new(&config, &authenticator, &process.metrics);
     let accounts = accounts::begin(home, Box::new(opener), most);

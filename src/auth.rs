@@ -95,6 +95,9 @@ pub(crate) trait Authenticator: Send + Sync {
         Box::pin(ready(None))
     }
 
+    /// What has to be known beyond a restart is kept beside the list of accounts.
+    fn remember_in(&self, _accounts: &store::Accounts) {}
+
     /// Looks for changes as long as it is polled, which is as long as clients are served.
     fn follow(&self) -> Following<'_> {
         Box::pin(pending())

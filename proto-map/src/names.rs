@@ -318,6 +318,20 @@ impl Names {
         client_of_key(subject.strip_prefix(self.accounts_root.as_str())?)
     }
 
+    /// Which JWT of an account has counted: `$KV.MQTT_accounts.<account>.jwt`. It is no [`Self::account_entry`].
+    ///
+    /// # Errors
+    /// [`MapError::TooLong`] when its name is too long.
+    pub fn account_jwt(&self, account: &str) -> Result<ByteString, MapError> {
+        client_key(&self.accounts_root, account, ".jwt")
+    }
+
+    /// The account of a subject that [`Self::account_jwt`] made.
+    #[must_use]
+    pub fn strip_account_jwt(&self, subject: &str) -> Option<String> {
+        client_of_key(subject.strip_prefix(self.accounts_root.as_str())?.strip_suffix(".jwt")?)
+    }
+
     /// The lead in something that one sidecar does at a time: `$KV.MQTT_nodes.lead.<name>`; for an account that has its leases
     /// elsewhere, there `$KV.MQTT_nodes.lead.<account>.<name>`. No node has such a name.
     ///

@@ -28,6 +28,7 @@ use super::{Again, Authenticator, Finding, Following, Judging, Looking, Principa
 use crate::config::{CertificateUse, ListenerAuth};
 use crate::listener::{Peer, Protocol};
 use crate::metrics::AuthStep;
+use crate::store;
 
 /// What counts at each listener, by what it speaks and its name.
 #[derive(Debug)]
@@ -271,6 +272,10 @@ impl Authenticator for Dispatch {
             }
             None
         })
+    }
+
+    fn remember_in(&self, accounts: &store::Accounts) {
+        self.modes.all().for_each(|(_, judge)| judge.remember_in(accounts));
     }
 
     fn follow(&self) -> Following<'_> {

@@ -4,6 +4,7 @@
 //! # Layout
 //! - `known`: operators and account JWTs that count; `resolver`: an account when a client needs it
 //! - `system`: what the system account tells; `files`: account JWTs in files
+//! - `memory`: which of them counted before a restart
 //! - `held`: what is kept of a user who is connected, to judge it again
 //! - `ways`, `minted`: our own way into an account
 //!
@@ -12,6 +13,7 @@
 mod files;
 mod held;
 mod known;
+mod memory;
 mod minted;
 mod resolver;
 mod system;
@@ -31,6 +33,7 @@ use tokio::time::Instant;
 use self::files::{Files, LOOK_EVERY};
 use self::held::Held;
 use self::known::{Known, OperatorSource};
+use self::memory::AtHome;
 use self::resolver::{Resolver, Unresolved};
 use self::system::System;
 pub(crate) use self::ways::{Ways, are_creds_of};
@@ -289,6 +292,10 @@ impl Authenticator for JwtUsers {
                 credentials => credentials.map_err(|no_way| no_way.to_string()),
             })
         })
+    }
+
+    fn remember_in(&self, accounts: &store::Accounts) {
+        self.known.remember_in(AtHome::new(accounts.clone()));
     }
 
     fn follow(&self) -> Following<'_> {

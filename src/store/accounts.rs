@@ -8,7 +8,9 @@ use std::time::Duration;
 use proto_map::Names;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::account_jwts::{AccountJwt, AccountJwts, LastJwt};
 use super::api::Api;
 use super::bucket::{Bucket, Content, Fence, Value, Write};
 use super::entry::LogEntry;
@@ -27,6 +29,7 @@ pub struct Accounts {
     readers: Api,
     names: Names,
     listed: watch::Sender<Listed>,
+    jwts: AccountJwts,
 }
 
 /// The accounts that are listed.
@@ -46,7 +49,8 @@ struct Entry {
 impl Accounts {
     /// Follows the list for as long as the links of the bucket are there.
     pub(super) fn start(bucket: Bucket, readers: Api, names: Names) -> Self {
-        let accounts = Self { bucket, readers, names, listed: watch::Sender::default() };
+        let jwts = AccountJwts::start(bucket.clone(), names.clone());
+        let accounts = Self { bucket, readers, names, listed: watch::Sender::default(), jwts };
         let (tasks, followed) = (accounts.bucket.api.link.tasks.clone(), accounts.clone());
         tasks.spawn(async move { followed.follow().await });
         accounts
@@ -82,6 +86,16 @@ impl Accounts {
         }
     }
 
+    /// Which JWT of an account has counted, here or elsewhere, when that is read until then.
+    pub async fn last_jwt(&self, account: &str, until: Instant) -> LastJwt {
+        self.jwts.last(account, until).await
+    }
+
+    /// This JWT of an account counts now: it is written down, if it is newer than the last, and nobody waits for that.
+    pub fn keep_jwt(&self, account: &str, jwt: AccountJwt) {
+        self.jwts.keep(account, jwt);
+    }
+
     fn reader(&self) -> Reader {
         let subjects = self.names.accounts_subjects();
         let source = Source {
@@ -111,6 +125,7 @@ impl Accounts {
             }
             batch.drain(..).for_each(|entry| self.note(entry, &mut known));
             if reader.is_caught_up() {
+                self.jwts.set_read();
                 let listed = Listed { is_complete: true, accounts: Arc::new(known.clone()) };
                 self.listed.send_if_modified(|now| {
                     *now != listed && {
@@ -123,9 +138,11 @@ impl Accounts {
     }
 
     fn note(&self, entry: LogEntry, known: &mut BTreeMap<String, u64>) {
-        let Some(account) = self.names.strip_account_entry(entry.stream_subject()) else { return };
-        let sequence = entry.sequence;
-        match Content::of(&entry.headers.unwrap_or_default(), entry.payload) {
+        let (sequence, account) = (entry.sequence, self.names.strip_account_entry(entry.stream_subject()));
+        let subject = entry.stream_subject().to_owned();
+        let content = Content::of(&entry.headers.unwrap_or_default(), entry.payload);
+        let Some(account) = account else { return self.jwts.note(&subject, &content) };
+        match content {
             // Whatever it says, also to a later version: it is listed.
             Content::Value(_) => drop(known.insert(account, sequence)),
             Content::Expired | Content::Deleted | Content::Cleaned => drop(known.remove(&account)),

@@ -16,12 +16,13 @@
 //! - `kv_updates`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `share`: the consumers of shared subscriptions
-//! - `accounts`: which accounts have sessions; `home`: which account has the leases of the sidecars
+//! - `accounts`: which accounts have sessions, and `account_jwts`, which JWTs of them have counted; `home`: which account has the leases of the sidecars
 //! - `reply_key`: what tokens of replies are made with; `keys`: what sidecars share and nobody else is to know
 //! - `core`: plain NATS
 //!
 //! The links themselves are `crate::nats`. What a subject, a header or a key means is `proto-map`'s.
 
+mod account_jwts;
 mod account_room;
 mod accounts;
 mod ack;
@@ -80,6 +81,7 @@ use futures_util::future::join_all;
 use proto_map::StreamSpec;
 use tokio::sync::watch;
 
+pub use self::account_jwts::{AccountJwt, LastJwt};
 pub use self::accounts::{Accounts, Listed};
 pub use self::ack::is_same_delivery;
 use self::api::Api;

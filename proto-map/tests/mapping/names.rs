@@ -49,11 +49,20 @@ fn default_names_are_those_of_the_design() {
         (names.backlog_subject("Shelly Plug").unwrap().to_string(), "$NMQ.backlog.Shelly=20Plug"),
         (names.node_lease("node-a").unwrap().to_string(), "$KV.MQTT_nodes.node-a"),
         (names.node_subject("node-a").unwrap().to_string(), "$NMQ.node.node-a"),
+        (names.account_entry("T.1").unwrap().to_string(), "$KV.MQTT_accounts.T=2E1"),
+        (names.account_jwt("AB").unwrap().to_string(), "$KV.MQTT_accounts.AB.jwt"),
     ] {
         assert_eq!(name, expected);
     }
     assert_eq!(names.strip_log("$NMQ.log.plant.line1.temp"), Some("plant.line1.temp"));
     assert_eq!(names.strip_log("$NMQ.logs.plant"), None);
+    // The JWT of an account is no account, whatever that is called.
+    let stripped = |subject: &str| (names.strip_account_entry(subject), names.strip_account_jwt(subject));
+    for account in ["AB", "jwt", ".jwt", ""] {
+        let (entry, jwt) = (names.account_entry(account).unwrap(), names.account_jwt(account).unwrap());
+        assert_eq!(stripped(&entry), (Some(account.to_owned()), None));
+        assert_eq!(stripped(&jwt), (None, Some(account.to_owned())));
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Which operators are trusted, and the account JWTs that count: verified when they come, never older than one that has counted.
 //!
-//! **Invariant:** what does not count leaves in place what does.
+//! **Invariant:** what does not count leaves in place what does; but at its first use an account is compared with what counted before
+//! the start (`memory`), and one that is older is none.
 //!
 //! **Invariant:** accounts get in here only when an operator of ours signed them, so strangers make nothing grow; but for those
 //! that do not exist, of which a limited number is remembered for a moment.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -14,6 +15,8 @@ use mqtt_access::jwt::{Account, AccountRefusal, Deletion, KnownAccount, Operator
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use super::memory::{Memory, Recalled};
 
 /// Accounts that are known. What is beyond is refused, with a log line.
 const ACCOUNTS_MAX: usize = 65_536;
@@ -34,6 +37,8 @@ pub(super) struct Current {
     pub(super) operators: Arc<Operators>,
     /// Another one whenever either changes.
     pub(super) version: u64,
+    /// It is no older than what was known before the start.
+    is_settled: bool,
     /// Whoever holds this keeps the account in use.
     pub(super) in_use: InUse,
 }
@@ -76,6 +81,7 @@ pub(super) enum OperatorSource {
 #[derive(Default)]
 pub(super) struct Known {
     state: Mutex<State>,
+    memory: OnceLock<Arc<dyn Memory>>,
     changes: watch::Sender<u64>,
 }
 
@@ -102,11 +108,69 @@ struct Entry {
     /// When the resolver was heard last to have this; `None` when something newer may have been missed.
     confirmed: Option<Instant>,
     in_use: InUse,
-    /// SHA-256 of the last JWT of it that did not count, which is said once.
+    /// Tells the text that counted last from others.
+    fingerprint: u64,
+    /// The same of the last JWT of it that did not count, which is said once.
     refused: Option<u64>,
+    /// It was compared with what was known before the start: so it was used.
+    is_settled: bool,
+    /// Why there is none, although there is a JWT.
+    held_back: Option<AccountRefusal>,
 }
 
 impl Known {
+    /// What was known before the start is remembered there.
+    pub(super) fn remember_in(&self, memory: Arc<dyn Memory>) {
+        // There is one home account.
+        let _ = self.memory.set(memory);
+    }
+
+    /// An account that somebody is about to use: the first time it is compared with what was known before the start. `None`: it was
+    /// issued before that, and does not count.
+    pub(super) async fn settled(&self, id: &str, current: Current) -> Option<Current> {
+        let Some(memory) = self.memory.get().filter(|_| !current.is_settled) else { return Some(current) };
+        match memory.recall(id).await {
+            Recalled::Unread => Some(current),
+            Recalled::Nothing => self.settle(id, None, memory),
+            Recalled::Known(before) => self.settle(id, Some(before), memory),
+        }
+    }
+
+    fn settle(&self, id: &str, before: Option<KnownAccount>, memory: &Arc<dyn Memory>) -> Option<Current> {
+        let mut state = self.state.lock();
+        let version = state.next_version();
+        let entry = state.accounts.get_mut(id)?;
+        let is_first = !std::mem::replace(&mut entry.is_settled, true);
+        let before = before.filter(|before| is_first && before.issued_at > entry.known.issued_at);
+        match before {
+            None => {
+                if is_first {
+                    memory.keep(id, entry.known);
+                }
+                let entry = state.accounts.get(id)?;
+                entry.account.as_ref().map(|account| state.current(entry, account))
+            }
+            Some(before) => {
+                let refusal = Some(AccountRefusal::Older);
+                (entry.known, entry.account, entry.held_back) = (before, None, refusal);
+                (entry.version, entry.refused) = (version, Some(entry.fingerprint));
+                drop(state);
+                self.set_absent(id, refusal);
+                tracing::warn!(
+                    account = id,
+                    "an account JWT does not count: it was issued before the one that counted before the start, or elsewhere; push or write one that is newer"
+                );
+                self.changes.send_replace(version);
+                None
+            }
+        }
+    }
+
+    /// Why an account is not there of which there is a JWT.
+    pub(super) fn held_back(&self, id: &str) -> Option<AccountRefusal> {
+        self.state.lock().accounts.get(id).and_then(|entry| entry.held_back)
+    }
+
     /// Changes with everything that concerns those who are connected.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -200,7 +264,7 @@ impl Known {
         now: UnixTime,
     ) -> Result<(), AccountRefusal> {
         match Account::verify_update(text, id, known.as_ref(), operators, now) {
-            Ok(account) => self.put(account, source),
+            Ok(account) => self.put(account, fingerprint(text), source),
             Err(refusal) => {
                 self.refused(id, text, refusal);
                 Err(refusal)
@@ -208,7 +272,7 @@ impl Known {
         }
     }
 
-    fn put(&self, account: Account, source: Source) -> Result<(), AccountRefusal> {
+    fn put(&self, account: Account, fingerprint: u64, source: Source) -> Result<(), AccountRefusal> {
         let mut state = self.state.lock();
         let at = Instant::now();
         let is_new = match state.accounts.get(account.id()) {
@@ -232,11 +296,27 @@ impl Known {
         state.absent.remove(&id);
         let (account, confirmed) = (Some(Arc::new(account)), Some(at));
         if let Some(entry) = state.accounts.get_mut(&id) {
-            (entry.known, entry.account, entry.deleted) = (known, account, None);
-            (entry.version, entry.confirmed, entry.refused) = (version, confirmed, None);
+            (entry.known, entry.account, entry.deleted, entry.held_back) = (known, account, None, None);
+            (entry.version, entry.confirmed, entry.refused, entry.fingerprint) =
+                (version, confirmed, None, fingerprint);
+            if let Some(memory) = self.memory.get().filter(|_| entry.is_settled) {
+                memory.keep(&id, known);
+            }
         } else {
-            let in_use = InUse::default();
-            let entry = Entry { known, account, deleted: None, version, confirmed, in_use, refused: None };
+            let (in_use, deleted, refused, held_back) = (InUse::default(), None, None, None);
+            let is_settled = false;
+            let entry = Entry {
+                known,
+                account,
+                deleted,
+                version,
+                confirmed,
+                in_use,
+                fingerprint,
+                refused,
+                is_settled,
+                held_back,
+            };
             state.accounts.insert(id, entry);
         }
         drop(state);
@@ -254,9 +334,14 @@ impl Known {
             self.set_absent(id, Some(refusal));
             return;
         };
-        let digest = Some(fingerprint(text));
+        let (digest, is_there) = (Some(fingerprint(text)), entry.account.is_some());
         if std::mem::replace(&mut entry.refused, digest) != digest {
-            tracing::warn!(account = id, "an account JWT does not count, and the one before it stays: {refusal}");
+            let what_stays = if is_there { ", and the one before it stays" } else { "" };
+            tracing::warn!(account = id, "an account JWT does not count{what_stays}: {refusal}");
+        }
+        drop(state);
+        if !is_there {
+            self.set_absent(id, Some(refusal));
         }
     }
 
@@ -349,6 +434,7 @@ impl State {
             account: Arc::clone(account),
             operators: Arc::clone(&self.operators),
             version: entry.version,
+            is_settled: entry.is_settled,
             in_use: Arc::clone(&entry.in_use),
         }
     }

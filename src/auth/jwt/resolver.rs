@@ -91,6 +91,16 @@ impl Resolver {
 
     /// An account, for a client that comes from an address.
     pub(super) async fn account(&self, id: &str, from: IpAddr) -> Result<Current, Unresolved> {
+        let found = self.found(id, from).await?;
+        self.known.settled(id, found).await.ok_or_else(|| self.none(id))
+    }
+
+    /// Why there is none, by what is known.
+    fn none(&self, id: &str) -> Unresolved {
+        self.known.held_back(id).map_or(Unresolved::Unknown, Unresolved::Refused)
+    }
+
+    async fn found(&self, id: &str, from: IpAddr) -> Result<Current, Unresolved> {
         let Some(system) = &self.system else { return self.of_what_is_known(id) };
         let older = match self.known.lookup(id) {
             Lookup::Known(current, age) if age < FRESH_FOR => return Ok(current),
@@ -124,7 +134,7 @@ impl Resolver {
         match self.known.lookup(id) {
             Lookup::Known(current, _) => Ok(current),
             Lookup::Absent(Some(refusal)) => Err(Unresolved::Refused(refusal)),
-            Lookup::Deleted | Lookup::Absent(None) | Lookup::Nothing => Err(Unresolved::Unknown),
+            Lookup::Deleted | Lookup::Absent(None) | Lookup::Nothing => Err(self.none(id)),
         }
     }
 

@@ -4,6 +4,7 @@ use mqtt_access::jwt::AccountRefusal;
 use nkeys::KeyPair;
 use serde_json::json;
 
+use super::super::memory::Recalling;
 use super::*;
 use crate::mint::{self, NOW, NOW_S, World};
 
@@ -154,4 +155,83 @@ async fn an_account_is_in_use_as_long_as_somebody_holds_it() {
     assert!(matches!(known.lookup(&id), Lookup::Known(_, Duration::MAX)));
     known.offer(&id, &world.account_jwt(), Source::Stored, NOW).unwrap();
     assert!(matches!(known.lookup(&id), Lookup::Known(_, Duration::ZERO)));
+}
+
+/// Remembers what it is told, and answers when it is read.
+#[derive(Default)]
+struct Remembered {
+    is_unread: std::sync::atomic::AtomicBool,
+    last: Mutex<Option<KnownAccount>>,
+}
+
+impl Memory for Remembered {
+    fn recall<'a>(&'a self, _id: &'a str) -> Recalling<'a> {
+        let recalled = match *self.last.lock() {
+            _ if self.is_unread.load(std::sync::atomic::Ordering::Relaxed) => Recalled::Unread,
+            None => Recalled::Nothing,
+            Some(known) => Recalled::Known(known),
+        };
+        Box::pin(std::future::ready(recalled))
+    }
+
+    fn keep(&self, _id: &str, known: KnownAccount) {
+        *self.last.lock() = Some(known);
+    }
+}
+
+/// A process that has such a memory, the JWT of an account, and a client who wants it.
+async fn first_use(memory: &Arc<Remembered>, world: &World) -> (Known, Option<Current>) {
+    let (known, id) = (known(world), world.account.public_key());
+    known.remember_in(Arc::clone(memory) as Arc<dyn Memory>);
+    known.offer(&id, &world.account_jwt(), Source::Stored, NOW).unwrap();
+    let current = known.get(&id).unwrap();
+    let settled = known.settled(&id, current).await;
+    (known, settled)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_counted_before_a_restart_is_not_followed_by_something_older() {
+    let memory = Arc::<Remembered>::default();
+    let (old, new) = (issued(NOW_S - 100, &json!({})), issued(NOW_S - 50, &json!({})));
+    let same_second = issued(NOW_S - 50, &json!({ "name": "same second" }));
+    let id = &*old.account.public_key();
+    let last = || memory.last.lock().map(|known| known.issued_at.as_secs());
+    let (before, used) = first_use(&memory, &old).await;
+    assert_eq!((used.is_some(), last()), (true, Some(NOW_S - 100)));
+    // What comes once it is used is written down at once: it may be a revocation, and nobody connects after that.
+    before.announce(&new.account_jwt(), NOW);
+    assert_eq!(last(), Some(NOW_S - 50));
+    let (after, used) = first_use(&memory, &old).await;
+    assert!(used.is_none() && after.get(id).is_none());
+    assert_eq!((after.held_back(id), last()), (Some(AccountRefusal::Older), Some(NOW_S - 50)));
+    assert!(matches!(after.lookup(id), Lookup::Absent(Some(AccountRefusal::Older))));
+    let offer = |world: &World| after.offer(id, &world.account_jwt(), Source::Stored, NOW);
+    assert_eq!(offer(&old), Err(AccountRefusal::Older), "whoever has it");
+    assert_eq!(offer(&new), Ok(()));
+    assert_eq!(after.held_back(id), None);
+    let current = after.get(id).unwrap();
+    assert!(after.settled(id, current).await.is_some());
+    assert!(first_use(&memory, &same_second).await.1.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_that_comes_late_counts_from_then_on_and_one_account_alone_is_compared_once() {
+    let memory = Arc::<Remembered>::default();
+    let (old, new) = (issued(NOW_S - 100, &json!({})), issued(NOW_S - 50, &json!({})));
+    let id = &*old.account.public_key();
+    memory.keep(id, new.account().known());
+    memory.is_unread.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (known, used) = first_use(&memory, &old).await;
+    assert!(used.is_some(), "it goes on with what there is");
+    let mut changes = known.changes();
+    changes.mark_unchanged();
+    memory.is_unread.store(false, std::sync::atomic::Ordering::Relaxed);
+    let current = known.get(id).unwrap();
+    assert!(known.settled(id, current).await.is_none());
+    assert!(changes.has_changed().unwrap(), "who is connected is judged again");
+    // What another sidecar has seen since takes nothing from who has compared.
+    known.offer(id, &new.account_jwt(), Source::Stored, NOW).unwrap();
+    memory.keep(id, issued(NOW_S, &json!({})).account().known());
+    let current = known.get(id).unwrap();
+    assert!(known.settled(id, current).await.is_some());
 }
