@@ -1,6 +1,7 @@
 //! What is stored of sessions and nodes, without MQTT, beyond what every store promises (`store_contract`): whoever ends leaves an
 //! event, and a server that is killed loses and repeats nothing.
 
+mod account_jwts;
 mod cluster;
 mod pages;
 
@@ -36,15 +37,18 @@ pub(crate) async fn open(url: String) -> Store {
 }
 
 async fn open_with(url: String, replicas: u8) -> Store {
+    Store::open(options(url, replicas), Arc::new(Deaf)).await.expect("open the store")
+}
+
+fn options(url: String, replicas: u8) -> StoreOptions {
     let specs = SpecOptions { log_max_bytes: 1 << 30, ..SpecOptions::default() };
-    let options = StoreOptions {
+    StoreOptions {
         nats: NatsOptions { urls: vec![url], ..NatsOptions::default() },
         assets: AssetOptions { names: Names::default(), specs, declared: Vec::new(), replicas: Some(replicas) },
         publisher: PublisherLimits::default(),
         core: CoreLimits::default(),
         connect_timeout: Some(PATIENCE),
-    };
-    Store::open(options, Arc::new(Deaf)).await.expect("open the store")
+    }
 }
 
 fn record(client_id: &str, epoch: u64) -> SessionRecord {
