@@ -1,4 +1,4 @@
-//! Users of our own, minted for one connection: no file of them anywhere, and an hour later they are worth nothing.
+//! Users of our own, minted for one connection: no file of them anywhere, and an hour later at most they are worth nothing.
 
 use std::time::Duration;
 
@@ -8,8 +8,11 @@ use mqtt_access::{AccountId, UnixTime};
 use nkeys::KeyPair;
 use serde_json::json;
 
-/// How long a user lasts. nats-server ends its connection then, and the next one has another user.
-const LASTS: Duration = Duration::from_secs(3600);
+/// How long a user lasts at most. nats-server ends its connection then, and the next one has another user.
+const LASTS_MAX: Duration = Duration::from_secs(3600);
+
+/// How much shorter one may last than another, so that connections which were made together do not all end together.
+const SPREAD: Duration = Duration::from_secs(1200);
 
 /// What every JWT of NATS says that it is.
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
@@ -35,10 +38,10 @@ pub(super) fn mint(
             nats[limit] = json!(-1);
         }
     }
-    let now_s = now.as_secs();
+    let (now_s, lasts) = (now.as_secs(), LASTS_MAX - SPREAD.mul_f64(rand::random()));
     let claims = json!({
         "iat": now_s,
-        "exp": now_s.saturating_add_unsigned(LASTS.as_secs()),
+        "exp": now_s.saturating_add_unsigned(lasts.as_secs()),
         "iss": key.public_key(),
         "sub": user.public_key(),
         "name": "nats-mqtt",

@@ -244,8 +244,11 @@ mod tests {
         let ways = site.ways(vec![strange, plain.clone()]);
         let (one, other) = (minted(&site, &ways), minted(&site, &ways));
         assert_ne!(one.user.key, other.user.key);
-        let lasts = one.expires.unwrap().since(time::now()).as_secs();
-        assert!((3590..=3600).contains(&lasts), "{lasts}");
+        let lasts = || minted(&site, &ways).expires.unwrap().since(time::now()).as_secs();
+        let all: Vec<u64> = (0..50).map(|_| lasts()).collect();
+        assert!(all.iter().all(|lasts| (2390..=3600).contains(lasts)), "{all:?}");
+        let [shortest, longest] = [all.iter().min(), all.iter().max()].map(|lasts| *lasts.unwrap());
+        assert!(longest - shortest > 300, "they do not all end together: {all:?}");
         // Of what the account gives to users without any it has nothing.
         assert!(one.permissions.is_publish_allowed("$JS.API.INFO"));
         assert_eq!(
