@@ -25,6 +25,8 @@ const MARK: &[u8] = b"nats-mqtt mark 1\0";
 const REQUEST: &[u8] = b"nats-mqtt request 1\0";
 const EPOCH: &[u8] = b"nats-mqtt epoch 1\0";
 const ANSWER: &[u8] = b"nats-mqtt answer of a sidecar 1\0";
+const ACCOUNT: &[u8] = b"nats-mqtt key of another account 1\0";
+const REPLIES: &[u8] = b"nats-mqtt key of replies 1\0";
 
 /// Names a key: eight hexadecimal digits. Never zero, which stands for no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -151,6 +153,20 @@ impl AccountKey {
         &self.secret
     }
 
+    /// What this key is for another account, in which nothing can be kept. It says nothing of this one, nor of any third.
+    #[must_use]
+    pub fn for_account(&self, account: &str) -> Self {
+        let mut mac = Mac::new(&self.key, ACCOUNT);
+        mac.part(account.as_bytes());
+        Self::new(self.id, self.made_at_ms, mac.secret())
+    }
+
+    /// What tokens of replies are made with where no other key can be kept for them.
+    #[must_use]
+    pub fn for_replies(&self) -> [u8; ACCOUNT_KEY_LEN] {
+        Mac::new(&self.key, REPLIES).secret()
+    }
+
     /// The `Nats-Msg-Id` of a message: the same whoever makes it with this key, and no one else can.
     #[must_use]
     pub fn message_id(&self, name: MessageName<'_>) -> ByteString {
@@ -240,6 +256,12 @@ impl Mac {
         }
     }
 
+    fn secret(self) -> [u8; ACCOUNT_KEY_LEN] {
+        let mut secret = [0; ACCOUNT_KEY_LEN];
+        secret.iter_mut().zip(self.0.sign().as_ref()).for_each(|(to, from)| *to = *from);
+        secret
+    }
+
     fn tag(self) -> ByteString {
         let tag = self.0.sign();
         BASE64.encode(tag.as_ref().get(..TAG_LEN).unwrap_or_default()).into()
@@ -290,6 +312,13 @@ impl KeyRing {
     #[must_use]
     pub const fn of(newest: AccountKey, older: Vec<AccountKey>) -> Self {
         Self { newest, older }
+    }
+
+    /// What these keys are for another account.
+    #[must_use]
+    pub fn for_account(&self, account: &str) -> Self {
+        let of = |key: &AccountKey| key.for_account(account);
+        Self { newest: of(&self.newest), older: self.older.iter().map(of).collect() }
     }
 
     /// All of them, the newest first.

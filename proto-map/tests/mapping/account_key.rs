@@ -136,3 +136,23 @@ proptest! {
         prop_assert!(!ring().is_marked(&subject, &twice, &payload));
     }
 }
+
+#[test]
+fn the_keys_of_another_account_are_the_same_for_whoever_has_these_and_say_nothing_of_any_other() {
+    let ring = KeyRing::new([key(2, 10), key(1, 0)]).unwrap();
+    let (one, other) = (ring.for_account("T1"), ring.for_account("T2"));
+    assert_eq!(one, ring.for_account("T1"), "another process with the same keys");
+    let ids = |ring: &KeyRing| ring.keys().map(|key| (key.id(), key.made_at_ms())).collect::<Vec<_>>();
+    assert_eq!(ids(&one), ids(&ring), "each takes the place of the one that it is made of");
+    let rings = [&ring, &one, &other];
+    let mut secrets: Vec<[u8; 32]> = rings.iter().flat_map(|ring| ring.keys()).map(|key| *key.secret()).collect();
+    secrets.extend(rings.iter().flat_map(|ring| ring.keys()).map(AccountKey::for_replies));
+    let count = secrets.len();
+    secrets.sort_unstable();
+    secrets.dedup();
+    assert_eq!((secrets.len(), count), (12, 12));
+    let sealed = one.at(u64::MAX).seal_request("a", 1, "n", b"x");
+    assert!(matches!(one.judge_request(&sealed, "a", b"x"), Judgement::Genuine(_)));
+    assert_eq!(other.judge_request(&sealed, "a", b"x"), Judgement::Forged);
+    assert_eq!(ring.judge_request(&sealed, "a", b"x"), Judgement::Forged);
+}
