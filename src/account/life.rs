@@ -1,7 +1,7 @@
 //! The life of an account on this sidecar: it is opened, drained and closed.
 //!
 //! ```text
-//! open ─▶ NATS and what is stored ─▶ parts (`starting`) ─▶ duties: lease, backlog, puts, ingest, $SYS
+//! open ─▶ NATS and what is stored ─▶ parts (`starting`) ─▶ duties: lease, backlog, puts, ingest, $SYS; without JetStream: takeovers, $SYS
 //! drain ─▶ connections leave, errands are done ─▶ events are told ─▶ the lead of ingest ─▶ the lease ─▶ backlog and puts
 //! close ─▶ nothing of it runs
 //! ```
@@ -94,6 +94,10 @@ impl Account {
         if fits_packets_to_nats {
             options.limits.max_packet_size = largest_packet(store.server_max_payload());
         }
+        if !store.has_jetstream() {
+            options.ingests = false;
+            options.rights.stores_nothing = true;
+        }
         let account = Box::pin(Self::start(options, store, &inlet, names, closed, metrics.account(), membership)).await;
         account.show_metrics();
         account.begin_duties(sys_interval);
@@ -107,7 +111,18 @@ impl Account {
 
     /// Whether nobody has a session, here or elsewhere, as far as the records have been read.
     pub(crate) fn has_no_sessions(&self) -> bool {
-        self.census.is_empty()
+        !self.has_jetstream() || self.census.is_empty()
+    }
+
+    /// Whether the account has JetStream. Without it its sessions end with their connections, and nobody who is away is owed
+    /// anything.
+    pub(crate) const fn has_jetstream(&self) -> bool {
+        self.store.has_jetstream()
+    }
+
+    /// Waits until an account that was opened without JetStream has it: it is to be opened anew.
+    pub(crate) async fn jetstream_comes(&self) {
+        self.store.jetstream_comes().await;
     }
 
     /// The largest packet that a client may send.
@@ -121,6 +136,18 @@ impl Account {
     }
 
     fn begin_duties(self: &Arc<Self>, sys_interval: Duration) {
+        if !sys_interval.is_zero() {
+            self.tasks().spawn(Self::tell_sys(Arc::downgrade(self), sys_interval));
+        }
+        if self.has_jetstream() {
+            self.begin_duties_of_sessions();
+        } else {
+            self.tasks().spawn(Self::serve_takeovers(Arc::downgrade(self), Arc::clone(&self.membership)));
+        }
+    }
+
+    /// What is owed to sessions that are stored.
+    fn begin_duties_of_sessions(self: &Arc<Self>) {
         let account = || Arc::downgrade(self);
         let tasks = self.tasks();
         tasks.spawn(Self::go_by_lease(account(), Arc::clone(&self.membership)));
@@ -139,9 +166,6 @@ impl Account {
             drop(ingest);
         });
         tasks.spawn(warm_retained(self.store.retained().clone()));
-        if !sys_interval.is_zero() {
-            tasks.spawn(Self::tell_sys(account(), sys_interval));
-        }
     }
 
     /// What only it knows is shown with its metrics for as long as it is there.

@@ -100,6 +100,7 @@ use ownership::OrphanedConnects;
 use ownership::our_lease::OurLease;
 use ownership::remains::Remains;
 use ownership::turns::Turns;
+use ownership::unrecorded::Unrecorded;
 use ownership::will_room::WillRoom;
 use publish::retained_writer::RetainedWriter;
 use publish::size_refusals::SizeRefusals;
@@ -201,8 +202,11 @@ pub struct Account {
     /// What is done with beside the records of sessions.
     remains: Remains,
     next_session: AtomicU64,
-    _tail: Tail,
-    records: Following,
+    /// Sessions of an account without JetStream.
+    unrecorded: Unrecorded,
+    /// Neither is there without JetStream.
+    _tail: Option<Tail>,
+    records: Option<Following>,
 }
 
 impl Account {

@@ -8,7 +8,7 @@
 //! - `record`: between a record as it is stored and what of it decides
 //!
 //! And what is around it: `lifecycle`, a session from CONNECT to the end, with `turns`; `owned_session`, `paged`, `parts`,
-//! `records`: what its owner has of it; `leases` and `our_lease`; `nodes_gone`, with `heard` and `dividing`: the sessions of who is
+//! `records`: what its owner has of it; `unrecorded`: those that are written nowhere; `leases` and `our_lease`; `nodes_gone`, with `heard` and `dividing`: the sessions of who is
 //! gone; `displaced`; `versions`; `doubt`.
 
 mod claim;
@@ -36,6 +36,7 @@ mod record;
 pub(in crate::account) mod records;
 pub(in crate::account) mod remains;
 pub(in crate::account) mod turns;
+pub(in crate::account) mod unrecorded;
 pub(in crate::account) mod versions;
 mod will_rights;
 pub(in crate::account) mod will_room;

@@ -204,6 +204,16 @@ impl Publishing {
 
     /// Whether the client may publish at this QoS, and with RETAIN: one of 3.x cannot be told before.
     fn may_publish(&self, publication: &Publication) -> Result<(), Refused> {
+        if !self.account.has_jetstream() {
+            // What cannot be stored is not acknowledged, whatever is done with what is denied.
+            return match publication {
+                Publication { qos: QoS::AtLeastOnce | QoS::ExactlyOnce, .. } => {
+                    Err(Refused::Unstored(ReasonCode::QoSNotSupported))
+                }
+                Publication { retain: true, .. } => Err(Refused::Unstored(ReasonCode::RetainNotSupported)),
+                Publication { .. } => Ok(()),
+            };
+        }
         let is_denied = |rights: &Arc<Rights>| !rights.may_publish_as(publication.qos, publication.retain);
         if self.rights.as_ref().is_some_and(is_denied) { Err(Refused::Denied) } else { Ok(()) }
     }

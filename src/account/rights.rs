@@ -46,13 +46,15 @@ pub struct RightsOptions {
     pub filters_wide: bool,
     /// A session is of the whole account, and not of the user that made it.
     pub shares_sessions: bool,
+    /// The account has no JetStream: QoS 0 alone, nothing is retained, and no session outlives its connection.
+    pub stores_nothing: bool,
 }
 
 impl Rights {
     /// Those of a principal.
     pub(crate) fn new(principal: Arc<Principal>, options: RightsOptions) -> Self {
         let limits_receiving = AtomicBool::new(limits_receiving(&principal.permissions));
-        let limits_kinds = AtomicBool::new(limits_kinds(&principal));
+        let limits_kinds = AtomicBool::new(options.stores_nothing || limits_kinds(&principal));
         Self {
             principal: RwLock::new(principal),
             version: AtomicU64::new(0),
@@ -95,7 +97,7 @@ impl Rights {
     pub(crate) fn change(&self, principal: Arc<Principal>) {
         let limits = [
             (&self.limits_receiving, limits_receiving(&principal.permissions)),
-            (&self.limits_kinds, limits_kinds(&principal)),
+            (&self.limits_kinds, self.options.stores_nothing || limits_kinds(&principal)),
         ];
         // Between the two it may have less than either says, and not more.
         limits.iter().for_each(|(flag, has_some)| _ = flag.fetch_or(*has_some, Ordering::SeqCst));
@@ -148,7 +150,8 @@ impl Rights {
             return true;
         }
         let principal = self.principal.read();
-        qos <= max_qos(&principal) && !(retain && principal.rules.retain_denied)
+        qos <= self.max_qos_of(&principal)
+            && !(retain && (self.options.stores_nothing || principal.rules.retain_denied))
     }
 
     /// Whether a message of its own may have so large a payload, in bytes.
@@ -167,18 +170,25 @@ impl Rights {
         let principal = self.principal.read();
         let rules = &principal.rules;
         Limits {
-            max_qos: limits.max_qos.min(max_qos(&principal)),
-            retain_available: limits.retain_available && !rules.retain_denied,
+            max_qos: limits.max_qos.min(self.max_qos_of(&principal)),
+            retain_available: limits.retain_available && !rules.retain_denied && !self.options.stores_nothing,
             shared_subscriptions: limits.shared_subscriptions && !rules.share_denied,
             max_packet_size: limits.max_packet_size.min(packet_size_of(principal.limits.payload)),
-            max_session_expiry_s: limits.max_session_expiry_s.min(rules.session_expiry_s_max.unwrap_or(u32::MAX)),
+            max_session_expiry_s: match rules.session_expiry_s_max {
+                _ if self.options.stores_nothing => 0,
+                max => limits.max_session_expiry_s.min(max.unwrap_or(u32::MAX)),
+            },
             ..limits.clone()
         }
     }
 
     /// The highest QoS of a subscription.
     pub(crate) fn max_qos(&self) -> QoS {
-        max_qos(&self.principal.read())
+        self.max_qos_of(&self.principal.read())
+    }
+
+    fn max_qos_of(&self, principal: &Principal) -> QoS {
+        if self.options.stores_nothing { QoS::AtMostOnce } else { max_qos(principal) }
     }
 
     /// Whether it may have a subscription.

@@ -29,6 +29,7 @@ use crate::account::ownership::nodes_gone;
 use crate::account::ownership::our_lease::OurLease;
 use crate::account::ownership::remains::Remains;
 use crate::account::ownership::turns::Turns;
+use crate::account::ownership::unrecorded::Unrecorded;
 use crate::account::ownership::will_room::WillRoom;
 use crate::account::publish::convert;
 use crate::account::publish::retained_writer::RetainedWriter;
@@ -209,6 +210,11 @@ impl Account {
         membership: Option<Arc<Membership>>,
     ) -> Arc<Self> {
         let parts = Parts::new(&options, &store, &names, closed, &metrics);
+        if !store.has_jetstream() {
+            parts.routing.requests.get_key(store.reply_keys()).await;
+            let membership = membership.unwrap_or_else(|| Membership::begin(&store));
+            return Self::assemble(options, (store, membership), inlet, names, metrics, parts, None);
+        }
         let main = Arc::clone(parts.routing.logs.main());
         answered(async || store.kv_updates().begin().await).await;
         // Before the first client: what was asked through other sidecars can be answered here.
@@ -217,7 +223,7 @@ impl Account {
         main.starts_at(tail.start_position());
         answered(async || parts.follower.look(&store, true).await).await;
         let membership = membership.unwrap_or_else(|| Membership::begin(&store));
-        Self::assemble(options, (store, membership), inlet, names, metrics, parts, tail)
+        Self::assemble(options, (store, membership), inlet, names, metrics, parts, Some(tail))
     }
 
     /// Puts the parts together. It waits for nothing.
@@ -228,7 +234,7 @@ impl Account {
         names: Names,
         metrics: Arc<AccountMetrics>,
         parts: Parts,
-        tail: Tail,
+        tail: Option<Tail>,
     ) -> Arc<Self> {
         let Parts { routing, registry, follower } = parts;
         let Routing { requests, arrived, logs, ingest, router, sys } = routing;
@@ -247,10 +253,13 @@ impl Account {
         // Only the first router is set; there is one account for each store.
         let _ = inlet.0.set(inlets);
         let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), claimants);
-        let records = store.sessions().follow(FollowFrom::Everything, Arc::new(displaced));
+        let has_jetstream = store.has_jetstream();
+        let records = has_jetstream.then(|| store.sessions().follow(FollowFrom::Everything, Arc::new(displaced)));
+        // Without JetStream nobody's session can be somebody else's.
+        let is_occupied = if has_jetstream { registry.is_occupied() } else { watch::channel(false).1 };
         let events = options.tells_events.then(|| Events::start(&store, names.clone(), Arc::clone(&metrics)));
         let account = Arc::new(Self {
-            retained_writer: RetainedWriter::start(&store, registry.is_occupied()),
+            retained_writer: RetainedWriter::start(&store, is_occupied),
             remains: Remains::start(&store),
             sys,
             events: events.unwrap_or_else(Events::off),
@@ -282,11 +291,14 @@ impl Account {
             ingest,
             metrics,
             options,
+            unrecorded: Unrecorded::default(),
             _tail: tail,
             records,
         });
         CatchUp::start(account.store.tasks(), first, Arc::clone(&account.router));
-        account.store.tasks().spawn(follow_streams(follower, Arc::downgrade(&account)));
+        if has_jetstream {
+            account.store.tasks().spawn(follow_streams(follower, Arc::downgrade(&account)));
+        }
         account.serve_requests(arrived);
         account
     }
@@ -306,7 +318,7 @@ impl Account {
         let tail = store.log().tail(LogPosition::Sequence(1), parts.sink()).await;
         let membership = Membership::begin(&store);
         let tail = tail.expect("nothing is asked");
-        Self::assemble(options, (store, membership), &CoreInlet::default(), names, metrics, parts, tail)
+        Self::assemble(options, (store, membership), &CoreInlet::default(), names, metrics, parts, Some(tail))
     }
 
     /// The connection of a client, as everybody but itself knows it.

@@ -30,7 +30,13 @@ impl Account {
             oldest_publish: publisher.oldest_unanswered().unwrap_or_default(),
             permits_waiting: permits_waiting as u64,
             permits_waited,
-            tail_silence: logs.iter().map(|log| log.log.tail_silence()).max().unwrap_or(Duration::ZERO),
+            // Without JetStream nothing is read.
+            tail_silence: logs
+                .iter()
+                .filter(|_| self.has_jetstream())
+                .map(|log| log.log.tail_silence())
+                .max()
+                .unwrap_or(Duration::ZERO),
             tail_lag: logs.iter().map(|log| log.log.tail_lag()).max().unwrap_or(0),
             lease_age: self.lease.view().map(|view| view.age()),
             qos0_lost: core.overflows() + shared_lost,

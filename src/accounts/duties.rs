@@ -127,7 +127,9 @@ impl Keeper {
         let revision = |listed: &watch::Receiver<Listed>| listed.borrow().accounts.get(id.as_str()).copied();
         while let Some(seen) = revision(listed) {
             tokio::time::sleep(LOOK_EVERY).await;
-            let has_none = !stay.has_clients() && stay.account().has_no_sessions();
+            // Without JetStream nobody is owed anything; what was stored before waits for somebody who comes when it is back.
+            let has_clients = stay.has_clients() && stay.account().has_jetstream();
+            let has_none = !has_clients && stay.account().has_no_sessions();
             if has_none && self.list.unlist(id.as_str(), seen).await == Ok(true) {
                 let is_off = |listed: &Listed| listed.accounts.get(id.as_str()) != Some(&seen);
                 let _ = listed.wait_for(is_off).await;

@@ -158,14 +158,24 @@ impl Accounts {
         loop {
             match self.opener.open(&id, &self.home).await {
                 Ok(account) => {
-                    Box::pin(self.list(&id, &account)).await;
-                    tracing::info!(account = id.as_str(), "the account is open");
+                    if account.has_jetstream() {
+                        Box::pin(self.list(&id, &account)).await;
+                        tracing::info!(account = id.as_str(), "the account is open");
+                    } else {
+                        tracing::info!(
+                            account = id.as_str(),
+                            "the account is open, at QoS 0: it has no JetStream, so nothing is retained and no session outlives its connection"
+                        );
+                    }
                     room.open(&account);
-                    room.abandoned(IDLE, &account).await;
+                    let why = tokio::select! {
+                        () = room.abandoned(IDLE, &account) => "nobody is in it",
+                        () = account.jetstream_comes() => "it has JetStream now, and is opened with it",
+                    };
                     room.shut();
                     account.retire().await;
                     account.close().await;
-                    tracing::info!(account = id.as_str(), "the account is closed: nobody is in it");
+                    tracing::info!(account = id.as_str(), "the account is closed: {why}");
                 }
                 Err(why) => {
                     tracing::error!(account = id.as_str(), "clients of this account are refused: {why}");
@@ -196,10 +206,12 @@ impl Accounts {
         let _ = tokio::time::timeout(LISTED_WITHIN, is_listed.wait_for(|listed| *listed)).await;
     }
 
-    /// Those other than the home account that are entered for a client.
+    /// Those other than the home account that are entered for a client, who may be owed something when it is away.
     pub(super) fn visited(&self) -> Vec<AccountId> {
         let rooms = self.rooms.lock();
-        rooms.by_account.iter().filter(|(_, room)| room.has_clients()).map(|(id, _)| id.clone()).collect()
+        let is_owing = |room: &Room| room.account().is_some_and(|account| account.has_jetstream());
+        let visited = rooms.by_account.iter().filter(|(_, room)| room.has_clients() && is_owing(room));
+        visited.map(|(id, _)| id.clone()).collect()
     }
 
     /// Those that are open.

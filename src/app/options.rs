@@ -205,6 +205,8 @@ pub(crate) fn account(config: &Config) -> AccountOptions {
         rights: RightsOptions {
             filters_wide: config.auth.wide_filters == WideFilters::Filter,
             shares_sessions: config.auth.session_owner == SessionOwner::Account,
+            // Known when the account is opened.
+            stores_nothing: false,
         },
         publishers: Publishers::default(),
         limits: Limits {

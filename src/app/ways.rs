@@ -45,7 +45,8 @@ impl Configured {
         };
         let store = store_as(&self.config, credentials, None)?;
         let nodes = home.membership().nodes().for_account(name);
-        let leases = Leases::In { account: name.to_owned(), home: home_name.to_owned(), nodes };
+        let keys = home.store().keys().clone();
+        let leases = Leases::In { account: name.to_owned(), home: home_name.to_owned(), nodes, keys };
         let spec = options::spec(&self.config, store);
         Ok(AccountSpec { leases, ..knowing_users(spec, &self.authenticator) })
     }
@@ -81,7 +82,7 @@ pub(super) async fn probe_all(config: &Config, within: Duration) -> Vec<(String,
                 Ok(options) => Box::pin(probe(options, name)).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error),
             };
-        (name.clone(), found.map(|bytes| format!("JetStream, messages up to {bytes} bytes")))
+        (name.clone(), found.map(|probed| probed.to_string()))
     });
     join_all(found).await
 }

@@ -89,6 +89,7 @@ where
             }
             None => {
                 tokio::join!(close_socket(io, &account.metrics), settle);
+                Box::pin(account.leave_unrecorded(control, will_cause(end))).await;
                 true
             }
         };

@@ -66,6 +66,15 @@ impl ApiFailure {
             Self::NoResponders | Self::Unserved | Self::TimedOut | Self::Behind | Self::Other(_) => 0,
         }
     }
+
+    /// Whether this says that there is no JetStream for the account. Silence says nothing.
+    pub(crate) fn says_none(&self) -> bool {
+        match self {
+            Self::NoResponders => true,
+            Self::Error(error) => matches!(error.err_code, NOT_ENABLED | NOT_ENABLED_FOR_ACCOUNT),
+            Self::Unserved | Self::TimedOut | Self::Behind | Self::Other(_) => false,
+        }
+    }
 }
 
 impl From<ApiFailure> for Unavailable {
@@ -82,6 +91,8 @@ pub(crate) struct Api {
     pub(crate) horizons: Horizons,
     /// Whether streams have room.
     pub(crate) rooms: Rooms,
+    /// The account has no JetStream, so that nothing is sent.
+    pub(crate) is_absent: bool,
 }
 
 /// Part of an answer to STREAM.INFO and STREAM.CREATE.
@@ -179,6 +190,9 @@ impl Api {
 
     /// Sends any request. It fails at once when there is no connection, or when it is lost before the answer.
     pub(crate) async fn request(&self, request: Outbound<'_>, within: Duration) -> Result<Message, ApiFailure> {
+        if self.is_absent {
+            return Err(ApiFailure::NoResponders);
+        }
         // Everything that waits for JetStream waits here, inside whatever needs it.
         Box::pin(self.link.client.request(request, within)).await.map_err(|failure| match failure {
             RequestFailure::NoResponders => ApiFailure::NoResponders,
@@ -345,4 +359,27 @@ struct Head<'a> {
 
 fn unreadable(error: serde_json::Error) -> ApiFailure {
     ApiFailure::Other(format!("an answer of JetStream cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_is_no_jetstream_is_said_and_never_concluded_from_silence() {
+        let error = |code, err_code| ApiFailure::Error(ApiError { code, err_code, description: String::new() });
+        for (failure, says_none) in [
+            (error(503, NOT_ENABLED_FOR_ACCOUNT), true),
+            (error(503, NOT_ENABLED), true),
+            (ApiFailure::NoResponders, true),
+            (error(503, 10008), false),
+            (error(404, STREAM_NOT_FOUND), false),
+            (ApiFailure::Unserved, false),
+            (ApiFailure::TimedOut, false),
+            (ApiFailure::Behind, false),
+            (ApiFailure::Other("the connection was lost".to_owned()), false),
+        ] {
+            assert_eq!(failure.says_none(), says_none, "{failure}");
+        }
+    }
 }

@@ -104,7 +104,6 @@ impl Assets {
     }
 
     /// Of an account that is not asked.
-    #[cfg(test)]
     pub(crate) fn unchecked(api: Api, needs: Needs) -> Self {
         Self { api, needs, replicas: None, servers: Arc::new(AtomicU8::new(REPLICAS)) }
     }

@@ -1,7 +1,7 @@
 //! NATS connections: how they are opened, who we are on them, and what became of them.
 //!
 //! An account has six: core (QoS 0, no echo), publish, tail, api (bulk reads), state (sessions, leases, requests between
-//! sidecars) and share (shared subscriptions). All but one reconnect for ever by themselves ([`Link`]). The publish
+//! sidecars) and share (shared subscriptions). Without JetStream core and api do, and api does what else is done. All but one reconnect for ever by themselves ([`Link`]). The publish
 //! connection is an *epoch* ([`Epoch`]): it never reconnects, and its successor starts with what is unacknowledged, before
 //! anybody can hand over anything newer. See `publisher`.
 

@@ -130,6 +130,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether it says that there is no JetStream for the account.
+    pub(super) const fn says_no_jetstream(&self) -> bool {
+        matches!(self, Self::JetStreamDisabled | Self::JetStreamDisabledForAccount { .. })
+    }
+
     /// Whether only a change of configuration can help, so that trying again is useless (exit code 78).
     pub fn is_configuration(&self) -> bool {
         match self {

@@ -11,6 +11,7 @@ use super::accounts::Accounts;
 use super::api::Api;
 use super::bucket::{Bucket, Fence, Value, Write};
 use super::error::{OpenError, Unavailable, WriteError};
+use super::keys::Keys;
 use super::nodes::Nodes;
 use crate::nats::Outbound;
 
@@ -39,6 +40,8 @@ pub enum Leases {
         home: String,
         /// What it has.
         nodes: Nodes,
+        /// Its keys.
+        keys: Keys,
     },
 }
 

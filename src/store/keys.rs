@@ -14,12 +14,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytestring::ByteString;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto_map::{ACCOUNT_KEY_LEN, AccountKey, KNOWN_AFTER_MS, KeyId, KeyRing};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::bucket::{Bucket, Fence, Last, Value, Write};
+use super::clock::ServerClock;
 use super::error::{OpenError, Unavailable, WriteError};
 use super::sessions::instant;
 
@@ -38,6 +39,28 @@ const KEPT_FOR_MS: u64 = 60 * 24 * 3600 * 1000;
 #[derive(Clone, Debug)]
 pub struct Keys {
     shared: Arc<Shared>,
+    /// They are made of those of another account.
+    derived: Option<Arc<Derived>>,
+}
+
+/// The keys of an account in which nothing is kept.
+#[derive(Debug)]
+struct Derived {
+    account: String,
+    /// What they were made of last, with them.
+    made: Mutex<Option<(Arc<KeyRing>, Arc<KeyRing>)>>,
+}
+
+impl Derived {
+    fn of(&self, ring: Arc<KeyRing>) -> Arc<KeyRing> {
+        let mut made = self.made.lock();
+        if let Some((_, ours)) = made.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &ring)) {
+            return Arc::clone(ours);
+        }
+        let ours = Arc::new(ring.for_account(&self.account));
+        *made = Some((ring, Arc::clone(&ours)));
+        ours
+    }
 }
 
 #[derive(Debug)]
@@ -82,26 +105,42 @@ impl Keys {
         let ring = ring.map_err(|Unavailable { reason }| OpenError::Unavailable { reason })?;
         let shared = Arc::new(Shared { bucket, subject, ring: RwLock::new(Arc::new(ring)), wanted: Notify::new() });
         shared.bucket.api.link.tasks.spawn(keep(Arc::downgrade(&shared)));
-        Ok(Self { shared })
+        Ok(Self { shared, derived: None })
+    }
+
+    /// Those of another account, in which nothing can be kept: whoever has these has the same ones.
+    #[must_use]
+    pub(super) fn for_account(&self, account: &str) -> Self {
+        let derived = Derived { account: account.to_owned(), made: Mutex::default() };
+        Self { shared: Arc::clone(&self.shared), derived: Some(Arc::new(derived)) }
     }
 
     /// A key that nobody else knows.
     #[cfg(test)]
     pub(super) fn unstored(bucket: Bucket, subject: ByteString) -> Self {
         let ring = RwLock::new(Arc::new(with_new_key(None, new_key(0))));
-        Self { shared: Arc::new(Shared { bucket, subject, ring, wanted: Notify::new() }) }
+        Self { shared: Arc::new(Shared { bucket, subject, ring, wanted: Notify::new() }), derived: None }
     }
 
     /// The keys as they are known.
     #[must_use]
     pub fn ring(&self) -> Arc<KeyRing> {
-        Arc::clone(&self.shared.ring.read())
+        let ring = Arc::clone(&self.shared.ring.read());
+        match &self.derived {
+            Some(derived) => derived.of(ring),
+            None => ring,
+        }
     }
 
     /// The time by the server's clock, milliseconds since the epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        self.shared.bucket.api.link.clock.earliest_ms()
+        self.clock().earliest_ms()
+    }
+
+    /// The clock of the server where they are kept.
+    pub(super) fn clock(&self) -> &ServerClock {
+        &self.shared.bucket.api.link.clock
     }
 
     /// Somebody has named a key that is not known: it is looked for.

@@ -5,6 +5,7 @@
 //!
 //! # Layout
 //! - `probe`: a look at an account; `connection`, `credentials`, `options`: six connections and who we are on them
+//! - `absent`, `without_jetstream`: an account without JetStream
 //! - `specs`, `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are; `clock`: the server's time
 //! - `permissions`: what the NATS user has to be allowed
@@ -22,6 +23,7 @@
 //!
 //! The links themselves are `crate::nats`. What a subject, a header or a key means is `proto-map`'s.
 
+mod absent;
 mod account_jwts;
 mod account_room;
 mod accounts;
@@ -72,15 +74,17 @@ mod streams;
 mod time;
 #[cfg(test)]
 mod unconnected;
+mod without_jetstream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use proto_map::StreamSpec;
+use proto_map::{Names, StreamSpec};
 use tokio::sync::watch;
 
+use self::absent::{Absent, Elsewhere};
 pub use self::account_jwts::{AccountJwt, LastJwt};
 pub use self::accounts::{Accounts, Listed};
 pub use self::ack::is_same_delivery;
@@ -113,7 +117,7 @@ pub use self::options::{
     TlsOptions,
 };
 pub use self::peers::Peers;
-pub use self::probe::probe;
+pub use self::probe::{Probed, probe};
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};
 pub use self::reply_key::ReplyKeys;
 pub use self::retained::{IndexState, Retained, RetainedEntry, RetainedIndex, RetainedMessage, RetainedSearch};
@@ -155,6 +159,25 @@ struct LogMaker {
     payload_max: usize,
 }
 
+/// What the parts of a store may take.
+struct Limits {
+    publisher: PublisherLimits,
+    /// See [`CoreLimits::subscription_queued_max`].
+    core_queued: usize,
+    connect_timeout: Option<Duration>,
+}
+
+/// An account that was looked at: what all of them have.
+struct Found {
+    connector: Connector,
+    core_link: Link,
+    api: Api,
+    names: Names,
+    specs: Specs,
+    limits: Limits,
+    ends: EndOnDrop,
+}
+
 /// NATS and JetStream of one account.
 pub struct Store {
     core_link: Link,
@@ -173,11 +196,13 @@ pub struct Store {
     core: CoreNats,
     shares: Shares,
     /// Those that go on for as long as this does.
-    links: [Link; 5],
+    links: Box<[Link]>,
     connected: watch::Receiver<bool>,
     tasks: Tasks,
     /// The connections.
     link_tasks: Tasks,
+    /// In an account without JetStream: looks whether it has some by now.
+    absent: Option<Absent>,
     _ends: EndOnDrop,
 }
 
@@ -203,24 +228,45 @@ impl Store {
         let StoreOptions { nats, assets, publisher, core, connect_timeout } = options;
         let AssetOptions { names, specs, declared, replicas } = assets;
         let connector = Connector::new(nats, names.inbox_prefix())?;
-        let (tasks, link_tasks) = (connector.tasks.clone(), connector.links.clone());
-        let _ends = EndOnDrop(tasks.clone());
+        let ends = EndOnDrop(connector.tasks.clone());
         let core_role = role("core", true, core.queued_max, core.subscription_queued_max);
         let core_link = connector.link(core_role, connect_timeout).await?;
         let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &declared, &leases)));
-        let link = async |name| connector.link(role(name, false, QUEUE, READER_QUEUE), connect_timeout).await;
-        let api = Api { link: link("api").await?, horizons: horizons.clone(), rooms: rooms.clone() };
-        let tail = link("tail").await?;
-        let state = Api { link: link("state").await?, horizons: horizons.clone(), rooms: rooms.clone() };
-
+        let link = connector.link(role("api", false, QUEUE, READER_QUEUE), connect_timeout).await?;
+        let api = Api { link, horizons, rooms, is_absent: false };
         let specs = Specs::new(&names, &specs);
         let needed = specs.needed(&leases).map(|spec| (spec, None));
         let all = needed.chain(declared.iter().map(|(spec, own)| (spec, *own)));
         let needs = Needs::new(&names, connector.inbox_prefix(), leases.buckets(&names));
-        let assets = prepare(&api, needs, replicas, all).await?;
+        let prepared = prepare(&api, needs.clone(), replicas, all).await;
+        let limits = Limits { publisher, core_queued: core.subscription_queued_max, connect_timeout };
+        let found = Found { connector, core_link, api, names, specs, limits, ends };
+        match (prepared, Elsewhere::of(&leases)) {
+            (Err(error), Some(elsewhere)) if error.says_no_jetstream() => {
+                elsewhere.confirm(&found.api).await?;
+                Box::pin(Self::without_jetstream(found, elsewhere, needs, core_sink)).await
+            }
+            (prepared, _) => Box::pin(Self::with_jetstream(found, prepared?, leases, core_sink)).await,
+        }
+    }
+
+    /// What there is in an account whose streams are there.
+    async fn with_jetstream(
+        found: Found,
+        assets: Assets,
+        leases: Leases,
+        core_sink: Arc<dyn CoreSink>,
+    ) -> Result<Self, OpenError> {
+        let Found { connector, core_link, api, names, specs, limits, ends: _ends } = found;
+        let Limits { publisher, core_queued, connect_timeout } = limits;
+        let (tasks, link_tasks) = (connector.tasks.clone(), connector.links.clone());
+        let (horizons, rooms) = (api.horizons.clone(), api.rooms.clone());
+        let link = async |name| connector.link(role(name, false, QUEUE, READER_QUEUE), connect_timeout).await;
+        let tail = link("tail").await?;
+        let state = Api { link: link("state").await?, ..api.clone() };
 
         let payload_max = core_link.client.max_payload();
-        let (connector_of_shares, core_queued) = (connector.clone(), core.subscription_queued_max);
+        let connector_of_shares = connector.clone();
         let root = |subjects: String| subjects.trim_end_matches('>').to_owned();
         let publisher =
             Publisher::start(connector, &names, publisher, (horizons, rooms), is_replicated(&api, &names).await);
@@ -248,7 +294,7 @@ impl Store {
         let core = CoreNats::start(core_link.clone(), state.link.clone(), seals.clone(), &echo, core_sink);
         // Queue subscriptions have to hear what our own clients publish.
         let share = connector_of_shares.link(role("share", false, QUEUE, core_queued), connect_timeout).await?;
-        let links = [&core_link, &api.link, &tail, &state.link, &share].map(Link::clone);
+        let links = Box::new([&core_link, &api.link, &tail, &state.link, &share].map(Link::clone));
         let shares = Shares::new(api.clone(), share, state.link.clone(), seals, &echo);
         Ok(Self {
             connected: connected(&core_link),
@@ -270,8 +316,22 @@ impl Store {
             links,
             tasks,
             link_tasks,
+            absent: None,
             _ends,
         })
+    }
+
+    /// Whether the account has JetStream. Without it nothing is asked of it, and there is nothing but core NATS.
+    pub const fn has_jetstream(&self) -> bool {
+        self.absent.is_none()
+    }
+
+    /// Waits until an account without JetStream has it; for ever in one that has it.
+    pub(crate) async fn jetstream_comes(&self) {
+        match &self.absent {
+            Some(absent) => absent.ends().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Ends everything that this has begun, and its connections: when it returns, no task of it runs, no connection of it is
@@ -402,7 +462,8 @@ impl Store {
     /// The connections that are lost now, by their names.
     pub fn lost_links(&self) -> Vec<String> {
         let lost = self.links.iter().filter(|link| !link.state.borrow().connected);
-        let publisher = (!self.publisher.is_connected()).then(|| "publish".to_owned());
+        let is_lost = self.has_jetstream() && !self.publisher.is_connected();
+        let publisher = is_lost.then(|| "publish".to_owned());
         lost.map(|link| link.client.name().to_owned()).chain(publisher).collect()
     }
 

@@ -133,6 +133,15 @@ impl Nodes {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Whether JetStream answers where they are kept.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) async fn has_jetstream(&self) -> Result<(), Unavailable> {
+        let readers = &self.shared.readers;
+        Ok(readers.call::<serde::de::IgnoredAny>("INFO", "").await.map(|_| ())?)
+    }
+
     /// The times of leases.
     #[must_use]
     pub fn times(&self) -> LeaseTimes {

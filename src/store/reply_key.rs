@@ -14,10 +14,21 @@ use proto_map::{Names, REPLY_KEY_LEN};
 
 use super::bucket::{Bucket, Fence, Last, Value, Write};
 use super::error::{Unavailable, WriteError};
+use super::keys::Keys;
 
 /// Where the key is.
 #[derive(Clone, Debug)]
-pub struct ReplyKeys {
+pub struct ReplyKeys(Where);
+
+#[derive(Clone, Debug)]
+enum Where {
+    Stored(Box<Buckets>),
+    /// Nothing is kept in the account: it is made of these.
+    Derived(Keys),
+}
+
+#[derive(Clone, Debug)]
+struct Buckets {
     keys: Bucket,
     subject: ByteString,
     sessions: Bucket,
@@ -33,7 +44,12 @@ type Key = [u8; REPLY_KEY_LEN];
 impl ReplyKeys {
     pub(super) fn new(keys: Bucket, sessions: Bucket, names: &Names) -> Self {
         let (subject, former) = (names.reply_key(), names.former_reply_key());
-        Self { keys, subject, sessions, former, is_moved: Arc::default() }
+        Self(Where::Stored(Box::new(Buckets { keys, subject, sessions, former, is_moved: Arc::default() })))
+    }
+
+    /// Of an account in which nothing is kept.
+    pub(super) const fn derived(keys: Keys) -> Self {
+        Self(Where::Derived(keys))
     }
 
     /// The key of the account. When there is none, `new` becomes it, unless another sidecar is faster.
@@ -41,6 +57,15 @@ impl ReplyKeys {
     /// # Errors
     /// JetStream does not answer.
     pub async fn get_or_put(&self, new: Key) -> Result<Key, Unavailable> {
+        match &self.0 {
+            Where::Stored(buckets) => buckets.get_or_put(new).await,
+            Where::Derived(keys) => Ok(keys.ring().at(keys.now_ms()).for_replies()),
+        }
+    }
+}
+
+impl Buckets {
+    async fn get_or_put(&self, new: Key) -> Result<Key, Unavailable> {
         let key = self.get_or_move(new).await?;
         if !self.is_moved.load(Ordering::Relaxed) {
             self.delete_former().await?;

@@ -46,7 +46,8 @@ const FRESH_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Retained {
     shared: Arc<Shared>,
-    _task: Arc<Abort>,
+    /// None in an account without JetStream.
+    _task: Option<Arc<Abort>>,
 }
 
 struct Shared {
@@ -129,8 +130,8 @@ impl Retained {
             whole: watch::Sender::default(),
         });
         let follower = Follower { shared: Arc::clone(&shared), assets, spec, tx, snapshot: None };
-        let task = shared.api.link.tasks.spawn(follower.run(reader));
-        Self { shared, _task: Arc::new(Abort(task)) }
+        let task = (!shared.api.is_absent).then(|| Arc::new(Abort(shared.api.link.tasks.spawn(follower.run(reader)))));
+        Self { shared, _task: task }
     }
 
     /// The index. What is read from it is as fresh as the last [`Retained::bring_up_to_date`].

@@ -59,7 +59,9 @@ pub struct Streams {
 impl Streams {
     pub(super) fn start(api: Api) -> Self {
         let (tx, changes) = watch::channel(0);
-        api.link.tasks.spawn(notice(api.clone(), tx));
+        if !api.is_absent {
+            api.link.tasks.spawn(notice(api.clone(), tx));
+        }
         Self { api, changes, growth: Growth::new() }
     }
 
@@ -103,7 +105,7 @@ impl Streams {
         }
     }
 
-    /// Changes whenever a stream may have been created, updated or deleted.
+    /// Changes whenever a stream may have been created, updated or deleted. Without JetStream it ends at once.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }

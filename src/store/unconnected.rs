@@ -26,7 +26,7 @@ impl Store {
         let (tasks, link_tasks) = (connector.tasks.clone(), connector.links.clone());
         let (horizons, rooms) = (Horizons::default(), Rooms::new(streams_of(&names, &[], &Leases::Here)));
         let link = |name| connector.unconnected(role(name, false, QUEUE, READER_QUEUE), MAX_PAYLOAD);
-        let api_on = |link: Link| Api { link, horizons: horizons.clone(), rooms: rooms.clone() };
+        let api_on = |link: Link| Api { link, horizons: horizons.clone(), rooms: rooms.clone(), is_absent: false };
         let (core_link, tail, share) = (link("core"), link("tail"), link("share"));
         let (api, state) = (api_on(link("api")), api_on(link("state")));
         let assets =
@@ -69,8 +69,9 @@ impl Store {
             core,
             home: Home { account_name: None, accounts: None, nodes },
             shares: Shares::new(api.clone(), share.clone(), state.link.clone(), seals, ""),
-            links: [&core_link, &api.link, &tail, &state.link, &share].map(Link::clone),
+            links: Box::new([&core_link, &api.link, &tail, &state.link, &share].map(Link::clone)),
             core_link,
+            absent: None,
             _ends: EndOnDrop(tasks.clone()),
             tasks,
             link_tasks,

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use futures_util::future::join_all;
-use mqtt_codec::{Auth, Packet, ReasonCode, Version};
+use mqtt_codec::{Auth, Packet, QoS, ReasonCode, Version};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -590,4 +590,18 @@ async fn an_older_account_jwt_does_not_count_after_a_restart() {
     eventually("a newer one counts", async || refused(&sidecar).await == ReasonCode::Success).await;
     // It is no account that is held open.
     assert!(kept(&id).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_without_jetstream_is_served_at_qos_0() {
+    let site = Site::start().await;
+    let world = World::numbered(0, 1, now_s());
+    let signing_keys = json!({ "name": "T1", "nats": { "signing_keys": [world.account_signing.public_key()] } });
+    let tenant = world.over_account(&signing_keys);
+    site.push(&tenant).await;
+    let mut lamp = site.sidecar.connect(Options::v5("lamp").password(&tenant.user_jwt())).await;
+    assert_eq!(lamp.connack.properties.maximum_qos, Some(QoS::AtMostOnce));
+    assert_eq!(lamp.asks_for("a/#", 1).await, ReasonCode::Success);
+    lamp.publish(msg("a/b", "live")).await;
+    assert_eq!(lamp.receive_shown().await, "a/b live qos0");
 }

@@ -18,6 +18,7 @@ mod mint;
 mod account_life;
 mod accounts;
 mod accounts_broken;
+mod accounts_core;
 mod accounts_crossing;
 mod adoption;
 mod alive;

@@ -129,7 +129,7 @@ impl Account {
     async fn learn_what_was_adopted(&self, held_until: Instant) {
         loop {
             match self.store.sessions().mark().await {
-                Ok(sequence) => match tokio::time::timeout(READ_WITHIN, self.records.has_read(sequence)).await {
+                Ok(sequence) => match tokio::time::timeout(READ_WITHIN, self.has_read_records(sequence)).await {
                     Ok(()) => break,
                     Err(_) => tracing::warn!("the records of sessions are not read to their end"),
                 },
@@ -142,6 +142,12 @@ impl Account {
         let adopted = displaced.inspect(|control| control.withdraw()).count();
         let (connected, unheld_ms) = (everyone.len(), held_until.elapsed().as_millis());
         tracing::info!(adopted, connected, unheld_ms, "what others have adopted meanwhile is known");
+    }
+
+    async fn has_read_records(&self, sequence: u64) {
+        if let Some(records) = &self.records {
+            records.has_read(sequence).await;
+        }
     }
 
     fn end_all(&self) {

@@ -8,8 +8,11 @@
 //!
 //! Without JetStream a session without a will that ends with its connection goes on without a record; others are refused:
 //! what CONNACK accepts, a session to go on with or a will, is known to others by then.
+//!
+//! In an account that has no JetStream all sessions end with their connections: `without_record`.
 
 mod subscriptions;
+mod without_record;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -63,6 +66,15 @@ pub(crate) struct Attached {
     pub(crate) owned: Option<Box<OwnedSession>>,
 }
 
+impl Attached {
+    /// One that nothing is written of, and that was not there before.
+    fn without_record(control: Arc<Control>, epoch: u64) -> Self {
+        control.set_answered();
+        let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
+        Self { control, is_present: false, epoch, progress: Progress::default(), retained, filters, owned }
+    }
+}
+
 /// A record that was written with ourselves as the owner.
 struct Claim {
     owned: Box<OwnedSession>,
@@ -99,7 +111,7 @@ impl Account {
         }
         // Nobody knows of the will of a client that has no record.
         let needs_record = parameters.session_expiry_s > 0 || connect.will.is_some();
-        if needs_record {
+        if needs_record && self.store.has_jetstream() {
             self.may_own_sessions().await;
         }
         let control = Arc::new(
@@ -114,6 +126,9 @@ impl Account {
             .taken_at(peer.place),
         );
         let registered = Registered::new(self, &control);
+        if !self.store.has_jetstream() {
+            return Box::pin(self.attach_unrecorded(registered, connect, socket)).await;
+        }
         self.end_local_owner(&control, connect, socket).await?;
         let ask = Ask { negotiated, connect, remote: peer.addr, came: None };
         // Behind the registry: whoever loses the lease or drains tells all that are in there.
@@ -137,10 +152,7 @@ impl Account {
             }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {
                 self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&control), came);
-                control.set_answered();
-                let (is_present, epoch, progress) = (false, self.store.clock().earliest_ms(), Progress::default());
-                let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
-                Ok(Attached { control, is_present, epoch, progress, retained, filters, owned })
+                Ok(Attached::without_record(control, self.store.clock().earliest_ms()))
             }
             Err(Abandoned { refusal, unsaved, .. }) => {
                 tracing::info!(client_id = &*control.client_id, ?refusal, "a session is not opened");
@@ -486,6 +498,7 @@ impl Account {
     /// The connection is over, and everything it published is settled.
     pub(crate) fn detach(&self, control: &Arc<Control>) {
         self.registry.leave(control);
+        self.unrecorded.leave(control.id);
         control.end();
     }
 }

@@ -14,6 +14,7 @@ use crate::account::ownership::records;
 use crate::account::ownership::records::WILL_NUMBER;
 use crate::account::publish::completions::Completions;
 use crate::account::publish::{Publishing, Refused};
+use crate::account::rights::Rights;
 use crate::metrics::WillCause;
 use crate::store::{StoredWill, Unavailable, WillState};
 
@@ -52,7 +53,6 @@ impl Account {
         epoch: u64,
         cause: WillCause,
     ) -> WillOutcome {
-        let key = self.client_key(client_id);
         let name = |will: &StoredWill, epoch| self.name_will(client_id, will, epoch);
         let stored = stored_will(will.clone(), &name, Epoch(epoch));
         let is_read = stored.body.is_some() && will.message.whole().is_none();
@@ -68,15 +68,29 @@ impl Account {
                 return WillOutcome::NotNow;
             }
         };
-        let Some(mut publication) = records::will_publication(&stored, epoch) else { return WillOutcome::Done };
+        let rights = match self.will_rights(client_id, &stored, epoch).await {
+            Ok(rights) => rights,
+            Err(refused) => return self.drop_will(client_id, &stored.topic, refused),
+        };
+        self.send_will(client_id, &stored, (epoch, rights), cause).await
+    }
+
+    /// Publishes a will that is in memory, as whoever has these rights may.
+    pub(super) async fn send_will(
+        self: &Arc<Self>,
+        client_id: &ByteString,
+        stored: &StoredWill,
+        (epoch, rights): (u64, Option<Arc<Rights>>),
+        cause: WillCause,
+    ) -> WillOutcome {
+        let key = self.client_key(client_id);
+        let Some(mut publication) = records::will_publication(stored, epoch) else { return WillOutcome::Done };
         let is_stored = publication.qos != QoS::AtMostOnce;
         publication.token = is_stored.then_some(0);
         let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), Version::V5));
         let mut publishing = Publishing::of_will(Arc::clone(self), completions, key, epoch);
-        match self.will_rights(client_id, &stored, epoch).await {
-            Ok(Some(rights)) => publishing = publishing.by(rights),
-            Ok(None) => {}
-            Err(refused) => return self.drop_will(client_id, &stored.topic, refused),
+        if let Some(rights) = rights {
+            publishing = publishing.by(rights);
         }
         if let WillState::Firing { id, .. } = &stored.state {
             publishing.name_as(id);

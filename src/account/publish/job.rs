@@ -100,6 +100,8 @@ pub(crate) enum Refused {
     Closed,
     /// The client may not publish there, or not so.
     Denied,
+    /// It would have to be stored, and the account has no JetStream.
+    Unstored(ReasonCode),
     /// It is the answer to a request, and too late.
     Late,
     /// The topic has no subject.

@@ -84,6 +84,7 @@ impl Refused {
         match self {
             Self::Closed => "its topic is in a tree that is closed to devices; open_trees opens parts of some",
             Self::Denied => "its client may not publish that",
+            Self::Unstored(_) => "its account has no JetStream: it takes QoS 0 without RETAIN only",
             Self::Late => "it answers a request whose time is over",
             Self::Unmappable(_) => "NATS has no subject for its topic",
             Self::TooLarge => "NATS takes no message or headers of its size",
@@ -96,7 +97,9 @@ impl Refused {
     /// Which count it belongs to.
     pub(crate) const fn drop_reason(self) -> DropReason {
         match self {
-            Self::Closed | Self::Denied | Self::Late | Self::Unmappable(_) => DropReason::NotAuthorized,
+            Self::Closed | Self::Denied | Self::Unstored(_) | Self::Late | Self::Unmappable(_) => {
+                DropReason::NotAuthorized
+            }
             Self::TooLarge | Self::OverPayload => DropReason::TooLarge,
             Self::NoRoom | Self::OverLimit => DropReason::QueueFull,
         }
@@ -107,7 +110,7 @@ impl Refused {
         match self {
             Self::Closed | Self::Denied => ReasonCode::NotAuthorized,
             Self::Late => ReasonCode::TopicNameInvalid,
-            Self::Unmappable(reason) => reason,
+            Self::Unmappable(reason) | Self::Unstored(reason) => reason,
             Self::TooLarge | Self::OverPayload | Self::NoRoom | Self::OverLimit => ReasonCode::QuotaExceeded,
         }
     }

@@ -178,3 +178,23 @@ fn limits_of_a_user_hold_and_are_said() {
     free.change(limited.principal());
     assert!(!free.may_send(11) && !free.may_subscribe_beside(2));
 }
+
+#[test]
+fn an_account_that_stores_nothing_offers_qos_0_whatever_its_user_may() {
+    let offered = crate::app::options::account(&crate::config::Config::default()).limits;
+    let options = RightsOptions { stores_nothing: true, ..RightsOptions::default() };
+    let rules = DeviceRules { max_qos: Some(1), session_expiry_s_max: Some(60), ..DeviceRules::default() };
+    for principal in [Principal::all(), Principal { rules, ..Principal::all() }] {
+        let rights = Rights::new(Arc::new(principal), options);
+        // Somebody else's are no more.
+        for _ in 0..2 {
+            let limits = rights.limits(&offered);
+            assert_eq!((limits.max_qos, rights.max_qos()), (QoS::AtMostOnce, QoS::AtMostOnce));
+            assert_eq!((limits.retain_available, limits.max_session_expiry_s), (false, 0));
+            assert!(limits.shared_subscriptions, "groups are queue groups");
+            assert!(rights.may_publish_as(QoS::AtMostOnce, false));
+            assert!(!rights.may_publish_as(QoS::AtLeastOnce, false) && !rights.may_publish_as(QoS::AtMostOnce, true));
+            rights.change(Arc::new(Principal::all()));
+        }
+    }
+}

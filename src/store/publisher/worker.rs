@@ -80,6 +80,13 @@ impl Publisher {
         connector.tasks.clone().spawn(run(Arc::clone(&shared), connector, ended));
         Self { shared, _alive: Arc::new(alive) }
     }
+
+    /// One of an account in which nothing is stored: it connects to nothing, and nobody hands it anything over.
+    pub(in crate::store) fn idle(names: &Names, limits: PublisherLimits, rooms: Rooms) -> Self {
+        let known = (Horizons::default(), rooms);
+        let shared = Shared::new(String::new(), names, limits, ApiErrors::default(), known, false);
+        Self { shared, _alive: Arc::new(oneshot::channel().0) }
+    }
 }
 
 async fn run(shared: Arc<Shared>, connector: Connector, mut ended: oneshot::Receiver<()>) {
