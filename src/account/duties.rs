@@ -7,11 +7,9 @@ use crate::tasks::Errands;
 pub(in crate::account) struct Duties {
     /// What somebody has begun with who does not wait for it.
     pub(in crate::account) errands: Errands,
-    /// Copying messages of NATS.
-    pub(in crate::account) ingest: Errands,
     /// What waits for its time, or looks for what others have left: wills of sessions that are ours. Only an account that is retired
     /// waits for it, since our lease goes on.
     pub(in crate::account) waiting: Errands,
-    /// Keeping the backlog, and carrying what NATS clients put.
+    /// What the sidecar that leads does: keeping the backlog, carrying what NATS clients put, copying what they publish.
     pub(in crate::account) led: Errands,
 }

@@ -1,24 +1,51 @@
-//! What one sidecar of the account does at a time: whoever has the lead.
+//! What one sidecar does for all of the account: whoever has the lead. There is one lead for all of it, so that an account that is
+//! open costs one lease beside that of the process, and a refresh of it.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use crate::account::Account;
+use crate::store::{Candidacy, Store};
+
+/// What the lead is in.
+const NAME: &str = "duties";
+
+/// The lead, or the candidacy for it, which all have who do something with it. The last of them gives it up.
+#[derive(Clone, Debug)]
+pub(in crate::account) struct Lead(Arc<Candidacy>);
+
+impl Lead {
+    /// Stands for it.
+    pub(in crate::account) fn campaign(store: &Store) -> Self {
+        Self(Arc::new(store.nodes().campaign(NAME)))
+    }
+
+    /// The terms in which we lead.
+    pub(in crate::account) fn candidacy(&self) -> &Candidacy {
+        &self.0
+    }
+
+    /// One of those who have it needs it no more.
+    pub(in crate::account) async fn give_up(self) {
+        if let Some(candidacy) = Arc::into_inner(self.0) {
+            candidacy.resign().await;
+        }
+    }
+}
 
 impl Account {
-    /// Stands for the lead in `name`, and runs `work` in every term of ours, until the account closes. The work is dropped
-    /// when the lead is lost.
-    pub(in crate::account) async fn campaign<W: Future<Output = ()>>(
+    /// Runs `work` in every term in which we lead, until the account is left. The work is dropped when the lead is lost.
+    pub(in crate::account) async fn lead<W: Future<Output = ()>>(
         account: Weak<Self>,
+        lead: Lead,
         name: &str,
         work: impl Fn(u64) -> W,
     ) {
         let Some(strong) = account.upgrade() else { return };
-        let candidacy = strong.store.nodes().campaign(name);
-        let mut closing = strong.is_closing.subscribe();
+        let mut leaving = strong.is_leaving.subscribe();
         drop((strong, account));
-        let mut term = candidacy.term();
-        let is_over = async { closing.wait_for(|closing| *closing).await.map(|_| ()) };
-        let lead = async {
+        let mut term = lead.candidacy().term();
+        let is_over = async { leaving.wait_for(|leaving| *leaving).await.map(|_| ()) };
+        let led = async {
             loop {
                 let Ok(Some(number)) = term.wait_for(Option::is_some).await.map(|term| *term) else { return };
                 tracing::info!(term = number, "this sidecar keeps the {name}");
@@ -31,8 +58,8 @@ impl Account {
         };
         tokio::select! {
             _ = is_over => {}
-            () = lead => {}
+            () = led => {}
         }
-        candidacy.resign().await;
+        lead.give_up().await;
     }
 }

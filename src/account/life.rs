@@ -18,6 +18,7 @@ use std::time::Duration;
 use proto_map::ClosedTrees;
 
 use crate::account::control::Order;
+use crate::account::election::Lead;
 use crate::account::membership::Membership;
 use crate::account::ownership::versions;
 use crate::account::publish::size_refusals::HEADER_ROOM;
@@ -151,21 +152,20 @@ impl Account {
         let account = || Arc::downgrade(self);
         let tasks = self.tasks();
         tasks.spawn(Self::go_by_lease(account(), Arc::clone(&self.membership)));
-        let (backlog, puts, ingest) = (self.duties.led.begin(), self.duties.led.begin(), self.duties.ingest.begin());
-        let (of_backlog, of_puts, of_ingest) = (account(), account(), account());
-        tasks.spawn(async move {
-            Self::keep_backlog(of_backlog).await;
-            drop(backlog);
-        });
-        tasks.spawn(async move {
-            Self::carry_puts(of_puts).await;
-            drop(puts);
-        });
-        tasks.spawn(async move {
-            Self::keep_ingest(of_ingest).await;
-            drop(ingest);
-        });
+        let lead = Lead::campaign(&self.store);
+        self.begin_led(Self::keep_backlog(account(), lead.clone()));
+        self.begin_led(Self::carry_puts(account(), lead.clone()));
+        self.begin_led(Self::keep_ingest(account(), lead));
         tasks.spawn(warm_retained(self.store.retained().clone()));
+    }
+
+    /// Begins with something that whoever leads does. A drain waits for it.
+    fn begin_led(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let led = self.duties.led.begin();
+        self.tasks().spawn(async move {
+            work.await;
+            drop(led);
+        });
     }
 
     /// What only it knows is shown with its metrics for as long as it is there.
@@ -234,9 +234,8 @@ impl Account {
         // It gives up the lead, so that the others need not wait for its end; before the lease, so that a new leader can ask what
         // is left.
         self.is_leaving.send_replace(true);
-        let _ = tokio::time::timeout(LAST, self.duties.ingest.done()).await;
-        self.let_go().await;
         let _ = tokio::time::timeout(LAST, self.duties.led.done()).await;
+        self.let_go().await;
     }
 
     async fn let_clients_go(&self) {
@@ -268,13 +267,13 @@ impl Account {
         self.metrics.note(&self.vitals());
     }
 
-    /// Stands for the lead in copying messages of NATS, and does it while it leads, until a drain.
-    async fn keep_ingest(account: Weak<Self>) {
+    /// Copies messages of NATS while we lead, until a drain.
+    async fn keep_ingest(account: Weak<Self>, lead: Lead) {
         let Some(strong) = account.upgrade() else { return };
         let Some(ingest) = strong.ingest.clone() else { return };
         let leaving = strong.is_leaving.subscribe();
         drop(strong);
-        ingest.keep(leaving).await;
+        ingest.keep(lead, leaving).await;
     }
 }
 

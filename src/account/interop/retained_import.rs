@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::account::Account;
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::message::Expired;
+use crate::account::election::Lead;
 use crate::account::publish::convert;
 use crate::account::shared::tend_groups;
 use crate::metrics::DropReason;
@@ -56,9 +57,9 @@ struct UnderWay<'a> {
 }
 
 impl Account {
-    /// Stands for the lead in carrying what NATS clients put into the bucket of retained messages, and carries it while it
-    /// leads, until the account closes. Whoever does so looks after the consumers of shared subscriptions as well.
-    pub(crate) async fn carry_puts(account: Weak<Self>) {
+    /// Carries what NATS clients put into the bucket of retained messages while we lead, until the account is left. Whoever does so
+    /// looks after the consumers of shared subscriptions as well.
+    pub(in crate::account) async fn carry_puts(account: Weak<Self>, lead: Lead) {
         let carriers = account.clone();
         let work = |_| {
             let (carrier, tends) = (Box::pin(carry(carriers.clone())), Box::pin(tend_groups(carriers.clone())));
@@ -66,7 +67,7 @@ impl Account {
                 tokio::join!(carrier, tends);
             }
         };
-        Self::campaign(account, "retained", work).await;
+        Self::lead(account, lead, "retained", work).await;
     }
 
     /// Stores puts in the log, in their order. When this returns, all of them are there, but for those that cannot be.

@@ -31,6 +31,7 @@ use self::plan::{BacklogPlan, is_read};
 use self::sweeping::{Besides, sweep};
 use crate::account::Account;
 use crate::account::delivery::message::Message;
+use crate::account::election::Lead;
 use crate::account::publish::convert;
 use crate::metrics::DropReason;
 use crate::store::{BacklogPosition, LogEntry, LogInfo, ProgressRecord, PutError, Unavailable};
@@ -50,10 +51,10 @@ const SWEEP: Duration = Duration::from_secs(60);
 const SWEEP_IDLE: Duration = Duration::from_secs(600);
 
 impl Account {
-    /// Stands for the lead in keeping the backlog, and keeps it while it leads, until the account closes.
-    pub(crate) async fn keep_backlog(account: Weak<Self>) {
+    /// Keeps the backlog while we lead, until the account is left.
+    pub(in crate::account) async fn keep_backlog(account: Weak<Self>, lead: Lead) {
         let writers = account.clone();
-        Self::campaign(account, "backlog", |term| Box::pin(Writer::new(writers.clone(), term).run())).await;
+        Self::lead(account, lead, "backlog", |term| Box::pin(Writer::new(writers.clone(), term).run())).await;
     }
 
     /// Messages that the log does not have any more, from the backlog of a client, as far as they are there.

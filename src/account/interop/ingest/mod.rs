@@ -29,6 +29,7 @@ use self::standby::Standby;
 use self::subject_aggregator::{Change, SubjectAggregator};
 use self::terms::Terms;
 use crate::account::delivery::logs::{Logs, Owner};
+use crate::account::election::Lead;
 use crate::account::interop::durable_interest::{DurableInterest, WantsSink};
 use crate::account::publish::convert;
 use crate::account::requests::Requests;
@@ -277,9 +278,8 @@ impl Ingest {
         }
     }
 
-    /// Stands for the lead in copying messages of NATS, and does it while it leads, until we are `leaving`.
-    pub(crate) async fn keep(self: Arc<Self>, mut leaving: watch::Receiver<bool>) {
-        let candidacy = self.nodes.campaign("ingest");
+    /// Copies messages of NATS while we lead, until we are `leaving`.
+    pub(in crate::account) async fn keep(self: Arc<Self>, lead: Lead, mut leaving: watch::Receiver<bool>) {
         let is_over = async {
             let _ = leaving.wait_for(|leaving| *leaving).await;
             // What nobody else may have heard is stored first, by the leader or by us.
@@ -287,10 +287,10 @@ impl Ingest {
         };
         tokio::select! {
             _ = is_over => {}
-            () = take_turns(&self, &candidacy) => {}
+            () = take_turns(&self, lead.candidacy()) => {}
             () = self.store() => {}
         }
-        candidacy.resign().await;
+        lead.give_up().await;
     }
 
     /// Waits until nobody answers in the leader's place, and nobody says that it has come.
