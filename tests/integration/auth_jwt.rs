@@ -162,7 +162,7 @@ async fn who_gets_in_by_a_jwt_and_what_the_others_are_told() {
         (other_method, BadAuthenticationMethod, "method"),
         (Options::v5("garbage").password("light"), BadUserNameOrPassword, "jwt_malformed"),
         (Options::v311("garbage-3").password("light"), BadUserNameOrPassword, "jwt_malformed"),
-        (Options::v5("nothing"), NotAuthorized, "no_credentials"),
+        (Options::v5("nothing").anonymous(), NotAuthorized, "no_credentials"),
         (Options::v5("unknown").password(&unknown), NotAuthorized, "account_unknown"),
         (Options::v5("expired").password(&device("x", &json!({ "exp": now_s() })).0), NotAuthorized, "expired"),
     ] {

@@ -99,7 +99,7 @@ async fn users_of_nats_server_get_in_with_its_permissions_and_the_others_are_tol
     assert_eq!(lamp.publish(msg("dev/x", "1").qos(1)).await, NotAuthorized);
     assert_eq!(lamp.asks_for("cmd/#", 0).await, Success);
     assert_eq!(lamp.asks_for("other", 0).await, NotAuthorized);
-    let mut nobody = Client::connect(sidecar.mqtt_port, Options::v5("nobody")).await;
+    let mut nobody = Client::connect(sidecar.mqtt_port, Options::v5("nobody").anonymous()).await;
     assert_eq!(nobody.asks_for("cmd/a", 0).await, NotAuthorized);
     let log = sidecar.log();
     assert!(log.contains("may not publish to $SYS.REQ.USER.INFO") && log.contains("account=\"B\""), "{log}");

@@ -146,7 +146,7 @@ async fn tokens_let_devices_in_and_the_others_are_told_why_not() {
         assert!(step.is_empty() || refused >= 2.0, "{step}");
         assert!(!sidecar.log().contains(&token), "{step}");
     }
-    let mut options = Options::v5("by-method");
+    let mut options = Options::v5("by-method").anonymous();
     options.connect.properties.authentication_method = Some("OAUTH2-JWT".into());
     options.connect.properties.authentication_data = Some(key.token(&lamp()).as_bytes().into());
     let mut client = Client::open(sidecar.mqtt_port, options).await;

@@ -41,11 +41,12 @@ async fn a_client_is_told_about_from_connect_to_disconnect() {
     let mut events = Events::of(&world, &id).await;
     for is_present in [false, true] {
         let mut options = Options::v5(&id).durable(60).keep_alive(30);
-        options.connect.username = Some("device".into());
+        options.connect.username.get_or_insert("device".into());
+        let name = options.connect.username.as_ref().unwrap().to_string();
         let mut client = world.a.connect(options).await;
         let event = events.next().await;
         let names = ["type", "protocol", "username", "clean_start", "session_present", "session_expiry_s"];
-        let wanted = json!({ "type": "connect", "protocol": "5.0", "username": "device", "clean_start": false,
+        let wanted = json!({ "type": "connect", "protocol": "5.0", "username": name, "clean_start": false,
             "session_present": is_present, "session_expiry_s": 60 });
         assert_eq!(fields(&event, &names), wanted);
         assert_eq!(event["keep_alive_s"], 30);

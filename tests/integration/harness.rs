@@ -1,6 +1,9 @@
 //! What the tests are made of: processes that cannot outlive their test, and clients that wait with patience.
 //!
+//! `TEST_AUTH` says in which mode of authentication they run, see `auth`.
+//!
 //! # Layout
+//! - `auth`: who the devices are, in each mode
 //! - `process`, `ports`: child processes with their logs; ports to listen on
 //! - `nats`: a nats-server with JetStream, and a client of it; `nsc`: an operator's accounts and users, and the nats CLI
 //! - `sidecar`: nats-mqtt; `world`: a nats-server with two of them
@@ -8,6 +11,7 @@
 //! - `sessions`: persistent sessions; `cluster`: three nats-servers; `relay`: a network that is slow or broken
 //! - `foreign`: mosquitto's clients, paho and nats-py
 
+mod auth;
 pub(crate) mod cluster;
 mod connect;
 mod foreign;
@@ -28,6 +32,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+pub(crate) use auth::{accounts, credentials};
 pub(crate) use connect::Options;
 pub(crate) use foreign::{MosquittoSub, Worker, mosquitto_pub, python};
 pub(crate) use message::{Message, msg, shown};

@@ -4,6 +4,8 @@
 //! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, python3 with paho-mqtt, and
 //! libfaketime (`.tools/python` is looked at for both). Those about operators need nsc and the nats CLI, and say so when they are
 //! skipped without them.
+//!
+//! `TEST_AUTH=none|file|nats|jwt|oidc` runs them with that mode of authentication, which is none otherwise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when something is wrong")]
 #![allow(clippy::disallowed_methods, reason = "tests are on the machine of nats-server")]
@@ -51,6 +53,7 @@ mod limits_sessions;
 mod limits_subscriptions;
 mod log_restarted;
 mod logs;
+mod modes;
 mod nats_links;
 mod nats_server_mqtt;
 mod nsc;

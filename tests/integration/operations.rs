@@ -307,7 +307,8 @@ async fn embedded_starts_a_nats_server_keeps_its_data_and_stops_it() {
     let server = nats_server_program();
     let builder = SidecarBuilder::new("sidecar", &["--embedded", "--embedded-port", "0"])
         .set("EMBEDDED__SERVER", server.to_str().unwrap());
-    let mut sidecar = builder.start().await;
+    // The nats-server that it starts has no accounts.
+    let mut sidecar = builder.open().start().await;
     let first = embedded_port(&sidecar);
     let mut client = sidecar.v5("client").await;
     client.publish(msg("kept", "here").qos(1).retained()).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use mqtt_codec::{
     Ack, Packet, PacketId, PublishTopic, QoS, ReasonCode, Subscribe, SubscribeEntry, SubscriptionOptions, TopicFilter,
     Version,
@@ -97,10 +98,12 @@ async fn packets_that_come_with_connect_are_handled_in_order() {
         bytes.extend_from_slice(text.as_bytes());
         bytes
     };
-    let mut bytes = hex("10 0C 0004 'MQTT' 04 02 0000 0000");
+    let mut bytes = BytesMut::new();
+    let connect = Packet::Connect(Box::new(Options::v311("").connect));
+    mqtt_codec::encode(&connect, Version::V311, &mut bytes).unwrap();
     let body: Vec<u8> = [hex("0001"), text(&topic), hex("00")].concat();
     bytes.extend([0x82, u8::try_from(body.len()).unwrap()]);
-    bytes.extend(body);
+    bytes.extend(&body);
     let body: Vec<u8> = [text(&topic), hex("'early'")].concat();
     bytes.extend([0x30, u8::try_from(body.len()).unwrap()]);
     bytes.extend(&body);

@@ -1,7 +1,7 @@
 //! Bytes in, bytes out, and whether the connection goes on: what clients do that is odd, wrong, or old. What needs a
 //! second client is in `protocol`.
 
-use crate::harness::{Socket, World, hex};
+use crate::harness::{SidecarBuilder, Socket, World, credentials, hex};
 
 /// CONNECT with a clean session and the client id `w1`.
 const C31: &str = "10 10 0006 'MQIsdp' 03 02 0000 0002 'w1'";
@@ -139,8 +139,29 @@ const SUBSCRIBES: &[Case] = &[
     ("UNSUBSCRIBE without a filter", "<c311> A2 02 0003", OK, Closed),
 ];
 
+/// CONNECT of a client id, in hexadecimal, with user name and password where the tests run with authentication.
+fn introduced(connect: &str) -> String {
+    let Some((user, password)) = credentials() else { return connect.to_owned() };
+    let mut body = hex(connect).split_off(2);
+    let flags = 2 + usize::from(body[1]) + 1;
+    body[flags] |= 0xC0;
+    for text in [user, password] {
+        body.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+        body.extend_from_slice(text.as_bytes());
+    }
+    let mut length = Vec::new();
+    let mut rest = body.len();
+    while rest > 127 {
+        length.push((rest % 128) as u8 | 0x80);
+        rest /= 128;
+    }
+    length.push(rest as u8);
+    [&[0x10], &length[..], &body].concat().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
 fn bytes_of(text: &str) -> Vec<u8> {
-    hex(&text.replace("<c311>", C311).replace("<c31>", C31).replace("<c5>", C5))
+    let connects = [("<c311>", C311), ("<c31>", C31), ("<c5>", C5)];
+    hex(&connects.iter().fold(text.to_owned(), |text, (name, connect)| text.replace(name, &introduced(connect))))
 }
 
 /// Reads a CONNACK of MQTT 5 that accepts.
@@ -205,10 +226,14 @@ async fn play(port: u16, (_, send, expect, then): Case, piece: usize) -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_are_answered_as_the_tables_say_also_when_they_come_one_by_one() {
     let world = World::shared().await;
+    // What clients say of who they are is odd in these, too.
+    let open = SidecarBuilder::of(&world.nats, "open").open().start().await;
+    let tables = [(CONNECTS, &open), (PUBLISHES, &world.a), (SUBSCRIBES, &world.a)];
     let mut failed = Vec::new();
     for piece in [usize::MAX, 1] {
-        for case in [CONNECTS, PUBLISHES, SUBSCRIBES].into_iter().flatten() {
-            if let Err(why) = play(world.a.mqtt_port, *case, piece).await {
+        for (case, sidecar) in tables.iter().flat_map(|(cases, sidecar)| cases.iter().map(move |case| (case, sidecar)))
+        {
+            if let Err(why) = play(sidecar.mqtt_port, *case, piece).await {
                 let pieces = if piece == 1 { "byte by byte" } else { "at once" };
                 failed.push(format!("{}, {pieces}: {why}", case.0));
             }
@@ -226,7 +251,7 @@ async fn what_has_no_answer_is_acknowledged_at_once_so_that_the_next_packet_leav
     for (name, silent) in [("PUBACK", "40 02 0001"), ("PUBLISH", "30 03 0001 'n'")] {
         let mut socket = Socket::open_with_nagle(world.a.mqtt_port).await;
         // The tables have the other id.
-        socket.send(&hex(&C311.replace("w1", "w3"))).await;
+        socket.send(&hex(&introduced(&C311.replace("w1", "w3")))).await;
         assert_eq!(socket.read(4).await, hex(OK));
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
@@ -252,7 +277,7 @@ async fn a_disconnect_says_why_in_words_unless_the_client_wants_none() {
     ];
     for (connect, wants) in asks {
         let mut socket = Socket::open(world.a.mqtt_port).await;
-        socket.send(&[hex(connect), hex("30 04 0001 '#' 00")].concat()).await;
+        socket.send(&[hex(&introduced(connect)), hex("30 04 0001 '#' 00")].concat()).await;
         skip_connack(&mut socket).await.unwrap();
         let said = socket.read_to_end().await;
         if wants {

@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use mqtt_codec::{Connect, Version, Will};
 
-use super::Message;
+use super::{Message, credentials};
 
 /// A CONNECT, and how our side of the socket is.
 #[derive(Clone, Debug)]
@@ -20,9 +20,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// A clean session without keep alive and will.
+    /// A clean session without keep alive and will, of the user of the tests where they run with authentication.
     pub(crate) fn new(version: Version, id: &str) -> Self {
-        let connect = Connect::new(version, id);
+        let mut connect = Connect::new(version, id);
+        if let Some((user, password)) = credentials() {
+            connect.username = Some(user.into());
+            connect.password = Some(password.as_bytes().into());
+        }
         Self { connect, receive_buffer: None, from: Ipv4Addr::LOCALHOST, seed: None }
     }
 
@@ -34,6 +38,12 @@ impl Options {
         Self::new(Version::V311, id)
     }
 
+    /// Does not say who it is.
+    pub(crate) fn anonymous(mut self) -> Self {
+        (self.connect.username, self.connect.password) = (None, None);
+        self
+    }
+
     /// Gives this as its password.
     pub(crate) fn password(mut self, password: &str) -> Self {
         self.connect.username = Some("whoever".into());
@@ -42,11 +52,12 @@ impl Options {
     }
 
     /// Shows by `NATS-NKEY` that it has the key of what it names.
-    pub(crate) fn nkey(mut self, named: &str, seed: &str) -> Self {
-        self.connect.properties.authentication_method = Some("NATS-NKEY".into());
-        self.connect.properties.authentication_data = Some(named.as_bytes().into());
-        self.seed = Some(seed.to_owned());
-        self
+    pub(crate) fn nkey(self, named: &str, seed: &str) -> Self {
+        let mut options = self.anonymous();
+        options.connect.properties.authentication_method = Some("NATS-NKEY".into());
+        options.connect.properties.authentication_data = Some(named.as_bytes().into());
+        options.seed = Some(seed.to_owned());
+        options
     }
 
     pub(crate) fn keep_alive(mut self, seconds: u16) -> Self {

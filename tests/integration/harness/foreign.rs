@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Finished, PATIENCE, run};
+use super::{Finished, PATIENCE, credentials, run};
 
 /// A running `mosquitto_sub` that has its SUBACK.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ impl MosquittoSub {
         // -d tells when it is subscribed; stdbuf, because it keeps that back when it writes into a pipe.
         let mut child = tokio::process::Command::new("stdbuf")
             .args(["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &port.to_string(), "-d", "-v"])
+            .args(introduction())
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -53,11 +54,17 @@ impl MosquittoSub {
     }
 }
 
+/// How mosquitto's programs are told who they are.
+fn introduction() -> Vec<&'static str> {
+    credentials().map_or_else(Vec::new, |(user, password)| vec!["-u", user, "-P", password])
+}
+
 /// Runs `mosquitto_pub` with these arguments besides the address, and `stdin` as its input.
 pub(crate) async fn mosquitto_pub(port: u16, args: &[&str], stdin: String) -> Finished {
     use tokio::io::AsyncWriteExt;
     let mut child = tokio::process::Command::new("mosquitto_pub")
         .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(introduction())
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -90,6 +97,9 @@ fn script(name: &str, args: &[&str]) -> Command {
         .args(args)
         .env("PYTHONPATH", std::env::join_paths(paths).expect("paths without separators"))
         .env("PYTHONDONTWRITEBYTECODE", "1");
+    if let Some((user, password)) = credentials() {
+        command.env("TEST_USER", user).env("TEST_PASSWORD", password);
+    }
     command
 }
 

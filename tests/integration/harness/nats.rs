@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::ports::free_port;
 use super::process::Process;
-use super::{LOOK_AGAIN, PATIENCE};
+use super::{LOOK_AGAIN, PATIENCE, accounts};
 
 /// A nats-server. It can be killed and started again, on the same port and data.
 #[derive(Debug)]
@@ -66,8 +66,16 @@ impl NatsServer {
         // The log reserves 4 GiB, which is not written.
         let store = "jetstream { store_dir: data, max_file_store: 64GB, max_memory_store: 1GB }";
         let store = if jetstream { store } else { "" };
-        let text = format!("listen: \"127.0.0.1:{}\"\nserver_name: test\n{store}\n{more}\n", self.port);
+        let has_own = ["accounts", "authorization", "operator"].iter().any(|word| more.contains(word));
+        let users = if jetstream && !has_own { accounts() } else { "" };
+        let text = format!("listen: \"127.0.0.1:{}\"\nserver_name: test\n{store}\n{users}{more}\n", self.port);
         std::fs::write(self.dir.path().join("nats.conf"), text).expect("write the configuration");
+    }
+
+    /// Whether the devices of the tests are users of it, where they have to be.
+    pub(super) fn has_devices(&self) -> bool {
+        let text = std::fs::read_to_string(self.dir.path().join("nats.conf")).expect("the configuration");
+        text.contains(accounts())
     }
 
     /// SIGHUP: it reads its configuration again, and has done so when this returns.

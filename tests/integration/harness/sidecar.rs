@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::ports::free_port;
 use super::process::Process;
-use super::{Client, LOOK_AGAIN, NatsServer, Options, PATIENCE, eventually};
+use super::{Client, LOOK_AGAIN, NatsServer, Options, PATIENCE, auth, eventually};
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_nats-mqtt");
@@ -21,6 +21,8 @@ pub(crate) struct SidecarBuilder {
     name: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// In mode `none`, whatever the mode of the tests is.
+    is_open: bool,
 }
 
 /// A running sidecar. Started again it has the same ports.
@@ -38,12 +40,20 @@ pub(crate) struct Sidecar {
 impl SidecarBuilder {
     /// With these arguments besides those for the ports.
     pub(crate) fn new(name: &str, args: &[&str]) -> Self {
-        Self { name: name.to_owned(), args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: Vec::new() }
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self { name: name.to_owned(), args, env: Vec::new(), is_open: false }
     }
 
     /// For this nats-server.
     pub(crate) fn of(nats: &NatsServer, name: &str) -> Self {
-        Self::new(name, &["--nats", &nats.url()])
+        let builder = Self::new(name, &["--nats", &nats.url()]);
+        if nats.has_devices() { builder } else { builder.open() }
+    }
+
+    /// Lets everybody in, also where the tests run with authentication. Say why.
+    pub(crate) fn open(mut self) -> Self {
+        self.is_open = true;
+        self
     }
 
     /// Sets a key of the configuration: `MQTT__WINDOW`.
@@ -62,11 +72,32 @@ impl SidecarBuilder {
         self
     }
 
+    /// Asks who its clients are in the mode of the tests, unless it says itself who may connect.
+    fn guarded(mut self, dir: &Path) -> Self {
+        let is_named = |arg: &String| arg == "-c";
+        let own = self.args.iter().position(is_named).and_then(|at| self.args.get_mut(at + 1));
+        let text = own.as_ref().map(|file| std::fs::read_to_string(file).expect("its configuration"));
+        let text = text.unwrap_or_default();
+        let has_own = text.contains("[auth") || self.env.iter().any(|(key, _)| key.starts_with("NATS_MQTT__AUTH__"));
+        let Some(more) = (!self.is_open && !has_own).then(|| auth::configuration(dir)).flatten() else {
+            return self;
+        };
+        let file = dir.join("nats-mqtt.toml");
+        std::fs::write(&file, format!("{text}\n{more}")).expect("write the configuration");
+        let file = file.to_str().expect("a path in UTF-8").to_owned();
+        match own {
+            Some(own) => *own = file,
+            None => self.args.extend(["-c".to_owned(), file]),
+        }
+        self
+    }
+
     /// Starts it without waiting for anything.
     pub(crate) fn launch(self) -> Sidecar {
+        let dir = TempDir::with_prefix("nats-mqtt-").expect("a temporary directory");
         let mut sidecar = Sidecar {
-            dir: TempDir::with_prefix("nats-mqtt-").expect("a temporary directory"),
-            builder: self,
+            builder: self.guarded(dir.path()),
+            dir,
             mqtt_port: free_port(),
             ws_port: free_port(),
             admin_port: free_port(),

@@ -10,8 +10,11 @@ import time
 
 import paho.mqtt.client as mqtt
 
+from who import introduce
+
 port, path, filters, wanted = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="home-assistant", transport="websockets")
+introduce(client)
 client.ws_set_options(path=path)
 granted, topics = [], set()
 subscribed, complete = threading.Event(), threading.Event()

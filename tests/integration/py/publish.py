@@ -7,10 +7,13 @@ import sys
 
 import paho.mqtt.client as mqtt
 
+from who import introduce
+
 port, version, qos, topic, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5])
 protocol = {"5": mqtt.MQTTv5, "3.1.1": mqtt.MQTTv311, "3.1": mqtt.MQTTv31}[version]
 
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"paho-{topic.replace('/', '-')}", protocol=protocol)
+introduce(client)
 refused = []
 
 

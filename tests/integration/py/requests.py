@@ -17,6 +17,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from who import introduce
+
 port, url, prefix = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 count = int(sys.argv[4]) if len(sys.argv) > 4 else 3
 PATIENCE = 30
@@ -24,6 +26,7 @@ PATIENCE = 30
 
 def connected(name, filters, on_message):
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"{prefix}-{name}", protocol=mqtt.MQTTv5)
+    introduce(client)
     granted = []
     client.on_subscribe = lambda _client, _data, mid, codes, _properties: granted.append(mid)
     client.on_message = on_message

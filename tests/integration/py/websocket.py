@@ -8,12 +8,15 @@ import threading
 
 import paho.mqtt.client as mqtt
 
+from who import introduce
+
 port, path, version, qos, topic, size = int(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4]), sys.argv[5], int(sys.argv[6])
 protocol = {"5": mqtt.MQTTv5, "3.1.1": mqtt.MQTTv311}[version]
 
 client = mqtt.Client(
     mqtt.CallbackAPIVersion.VERSION2, client_id=f"ws-{topic.replace('/', '-')}", protocol=protocol, transport="websockets"
 )
+introduce(client)
 client.ws_set_options(path=path)
 payload = bytes(index % 251 for index in range(size))
 done = threading.Event()

@@ -17,7 +17,10 @@ def done(payload):
 def mqtt(port, client_id, topic_filter):
     from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 
+    from who import introduce
+
     client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTv5, manual_ack=True)
+    introduce(client)
 
     def connected(client, _userdata, _flags, _reason, _properties):
         client.subscribe(topic_filter, qos=1)
