@@ -126,7 +126,7 @@ impl Membership {
             };
             self.held.send_replace(None);
             if !is_lost {
-                return self.peers.release(lease).await;
+                return Box::pin(self.peers.release(lease)).await;
             }
         }
     }
