@@ -16,6 +16,7 @@ use super::api::{
 use super::error::OpenError;
 use super::growth::{SHORT_KEY, Short};
 use super::needs::Needs;
+use super::shortage::Shortage;
 
 /// How long JetStream may need to elect a leader when everything starts at once.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,16 +31,8 @@ const REPLICAS: u8 = 3;
 /// The oldest server that has all we use.
 const SERVER_MIN: (u32, u32) = (2, 12);
 
-/// JetStream error: replicas in a server that is not clustered.
-const REPLICAS_NOT_SUPPORTED: u32 = 10074;
-/// JetStream error: not enough servers for the replicas, or not enough that have room for them.
-const NO_SUITABLE_PEERS: u32 = 10005;
-/// What tells the second from the first, in its description.
-const NO_STORAGE: &str = "insufficient storage";
 /// JetStream errors that name a limit of account or server.
 const LIMITS: [u32; 7] = [10002, 10023, 10026, 10027, 10028, 10047, 10120];
-/// JetStream errors: what a stream would reserve (`max_bytes`) is more than account or server have left.
-const NO_ROOM: [u32; 2] = [10002, 10047];
 /// The least that a stream of ours may be limited to, bytes, where there is no room for what was configured.
 const BYTES_MIN: u64 = 64 << 20;
 
@@ -52,41 +45,6 @@ pub(crate) struct Assets {
     replicas: Option<u8>,
     /// The replicas that the cluster has servers for, as far as we know, so that not every stream waits to find out.
     servers: Arc<AtomicU8>,
-}
-
-/// What a refusal is to be answered with, where trying the same again does not help.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Shortage {
-    /// The server is not clustered.
-    Alone,
-    /// The cluster has fewer servers than replicas were asked for.
-    Servers,
-    /// Its servers are enough, and have too little room.
-    PeerRoom,
-    /// Account or server have too little room.
-    Room,
-}
-
-impl Shortage {
-    fn of(failure: &ApiFailure) -> Option<Self> {
-        match failure.code() {
-            REPLICAS_NOT_SUPPORTED => Some(Self::Alone),
-            NO_SUITABLE_PEERS if failure.to_string().contains(NO_STORAGE) => Some(Self::PeerRoom),
-            NO_SUITABLE_PEERS => Some(Self::Servers),
-            code if NO_ROOM.contains(&code) => Some(Self::Room),
-            _ => None,
-        }
-    }
-
-    /// Whether account or servers have too little room.
-    pub(super) fn is_of_room(failure: &ApiFailure) -> bool {
-        matches!(Self::of(failure), Some(Self::Room | Self::PeerRoom))
-    }
-
-    /// Whether it may pass: a server of the cluster is late, or has not told the others yet what room it has.
-    fn may_pass(&self) -> bool {
-        matches!(self, Self::Servers | Self::PeerRoom)
-    }
 }
 
 impl Assets {

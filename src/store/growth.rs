@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::account_room::AccountRoom;
 use super::api::{Api, ApiFailure};
-use super::assets::Shortage;
 use super::found_stream::FoundStream;
+use super::shortage::Shortage;
 
 /// Key of the metadata, see [`Short`].
 pub(super) const SHORT_KEY: &str = "nats-mqtt.short";

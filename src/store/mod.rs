@@ -6,7 +6,8 @@
 //! # Layout
 //! - `probe`: a look at an account; `connection`, `credentials`, `options`: six connections and who we are on them
 //! - `absent`, `without_jetstream`: an account without JetStream
-//! - `specs`, `assets`: the streams that must exist; `api`: raw JetStream requests; `ack`: the two replies read for every message
+//! - `specs`, `assets`, `shortage`: the streams that must exist, and what there is no room for
+//! - `api`: raw JetStream requests; `ack`: the two replies read for every message
 //! - `streams`: which streams there are; `clock`: the server's time
 //! - `permissions`: what the NATS user has to be allowed
 //! - `publisher`: pipelined puts with one subscription for their acknowledgements
@@ -69,6 +70,7 @@ mod rooms;
 mod session_store;
 mod sessions;
 mod share;
+mod shortage;
 mod specs;
 mod streams;
 mod time;
