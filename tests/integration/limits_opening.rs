@@ -41,6 +41,8 @@ async fn a_crowd_with_large_wills_has_a_limit_and_delays_nobody_else() {
     let server = NatsServer::start();
     let sidecar = SidecarBuilder::of(&server, "sidecar").set("MQTT__MAX_OPENING_SIZE", &SIZE.to_string()).start().await;
     let port = sidecar.mqtt_port;
+    // Mode `nats` lets in only whom it knows, when it cannot ask.
+    sidecar.v5("known").await.goodbye().await;
     // Nothing is written until everybody is there.
     server.pause();
     let mut crowd = JoinSet::new();

@@ -27,6 +27,8 @@ async fn a_connect_is_accepted_only_when_its_will_is_known_to_others() {
     let mut nats = NatsServer::start();
     let a = Sidecar::start(&nats, "sidecar a").await;
     let will = |options: Options, qos| options.will(msg("will/x", "gone").qos(qos));
+    // Mode `nats` lets in only whom it knows.
+    a.v5("known").await.goodbye().await;
     nats.kill();
     eventually("the sidecar notices", async || a.answers("/readyz", 503).await).await;
     let [v5, v311, none] = [will(Options::v5("v5"), 0), will(Options::v311("v311"), 1), Options::v5("none")];
