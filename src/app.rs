@@ -120,9 +120,11 @@ impl Process {
 pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     let process = Process::start(&config).await?;
-    let authenticator = auth::authenticator(&config, options::nats_ways(&config)?, &process.metrics)?;
-    let authenticator: Arc<dyn Authenticator> = Arc::new(authenticator);
-    let spec = ways::knowing_users(account_spec(&config)?, &authenticator);
+    let (mut spec, ways) = (account_spec(&config)?, options::nats_ways(&config)?);
+    // The same user of ours on the same servers.
+    spec.store.nats.outage = ways.home.outage.clone();
+    let authenticator: Arc<dyn Authenticator> = Arc::new(auth::authenticator(&config, ways, &process.metrics)?);
+    let spec = ways::knowing_users(spec, &authenticator);
     let opening = Box::pin(Account::open(spec, &process.metrics));
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&home);

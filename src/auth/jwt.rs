@@ -89,7 +89,8 @@ impl JwtUsers {
         let known = Arc::<Known>::default();
         let has_accounts = config.resolver == ResolverConfig::System;
         let system = config.system_creds.clone().map(|creds| {
-            System::new(NatsOptions { credentials: store::Credentials::CredsFile(creds), ..nats }, has_accounts)
+            let credentials = store::Credentials::CredsFile(creds);
+            System::new(NatsOptions { credentials, outage: store::Outage::default(), ..nats }, has_accounts)
         });
         let files = match &config.resolver {
             ResolverConfig::System => None,

@@ -5,7 +5,6 @@
 //! connection is an *epoch* ([`Epoch`]): it never reconnects, and its successor starts with what is unacknowledged, before
 //! anybody can hand over anything newer. See `publisher`.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use super::clock::ServerClock;
 use super::credentials::Authenticator;
 use super::error::OpenError;
 use super::options::NatsOptions;
+use super::outage::Outage;
 pub(crate) use crate::nats::LinkState;
 use crate::nats::{
     ABANDONED, Client, ConnectError, Event, LinkCounts, LinkOptions, OnFull, QueueLimits, ServerUrl, TlsFiles,
@@ -145,7 +145,7 @@ impl Connector {
         let (errors, counts, clock) = (ApiErrors::default(), LinkCounts::default(), ServerClock::default());
         let (options, servers, authenticator) = (Arc::new(options), Arc::new(servers), Arc::new(authenticator));
         let (outage, tasks, last_words, links) =
-            (Outage::default(), Tasks::default(), Tasks::default(), Tasks::default());
+            (options.outage.clone(), Tasks::default(), Tasks::default(), Tasks::default());
         Ok(Self {
             options,
             servers,
@@ -207,7 +207,7 @@ impl Connector {
         let started = Instant::now();
         let mut logged = None::<Instant>;
         let violation = Arc::new(Mutex::new(None));
-        let (seen, notes) = (Arc::clone(&violation), self.outage.notes(role.name));
+        let (seen, notes) = (Arc::clone(&violation), Notes::new(role.name, &self.outage));
         let options = self.link_options(role, true, move |event| {
             if let Some(text) = notes.note(&event) {
                 *seen.lock() = Some(text);
@@ -259,7 +259,7 @@ impl Connector {
     /// One attempt at an epoch; the caller decides when to try again.
     pub(crate) async fn epoch(&self, role: Role) -> Result<Epoch, ConnectError> {
         let (denied_tx, denied) = mpsc::channel(DENIED_MAX);
-        let notes = self.outage.notes(role.name);
+        let notes = Notes::new(role.name, &self.outage);
         let options = self.link_options(role, false, move |event| {
             if let Some(text) = notes.note(&event)
                 && let Some(subject) = denied_publish(&text)
@@ -313,39 +313,6 @@ impl Connector {
     }
 }
 
-/// Which connections are lost: an outage is said once when it begins and once when it is over, however many there are.
-#[derive(Clone, Debug, Default)]
-struct Outage(Arc<Mutex<Lost>>);
-
-#[derive(Debug, Default)]
-struct Lost {
-    names: BTreeSet<&'static str>,
-    since: Option<Instant>,
-}
-
-impl Outage {
-    /// Of the connection with this name.
-    fn notes(&self, name: &'static str) -> Notes {
-        Notes { name, outage: self.clone() }
-    }
-
-    /// Returns whether it is the first one.
-    fn begins(&self, name: &'static str) -> bool {
-        let mut lost = self.0.lock();
-        let is_first = lost.since.is_none();
-        lost.names.insert(name);
-        lost.since.get_or_insert_with(Instant::now);
-        is_first
-    }
-
-    /// Returns for how long something was lost, when nothing is any more.
-    fn ends(&self, name: &'static str) -> Option<Duration> {
-        let mut lost = self.0.lock();
-        lost.names.remove(name);
-        if lost.names.is_empty() { lost.since.take().map(|since| since.elapsed()) } else { None }
-    }
-}
-
 /// What is said in the log about one connection.
 struct Notes {
     name: &'static str,
@@ -353,6 +320,11 @@ struct Notes {
 }
 
 impl Notes {
+    /// About the connection with this name.
+    fn new(name: &'static str, outage: &Outage) -> Self {
+        Self { name, outage: outage.clone() }
+    }
+
     /// Logs an event; returns the text of a permission violation.
     fn note(&self, event: &Event<'_>) -> Option<String> {
         let name = self.name;
@@ -404,20 +376,7 @@ fn without_password(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outage, denied_publish, without_password};
-
-    #[test]
-    fn an_outage_begins_with_the_first_connection_and_ends_with_the_last() {
-        let outage = Outage::default();
-        assert_eq!(outage.ends("core"), None, "it was connected for the first time");
-        assert!(outage.begins("core"));
-        assert!(!outage.begins("publish"));
-        assert!(!outage.begins("core"));
-        assert_eq!(outage.ends("core"), None);
-        assert!(outage.ends("publish").is_some());
-        assert_eq!(outage.ends("publish"), None);
-        assert!(outage.begins("tail"), "another one");
-    }
+    use super::{denied_publish, without_password};
 
     #[test]
     fn the_subject_of_a_refused_publish_is_found() {

@@ -4,7 +4,8 @@
 //! [`Peers`]. `jetstream`: the three over what follows.
 //!
 //! # Layout
-//! - `probe`: a look at an account; `connection`, `credentials`, `options`: six connections and who we are on them
+//! - `probe`: a look at an account; `connection`, `credentials`, `options`: six connections and who we are on them; `outage`: when
+//!   they are lost
 //! - `absent`, `without_jetstream`: an account without JetStream
 //! - `specs`, `assets`, `shortage`: the streams that must exist, and what there is no room for
 //! - `api`: raw JetStream requests; `ack`: the two replies read for every message
@@ -58,6 +59,7 @@ mod message_log;
 mod needs;
 mod nodes;
 mod options;
+mod outage;
 mod peers;
 mod permissions;
 mod probe;
@@ -118,6 +120,7 @@ pub use self::options::{
     AssetOptions, CoreLimits, Credentials, Identity, IdentityAnswer, NatsOptions, PublisherLimits, StoreOptions,
     TlsOptions,
 };
+pub use self::outage::Outage;
 pub use self::peers::Peers;
 pub use self::probe::{Probed, probe};
 pub use self::publisher::{Permit, Publisher, Put, PutGuard, PutTarget, Stored, StoredSink};

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use proto_map::{Names, SpecOptions, StreamSpec};
 
+use super::outage::Outage;
+
 /// Everything that [`Store::open`](crate::store::Store::open) needs.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
@@ -50,6 +52,8 @@ pub struct NatsOptions {
     pub inbox_prefix: String,
     /// Stay with the servers in `urls`, ignoring the ones that a cluster announces.
     pub ignore_discovered_servers: bool,
+    /// What is said of it when connections are lost; a copy of these options shares it.
+    pub outage: Outage,
 }
 
 impl Default for NatsOptions {
@@ -61,6 +65,7 @@ impl Default for NatsOptions {
             name: "nats-mqtt".to_owned(),
             inbox_prefix: "_INBOX".to_owned(),
             ignore_discovered_servers: false,
+            outage: Outage::default(),
         }
     }
 }
