@@ -144,9 +144,9 @@ async fn a_qos_2_publish_repeated_with_its_packet_id_is_delivered_once() {
 async fn a_client_that_is_silent_for_one_and_a_half_keep_alives_is_disconnected() {
     let world = World::shared().await;
     let mut pinging = world.a.connect(Options::v5(&unique("pinging")).keep_alive(2)).await;
+    let since = Instant::now();
     let mut silent = world.a.connect(Options::v5(&unique("silent")).keep_alive(1)).await;
     let mut old = world.a.connect(Options::v311(&unique("old")).keep_alive(1)).await;
-    let since = Instant::now();
     let pings = tokio::spawn(async move {
         // Longer than it may be silent.
         for _ in 0..8 {
