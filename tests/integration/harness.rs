@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub(crate) use auth::{accounts, credentials};
+pub(crate) use auth::{accounts, credentials, credentials_of};
 pub(crate) use connect::Options;
 pub(crate) use foreign::{MosquittoSub, Worker, mosquitto_pub, python};
 pub(crate) use message::{Message, msg, shown};

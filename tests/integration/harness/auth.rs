@@ -30,6 +30,9 @@ const AUDIENCE: &str = "mqtt";
 /// What we share with the identity provider.
 const SECRET: &[u8] = b"a secret of the tests, which is long enough";
 
+/// Longest client id that is the name of a user.
+const NAME_MAX: usize = 200;
+
 /// When tokens of the identity provider end: later than any clock of a test shows.
 const EXPIRES_S: u64 = 4_000_000_000;
 
@@ -54,10 +57,19 @@ static MODE: LazyLock<Mode> = LazyLock::new(|| match std::env::var("TEST_AUTH").
 /// An operator, its account and the user in it. None of it ends, and whatever a clock of a test shows, it was issued before.
 static OPERATOR: LazyLock<World> = LazyLock::new(|| World::new().over_user(&json!({ "name": USER })));
 
-/// User name and password of a client that does not say itself who it is.
+/// User name and password of a client that does not say itself who it is. In mode `oidc` it is a user of its own, as devices are,
+/// unless its id cannot be the name of one.
+pub(crate) fn credentials_of(client_id: &str) -> Option<(&'static str, String)> {
+    let (user, password) = credentials()?;
+    let is_name = (1..=NAME_MAX).contains(&client_id.len()) && !client_id.contains(char::is_control);
+    let is_own = *MODE == Mode::Oidc && is_name;
+    Some((user, if is_own { token(client_id) } else { password.to_owned() }))
+}
+
+/// User name and password of one that others have written.
 pub(crate) fn credentials() -> Option<(&'static str, &'static str)> {
     static JWT: LazyLock<String> = LazyLock::new(|| OPERATOR.user_jwt());
-    static TOKEN: LazyLock<String> = LazyLock::new(token);
+    static TOKEN: LazyLock<String> = LazyLock::new(|| token(USER));
     let password = match *MODE {
         Mode::None => return None,
         Mode::File | Mode::Nats => PASSWORD,
@@ -107,9 +119,9 @@ pub(crate) fn configuration(dir: &Path) -> Option<String> {
     })
 }
 
-/// A token of the identity provider.
-fn token() -> String {
-    let claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": EXPIRES_S, "sub": USER, "groups": ["devices"] });
+/// A token of the identity provider for a user.
+fn token(user: &str) -> String {
+    let claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": EXPIRES_S, "sub": user, "groups": ["devices"] });
     let [header, claims] = [json!({ "alg": "HS256" }), claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
     let signed = format!("{header}.{claims}");
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), signed.as_bytes());

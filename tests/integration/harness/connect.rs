@@ -5,7 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use mqtt_codec::{Connect, Version, Will};
 
-use super::{Message, credentials};
+use super::{Message, credentials_of};
 
 /// A CONNECT, and how our side of the socket is.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl Options {
     /// A clean session without keep alive and will, of the user of the tests where they run with authentication.
     pub(crate) fn new(version: Version, id: &str) -> Self {
         let mut connect = Connect::new(version, id);
-        if let Some((user, password)) = credentials() {
+        if let Some((user, password)) = credentials_of(id) {
             connect.username = Some(user.into());
             connect.password = Some(password.as_bytes().into());
         }
