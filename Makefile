@@ -19,6 +19,12 @@ CARGO_FLAGS ?=
 # Options for the tests: make test TEST_ARGS="-p proto-map"
 TEST_ARGS ?= --workspace
 
+# Modes of authentication that some of the integration tests run in besides `none`: make test-modes MODES=jwt
+MODES ?= file nats jwt oidc
+MODE_TESTS ?= modes protocol wire sessions wills wills_outage retained shared requests events rights logs
+# Modules that are left out though their names contain one of those.
+MODE_SKIPPED := store store_sessions shared_logs limits_sessions limits_retained
+
 TOOLS := .tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/nats-mqtt
@@ -38,8 +44,16 @@ run: $(TOOLS)/server.stamp ## Build, then serve MQTT on 1883 and 8083 with a nat
 	@exec $(BINARY) --embedded $(ARGS)
 
 .PHONY: test
-test: tools ## Run every test: unit, property, and integration against a real nats-server
+test: tools ## Run every test: unit, property, and integration against a real nats-server, some in every mode
 	cargo test $(CARGO_FLAGS) $(TEST_ARGS)
+	@$(if $(filter --workspace,$(TEST_ARGS)),$(MAKE) --no-print-directory test-modes)
+
+.PHONY: test-modes
+test-modes: tools ## Run integration tests in the other modes of authentication
+	@set -e; for mode in $(MODES); do \
+	    echo "TEST_AUTH=$$mode"; \
+	    TEST_AUTH=$$mode cargo test $(CARGO_FLAGS) --test integration -- $(MODE_TESTS:%=%::) $(MODE_SKIPPED:%=--skip %::); \
+	done
 
 .PHONY: ci
 ci: ## What has to pass before a change lands: format, lints, docs, tests
