@@ -36,6 +36,7 @@ pub(crate) struct Files {
 }
 
 impl Operator {
+    #[expect(clippy::disallowed_methods, reason = "when a JWT was issued is by the clock of whoever issues it")]
     pub(crate) fn new() -> Result<Self, String> {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let [account, system] = [KeyPair::new_account(), KeyPair::new_account()];

@@ -1,36 +1,9 @@
-//! What one sidecar does for all of the account: whoever has the lead. There is one lead for all of it, so that an account that is
-//! open costs one lease beside that of the process, and a refresh of it.
+//! What one sidecar does for all of the account: whoever has the lead.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use crate::account::Account;
-use crate::store::{Candidacy, Store};
-
-/// What the lead is in.
-const NAME: &str = "duties";
-
-/// The lead, or the candidacy for it, which all have who do something with it. The last of them gives it up.
-#[derive(Clone, Debug)]
-pub(in crate::account) struct Lead(Arc<Candidacy>);
-
-impl Lead {
-    /// Stands for it.
-    pub(in crate::account) fn campaign(store: &Store) -> Self {
-        Self(Arc::new(store.nodes().campaign(NAME)))
-    }
-
-    /// The terms in which we lead.
-    pub(in crate::account) fn candidacy(&self) -> &Candidacy {
-        &self.0
-    }
-
-    /// One of those who have it needs it no more.
-    pub(in crate::account) async fn give_up(self) {
-        if let Some(candidacy) = Arc::into_inner(self.0) {
-            candidacy.resign().await;
-        }
-    }
-}
+use crate::account::lead::Lead;
 
 impl Account {
     /// Runs `work` in every term in which we lead, until the account is left. The work is dropped when the lead is lost.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use proto_map::ClosedTrees;
 
 use crate::account::control::Order;
-use crate::account::election::Lead;
+use crate::account::lead::Lead;
 use crate::account::membership::Membership;
 use crate::account::ownership::versions;
 use crate::account::publish::size_refusals::HEADER_ROOM;

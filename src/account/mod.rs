@@ -10,7 +10,7 @@
 //! - `shared`: shared subscriptions; `requests`: request and reply between MQTT and NATS
 //! - `interop`: what NATS clients do that concerns sessions
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
-//! - `membership`: our lease among the sidecars; `election`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
+//! - `membership`: our lease among the sidecars; `election`, `lead`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
 //! - `publishers`: who is asked what users may do that are away
 //! - `quotas`: how much a client may have; `census`: how many sessions there are; `vitals`: how all of this is, for metrics
 //!
@@ -27,6 +27,7 @@ mod duties;
 mod election;
 mod events;
 mod interop;
+mod lead;
 mod life;
 mod membership;
 mod ownership;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::account::Account;
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::message::Expired;
-use crate::account::election::Lead;
+use crate::account::lead::Lead;
 use crate::account::publish::convert;
 use crate::account::shared::tend_groups;
 use crate::metrics::DropReason;

@@ -31,7 +31,7 @@ use self::plan::{BacklogPlan, is_read};
 use self::sweeping::{Besides, sweep};
 use crate::account::Account;
 use crate::account::delivery::message::Message;
-use crate::account::election::Lead;
+use crate::account::lead::Lead;
 use crate::account::publish::convert;
 use crate::metrics::DropReason;
 use crate::store::{BacklogPosition, LogEntry, LogInfo, ProgressRecord, PutError, Unavailable};

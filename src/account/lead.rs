@@ -1,0 +1,32 @@
+//! The lead in all that one sidecar does for an account. There is one for all of it, so that an account that is open costs one lease
+//! beside that of the process, and a refresh of it.
+
+use std::sync::Arc;
+
+use crate::store::{Candidacy, Store};
+
+/// What the lead is in.
+const NAME: &str = "duties";
+
+/// The lead, or the candidacy for it, which all have who do something with it. The last of them gives it up.
+#[derive(Clone, Debug)]
+pub(in crate::account) struct Lead(Arc<Candidacy>);
+
+impl Lead {
+    /// Stands for it.
+    pub(in crate::account) fn campaign(store: &Store) -> Self {
+        Self(Arc::new(store.nodes().campaign(NAME)))
+    }
+
+    /// The terms in which we lead.
+    pub(in crate::account) fn candidacy(&self) -> &Candidacy {
+        &self.0
+    }
+
+    /// One of those who have it needs it no more.
+    pub(in crate::account) async fn give_up(self) {
+        if let Some(candidacy) = Arc::into_inner(self.0) {
+            candidacy.resign().await;
+        }
+    }
+}
