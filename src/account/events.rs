@@ -47,9 +47,12 @@ pub(crate) struct Connect {
     pub(crate) listener: String,
     /// Version of MQTT.
     pub(crate) protocol: &'static str,
-    /// User name, if it gave one.
+    /// User name, if it gave one; nobody may have looked at it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) username: Option<String>,
+    /// Who it has proven to be: the user's name, or its NKey. `None` in mode `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
     /// It asked for a new session.
     pub(crate) clean_start: bool,
     /// Its session was there before.

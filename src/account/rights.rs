@@ -76,10 +76,14 @@ impl Rights {
         Arc::clone(&self.principal.read())
     }
 
+    /// Who it is: the name of its user, or the NKey of one without a name; `None` where nobody has to say.
+    pub(crate) fn user(&self) -> Option<String> {
+        Some(self.principal.read().user.owner().to_owned()).filter(|user| !user.is_empty())
+    }
+
     /// The user that its sessions belong to; `None` when they are the account's.
     pub(crate) fn owner(&self) -> Option<String> {
-        let principal = self.principal.read();
-        Some(principal.user.owner().to_owned()).filter(|owner| !owner.is_empty() && !self.options.shares_sessions)
+        self.user().filter(|_| !self.options.shares_sessions)
     }
 
     /// Whether a session of that owner may become this client's, and the other way round: one that is the account's is

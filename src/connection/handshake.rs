@@ -345,6 +345,7 @@ pub(super) fn tell_connected(
             listener: peer.listener.to_string(),
             protocol: protocol(connect.version),
             username: connect.username.as_ref().map(ToString::to_string),
+            user: attached.control.inbox().rights.user(),
             clean_start: connect.clean_start,
             session_present: attached.is_present,
             session_expiry_s: negotiated.parameters.session_expiry_s,

@@ -344,6 +344,17 @@ async fn the_limits_of_a_user_hold() {
     assert_eq!(lamp.closed().await, Some(ReasonCode::PacketTooLarge));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_event_of_a_connect_names_whoever_was_proven() {
+    let site = Site::start().await;
+    let home = async_nats::ConnectOptions::with_credentials_file(site.dir.path().join("home.creds")).await.unwrap();
+    let mut events = Watch::new(&home.connect(site.nats.url()).await.unwrap(), "$NMQ.event.connect.*").await;
+    let (jwt, _) = device("lamp", &json!({}));
+    let _lamp = site.sidecar.connect(Options::v5("c").password(&jwt)).await;
+    let event: Value = serde_json::from_slice(&events.next().await.payload).unwrap();
+    assert_eq!((&event["username"], &event["user"]), (&json!("whoever"), &json!("lamp")));
+}
+
 /// What a CONNECT over WebSocket is answered.
 async fn answer_over_websocket(sidecar: &Sidecar, options: Options) -> u8 {
     let mut socket = Socket::open_websocket(sidecar.ws_port).await;
