@@ -16,8 +16,7 @@ pub fn ready(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) {
 pub fn ready_line(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) -> String {
     let mut parts = Vec::new();
     for (protocol, title) in [(Protocol::Mqtt, "MQTT on"), (Protocol::Ws, "WebSocket on")] {
-        let addrs: Vec<String> =
-            bound.iter().filter(|bound| bound.protocol == protocol).map(|bound| bound.addr.to_string()).collect();
+        let addrs: Vec<String> = bound.iter().filter(|bound| bound.protocol == protocol).map(address).collect();
         if !addrs.is_empty() {
             parts.push(format!("{title} {}", addrs.join(" and ")));
         }
@@ -28,6 +27,10 @@ pub fn ready_line(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) -
         parts.push(format!("admin on http://{addr}"));
     }
     format!("ready: {}", parts.join(", "))
+}
+
+fn address(bound: &Bound) -> String {
+    format!("{}{}", bound.addr, if bound.is_tls { " with TLS" } else { "" })
 }
 
 fn without_credentials(url: &str) -> String {
@@ -42,17 +45,22 @@ mod tests {
 
     #[test]
     fn the_line_names_every_address_and_no_password() {
-        let bound =
-            |name: &str, protocol, addr: &str| Bound { name: name.into(), protocol, addr: addr.parse().unwrap() };
+        let bound = |name: &str, protocol, addr: &str| Bound {
+            name: name.into(),
+            protocol,
+            is_tls: name == "wss",
+            addr: addr.parse().unwrap(),
+        };
         let listeners = [
             bound("tcp", Protocol::Mqtt, "127.0.0.1:1883"),
             bound("lan", Protocol::Mqtt, "127.0.0.1:1884"),
             bound("ws", Protocol::Ws, "[::1]:8083"),
+            bound("wss", Protocol::Ws, "[::1]:8084"),
         ];
         let nats = ["nats://u:p@ss@127.0.0.1:4222".to_owned(), "b:4222".to_owned()];
         assert_eq!(
             ready_line(&listeners, &nats, Some("127.0.0.1:8228".parse().unwrap())),
-            "ready: MQTT on 127.0.0.1:1883 and 127.0.0.1:1884, WebSocket on [::1]:8083, \
+            "ready: MQTT on 127.0.0.1:1883 and 127.0.0.1:1884, WebSocket on [::1]:8083 and [::1]:8084 with TLS, \
              NATS at nats://127.0.0.1:4222 and b:4222, admin on http://127.0.0.1:8228"
         );
         assert_eq!(ready_line(&[], &nats[1..], None), "ready: NATS at b:4222");

@@ -70,7 +70,8 @@ impl AppError {
         match self {
             Self::Nats(error) => error.is_configuration(),
             Self::Names(_) => true,
-            Self::Listener(_) | Self::Admin(_) => false,
+            Self::Listener(error) => error.is_configuration(),
+            Self::Admin(_) => false,
         }
     }
 }
@@ -119,6 +120,8 @@ impl Process {
 /// A listener cannot be opened, or NATS cannot be used as it is.
 pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
+    // What is wrong with them is told at once, also when NATS is not there yet.
+    listener::check(&config)?;
     let process = Process::start(&config).await?;
     let (mut spec, ways) = (account_spec(&config)?, options::nats_ways(&config)?);
     // The same user of ours on the same servers.

@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `accounts`, `listeners`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones
+//! - `nats`, `accounts`, `listeners`, `listener_tls`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones
 //!   are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `error`: what is wrong, and where.
@@ -17,6 +17,7 @@ mod de;
 mod error;
 mod jetstream;
 mod jwt;
+mod listener_tls;
 mod listeners;
 mod load;
 mod mqtt;
@@ -37,6 +38,7 @@ pub use auth::{AuthConfig, AuthMode, CertificateUse, ListenerAuthConfig, Session
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
+pub use listener_tls::ListenerTlsConfig;
 pub use listeners::{ListenerAuth, ListenersConfig, TcpListenerConfig, WsListenerConfig};
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};

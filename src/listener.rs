@@ -5,21 +5,25 @@
 //! - `opening`: all of them, as configured.
 //! - `socket`: binding, and the options of sockets.
 //! - `accept`: the loop that takes connections, and its limits; `places`: those of addresses.
+//! - `tls`: TLS, where a listener has it; `stream`: a socket with it or without.
 //! - `upgrade`: the HTTP side of WebSocket; `ws_frame`, `ws_stream`: its frames as a byte stream.
+//! - `peer`: who is at the end of a stream.
 //! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
 
 mod accept;
 mod foreign;
 mod opening;
+mod peer;
 mod places;
 mod socket;
+mod stream;
+mod tls;
 mod upgrade;
 mod ws_frame;
 mod ws_stream;
 
-use std::{fmt, future::Future, net::SocketAddr, sync::Arc};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 
-use mqtt_access::Certificate;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -29,14 +33,18 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 pub use foreign::Foreign;
-pub use opening::spawn;
+pub use opening::{check, spawn};
+pub use peer::{Peer, Protocol};
 pub use places::Handshake;
 use places::Taken;
+pub use tls::{TlsError, TlsFileError};
 pub use ws_stream::WsStream;
 
 use crate::config::BindAddr;
 use socket::Prompt;
 pub(crate) use socket::listen;
+use stream::Stream;
+use tls::Tls;
 use upgrade::Upgrade;
 
 /// What is done with a connection. One value serves all listeners; it is cloned for each connection.
@@ -50,57 +58,6 @@ pub trait Serve: Clone + Send + Sync + 'static {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 }
 
-/// Who is at the other end.
-#[derive(Debug)]
-pub struct Peer {
-    /// Address of the peer, for the log field `remote`.
-    pub addr: SocketAddr,
-    /// Name of the listener, for the log field `listener`.
-    pub listener: Arc<str>,
-    /// What the listener speaks, for the log field `protocol`.
-    pub protocol: Protocol,
-    /// Its place in the order in which connections were taken, of all listeners.
-    pub place: u64,
-    /// This connection's place among those that have not completed CONNECT.
-    pub handshake: Handshake,
-    /// The certificate that it has shown, verified.
-    pub certificate: Option<Box<Certificate>>,
-}
-
-impl Peer {
-    /// One that nobody waits behind and that has shown no certificate.
-    #[must_use]
-    pub fn new(addr: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Self {
-        Self { addr, listener, protocol, place: 0, handshake: Handshake::default(), certificate: None }
-    }
-}
-
-/// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// MQTT on the stream itself.
-    Mqtt,
-    /// MQTT in WebSocket frames.
-    Ws,
-}
-
-impl Protocol {
-    /// `mqtt` or `ws`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mqtt => "mqtt",
-            Self::Ws => "ws",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// A listener that is bound.
 #[derive(Clone, Debug)]
 pub struct Bound {
@@ -108,6 +65,8 @@ pub struct Bound {
     pub name: Arc<str>,
     /// What it speaks.
     pub protocol: Protocol,
+    /// It speaks it over TLS.
+    pub is_tls: bool,
     /// Where it is bound; the port is the real one, also when the configuration says 0.
     pub addr: SocketAddr,
 }
@@ -147,15 +106,33 @@ pub enum ListenerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// TLS cannot be set up.
+    #[error("listener {name}: tls: {source}")]
+    Tls {
+        /// Name of the listener.
+        name: String,
+        /// What is wrong.
+        source: TlsError,
+    },
     /// Nothing is configured to listen.
     #[error("no listener is configured: give --listen, or a [listeners.tcp] or [listeners.ws] table")]
     None,
+}
+
+impl ListenerError {
+    /// Whether only a change of the configuration, or of its files, can help.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Tls { .. })
+    }
 }
 
 /// From an accepted socket to [`Serve`].
 #[derive(Clone)]
 struct Dispatch<H> {
     serve: H,
+    /// For listeners with TLS.
+    tls: Option<Arc<Tls>>,
     /// For WebSocket listeners.
     upgrade: Option<Arc<Upgrade>>,
 }
@@ -163,7 +140,14 @@ struct Dispatch<H> {
 impl<H: Serve> Dispatch<H> {
     /// Serves a connection, whose `places` are its own until it is over.
     async fn run(self, stream: TcpStream, peer: Peer, places: Taken) {
-        let stream = Prompt::new(stream);
+        let stream = match self.tls {
+            None => Stream::Plain(Prompt::new(stream)),
+            Some(tls) => {
+                // In the memory of a job of its own, as below.
+                let Some(stream) = Box::pin(encrypted(tls, Prompt::new(stream), &peer)).await else { return };
+                stream
+            }
+        };
         match self.upgrade {
             None => self.serve.serve(stream, peer).await,
             Some(upgrade) => {
@@ -176,11 +160,15 @@ impl<H: Serve> Dispatch<H> {
     }
 }
 
-async fn upgraded(upgrade: Arc<Upgrade>, stream: Prompt, peer: &Peer) -> Option<WsStream<Prompt>> {
+async fn encrypted(tls: Arc<Tls>, stream: Prompt, peer: &Peer) -> Option<Stream> {
+    tls.accept(stream, peer).await
+}
+
+async fn upgraded(upgrade: Arc<Upgrade>, stream: Stream, peer: &Peer) -> Option<WsStream<Stream>> {
     let upgraded = tokio::select! {
         biased;
         () = peer.handshake.evicted() => return None,
-        upgraded = upgrade.accept(stream) => upgraded,
+        upgraded = upgrade.accept(stream, peer.since) => upgraded,
     };
     if let Err(error) = &upgraded {
         debug!(remote = %peer.addr, listener = &*peer.listener, %error, "no WebSocket connection");

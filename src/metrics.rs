@@ -22,7 +22,7 @@ pub use accounts::{AccountMetrics, Metrics};
 pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
 pub use labels::{
     AuthStep, Direction, DisconnectReason, DropReason, Limit, Opening, RequestEvent, SessionState, ShareEvent, TakenBy,
-    WillCause,
+    TlsFailure, WillCause,
 };
 pub(crate) use totals::Totals;
 pub(crate) use vitals::Vitals;
@@ -73,6 +73,7 @@ pub struct Counts {
     connects: [AtomicU64; REASON_CODES],
     connects_over_limit: AtomicU64,
     auth_refused: [AtomicU64; AuthStep::TEXTS.len()],
+    tls_failed: [AtomicU64; TlsFailure::TEXTS.len()],
     disconnects: [AtomicU64; REASON_CODES],
     disconnects_by_client: AtomicU64,
     disconnects_lost: AtomicU64,
@@ -121,6 +122,7 @@ impl Default for Counts {
             connects: [const { AtomicU64::new(0) }; REASON_CODES],
             connects_over_limit: AtomicU64::new(0),
             auth_refused: std::array::from_fn(|_| AtomicU64::default()),
+            tls_failed: Default::default(),
             disconnects: [const { AtomicU64::new(0) }; REASON_CODES],
             disconnects_by_client: AtomicU64::new(0),
             disconnects_lost: AtomicU64::new(0),
@@ -222,6 +224,11 @@ impl Counts {
     /// Counts a connection that was closed when it was accepted, because there are too many.
     pub fn connect_over_limit(&self) {
         self.connects_over_limit.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a socket of which no TLS connection came.
+    pub fn tls_failed(&self, failure: TlsFailure) {
+        add(&self.tls_failed, failure as usize, 1);
     }
 
     /// Counts a CONNECT that was refused for who it is, or does not say.

@@ -164,7 +164,7 @@ pub(crate) fn tell_open_listeners(config: &Config, listeners: &[Bound]) {
             "whoever reaches these listeners may do everything that the sidecar's NATS user lets devices do: see auth.mode"
         );
     }
-    for bound in known {
+    for bound in known.into_iter().filter(|bound| !bound.is_tls) {
         tracing::warn!(
             listener = &*bound.name,
             "passwords come over this listener without TLS: everybody on the way can read them"
@@ -202,7 +202,12 @@ mod tests {
     fn said(mode: &str, addresses: &[&str]) -> Vec<String> {
         let text = format!("[auth]\nmode = {mode:?}\n{USER}");
         let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
-        let bound = |addr: &&str| Bound { name: (*addr).into(), protocol: Protocol::Mqtt, addr: addr.parse().unwrap() };
+        let bound = |addr: &&str| Bound {
+            name: (*addr).into(),
+            protocol: Protocol::Mqtt,
+            is_tls: addr.ends_with(":8883"),
+            addr: addr.parse().unwrap(),
+        };
         let listeners: Vec<Bound> = addresses.iter().map(bound).collect();
         let captured = Captured::default();
         let writer = captured.clone();
@@ -222,6 +227,7 @@ mod tests {
         let everybody = said("none", &open);
         assert!(everybody.len() == 1 && everybody[0].contains("WARN"), "{everybody:?}");
         assert!(everybody[0].contains("listeners=\"0.0.0.0:1883, [::]:8083\""), "{everybody:?}");
+        assert_eq!(said("file", &["0.0.0.0:8883"]), [""; 0], "nobody reads them there");
         let passwords = said("file", &open);
         assert_eq!(passwords.len(), 2, "{passwords:?}");
         for (line, name) in passwords.iter().zip(["0.0.0.0:1883", "[::]:8083"]) {

@@ -1,9 +1,15 @@
 //! `nats-mqtt check`: the configuration is right when this is reached; what is left is whether NATS can be used.
 
 use super::failure::{CONFIG, Failure, say};
-use crate::{app, auth, config::Config};
+use crate::{
+    app::{self, AppError},
+    auth,
+    config::Config,
+    listener,
+};
 
 pub(super) async fn check(config: &Config, offline: bool) -> Result<(), Failure> {
+    listener::check(config).map_err(AppError::from)?;
     say("configuration: ok");
     auth::warnings(config).iter().for_each(|warning| say(&format!("warning: {warning}")));
     if offline {

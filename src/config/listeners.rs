@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::{
-    AuthConfig, AuthMode, BindAddr, CertificateUse, ListenerAuthConfig,
+    AuthConfig, AuthMode, BindAddr, CertificateUse, ListenerAuthConfig, ListenerTlsConfig,
     tree::{Node, Value},
     units,
 };
@@ -46,6 +46,8 @@ pub struct TcpListenerConfig {
     pub bind: Option<BindAddr>,
     /// In place of `[auth]`.
     pub auth: ListenerAuthConfig,
+    /// With it, MQTT over TLS.
+    pub tls: Option<ListenerTlsConfig>,
 }
 
 /// `[listeners.ws]`.
@@ -61,6 +63,8 @@ pub struct WsListenerConfig {
     pub paths: Vec<String>,
     /// In place of `[auth]`.
     pub auth: ListenerAuthConfig,
+    /// With it, WebSocket over TLS.
+    pub tls: Option<ListenerTlsConfig>,
 }
 
 /// What counts at one listener: its own, or else what `[auth]` says.
@@ -93,6 +97,13 @@ impl ListenersConfig {
         tcp.chain(self.ws.iter().map(|ws| ("listeners.ws", &*ws.name, &ws.auth)))
     }
 
+    /// The `tls` of those that have one, with the key and name of the listener.
+    pub fn tls(&self) -> impl Iterator<Item = (&'static str, &str, &ListenerTlsConfig)> {
+        let tcp = self.tcp.iter().map(|tcp| ("listeners.tcp", &*tcp.name, &tcp.tls));
+        let all = tcp.chain(self.ws.iter().map(|ws| ("listeners.ws", &*ws.name, &ws.tls)));
+        all.filter_map(|(key, name, tls)| Some((key, name, tls.as_ref()?)))
+    }
+
     /// Looks whether listeners that differ in who they let in can be told apart.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         for (index, (key, name, auth)) in self.auths().enumerate() {
@@ -107,7 +118,7 @@ impl ListenersConfig {
                 return Err((key, "auth.account is empty: name an account, or leave it out".to_owned()));
             }
         }
-        Ok(())
+        self.tls().try_for_each(|(key, name, tls)| tls.check().map_err(|why| (key, format!("tls of {name}: {why}"))))
     }
 }
 
@@ -125,7 +136,12 @@ impl Default for ListenersConfig {
 
 impl Default for TcpListenerConfig {
     fn default() -> Self {
-        Self { name: "tcp".to_owned(), bind: Some(BindAddr::new("0.0.0.0", 1883)), auth: ListenerAuthConfig::default() }
+        Self {
+            name: "tcp".to_owned(),
+            bind: Some(BindAddr::new("0.0.0.0", 1883)),
+            auth: ListenerAuthConfig::default(),
+            tls: None,
+        }
     }
 }
 
@@ -136,6 +152,7 @@ impl Default for WsListenerConfig {
             bind: Some(BindAddr::new("0.0.0.0", 8083)),
             paths: vec!["/mqtt".to_owned(), "/".to_owned()],
             auth: ListenerAuthConfig::default(),
+            tls: None,
         }
     }
 }

@@ -106,7 +106,7 @@ fn what_is_wrong_with_a_listener_names_its_line() {
     for (text, error) in [
         (
             "[listeners.tcp.tls]\ncert_file = \"x\"",
-            "c.toml:1: listeners.tcp.tls: unknown key: one of name, bind, auth is possible",
+            "c.toml:1: listeners.tcp: tls of tcp: key_file is missing: a certificate and its key are needed, each a file of PEM",
         ),
         (
             "[[listeners.tcp]]\nname = \"a\"\n[[listeners.tcp]]\nname = \"a\"\nauth = { account = \"T1\" }",
@@ -131,7 +131,7 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",
-            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, auth is possible",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, auth, tls is possible",
         ),
         ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
         (

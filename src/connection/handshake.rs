@@ -15,7 +15,7 @@ use mqtt_session::{
     negotiate,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::io::Io;
 use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Rights, Told, protocol};
@@ -95,7 +95,8 @@ async fn exchange<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let began = Instant::now();
+    // What TLS and HTTP took counts.
+    let began = peer.since;
     let mut handshake = Handshake::new(Time(0), door.patience);
     let mut step = HandshakeStep::Wait;
     let mut is_told = false;

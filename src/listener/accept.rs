@@ -69,14 +69,19 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) async fn bind(name: &str, protocol: Protocol, bind: &BindAddr) -> Result<Self, ListenerError> {
+    pub(super) async fn bind(
+        name: &str,
+        protocol: Protocol,
+        is_tls: bool,
+        bind: &BindAddr,
+    ) -> Result<Self, ListenerError> {
         let opened = async {
             let listener = socket::listen(bind).await?;
             let addr = listener.local_addr()?;
             Ok((listener, addr))
         };
         match opened.await {
-            Ok((listener, addr)) => Ok(Self { bound: Bound { name: name.into(), protocol, addr }, listener }),
+            Ok((listener, addr)) => Ok(Self { bound: Bound { name: name.into(), protocol, is_tls, addr }, listener }),
             Err(source) => Err(ListenerError::Bind { name: name.to_owned(), bind: bind.clone(), source }),
         }
     }
@@ -133,7 +138,6 @@ impl Acceptor {
             socket::prepare(&stream);
             let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
             let place = limits.taken.fetch_add(1, Ordering::Relaxed);
-            // No listener asks for certificates.
             let peer = Peer { place, handshake, ..Peer::new(addr, listener, protocol) };
             connections.spawn(dispatch.clone().run(stream, peer, admitted));
         }

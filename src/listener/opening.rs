@@ -5,16 +5,17 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::accept::{Acceptor, Limits};
+use super::tls::Tls;
 use super::upgrade::Upgrade;
-use super::{Dispatch, ListenerError, Listening, Protocol, Serve, socket};
-use crate::config::{Config, WsListenerConfig};
+use super::{Dispatch, ListenerError, Listening, Protocol, Serve, socket, tls};
+use crate::config::{Config, ListenerTlsConfig, WsListenerConfig};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
 
 /// Opens every configured listener and serves what connects, until shutdown.
 ///
 /// # Errors
-/// An address cannot be bound; those bound before are closed again.
+/// An address cannot be bound, or a file of TLS cannot be used; those bound before are closed again.
 pub async fn spawn<H: Serve>(
     config: &Config,
     metrics: Arc<Metrics>,
@@ -26,20 +27,24 @@ pub async fn spawn<H: Serve>(
     let mut acceptors = Vec::new();
     for tcp in &config.listeners.tcp {
         if let Some(bind) = &tcp.bind {
-            acceptors.push((Acceptor::bind(&tcp.name, Protocol::Mqtt, bind).await?, None));
+            let tls = tls_of(config, &tcp.name, Protocol::Mqtt, tcp.tls.as_ref(), &metrics)?;
+            let acceptor = Acceptor::bind(&tcp.name, Protocol::Mqtt, tls.is_some(), bind).await?;
+            acceptors.push((acceptor, tls, None));
         }
     }
     for ws in &config.listeners.ws {
         if let Some(bind) = &ws.bind {
-            acceptors.push((Acceptor::bind(&ws.name, Protocol::Ws, bind).await?, Some(upgrade_of(config, ws))));
+            let tls = tls_of(config, &ws.name, Protocol::Ws, ws.tls.as_ref(), &metrics)?;
+            let acceptor = Acceptor::bind(&ws.name, Protocol::Ws, tls.is_some(), bind).await?;
+            acceptors.push((acceptor, tls, Some(upgrade_of(config, ws))));
         }
     }
     if acceptors.is_empty() {
         return Err(ListenerError::None);
     }
-    let bound = acceptors.iter().map(|(acceptor, _)| acceptor.bound.clone()).collect();
-    for (acceptor, upgrade) in acceptors {
-        let dispatch = Dispatch { serve: serve.clone(), upgrade };
+    let bound = acceptors.iter().map(|(acceptor, ..)| acceptor.bound.clone()).collect();
+    for (acceptor, tls, upgrade) in acceptors {
+        let dispatch = Dispatch { serve: serve.clone(), tls, upgrade };
         let run = acceptor.run(dispatch, limits.clone(), metrics.clone(), connections.clone(), shutdown.clone());
         connections.spawn(run);
     }
@@ -47,10 +52,31 @@ pub async fn spawn<H: Serve>(
     Ok(Listening { bound, connections })
 }
 
-fn upgrade_of(config: &Config, ws: &WsListenerConfig) -> Arc<Upgrade> {
-    Arc::new(Upgrade {
-        paths: ws.paths.clone(),
-        strict: config.mqtt.strict,
-        timeout: config.mqtt.connect_timeout.get(),
+/// Looks whether everything that is known without opening a listener is right: what is in the files of TLS.
+///
+/// # Errors
+/// One of them cannot be used.
+pub fn check(config: &Config) -> Result<(), ListenerError> {
+    let tcp = config.listeners.tcp.iter().map(|tcp| (&tcp.name, Protocol::Mqtt, &tcp.tls));
+    let mut all = tcp.chain(config.listeners.ws.iter().map(|ws| (&ws.name, Protocol::Ws, &ws.tls)));
+    all.try_for_each(|(name, protocol, tls)| {
+        let Some(tls) = tls else { return Ok(()) };
+        tls::check(tls, protocol).map_err(|source| ListenerError::Tls { name: name.clone(), source })
     })
+}
+
+fn tls_of(
+    config: &Config,
+    name: &str,
+    protocol: Protocol,
+    tls: Option<&ListenerTlsConfig>,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Arc<Tls>>, ListenerError> {
+    let Some(tls) = tls else { return Ok(None) };
+    let tls = Tls::new(tls, protocol, config.mqtt.connect_timeout.get(), Arc::clone(metrics));
+    tls.map(|tls| Some(Arc::new(tls))).map_err(|source| ListenerError::Tls { name: name.to_owned(), source })
+}
+
+fn upgrade_of(config: &Config, ws: &WsListenerConfig) -> Arc<Upgrade> {
+    Arc::new(Upgrade { paths: ws.paths.clone(), strict: config.mqtt.strict, within: config.mqtt.connect_timeout.get() })
 }

@@ -75,6 +75,13 @@ impl Prompt {
         Self { stream, is_unanswered: false }
     }
 
+    /// What the peer begins with, which is still to be read then; `None`: it has nothing to say.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let count = self.stream.peek(&mut first).await?;
+        Ok((count > 0).then_some(first[0]))
+    }
+
     #[cfg(target_os = "linux")]
     fn acknowledge(&self) {
         // The kernel forgets it again, which is why it is said each time. A socket that is gone is for reading to notice.

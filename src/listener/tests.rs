@@ -88,16 +88,16 @@ impl Serve for Echo {
     }
 }
 
-struct Running {
+pub(super) struct Running {
     listening: Listening,
     shutdown: ShutdownSignal,
-    metrics: Arc<Metrics>,
-    ended: mpsc::UnboundedReceiver<std::io::Result<()>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) ended: mpsc::UnboundedReceiver<std::io::Result<()>>,
     seen: Arc<AtomicUsize>,
 }
 
 impl Running {
-    async fn with(change: impl FnOnce(&mut Config), complete: bool) -> Self {
+    pub(super) async fn with(change: impl FnOnce(&mut Config), complete: bool) -> Self {
         let overrides = Overrides {
             listen: Some("127.0.0.1:0".into()),
             listen_ws: Some("127.0.0.1:0".into()),
@@ -116,7 +116,7 @@ impl Running {
         Self::with(|_| (), true).await
     }
 
-    fn addr(&self, protocol: Protocol) -> SocketAddr {
+    pub(super) fn addr(&self, protocol: Protocol) -> SocketAddr {
         self.listening.bound.iter().find(|bound| bound.protocol == protocol).unwrap().addr
     }
 

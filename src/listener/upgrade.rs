@@ -16,6 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::WsStream;
@@ -34,8 +35,8 @@ pub(super) struct Upgrade {
     pub(super) paths: Vec<String>,
     /// A request without one of our subprotocols is refused [MQTT-6.0.0-3].
     pub(super) strict: bool,
-    /// For the whole HTTP exchange.
-    pub(super) timeout: Duration,
+    /// From accept to CONNECT, which the HTTP exchange is a part of.
+    pub(super) within: Duration,
 }
 
 /// No WebSocket connection came of it.
@@ -58,7 +59,7 @@ type Outcome = Result<OnUpgrade, StatusCode>;
 
 impl Upgrade {
     /// Speaks HTTP until the connection is a WebSocket, or the request was answered with an error.
-    pub(super) async fn accept<S>(&self, stream: S) -> Result<WsStream<S>, UpgradeError>
+    pub(super) async fn accept<S>(&self, stream: S, since: Instant) -> Result<WsStream<S>, UpgradeError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -83,7 +84,7 @@ impl Upgrade {
             upgraded.downcast::<TokioIo<S>>().map_err(|_| UpgradeError::Lost)
         };
         let Parts { io, read_buf, .. } =
-            tokio::time::timeout(self.timeout, exchange).await.map_err(|_| UpgradeError::TimedOut)??;
+            timeout_at(since + self.within, exchange).await.map_err(|_| UpgradeError::TimedOut)??;
         Ok(WsStream::new(io.into_inner(), &read_buf))
     }
 

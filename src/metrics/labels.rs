@@ -185,6 +185,24 @@ labels! {
 }
 
 labels! {
+    /// Why no TLS connection came of a socket.
+    TlsFailure {
+        /// The peer closed it, or the network did.
+        Closed = "closed",
+        /// It took too long.
+        Timeout = "timeout",
+        /// The peer does not speak TLS.
+        NotTls = "not_tls",
+        /// There is no version, cipher, group or protocol that both sides have.
+        NothingShared = "nothing_shared",
+        /// The peer does not want our certificate, or something else that we said.
+        RefusedByPeer = "refused_by_peer",
+        /// What the peer sent is not as TLS says.
+        Protocol = "protocol",
+    }
+}
+
+labels! {
     /// At which step somebody was refused of whom it was to be found out who it is.
     AuthStep {
         /// It names an authentication method that is not offered.

@@ -19,7 +19,7 @@ use prometheus_client::{
 
 use super::{
     ACK_BUCKETS_US, AuthStep, Counts, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent,
-    TakenBy, Vitals, WillCause, process::Process,
+    TakenBy, TlsFailure, Vitals, WillCause, process::Process,
 };
 use crate::readiness::Readiness;
 use crate::store::{ApiErrors, StreamRoom};
@@ -233,6 +233,12 @@ fn connects(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     out.owned("mqtt_connect", "CONNECTs by what was answered", "result", results.chain([over_limit]))?;
     let steps = AuthStep::TEXTS.iter().zip(&metrics.auth_refused).map(|(step, n)| ([("step", *step)], n));
     out.counters("mqtt_auth_refused", "CONNECTs that were refused for who they are, by the step at which", steps)?;
+    let reasons = TlsFailure::TEXTS.iter().zip(&metrics.tls_failed).map(|(reason, n)| ([("reason", *reason)], n));
+    out.counters(
+        "mqtt_tls_failed",
+        "Sockets of TLS listeners of which no TLS connection came, by the reason",
+        reasons,
+    )?;
     let ends = [
         ("client".to_owned(), metrics.disconnects_by_client.load(Relaxed)),
         ("connection_lost".to_owned(), metrics.disconnects_lost.load(Relaxed)),

@@ -56,6 +56,7 @@ impl Counts {
             connects,
             connects_over_limit: over_limit_of_all,
             auth_refused,
+            tls_failed,
             disconnects,
             disconnects_by_client: by_client,
             disconnects_lost: lost,
@@ -70,12 +71,13 @@ impl Counts {
             of_parts,
         } = self;
         let single = [sockets, over_limit_of_all, by_client, lost, events, adopted, scans];
-        let several: [&[AtomicU64]; 12] = [
+        let several: [&[AtomicU64]; 13] = [
             bytes,
             payload_bytes,
             dropped,
             connects,
             auth_refused,
+            tls_failed,
             disconnects,
             wills,
             requests,

@@ -96,6 +96,7 @@ mod store_contract;
 mod store_sessions;
 mod sys_topics;
 mod tenancy;
+mod tls;
 mod topics;
 mod truth;
 mod websocket;

@@ -1,6 +1,8 @@
 """A round trip over WebSocket with paho-mqtt: subscribes, publishes a payload, and prints what comes back.
 
-websocket.py PORT PATH VERSION QOS TOPIC SIZE
+websocket.py PORT PATH VERSION QOS TOPIC SIZE [AUTHORITIES]
+
+With a file of authorities it is over TLS.
 """
 
 import sys
@@ -11,6 +13,7 @@ import paho.mqtt.client as mqtt
 from who import introduce
 
 port, path, version, qos, topic, size = int(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4]), sys.argv[5], int(sys.argv[6])
+authorities = sys.argv[7] if len(sys.argv) > 7 else None
 protocol = {"5": mqtt.MQTTv5, "3.1.1": mqtt.MQTTv311}[version]
 
 client = mqtt.Client(
@@ -18,6 +21,8 @@ client = mqtt.Client(
 )
 introduce(client)
 client.ws_set_options(path=path)
+if authorities:
+    client.tls_set(ca_certs=authorities)
 payload = bytes(index % 251 for index in range(size))
 done = threading.Event()
 received = []

@@ -1,0 +1,60 @@
+//! Why no TLS connection came of a socket, in words.
+
+use std::io;
+
+use tokio_rustls::rustls::{Error, InvalidMessage};
+
+use crate::metrics::TlsFailure;
+
+/// Why a handshake failed: what is counted, and what the log says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub(super) failure: TlsFailure,
+    pub(super) words: String,
+}
+
+impl Failed {
+    pub(super) fn new(failure: TlsFailure, words: impl Into<String>) -> Self {
+        Self { failure, words: words.into() }
+    }
+
+    /// By its first byte it is no TLS.
+    pub(super) fn not_tls(first: u8) -> Self {
+        let what = match first {
+            // CONNECT, and nothing else begins a connection.
+            0x10 => "MQTT without TLS",
+            b'A'..=b'Z' => "HTTP without TLS",
+            _ => "something else than TLS",
+        };
+        Self::new(TlsFailure::NotTls, format!("the peer speaks {what} on a TLS port"))
+    }
+
+    /// As rustls or the network says it.
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(error) => Self::of_tls(error),
+            None => Self::new(TlsFailure::Closed, "closed during the TLS handshake"),
+        }
+    }
+
+    fn of_tls(error: &Error) -> Self {
+        match error {
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                Self::new(TlsFailure::NotTls, "the peer speaks something else than TLS on a TLS port")
+            }
+            Error::PeerIncompatible(why) => {
+                Self::new(TlsFailure::NothingShared, format!("nothing that both sides have: {why:?}"))
+            }
+            Error::NoApplicationProtocol => {
+                Self::new(TlsFailure::NothingShared, "the peer wants another protocol than ours (ALPN)")
+            }
+            Error::AlertReceived(alert) => Self::new(
+                TlsFailure::RefusedByPeer,
+                format!(
+                    "the peer refused it with the alert {alert:?}: does it trust the certificate of this listener?"
+                ),
+            ),
+            other => Self::new(TlsFailure::Protocol, other.to_string()),
+        }
+    }
+}

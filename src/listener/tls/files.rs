@@ -1,0 +1,72 @@
+//! What TLS needs, read from the files of a listener. Each file that is wrong is one line that says what is wrong with it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, InconsistentKeys};
+
+/// A file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {}: {what}", file.display())]
+pub struct TlsFileError {
+    /// The key that names it.
+    key: &'static str,
+    file: PathBuf,
+    what: String,
+}
+
+impl TlsFileError {
+    fn new(key: &'static str, file: &Path, what: impl fmt::Display) -> Self {
+        Self { key, file: file.to_owned(), what: what.to_string() }
+    }
+}
+
+/// What does the cryptography.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// A certificate with its chain and its key.
+pub(super) fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsFileError> {
+    let chain = certificates("cert_file", cert)?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            TlsFileError::new("key_file", key, "there is no private key in it (one with a passphrase is of no use)")
+        }
+        other => TlsFileError::new("key_file", key, told(&other)),
+    })?;
+    let certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsFileError::new("key_file", key, format!("it is not the key of the certificate in {}", cert.display()))
+        }
+        rustls::Error::InvalidCertificate(error) => {
+            TlsFileError::new("cert_file", cert, format!("the certificate cannot be read: {error}"))
+        }
+        error => TlsFileError::new("key_file", key, format!("the key cannot be used: {error}")),
+    })?;
+    Ok(Arc::new(certified))
+}
+
+/// All certificates of a file; at least one.
+pub(super) fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
+    let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = all.map_err(|error| TlsFileError::new(key, file, told(&error)))?;
+    if all.is_empty() {
+        return Err(TlsFileError::new(key, file, "there is no certificate in it"));
+    }
+    Ok(all)
+}
+
+/// What is wrong with a file, without anything of what is in it: that may be a key.
+fn told(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => "there is nothing of PEM in it".to_owned(),
+        _ => "it is no PEM: a section is cut off, or not Base64".to_owned(),
+    }
+}

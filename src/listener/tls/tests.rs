@@ -1,0 +1,222 @@
+//! Real sockets on localhost, with rustls as the client.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{
+    ALL_VERSIONS, ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+use super::authority::{Authority, Files, Issued};
+use super::*;
+use crate::config::{Config, Duration as ConfigDuration};
+use crate::listener::tests::Running;
+
+/// How a client comes.
+struct Caller {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Caller {
+    fn new(roots: RootCertStore, versions: &[&'static SupportedProtocolVersion], alpn: &[&str]) -> Self {
+        let builder = ClientConfig::builder_with_provider(files::provider()).with_protocol_versions(versions).unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Self { config: Arc::new(config), name: "localhost".try_into().unwrap() }
+    }
+
+    async fn call(&self, addr: SocketAddr) -> io::Result<client::TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(addr).await?;
+        TlsConnector::from(Arc::clone(&self.config)).connect(self.name.clone(), stream).await
+    }
+}
+
+/// Says this, and is told the same.
+async fn echoed(stream: &mut client::TlsStream<TcpStream>, said: &[u8]) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut heard = vec![0; said.len()];
+    let (written, read) = tokio::join!(
+        async {
+            writer.write_all(said).await?;
+            writer.flush().await
+        },
+        reader.read_exact(&mut heard)
+    );
+    written.unwrap();
+    read.unwrap();
+    assert!(heard == said);
+}
+
+fn tls_of((cert_file, key_file): (PathBuf, PathBuf)) -> ListenerTlsConfig {
+    ListenerTlsConfig { cert_file, key_file }
+}
+
+/// Both listeners with TLS.
+async fn running(tls: ListenerTlsConfig, change: impl FnOnce(&mut Config)) -> Running {
+    let set = |config: &mut Config| {
+        config.listeners.tcp[0].tls = Some(tls.clone());
+        config.listeners.ws[0].tls = Some(tls);
+        change(config);
+    };
+    Running::with(set, true).await
+}
+
+fn failures(running: &Running, reason: &str) -> bool {
+    running.metrics.render().contains(&format!("\nmqtt_tls_failed_total{{reason=\"{reason}\"}} 1\n"))
+}
+
+/// Waits until one failure of this kind was counted.
+async fn failed(running: &Running, reason: &str) {
+    let counted = async {
+        while !failures(running, reason) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let is_counted = timeout(Duration::from_secs(10), counted).await;
+    assert!(is_counted.is_ok(), "{reason}: {}", running.metrics.render());
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_in_both_versions_and_come_back_by_ticket() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let mut running = running(tls_of(files.put_server(&authority.issue("localhost"))), |_| ()).await;
+    for (version, is) in [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)] {
+        let caller = Caller::new(authority.roots(), &[version], &["mqtt"]);
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let mut stream = caller.call(running.addr(Protocol::Mqtt)).await.unwrap();
+            echoed(&mut stream, b"hello").await;
+            // More than fits into all buffers together.
+            echoed(&mut stream, &vec![7; 3_000_000]).await;
+            let session = stream.get_ref().1;
+            assert_eq!(session.protocol_version(), Some(is));
+            assert_eq!(session.alpn_protocol(), Some(&b"mqtt"[..]));
+            assert_eq!(session.handshake_kind(), Some(kind), "{is:?}");
+            stream.shutdown().await.unwrap();
+            // `close_notify`, and not a bare end, which would be an error here.
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            running.ended.recv().await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_close_notify_is_an_end() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let mut running = running(tls_of(files.put_server(&authority.issue("localhost"))), |_| ()).await;
+    let mut stream =
+        Caller::new(authority.roots(), ALL_VERSIONS, &[]).call(running.addr(Protocol::Mqtt)).await.unwrap();
+    echoed(&mut stream, b"hello").await;
+    stream.into_inner().0.shutdown().await.unwrap();
+    running.ended.recv().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn websocket_comes_over_tls() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let running = running(tls_of(files.put_server(&authority.issue("localhost"))), |_| ()).await;
+    // As browsers offer it.
+    let caller = Caller::new(authority.roots(), ALL_VERSIONS, &["h2", "http/1.1"]);
+    let stream = caller.call(running.addr(Protocol::Ws)).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let (mut ws, _) = client_async("wss://localhost/mqtt", stream).await.unwrap();
+    ws.send(Message::binary(vec![1; 200_000])).await.unwrap();
+    let mut heard = 0;
+    while heard < 200_000 {
+        heard += ws.next().await.unwrap().unwrap().len();
+    }
+    ws.close(None).await.unwrap();
+    while ws.next().await.is_some_and(|message| message.is_ok()) {}
+}
+
+#[tokio::test]
+async fn what_fails_is_counted_by_its_reason() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let tls = || tls_of(files.put_server(&authority.issue("localhost")));
+    let running = running(tls(), |_| ()).await;
+    let addr = running.addr(Protocol::Mqtt);
+    let say = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream
+    };
+    let mut plain = say(b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01a").await;
+    assert_eq!(plain.read(&mut [0]).await.unwrap(), 0, "it is closed and not reset");
+    failed(&running, "not_tls").await;
+    let mut half = say(&[22, 3, 1, 0, 200, 1]).await;
+    half.shutdown().await.unwrap();
+    failed(&running, "closed").await;
+    let stranger = Caller::new(Authority::new("other").roots(), ALL_VERSIONS, &[]);
+    stranger.call(addr).await.unwrap_err();
+    failed(&running, "refused_by_peer").await;
+    let error = Caller::new(authority.roots(), ALL_VERSIONS, &["h2"]).call(addr).await.unwrap_err();
+    assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+    failed(&running, "nothing_shared").await;
+    let mut broken = say(&[22, 3, 1, 0, 4, 9, 9, 9, 9]).await;
+    broken.read_to_end(&mut Vec::new()).await.unwrap();
+    failed(&running, "protocol").await;
+    // A health check is no failure.
+    TcpStream::connect(addr).await.unwrap().shutdown().await.unwrap();
+    let mut stream = Caller::new(authority.roots(), ALL_VERSIONS, &[]).call(addr).await.unwrap();
+    echoed(&mut stream, b"still there").await;
+    assert!(failures(&running, "closed"));
+}
+
+#[tokio::test]
+async fn whoever_does_not_shake_hands_has_one_deadline_and_one_place() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let change = |config: &mut Config| {
+        config.mqtt.connect_timeout = ConfigDuration(Duration::from_millis(400));
+        config.listeners.max_handshakes = 1;
+    };
+    let running = running(tls_of(files.put_server(&authority.issue("localhost"))), change).await;
+    let addr = running.addr(Protocol::Mqtt);
+    let mut evicted = TcpStream::connect(addr).await.unwrap();
+    evicted.write_all(&[22, 3, 1, 0, 200]).await.unwrap();
+    let mut silent = TcpStream::connect(addr).await.unwrap();
+    // It had something unread, so it may be reset.
+    assert_eq!(evicted.read(&mut [0]).await.unwrap_or(0), 0);
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    failed(&running, "timeout").await;
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_one_line() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let Issued { cert, key } = authority.issue("localhost");
+    let other = authority.issue("localhost");
+    let [cert, key] = [files.put("cert", &cert), files.put("key", &key)];
+    let other_key = files.put("other", &other.key);
+    let cut = files.put("cut", "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n");
+    let odd = files.put("odd", "-----BEGIN CERTIFICATE-----\nc2VjcmV0\n-----END CERTIFICATE-----\n");
+    let empty = files.put("empty", "");
+    let missing = files.path("missing");
+    let said = |cert: &PathBuf, key: &PathBuf| {
+        let checked = check(&tls_of((cert.clone(), key.clone())), Protocol::Mqtt);
+        let said = checked.err().map_or(String::new(), |error| error.to_string());
+        said.replace(files.root().to_str().unwrap(), "DIR")
+    };
+    assert_eq!(said(&cert, &key), "");
+    assert_eq!(said(&missing, &key), "cert_file: DIR/missing: No such file or directory (os error 2)");
+    assert_eq!(said(&empty, &key), "cert_file: DIR/empty: there is no certificate in it");
+    assert_eq!(said(&key, &key), "cert_file: DIR/key: there is no certificate in it");
+    assert!(
+        said(&odd, &key).starts_with("cert_file: DIR/odd: the certificate cannot be read: "),
+        "{}",
+        said(&odd, &key)
+    );
+    assert_eq!(said(&cert, &missing), "key_file: DIR/missing: No such file or directory (os error 2)");
+    assert_eq!(
+        said(&cert, &cert),
+        "key_file: DIR/cert: there is no private key in it (one with a passphrase is of no use)"
+    );
+    assert_eq!(said(&cert, &other_key), "key_file: DIR/other: it is not the key of the certificate in DIR/cert");
+    assert_eq!(said(&cert, &cut), "key_file: DIR/cut: it is no PEM: a section is cut off, or not Base64");
+}
