@@ -139,12 +139,12 @@ struct Dispatch<H> {
 
 impl<H: Serve> Dispatch<H> {
     /// Serves a connection, whose `places` are its own until it is over.
-    async fn run(self, stream: TcpStream, peer: Peer, places: Taken) {
+    async fn run(self, stream: TcpStream, mut peer: Peer, places: Taken) {
         let stream = match self.tls {
             None => Stream::Plain(Prompt::new(stream)),
             Some(tls) => {
                 // In the memory of a job of its own, as below.
-                let Some(stream) = Box::pin(encrypted(tls, Prompt::new(stream), &peer)).await else { return };
+                let Some(stream) = Box::pin(encrypted(tls, Prompt::new(stream), &mut peer)).await else { return };
                 stream
             }
         };
@@ -160,7 +160,7 @@ impl<H: Serve> Dispatch<H> {
     }
 }
 
-async fn encrypted(tls: Arc<Tls>, stream: Prompt, peer: &Peer) -> Option<Stream> {
+async fn encrypted(tls: Arc<Tls>, stream: Prompt, peer: &mut Peer) -> Option<Stream> {
     tls.accept(stream, peer).await
 }
 

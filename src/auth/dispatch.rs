@@ -171,7 +171,11 @@ impl Dispatch {
                 },
             },
         };
-        let entered = judged.and_then(|(principal, data)| Ok((entered(entrance, principal)?, data)));
+        let entered = judged.and_then(|(principal, data)| {
+            // The name that a client has asked for is more than where it did.
+            let account = peer.account.as_deref().or(entrance.account.as_deref());
+            Ok((entered(account, principal)?, data))
+        });
         match entered {
             Ok((principal, data)) => Verdict::Accepted(principal, data),
             Err(step) => Verdict::Refused(self.refusals.tell(connect, peer, step)),
@@ -214,9 +218,9 @@ impl Dispatch {
     }
 }
 
-/// A principal with the account of its listener, if it brings none. One that brings another does not belong there.
-fn entered(entrance: &ListenerAuth, principal: Arc<Principal>) -> Result<Arc<Principal>, AuthStep> {
-    match &entrance.account {
+/// A principal with the account of its listener, or of the name that it has asked for, if it brings none. One that brings another does not belong there.
+fn entered(account: Option<&str>, principal: Arc<Principal>) -> Result<Arc<Principal>, AuthStep> {
+    match account {
         None => Ok(principal),
         Some(account) if principal.brings_account() => {
             (principal.account.as_str() == account).then_some(principal).ok_or(AuthStep::Account)

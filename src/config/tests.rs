@@ -123,6 +123,36 @@ fn what_is_wrong_with_a_listener_names_its_line() {
 }
 
 #[test]
+fn what_tls_of_a_listener_leaves_out_is_said() {
+    let said = |keys: &str| {
+        let text = format!("[listeners.ws.web.tls]\ncert_file = \"c\"\nkey_file = \"k\"\n{keys}");
+        let result = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default());
+        result.err().map_or(String::new(), |error| error.to_string())
+    };
+    let sni = |keys: &str| said(&format!("[[listeners.ws.web.tls.sni]]\ncert_file = \"c\"\nkey_file = \"k\"\n{keys}"));
+    for keys in ["", "ca_file = \"a\"\nclient_certificate = \"required\"\ncrl_file = \"r\""] {
+        assert_eq!(said(keys), "");
+    }
+    assert_eq!(sni("names = [\"t2.example\", \"*.T3.example\"]\naccount = \"T2\""), "");
+    for (error, part) in [
+        (
+            said("client_certificate = \"optional\""),
+            "c.toml:1: listeners.ws: tls of web: client_certificate needs ca_file",
+        ),
+        (said("ca_file = \"a\""), "ca_file has no meaning while no client is asked"),
+        (said("crl_file = \"a\""), "crl_file has no meaning while no client is asked"),
+        (said("client_certificate = \"maybe\""), "c.toml:4: listeners.ws.web.tls.client_certificate: "),
+        (said("[[listeners.ws.web.tls.sni]]\nnames = [\"a\"]"), "sni.cert_file is missing"),
+        (sni(""), "sni.names is missing"),
+        (sni("names = [\"a.*\"]"), "\"a.*\" is no host name"),
+        (sni("names = [\"a\", \"A\"]"), "\"a\" stands there twice"),
+        (sni("names = [\"a\"]\naccount = \"\""), "sni.account is empty"),
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn errors_name_the_line_the_key_and_the_way_out() {
     for (text, error) in [
         ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),

@@ -26,6 +26,8 @@ pub struct Peer {
     pub handshake: Handshake,
     /// The certificate that it has shown, verified.
     pub certificate: Option<Box<Certificate>>,
+    /// The account of the name that it has asked for by TLS (SNI), which stands in place of its listener's.
+    pub account: Option<Arc<str>>,
 }
 
 impl Peer {
@@ -33,7 +35,7 @@ impl Peer {
     #[must_use]
     pub fn new(addr: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Self {
         let handshake = Handshake::default();
-        Self { addr, listener, protocol, since: Instant::now(), place: 0, handshake, certificate: None }
+        Self { addr, listener, protocol, since: Instant::now(), place: 0, handshake, certificate: None, account: None }
     }
 }
 

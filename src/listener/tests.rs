@@ -51,6 +51,7 @@ struct Echo {
     ended: mpsc::UnboundedSender<std::io::Result<()>>,
     complete: bool,
     seen: Arc<AtomicUsize>,
+    came: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 impl Serve for Echo {
@@ -59,6 +60,9 @@ impl Serve for Echo {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.seen.fetch_add(1, SeqCst);
+        let identities = peer.certificate.as_deref().map_or(&[][..], mqtt_access::Certificate::identities);
+        let identities: Vec<String> = identities.iter().map(ToString::to_string).collect();
+        self.came.lock().push(format!("{} {}", peer.account.as_deref().unwrap_or("-"), identities.join(" ")));
         if self.complete {
             peer.handshake.complete();
         }
@@ -94,6 +98,8 @@ pub(super) struct Running {
     pub(super) metrics: Arc<Metrics>,
     pub(super) ended: mpsc::UnboundedReceiver<std::io::Result<()>>,
     seen: Arc<AtomicUsize>,
+    /// Account and identities of each.
+    pub(super) came: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 impl Running {
@@ -107,9 +113,10 @@ impl Running {
         change(&mut config);
         let (ended, ends) = mpsc::unbounded_channel();
         let (shutdown, metrics, seen) = (ShutdownSignal::new(), Metrics::new(), Arc::new(AtomicUsize::new(0)));
-        let serve = Echo { ended, complete, seen: seen.clone() };
+        let came = Arc::<parking_lot::Mutex<Vec<String>>>::default();
+        let serve = Echo { ended, complete, seen: seen.clone(), came: came.clone() };
         let listening = spawn(&config, metrics.clone(), serve, shutdown.clone()).await.unwrap();
-        Self { listening, shutdown, metrics, ended: ends, seen }
+        Self { listening, shutdown, metrics, ended: ends, seen, came }
     }
 
     async fn new() -> Self {
@@ -412,7 +419,7 @@ async fn an_address_in_use_is_an_error_that_names_the_listener() {
     let overrides = Overrides { listen: Some(addr.to_string()), ..Overrides::default() };
     let config = Config::assemble(None, &[], &overrides).unwrap();
     let (ended, _ends) = mpsc::unbounded_channel();
-    let serve = Echo { ended, complete: true, seen: Arc::default() };
+    let serve = Echo { ended, complete: true, seen: Arc::default(), came: Arc::default() };
     let error = spawn(&config, Metrics::new(), serve, ShutdownSignal::new()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("listener tcp: cannot listen on {addr}: ")), "{error}");
 }

@@ -1,21 +1,23 @@
 //! TLS of a listener: from an accepted socket to a stream that is encrypted. rustls with ring; TLS 1.2 and 1.3. Whoever does not
 //! get through costs one place among the handshakes, one deadline for everything up to CONNECT, and one line of the log.
 //!
-//! - `files`: what is read, and what is wrong with it; `failure`: why a handshake failed.
+//! - `setup`: what TLS goes by, from the configuration and `files`, which says what is wrong with one.
+//! - `names`: whom the certificate of a client names; `failure`: why a handshake failed.
 
 mod failure;
 mod files;
+mod names;
+mod setup;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mqtt_access::Certificate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring::Ticketer;
-use tokio_rustls::rustls::sign::SingleCertAndKey;
+use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
+use tokio_rustls::rustls::{CertificateError, Error, HandshakeKind, ServerConnection};
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
@@ -26,6 +28,8 @@ use crate::config::ListenerTlsConfig;
 use crate::metrics::{Metrics, TlsFailure};
 use failure::Failed;
 pub use files::TlsFileError;
+use setup::Setup;
+pub use setup::TlsError;
 
 /// Encrypted bytes that wait to be sent, at most: what is behind them waits where it is counted.
 const BUFFERED_MAX: usize = 32 * 1024;
@@ -36,20 +40,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are read of it meanwhile.
 const LINGER_BYTES: usize = 64 * 1024;
 
-/// TLS cannot be set up with what a listener says.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file.
-    #[error(transparent)]
-    File(#[from] TlsFileError),
-    /// Something else.
-    #[error("{0}")]
-    Other(#[from] tokio_rustls::rustls::Error),
-}
-
 /// TLS of one listener.
 pub(super) struct Tls {
-    acceptor: TlsAcceptor,
+    setup: Setup,
     /// From accept to CONNECT.
     within: Duration,
     metrics: Arc<Metrics>,
@@ -63,11 +56,11 @@ impl Tls {
         within: Duration,
         metrics: Arc<Metrics>,
     ) -> Result<Self, TlsError> {
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server_config(config, protocol)?)), within, metrics })
+        Ok(Self { setup: Setup::read(config, protocol)?, within, metrics })
     }
 
     /// Shakes hands, unless somebody else has to have the place. What fails is told here.
-    pub(super) async fn accept(&self, stream: Prompt, peer: &Peer) -> Option<Stream> {
+    pub(super) async fn accept(&self, stream: Prompt, peer: &mut Peer) -> Option<Stream> {
         let deadline = peer.since + self.within;
         let shaken = tokio::select! {
             biased;
@@ -75,7 +68,12 @@ impl Tls {
             shaken = timeout_at(deadline, self.handshake(stream)) => shaken,
         };
         match shaken {
-            Ok(Ok(stream)) => return Some(Stream::Tls(Box::new(stream))),
+            Ok(Ok(stream)) => {
+                let session = stream.get_ref().1;
+                peer.account = self.setup.account_of(session.server_name());
+                peer.certificate = session.peer_certificates().and_then(|chain| named_by(chain, peer));
+                return Some(Stream::Tls(Box::new(stream)));
+            }
             Ok(Err(None)) => debug!(remote = %peer.addr, listener = &*peer.listener, "closed without a byte"),
             Ok(Err(Some(failed))) => self.tell(peer, &failed),
             Err(_) => self.tell(peer, &Failed::new(TlsFailure::Timeout, "no TLS handshake in time")),
@@ -89,6 +87,20 @@ impl Tls {
         info!(remote = %peer.addr, listener = &*peer.listener, reason, "no TLS connection: {words}");
     }
 
+    /// Judges the certificate once more of a client that has come back by a ticket: TLS believes what was verified then.
+    fn judge_again(&self, session: &ServerConnection) -> Result<(), CertificateError> {
+        let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        let Some(verifier) = self.setup.verifier.as_ref().filter(|_| is_resumed) else { return Ok(()) };
+        let Some((certificate, chain)) = session.peer_certificates().and_then(<[_]>::split_first) else {
+            return Ok(());
+        };
+        match verifier.verify_client_cert(certificate, chain, UnixTime::now()) {
+            Ok(_) => Ok(()),
+            Err(Error::InvalidCertificate(error)) => Err(error),
+            Err(_) => Err(CertificateError::ApplicationVerificationFailure),
+        }
+    }
+
     /// `Err(None)`: it left without a byte, as health checks do. Until the first one is there, nothing of TLS is in memory.
     async fn handshake(&self, stream: Prompt) -> Result<TlsStream<Prompt>, Option<Failed>> {
         match stream.first_byte().await {
@@ -100,9 +112,15 @@ impl Tls {
             }
             Ok(None) | Err(_) => return Err(None),
         }
-        let accept = self.acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(BUFFERED_MAX)));
+        let accept = self.setup.acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(BUFFERED_MAX)));
         match Box::pin(accept.into_fallible()).await {
-            Ok(stream) => Ok(stream),
+            Ok(mut stream) => match self.judge_again(stream.get_ref().1) {
+                Ok(()) => Ok(stream),
+                Err(error) => {
+                    let _ = timeout(LINGER, stream.shutdown()).await;
+                    Err(Some(Failed::of_certificate(&error)))
+                }
+            },
             Err((error, stream)) => {
                 let failed = Failed::of(&error);
                 if failed.failure != TlsFailure::Closed {
@@ -112,6 +130,15 @@ impl Tls {
             }
         }
     }
+}
+
+/// Whom the certificate of a client names.
+fn named_by(chain: &[CertificateDer<'_>], peer: &Peer) -> Option<Box<Certificate>> {
+    let named = names::named_by(chain.first()?);
+    if named.is_none() {
+        info!(remote = %peer.addr, listener = &*peer.listener, "a certificate names nobody: it cannot be read");
+    }
+    named.map(Box::new)
 }
 
 /// Type of a record that begins a handshake.
@@ -140,21 +167,7 @@ async fn linger(mut stream: Prompt) {
 /// # Errors
 /// It cannot.
 pub(super) fn check(config: &ListenerTlsConfig, protocol: Protocol) -> Result<(), TlsError> {
-    server_config(config, protocol).map(|_| ())
-}
-
-fn server_config(config: &ListenerTlsConfig, protocol: Protocol) -> Result<ServerConfig, TlsError> {
-    let key = files::certified_key(&config.cert_file, &config.key_file)?;
-    let builder = ServerConfig::builder_with_provider(files::provider()).with_safe_default_protocol_versions()?;
-    let resolver = Arc::new(SingleCertAndKey::from(Arc::unwrap_or_clone(key)));
-    let mut server = builder.with_no_client_auth().with_cert_resolver(resolver);
-    let spoken: &[u8] = match protocol {
-        Protocol::Mqtt => b"mqtt",
-        Protocol::Ws => b"http/1.1",
-    };
-    server.alpn_protocols = vec![spoken.to_vec()];
-    server.ticketer = Ticketer::new()?;
-    Ok(server)
+    Setup::read(config, protocol).map(|_| ())
 }
 
 #[cfg(test)]

@@ -197,6 +197,16 @@ labels! {
         NothingShared = "nothing_shared",
         /// The peer does not want our certificate, or something else that we said.
         RefusedByPeer = "refused_by_peer",
+        /// The peer has shown no certificate, and one is required.
+        CertificateMissing = "certificate_missing",
+        /// The certificate of the peer has expired, or is not valid yet.
+        CertificateExpired = "certificate_expired",
+        /// The certificate of the peer is revoked.
+        CertificateRevoked = "certificate_revoked",
+        /// Nobody whom we trust has signed the certificate of the peer.
+        UnknownAuthority = "unknown_authority",
+        /// The certificate of the peer is wrong in another way.
+        Certificate = "certificate",
         /// What the peer sent is not as TLS says.
         Protocol = "protocol",
     }

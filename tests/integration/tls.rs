@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 use tempfile::TempDir;
 
+use crate::auth_file::hash;
 use crate::harness::{Finished, MosquittoSub, NatsServer, PATIENCE, PROGRAM, Sidecar, SidecarBuilder};
 use crate::harness::{eventually, mosquitto_pub, python, run, unique};
 
@@ -22,6 +26,7 @@ impl Pki {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "our authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let cert = params.self_signed(&key).unwrap();
         let pki = Self { dir, issuer: Issuer::new(params, key) };
@@ -45,6 +50,54 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         self.put(&format!("{name}.pem"), &params.signed_by(&key, &self.issuer).unwrap().pem());
         self.put(&format!("{name}.key"), &key.serialize_pem());
+    }
+
+    /// Issues one for a client, by name and serial number.
+    fn issue_client(&self, name: &str, serial: u64) {
+        let mut params = CertificateParams::new(vec![format!("{name}.example")]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        if name == "old" {
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        }
+        self.issue(name, params);
+    }
+
+    /// Puts a list of revoked certificates into `revoked.crl`.
+    fn revoke(&self, serials: &[u64]) {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2044, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.put("revoked.crl", &list.signed_by(&self.issuer).unwrap().pem().unwrap());
+    }
+
+    /// Keys of `tls` with which clients are asked for a certificate.
+    fn asking(&self, how: &str) -> String {
+        self.revoke(&[7]);
+        let (ca, crl) = (self.path("ca.pem"), self.path("revoked.crl"));
+        format!("ca_file = {ca:?}\ncrl_file = {crl:?}\nclient_certificate = {how:?}")
+    }
+
+    /// What `mosquitto_pub` says with the certificate of this name, or none.
+    async fn publish(&self, sidecar: &Sidecar, name: Option<&str>, more: &[&str]) -> i32 {
+        let ca = self.path("ca.pem");
+        let shown = name.map(|name| [self.path(&format!("{name}.pem")), self.path(&format!("{name}.key"))]);
+        let shown = shown.iter().flat_map(|[cert, key]| ["--cert", &**cert, "--key", &**key]);
+        let args =
+            ["--cafile", &*ca, "-t", "t", "-m", "x", "-q", "1"].into_iter().chain(shown).chain(more.iter().copied());
+        mosquitto_pub(sidecar.mqtt_port, &args.collect::<Vec<_>>(), String::new()).await.code
     }
 
     /// A configuration in which both listeners have these keys of `tls` besides certificate and key.
@@ -148,5 +201,61 @@ async fn a_wrong_file_is_one_line_of_check_and_of_the_start() {
             pki.path("server.pem")
         );
         assert!(said.stderr.lines().any(|line| line.ends_with(&expected)), "{subcommand:?} {}", said.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_enough_or_bound_as_the_configuration_says() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    pki.issue_client("lamp", 1);
+    pki.issue_client("door", 2);
+    let users = format!(
+        "[[users]]\nname = \"lamp\"\npassword = {:?}\ncertificate = \"dns:lamp.example\"\n\
+         [[users]]\nname = \"hall\"\npassword = {:?}\ncertificate = \"subject:CN=door\"\n",
+        hash("light"),
+        hash("open")
+    );
+    let auth = |certificate: &str| format!("[auth]\nmode = \"file\"\ncertificate = {certificate:?}\n{users}");
+    let enough = pki.start(&nats, &pki.asking("optional"), &auth("enough")).await;
+    // 5 is 3.1.1's "not authorized".
+    for (shown, more, code) in [
+        (Some("lamp"), &[][..], 0),
+        (Some("door"), &[], 0),
+        (None, &[], 5),
+        (Some("lamp"), &["-u", "hall", "-P", "open"], 5),
+        (None, &["-u", "hall", "-P", "open"], 0),
+    ] {
+        assert_eq!(pki.publish(&enough, shown, more).await, code, "enough {shown:?} {more:?}");
+    }
+    let bound = pki.start(&nats, &pki.asking("optional"), &auth("bind")).await;
+    for (shown, more, code) in [
+        (Some("lamp"), &["-u", "lamp", "-P", "light"][..], 0),
+        (Some("door"), &["-u", "hall", "-P", "open"], 0),
+        (Some("lamp"), &["-u", "hall", "-P", "open"], 5),
+        (None, &["-u", "lamp", "-P", "light"], 5),
+        (Some("lamp"), &[], 5),
+    ] {
+        assert_eq!(pki.publish(&bound, shown, more).await, code, "bind {shown:?} {more:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_an_expired_and_no_certificate_do_not_get_in() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    for (name, serial) in [("right", 1), ("revoked", 7), ("old", 2)] {
+        pki.issue_client(name, serial);
+    }
+    let sidecar = pki.start(&nats, &pki.asking("required"), "").await;
+    assert_eq!(pki.publish(&sidecar, Some("right"), &[]).await, 0);
+    for (shown, reason) in
+        [(Some("revoked"), "certificate_revoked"), (Some("old"), "certificate_expired"), (None, "certificate_missing")]
+    {
+        assert_ne!(pki.publish(&sidecar, shown, &[]).await, 0, "{reason}");
+        let series = format!("mqtt_tls_failed_total{{reason={reason:?}}}");
+        assert!(sidecar.metric(&series).await >= 1.0, "{series}");
+    }
+    let log = sidecar.log();
+    for words in ["peer is revoked", "peer has expired", "has shown no certificate, and one is required"] {
+        assert!(log.contains(words), "{words}: {log}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio_rustls::rustls::{Error, InvalidMessage};
+use tokio_rustls::rustls::{CertificateError, Error, InvalidMessage};
 
 use crate::metrics::TlsFailure;
 
@@ -45,6 +45,10 @@ impl Failed {
             Error::PeerIncompatible(why) => {
                 Self::new(TlsFailure::NothingShared, format!("nothing that both sides have: {why:?}"))
             }
+            Error::NoCertificatesPresented => {
+                Self::new(TlsFailure::CertificateMissing, "the peer has shown no certificate, and one is required")
+            }
+            Error::InvalidCertificate(error) => Self::of_certificate(error),
             Error::NoApplicationProtocol => {
                 Self::new(TlsFailure::NothingShared, "the peer wants another protocol than ours (ALPN)")
             }
@@ -56,5 +60,26 @@ impl Failed {
             ),
             other => Self::new(TlsFailure::Protocol, other.to_string()),
         }
+    }
+
+    /// The certificate of a client does not let it in.
+    pub(super) fn of_certificate(error: &CertificateError) -> Self {
+        let (failure, words) = match error {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                (TlsFailure::CertificateExpired, "the certificate of the peer has expired".to_owned())
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                (TlsFailure::CertificateExpired, "the certificate of the peer is not valid yet".to_owned())
+            }
+            CertificateError::Revoked => {
+                (TlsFailure::CertificateRevoked, "the certificate of the peer is revoked".to_owned())
+            }
+            CertificateError::UnknownIssuer => (
+                TlsFailure::UnknownAuthority,
+                "the certificate of the peer is signed by an authority that is not in ca_file".to_owned(),
+            ),
+            other => (TlsFailure::Certificate, format!("the certificate of the peer cannot be used: {other}")),
+        };
+        Self { failure, words }
     }
 }

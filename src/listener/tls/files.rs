@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, InconsistentKeys};
 
@@ -21,7 +21,7 @@ pub struct TlsFileError {
 }
 
 impl TlsFileError {
-    fn new(key: &'static str, file: &Path, what: impl fmt::Display) -> Self {
+    pub(super) fn new(key: &'static str, file: &Path, what: impl fmt::Display) -> Self {
         Self { key, file: file.to_owned(), what: what.to_string() }
     }
 }
@@ -31,23 +31,27 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A certificate with its chain and its key.
-pub(super) fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsFileError> {
-    let chain = certificates("cert_file", cert)?;
+/// A certificate with its chain and its key, from files that these keys name.
+pub(super) fn certified_key(
+    (of_cert, of_key): (&'static str, &'static str),
+    cert: &Path,
+    key: &Path,
+) -> Result<Arc<CertifiedKey>, TlsFileError> {
+    let chain = certificates(of_cert, cert)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
         pem::Error::NoItemsFound => {
-            TlsFileError::new("key_file", key, "there is no private key in it (one with a passphrase is of no use)")
+            TlsFileError::new(of_key, key, "there is no private key in it (one with a passphrase is of no use)")
         }
-        other => TlsFileError::new("key_file", key, told(&other)),
+        other => TlsFileError::new(of_key, key, told(&other)),
     })?;
     let certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsFileError::new("key_file", key, format!("it is not the key of the certificate in {}", cert.display()))
+            TlsFileError::new(of_key, key, format!("it is not the key of the certificate in {}", cert.display()))
         }
         rustls::Error::InvalidCertificate(error) => {
-            TlsFileError::new("cert_file", cert, format!("the certificate cannot be read: {error}"))
+            TlsFileError::new(of_cert, cert, format!("the certificate cannot be read: {error}"))
         }
-        error => TlsFileError::new("key_file", key, format!("the key cannot be used: {error}")),
+        error => TlsFileError::new(of_key, key, format!("the key cannot be used: {error}")),
     })?;
     Ok(Arc::new(certified))
 }
@@ -58,6 +62,16 @@ pub(super) fn certificates(key: &'static str, file: &Path) -> Result<Vec<Certifi
     let all = all.map_err(|error| TlsFileError::new(key, file, told(&error)))?;
     if all.is_empty() {
         return Err(TlsFileError::new(key, file, "there is no certificate in it"));
+    }
+    Ok(all)
+}
+
+/// All lists of revoked certificates of a file; at least one.
+pub(super) fn revocation_lists(file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsFileError> {
+    let all = CertificateRevocationListDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = all.map_err(|error| TlsFileError::new("crl_file", file, told(&error)))?;
+    if all.is_empty() {
+        return Err(TlsFileError::new("crl_file", file, "there is no list of revoked certificates (X509 CRL) in it"));
     }
     Ok(all)
 }

@@ -7,7 +7,8 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
     ALL_VERSIONS, ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
@@ -16,7 +17,7 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use super::authority::{Authority, Files, Issued};
 use super::*;
-use crate::config::{Config, Duration as ConfigDuration};
+use crate::config::{ClientCertificate, Config, Duration as ConfigDuration, SniConfig};
 use crate::listener::tests::Running;
 
 /// How a client comes.
@@ -31,6 +32,26 @@ impl Caller {
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Self { config: Arc::new(config), name: "localhost".try_into().unwrap() }
+    }
+
+    /// One that shows a certificate.
+    fn with(authority: &Authority, shown: &Issued, version: &'static SupportedProtocolVersion) -> Self {
+        let builder =
+            ClientConfig::builder_with_provider(files::provider()).with_protocol_versions(&[version]).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(shown.cert.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+        let config = builder.with_root_certificates(authority.roots()).with_client_auth_cert(chain, key).unwrap();
+        Self { config: Arc::new(config), name: "localhost".try_into().unwrap() }
+    }
+
+    /// Whether it gets in, and the connection with it.
+    async fn gets_in(&self, addr: SocketAddr) -> Option<client::TlsStream<TcpStream>> {
+        let mut stream = self.call(addr).await.ok()?;
+        // With TLS 1.3 what the server thinks of a certificate comes behind the handshake.
+        stream.write_all(b"?").await.ok()?;
+        stream.flush().await.ok()?;
+        stream.read_exact(&mut [0]).await.ok()?;
+        Some(stream)
     }
 
     async fn call(&self, addr: SocketAddr) -> io::Result<client::TlsStream<TcpStream>> {
@@ -56,7 +77,7 @@ async fn echoed(stream: &mut client::TlsStream<TcpStream>, said: &[u8]) {
 }
 
 fn tls_of((cert_file, key_file): (PathBuf, PathBuf)) -> ListenerTlsConfig {
-    ListenerTlsConfig { cert_file, key_file }
+    ListenerTlsConfig { cert_file, key_file, ..ListenerTlsConfig::default() }
 }
 
 /// Both listeners with TLS.
@@ -219,4 +240,114 @@ fn what_is_wrong_with_a_file_is_one_line() {
     );
     assert_eq!(said(&cert, &other_key), "key_file: DIR/other: it is not the key of the certificate in DIR/cert");
     assert_eq!(said(&cert, &cut), "key_file: DIR/cut: it is no PEM: a section is cut off, or not Base64");
+}
+
+/// One that asks clients for certificates of this authority.
+fn asking(authority: &Authority, files: &Files, client_certificate: ClientCertificate) -> ListenerTlsConfig {
+    let ca_file = Some(files.put("ca.pem", &authority.pem));
+    ListenerTlsConfig { ca_file, client_certificate, ..tls_of(files.put_server(&authority.issue("localhost"))) }
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_or_a_wrong_one_does_not_get_in_where_one_is_required() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let crl_file = Some(files.put("crl.pem", &authority.revoke(&[7, 9])));
+    let tls = ListenerTlsConfig { crl_file, ..asking(&authority, &files, ClientCertificate::Required) };
+    for version in [&TLS12, &TLS13] {
+        let running = running(tls.clone(), |_| ()).await;
+        let addr = running.addr(Protocol::Mqtt);
+        let right = authority.issue_client("lamp", 8);
+        assert!(Caller::with(&authority, &right, version).gets_in(addr).await.is_some());
+        assert_eq!(*running.came.lock(), ["- subject:CN=lamp cn:lamp"]);
+        assert!(Caller::new(authority.roots(), &[version], &[]).gets_in(addr).await.is_none());
+        failed(&running, "certificate_missing").await;
+        let expired = authority.issue_with(|params| {
+            (params.not_before, params.not_after) =
+                (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+        });
+        assert!(Caller::with(&authority, &expired, version).gets_in(addr).await.is_none());
+        failed(&running, "certificate_expired").await;
+        assert!(Caller::with(&authority, &authority.issue_client("lamp", 9), version).gets_in(addr).await.is_none());
+        failed(&running, "certificate_revoked").await;
+        let stranger = Authority::new("other").issue_client("lamp", 8);
+        assert!(Caller::with(&authority, &stranger, version).gets_in(addr).await.is_none());
+        failed(&running, "unknown_authority").await;
+        assert_eq!(running.came.lock().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_optional_counts_when_it_is_shown_and_has_to_be_right() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let running = running(asking(&authority, &files, ClientCertificate::Optional), |_| ()).await;
+    let addr = running.addr(Protocol::Mqtt);
+    assert!(Caller::new(authority.roots(), ALL_VERSIONS, &[]).gets_in(addr).await.is_some());
+    let caller = Caller::with(&authority, &authority.issue_client("lamp", 8), &TLS13);
+    assert!(caller.gets_in(addr).await.is_some());
+    // By a ticket, with the same certificate.
+    let stream = caller.gets_in(addr).await.unwrap();
+    assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    let lamp = "- subject:CN=lamp cn:lamp";
+    assert_eq!(*running.came.lock(), ["- ", lamp, lamp]);
+    let stranger = Authority::new("ours").issue_client("lamp", 8);
+    assert!(Caller::with(&authority, &stranger, &TLS13).gets_in(addr).await.is_none());
+    assert_eq!(running.came.lock().len(), 3);
+}
+
+#[tokio::test]
+async fn the_name_that_a_client_asks_for_chooses_certificate_and_account() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let sni = |name: &str, account: Option<&str>| {
+        let issued = authority.issue(name);
+        SniConfig {
+            names: vec![name.to_uppercase()],
+            cert_file: files.put(&format!("{name}.pem"), &issued.cert),
+            key_file: files.put(&format!("{name}.key"), &issued.key),
+            account: account.map(Into::into),
+        }
+    };
+    let names = vec![sni("t2.example", Some("T2")), sni("*.t3.example", None)];
+    let tls = ListenerTlsConfig { sni: names, ..tls_of(files.put_server(&authority.issue("localhost"))) };
+    let running = running(tls, |_| ()).await;
+    for (name, certified) in [
+        ("localhost", true),
+        ("t2.example", true),
+        ("a.t3.example", true),
+        ("t3.example", false),
+        ("a.b.t3.example", false),
+        ("t2.example.org", false),
+    ] {
+        let name = name.try_into().unwrap();
+        let caller = Caller { name, ..Caller::new(authority.roots(), ALL_VERSIONS, &[]) };
+        assert_eq!(caller.gets_in(running.addr(Protocol::Mqtt)).await.is_some(), certified, "{:?}", caller.name);
+    }
+    assert_eq!(*running.came.lock(), ["- ", "T2 ", "- "]);
+}
+
+#[test]
+fn what_is_wrong_with_the_files_for_clients_is_one_line() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let usual = asking(&authority, &files, ClientCertificate::Optional);
+    let no_list = files.put("none.pem", &authority.pem);
+    let odd = files.put("odd", "-----BEGIN X509 CRL-----\nc2VjcmV0\n-----END X509 CRL-----\n");
+    let said = |tls: ListenerTlsConfig| {
+        let said = check(&tls, Protocol::Mqtt).unwrap_err().to_string();
+        said.replace(files.root().to_str().unwrap(), "DIR")
+    };
+    let missing = Some(files.path("missing"));
+    assert_eq!(
+        said(ListenerTlsConfig { ca_file: missing.clone(), ..usual.clone() }),
+        "ca_file: DIR/missing: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        said(ListenerTlsConfig { crl_file: Some(no_list), ..usual.clone() }),
+        "crl_file: DIR/none.pem: there is no list of revoked certificates (X509 CRL) in it"
+    );
+    let odd = said(ListenerTlsConfig { crl_file: Some(odd), ..usual.clone() });
+    assert!(odd.starts_with("crl_file: DIR/odd: "), "{odd}");
+    let sni = vec![SniConfig { cert_file: files.path("missing"), ..SniConfig::default() }];
+    assert_eq!(
+        said(ListenerTlsConfig { sni, ..usual }),
+        "sni.cert_file: DIR/missing: No such file or directory (os error 2)"
+    );
 }

@@ -1,0 +1,129 @@
+//! From the configuration of a listener, and what is in its files, to what TLS goes by.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring::Ticketer;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+
+use super::super::peer::Protocol;
+use super::files::{self, TlsFileError};
+use crate::config::{ClientCertificate, ListenerTlsConfig};
+
+/// TLS cannot be set up with what a listener says.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] TlsFileError),
+    /// Something else.
+    #[error("{0}")]
+    Other(#[from] rustls::Error),
+}
+
+/// What TLS goes by.
+pub(super) struct Setup {
+    pub(super) acceptor: TlsAcceptor,
+    /// Judges certificates of clients, where they are asked for one.
+    pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
+    names: Arc<Names>,
+}
+
+impl Setup {
+    /// Reads the files.
+    pub(super) fn read(config: &ListenerTlsConfig, protocol: Protocol) -> Result<Self, TlsError> {
+        let names = Arc::new(Names::read(config)?);
+        let verifier = verifier(config)?;
+        let builder = ServerConfig::builder_with_provider(files::provider()).with_safe_default_protocol_versions()?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Names>::clone(&names);
+        let mut server = builder.with_cert_resolver(resolver);
+        let spoken: &[u8] = match protocol {
+            Protocol::Mqtt => b"mqtt",
+            Protocol::Ws => b"http/1.1",
+        };
+        server.alpn_protocols = vec![spoken.to_vec()];
+        server.ticketer = tickets()?;
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, names })
+    }
+
+    /// The account of a name that a client has asked for.
+    pub(super) fn account_of(&self, name: Option<&str>) -> Option<Arc<str>> {
+        self.names.named(name?)?.account.clone()
+    }
+}
+
+fn tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    Ticketer::new()
+}
+
+fn verifier(config: &ListenerTlsConfig) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let (Some(ca), true) = (&config.ca_file, config.client_certificate != ClientCertificate::None) else {
+        return Ok(None);
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in files::certificates("ca_file", ca)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| TlsFileError::new("ca_file", ca, format!("a certificate cannot be used: {error}")))?;
+    }
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), files::provider());
+    if let Some(file) = &config.crl_file {
+        // An authority without a list in the file has revoked nothing.
+        builder = builder.with_crls(files::revocation_lists(file)?).allow_unknown_revocation_status();
+    }
+    if config.client_certificate == ClientCertificate::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    let named = config.crl_file.as_ref().map_or(("ca_file", ca), |file| ("crl_file", file));
+    let built = builder.build().map_err(|error| TlsFileError::new(named.0, named.1, error))?;
+    Ok(Some(built))
+}
+
+/// Our certificates, by the names that clients ask for.
+#[derive(Debug)]
+struct Names {
+    usual: Arc<CertifiedKey>,
+    /// In lower case, some with `*.` in front.
+    by_name: HashMap<String, Named>,
+}
+
+#[derive(Clone, Debug)]
+struct Named {
+    key: Arc<CertifiedKey>,
+    account: Option<Arc<str>>,
+}
+
+impl Names {
+    fn read(config: &ListenerTlsConfig) -> Result<Self, TlsFileError> {
+        let usual = files::certified_key(("cert_file", "key_file"), &config.cert_file, &config.key_file)?;
+        let mut by_name = HashMap::default();
+        for sni in &config.sni {
+            let key = files::certified_key(("sni.cert_file", "sni.key_file"), &sni.cert_file, &sni.key_file)?;
+            let named = Named { key, account: sni.account.as_deref().map(Arc::from) };
+            by_name.extend(sni.names.iter().map(|name| (name.to_ascii_lowercase(), named.clone())));
+        }
+        Ok(Self { usual, by_name })
+    }
+
+    fn named(&self, name: &str) -> Option<&Named> {
+        if self.by_name.is_empty() {
+            return None;
+        }
+        let name = name.to_ascii_lowercase();
+        self.by_name.get(&name).or_else(|| self.by_name.get(&format!("*.{}", name.split_once('.')?.1)))
+    }
+}
+
+impl ResolvesServerCert for Names {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.named(name));
+        Some(Arc::clone(named.map_or(&self.usual, |named| &named.key)))
+    }
+}
