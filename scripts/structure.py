@@ -55,7 +55,7 @@ LAYERS = [
     {"metrics"},
     {"store"},
     {"nats"},
-    {"embedded", "network", "readiness", "shutdown", "tasks"},
+    {"embedded", "network", "readiness", "shutdown", "stamp", "tasks"},
     {"logging"},
     {"config"},
 ]

@@ -13,7 +13,7 @@ use crate::announce;
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
 use crate::connection::{self, Door};
-use crate::listener::{self, ListenerError, Peer, Serve};
+use crate::listener::{self, ListenerError, Peer, Revocations, Serve};
 use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
@@ -92,6 +92,8 @@ struct Process {
     conditions: [(Condition, Look); CONDITIONS.len()],
     listeners: Condition,
     admin: Option<Admin>,
+    /// Client certificates that listeners know to be revoked.
+    revocations: Arc<Revocations>,
 }
 
 impl Process {
@@ -105,7 +107,7 @@ impl Process {
             Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
             None => None,
         };
-        Ok(Self { metrics, readiness, conditions, listeners, admin })
+        Ok(Self { metrics, readiness, conditions, listeners, admin, revocations: Arc::default() })
     }
 
     /// From now on the account is asked how it is.
@@ -126,7 +128,8 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
     let (mut spec, ways) = (account_spec(&config)?, options::nats_ways(&config)?);
     // The same user of ours on the same servers.
     spec.store.nats.outage = ways.home.outage.clone();
-    let authenticator: Arc<dyn Authenticator> = Arc::new(auth::authenticator(&config, ways, &process.metrics)?);
+    let authenticator = auth::authenticator(&config, ways, &process.metrics)?;
+    let authenticator: Arc<dyn Authenticator> = Arc::new(authenticator.heeding(Arc::clone(&process.revocations)));
     let spec = ways::knowing_users(spec, &authenticator);
     let opening = Box::pin(Account::open(spec, &process.metrics));
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
@@ -156,7 +159,8 @@ async fn serve(
     let metrics = Arc::clone(&process.metrics);
     let door = Arc::new(options::door(config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
-    let served = listener::spawn(config, Arc::clone(&process.metrics), mqtt, shutdown.clone()).await?;
+    let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
+    let served = listener::spawn(config, metrics, revocations, mqtt, shutdown.clone()).await?;
     auth::tell_open_listeners(config, &served.bound);
     process.listeners.open();
     announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));

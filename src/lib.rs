@@ -33,6 +33,7 @@ mod nats;
 mod network;
 pub mod readiness;
 pub mod shutdown;
+mod stamp;
 pub mod store;
 mod tasks;
 

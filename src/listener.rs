@@ -37,7 +37,7 @@ pub use opening::{check, spawn};
 pub use peer::{Peer, Protocol};
 pub use places::Handshake;
 use places::Taken;
-pub use tls::{TlsError, TlsFileError};
+pub use tls::{Revocations, TlsError, TlsFileError};
 pub use ws_stream::WsStream;
 
 use crate::config::BindAddr;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The text is not an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,11 +76,21 @@ impl fmt::Display for CertificateIdentity {
     }
 }
 
+/// What a list of revoked certificates calls one by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateId {
+    /// The subject of whoever has signed it, as DER.
+    pub issuer: Box<[u8]>,
+    /// Its serial number, as DER has it.
+    pub serial: Box<[u8]>,
+}
+
 /// A client certificate that was verified, as whom it names, in the order in which nats-server looks (`verify_and_map`):
 /// e-mail, DNS and URI of the Subject Alternative Names, then the subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificate {
     identities: Vec<CertificateIdentity>,
+    chain: Option<Arc<[CertificateId]>>,
 }
 
 impl Certificate {
@@ -94,7 +105,19 @@ impl Certificate {
             CertificateIdentity::Subject(_) => 3,
             CertificateIdentity::CommonName(_) => 4,
         });
-        Self { identities }
+        Self { identities, chain: None }
+    }
+
+    /// With what it, and those behind it, may be revoked by.
+    #[must_use]
+    pub fn with_chain(self, chain: Arc<[CertificateId]>) -> Self {
+        Self { chain: Some(chain), ..self }
+    }
+
+    /// What it, and those behind it, may be revoked by, where that is looked at.
+    #[must_use]
+    pub const fn chain(&self) -> Option<&Arc<[CertificateId]>> {
+        self.chain.as_ref()
     }
 
     /// Its identities, the first one first.

@@ -43,7 +43,7 @@ pub mod template;
 mod time;
 mod window;
 
-pub use self::certificate::{Certificate, CertificateIdentity, NotAnIdentity};
+pub use self::certificate::{Certificate, CertificateId, CertificateIdentity, NotAnIdentity};
 pub use self::lists::{PermissionLists, SubjectLists};
 pub use self::network::{Network, NotANetwork};
 pub use self::permissions::{

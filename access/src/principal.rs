@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use crate::certificate::CertificateId;
 use crate::network::Network;
 use crate::permissions::Permissions;
 use crate::tags::DeviceRules;
@@ -152,13 +153,15 @@ pub struct Origin {
     pub has_own_permissions: bool,
     /// What the mode knows it by, where it needs that.
     pub ticket: Option<Arc<Ticket>>,
+    /// The certificates that it came with, where they may be revoked while it is connected.
+    pub certificates: Option<Arc<[CertificateId]>>,
 }
 
 impl Origin {
     /// Of a mode, without anything else.
     #[must_use]
     pub const fn of(mode: Mode) -> Self {
-        Self { mode, has_account_of_listener: false, has_own_permissions: false, ticket: None }
+        Self { mode, has_account_of_listener: false, has_own_permissions: false, ticket: None, certificates: None }
     }
 }
 

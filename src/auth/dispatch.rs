@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use futures_util::future::join_all;
-use mqtt_access::{AccountId, Mode, Publisher};
+use mqtt_access::{AccountId, Certificate, CertificateId, Mode, Publisher};
 use mqtt_codec::Connect;
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
@@ -26,7 +26,7 @@ use super::refusals::Refusals;
 use super::shape::{JwtShape, has_credentials};
 use super::{Again, Authenticator, Finding, Following, Judging, Looking, Principal};
 use crate::config::{CertificateUse, ListenerAuth};
-use crate::listener::{Peer, Protocol};
+use crate::listener::{Peer, Protocol, Revocations};
 use crate::metrics::AuthStep;
 use crate::store;
 
@@ -85,6 +85,8 @@ pub(crate) struct Dispatch {
     modes: Modes,
     refusals: Refusals,
     changes: watch::Sender<u64>,
+    /// Client certificates that are revoked.
+    revocations: Arc<Revocations>,
 }
 
 /// Who is to judge.
@@ -99,7 +101,12 @@ enum Route {
 
 impl Dispatch {
     pub(super) fn new(entrances: Entrances, modes: Modes, refusals: Refusals) -> Self {
-        Self { entrances, modes, refusals, changes: watch::Sender::default() }
+        Self { entrances, modes, refusals, changes: watch::Sender::default(), revocations: Arc::default() }
+    }
+
+    /// With what listeners know of client certificates.
+    pub(crate) fn heeding(self, revocations: Arc<Revocations>) -> Self {
+        Self { revocations, ..self }
     }
 
     fn route(&self, entrance: &ListenerAuth, connect: &Connect, peer: &Peer) -> Route {
@@ -158,7 +165,13 @@ impl Dispatch {
 
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
         let (connect, entrance) = (credentials.connect, self.entrances.of(peer.protocol, &peer.listener));
-        let judged = match self.route(entrance, connect, peer) {
+        let shown = peer.certificate.as_deref().and_then(Certificate::chain);
+        let route = match shown.is_some_and(|shown| self.revocations.has_one_of(shown)) {
+            // Since TLS has looked at it.
+            true => Route::Refused(AuthStep::CertificateRevoked),
+            false => self.route(entrance, connect, peer),
+        };
+        let judged = match route {
             Route::Refused(step) => Err(step),
             Route::Certificate => self.by_certificate(connect, peer).map(|principal| (principal, None)),
             Route::To(mode, named) => match self.modes.get(mode) {
@@ -174,7 +187,7 @@ impl Dispatch {
         let entered = judged.and_then(|(principal, data)| {
             // The name that a client has asked for is more than where it did.
             let account = peer.account.as_deref().or(entrance.account.as_deref());
-            Ok((entered(account, principal)?, data))
+            Ok((with_certificates(entered(account, principal)?, shown), data))
         });
         match entered {
             Ok((principal, data)) => Verdict::Accepted(principal, data),
@@ -210,6 +223,17 @@ impl Dispatch {
         is_right.then_some(()).ok_or(AuthStep::Certificate)
     }
 
+    fn judge_again_by_mode(&self, principal: &Principal, client_id: &str) -> Again {
+        let Some(judge) = self.modes.get(principal.origin.mode) else { return Again::Gone(AuthStep::NoCredentials) };
+        match judge.judge_again(principal, client_id) {
+            Again::Changed(now) if principal.origin.has_account_of_listener && !now.brings_account() => {
+                Again::Changed(with_account(&now, &principal.account))
+            }
+            Again::Changed(now) if now.account != principal.account => Again::Gone(AuthStep::Account),
+            other => other,
+        }
+    }
+
     /// Hands on that a mode has changed.
     async fn hand_on(&self, mut changes: watch::Receiver<u64>) {
         while changes.changed().await.is_ok() {
@@ -237,6 +261,13 @@ fn with_account(principal: &Principal, account: &AccountId) -> Arc<Principal> {
     Arc::new(given)
 }
 
+fn with_certificates(principal: Arc<Principal>, shown: Option<&Arc<[CertificateId]>>) -> Arc<Principal> {
+    let Some(shown) = shown else { return principal };
+    let mut with = Arc::unwrap_or_clone(principal);
+    with.origin.certificates = Some(Arc::clone(shown));
+    Arc::new(with)
+}
+
 impl Authenticator for Dispatch {
     fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a> {
         Box::pin(self.verdict(credentials, peer))
@@ -248,16 +279,15 @@ impl Authenticator for Dispatch {
 
     /// Whoever accepted it is asked. It stays in its account, or goes.
     fn judge_again(&self, principal: &Principal, client_id: &str) -> Again {
-        let Some(judge) = self.modes.get(principal.origin.mode) else { return Again::Gone(AuthStep::NoCredentials) };
-        match judge.judge_again(principal, client_id) {
-            Again::Changed(now) if principal.origin.has_account_of_listener && !now.brings_account() => {
-                Again::Changed(with_account(&now, &principal.account))
-            }
-            Again::Changed(now) if now.account != principal.account => Again::Gone(AuthStep::Account),
+        let shown = principal.origin.certificates.as_ref();
+        if shown.is_some_and(|shown| self.revocations.has_one_of(shown)) {
+            return Again::Gone(AuthStep::CertificateRevoked);
+        }
+        match self.judge_again_by_mode(principal, client_id) {
+            Again::Changed(now) => Again::Changed(with_certificates(now, shown)),
             other => other,
         }
     }
-
     /// Whoever accepted it is asked.
     fn permissions_of<'a>(&'a self, publisher: &'a Publisher, client_id: &'a str) -> Looking<'a> {
         match self.modes.get(publisher.mode) {
@@ -284,7 +314,8 @@ impl Authenticator for Dispatch {
 
     fn follow(&self) -> Following<'_> {
         let following = join_all(self.modes.all().map(|(_, judge)| judge.follow()));
-        let handing_on = join_all(self.modes.all().map(|(_, judge)| self.hand_on(judge.changes())));
+        let all = self.modes.all().map(|(_, judge)| judge.changes()).chain([self.revocations.changes()]);
+        let handing_on = join_all(all.map(|changes| self.hand_on(changes)));
         Box::pin(async move {
             let _ = tokio::join!(following, handing_on);
         })

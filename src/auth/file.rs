@@ -19,11 +19,12 @@ use super::refusals::Refusals;
 use super::remembered::Remembered;
 use super::turns::Turns;
 use super::users::Users;
-use super::users_file::{self, Found, Stamp};
+use super::users_file::{self, Found};
 use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Looking, Principal};
 use crate::config::{Config, UserConfig, check_names};
 use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
+use crate::stamp::Stamp;
 
 /// Passwords that are hashed at once, when it cannot be found out how many processors there are. More than there are processors
 /// would end none of them sooner, and each takes memory, 19 MiB as `nats-mqtt passwd` makes them. Who gets no turn in time

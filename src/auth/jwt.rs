@@ -40,11 +40,11 @@ pub(crate) use self::ways::{Ways, are_creds_of};
 use super::failures::Failures;
 use super::nkey::{self, Stage};
 use super::refusals::{Refusals, step_of};
-use super::users_file::Stamp;
 use super::{Again, Authenticator, Finding, Following, JUDGED_WITHIN, Judging, Looking, time};
 use crate::config::{JwtConfig, ResolverConfig, read_operator};
 use crate::listener::{Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
+use crate::stamp::Stamp;
 use crate::store::{self, NatsOptions};
 
 /// So long before [`JUDGED_WITHIN`] is over a refusal is said that waits.

@@ -14,7 +14,7 @@ use super::nats::{NatsUsers, NatsWays};
 use super::oidc::OidcUsers;
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
-use crate::config::{Config, ListenerAuth, ListenerAuthConfig};
+use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerAuthConfig};
 use crate::listener::{Bound, Peer, Protocol};
 use crate::metrics::{AuthStep, Metrics};
 use crate::store::{self, LoneLink, NatsOptions, OpenError};
@@ -141,20 +141,40 @@ fn first_listener(config: &Config) -> (Protocol, &str) {
 
 /// What of the configuration is probably not what was meant.
 pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
     let users = config.users.len() + config.auth.file_users.len();
-    let is_open = entrances(config).modes().any(|mode| mode == Mode::None);
-    if !is_open || users == 0 {
-        return Vec::new();
+    let entrances = entrances(config);
+    if entrances.modes().any(|mode| mode == Mode::None) && users > 0 {
+        warnings.push(format!(
+            "auth.mode is \"none\", which lets everybody in who is none of [[users]] (there are {users}), and lets them do everything; write auth.mode = \"file\""
+        ));
     }
-    vec![format!(
-        "auth.mode is \"none\", which lets everybody in who is none of [[users]] (there are {users}), and lets them do everything; write auth.mode = \"file\""
-    )]
+    let tcp = config.listeners.tcp.iter().map(|tcp| (Protocol::Mqtt, &*tcp.name));
+    let all = tcp.chain(config.listeners.ws.iter().map(|ws| (Protocol::Ws, &*ws.name)));
+    let shut = all.filter(|(protocol, name)| {
+        entrances.of(*protocol, name).certificate == CertificateUse::Bind
+            && client_certificate(config, *protocol, name) == ClientCertificate::None
+    });
+    warnings.extend(shut.map(|(_, name)| {
+        format!("listener {name} lets nobody in: auth.certificate is \"bind\", and it asks for no certificates; write tls with client_certificate")
+    }));
+    warnings
+}
+
+/// Whether a listener asks for certificates.
+fn client_certificate(config: &Config, protocol: Protocol, name: &str) -> ClientCertificate {
+    let key = if protocol == Protocol::Mqtt { "listeners.tcp" } else { "listeners.ws" };
+    let mut own = config.listeners.tls().filter(|(kind, other, _)| *kind == key && *other == name);
+    own.next().map(|(_, _, tls)| tls.client_certificate).unwrap_or_default()
 }
 
 /// Says in the log where strangers can come in, or read passwords.
 pub(crate) fn tell_open_listeners(config: &Config, listeners: &[Bound]) {
     let entrances = entrances(config);
     let open = listeners.iter().filter(|bound| !bound.addr.ip().to_canonical().is_loopback());
+    // Whoever has a certificate of an authority of ours is no stranger.
+    let open =
+        open.filter(|bound| client_certificate(config, bound.protocol, &bound.name) != ClientCertificate::Required);
     let (strangers, known): (Vec<&Bound>, Vec<&Bound>) =
         open.partition(|bound| entrances.of(bound.protocol, &bound.name).mode == Mode::None);
     if !strangers.is_empty() {
@@ -240,6 +260,8 @@ mod tests {
         let of = |text: &str| warnings(&Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap());
         assert_eq!(of(""), [""; 0]);
         assert_eq!(of(&format!("{USER}[auth]\nmode = \"file\"")), [""; 0]);
+        let bound = of("[auth]\ncertificate = \"bind\"\n[listeners.tcp]\nbind = \"127.0.0.1:1\"");
+        assert!(bound.len() == 1 && bound[0].starts_with("listener tcp lets nobody in"), "{bound:?}");
         let of_listener = format!("{USER}[auth]\nmode = \"file\"\n[listeners.tcp.open]\nauth = {{ mode = \"none\" }}");
         for text in [USER, &of_listener] {
             let said = of(text);

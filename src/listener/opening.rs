@@ -5,20 +5,22 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::accept::{Acceptor, Limits};
-use super::tls::Tls;
+use super::tls::{Revocations, Tls};
 use super::upgrade::Upgrade;
 use super::{Dispatch, ListenerError, Listening, Protocol, Serve, socket, tls};
 use crate::config::{Config, ListenerTlsConfig, WsListenerConfig};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
 
-/// Opens every configured listener and serves what connects, until shutdown.
+/// Opens every configured listener and serves what connects, until shutdown. Client certificates that are revoked meanwhile are
+/// put into `revocations`.
 ///
 /// # Errors
 /// An address cannot be bound, or a file of TLS cannot be used; those bound before are closed again.
 pub async fn spawn<H: Serve>(
     config: &Config,
     metrics: Arc<Metrics>,
+    revocations: &Arc<Revocations>,
     serve: H,
     shutdown: ShutdownSignal,
 ) -> Result<Listening, ListenerError> {
@@ -27,14 +29,14 @@ pub async fn spawn<H: Serve>(
     let mut acceptors = Vec::new();
     for tcp in &config.listeners.tcp {
         if let Some(bind) = &tcp.bind {
-            let tls = tls_of(config, &tcp.name, Protocol::Mqtt, tcp.tls.as_ref(), &metrics)?;
+            let tls = tls_of(config, &tcp.name, Protocol::Mqtt, tcp.tls.as_ref(), (&metrics, revocations))?;
             let acceptor = Acceptor::bind(&tcp.name, Protocol::Mqtt, tls.is_some(), bind).await?;
             acceptors.push((acceptor, tls, None));
         }
     }
     for ws in &config.listeners.ws {
         if let Some(bind) = &ws.bind {
-            let tls = tls_of(config, &ws.name, Protocol::Ws, ws.tls.as_ref(), &metrics)?;
+            let tls = tls_of(config, &ws.name, Protocol::Ws, ws.tls.as_ref(), (&metrics, revocations))?;
             let acceptor = Acceptor::bind(&ws.name, Protocol::Ws, tls.is_some(), bind).await?;
             acceptors.push((acceptor, tls, Some(upgrade_of(config, ws))));
         }
@@ -44,6 +46,15 @@ pub async fn spawn<H: Serve>(
     }
     let bound = acceptors.iter().map(|(acceptor, ..)| acceptor.bound.clone()).collect();
     for (acceptor, tls, upgrade) in acceptors {
+        if let Some(tls) = &tls {
+            let (tls, shutdown) = (Arc::clone(tls), shutdown.clone());
+            connections.spawn(async move {
+                tokio::select! {
+                    () = shutdown.wait() => {}
+                    () = tls.follow() => {}
+                }
+            });
+        }
         let dispatch = Dispatch { serve: serve.clone(), tls, upgrade };
         let run = acceptor.run(dispatch, limits.clone(), metrics.clone(), connections.clone(), shutdown.clone());
         connections.spawn(run);
@@ -70,10 +81,11 @@ fn tls_of(
     name: &str,
     protocol: Protocol,
     tls: Option<&ListenerTlsConfig>,
-    metrics: &Arc<Metrics>,
+    (metrics, revocations): (&Arc<Metrics>, &Arc<Revocations>),
 ) -> Result<Option<Arc<Tls>>, ListenerError> {
     let Some(tls) = tls else { return Ok(None) };
-    let tls = Tls::new(tls, protocol, config.mqtt.connect_timeout.get(), Arc::clone(metrics));
+    let within = config.mqtt.connect_timeout.get();
+    let tls = Tls::new((name, protocol), tls, within, Arc::clone(metrics), Arc::clone(revocations));
     tls.map(|tls| Some(Arc::new(tls))).map_err(|source| ListenerError::Tls { name: name.to_owned(), source })
 }
 

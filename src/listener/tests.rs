@@ -98,6 +98,7 @@ pub(super) struct Running {
     pub(super) metrics: Arc<Metrics>,
     pub(super) ended: mpsc::UnboundedReceiver<std::io::Result<()>>,
     seen: Arc<AtomicUsize>,
+    pub(super) revocations: Arc<Revocations>,
     /// Account and identities of each.
     pub(super) came: Arc<parking_lot::Mutex<Vec<String>>>,
 }
@@ -113,10 +114,11 @@ impl Running {
         change(&mut config);
         let (ended, ends) = mpsc::unbounded_channel();
         let (shutdown, metrics, seen) = (ShutdownSignal::new(), Metrics::new(), Arc::new(AtomicUsize::new(0)));
+        let revocations = Arc::<Revocations>::default();
         let came = Arc::<parking_lot::Mutex<Vec<String>>>::default();
         let serve = Echo { ended, complete, seen: seen.clone(), came: came.clone() };
-        let listening = spawn(&config, metrics.clone(), serve, shutdown.clone()).await.unwrap();
-        Self { listening, shutdown, metrics, ended: ends, seen, came }
+        let listening = spawn(&config, metrics.clone(), &revocations, serve, shutdown.clone()).await.unwrap();
+        Self { listening, shutdown, metrics, ended: ends, seen, came, revocations }
     }
 
     async fn new() -> Self {
@@ -420,6 +422,7 @@ async fn an_address_in_use_is_an_error_that_names_the_listener() {
     let config = Config::assemble(None, &[], &overrides).unwrap();
     let (ended, _ends) = mpsc::unbounded_channel();
     let serve = Echo { ended, complete: true, seen: Arc::default(), came: Arc::default() };
-    let error = spawn(&config, Metrics::new(), serve, ShutdownSignal::new()).await.unwrap_err().to_string();
+    let error =
+        spawn(&config, Metrics::new(), &Arc::default(), serve, ShutdownSignal::new()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("listener tcp: cannot listen on {addr}: ")), "{error}");
 }

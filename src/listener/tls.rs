@@ -2,11 +2,14 @@
 //! get through costs one place among the handshakes, one deadline for everything up to CONNECT, and one line of the log.
 //!
 //! - `setup`: what TLS goes by, from the configuration and `files`, which says what is wrong with one.
+//! - `follow`: whether files are others than before; `revoked`: certificates that are.
 //! - `names`: whom the certificate of a client names; `failure`: why a handshake failed.
 
 mod failure;
 mod files;
+mod follow;
 mod names;
+mod revoked;
 mod setup;
 
 use std::io;
@@ -14,12 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_access::Certificate;
+use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 use tokio_rustls::rustls::pki_types::{CertificateDer, UnixTime};
 use tokio_rustls::rustls::{CertificateError, Error, HandshakeKind, ServerConnection};
 use tokio_rustls::server::TlsStream;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::socket::Prompt;
 use super::stream::Stream;
@@ -28,11 +32,17 @@ use crate::config::ListenerTlsConfig;
 use crate::metrics::{Metrics, TlsFailure};
 use failure::Failed;
 pub use files::TlsFileError;
+use follow::Seen;
+use revoked::Lists;
+pub use revoked::Revocations;
 use setup::Setup;
 pub use setup::TlsError;
 
 /// Encrypted bytes that wait to be sent, at most: what is behind them waits where it is counted.
 const BUFFERED_MAX: usize = 32 * 1024;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long somebody whose handshake failed may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
@@ -42,7 +52,15 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 /// TLS of one listener.
 pub(super) struct Tls {
-    setup: Setup,
+    /// Of the listener.
+    name: String,
+    config: ListenerTlsConfig,
+    protocol: Protocol,
+    /// The files as they were at first.
+    seen: Seen,
+    /// As they were read last.
+    setup: RwLock<Arc<Setup>>,
+    revocations: Arc<Revocations>,
     /// From accept to CONNECT.
     within: Duration,
     metrics: Arc<Metrics>,
@@ -51,34 +69,124 @@ pub(super) struct Tls {
 impl Tls {
     /// Reads what is in the files.
     pub(super) fn new(
+        (name, protocol): (&str, Protocol),
         config: &ListenerTlsConfig,
-        protocol: Protocol,
         within: Duration,
         metrics: Arc<Metrics>,
+        revocations: Arc<Revocations>,
     ) -> Result<Self, TlsError> {
-        Ok(Self { setup: Setup::read(config, protocol)?, within, metrics })
+        // What changes while it is read is for the first look to notice.
+        let seen = Seen::now(config);
+        let mut setup = Setup::read(config, protocol, None)?;
+        let revoked = setup.revoked.take();
+        let (name, config, setup) = (name.to_owned(), config.clone(), RwLock::new(Arc::new(setup)));
+        let tls = Self { name, config, protocol, seen, setup, revocations, within, metrics };
+        tls.revoke(revoked);
+        Ok(tls)
+    }
+
+    fn take(&self, mut setup: Setup) {
+        let revoked = setup.revoked.take();
+        *self.setup.write() = Arc::new(setup);
+        // Behind it: whoever has come in by the setup before is judged again now.
+        self.revoke(revoked);
+    }
+
+    fn revoke(&self, revoked: Option<Lists>) {
+        if let Some(lists) = revoked {
+            self.revocations.put(&format!("{} {}", self.protocol, self.name), lists);
+        }
+    }
+
+    fn setup(&self) -> Arc<Setup> {
+        Arc::clone(&self.setup.read())
+    }
+
+    /// Looks at the files again and again. What is new in them counts for whoever comes then; what cannot be used leaves
+    /// everything as it was. Never ends.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let (mut taken, mut wrong) = (self.seen.clone(), None);
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let (seen, read) = self.look(&taken).await;
+            match read {
+                None => wrong = None,
+                Some(Ok(setup)) => {
+                    self.take(setup);
+                    info!(listener = self.name, "the files of TLS were read again");
+                    (taken, wrong) = (seen, None);
+                }
+                // Files that go together are replaced one after the other: a second look tells.
+                Some(Err(_)) if wrong.as_ref() != Some(&seen) => wrong = Some(seen),
+                Some(Err(error)) => {
+                    warn!(listener = self.name, "TLS goes on as it was: {error}");
+                    (taken, wrong) = (seen, None);
+                }
+            }
+        }
+    }
+
+    /// How the files are, and what is in them where that is not as it was.
+    async fn look(self: &Arc<Self>, taken: &Seen) -> (Seen, Option<Result<Setup, TlsError>>) {
+        let (tls, taken) = (Arc::clone(self), taken.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let seen = Seen::now(&tls.config);
+            if seen == taken {
+                return (seen, None);
+            }
+            let before = tls.setup();
+            // A ticket says that somebody was verified.
+            let keeps_tickets = seen.trusts_as(&taken);
+            let read = Setup::read(&tls.config, tls.protocol, keeps_tickets.then_some(&*before));
+            (seen, Some(read))
+        });
+        match looking.await {
+            Ok(found) => found,
+            // The runtime ends.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Shakes hands, unless somebody else has to have the place. What fails is told here.
     pub(super) async fn accept(&self, stream: Prompt, peer: &mut Peer) -> Option<Stream> {
-        let deadline = peer.since + self.within;
+        let (deadline, setup) = (peer.since + self.within, self.setup());
         let shaken = tokio::select! {
             biased;
             () = peer.handshake.evicted() => return None,
-            shaken = timeout_at(deadline, self.handshake(stream)) => shaken,
+            shaken = timeout_at(deadline, handshake(stream, &setup)) => shaken,
         };
         match shaken {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
-                peer.account = self.setup.account_of(session.server_name());
-                peer.certificate = session.peer_certificates().and_then(|chain| named_by(chain, peer));
-                return Some(Stream::Tls(Box::new(stream)));
+                peer.account = setup.account_of(session.server_name());
+                peer.certificate = session.peer_certificates().and_then(|chain| self.named_by(chain, peer));
+                return Some(Stream::Tls(stream));
             }
-            Ok(Err(None)) => debug!(remote = %peer.addr, listener = &*peer.listener, "closed without a byte"),
-            Ok(Err(Some(failed))) => self.tell(peer, &failed),
+            Ok(Err(Refused::Silent)) => {
+                debug!(remote = %peer.addr, listener = &*peer.listener, "closed without a byte");
+            }
+            Ok(Err(Refused::Failed(failed, stream))) => {
+                self.tell(peer, &failed);
+                if let Some(stream) = stream {
+                    tokio::select! {
+                        () = peer.handshake.evicted() => {}
+                        () = linger(stream) => {}
+                    }
+                }
+            }
             Err(_) => self.tell(peer, &Failed::new(TlsFailure::Timeout, "no TLS handshake in time")),
         }
         None
+    }
+
+    /// Whom the certificate of a client names.
+    fn named_by(&self, chain: &[CertificateDer<'_>], peer: &Peer) -> Option<Box<Certificate>> {
+        let Some(named) = names::named_by(chain.first()?) else {
+            info!(remote = %peer.addr, listener = &*peer.listener, "a certificate names nobody: it cannot be read");
+            return None;
+        };
+        let may_be_revoked = self.config.crl_file.is_some();
+        Some(Box::new(if may_be_revoked { named.with_chain(revoked::ids_of(chain)) } else { named }))
     }
 
     fn tell(&self, peer: &Peer, failed: &Failed) {
@@ -86,66 +194,54 @@ impl Tls {
         let (reason, words) = (failed.failure.text(), &failed.words);
         info!(remote = %peer.addr, listener = &*peer.listener, reason, "no TLS connection: {words}");
     }
+}
 
-    /// Judges the certificate once more of a client that has come back by a ticket: TLS believes what was verified then.
-    fn judge_again(&self, session: &ServerConnection) -> Result<(), CertificateError> {
-        let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-        let Some(verifier) = self.setup.verifier.as_ref().filter(|_| is_resumed) else { return Ok(()) };
-        let Some((certificate, chain)) = session.peer_certificates().and_then(<[_]>::split_first) else {
-            return Ok(());
-        };
-        match verifier.verify_client_cert(certificate, chain, UnixTime::now()) {
-            Ok(_) => Ok(()),
-            Err(Error::InvalidCertificate(error)) => Err(error),
-            Err(_) => Err(CertificateError::ApplicationVerificationFailure),
-        }
+/// Why there is no TLS connection.
+enum Refused {
+    /// It left without a byte, as health checks do.
+    Silent,
+    /// The handshake failed; the peer may still read why.
+    Failed(Failed, Option<Stream>),
+}
+
+/// Shakes hands. Until the first byte is there, nothing of TLS is in memory.
+async fn handshake(stream: Prompt, setup: &Setup) -> Result<Box<TlsStream<Prompt>>, Refused> {
+    match stream.first_byte().await {
+        Ok(Some(HANDSHAKE)) => {}
+        Ok(Some(first)) => return Err(Refused::Failed(Failed::not_tls(first), Some(Stream::Plain(stream)))),
+        Ok(None) | Err(_) => return Err(Refused::Silent),
     }
-
-    /// `Err(None)`: it left without a byte, as health checks do. Until the first one is there, nothing of TLS is in memory.
-    async fn handshake(&self, stream: Prompt) -> Result<TlsStream<Prompt>, Option<Failed>> {
-        match stream.first_byte().await {
-            Ok(Some(HANDSHAKE)) => {}
-            Ok(Some(first)) => {
-                let failed = Failed::not_tls(first);
-                linger(stream).await;
-                return Err(Some(failed));
-            }
-            Ok(None) | Err(_) => return Err(None),
-        }
-        let accept = self.setup.acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(BUFFERED_MAX)));
-        match Box::pin(accept.into_fallible()).await {
-            Ok(mut stream) => match self.judge_again(stream.get_ref().1) {
-                Ok(()) => Ok(stream),
-                Err(error) => {
-                    let _ = timeout(LINGER, stream.shutdown()).await;
-                    Err(Some(Failed::of_certificate(&error)))
-                }
-            },
-            Err((error, stream)) => {
-                let failed = Failed::of(&error);
-                if failed.failure != TlsFailure::Closed {
-                    linger(stream).await;
-                }
-                Err(Some(failed))
-            }
+    let accept = setup.acceptor.accept_with(stream, |session| session.set_buffer_limit(Some(BUFFERED_MAX)));
+    match Box::pin(accept.into_fallible()).await {
+        Ok(stream) => match judge_again(setup, stream.get_ref().1) {
+            Ok(()) => Ok(Box::new(stream)),
+            Err(error) => Err(Refused::Failed(Failed::of_certificate(&error), Some(Stream::Tls(Box::new(stream))))),
+        },
+        Err((error, stream)) => {
+            let failed = Failed::of(&error);
+            let is_there = failed.failure != TlsFailure::Closed;
+            Err(Refused::Failed(failed, is_there.then_some(Stream::Plain(stream))))
         }
     }
 }
 
-/// Whom the certificate of a client names.
-fn named_by(chain: &[CertificateDer<'_>], peer: &Peer) -> Option<Box<Certificate>> {
-    let named = names::named_by(chain.first()?);
-    if named.is_none() {
-        info!(remote = %peer.addr, listener = &*peer.listener, "a certificate names nobody: it cannot be read");
+/// Judges the certificate once more of a client that has come back by a ticket: TLS believes what was verified then.
+fn judge_again(setup: &Setup, session: &ServerConnection) -> Result<(), CertificateError> {
+    let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let Some(verifier) = setup.verifier.as_ref().filter(|_| is_resumed) else { return Ok(()) };
+    let Some((certificate, chain)) = session.peer_certificates().and_then(<[_]>::split_first) else { return Ok(()) };
+    match verifier.verify_client_cert(certificate, chain, UnixTime::now()) {
+        Ok(_) => Ok(()),
+        Err(Error::InvalidCertificate(error)) => Err(error),
+        Err(_) => Err(CertificateError::ApplicationVerificationFailure),
     }
-    named.map(Box::new)
 }
 
 /// Type of a record that begins a handshake.
 const HANDSHAKE: u8 = 22;
 
 /// Lets the peer read the alert: closing a socket that has something unread resets it, and what was sent may be lost by that.
-async fn linger(mut stream: Prompt) {
+async fn linger(mut stream: Stream) {
     let lingering = async {
         stream.shutdown().await?;
         let mut room = [0; 1024];
@@ -167,7 +263,7 @@ async fn linger(mut stream: Prompt) {
 /// # Errors
 /// It cannot.
 pub(super) fn check(config: &ListenerTlsConfig, protocol: Protocol) -> Result<(), TlsError> {
-    Setup::read(config, protocol).map(|_| ())
+    Setup::read(config, protocol, None).map(|_| ())
 }
 
 #[cfg(test)]

@@ -299,6 +299,8 @@ labels! {
         OtherUser = "other_user",
         /// Its certificate is needed and missing, or is another user's.
         Certificate = "certificate",
+        /// Its certificate is revoked.
+        CertificateRevoked = "certificate_revoked",
         /// Its account is not the one of the listener.
         Account = "account",
         /// nats-server does not take its credentials.

@@ -2,16 +2,24 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
+use mqtt_codec::ReasonCode;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::auth_file::hash;
-use crate::harness::{Finished, MosquittoSub, NatsServer, PATIENCE, PROGRAM, Sidecar, SidecarBuilder};
-use crate::harness::{eventually, mosquitto_pub, python, run, unique};
+use crate::harness::{Client, Finished, MosquittoSub, NatsServer, PATIENCE, PROGRAM, Sidecar, SidecarBuilder};
+use crate::harness::{Options, eventually, mosquitto_pub, python, run, unique};
 
 /// An authority, and a folder of files with what it issues.
 struct Pki {
@@ -114,6 +122,37 @@ impl Pki {
         let sidecar = SidecarBuilder::new("tls", &["--nats", &nats.url(), "-c", config.to_str().unwrap()]);
         sidecar.start().await
     }
+}
+
+/// A port for clients without TLS: what they say goes to a sidecar with TLS and the certificate of this name.
+async fn tunnel(pki: &Pki, sidecar: &Sidecar, name: Option<&str>) -> u16 {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(pki.path("ca.pem")).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let config = match name {
+        None => builder.with_no_client_auth(),
+        Some(name) => {
+            let chain = vec![CertificateDer::from_pem_file(pki.path(&format!("{name}.pem"))).unwrap()];
+            let key = PrivateKeyDer::from_pem_file(pki.path(&format!("{name}.key"))).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
+    let (connector, to) = (TlsConnector::from(Arc::new(config)), sidecar.mqtt_port);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut plain, _)) = listener.accept().await {
+            let connector = connector.clone();
+            tokio::spawn(async move {
+                let stream = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                if let Ok(mut stream) = connector.connect("localhost".try_into().unwrap(), stream).await {
+                    let _ = tokio::io::copy_bidirectional(&mut plain, &mut stream).await;
+                }
+            });
+        }
+    });
+    port
 }
 
 /// What `openssl s_client` says with these arguments; it ends after the handshake.
@@ -258,4 +297,49 @@ async fn a_revoked_an_expired_and_no_certificate_do_not_get_in() {
     for words in ["peer is revoked", "peer has expired", "has shown no certificate, and one is required"] {
         assert!(log.contains(words), "{words}: {log}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_replaced_under_clients_that_stay() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    let sidecar = pki.start(&nats, "", "").await;
+    let mut client = Client::connect(tunnel(&pki, &sidecar, None).await, Options::v5("stays")).await;
+    let ca = pki.path("ca.pem");
+    let shows =
+        async |name: &str| s_client(sidecar.mqtt_port, &["-CAfile", &ca, "-verify_hostname", name]).await.code == 0;
+    assert!(shows("localhost").await && !shows("new.example").await);
+    pki.issue("server", CertificateParams::new(vec!["new.example".to_owned()]).unwrap());
+    let began = std::time::Instant::now();
+    eventually("the new one is shown", async || shows("new.example").await).await;
+    println!("shown after {:?}", began.elapsed());
+    assert!(!shows("localhost").await);
+    pki.put("server.key", &KeyPair::generate().unwrap().serialize_pem());
+    eventually("a bad one is said", async || {
+        let log = sidecar.log();
+        log.contains("TLS goes on as it was: key_file: ") && log.contains("it is not the key of the certificate in ")
+    })
+    .await;
+    assert!(shows("new.example").await);
+    client.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_revoked_while_it_is_connected_is_disconnected() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    for (name, serial) in [("lamp", 1), ("door", 2)] {
+        pki.issue_client(name, serial);
+    }
+    let sidecar = pki.start(&nats, &pki.asking("required"), "").await;
+    let through_lamp = tunnel(&pki, &sidecar, Some("lamp")).await;
+    let mut lamp = Client::connect(through_lamp, Options::v5("lamp")).await;
+    let mut old_lamp = Client::connect(through_lamp, Options::v311("old-lamp")).await;
+    let mut door = Client::connect(tunnel(&pki, &sidecar, Some("door")).await, Options::v5("door")).await;
+    pki.revoke(&[7, 1]);
+    assert_eq!(lamp.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(old_lamp.closed().await, None);
+    door.ping().await;
+    assert!(Client::try_open(through_lamp, Options::v5("lamp")).await.is_err());
+    assert!(sidecar.metric("mqtt_tls_failed_total{reason=\"certificate_revoked\"}").await >= 1.0);
+    let line = "step=\"certificate_revoked\"";
+    assert!(sidecar.log().contains(line), "{}", sidecar.log());
 }

@@ -264,3 +264,41 @@ async fn a_change_of_any_mode_is_one_of_all() {
     }
     assert_eq!(*changes.borrow(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_revoked_ends_who_has_shown_it_in_every_mode() {
+    let revocations = Arc::<Revocations>::default();
+    let dispatch = dispatch(&[], false).heeding(Arc::clone(&revocations));
+    let id = CertificateId { issuer: Box::from(&b"ours"[..]), serial: Box::from([7]) };
+    let with = |id: &CertificateId| Peer {
+        certificate: Some(Box::new(Certificate::default().with_chain(Arc::from([id.clone()])))),
+        ..peer("tcp", &[])
+    };
+    let connect = connect(Some("a"), Some("nats"));
+    let credentials = || Credentials { connect: &connect, data: None, challenge: None, round: 0 };
+    let Verdict::Accepted(principal, _) = dispatch.judge(credentials(), &with(&id)).await else { panic!("refused") };
+    assert!(matches!(dispatch.judge_again(&principal, "c"), Again::Same));
+    revocations.put_one("tcp", &id);
+    assert!(matches!(dispatch.judge_again(&principal, "c"), Again::Gone(AuthStep::CertificateRevoked)));
+    // Between TLS and CONNECT as well.
+    assert_eq!(judged(&dispatch, &connect, &with(&id)).await, "NotAuthorized");
+    let other = CertificateId { serial: Box::from([8]), ..id };
+    assert_eq!(judged(&dispatch, &connect, &with(&other)).await, "nats \"\" a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_account_of_a_name_that_was_asked_for_stands_in_place_of_the_listeners() {
+    let open = listener(Mode::None, Some("T1"), CertificateUse::None);
+    let tokens = listener(Mode::Oidc, None, CertificateUse::None);
+    let dispatch = dispatch(&[("open", open), ("tokens", tokens)], false);
+    for (at, asked, password, expected) in [
+        ("open", None, "none", "none \"T1\" a"),
+        ("open", Some("T2"), "none", "none \"T2\" a"),
+        ("tokens", None, "oidc", "oidc \"T1\" a"),
+        ("tokens", Some("T1"), "oidc", "oidc \"T1\" a"),
+        ("tokens", Some("T2"), "oidc", "NotAuthorized"),
+    ] {
+        let peer = Peer { account: asked.map(Into::into), ..peer(at, &[]) };
+        assert_eq!(judged(&dispatch, &connect(Some("a"), Some(password)), &peer).await, expected, "{at} {asked:?}");
+    }
+}

@@ -10,7 +10,7 @@ use mqtt_access::jwt::{Account, AccountRefusal, JWT_LEN_MAX, jwts_in};
 
 use super::known::{Known, Source};
 use crate::auth::time;
-use crate::auth::users_file::Stamp;
+use crate::stamp::Stamp;
 
 /// How often the files are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::Ticketer;
+use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
@@ -12,6 +13,7 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 
 use super::super::peer::Protocol;
 use super::files::{self, TlsFileError};
+use super::revoked::Lists;
 use crate::config::{ClientCertificate, ListenerTlsConfig};
 
 /// TLS cannot be set up with what a listener says.
@@ -31,13 +33,27 @@ pub(super) struct Setup {
     /// Judges certificates of clients, where they are asked for one.
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
     names: Arc<Names>,
+    /// What is revoked, by lists that count here.
+    pub(super) revoked: Option<Lists>,
+    tickets: Arc<dyn ProducesTickets>,
 }
 
 impl Setup {
-    /// Reads the files.
-    pub(super) fn read(config: &ListenerTlsConfig, protocol: Protocol) -> Result<Self, TlsError> {
+    /// Reads the files. Tickets of `before` are taken, if there is one: whoever has such a one was verified by what still counts.
+    pub(super) fn read(
+        config: &ListenerTlsConfig,
+        protocol: Protocol,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsError> {
         let names = Arc::new(Names::read(config)?);
-        let verifier = verifier(config)?;
+        let lists = config.crl_file.as_deref().map(files::revocation_lists).transpose()?;
+        let revoked = match (&config.crl_file, &lists) {
+            (Some(file), Some(lists)) => Some(Lists::read(lists).map_err(|error| {
+                TlsFileError::new("crl_file", file, format!("a list of revoked certificates cannot be read: {error}"))
+            })?),
+            _ => None,
+        };
+        let verifier = verifier(config, lists)?;
         let builder = ServerConfig::builder_with_provider(files::provider()).with_safe_default_protocol_versions()?;
         let builder = match &verifier {
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
@@ -50,8 +66,9 @@ impl Setup {
             Protocol::Ws => b"http/1.1",
         };
         server.alpn_protocols = vec![spoken.to_vec()];
-        server.ticketer = tickets()?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, names })
+        let tickets = before.map_or_else(Ticketer::new, |before| Ok(Arc::clone(&before.tickets)))?;
+        server.ticketer = Arc::clone(&tickets);
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, names, revoked, tickets })
     }
 
     /// The account of a name that a client has asked for.
@@ -60,11 +77,10 @@ impl Setup {
     }
 }
 
-fn tickets() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    Ticketer::new()
-}
-
-fn verifier(config: &ListenerTlsConfig) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+fn verifier(
+    config: &ListenerTlsConfig,
+    lists: Option<Vec<CertificateRevocationListDer<'static>>>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     let (Some(ca), true) = (&config.ca_file, config.client_certificate != ClientCertificate::None) else {
         return Ok(None);
     };
@@ -74,9 +90,9 @@ fn verifier(config: &ListenerTlsConfig) -> Result<Option<Arc<dyn ClientCertVerif
         added.map_err(|error| TlsFileError::new("ca_file", ca, format!("a certificate cannot be used: {error}")))?;
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), files::provider());
-    if let Some(file) = &config.crl_file {
+    if let Some(lists) = lists {
         // An authority without a list in the file has revoked nothing.
-        builder = builder.with_crls(files::revocation_lists(file)?).allow_unknown_revocation_status();
+        builder = builder.with_crls(lists).allow_unknown_revocation_status();
     }
     if config.client_certificate == ClientCertificate::Optional {
         builder = builder.allow_unauthenticated();

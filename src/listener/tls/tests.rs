@@ -351,3 +351,64 @@ fn what_is_wrong_with_the_files_for_clients_is_one_line() {
         "sni.cert_file: DIR/missing: No such file or directory (os error 2)"
     );
 }
+
+/// Waits for something that a look at the files brings.
+async fn in_the_end(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = timeout(Duration::from_secs(20), async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn files_that_are_replaced_count_for_who_comes_then_and_bad_ones_do_not() {
+    let (before, after, files) = (Authority::new("before"), Authority::new("after"), Files::new());
+    let running = running(tls_of(files.put_server(&before.issue("localhost"))), |_| ()).await;
+    let addr = running.addr(Protocol::Mqtt);
+    let by = |authority: &Authority| Caller::new(authority.roots(), ALL_VERSIONS, &[]);
+    let mut old = by(&before).gets_in(addr).await.unwrap();
+    files.put_server(&after.issue("localhost"));
+    in_the_end("the new certificate is shown", async || by(&after).gets_in(addr).await.is_some()).await;
+    echoed(&mut old, b"still there").await;
+    // Whoever has a ticket goes on with it: it is the same listener.
+    files.put("server.pem", "");
+    let keeper = by(&after);
+    for _ in 0..2 {
+        assert!(keeper.gets_in(addr).await.is_some());
+    }
+    files.put_server(&before.issue("localhost"));
+    in_the_end("the next one is shown", async || by(&before).gets_in(addr).await.is_some()).await;
+    let resumed = keeper.gets_in(addr).await.unwrap();
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+    echoed(&mut old, b"and still").await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_later_does_not_come_back_by_a_ticket() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let crl_file = Some(files.put("crl.pem", &authority.revoke(&[])));
+    let tls = ListenerTlsConfig { crl_file, ..asking(&authority, &files, ClientCertificate::Required) };
+    let running = running(tls, |_| ()).await;
+    let addr = running.addr(Protocol::Mqtt);
+    for version in [&TLS12, &TLS13] {
+        let (revoked, other) = match version.version {
+            ProtocolVersion::TLSv1_2 => (1, 2),
+            _ => (3, 4),
+        };
+        let lamp = Caller::with(&authority, &authority.issue_client("lamp", revoked), version);
+        let door = Caller::with(&authority, &authority.issue_client("door", other), version);
+        for caller in [&lamp, &door] {
+            assert!(caller.gets_in(addr).await.is_some());
+            let stream = caller.gets_in(addr).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+        }
+        let mut changes = running.revocations.changes();
+        files.put("crl.pem", &authority.revoke(&[1, revoked]));
+        timeout(Duration::from_secs(20), changes.changed()).await.unwrap().unwrap();
+        assert!(lamp.gets_in(addr).await.is_none());
+        let stream = door.gets_in(addr).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full), "tickets of before are not taken");
+    }
+}
