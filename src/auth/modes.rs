@@ -220,8 +220,12 @@ mod tests {
 
     /// What the log says of listeners at these addresses.
     fn said(mode: &str, addresses: &[&str]) -> Vec<String> {
-        let text = format!("[auth]\nmode = {mode:?}\n{USER}");
-        let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
+        said_of(&format!("[auth]\nmode = {mode:?}\n{USER}"), addresses)
+    }
+
+    /// The same with another configuration.
+    fn said_of(text: &str, addresses: &[&str]) -> Vec<String> {
+        let config = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap();
         let bound = |addr: &&str| Bound {
             name: (*addr).into(),
             protocol: Protocol::Mqtt,
@@ -253,6 +257,20 @@ mod tests {
         for (line, name) in passwords.iter().zip(["0.0.0.0:1883", "[::]:8083"]) {
             assert!(line.contains("WARN") && line.contains(&format!("listener=\"{name}\"")), "{line}");
         }
+    }
+
+    #[test]
+    fn whoever_needs_a_certificate_is_no_stranger() {
+        let of = |how: &str| {
+            let tls = "cert_file = \"c\"\nkey_file = \"k\"\nca_file = \"a\"";
+            said_of(
+                &format!(
+                    "[[listeners.tcp]]\nname = \"0.0.0.0:8883\"\n[listeners.tcp.tls]\n{tls}\nclient_certificate = {how:?}"
+                ),
+                &["0.0.0.0:8883"],
+            )
+        };
+        assert_eq!((of("optional").len(), of("required").len()), (1, 0));
     }
 
     #[test]

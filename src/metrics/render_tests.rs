@@ -115,6 +115,14 @@ fn every_metric_is_documented_and_every_documented_one_is_there() {
 }
 
 #[test]
+fn every_reason_why_tls_fails_is_documented() {
+    let text = include_str!("../../docs/tls.md");
+    for reason in TlsFailure::TEXTS {
+        assert!(text.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{reason}`"))), "{reason}");
+    }
+}
+
+#[test]
 fn every_limit_is_documented_and_every_key_that_is_one_says_what_counts_it() {
     let text = section("Limits");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(2));

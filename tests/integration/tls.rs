@@ -343,3 +343,46 @@ async fn who_is_revoked_while_it_is_connected_is_disconnected() {
     let line = "step=\"certificate_revoked\"";
     assert!(sidecar.log().contains(line), "{}", sidecar.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_all_kinds_that_openssl_writes_can_be_used() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    let kinds: [&[&str]; 4] = [
+        &["genrsa", "-traditional", "2048"],
+        &["genrsa", "2048"],
+        &["ecparam", "-name", "secp384r1", "-genkey", "-noout"],
+        &["genpkey", "-algorithm", "ed25519"],
+    ];
+    let mut sidecar = None;
+    for kind in kinds {
+        let mut command = Command::new("openssl");
+        command.args(kind);
+        let key = run(command, PATIENCE).await;
+        assert_eq!(key.code, 0, "{kind:?} {}", key.stderr);
+        pki.put("server.key", &key.stdout);
+        let mut command = Command::new("openssl");
+        command.args([
+            "req",
+            "-x509",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-days",
+            "2",
+        ]);
+        command.args(["-key", &pki.path("server.key")]);
+        let cert = run(command, PATIENCE).await;
+        assert_eq!(cert.code, 0, "{kind:?} {}", cert.stderr);
+        pki.put("server.pem", &cert.stdout);
+        let sidecar = match &sidecar {
+            None => sidecar.insert(pki.start(&nats, "", "").await),
+            Some(sidecar) => sidecar,
+        };
+        let shown = pki.path("server.pem");
+        eventually("it is used", async || {
+            s_client(sidecar.mqtt_port, &["-CAfile", &shown, "-verify_hostname", "localhost"]).await.code == 0
+        })
+        .await;
+    }
+}

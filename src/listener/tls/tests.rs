@@ -38,7 +38,7 @@ impl Caller {
     fn with(authority: &Authority, shown: &Issued, version: &'static SupportedProtocolVersion) -> Self {
         let builder =
             ClientConfig::builder_with_provider(files::provider()).with_protocol_versions(&[version]).unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(shown.cert.as_bytes()).unwrap()];
+        let chain = CertificateDer::pem_slice_iter(shown.cert.as_bytes()).collect::<Result<_, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
         let config = builder.with_root_certificates(authority.roots()).with_client_auth_cert(chain, key).unwrap();
         Self { config: Arc::new(config), name: "localhost".try_into().unwrap() }
@@ -274,6 +274,28 @@ async fn who_shows_no_certificate_or_a_wrong_one_does_not_get_in_where_one_is_re
         failed(&running, "unknown_authority").await;
         assert_eq!(running.came.lock().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_list_counts_for_the_whole_chain_when_it_is_late_and_for_no_other_authority() {
+    let (root, files) = (Authority::new("root"), Files::new());
+    let [factory, workshop] = [("factory", 1), ("workshop", 2)].map(|(name, serial)| root.below(name, serial));
+    let chained = |authority: &Authority, serial: u64| {
+        let Issued { cert, key } = authority.issue_client("lamp", serial);
+        Issued { cert: format!("{cert}{}", authority.pem), key }
+    };
+    // Late by years, and the workshop has no list.
+    let lists = [root.revoke_until(&[1], 2024), factory.revoke(&[])].concat();
+    let crl_file = Some(files.put("crl.pem", &lists));
+    let tls = ListenerTlsConfig { crl_file, ..asking(&root, &files, ClientCertificate::Required) };
+    let running = running(tls, |_| ()).await;
+    let addr = running.addr(Protocol::Mqtt);
+    assert!(Caller::with(&root, &chained(&workshop, 9), &TLS13).gets_in(addr).await.is_some());
+    assert!(Caller::with(&root, &chained(&factory, 9), &TLS13).gets_in(addr).await.is_none());
+    failed(&running, "certificate_revoked").await;
+    // Those between have to come with it.
+    assert!(Caller::with(&root, &workshop.issue_client("lamp", 9), &TLS13).gets_in(addr).await.is_none());
+    failed(&running, "unknown_authority").await;
 }
 
 #[tokio::test]
