@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::auth_file::hash;
 use crate::harness::{Client, Finished, MosquittoSub, NatsServer, PATIENCE, PROGRAM, Sidecar, SidecarBuilder};
-use crate::harness::{Options, eventually, mosquitto_pub, python, run, unique};
+use crate::harness::{Options, eventually, mosquitto_pub, msg, python, run, unique};
 
 /// An authority, and a folder of files with what it issues.
 struct Pki {
@@ -385,4 +385,29 @@ async fn keys_of_all_kinds_that_openssl_writes_can_be_used() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_slowly_gets_everything_and_the_last_word() {
+    const COUNT: usize = 300;
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    let mut sidecar = pki.start(&nats, "", "").await;
+    let through = tunnel(&pki, &sidecar, None).await;
+    let topic = unique("slow");
+    let mut slow = Client::connect(through, Options::v5("slow")).await;
+    slow.subscribe(&topic, 1).await;
+    let mut publisher = Client::connect(through, Options::v5("publisher")).await;
+    for number in 0..COUNT {
+        // More than the sockets and TLS on the way hold together.
+        let published = publisher.publish(msg(&topic, format!("{number:>60000}")).qos(1)).await;
+        assert!(!published.is_error(), "{published:?}");
+    }
+    for number in 0..COUNT {
+        assert_eq!(String::from_utf8_lossy(&slow.receive().await.payload).trim(), number.to_string());
+    }
+    sidecar.terminate();
+    for client in [&mut slow, &mut publisher] {
+        assert_eq!(client.closed().await, Some(ReasonCode::ServerShuttingDown));
+    }
+    assert!(sidecar.ended().await.success());
 }
