@@ -6,6 +6,29 @@ use tokio_rustls::rustls::{CertificateError, Error, InvalidMessage};
 
 use crate::metrics::TlsFailure;
 
+/// What is wrong with a certificate.
+pub(super) fn told_of(error: &CertificateError) -> String {
+    match error {
+        // What many instructions make; rustls says it in the words of its parser only.
+        CertificateError::Other(other) if other.to_string().contains("UnsupportedCertVersion") => {
+            "it is of X.509 version 1, as `openssl x509 -req` makes it without -extfile: version 3 is needed".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// `no cipher suites in common` of `NoCipherSuitesInCommon`.
+fn in_words(name: &str) -> String {
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
 /// Why a handshake failed: what is counted, and what the log says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failed {
@@ -42,9 +65,10 @@ impl Failed {
             Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
                 Self::new(TlsFailure::NotTls, "the peer speaks something else than TLS on a TLS port")
             }
-            Error::PeerIncompatible(why) => {
-                Self::new(TlsFailure::NothingShared, format!("nothing that both sides have: {why:?}"))
-            }
+            Error::PeerIncompatible(why) => Self::new(
+                TlsFailure::NothingShared,
+                format!("the peer cannot do what we can: {}", in_words(&format!("{why:?}"))),
+            ),
             Error::NoCertificatesPresented => {
                 Self::new(TlsFailure::CertificateMissing, "the peer has shown no certificate, and one is required")
             }
@@ -78,8 +102,41 @@ impl Failed {
                 TlsFailure::UnknownAuthority,
                 "the certificate of the peer is signed by an authority that is not in ca_file".to_owned(),
             ),
-            other => (TlsFailure::Certificate, format!("the certificate of the peer cannot be used: {other}")),
+            other => {
+                (TlsFailure::Certificate, format!("the certificate of the peer cannot be used: {}", told_of(other)))
+            }
         };
         Self { failure, words }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::PeerIncompatible;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_shared_is_said_in_words() {
+        let of = |why: PeerIncompatible| {
+            let Failed { failure, words } = Failed::of(&io::Error::other(Error::PeerIncompatible(why)));
+            assert_eq!(failure, TlsFailure::NothingShared);
+            words
+        };
+        let cipher = of(PeerIncompatible::NoCipherSuitesInCommon);
+        assert_eq!(cipher, "the peer cannot do what we can: no cipher suites in common");
+        let version = of(PeerIncompatible::Tls12NotOffered);
+        assert_eq!(version, "the peer cannot do what we can: tls12 not offered");
+    }
+
+    #[test]
+    fn what_the_network_says_is_a_connection_that_was_closed() {
+        for error in [io::ErrorKind::ConnectionReset.into(), io::Error::new(io::ErrorKind::UnexpectedEof, "eof")] {
+            assert_eq!(Failed::of(&error).failure, TlsFailure::Closed);
+        }
+        let words = [0x10, b'G', 0xff].map(|first| Failed::not_tls(first).words);
+        assert!(
+            words[0].contains("MQTT without TLS") && words[1].contains("HTTP") && words[2].contains("something else")
+        );
     }
 }

@@ -10,6 +10,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListD
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, InconsistentKeys};
 
+use super::failure::told_of;
+
 /// A file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {}: {what}", file.display())]
@@ -49,7 +51,7 @@ pub(super) fn certified_key(
             TlsFileError::new(of_key, key, format!("it is not the key of the certificate in {}", cert.display()))
         }
         rustls::Error::InvalidCertificate(error) => {
-            TlsFileError::new(of_cert, cert, format!("the certificate cannot be read: {error}"))
+            TlsFileError::new(of_cert, cert, format!("the certificate cannot be used: {}", told_of(&error)))
         }
         error => TlsFileError::new(of_key, key, format!("the key cannot be used: {error}")),
     })?;

@@ -20,6 +20,17 @@ use super::*;
 use crate::config::{ClientCertificate, Config, Duration as ConfigDuration, SniConfig};
 use crate::listener::tests::Running;
 
+/// What `openssl x509 -req` has made.
+const VERSION_1: &str = "-----BEGIN CERTIFICATE-----\n\
+    MIIBHTCBxAIUFIPGBHhX424IEkYSagGv4paDf7IwCgYIKoZIzj0EAwIwFDESMBAG\n\
+    A1UEAwwJbG9jYWxob3N0MB4XDTI2MTEyOTExNTcxOVoXDTI2MTIwOTExNTcxOVow\n\
+    DzENMAsGA1UEAwwEbGFtcDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABCMAWuFi\n\
+    NVylbVxgwiPSvHl3/JRn4Gpez/y2WmZ73m03Ix0+uc+v3UkdAYxFOzWywHJ4VitQ\n\
+    zauf+AA/KvXzL94wCgYIKoZIzj0EAwIDSAAwRQIhAPvorK7Blkj2OTH78ZeQ/oEN\n\
+    Vsb9vGr2BZi/2oCJVJGXAiBsPVdvSPzRF6f7HWEz1yB8Pa+XSKs4r2Ea5j6WTWqD\n\
+    EA==\n\
+    -----END CERTIFICATE-----\n";
+
 /// How a client comes.
 struct Caller {
     config: Arc<ClientConfig>,
@@ -229,10 +240,14 @@ fn what_is_wrong_with_a_file_is_one_line() {
     assert_eq!(said(&empty, &key), "cert_file: DIR/empty: there is no certificate in it");
     assert_eq!(said(&key, &key), "cert_file: DIR/key: there is no certificate in it");
     assert!(
-        said(&odd, &key).starts_with("cert_file: DIR/odd: the certificate cannot be read: "),
+        said(&odd, &key).starts_with("cert_file: DIR/odd: the certificate cannot be used: "),
         "{}",
         said(&odd, &key)
     );
+    let first = files.put("first", VERSION_1);
+    let expected = "cert_file: DIR/first: the certificate cannot be used: it is of X.509 version 1, as `openssl x509 -req` makes it \
+        without -extfile: version 3 is needed";
+    assert_eq!(said(&first, &key), expected);
     assert_eq!(said(&cert, &missing), "key_file: DIR/missing: No such file or directory (os error 2)");
     assert_eq!(
         said(&cert, &cert),
