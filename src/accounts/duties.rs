@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use super::room::{For, NotServed, Stay};
 use super::serving::Accounts;
 use crate::account::dividing;
-use crate::store::{Accounts as List, Alive, Listed};
+use crate::store::{Accounts as List, Alive, Listed, NodeInfo};
 use crate::tasks::Tasks;
 
 /// Accounts that are opened for this at a time: who starts may find hundreds. Clients wait for none of them.
@@ -44,7 +44,7 @@ pub(super) async fn keep(accounts: Arc<Accounts>, list: List) {
         let ours = {
             let (alive, held) = (alive.borrow_and_update(), held.borrow_and_update());
             let node = held.as_ref().map(|held| &*held.node).filter(|_| alive.is_complete);
-            node.map(|node| ours(node, &alive, &listed.borrow_and_update()))
+            node.map(|node| ours(node, &alive, &membership.nodes().occupancy().shut(), &listed.borrow_and_update()))
         };
         // Without a lease we are nobody, and what we hold we go on holding.
         if let Some(ours) = ours {
@@ -71,11 +71,34 @@ pub(super) async fn keep(accounts: Arc<Accounts>, list: List) {
     }
 }
 
-/// The accounts on the list that are ours to hold.
-fn ours(node: &str, alive: &Alive, listed: &Listed) -> BTreeSet<String> {
-    let nodes = || alive.nodes.keys().map(String::as_str).filter(|other| *other != node).chain([node]);
-    let is_ours = |account: &&String| dividing::place(account, node, nodes()) == 0;
+/// The accounts on the list that are ours to hold. Of one that the first in its order cannot enter it is the next one that holds it, and
+/// the first goes on trying.
+fn ours(node: &str, alive: &Alive, shut: &BTreeSet<String>, listed: &Listed) -> BTreeSet<String> {
+    let others = || alive.nodes.iter().filter(|(other, _)| *other != node);
+    let is_ours = |account: &&String| {
+        let is_able = |info: &NodeInfo| shut.contains(*account) || !info.shut.contains(*account);
+        let able = others().filter(|(_, info)| is_able(info)).map(|(other, _)| other.as_str());
+        dividing::place(account, node, able.chain([node])) == 0
+    };
     listed.accounts.keys().filter(is_ours).cloned().collect()
+}
+
+/// Says of an account that it cannot be entered, until this is dropped.
+struct Shut<'a> {
+    keeper: &'a Keeper,
+    account: &'a AccountId,
+}
+
+impl Shut<'_> {
+    fn set(&self, is_shut: bool) {
+        self.keeper.accounts.home().membership().nodes().occupancy().set_shut(self.account.as_str(), is_shut);
+    }
+}
+
+impl Drop for Shut<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 #[derive(Clone)]
@@ -105,7 +128,7 @@ impl Keeper {
 
     /// Enters an account, however long that takes. `None`: the process ends.
     async fn enter(&self, id: &AccountId) -> Option<Stay> {
-        let mut is_told = false;
+        let (mut is_told, shut) = (false, Shut { keeper: self, account: id });
         loop {
             let turn = self.opening.acquire().await;
             let entered = tokio::time::timeout(OPENED_WITHIN, self.accounts.enter(id, For::Duty)).await;
@@ -118,6 +141,7 @@ impl Keeper {
                 }
                 Ok(Err(_)) | Err(_) => {}
             }
+            shut.set(true);
             tokio::time::sleep(AGAIN).await;
         }
     }
@@ -146,6 +170,59 @@ impl Keeper {
                 tracing::warn!(account = id.as_str(), %error, "the account cannot be put on the list of accounts yet");
                 tokio::time::sleep(RETRY).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODES: [&str; 4] = ["a", "b", "c", "d"];
+
+    fn alive(shut: &BTreeMap<&str, &[&str]>) -> Alive {
+        let info = |node: &&str| {
+            let shut = shut.get(node).copied().unwrap_or_default().iter().map(ToString::to_string).collect();
+            let info = NodeInfo {
+                version: 0,
+                node: (*node).to_owned(),
+                boot: String::new(),
+                since_ms: 0,
+                mqtt: Vec::new(),
+                seals: true,
+                connections: BTreeMap::new(),
+                shut,
+            };
+            ((*node).to_owned(), info)
+        };
+        Alive { is_complete: true, nodes: Arc::new(NODES.iter().map(info).collect()) }
+    }
+
+    /// Who holds an account, when these cannot enter it.
+    fn holders(account: &str, shut: &[&str]) -> Vec<&'static str> {
+        let listed = Listed { is_complete: true, accounts: Arc::new([(account.to_owned(), 1)].into()) };
+        let all: BTreeMap<&str, &[&str]> = shut.iter().map(|node| (*node, std::slice::from_ref(&account))).collect();
+        let holds = |node: &&&str| {
+            let own = if shut.contains(*node) { BTreeSet::from([account.to_owned()]) } else { BTreeSet::new() };
+            !ours(node, &alive(&all), &own, &listed).is_empty()
+        };
+        NODES.iter().filter(holds).copied().collect()
+    }
+
+    #[test]
+    fn an_account_has_one_holder_and_who_cannot_enter_it_leaves_it_to_the_next_and_goes_on_trying() {
+        for account in (0..50).map(|number| format!("T{number}")) {
+            let first = holders(&account, &[]);
+            assert_eq!(first.len(), 1, "{account}");
+            let others: Vec<&str> = NODES.into_iter().filter(|node| *node != first[0]).collect();
+            assert_eq!(holders(&account, &others), first, "the others do not matter");
+            let two = holders(&account, &first);
+            assert_eq!(two.len(), 2, "{account}");
+            assert!(two.contains(&first[0]));
+            let next = two.into_iter().find(|node| *node != first[0]).unwrap();
+            let three = holders(&account, &[first[0], next]);
+            assert!(three.len() == 2 && three.contains(&first[0]) && !three.contains(&next), "{three:?}");
+            assert_eq!(holders(&account, &NODES), first, "nobody can");
         }
     }
 }

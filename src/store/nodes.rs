@@ -9,7 +9,7 @@ mod follower;
 mod lease;
 mod occupancy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +103,9 @@ pub struct NodeInfo {
     /// How many clients it has of accounts that limit them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub connections: BTreeMap<String, u32>,
+    /// Listed accounts that it cannot enter, about: what is owed there is left to others.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub shut: BTreeSet<String>,
 }
 
 impl Nodes {

@@ -50,6 +50,17 @@ impl Tenants {
         Self { dir }
     }
 
+    /// The same without a way into an account.
+    fn without(&self, account: &str) -> Self {
+        let config = std::fs::read_to_string(self.dir.path().join("nats-mqtt.toml")).unwrap();
+        let (before, behind) = config.split_once(&format!("[accounts.{account}]\n")).unwrap();
+        let behind =
+            behind.split_once("[accounts.").map(|(_, others)| format!("[accounts.{others}")).unwrap_or_default();
+        let dir = TempDir::new().unwrap();
+        std::fs::write(dir.path().join("nats-mqtt.toml"), format!("{before}{behind}")).unwrap();
+        Self { dir }
+    }
+
     pub(crate) async fn sidecar(&self, name: &'static str, nats: &NatsServer) -> Sidecar {
         self.sidecar_of(name, &nats.url()).await
     }
@@ -167,6 +178,22 @@ async fn what_a_dead_sidecar_owed_in_a_tenant_another_one_does_that_nobody_of_it
     assert_eq!(will.payload, "gone");
     let back = other.connect(of("a", Options::v5("w").durable(600))).await;
     assert!(back.is_resumed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_way_into_an_account_leaves_what_is_owed_there_to_those_who_have() {
+    let server = NatsServer::start_with(true, ACCOUNTS);
+    let tenants = Tenants::new("");
+    // Who should hold the account is one of four, and two of those cannot.
+    let without = tenants.without("T1");
+    let _blind = [without.sidecar("blind", &server).await, without.sidecar("blind-too", &server).await];
+    let mut dying = tenants.sidecar("dying", &server).await;
+    let _other = tenants.sidecar("other", &server).await;
+    let one = nats(&server, "one", "pw1").await;
+    let mut wills = Watch::new(&one, "will").await;
+    let _client = dying.connect(of("a", Options::v5("w").durable(600).will(msg("will", "gone").qos(1)))).await;
+    dying.kill();
+    assert_eq!(wills.next_within(ADOPTED_WITHIN).await.payload, "gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,16 @@ impl Peers for MemoryPeers {
         let (boot, since_ms) = (rand::random::<u64>(), self.server.now_ms());
         let (node, version) = (node.to_owned(), RECORD_VERSION);
         let (name, connections) = (format!("{boot:016x}"), std::collections::BTreeMap::new());
-        let info = NodeInfo { version, node, boot: name, since_ms, mqtt, seals: true, connections };
+        let info = NodeInfo {
+            version,
+            node,
+            boot: name,
+            since_ms,
+            mqtt,
+            seals: true,
+            connections,
+            shut: std::collections::BTreeSet::new(),
+        };
         let keeper = Keeper { peers: self.clone(), info, boot };
         let last = self.server.leases.last(&self.link, &keeper.info.node).await?;
         let began = Instant::now();

@@ -132,7 +132,7 @@ impl Told {
         match self {
             Self::Same(value) => value.clone(),
             Self::Node(info, occupancy) => {
-                let info = NodeInfo { connections: occupancy.counts(), ..(**info).clone() };
+                let info = NodeInfo { connections: occupancy.counts(), shut: occupancy.shut(), ..(**info).clone() };
                 // Texts and numbers can be written.
                 serde_json::to_vec(&info).unwrap_or_default().into()
             }
@@ -294,7 +294,16 @@ impl Nodes {
         let boot = format!("{:016x}", rand::random::<u64>());
         let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
         let (version, node, connections) = (RECORD_VERSION, node.to_owned(), self.shared.occupancy.counts());
-        let info = NodeInfo { version, node, boot, since_ms, mqtt, seals: true, connections };
+        let info = NodeInfo {
+            version,
+            node,
+            boot,
+            since_ms,
+            mqtt,
+            seals: true,
+            connections,
+            shut: self.shared.occupancy.shut(),
+        };
         let value = Told::Node(Box::new(info.clone()), Arc::clone(&self.shared.occupancy));
         let keeper = Keeper::new(&self.shared, subject, value, &info.boot);
         let Some(grip) = keeper.take(true).await? else {

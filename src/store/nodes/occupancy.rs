@@ -1,18 +1,25 @@
-//! How many clients a sidecar has of accounts that limit them, as its lease says: right to within a refresh.
+//! What the lease of a sidecar says of accounts, right to within a refresh: how many clients it has of those that limit them, and
+//! which it cannot enter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
 
-/// The clients of this process.
+/// Accounts that are said not to be entered; of what is beyond nobody is told.
+const SHUT_MAX: usize = 256;
+
+/// What this process says.
 #[derive(Debug, Default)]
-pub struct Occupancy(Mutex<BTreeMap<String, u32>>);
+pub struct Occupancy {
+    clients: Mutex<BTreeMap<String, u32>>,
+    shut: Mutex<BTreeSet<String>>,
+}
 
 impl Occupancy {
     /// Takes a place for one client more of an account, unless as many are taken as may be; `elsewhere`: those that other
     /// sidecars have.
     pub fn take(&self, account: &str, elsewhere: u64, most: u64) -> bool {
-        let mut clients = self.0.lock();
+        let mut clients = self.clients.lock();
         let here = clients.get(account).copied().unwrap_or(0);
         let is_free = elsewhere.saturating_add(here.into()) < most;
         if is_free {
@@ -23,7 +30,7 @@ impl Occupancy {
 
     /// Gives a place back.
     pub fn give(&self, account: &str) {
-        let mut clients = self.0.lock();
+        let mut clients = self.clients.lock();
         match clients.get_mut(account) {
             Some(here) if *here > 1 => *here -= 1,
             _ => drop(clients.remove(account)),
@@ -32,7 +39,23 @@ impl Occupancy {
 
     /// How many clients there are of each account.
     pub(super) fn counts(&self) -> BTreeMap<String, u32> {
-        self.0.lock().clone()
+        self.clients.lock().clone()
+    }
+
+    /// Says whether an account cannot be entered.
+    pub fn set_shut(&self, account: &str, is_shut: bool) {
+        let mut shut = self.shut.lock();
+        if !is_shut {
+            shut.remove(account);
+        } else if shut.len() < SHUT_MAX {
+            shut.insert(account.to_owned());
+        }
+    }
+
+    /// Those that cannot be entered.
+    #[must_use]
+    pub fn shut(&self) -> BTreeSet<String> {
+        self.shut.lock().clone()
     }
 }
 
@@ -52,5 +75,14 @@ mod tests {
         here.give("a");
         here.give("a");
         assert!(here.counts().is_empty());
+    }
+
+    #[test]
+    fn accounts_that_cannot_be_entered_are_said_up_to_some() {
+        let here = Occupancy::default();
+        (0..2 * SHUT_MAX).for_each(|number| here.set_shut(&number.to_string(), true));
+        assert_eq!(here.shut().len(), SHUT_MAX);
+        here.set_shut("0", false);
+        assert!(!here.shut().contains("0"));
     }
 }
