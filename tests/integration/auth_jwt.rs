@@ -20,17 +20,17 @@ use crate::mint::{World, sign};
 /// More than any test takes, in seconds.
 const LONG: i64 = 3600;
 
-fn now_s() -> i64 {
+pub(crate) fn now_s() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
 /// An account with JetStream, as its operator signs it: that of the sidecar itself.
-fn world(over: &Value) -> World {
+pub(crate) fn world(over: &Value) -> World {
     numbered(0, over)
 }
 
 /// Another account of the operator, with keys of its own.
-fn tenant() -> World {
+pub(crate) fn tenant() -> World {
     let world = World::numbered(0, 1, now_s());
     let signing_keys = json!({ "name": "T1", "nats": { "signing_keys": [world.account_signing.public_key()] } });
     numbered(1, &signing_keys)
@@ -43,7 +43,7 @@ fn numbered(account: u16, over: &Value) -> World {
     World::numbered(0, account, now_s()).over_account(&storage).over_account(over)
 }
 
-fn creds(user: &KeyPair, jwt: &str) -> String {
+pub(crate) fn creds(user: &KeyPair, jwt: &str) -> String {
     let seed = user.seed().unwrap();
     format!(
         "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
@@ -51,7 +51,7 @@ fn creds(user: &KeyPair, jwt: &str) -> String {
 }
 
 /// A user that may do everything in an account.
-fn user_of(account: &KeyPair) -> (KeyPair, String) {
+pub(crate) fn user_of(account: &KeyPair) -> (KeyPair, String) {
     let user = KeyPair::new_user();
     let claims = json!({
         "iat": now_s(), "iss": account.public_key(), "sub": user.public_key(), "name": "program",
@@ -126,6 +126,13 @@ impl Site {
     async fn refused(&self, step: &str) -> f64 {
         self.sidecar.metric(&format!("mqtt_auth_refused_total{{step=\"{step}\"}}")).await
     }
+}
+
+/// A device of an account that may do everything: its JWT, and its NKey.
+pub(crate) fn device_of(world: World, name: &str) -> (String, String) {
+    let key = KeyPair::new_user().public_key();
+    let user = world.over_user(&json!({ "name": name, "sub": key, "exp": now_s() + LONG }));
+    (user.user_jwt(), key)
 }
 
 /// A device that may do everything, with a key of its own.

@@ -1,0 +1,126 @@
+//! Mode `jwt` beside the other resolvers of nats-server: MEMORY, whose accounts stand in its configuration, and a cache beside a full
+//! one on another server. (The full one alone is in `auth_jwt`.)
+
+use std::path::PathBuf;
+
+use mqtt_codec::ReasonCode;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::auth_jwt::{creds, device_of, now_s, tenant, user_of, world};
+use crate::harness::cluster::Cluster;
+use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, msg};
+use crate::mint::{World, sign};
+
+/// What an operator and its sidecars need to know, in files.
+struct Operator {
+    dir: TempDir,
+    system: KeyPair,
+}
+
+impl Operator {
+    fn new() -> Self {
+        let operator = Self { dir: TempDir::new().unwrap(), system: KeyPair::new_account() };
+        let (user, jwt) = user_of(&world(&json!({})).account);
+        operator.file("home.creds", &creds(&user, &jwt));
+        let (user, jwt) = user_of(&operator.system);
+        operator.file("sys.creds", &creds(&user, &jwt));
+        operator.file("operator.jwt", &world(&json!({})).operator_jwt());
+        operator.file("tenant.nk", &tenant().account_signing.seed().unwrap());
+        operator
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Lines of nats-server, with these accounts besides its own and the system's.
+    fn server(&self, resolver: &str, accounts: &[World]) -> String {
+        let home = world(&json!({}));
+        let mut claims = World::numbered(0, 0, now_s()).account_claims;
+        claims["sub"] = json!(self.system.public_key());
+        claims["name"] = json!("SYS");
+        let mut preload = vec![(self.system.public_key(), sign(&claims, &home.operator))];
+        preload.push((home.account.public_key(), home.account_jwt()));
+        preload.extend(accounts.iter().map(|world| (world.account.public_key(), world.account_jwt())));
+        let preload: String = preload.iter().map(|(key, jwt)| format!("  {key}: {jwt}\n")).collect();
+        format!(
+            "operator: {}\nsystem_account: {}\n{resolver}\nresolver_preload: {{\n{preload}}}\n",
+            home.operator_jwt(),
+            self.system.public_key()
+        )
+    }
+
+    async fn sidecar(&self, name: &'static str, nats: &NatsServer, of_jwt: &str) -> Sidecar {
+        let file = |name: &str| self.dir.path().join(name);
+        let config = format!(
+            "[auth]\nmode = \"jwt\"\n[auth.jwt]\nsigning_keys = [{:?}]\n{of_jwt}\n[jetstream]\nreplicas = 1\n",
+            file("tenant.nk")
+        );
+        let (config, creds) = (self.file("nats-mqtt.toml", &config), file("home.creds"));
+        let args = ["--nats", &nats.url(), "--creds", creds.to_str().unwrap(), "-c", config.to_str().unwrap()];
+        SidecarBuilder::new(name, &args).start().await
+    }
+}
+
+/// A device of the tenant, and the NKey that it has.
+fn device(name: &str) -> (Options, String) {
+    let (jwt, key) = device_of(tenant(), name);
+    (Options::v5(name).password(&jwt), key)
+}
+
+fn revoking(key: &str) -> World {
+    let revoked: Value = json!({ "iat": now_s(), "nats": { "revocations": { key: now_s() } } });
+    tenant().over_account(&revoked)
+}
+
+/// Gets in, hears itself, and is out when it is revoked.
+async fn lives_and_is_revoked(sidecar: &Sidecar, revoke: impl AsyncFnOnce(World)) {
+    let ((options, key), (other, _)) = (device("lamp"), device("pump"));
+    let (mut lamp, mut pump) = (sidecar.connect(options.clone()).await, sidecar.connect(other).await);
+    lamp.subscribe("a/#", 1).await;
+    assert_eq!(lamp.publish(msg("a/b", "1").qos(1)).await, ReasonCode::Success);
+    assert_eq!(lamp.receive_shown().await, "a/b 1 qos1");
+    revoke(revoking(&key)).await;
+    assert_eq!(lamp.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(Client::open(sidecar.mqtt_port, options).await.connack.reason, ReasonCode::NotAuthorized);
+    assert_eq!(sidecar.metric("mqtt_auth_refused_total{step=\"revoked\"}").await, 1.0);
+    pump.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_of_a_memory_resolver_are_read_from_its_configuration() {
+    let operator = Operator::new();
+    let nats = NatsServer::start_with(true, &operator.server("resolver: MEMORY", &[tenant()]));
+    let (jwt, conf) = (operator.dir.path().join("operator.jwt"), nats.dir().join("nats.conf"));
+    let sidecar = operator.sidecar("memory", &nats, &format!("operator = {jwt:?}\nresolver = {conf:?}")).await;
+    lives_and_is_revoked(&sidecar, async |revoked| {
+        nats.configure(true, &operator.server("resolver: MEMORY", &[revoked]));
+        nats.reload();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_are_looked_up_by_a_cache_at_the_full_resolver_behind_it() {
+    let operator = Operator::new();
+    let resolver = |number: usize| match number {
+        0 => "resolver { type: full, dir: jwt, allow_delete: true, timeout: \"1.9s\" }",
+        _ => "resolver { type: cache, dir: jwt, ttl: \"1h\", timeout: \"1.9s\" }",
+    };
+    let cluster = Cluster::start_with(2, |number| operator.server(resolver(number), &[]));
+    let creds = operator.dir.path().join("sys.creds");
+    let options = async_nats::ConnectOptions::with_credentials_file(&creds).await.unwrap();
+    let system = options.connect(cluster.servers[0].url()).await.unwrap();
+    let push = async |world: World| {
+        let answer = system.request("$SYS.REQ.CLAIMS.UPDATE", world.account_jwt().into()).await.unwrap();
+        assert!(!String::from_utf8_lossy(&answer.payload).contains("error"), "{:?}", answer.payload);
+    };
+    push(tenant()).await;
+    // It knows the server with the cache alone.
+    let sidecar = operator.sidecar("cache", &cluster.servers[1], &format!("system_creds = {creds:?}")).await;
+    lives_and_is_revoked(&sidecar, push).await;
+}
