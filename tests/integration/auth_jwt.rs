@@ -3,8 +3,6 @@
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use mqtt_codec::{Auth, Packet, QoS, ReasonCode, Version};
@@ -13,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Client, NatsServer, Options, PROGRAM, Sidecar, SidecarBuilder, Socket, Watch, eventually, js_api, msg, run,
+    Client, NatsServer, Options, PROGRAM, Sidecar, SidecarBuilder, Socket, Watch, eventually, msg, run,
 };
 use crate::mint::{World, sign};
 
@@ -62,15 +60,15 @@ pub(crate) fn user_of(account: &KeyPair) -> (KeyPair, String) {
 }
 
 /// An operator's nats-server, and a sidecar in the account of its devices.
-struct Site {
-    dir: TempDir,
-    nats: NatsServer,
+pub(crate) struct Site {
+    pub(crate) dir: TempDir,
+    pub(crate) nats: NatsServer,
     sidecar: Sidecar,
     system: async_nats::Client,
 }
 
 impl Site {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (dir, home, system) = (TempDir::new().unwrap(), world(&json!({})), KeyPair::new_account());
         let mut system_claims = World::numbered(0, 0, now_s()).account_claims;
         system_claims["sub"] = json!(system.public_key());
@@ -136,13 +134,13 @@ pub(crate) fn device_of(world: World, name: &str) -> (String, String) {
 }
 
 /// A device that may do everything, with a key of its own.
-fn device(name: &str, over: &Value) -> (String, String) {
+pub(crate) fn device(name: &str, over: &Value) -> (String, String) {
     let key = KeyPair::new_user();
     let world = world(&json!({})).over_user(&json!({ "name": name, "sub": key.public_key(), "exp": now_s() + LONG }));
     (world.over_user(over).user_jwt(), key.seed().unwrap())
 }
 
-fn id_of(seed: &str) -> String {
+pub(crate) fn id_of(seed: &str) -> String {
     KeyPair::from_seed(seed).unwrap().public_key()
 }
 
@@ -550,64 +548,6 @@ async fn a_will_is_judged_again_by_what_the_scope_of_its_user_says_when_it_is_pu
     home.publish("end.will", "end".into()).await.unwrap();
     assert_eq!(wills.next().await.subject.as_str(), "end.will");
     drop(devices);
-}
-
-/// The JWT of an account that was used is remembered by all sidecars: of what lies in a folder, an older one does not come back.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_older_account_jwt_does_not_count_after_a_restart() {
-    let site = Site::start().await;
-    let (folder, config) = (site.dir.path().join("accounts"), site.dir.path().join("folder.toml"));
-    std::fs::create_dir(&folder).unwrap();
-    let operator = site.dir.path().join("O.jwt");
-    std::fs::write(&operator, world(&json!({})).operator_jwt()).unwrap();
-    let text = format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\noperator = {operator:?}\nresolver = {folder:?}\n");
-    std::fs::write(&config, text).unwrap();
-    let put = |world: &World| {
-        let (new, file) = (folder.join("new"), folder.join("account.jwt"));
-        std::fs::write(&new, world.account_jwt()).unwrap();
-        std::fs::rename(new, file).unwrap();
-    };
-    let issued = |iat: i64| world(&json!({ "iat": iat }));
-    let (jwt, seed) = device("lamp", &json!({}));
-    let options = || Options::v5("lamp").password(&jwt);
-    let home_creds = site.dir.path().join("home.creds");
-    let args = ["--nats", &site.nats.url(), "--creds", home_creds.to_str().unwrap(), "-c", config.to_str().unwrap()];
-    let began = now_s();
-    put(&issued(began - 100));
-    let mut sidecar = SidecarBuilder::new("folder", &args).start().await;
-    let mut lamp = sidecar.connect(options()).await;
-    let home = async_nats::ConnectOptions::with_credentials_file(&home_creds).await.unwrap();
-    let home = home.connect(site.nats.url()).await.unwrap();
-    let id = world(&json!({})).account.public_key();
-    let kept = async |key: &str| {
-        let last = json!({ "last_by_subj": format!("$KV.MQTT_accounts.{key}") });
-        let answer = js_api(&home, "STREAM.MSG.GET.KV_MQTT_accounts", &last).await;
-        let entry = STANDARD.decode(answer["message"]["data"].as_str()?).unwrap();
-        Some(serde_json::from_slice::<Value>(&entry).unwrap())
-    };
-    let iat = async || {
-        let entry = kept(&format!("{id}.jwt")).await?;
-        assert_eq!(entry["sha256"].as_str().unwrap().len(), 64);
-        entry["iat"].as_i64()
-    };
-    eventually("it is written down", async || iat().await == Some(began - 100)).await;
-    // It revokes the only one who is connected, and nobody comes after that.
-    put(&issued(began - 50).over_account(&json!({ "nats": { "revocations": { id_of(&seed): began } } })));
-    assert_eq!(lamp.closed().await, Some(ReasonCode::AdministrativeAction));
-    eventually("the newer one is written down", async || iat().await == Some(began - 50)).await;
-    sidecar.stop().await;
-    put(&issued(began - 100));
-    sidecar.restart().await;
-    let refused = async |sidecar: &Sidecar| Client::open(sidecar.mqtt_port, options()).await.connack.reason;
-    for _ in 0..2 {
-        assert_eq!(refused(&sidecar).await, ReasonCode::NotAuthorized);
-    }
-    assert_eq!(sidecar.metric("mqtt_auth_refused_total{step=\"account_jwt\"}").await, 2.0);
-    assert_eq!(sidecar.log().matches("an account JWT does not count").count(), 1);
-    put(&issued(began));
-    eventually("a newer one counts", async || refused(&sidecar).await == ReasonCode::Success).await;
-    // It is no account that is held open.
-    assert!(kept(&id).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

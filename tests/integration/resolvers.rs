@@ -1,16 +1,18 @@
 //! Mode `jwt` beside the other resolvers of nats-server: MEMORY, whose accounts stand in its configuration, and a cache beside a full
-//! one on another server. (The full one alone is in `auth_jwt`.)
+//! one on another server; and a folder that goes back. (The full one alone is in `auth_jwt`.)
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mqtt_codec::ReasonCode;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::auth_jwt::{creds, device_of, now_s, tenant, user_of, world};
+use crate::auth_jwt::{Site, creds, device, device_of, id_of, now_s, tenant, user_of, world};
 use crate::harness::cluster::Cluster;
-use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, msg};
+use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, eventually, js_api, msg};
 use crate::mint::{World, sign};
 
 /// What an operator and its sidecars need to know, in files.
@@ -67,7 +69,7 @@ impl Operator {
 }
 
 /// A device of the tenant, and the NKey that it has.
-fn device(name: &str) -> (Options, String) {
+fn device_of_tenant(name: &str) -> (Options, String) {
     let (jwt, key) = device_of(tenant(), name);
     (Options::v5(name).password(&jwt), key)
 }
@@ -79,7 +81,7 @@ fn revoking(key: &str) -> World {
 
 /// Gets in, hears itself, and is out when it is revoked.
 async fn lives_and_is_revoked(sidecar: &Sidecar, revoke: impl AsyncFnOnce(World)) {
-    let ((options, key), (other, _)) = (device("lamp"), device("pump"));
+    let ((options, key), (other, _)) = (device_of_tenant("lamp"), device_of_tenant("pump"));
     let (mut lamp, mut pump) = (sidecar.connect(options.clone()).await, sidecar.connect(other).await);
     lamp.subscribe("a/#", 1).await;
     assert_eq!(lamp.publish(msg("a/b", "1").qos(1)).await, ReasonCode::Success);
@@ -123,4 +125,62 @@ async fn accounts_are_looked_up_by_a_cache_at_the_full_resolver_behind_it() {
     // It knows the server with the cache alone.
     let sidecar = operator.sidecar("cache", &cluster.servers[1], &format!("system_creds = {creds:?}")).await;
     lives_and_is_revoked(&sidecar, push).await;
+}
+
+/// The JWT of an account that was used is remembered by all sidecars: of what lies in a folder, an older one does not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_account_jwt_does_not_count_after_a_restart() {
+    let site = Site::start().await;
+    let (folder, config) = (site.dir.path().join("accounts"), site.dir.path().join("folder.toml"));
+    std::fs::create_dir(&folder).unwrap();
+    let operator = site.dir.path().join("O.jwt");
+    std::fs::write(&operator, world(&json!({})).operator_jwt()).unwrap();
+    let text = format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\noperator = {operator:?}\nresolver = {folder:?}\n");
+    std::fs::write(&config, text).unwrap();
+    let put = |world: &World| {
+        let (new, file) = (folder.join("new"), folder.join("account.jwt"));
+        std::fs::write(&new, world.account_jwt()).unwrap();
+        std::fs::rename(new, file).unwrap();
+    };
+    let issued = |iat: i64| world(&json!({ "iat": iat }));
+    let (jwt, seed) = device("lamp", &json!({}));
+    let options = || Options::v5("lamp").password(&jwt);
+    let home_creds = site.dir.path().join("home.creds");
+    let args = ["--nats", &site.nats.url(), "--creds", home_creds.to_str().unwrap(), "-c", config.to_str().unwrap()];
+    let began = now_s();
+    put(&issued(began - 100));
+    let mut sidecar = SidecarBuilder::new("folder", &args).start().await;
+    let mut lamp = sidecar.connect(options()).await;
+    let home = async_nats::ConnectOptions::with_credentials_file(&home_creds).await.unwrap();
+    let home = home.connect(site.nats.url()).await.unwrap();
+    let id = world(&json!({})).account.public_key();
+    let kept = async |key: &str| {
+        let last = json!({ "last_by_subj": format!("$KV.MQTT_accounts.{key}") });
+        let answer = js_api(&home, "STREAM.MSG.GET.KV_MQTT_accounts", &last).await;
+        let entry = STANDARD.decode(answer["message"]["data"].as_str()?).unwrap();
+        Some(serde_json::from_slice::<Value>(&entry).unwrap())
+    };
+    let iat = async || {
+        let entry = kept(&format!("{id}.jwt")).await?;
+        assert_eq!(entry["sha256"].as_str().unwrap().len(), 64);
+        entry["iat"].as_i64()
+    };
+    eventually("it is written down", async || iat().await == Some(began - 100)).await;
+    // It revokes the only one who is connected, and nobody comes after that.
+    put(&issued(began - 50).over_account(&json!({ "nats": { "revocations": { id_of(&seed): began } } })));
+    assert_eq!(lamp.closed().await, Some(ReasonCode::AdministrativeAction));
+    eventually("the newer one is written down", async || iat().await == Some(began - 50)).await;
+    sidecar.stop().await;
+    put(&issued(began - 100));
+    sidecar.restart().await;
+    let refused = async |sidecar: &Sidecar| Client::open(sidecar.mqtt_port, options()).await.connack.reason;
+    for _ in 0..2 {
+        assert_eq!(refused(&sidecar).await, ReasonCode::NotAuthorized);
+    }
+    assert_eq!(sidecar.metric("mqtt_auth_refused_total{step=\"account_jwt\"}").await, 2.0);
+    assert_eq!(sidecar.log().matches("an account JWT does not count").count(), 1);
+    put(&issued(began));
+    eventually("a newer one counts", async || refused(&sidecar).await == ReasonCode::Success).await;
+    // It is no account that is held open.
+    assert!(kept(&id).await.is_none());
 }
