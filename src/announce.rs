@@ -16,7 +16,8 @@ pub fn ready(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) {
 pub fn ready_line(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) -> String {
     let mut parts = Vec::new();
     for (protocol, title) in [(Protocol::Mqtt, "MQTT on"), (Protocol::Ws, "WebSocket on")] {
-        let addrs: Vec<String> = bound.iter().filter(|bound| bound.protocol == protocol).map(address).collect();
+        let addrs: Vec<String> =
+            bound.iter().filter(|bound| bound.entrance.protocol == protocol).map(address).collect();
         if !addrs.is_empty() {
             parts.push(format!("{title} {}", addrs.join(" and ")));
         }
@@ -30,7 +31,7 @@ pub fn ready_line(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) -
 }
 
 fn address(bound: &Bound) -> String {
-    format!("{}{}", bound.addr, if bound.is_tls { " with TLS" } else { "" })
+    format!("{}{}", bound.addr, if bound.entrance.is_tls { " with TLS" } else { "" })
 }
 
 fn without_credentials(url: &str) -> String {
@@ -41,14 +42,15 @@ fn without_credentials(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::listener::Entrance;
 
     #[test]
     fn the_line_names_every_address_and_no_password() {
         let bound = |name: &str, protocol, addr: &str| Bound {
-            name: name.into(),
-            protocol,
-            is_tls: name == "wss",
+            entrance: Arc::new(Entrance { is_tls: name == "wss", ..Entrance::plain(name, protocol) }),
             addr: addr.parse().unwrap(),
         };
         let listeners = [

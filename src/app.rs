@@ -161,7 +161,7 @@ async fn serve(
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
     let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
     let served = listener::spawn(config, metrics, revocations, mqtt, shutdown.clone()).await?;
-    auth::tell_open_listeners(config, &served.bound);
+    auth::tell_open_listeners(&served.bound);
     process.listeners.open();
     announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;

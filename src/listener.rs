@@ -7,10 +7,11 @@
 //! - `accept`: the loop that takes connections, and its limits; `places`: those of addresses.
 //! - `tls`: TLS, where a listener has it; `stream`: a socket with it or without.
 //! - `upgrade`: the HTTP side of WebSocket; `ws_frame`, `ws_stream`: its frames as a byte stream.
-//! - `peer`: who is at the end of a stream.
+//! - `peer`: who is at the end of a stream; `entrance`: what its listener asks of it.
 //! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
 
 mod accept;
+mod entrance;
 mod foreign;
 mod opening;
 mod peer;
@@ -32,9 +33,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+pub use entrance::{Entrance, Protocol};
 pub use foreign::Foreign;
 pub use opening::{check, spawn};
-pub use peer::{Peer, Protocol};
+pub use peer::Peer;
 pub use places::Handshake;
 use places::Taken;
 pub use tls::{Revocations, TlsError, TlsFileError};
@@ -61,12 +63,8 @@ pub trait Serve: Clone + Send + Sync + 'static {
 /// A listener that is bound.
 #[derive(Clone, Debug)]
 pub struct Bound {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// It speaks it over TLS.
-    pub is_tls: bool,
+    /// What it is, and asks.
+    pub entrance: Arc<Entrance>,
     /// Where it is bound; the port is the real one, also when the configuration says 0.
     pub addr: SocketAddr,
 }
@@ -171,7 +169,7 @@ async fn upgraded(upgrade: Arc<Upgrade>, stream: Stream, peer: &Peer) -> Option<
         upgraded = upgrade.accept(stream, peer.since) => upgraded,
     };
     if let Err(error) = &upgraded {
-        debug!(remote = %peer.addr, listener = &*peer.listener, %error, "no WebSocket connection");
+        debug!(remote = %peer.addr, listener = &*peer.entrance.name, %error, "no WebSocket connection");
     }
     upgraded.ok()
 }

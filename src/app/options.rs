@@ -128,7 +128,7 @@ pub(super) fn credentials(auth: &NatsAuth, nkey_seed_file: Option<&Path>) -> Cre
 
 /// Whether other accounts are served as well.
 fn leases(config: &Config) -> Leases {
-    let mut of_listeners = config.listeners.auths().map(|(_, _, auth)| auth.mode.unwrap_or(config.auth.mode));
+    let mut of_listeners = config.listeners.all().map(|listener| listener.auth.mode.unwrap_or(config.auth.mode));
     let is_alone = config.accounts.is_empty() && !of_listeners.any(|mode| mode == AuthMode::Jwt);
     if is_alone { Leases::Here } else { Leases::ForOthers }
 }

@@ -12,7 +12,6 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use foldhash::HashMap;
 use futures_util::future::join_all;
 use mqtt_access::{AccountId, Certificate, CertificateId, Mode, Publisher};
 use mqtt_codec::Connect;
@@ -26,36 +25,9 @@ use super::refusals::Refusals;
 use super::shape::{JwtShape, has_credentials};
 use super::{Again, Authenticator, Finding, Following, Judging, Looking, Principal};
 use crate::config::{CertificateUse, ListenerAuth};
-use crate::listener::{Peer, Protocol, Revocations};
+use crate::listener::{Peer, Revocations};
 use crate::metrics::AuthStep;
 use crate::store;
-
-/// What counts at each listener, by what it speaks and its name.
-#[derive(Debug)]
-pub(super) struct Entrances {
-    /// Of the listeners that have something of their own to say.
-    pub(super) own: HashMap<(Protocol, Box<str>), ListenerAuth>,
-    /// Of all others.
-    pub(super) usual: ListenerAuth,
-    /// A CONNECT without credentials is judged, and not refused at once.
-    pub(super) anonymous: bool,
-}
-
-impl Entrances {
-    /// The modes of the listeners.
-    pub(super) fn modes(&self) -> impl Iterator<Item = Mode> {
-        [self.usual.mode].into_iter().chain(self.own.values().map(|own| own.mode))
-    }
-
-    /// What counts at a listener.
-    pub(super) fn of(&self, protocol: Protocol, name: &str) -> &ListenerAuth {
-        // Most configurations have none of their own.
-        if self.own.is_empty() {
-            return &self.usual;
-        }
-        self.own.get(&(protocol, Box::from(name))).unwrap_or(&self.usual)
-    }
-}
 
 /// The modes that are in use.
 #[derive(Default)]
@@ -81,7 +53,8 @@ impl Modes {
 
 /// Sends each client to whoever judges it.
 pub(crate) struct Dispatch {
-    entrances: Entrances,
+    /// A CONNECT without credentials is judged, and not refused at once.
+    takes_anonymous: bool,
     modes: Modes,
     refusals: Refusals,
     changes: watch::Sender<u64>,
@@ -100,8 +73,9 @@ enum Route {
 }
 
 impl Dispatch {
-    pub(super) fn new(entrances: Entrances, modes: Modes, refusals: Refusals) -> Self {
-        Self { entrances, modes, refusals, changes: watch::Sender::default(), revocations: Arc::default() }
+    /// `takes_anonymous`: a CONNECT without credentials is judged, and not refused at once.
+    pub(super) fn new(takes_anonymous: bool, modes: Modes, refusals: Refusals) -> Self {
+        Self { takes_anonymous, modes, refusals, changes: watch::Sender::default(), revocations: Arc::default() }
     }
 
     /// With what listeners know of client certificates.
@@ -109,7 +83,8 @@ impl Dispatch {
         Self { revocations, ..self }
     }
 
-    fn route(&self, entrance: &ListenerAuth, connect: &Connect, peer: &Peer) -> Route {
+    fn route(&self, connect: &Connect, peer: &Peer) -> Route {
+        let entrance = &peer.entrance.auth;
         let certificate = peer.certificate.as_deref().filter(|_| entrance.certificate == CertificateUse::Enough);
         let named = certificate.and_then(|certificate| self.modes.file.as_ref()?.name_of(certificate));
         if let Some(name) = &named {
@@ -121,7 +96,7 @@ impl Dispatch {
                 return Route::Certificate;
             }
         }
-        if entrance.mode != Mode::None && !self.entrances.anonymous && !has_credentials(connect) {
+        if entrance.mode != Mode::None && !self.takes_anonymous && !has_credentials(connect) {
             return Route::Refused(AuthStep::NoCredentials);
         }
         Route::To(self.mode_of(entrance, connect), named)
@@ -146,7 +121,7 @@ impl Dispatch {
 
     /// The mode that would judge a CONNECT.
     pub(super) fn goes_to(&self, connect: &Connect, peer: &Peer) -> Option<Mode> {
-        match self.route(self.entrances.of(peer.protocol, &peer.listener), connect, peer) {
+        match self.route(connect, peer) {
             Route::To(mode, _) => Some(mode),
             Route::Certificate | Route::Refused(_) => None,
         }
@@ -164,12 +139,12 @@ impl Dispatch {
     }
 
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
-        let (connect, entrance) = (credentials.connect, self.entrances.of(peer.protocol, &peer.listener));
+        let (connect, entrance) = (credentials.connect, &peer.entrance.auth);
         let shown = peer.certificate.as_deref().and_then(Certificate::chain);
         let route = match shown.is_some_and(|shown| self.revocations.has_one_of(shown)) {
             // Since TLS has looked at it.
             true => Route::Refused(AuthStep::CertificateRevoked),
-            false => self.route(entrance, connect, peer),
+            false => self.route(connect, peer),
         };
         let judged = match route {
             Route::Refused(step) => Err(step),
@@ -178,7 +153,7 @@ impl Dispatch {
                 None => Err(AuthStep::NoCredentials),
                 Some(judge) => match judge.judge(credentials, peer).await {
                     Verdict::Accepted(principal, data) => {
-                        self.bound(entrance, &principal, named.as_deref(), peer).map(|()| (principal, data))
+                        self.bound(&principal, named.as_deref(), peer).map(|()| (principal, data))
                     }
                     other => return other,
                 },
@@ -201,15 +176,9 @@ impl Dispatch {
     }
 
     /// Looks whether a principal is the user of its certificate, where it has to be.
-    fn bound(
-        &self,
-        entrance: &ListenerAuth,
-        principal: &Principal,
-        named: Option<&str>,
-        peer: &Peer,
-    ) -> Result<(), AuthStep> {
+    fn bound(&self, principal: &Principal, named: Option<&str>, peer: &Peer) -> Result<(), AuthStep> {
         let name = &*principal.user.name;
-        let is_right = match entrance.certificate {
+        let is_right = match peer.entrance.auth.certificate {
             CertificateUse::None => true,
             CertificateUse::Enough => named.is_none_or(|named| principal.origin.mode == Mode::File && named == name),
             CertificateUse::Bind => peer.certificate.as_deref().is_some_and(|certificate| {

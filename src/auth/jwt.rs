@@ -322,7 +322,7 @@ fn is_same(one: &Principal, other: &Principal) -> bool {
 fn circumstances<'a>(peer: &Peer, proof: Proof<'a>) -> Circumstances<'a> {
     Circumstances {
         now: time::now(),
-        listener: match peer.protocol {
+        listener: match peer.entrance.protocol {
             Protocol::Mqtt => Listener::Mqtt,
             Protocol::Ws => Listener::MqttWs,
         },

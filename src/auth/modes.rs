@@ -7,15 +7,15 @@ use mqtt_access::{AccountId, Mode, Secret};
 use mqtt_codec::{Connect, Version};
 use mqtt_session::{Credentials, Verdict};
 
-use super::dispatch::{Dispatch, Entrances, Modes};
+use super::dispatch::{Dispatch, Modes};
 use super::file::FileUsers;
 use super::jwt::{JwtUsers, Ways, are_creds_of};
 use super::nats::{NatsUsers, NatsWays};
 use super::oidc::OidcUsers;
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
-use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerAuthConfig};
-use crate::listener::{Bound, Peer, Protocol};
+use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerConfig};
+use crate::listener::{Bound, Entrance, Peer};
 use crate::metrics::{AuthStep, Metrics};
 use crate::store::{self, LoneLink, NatsOptions, OpenError};
 
@@ -28,8 +28,7 @@ const TRIED_WITHIN: Duration = Duration::from_secs(5);
 /// What mode `nats` needs of `[nats]` cannot be used.
 pub(crate) fn authenticator(config: &Config, ways: NatsWays, metrics: &Arc<Metrics>) -> Result<Dispatch, OpenError> {
     let refusals = Refusals::new(Arc::clone(metrics));
-    let entrances = entrances(config);
-    let is_used = |mode| entrances.modes().any(|used| used == mode);
+    let is_used = |mode| modes(config).any(|used| used == mode);
     let mut modes = Modes::default();
     if is_used(Mode::File) || !config.users.is_empty() || config.auth.users_file.is_some() {
         modes.file = Some(FileUsers::new(config, Arc::clone(metrics)));
@@ -48,20 +47,13 @@ pub(crate) fn authenticator(config: &Config, ways: NatsWays, metrics: &Arc<Metri
         modes.issuer = Some(oidc.issuer.clone());
         modes.others.push((Mode::Oidc, Box::new(OidcUsers::new(oidc, refusals.clone()))));
     }
-    Ok(Dispatch::new(entrances, modes, refusals))
+    Ok(Dispatch::new(config.auth.anonymous, modes, refusals))
 }
 
-/// What counts at which listener.
-fn entrances(config: &Config) -> Entrances {
-    let listeners = &config.listeners;
-    let tcp = listeners.tcp.iter().map(|tcp| (Protocol::Mqtt, &*tcp.name, &tcp.auth));
-    let all = tcp.chain(listeners.ws.iter().map(|ws| (Protocol::Ws, &*ws.name, &ws.auth)));
-    let usual = ListenerAuth::new(&config.auth, &ListenerAuthConfig::default());
-    let own = all.filter_map(|(protocol, name, auth)| {
-        let auth = ListenerAuth::new(&config.auth, auth);
-        (auth != usual).then(|| ((protocol, name.into()), auth))
-    });
-    Entrances { own: own.collect(), usual, anonymous: config.auth.anonymous }
+/// The modes of the listeners.
+fn modes(config: &Config) -> impl Iterator<Item = Mode> {
+    let of_listeners = config.listeners.all().filter_map(|listener| listener.auth.mode);
+    [config.auth.mode].into_iter().chain(of_listeners)
 }
 
 /// Who a client would be.
@@ -91,8 +83,8 @@ pub(crate) async fn identify(
         password: password.map(|password| password.expose().into()),
         ..Connect::new(Version::V5, client_id)
     };
-    let (protocol, listener) = first_listener(config);
-    let peer = Peer::new(([127, 0, 0, 1], 0).into(), listener.into(), protocol);
+    let listener = config.listeners.all().next().cloned().unwrap_or_default();
+    let peer = Peer::new(([127, 0, 0, 1], 0).into(), Arc::new(Entrance::new(config, &listener)));
     let metrics = Metrics::new();
     let nats = ways.home.clone();
     let dispatch = authenticator(config, ways, &metrics)?;
@@ -131,62 +123,49 @@ async fn go(ways: &Ways, account: &AccountId, nats: NatsOptions) -> Result<(), S
     }
 }
 
-/// The first listener that is configured.
-fn first_listener(config: &Config) -> (Protocol, &str) {
-    let listeners = &config.listeners;
-    let tcp = listeners.tcp.iter().map(|tcp| (Protocol::Mqtt, &*tcp.name));
-    let mut all = tcp.chain(listeners.ws.iter().map(|ws| (Protocol::Ws, &*ws.name)));
-    all.next().unwrap_or((Protocol::Mqtt, ""))
-}
-
 /// What of the configuration is probably not what was meant.
 pub(crate) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let users = config.users.len() + config.auth.file_users.len();
-    let entrances = entrances(config);
-    if entrances.modes().any(|mode| mode == Mode::None) && users > 0 {
+    if modes(config).any(|mode| mode == Mode::None) && users > 0 {
         warnings.push(format!(
             "auth.mode is \"none\", which lets everybody in who is none of [[users]] (there are {users}), and lets them do everything; write auth.mode = \"file\""
         ));
     }
-    let tcp = config.listeners.tcp.iter().map(|tcp| (Protocol::Mqtt, &*tcp.name));
-    let all = tcp.chain(config.listeners.ws.iter().map(|ws| (Protocol::Ws, &*ws.name)));
-    let shut = all.filter(|(protocol, name)| {
-        entrances.of(*protocol, name).certificate == CertificateUse::Bind
-            && client_certificate(config, *protocol, name) == ClientCertificate::None
+    let shut = config.listeners.all().filter(|listener| {
+        ListenerAuth::new(&config.auth, &listener.auth).certificate == CertificateUse::Bind
+            && client_certificate(listener) == ClientCertificate::None
     });
-    warnings.extend(shut.map(|(_, name)| {
+    warnings.extend(shut.map(|listener| {
+        let name = &listener.name;
         format!("listener {name} lets nobody in: auth.certificate is \"bind\", and it asks for no certificates; write tls with client_certificate")
     }));
     warnings
 }
 
 /// Whether a listener asks for certificates.
-fn client_certificate(config: &Config, protocol: Protocol, name: &str) -> ClientCertificate {
-    let key = if protocol == Protocol::Mqtt { "listeners.tcp" } else { "listeners.ws" };
-    let mut own = config.listeners.tls().filter(|(kind, other, _)| *kind == key && *other == name);
-    own.next().map(|(_, _, tls)| tls.client_certificate).unwrap_or_default()
+fn client_certificate(listener: &ListenerConfig) -> ClientCertificate {
+    listener.tls.as_ref().map(|tls| tls.client_certificate).unwrap_or_default()
 }
 
 /// Says in the log where strangers can come in, or read passwords.
-pub(crate) fn tell_open_listeners(config: &Config, listeners: &[Bound]) {
-    let entrances = entrances(config);
+pub(crate) fn tell_open_listeners(listeners: &[Bound]) {
     let open = listeners.iter().filter(|bound| !bound.addr.ip().to_canonical().is_loopback());
+    let open = open.map(|bound| &*bound.entrance);
     // Whoever has a certificate of an authority of ours is no stranger.
-    let open =
-        open.filter(|bound| client_certificate(config, bound.protocol, &bound.name) != ClientCertificate::Required);
-    let (strangers, known): (Vec<&Bound>, Vec<&Bound>) =
-        open.partition(|bound| entrances.of(bound.protocol, &bound.name).mode == Mode::None);
+    let open = open.filter(|entrance| entrance.client_certificate != ClientCertificate::Required);
+    let (strangers, known): (Vec<&Entrance>, Vec<&Entrance>) =
+        open.partition(|entrance| entrance.auth.mode == Mode::None);
     if !strangers.is_empty() {
-        let names: Vec<&str> = strangers.iter().map(|bound| &*bound.name).collect();
+        let names: Vec<&str> = strangers.iter().map(|entrance| &*entrance.name).collect();
         tracing::warn!(
             listeners = names.join(", "),
             "whoever reaches these listeners may do everything that the sidecar's NATS user lets devices do: see auth.mode"
         );
     }
-    for bound in known.into_iter().filter(|bound| !bound.is_tls) {
+    for entrance in known.into_iter().filter(|entrance| !entrance.is_tls) {
         tracing::warn!(
-            listener = &*bound.name,
+            listener = &*entrance.name,
             "passwords come over this listener without TLS: everybody on the way can read them"
         );
     }
@@ -226,17 +205,16 @@ mod tests {
     /// The same with another configuration.
     fn said_of(text: &str, addresses: &[&str]) -> Vec<String> {
         let config = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap();
-        let bound = |addr: &&str| Bound {
-            name: (*addr).into(),
-            protocol: Protocol::Mqtt,
-            is_tls: addr.ends_with(":8883"),
-            addr: addr.parse().unwrap(),
+        let entrance = Entrance::new(&config, &config.listeners.tcp[0]);
+        let bound = |addr: &&str| {
+            let entrance = Entrance { name: (*addr).into(), is_tls: addr.ends_with(":8883"), ..entrance.clone() };
+            Bound { entrance: Arc::new(entrance), addr: addr.parse().unwrap() }
         };
         let listeners: Vec<Bound> = addresses.iter().map(bound).collect();
         let captured = Captured::default();
         let writer = captured.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || tell_open_listeners(&config, &listeners));
+        tracing::subscriber::with_default(subscriber, || tell_open_listeners(&listeners));
         let text = String::from_utf8(captured.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }

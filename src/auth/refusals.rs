@@ -37,7 +37,7 @@ impl Refusals {
             user,
             key,
             remote = %peer.addr,
-            listener = &*peer.listener,
+            listener = &*peer.entrance.name,
             step = step.text(),
             reason_code = ?reason,
             "refused"

@@ -146,8 +146,10 @@ impl<'de> de::Deserializer<'de> for &'de Node {
             return Err(de::Error::custom("this is a table of keys, not a value"))
                 .map_err(|error: Error| error.at(self));
         };
-        if let Some((key, child)) = entries.iter().find(|(key, _)| !fields.contains(&key.as_str())) {
-            let message = format!("unknown key: {}", choices(key, fields));
+        let is_here = |key: &str| fields.contains(&key) && !self.without.contains(&key);
+        if let Some((key, child)) = entries.iter().find(|(key, _)| !is_here(key)) {
+            let here: Vec<&str> = fields.iter().copied().filter(|field| is_here(field)).collect();
+            let message = format!("unknown key: {}", choices(key, &here));
             return Err(<Error as de::Error>::custom(message).at(child));
         }
         self.deserialize_any(visitor)

@@ -1,16 +1,13 @@
 //! `[listeners]`: where devices connect. Each kind is one table, several named tables, or an array of tables; here
 //! they all become a list.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     AuthConfig, AuthMode, BindAddr, CertificateUse, ListenerAuthConfig, ListenerTlsConfig,
     tree::{Node, Value},
     units,
 };
-
-/// The kinds of listeners, by their key.
-pub(super) const KINDS: [&str; 2] = ["tcp", "ws"];
 
 /// Tables of a listener, so no names for listeners.
 const TABLES: [&str; 4] = ["auth", "tls", "limits", "proxy_protocol"];
@@ -21,9 +18,11 @@ const TABLES: [&str; 4] = ["auth", "tls", "limits", "proxy_protocol"];
 #[serde(default)]
 pub struct ListenersConfig {
     /// `[listeners.tcp]`: plain MQTT.
-    pub tcp: Vec<TcpListenerConfig>,
+    #[serde(deserialize_with = "tcp")]
+    pub tcp: Vec<ListenerConfig>,
     /// `[listeners.ws]`: MQTT over WebSocket.
-    pub ws: Vec<WsListenerConfig>,
+    #[serde(deserialize_with = "ws")]
+    pub ws: Vec<ListenerConfig>,
     /// Connections of all listeners together; the next one is closed at once. 0 (default): what the limit of open
     /// files leaves.
     pub max_connections: u32,
@@ -35,40 +34,89 @@ pub struct ListenersConfig {
     pub max_handshakes: u32,
 }
 
-/// `[listeners.tcp]`.
+/// `[listeners.tcp]`, `[listeners.ws]`: one listener.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct TcpListenerConfig {
+pub struct ListenerConfig {
     /// Name in logs and metrics: `tcp`, the name of its table, or `tcp-1`, `tcp-2`.
     pub name: String,
-    /// Where to listen; `""` turns it off. Default `0.0.0.0:1883`.
+    /// What it is, by the table that it stands in.
+    #[serde(skip)]
+    pub kind: ListenerKind,
+    /// Where to listen; `""` turns it off. Default `0.0.0.0:1883`, of WebSocket `0.0.0.0:8083`.
     #[serde(deserialize_with = "units::bind_or_off")]
     pub bind: Option<BindAddr>,
-    /// In place of `[auth]`.
-    pub auth: ListenerAuthConfig,
-    /// With it, MQTT over TLS.
-    pub tls: Option<ListenerTlsConfig>,
-}
-
-/// `[listeners.ws]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub struct WsListenerConfig {
-    /// Name in logs and metrics.
-    pub name: String,
-    /// Where to listen; `""` turns it off. Default `0.0.0.0:8083`.
-    #[serde(deserialize_with = "units::bind_or_off")]
-    pub bind: Option<BindAddr>,
-    /// Paths that are MQTT; others are answered 404. Default `/mqtt` and `/`.
+    /// WebSocket: paths that are MQTT; others are answered 404. Default `/mqtt` and `/`.
     pub paths: Vec<String>,
     /// In place of `[auth]`.
     pub auth: ListenerAuthConfig,
-    /// With it, WebSocket over TLS.
+    /// With it, MQTT or WebSocket over TLS.
     pub tls: Option<ListenerTlsConfig>,
 }
 
+/// What a listener is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ListenerKind {
+    /// `[listeners.tcp]`: plain MQTT.
+    #[default]
+    Tcp,
+    /// `[listeners.ws]`: MQTT over WebSocket.
+    Ws,
+}
+
+impl ListenerKind {
+    /// All of them.
+    pub(super) const ALL: [Self; 2] = [Self::Tcp, Self::Ws];
+
+    /// Its table in `[listeners]`.
+    pub(super) const fn table(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Ws => "ws",
+        }
+    }
+
+    /// Its key, for what is wrong with one of its listeners.
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            Self::Tcp => "listeners.tcp",
+            Self::Ws => "listeners.ws",
+        }
+    }
+
+    /// Where one listens that does not say it.
+    const fn bind(self) -> &'static str {
+        match self {
+            Self::Tcp => "0.0.0.0:1883",
+            Self::Ws => "0.0.0.0:8083",
+        }
+    }
+
+    /// Keys of [`ListenerConfig`] that have no meaning for it.
+    const fn without(self) -> &'static [&'static str] {
+        match self {
+            Self::Tcp => &["paths"],
+            Self::Ws => &[],
+        }
+    }
+
+    fn read<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<ListenerConfig>, D::Error> {
+        let mut listeners = Vec::<ListenerConfig>::deserialize(deserializer)?;
+        listeners.iter_mut().for_each(|listener| listener.kind = self);
+        Ok(listeners)
+    }
+}
+
+fn tcp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ListenerConfig>, D::Error> {
+    ListenerKind::Tcp.read(deserializer)
+}
+
+fn ws<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ListenerConfig>, D::Error> {
+    ListenerKind::Ws.read(deserializer)
+}
+
 /// What counts at one listener: its own, or else what `[auth]` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListenerAuth {
     /// How devices are identified.
     pub mode: AuthMode,
@@ -91,42 +139,43 @@ impl ListenerAuth {
 }
 
 impl ListenersConfig {
-    /// What each listener says about who devices are, with its key and name.
-    pub fn auths(&self) -> impl Iterator<Item = (&'static str, &str, &ListenerAuthConfig)> {
-        let tcp = self.tcp.iter().map(|tcp| ("listeners.tcp", &*tcp.name, &tcp.auth));
-        tcp.chain(self.ws.iter().map(|ws| ("listeners.ws", &*ws.name, &ws.auth)))
+    /// All of them, TCP first.
+    pub fn all(&self) -> impl Iterator<Item = &ListenerConfig> {
+        self.tcp.iter().chain(&self.ws)
     }
 
-    /// The `tls` of those that have one, with the key and name of the listener.
-    pub fn tls(&self) -> impl Iterator<Item = (&'static str, &str, &ListenerTlsConfig)> {
-        let tcp = self.tcp.iter().map(|tcp| ("listeners.tcp", &*tcp.name, &tcp.tls));
-        let all = tcp.chain(self.ws.iter().map(|ws| ("listeners.ws", &*ws.name, &ws.tls)));
-        all.filter_map(|(key, name, tls)| Some((key, name, tls.as_ref()?)))
-    }
-
-    /// Looks whether listeners that differ in who they let in can be told apart.
+    /// Looks whether listeners that differ in who they let in can be told apart, and what is in each.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
-        for (index, (key, name, auth)) in self.auths().enumerate() {
-            let mut before = self.auths().take(index);
-            if before.any(|(other, same, differs)| other == key && same == name && differs != auth) {
+        for (index, listener) in self.all().enumerate() {
+            let (key, name) = (listener.kind.key(), &listener.name);
+            let mut before = self.all().take(index).filter(|other| other.kind == listener.kind && other.name == *name);
+            if before.any(|other| other.auth != listener.auth) {
                 return Err((
                     key,
                     format!("two listeners are called {name:?}, and their auth differs: name them apart"),
                 ));
             }
-            if auth.account.as_ref().is_some_and(String::is_empty) {
-                return Err((key, "auth.account is empty: name an account, or leave it out".to_owned()));
-            }
+            listener.check().map_err(|why| (key, why))?;
         }
-        self.tls().try_for_each(|(key, name, tls)| tls.check().map_err(|why| (key, format!("tls of {name}: {why}"))))
+        Ok(())
+    }
+}
+
+impl ListenerConfig {
+    fn check(&self) -> Result<(), String> {
+        if self.auth.account.as_ref().is_some_and(String::is_empty) {
+            return Err("auth.account is empty: name an account, or leave it out".to_owned());
+        }
+        let tls = self.tls.as_ref().map_or(Ok(()), ListenerTlsConfig::check);
+        tls.map_err(|why| format!("tls of {}: {why}", self.name))
     }
 }
 
 impl Default for ListenersConfig {
     fn default() -> Self {
         Self {
-            tcp: vec![TcpListenerConfig::default()],
-            ws: vec![WsListenerConfig::default()],
+            tcp: Vec::new(),
+            ws: Vec::new(),
             max_connections: 0,
             max_connections_per_address: 0,
             max_handshakes: 2_048,
@@ -134,22 +183,12 @@ impl Default for ListenersConfig {
     }
 }
 
-impl Default for TcpListenerConfig {
+impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
-            name: "tcp".to_owned(),
-            bind: Some(BindAddr::new("0.0.0.0", 1883)),
-            auth: ListenerAuthConfig::default(),
-            tls: None,
-        }
-    }
-}
-
-impl Default for WsListenerConfig {
-    fn default() -> Self {
-        Self {
-            name: "ws".to_owned(),
-            bind: Some(BindAddr::new("0.0.0.0", 8083)),
+            name: String::new(),
+            kind: ListenerKind::default(),
+            bind: None,
             paths: vec!["/mqtt".to_owned(), "/".to_owned()],
             auth: ListenerAuthConfig::default(),
             tls: None,
@@ -164,7 +203,7 @@ pub(super) fn complete(root: &mut Node) {
         root.insert("listeners", Node::table("listeners", root.origin.clone()));
     }
     let Some(listeners) = root.get_mut("listeners") else { return };
-    for kind in KINDS {
+    for kind in ListenerKind::ALL.map(ListenerKind::table) {
         if listeners.get(kind).is_none() {
             let path = listeners.path_of(kind);
             let mut node = Node::table(&path, listeners.origin.clone());
@@ -178,8 +217,8 @@ pub(super) fn complete(root: &mut Node) {
 
 /// Turns every way of writing the listeners of one kind into a list of tables that have names.
 pub(super) fn normalise(root: &mut Node) {
-    for kind in KINDS {
-        let Some(node) = root.get_mut("listeners").and_then(|listeners| listeners.get_mut(kind)) else {
+    for kind in ListenerKind::ALL {
+        let Some(node) = root.get_mut("listeners").and_then(|listeners| listeners.get_mut(kind.table())) else {
             continue;
         };
         let origin = node.origin.clone();
@@ -188,12 +227,12 @@ pub(super) fn normalise(root: &mut Node) {
             Value::List(elements) => elements
                 .into_iter()
                 .enumerate()
-                .map(|(index, element)| (format!("{kind}-{}", index + 1), element))
+                .map(|(index, element)| (format!("{}-{}", kind.table(), index + 1), element))
                 .collect(),
             Value::Table(entries) if is_named_set(&entries) => entries.into_iter().collect(),
-            single => vec![(kind.to_owned(), Node { value: single, origin, path: node.path.clone() })],
+            single => vec![(kind.table().to_owned(), Node::new(single, origin, node.path.clone()))],
         };
-        node.value = Value::List(named.into_iter().map(with_name).collect());
+        node.value = Value::List(named.into_iter().map(|(name, node)| of_kind(kind, &name, node)).collect());
     }
 }
 
@@ -204,11 +243,14 @@ fn is_named_set(entries: &std::collections::BTreeMap<String, Node>) -> bool {
     !entries.is_empty() && entries.iter().all(is_name)
 }
 
-fn with_name((name, mut node): (String, Node)) -> Node {
-    if matches!(node.value, Value::Table(_)) && node.get("name").is_none() {
-        let path = node.path_of("name");
-        let name = Node::text(&path, node.origin.clone(), &name);
-        node.insert("name", name);
+/// A table, as that of a listener of this kind: with what depends on the kind and was not written.
+pub(super) fn of_kind(kind: ListenerKind, name: &str, mut node: Node) -> Node {
+    node.without = kind.without();
+    for (key, usual) in [("name", name), ("bind", kind.bind())] {
+        if matches!(node.value, Value::Table(_)) && node.get(key).is_none() {
+            let (path, origin) = (node.path_of(key), node.origin.clone());
+            node.insert(key, Node::text(&path, origin, usual));
+        }
     }
     node
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    AccountConfig, AuthMode, Config, ConfigError, listeners, nats,
+    AccountConfig, AuthMode, Config, ConfigError, ListenerKind, listeners, nats,
     tree::{self, Node, Origin, Value},
     users,
 };
@@ -138,8 +138,8 @@ impl Config {
     fn check_auth(&self) -> Result<(), (&'static str, String)> {
         self.listeners.check()?;
         self.check_mode("auth.mode", self.auth.mode)?;
-        let modes = self.listeners.auths().filter_map(|(key, _, auth)| Some((key, auth.mode?)));
-        modes.into_iter().try_for_each(|(key, mode)| self.check_mode(key, mode))
+        let mut modes = self.listeners.all().filter_map(|listener| Some((listener.kind.key(), listener.auth.mode?)));
+        modes.try_for_each(|(key, mode)| self.check_mode(key, mode))
     }
 
     /// Looks whether anybody can get in by a mode.
@@ -289,14 +289,17 @@ fn apply_listen(root: &mut Node, overrides: &Overrides) {
     if overrides.listen.is_none() && overrides.listen_ws.is_none() {
         return;
     }
-    for (kind, flag, address) in [("tcp", "--listen", &overrides.listen), ("ws", "--listen-ws", &overrides.listen_ws)] {
-        let Some(node) = root.get_mut("listeners").and_then(|listeners| listeners.get_mut(kind)) else { continue };
+    for (kind, flag, address) in
+        [(ListenerKind::Tcp, "--listen", &overrides.listen), (ListenerKind::Ws, "--listen-ws", &overrides.listen_ws)]
+    {
+        let listeners = root.get_mut("listeners");
+        let Some(node) = listeners.and_then(|listeners| listeners.get_mut(kind.table())) else { continue };
         let Value::List(elements) = &mut node.value else { continue };
         elements.truncate(usize::from(address.is_some()));
         let Some(address) = address else { continue };
         let origin = Origin::Flag(flag);
         if elements.is_empty() {
-            elements.push(Node::table(&node.path, origin.clone()));
+            elements.push(listeners::of_kind(kind, kind.table(), Node::table(&node.path, origin.clone())));
         }
         for element in elements {
             let path = element.path_of("bind");

@@ -13,11 +13,10 @@ fn from_text(text: &str) -> Result<Config, String> {
 }
 
 fn binds(config: &Config) -> Vec<String> {
-    let tcp = config.listeners.tcp.iter().map(|tcp| (&tcp.name, &tcp.bind));
-    let ws = config.listeners.ws.iter().map(|ws| (&ws.name, &ws.bind));
-    tcp.chain(ws)
-        .map(|(name, bind)| format!("{name}={}", bind.as_ref().map_or("off".into(), BindAddr::to_string)))
-        .collect()
+    let shown = |listener: &ListenerConfig| {
+        format!("{}={}", listener.name, listener.bind.as_ref().map_or("off".into(), BindAddr::to_string))
+    };
+    config.listeners.all().map(shown).collect()
 }
 
 #[test]
@@ -88,11 +87,11 @@ fn what_a_listener_says_of_auth_stands_in_place_of_what_is_said_for_all() {
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::assemble(Some(("c.toml", text)), &environment, &Overrides::default()).unwrap();
-        let shown = |(_, name, auth): (&str, &str, &ListenerAuthConfig)| {
-            let ListenerAuth { mode, account, certificate } = ListenerAuth::new(&config.auth, auth);
-            format!("{name} {} {} {certificate:?}", mode.as_str(), account.unwrap_or_default())
+        let shown = |listener: &ListenerConfig| {
+            let ListenerAuth { mode, account, certificate } = ListenerAuth::new(&config.auth, &listener.auth);
+            format!("{} {} {} {certificate:?}", listener.name, mode.as_str(), account.unwrap_or_default())
         };
-        config.listeners.auths().map(shown).collect::<Vec<_>>()
+        config.listeners.all().map(shown).collect::<Vec<_>>()
     };
     let all = "[auth]\ncertificate = \"bind\"\n";
     let text = "[listeners.tcp.field]\nauth = { account = \"T1\", certificate = \"enough\" }\n[listeners.ws.auth]\nmode = \"none\"";
@@ -158,6 +157,11 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),
         ("[listner]", "c.toml:1: listner: unknown key: did you mean \"listeners\"?"),
         ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind is possible"),
+        (
+            "[listeners.tcp]\npaths = [\"/\"]",
+            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, auth, tls is possible",
+        ),
+        ("[listeners.ws]\nkind = \"tcp\"", "c.toml:2: listeners.ws.kind: unknown key: did you mean \"bind\"?"),
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",

@@ -18,6 +18,8 @@ pub(super) struct Node {
     pub(super) value: Value,
     pub(super) origin: Origin,
     pub(super) path: String,
+    /// Keys of its table that others of its type have, and that are unknown here.
+    pub(super) without: &'static [&'static str],
 }
 
 #[derive(Clone, Debug)]
@@ -31,12 +33,16 @@ pub(super) enum Value {
 }
 
 impl Node {
+    pub(super) const fn new(value: Value, origin: Origin, path: String) -> Self {
+        Self { value, origin, path, without: &[] }
+    }
+
     pub(super) fn table(path: &str, origin: Origin) -> Self {
-        Self { value: Value::Table(BTreeMap::new()), origin, path: path.to_owned() }
+        Self::new(Value::Table(BTreeMap::new()), origin, path.to_owned())
     }
 
     pub(super) fn text(path: &str, origin: Origin, text: &str) -> Self {
-        Self { value: Value::Text(text.to_owned()), origin, path: path.to_owned() }
+        Self::new(Value::Text(text.to_owned()), origin, path.to_owned())
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
@@ -159,7 +165,7 @@ impl Reader<'_> {
                 Value::List(elements.iter().enumerate().map(element).collect::<Result<_, _>>()?)
             }
         };
-        Ok(Node { value, origin, path: path.to_owned() })
+        Ok(Node::new(value, origin, path.to_owned()))
     }
 }
 

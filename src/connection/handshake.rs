@@ -256,7 +256,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let remote = peer.addr;
-    let listener = &*peer.listener;
+    let listener = &*peer.entrance.name;
     match failed {
         Failed::Silent => tracing::debug!(%remote, listener, "closed without a packet"),
         Failed::Lost(why) => tell_lost(metrics, peer, why),
@@ -285,12 +285,12 @@ where
 /// A connection is lost that has not been answered.
 pub(super) fn tell_lost(metrics: &Counts, peer: &Peer, why: &str) {
     metrics.connect(ReasonCode::UnspecifiedError);
-    tracing::info!(remote = %peer.addr, listener = &*peer.listener, "{why}");
+    tracing::info!(remote = %peer.addr, listener = &*peer.entrance.name, "{why}");
 }
 
 /// A connection is closed for the place that it has among those that are not connected.
 pub(super) fn tell_evicted(peer: &Peer, when: &str) {
-    tracing::debug!(remote = %peer.addr, listener = &*peer.listener, "closed {when}: others wait");
+    tracing::debug!(remote = %peer.addr, listener = &*peer.entrance.name, "closed {when}: others wait");
 }
 
 fn send_limited<S>(io: &mut Io<S>, metrics: &Counts, version: Version, max: u32, connack: Box<ConnAck>)
@@ -332,7 +332,7 @@ pub(super) fn tell_connected(
     tracing::debug!(
         client_id = &*negotiated.client_id,
         remote = %peer.addr,
-        listener = &*peer.listener,
+        listener = &*peer.entrance.name,
         protocol = protocol(connect.version),
         clean_start = connect.clean_start,
         session_present = attached.is_present,
@@ -343,7 +343,7 @@ pub(super) fn tell_connected(
     account.events.tell(&negotiated.client_id, account.node(), || {
         Event::Connect(EventConnect {
             remote: peer.addr,
-            listener: peer.listener.to_string(),
+            listener: peer.entrance.name.to_string(),
             protocol: protocol(connect.version),
             username: connect.username.as_ref().map(ToString::to_string),
             user: attached.control.inbox().rights.user(),

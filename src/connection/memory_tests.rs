@@ -82,7 +82,10 @@ impl World {
     /// A CONNECT and its answer.
     async fn answered(&self, pipe: usize, connect: &Packet) -> (Wire, JoinHandle<()>, ConnAck) {
         let (socket, server) = tokio::io::duplex(pipe);
-        let peer = Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), crate::listener::Protocol::Mqtt);
+        let peer = Peer::new(
+            ([192, 0, 2, 1], 1883).into(),
+            Arc::new(crate::listener::Entrance::plain("test", crate::listener::Protocol::Mqtt)),
+        );
         let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.accounts)));
         let mut wire = Wire::new(socket);
         wire.send(connect).await;

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::places::{Addresses, Handshakes};
-use super::{Bound, Dispatch, ListenerError, Peer, Protocol, Serve, semaphore, socket};
+use super::{Bound, Dispatch, Entrance, ListenerError, Peer, Serve, semaphore, socket};
 use crate::{
     config::{BindAddr, ListenersConfig},
     metrics::{Limit, Metrics},
@@ -69,20 +69,15 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(super) async fn bind(
-        name: &str,
-        protocol: Protocol,
-        is_tls: bool,
-        bind: &BindAddr,
-    ) -> Result<Self, ListenerError> {
+    pub(super) async fn bind(entrance: Arc<Entrance>, bind: &BindAddr) -> Result<Self, ListenerError> {
         let opened = async {
             let listener = socket::listen(bind).await?;
             let addr = listener.local_addr()?;
             Ok((listener, addr))
         };
         match opened.await {
-            Ok((listener, addr)) => Ok(Self { bound: Bound { name: name.into(), protocol, is_tls, addr }, listener }),
-            Err(source) => Err(ListenerError::Bind { name: name.to_owned(), bind: bind.clone(), source }),
+            Ok((listener, addr)) => Ok(Self { bound: Bound { entrance, addr }, listener }),
+            Err(source) => Err(ListenerError::Bind { name: entrance.name.to_string(), bind: bind.clone(), source }),
         }
     }
 
@@ -108,7 +103,7 @@ impl Acceptor {
                 Err(error) if is_of_the_connection(&error) => continue,
                 Err(error) => {
                     if let Some(suppressed) = failed.due() {
-                        warn!(listener = &*self.bound.name, %error, suppressed, "cannot accept; trying again");
+                        warn!(listener = &*self.bound.entrance.name, %error, suppressed, "cannot accept; trying again");
                     }
                     tokio::select! {
                         () = shutdown.wait() => break,
@@ -136,9 +131,8 @@ impl Acceptor {
                 }
             };
             socket::prepare(&stream);
-            let (listener, protocol) = (self.bound.name.clone(), self.bound.protocol);
             let place = limits.taken.fetch_add(1, Ordering::Relaxed);
-            let peer = Peer { place, handshake, ..Peer::new(addr, listener, protocol) };
+            let peer = Peer { place, handshake, ..Peer::new(addr, Arc::clone(&self.bound.entrance)) };
             connections.spawn(dispatch.clone().run(stream, peer, admitted));
         }
     }
@@ -149,7 +143,7 @@ impl Acceptor {
         metrics.over_limit(limit);
         let limit = limit.key();
         if let Some(suppressed) = seldom.due() {
-            warn!(listener = &*self.bound.name, %remote, suppressed, "a connection was closed: {limit} reached");
+            warn!(listener = &*self.bound.entrance.name, %remote, suppressed, "a connection was closed: {limit} reached");
         }
     }
 }

@@ -7,8 +7,8 @@ use tokio_util::task::TaskTracker;
 use super::accept::{Acceptor, Limits};
 use super::tls::{Revocations, Tls};
 use super::upgrade::Upgrade;
-use super::{Dispatch, ListenerError, Listening, Protocol, Serve, socket, tls};
-use crate::config::{Config, ListenerTlsConfig, WsListenerConfig};
+use super::{Dispatch, Entrance, ListenerError, Listening, Serve, socket, tls};
+use crate::config::{Config, ListenerConfig, ListenerKind};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
 
@@ -27,19 +27,12 @@ pub async fn spawn<H: Serve>(
     let limits = Limits::new(&config.listeners, socket::raise_open_files_limit());
     let connections = TaskTracker::new();
     let mut acceptors = Vec::new();
-    for tcp in &config.listeners.tcp {
-        if let Some(bind) = &tcp.bind {
-            let tls = tls_of(config, &tcp.name, Protocol::Mqtt, tcp.tls.as_ref(), (&metrics, revocations))?;
-            let acceptor = Acceptor::bind(&tcp.name, Protocol::Mqtt, tls.is_some(), bind).await?;
-            acceptors.push((acceptor, tls, None));
-        }
-    }
-    for ws in &config.listeners.ws {
-        if let Some(bind) = &ws.bind {
-            let tls = tls_of(config, &ws.name, Protocol::Ws, ws.tls.as_ref(), (&metrics, revocations))?;
-            let acceptor = Acceptor::bind(&ws.name, Protocol::Ws, tls.is_some(), bind).await?;
-            acceptors.push((acceptor, tls, Some(upgrade_of(config, ws))));
-        }
+    for listener in config.listeners.all() {
+        let Some(bind) = &listener.bind else { continue };
+        let entrance = Arc::new(Entrance::new(config, listener));
+        let tls = tls_of(config, listener, &entrance, (&metrics, revocations))?;
+        let upgrade = (listener.kind == ListenerKind::Ws).then(|| upgrade_of(config, listener));
+        acceptors.push((Acceptor::bind(entrance, bind).await?, tls, upgrade));
     }
     if acceptors.is_empty() {
         return Err(ListenerError::None);
@@ -68,27 +61,26 @@ pub async fn spawn<H: Serve>(
 /// # Errors
 /// One of them cannot be used.
 pub fn check(config: &Config) -> Result<(), ListenerError> {
-    let tcp = config.listeners.tcp.iter().map(|tcp| (&tcp.name, Protocol::Mqtt, &tcp.tls));
-    let mut all = tcp.chain(config.listeners.ws.iter().map(|ws| (&ws.name, Protocol::Ws, &ws.tls)));
-    all.try_for_each(|(name, protocol, tls)| {
-        let Some(tls) = tls else { return Ok(()) };
-        tls::check(tls, protocol).map_err(|source| ListenerError::Tls { name: name.clone(), source })
+    config.listeners.all().try_for_each(|listener| {
+        let Some(tls) = &listener.tls else { return Ok(()) };
+        let checked = tls::check(tls, listener.kind.into());
+        checked.map_err(|source| ListenerError::Tls { name: listener.name.clone(), source })
     })
 }
 
 fn tls_of(
     config: &Config,
-    name: &str,
-    protocol: Protocol,
-    tls: Option<&ListenerTlsConfig>,
+    listener: &ListenerConfig,
+    entrance: &Arc<Entrance>,
     (metrics, revocations): (&Arc<Metrics>, &Arc<Revocations>),
 ) -> Result<Option<Arc<Tls>>, ListenerError> {
-    let Some(tls) = tls else { return Ok(None) };
+    let Some(tls) = &listener.tls else { return Ok(None) };
     let within = config.mqtt.connect_timeout.get();
-    let tls = Tls::new((name, protocol), tls, within, Arc::clone(metrics), Arc::clone(revocations));
-    tls.map(|tls| Some(Arc::new(tls))).map_err(|source| ListenerError::Tls { name: name.to_owned(), source })
+    let tls = Tls::new(Arc::clone(entrance), tls, within, Arc::clone(metrics), Arc::clone(revocations));
+    tls.map(|tls| Some(Arc::new(tls))).map_err(|source| ListenerError::Tls { name: listener.name.clone(), source })
 }
 
-fn upgrade_of(config: &Config, ws: &WsListenerConfig) -> Arc<Upgrade> {
-    Arc::new(Upgrade { paths: ws.paths.clone(), strict: config.mqtt.strict, within: config.mqtt.connect_timeout.get() })
+fn upgrade_of(config: &Config, listener: &ListenerConfig) -> Arc<Upgrade> {
+    let (paths, within) = (listener.paths.clone(), config.mqtt.connect_timeout.get());
+    Arc::new(Upgrade { paths, strict: config.mqtt.strict, within })
 }

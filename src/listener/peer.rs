@@ -1,12 +1,12 @@
 //! Who is at the other end of a stream, as far as the listener knows.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mqtt_access::Certificate;
 use tokio::time::Instant;
 
+use super::entrance::Entrance;
 use super::places::Handshake;
 
 /// Who is at the other end.
@@ -14,10 +14,8 @@ use super::places::Handshake;
 pub struct Peer {
     /// Address of the peer, for the log field `remote`.
     pub addr: SocketAddr,
-    /// Name of the listener, for the log field `listener`.
-    pub listener: Arc<str>,
-    /// What the listener speaks, for the log field `protocol`.
-    pub protocol: Protocol,
+    /// By which listener it has come.
+    pub entrance: Arc<Entrance>,
     /// When it was accepted: from then on it has so long to complete CONNECT.
     pub since: Instant,
     /// Its place in the order in which connections were taken, of all listeners.
@@ -33,34 +31,8 @@ pub struct Peer {
 impl Peer {
     /// One that has come now, nobody waits behind and that has shown no certificate.
     #[must_use]
-    pub fn new(addr: SocketAddr, listener: Arc<str>, protocol: Protocol) -> Self {
+    pub fn new(addr: SocketAddr, entrance: Arc<Entrance>) -> Self {
         let handshake = Handshake::default();
-        Self { addr, listener, protocol, since: Instant::now(), place: 0, handshake, certificate: None, account: None }
-    }
-}
-
-/// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// MQTT on the stream itself.
-    Mqtt,
-    /// MQTT in WebSocket frames.
-    Ws,
-}
-
-impl Protocol {
-    /// `mqtt` or `ws`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mqtt => "mqtt",
-            Self::Ws => "ws",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        Self { addr, entrance, since: Instant::now(), place: 0, handshake, certificate: None, account: None }
     }
 }

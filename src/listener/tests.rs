@@ -126,7 +126,7 @@ impl Running {
     }
 
     pub(super) fn addr(&self, protocol: Protocol) -> SocketAddr {
-        self.listening.bound.iter().find(|bound| bound.protocol == protocol).unwrap().addr
+        self.listening.bound.iter().find(|bound| bound.entrance.protocol == protocol).unwrap().addr
     }
 
     async fn tcp(&self) -> TcpStream {

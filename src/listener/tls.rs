@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use super::socket::Prompt;
 use super::stream::Stream;
-use super::{Peer, Protocol};
+use super::{Entrance, Peer, Protocol};
 use crate::config::ListenerTlsConfig;
 use crate::metrics::{Metrics, TlsFailure};
 use failure::Failed;
@@ -52,10 +52,8 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 /// TLS of one listener.
 pub(super) struct Tls {
-    /// Of the listener.
-    name: String,
+    entrance: Arc<Entrance>,
     config: ListenerTlsConfig,
-    protocol: Protocol,
     /// The files as they were at first.
     seen: Seen,
     /// As they were read last.
@@ -69,7 +67,7 @@ pub(super) struct Tls {
 impl Tls {
     /// Reads what is in the files.
     pub(super) fn new(
-        (name, protocol): (&str, Protocol),
+        entrance: Arc<Entrance>,
         config: &ListenerTlsConfig,
         within: Duration,
         metrics: Arc<Metrics>,
@@ -77,10 +75,10 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         // What changes while it is read is for the first look to notice.
         let seen = Seen::now(config);
-        let mut setup = Setup::read(config, protocol, None)?;
+        let mut setup = Setup::read(config, entrance.protocol, None)?;
         let revoked = setup.revoked.take();
-        let (name, config, setup) = (name.to_owned(), config.clone(), RwLock::new(Arc::new(setup)));
-        let tls = Self { name, config, protocol, seen, setup, revocations, within, metrics };
+        let (config, setup) = (config.clone(), RwLock::new(Arc::new(setup)));
+        let tls = Self { entrance, config, seen, setup, revocations, within, metrics };
         tls.revoke(revoked);
         Ok(tls)
     }
@@ -94,7 +92,8 @@ impl Tls {
 
     fn revoke(&self, revoked: Option<Lists>) {
         if let Some(lists) = revoked {
-            self.revocations.put(&format!("{} {}", self.protocol, self.name), lists);
+            let Entrance { protocol, name, .. } = &*self.entrance;
+            self.revocations.put(&format!("{protocol} {name}"), lists);
         }
     }
 
@@ -113,13 +112,13 @@ impl Tls {
                 None => wrong = None,
                 Some(Ok(setup)) => {
                     self.take(setup);
-                    info!(listener = self.name, "the files of TLS were read again");
+                    info!(listener = &*self.entrance.name, "the files of TLS were read again");
                     (taken, wrong) = (seen, None);
                 }
                 // Files that go together are replaced one after the other: a second look tells.
                 Some(Err(_)) if wrong.as_ref() != Some(&seen) => wrong = Some(seen),
                 Some(Err(error)) => {
-                    warn!(listener = self.name, "TLS goes on as it was: {error}");
+                    warn!(listener = &*self.entrance.name, "TLS goes on as it was: {error}");
                     (taken, wrong) = (seen, None);
                 }
             }
@@ -137,7 +136,7 @@ impl Tls {
             let before = tls.setup();
             // A ticket says that somebody was verified.
             let keeps_tickets = seen.trusts_as(&taken);
-            let read = Setup::read(&tls.config, tls.protocol, keeps_tickets.then_some(&*before));
+            let read = Setup::read(&tls.config, tls.entrance.protocol, keeps_tickets.then_some(&*before));
             (seen, Some(read))
         });
         match looking.await {
@@ -163,7 +162,7 @@ impl Tls {
                 return Some(Stream::Tls(stream));
             }
             Ok(Err(Refused::Silent)) => {
-                debug!(remote = %peer.addr, listener = &*peer.listener, "closed without a byte");
+                debug!(remote = %peer.addr, listener = &*peer.entrance.name, "closed without a byte");
             }
             Ok(Err(Refused::Failed(failed, stream))) => {
                 self.tell(peer, &failed);
@@ -182,7 +181,7 @@ impl Tls {
     /// Whom the certificate of a client names.
     fn named_by(&self, chain: &[CertificateDer<'_>], peer: &Peer) -> Option<Box<Certificate>> {
         let Some(named) = names::named_by(chain.first()?) else {
-            info!(remote = %peer.addr, listener = &*peer.listener, "a certificate names nobody: it cannot be read");
+            info!(remote = %peer.addr, listener = &*peer.entrance.name, "a certificate names nobody: it cannot be read");
             return None;
         };
         let may_be_revoked = self.config.crl_file.is_some();
@@ -192,7 +191,7 @@ impl Tls {
     fn tell(&self, peer: &Peer, failed: &Failed) {
         self.metrics.tls_failed(failed.failure);
         let (reason, words) = (failed.failure.text(), &failed.words);
-        info!(remote = %peer.addr, listener = &*peer.listener, reason, "no TLS connection: {words}");
+        info!(remote = %peer.addr, listener = &*peer.entrance.name, reason, "no TLS connection: {words}");
     }
 }
 

@@ -8,7 +8,8 @@ use mqtt_access::{Certificate, Origin, User};
 use mqtt_codec::{ReasonCode, Version};
 
 use super::*;
-use crate::config::{Config, ListenerAuthConfig, Overrides};
+use crate::config::{Config, Overrides};
+use crate::listener::{Entrance, Protocol};
 use crate::metrics::Metrics;
 
 const LIGHT: &str =
@@ -61,15 +62,18 @@ fn listener(mode: Mode, account: Option<&str>, certificate: CertificateUse) -> L
     ListenerAuth { mode, account: account.map(Into::into), certificate }
 }
 
-/// Mode `nats` at all listeners but those that are given, beside a user "lamp", whose certificate is for lamp.example.
-fn dispatch(own: &[(&str, ListenerAuth)], anonymous: bool) -> Dispatch {
+/// What most listeners say.
+fn usual() -> ListenerAuth {
+    listener(Mode::Nats, None, CertificateUse::None)
+}
+
+/// Beside a user "lamp", whose certificate is for lamp.example.
+fn dispatch(anonymous: bool) -> Dispatch {
     let text = format!(
         "[auth]\nmode = \"file\"\n[[users]]\nname = \"lamp\"\npassword = \"{LIGHT}\"\ncertificate = \"dns:lamp.example\"\n"
     );
     let config = Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap();
     let metrics = Metrics::new();
-    let own = own.iter().map(|(name, auth)| ((Protocol::Mqtt, Box::from(*name)), auth.clone())).collect();
-    let usual = ListenerAuth { mode: Mode::Nats, ..ListenerAuth::new(&config.auth, &ListenerAuthConfig::default()) };
     let others: Vec<(Mode, Box<dyn Authenticator>)> = vec![
         (Mode::None, Known::new(Mode::None, "")),
         (Mode::Nats, Known::new(Mode::Nats, "")),
@@ -80,14 +84,16 @@ fn dispatch(own: &[(&str, ListenerAuth)], anonymous: bool) -> Dispatch {
         others,
         issuer: Some("https://id".to_owned()),
     };
-    Dispatch::new(Entrances { own, usual, anonymous }, modes, Refusals::new(metrics))
+    Dispatch::new(anonymous, modes, Refusals::new(metrics))
 }
 
-fn peer(listener: &str, identities: &[&str]) -> Peer {
+/// By a listener that says this.
+fn peer(auth: &ListenerAuth, identities: &[&str]) -> Peer {
+    let entrance = Arc::new(Entrance { auth: auth.clone(), ..Entrance::plain("test", Protocol::Mqtt) });
     let identities: Vec<_> = identities.iter().map(|text| text.parse().unwrap()).collect();
     Peer {
         certificate: (!identities.is_empty()).then(|| Box::new(Certificate::new(identities))),
-        ..Peer::new(([192, 0, 2, 1], 1883).into(), listener.into(), Protocol::Mqtt)
+        ..Peer::new(([192, 0, 2, 1], 1883).into(), entrance)
     }
 }
 
@@ -114,36 +120,36 @@ async fn judged(dispatch: &Dispatch, connect: &Connect, peer: &Peer) -> String {
 async fn a_listener_and_the_credentials_choose_one_who_judges() {
     let field = listener(Mode::Oidc, None, CertificateUse::None);
     let open = listener(Mode::None, None, CertificateUse::None);
-    let dispatch = dispatch(&[("field", field), ("open", open)], false);
+    let (tcp, dispatch) = (usual(), dispatch(false));
     for (at, name, password, expected) in [
-        ("tcp", Some("a"), Some("nats"), "nats \"\" a"),
-        ("tcp", Some("a"), Some("oidc"), "Banned"),
-        ("field", Some("a"), Some("oidc"), "oidc \"T1\" a"),
-        ("field", Some("a"), Some("nats"), "Banned"),
+        (&tcp, Some("a"), Some("nats"), "nats \"\" a"),
+        (&tcp, Some("a"), Some("oidc"), "Banned"),
+        (&field, Some("a"), Some("oidc"), "oidc \"T1\" a"),
+        (&field, Some("a"), Some("nats"), "Banned"),
         // A name that [[users]] has goes to file, and its refusal is final.
-        ("tcp", Some("lamp"), Some("light"), "file \"\" lamp"),
-        ("tcp", Some("lamp"), Some("nats"), "BadUserNameOrPassword"),
-        ("open", Some("lamp"), Some("none"), "BadUserNameOrPassword"),
-        ("open", Some("b"), Some("none"), "none \"\" b"),
+        (&tcp, Some("lamp"), Some("light"), "file \"\" lamp"),
+        (&tcp, Some("lamp"), Some("nats"), "BadUserNameOrPassword"),
+        (&open, Some("lamp"), Some("none"), "BadUserNameOrPassword"),
+        (&open, Some("b"), Some("none"), "none \"\" b"),
         // Without credentials, in every mode but none.
-        ("tcp", None, None, "NotAuthorized"),
-        ("field", Some(""), Some(""), "NotAuthorized"),
-        ("open", None, None, "none \"\" "),
-        ("tcp", None, Some("nats"), "nats \"\" "),
+        (&tcp, None, None, "NotAuthorized"),
+        (&field, Some(""), Some(""), "NotAuthorized"),
+        (&open, None, None, "none \"\" "),
+        (&tcp, None, Some("nats"), "nats \"\" "),
     ] {
         assert_eq!(
             judged(&dispatch, &connect(name, password), &peer(at, &[])).await,
             expected,
-            "{at} {name:?} {password:?}"
+            "{at:?} {name:?} {password:?}"
         );
     }
-    let anonymous = self::dispatch(&[], true);
-    assert_eq!(judged(&anonymous, &connect(None, None), &peer("tcp", &[])).await, "nats \"\" ");
+    let anonymous = self::dispatch(true);
+    assert_eq!(judged(&anonymous, &connect(None, None), &peer(&tcp, &[])).await, "nats \"\" ");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_of_the_identity_provider_goes_to_it_at_every_listener() {
-    let dispatch = dispatch(&[], false);
+    let dispatch = dispatch(false);
     let jwt = |header: &str, claims: &str| [header, claims, "sig"].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
     for (name, password, expected) in [
         ("a", jwt(r#"{"alg":"RS256"}"#, r#"{"iss":"https://id"}"#), Mode::Oidc),
@@ -152,71 +158,61 @@ async fn a_token_of_the_identity_provider_goes_to_it_at_every_listener() {
         ("a", jwt(r#"{"alg":"ed25519-nkey"}"#, r#"{"iss":"https://id"}"#), Mode::Nats),
         ("lamp", jwt(r#"{"alg":"ed25519-nkey"}"#, r#"{"iss":"A"}"#), Mode::File),
     ] {
-        let mode = dispatch.mode_of(&dispatch.entrances.usual, &connect(Some(name), Some(&password)));
+        let mode = dispatch.mode_of(&usual(), &connect(Some(name), Some(&password)));
         assert_eq!(mode, expected, "{name} {password}");
     }
     let mut with_method = connect(None, None);
     with_method.properties.authentication_method = Some("OAUTH2-JWT".into());
-    assert_eq!(dispatch.mode_of(&dispatch.entrances.usual, &with_method), Mode::Oidc);
+    assert_eq!(dispatch.mode_of(&usual(), &with_method), Mode::Oidc);
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_brings_no_account_gets_that_of_the_listener_and_who_brings_another_is_refused() {
     let at = |mode, account| listener(mode, Some(account), CertificateUse::None);
-    let own = [
-        ("file", at(Mode::File, "T2")),
-        ("nats", at(Mode::Nats, "T2")),
-        ("t1", at(Mode::Oidc, "T1")),
-        ("t2", at(Mode::Oidc, "T2")),
-    ];
-    let dispatch = dispatch(&own, false);
+    let dispatch = dispatch(false);
     for (at, name, password, expected) in [
-        ("file", "lamp", "light", "file \"T2\" lamp"),
+        (at(Mode::File, "T2"), "lamp", "light", "file \"T2\" lamp"),
         // The empty account is the one of our own NATS user, which is proven: nothing is missing.
-        ("nats", "a", "nats", "NotAuthorized"),
-        ("t1", "a", "oidc", "oidc \"T1\" a"),
-        ("t2", "a", "oidc", "NotAuthorized"),
+        (at(Mode::Nats, "T2"), "a", "nats", "NotAuthorized"),
+        (at(Mode::Oidc, "T1"), "a", "oidc", "oidc \"T1\" a"),
+        (at(Mode::Oidc, "T2"), "a", "oidc", "NotAuthorized"),
     ] {
-        let judged = judged(&dispatch, &connect(Some(name), Some(password)), &peer(at, &[])).await;
-        assert_eq!(judged, expected, "{at} {name}");
+        let judged = judged(&dispatch, &connect(Some(name), Some(password)), &peer(&at, &[])).await;
+        assert_eq!(judged, expected, "{at:?} {name}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_certificate_is_good_for() {
-    let of = |certificate| listener(Mode::Nats, None, certificate);
-    let own = [
-        ("none", of(CertificateUse::None)),
-        ("bind", of(CertificateUse::Bind)),
-        ("enough", of(CertificateUse::Enough)),
-    ];
-    let dispatch = dispatch(&own, false);
+    let [none, bind, enough] = [CertificateUse::None, CertificateUse::Bind, CertificateUse::Enough];
+    let dispatch = dispatch(false);
     let lamp = Some("lamp");
     for (at, identities, name, password, expected) in [
-        ("none", &["dns:lamp.example"][..], None, None, "NotAuthorized"),
-        ("none", &["dns:lamp.example"], Some("a"), Some("nats"), "nats \"\" a"),
+        (none, &["dns:lamp.example"][..], None, None, "NotAuthorized"),
+        (none, &["dns:lamp.example"], Some("a"), Some("nats"), "nats \"\" a"),
         // Alone, where that is enough.
-        ("enough", &["dns:LAMP.example"], None, None, "file \"\" lamp"),
-        ("enough", &["email:x@y", "dns:lamp.example"], lamp, None, "file \"\" lamp"),
-        ("enough", &["email:lamp.example"], None, None, "NotAuthorized"),
+        (enough, &["dns:LAMP.example"], None, None, "file \"\" lamp"),
+        (enough, &["email:x@y", "dns:lamp.example"], lamp, None, "file \"\" lamp"),
+        (enough, &["email:lamp.example"], None, None, "NotAuthorized"),
         // Beside another user's name, or what proves another user.
-        ("enough", &["dns:lamp.example"], Some("a"), Some("nats"), "NotAuthorized"),
-        ("enough", &["dns:lamp.example"], None, Some("nats"), "NotAuthorized"),
-        ("enough", &["dns:lamp.example"], lamp, Some("dark"), "BadUserNameOrPassword"),
-        ("enough", &["dns:lamp.example"], lamp, Some("light"), "file \"\" lamp"),
-        ("enough", &["cn:a"], Some("a"), Some("nats"), "nats \"\" a"),
-        ("enough", &[], lamp, Some("light"), "file \"\" lamp"),
+        (enough, &["dns:lamp.example"], Some("a"), Some("nats"), "NotAuthorized"),
+        (enough, &["dns:lamp.example"], None, Some("nats"), "NotAuthorized"),
+        (enough, &["dns:lamp.example"], lamp, Some("dark"), "BadUserNameOrPassword"),
+        (enough, &["dns:lamp.example"], lamp, Some("light"), "file \"\" lamp"),
+        (enough, &["cn:a"], Some("a"), Some("nats"), "nats \"\" a"),
+        (enough, &[], lamp, Some("light"), "file \"\" lamp"),
         // Needed beside the password, for the same user.
-        ("bind", &[], lamp, Some("light"), "NotAuthorized"),
-        ("bind", &["dns:lamp.example"], lamp, None, "BadUserNameOrPassword"),
-        ("bind", &["dns:lamp.example"], lamp, Some("light"), "file \"\" lamp"),
-        ("bind", &["cn:lamp"], lamp, Some("light"), "NotAuthorized"),
-        ("bind", &["cn:a"], Some("a"), Some("nats"), "nats \"\" a"),
-        ("bind", &["cn:b"], Some("a"), Some("nats"), "NotAuthorized"),
-        ("bind", &["cn:a"], None, Some("nats"), "NotAuthorized"),
+        (bind, &[], lamp, Some("light"), "NotAuthorized"),
+        (bind, &["dns:lamp.example"], lamp, None, "BadUserNameOrPassword"),
+        (bind, &["dns:lamp.example"], lamp, Some("light"), "file \"\" lamp"),
+        (bind, &["cn:lamp"], lamp, Some("light"), "NotAuthorized"),
+        (bind, &["cn:a"], Some("a"), Some("nats"), "nats \"\" a"),
+        (bind, &["cn:b"], Some("a"), Some("nats"), "NotAuthorized"),
+        (bind, &["cn:a"], None, Some("nats"), "NotAuthorized"),
     ] {
-        let judged = judged(&dispatch, &connect(name, password), &peer(at, identities)).await;
-        assert_eq!(judged, expected, "{at} {identities:?} {name:?} {password:?}");
+        let judged =
+            judged(&dispatch, &connect(name, password), &peer(&listener(Mode::Nats, None, at), identities)).await;
+        assert_eq!(judged, expected, "{at:?} {identities:?} {name:?} {password:?}");
     }
 }
 
@@ -227,7 +223,7 @@ async fn who_accepted_judges_again_and_nobody_changes_its_account() {
         Again::Gone(_) => "Gone".to_owned(),
         Again::Same => "Same".to_owned(),
     };
-    let mut dispatch = dispatch(&[], false);
+    let mut dispatch = dispatch(false);
     let oidc = Known::new(Mode::Oidc, "T1");
     let (t1, none) = (oidc.principal("a"), Known::new(Mode::Oidc, "").principal("a"));
     let given = with_account(&none, &AccountId::new("T2"));
@@ -252,7 +248,7 @@ async fn who_accepted_judges_again_and_nobody_changes_its_account() {
 
 #[tokio::test]
 async fn a_change_of_any_mode_is_one_of_all() {
-    let mut dispatch = dispatch(&[], false);
+    let mut dispatch = dispatch(false);
     let nats = Known::new(Mode::Nats, "");
     let changed = nats.changes.clone();
     dispatch.modes.others[1].1 = nats;
@@ -268,11 +264,11 @@ async fn a_change_of_any_mode_is_one_of_all() {
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_is_revoked_ends_who_has_shown_it_in_every_mode() {
     let revocations = Arc::<Revocations>::default();
-    let dispatch = dispatch(&[], false).heeding(Arc::clone(&revocations));
+    let dispatch = dispatch(false).heeding(Arc::clone(&revocations));
     let id = CertificateId { issuer: Box::from(&b"ours"[..]), serial: Box::from([7]) };
     let with = |id: &CertificateId| Peer {
         certificate: Some(Box::new(Certificate::default().with_chain(Arc::from([id.clone()])))),
-        ..peer("tcp", &[])
+        ..peer(&usual(), &[])
     };
     let connect = connect(Some("a"), Some("nats"));
     let credentials = || Credentials { connect: &connect, data: None, challenge: None, round: 0 };
@@ -290,15 +286,15 @@ async fn a_certificate_that_is_revoked_ends_who_has_shown_it_in_every_mode() {
 async fn the_account_of_a_name_that_was_asked_for_stands_in_place_of_the_listeners() {
     let open = listener(Mode::None, Some("T1"), CertificateUse::None);
     let tokens = listener(Mode::Oidc, None, CertificateUse::None);
-    let dispatch = dispatch(&[("open", open), ("tokens", tokens)], false);
+    let dispatch = dispatch(false);
     for (at, asked, password, expected) in [
-        ("open", None, "none", "none \"T1\" a"),
-        ("open", Some("T2"), "none", "none \"T2\" a"),
-        ("tokens", None, "oidc", "oidc \"T1\" a"),
-        ("tokens", Some("T1"), "oidc", "oidc \"T1\" a"),
-        ("tokens", Some("T2"), "oidc", "NotAuthorized"),
+        (&open, None, "none", "none \"T1\" a"),
+        (&open, Some("T2"), "none", "none \"T2\" a"),
+        (&tokens, None, "oidc", "oidc \"T1\" a"),
+        (&tokens, Some("T1"), "oidc", "oidc \"T1\" a"),
+        (&tokens, Some("T2"), "oidc", "NotAuthorized"),
     ] {
         let peer = Peer { account: asked.map(Into::into), ..peer(at, &[]) };
-        assert_eq!(judged(&dispatch, &connect(Some("a"), Some(password)), &peer).await, expected, "{at} {asked:?}");
+        assert_eq!(judged(&dispatch, &connect(Some("a"), Some(password)), &peer).await, expected, "{at:?} {asked:?}");
     }
 }

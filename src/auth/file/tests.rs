@@ -5,7 +5,7 @@ use mqtt_codec::{Connect, ReasonCode, Version};
 use super::super::turns::Turn;
 use super::*;
 use crate::config::Overrides;
-use crate::listener::Protocol;
+use crate::listener::{Entrance, Protocol};
 
 const LIGHT: &str =
     "$7$10$MDEyMzQ1Njc4OWFi$NrzwjNkm0devHqjYkA7HqLMvRhp+AsLReNF6SvsV8eCNpQ1+C4DLO/N1v2TyhqbZt6lLUVErC2CGca242OSJCA==";
@@ -35,7 +35,7 @@ fn connect(name: Option<&str>, password: Option<&str>) -> Connect {
 }
 
 fn peer() -> Peer {
-    Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), Protocol::Mqtt)
+    Peer::new(([192, 0, 2, 1], 1883).into(), Arc::new(Entrance::plain("test", Protocol::Mqtt)))
 }
 
 async fn judge(users: &FileUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {

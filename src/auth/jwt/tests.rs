@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::listener::Entrance;
 use crate::mint::World;
 
 /// JWTs that count at this time.
@@ -83,7 +84,7 @@ fn put(folder: &Path, world: &World) {
 }
 
 fn peer(protocol: Protocol) -> Peer {
-    Peer::new(([10, 1, 2, 3], 1883).into(), "test".into(), protocol)
+    Peer::new(([10, 1, 2, 3], 1883).into(), Arc::new(Entrance::plain("test", protocol)))
 }
 
 fn connect(properties: ConnectProperties, password: Option<&str>) -> Connect {

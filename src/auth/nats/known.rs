@@ -82,7 +82,7 @@ impl Known {
     /// The number of credentials at a listener.
     pub(super) fn fingerprint(&self, peer: &Peer, offered: &Offered) -> Fingerprint {
         let mut hasher = SipHasher24::new_with_keys(self.key.0, self.key.1);
-        let (listener, protocol) = (Some(&*peer.listener), Some(peer.protocol.as_str()));
+        let (listener, protocol) = (Some(&*peer.entrance.name), Some(peer.entrance.protocol.as_str()));
         let password = offered.password.as_ref().map(|password| password.as_str());
         for part in [listener, protocol, offered.user.as_deref(), password] {
             // One that is not there is not one that is empty.

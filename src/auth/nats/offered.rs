@@ -51,7 +51,7 @@ impl Offered {
     /// What a JWT says of what nats-server does not see: it sees our address, and a connection that is none of MQTT. One that
     /// cannot be read says nothing here, and nats-server refuses it.
     pub(super) fn own_limits(&self, peer: &Peer, now: UnixTime) -> Result<Option<OwnLimits>, AuthStep> {
-        let listener = match peer.protocol {
+        let listener = match peer.entrance.protocol {
             Protocol::Mqtt => Listener::Mqtt,
             Protocol::Ws => Listener::MqttWs,
         };

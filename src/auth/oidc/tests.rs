@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{Config, Overrides};
-use crate::listener::Protocol;
+use crate::listener::{Entrance, Protocol};
 use crate::metrics::Metrics;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -69,7 +69,7 @@ fn connect(client_id: &str, password: Option<&str>, method: Option<(&'static str
 }
 
 async fn judge(users: &OidcUsers, connect: &Connect) -> Result<Arc<Principal>, ReasonCode> {
-    let peer = Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), Protocol::Mqtt);
+    let peer = Peer::new(([192, 0, 2, 1], 1883).into(), Arc::new(Entrance::plain("test", Protocol::Mqtt)));
     let data = connect.properties.authentication_data.as_ref();
     match users.judge(Credentials { connect, data, challenge: None, round: 0 }, &peer).await {
         Verdict::Accepted(principal, None) => Ok(principal),

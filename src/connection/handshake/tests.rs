@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::auth::{Again, Anyone, Judging};
-use crate::listener::Protocol;
+use crate::listener::{Entrance, Protocol};
 
 const PATIENCE: Patience = Patience { client_ms: 5_000, judge_ms: 2_000 };
 
@@ -20,7 +20,7 @@ fn door(authenticator: impl Authenticator + 'static) -> Door {
 }
 
 fn peer() -> Peer {
-    Peer::new(([192, 0, 2, 1], 1883).into(), "test".into(), Protocol::Mqtt)
+    Peer::new(([192, 0, 2, 1], 1883).into(), Arc::new(Entrance::plain("test", Protocol::Mqtt)))
 }
 
 fn bytes_of(packet: &Packet) -> BytesMut {

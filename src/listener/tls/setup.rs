@@ -11,7 +11,7 @@ use tokio_rustls::rustls::server::{ClientHello, ProducesTickets, ResolvesServerC
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 
-use super::super::peer::Protocol;
+use super::super::entrance::Protocol;
 use super::files::{self, TlsFileError};
 use super::revoked::Lists;
 use crate::config::{ClientCertificate, ListenerTlsConfig};

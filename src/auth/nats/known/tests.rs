@@ -4,7 +4,7 @@ use mqtt_access::{PermissionLists, Permissions, SubjectLists, UnixTime, User};
 use mqtt_codec::{Connect, Version};
 
 use super::*;
-use crate::listener::Protocol;
+use crate::listener::{Entrance, Protocol};
 
 const KEEP: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(600);
@@ -19,7 +19,7 @@ fn offered(user: Option<&str>, password: Option<&str>) -> Offered {
 }
 
 fn peer(listener: &str, protocol: Protocol) -> Peer {
-    Peer::new(([192, 0, 2, 1], 1883).into(), listener.into(), protocol)
+    Peer::new(([192, 0, 2, 1], 1883).into(), Arc::new(Entrance::plain(listener, protocol)))
 }
 
 fn principal(deny: &[&str]) -> Principal {

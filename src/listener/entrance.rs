@@ -1,0 +1,77 @@
+//! What a listener asks of those who come by it.
+
+use std::fmt;
+
+use crate::config::{ClientCertificate, Config, ListenerAuth, ListenerConfig, ListenerKind};
+
+/// What a listener asks of those who come by it. Made once, when it is opened, and shared by all of them: whoever needs to know
+/// a setting of the listener of a client finds it here.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    /// Name of the listener, for the log field `listener`.
+    pub name: Box<str>,
+    /// What it speaks, for the log field `protocol`.
+    pub protocol: Protocol,
+    /// It speaks it over TLS.
+    pub is_tls: bool,
+    /// Whether they are asked for a certificate.
+    pub client_certificate: ClientCertificate,
+    /// How it is found out who they are.
+    pub auth: ListenerAuth,
+}
+
+impl Entrance {
+    /// Of a listener of this configuration.
+    #[must_use]
+    pub fn new(config: &Config, listener: &ListenerConfig) -> Self {
+        Self {
+            name: listener.name.as_str().into(),
+            protocol: listener.kind.into(),
+            is_tls: listener.tls.is_some(),
+            client_certificate: listener.tls.as_ref().map(|tls| tls.client_certificate).unwrap_or_default(),
+            auth: ListenerAuth::new(&config.auth, &listener.auth),
+        }
+    }
+
+    /// One that asks for nothing.
+    #[cfg(test)]
+    pub(crate) fn plain(name: &str, protocol: Protocol) -> Self {
+        let (client_certificate, auth) = (ClientCertificate::None, ListenerAuth::default());
+        Self { name: name.into(), protocol, is_tls: false, client_certificate, auth }
+    }
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// MQTT on the stream itself.
+    Mqtt,
+    /// MQTT in WebSocket frames.
+    Ws,
+}
+
+impl Protocol {
+    /// `mqtt` or `ws`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Ws => "ws",
+        }
+    }
+}
+
+impl From<ListenerKind> for Protocol {
+    fn from(kind: ListenerKind) -> Self {
+        match kind {
+            ListenerKind::Tcp => Self::Mqtt,
+            ListenerKind::Ws => Self::Ws,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
