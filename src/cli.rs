@@ -6,26 +6,26 @@ mod failure;
 mod health;
 mod passwd;
 mod run;
+mod settings;
 mod topic;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::{
-    config::{Config, Overrides},
-    embedded,
-};
+use crate::embedded;
 use failure::{FAILED, Failure};
+use settings::Settings;
 
 /// MQTT 3.1, 3.1.1 and 5.0 for NATS and JetStream.
 #[derive(Debug, Parser)]
-#[command(name = "nats-mqtt", version, args_conflicts_with_subcommands = true)]
+#[command(name = "nats-mqtt", version)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// What stands before the subcommand, or is all there is.
     #[command(flatten)]
-    run: Settings,
+    before: Settings,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +54,8 @@ enum Command {
     Passwd,
     /// Find out who may connect
     Auth {
+        #[command(flatten)]
+        settings: Box<Settings>,
         #[command(subcommand)]
         what: Auth,
     },
@@ -66,6 +68,12 @@ enum Command {
     },
 }
 
+impl Default for Command {
+    fn default() -> Self {
+        Self::Run(Settings::default())
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Auth {
     /// Say who that would be, with which permissions and tags, or at which step it would be refused
@@ -75,62 +83,6 @@ enum Auth {
         #[command(flatten)]
         somebody: auth::Somebody,
     },
-}
-
-/// What may stand on the command line instead of in the file.
-#[derive(Clone, Debug, Default, Args)]
-struct Settings {
-    /// Configuration file (TOML)
-    #[arg(short, long, value_name = "FILE", env = "NATS_MQTT_CONFIG")]
-    config: Option<PathBuf>,
-    /// NATS server; may be repeated
-    #[arg(long, value_name = "URL")]
-    nats: Vec<String>,
-    /// Credentials for NATS (.creds)
-    #[arg(long, value_name = "FILE")]
-    creds: Option<String>,
-    /// Listen for MQTT here, and nowhere else that is not on the command line
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// Listen for MQTT over WebSocket here, and nowhere else that is not on the command line
-    #[arg(long, value_name = "ADDR")]
-    listen_ws: Option<String>,
-    /// Serve health and metrics here; "" for nowhere
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
-    /// error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// Start a nats-server as a child process and use it
-    #[arg(long)]
-    embedded: bool,
-    /// Where that nats-server keeps its data
-    #[arg(long, value_name = "DIR")]
-    embedded_data: Option<String>,
-    /// Where that nats-server listens on 127.0.0.1; 0 or -1 for any free port
-    #[arg(long, value_name = "PORT", allow_negative_numbers = true, value_parser = parse_port)]
-    embedded_port: Option<u16>,
-}
-
-fn parse_port(text: &str) -> Result<u16, String> {
-    if text == "-1" { Ok(0) } else { text.parse().map_err(|_| format!("{text:?} is not a port")) }
-}
-
-impl Settings {
-    fn load(&self) -> Result<Config, Failure> {
-        let overrides = Overrides {
-            nats: self.nats.clone(),
-            creds: self.creds.clone(),
-            listen: self.listen.clone(),
-            listen_ws: self.listen_ws.clone(),
-            admin: self.admin.clone(),
-            log_level: self.log_level.clone(),
-            embedded: self.embedded,
-            embedded_data: self.embedded_data.clone(),
-            embedded_port: self.embedded_port,
-        };
-        Ok(Config::load(self.config.as_deref(), &overrides)?)
-    }
 }
 
 /// Does what the command line says and answers the exit code: 0, 1 (failed), 2 (usage) or 78 (configuration).
@@ -148,13 +100,15 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(settings) => Box::pin(run::run(settings.load()?)).await,
-        Command::Check { settings, offline } => check::check(&settings.load()?, offline).await,
-        Command::Health { settings } => health::health(&settings.load()?).await,
-        Command::Topic { what } => topic::topic(&what),
-        Command::Passwd => passwd::passwd(),
-        Command::Auth { what: Auth::Test { settings, somebody } } => {
+    let Cli { command, before } = cli;
+    match command.unwrap_or_default() {
+        Command::Run(settings) => Box::pin(run::run(before.with(settings)?.load()?)).await,
+        Command::Check { settings, offline } => check::check(&before.with(settings)?.load()?, offline).await,
+        Command::Health { settings } => health::health(&before.with(settings)?.load()?).await,
+        Command::Topic { what } => before.unused_by("topic").and_then(|()| topic::topic(&what)),
+        Command::Passwd => before.unused_by("passwd").and_then(|()| passwd::passwd()),
+        Command::Auth { settings: between, what: Auth::Test { settings, somebody } } => {
+            let settings = before.with(*between)?.with(*settings)?;
             Box::pin(auth::auth(&settings.load()?, &somebody)).await
         }
         Command::EmbeddedExec { parent, command } => {
@@ -177,7 +131,7 @@ fn report(result: Result<(), Failure>) -> ExitCode {
 mod tests {
     use clap::CommandFactory;
 
-    use super::failure::{CONFIG, USAGE};
+    use super::failure::USAGE;
     use super::*;
 
     #[test]
@@ -185,30 +139,74 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    #[test]
-    fn run_is_the_default_and_takes_the_same_options() {
-        for line in [
-            &["nats-mqtt", "--listen", ":1883", "--embedded", "--embedded-port", "-1"][..],
-            &["nats-mqtt", "run", "--listen", ":1883", "--embedded", "--embedded-port", "0"],
-        ] {
-            let cli = Cli::try_parse_from(line).unwrap();
-            let settings = match cli.command {
-                Some(Command::Run(settings)) => settings,
-                None => cli.run,
-                other => panic!("{other:?}"),
-            };
-            assert_eq!(settings.listen.as_deref(), Some(":1883"));
-            assert!(settings.embedded);
-            assert_eq!(settings.embedded_port, Some(0));
+    /// What a line says is to be done with which options, or the exit code.
+    fn understood(line: &str) -> String {
+        let words = ["nats-mqtt"].into_iter().chain(line.split_whitespace());
+        let Cli { command, before } = match Cli::try_parse_from(words) {
+            Ok(cli) => cli,
+            Err(error) => return error.exit_code().to_string(),
+        };
+        let (name, settings) = match command.unwrap_or_default() {
+            Command::Run(settings) => ("run", before.with(settings)),
+            Command::Check { settings, offline: true } => ("offline", before.with(settings)),
+            Command::Check { settings, offline: false } => ("check", before.with(settings)),
+            Command::Health { settings } => ("health", before.with(settings)),
+            Command::Topic { .. } => ("topic", before.unused_by("topic").map(|()| Settings::default())),
+            Command::Passwd => ("passwd", before.unused_by("passwd").map(|()| Settings::default())),
+            Command::Auth { settings: between, what: Auth::Test { settings, .. } } => {
+                ("auth test", before.with(*between).and_then(|so_far| so_far.with(*settings)))
+            }
+            Command::EmbeddedExec { .. } => ("exec", Ok(before)),
+        };
+        match settings {
+            Ok(settings) => format!("{name} {}", settings.shown()).trim_end().to_owned(),
+            Err(failure) => format!("{}: {}", failure.code, failure.message),
         }
-        assert_eq!(Cli::try_parse_from(["nats-mqtt", "--lisen", "x"]).unwrap_err().exit_code(), i32::from(USAGE));
     }
 
     #[test]
-    fn what_comes_from_a_flag_is_a_usage_error_and_the_rest_one_of_configuration() {
-        let flag = Settings { listen: Some("nope".into()), ..Settings::default() };
-        assert_eq!(flag.load().unwrap_err().code, USAGE);
-        let file = Settings { config: Some("/nowhere".into()), ..Settings::default() };
-        assert_eq!(file.load().unwrap_err().code, CONFIG);
+    fn options_stand_on_either_side_of_the_subcommand() {
+        for (line, expected) in [
+            ("", "run"),
+            ("run", "run"),
+            ("-c f", "run -c f"),
+            ("run -c f", "run -c f"),
+            ("-c f run", "run -c f"),
+            ("--config f check", "check -c f"),
+            ("check --config f", "check -c f"),
+            ("-c f check --offline", "offline -c f"),
+            ("--admin :1 health", "health --admin :1"),
+            ("health --admin :1", "health --admin :1"),
+            ("-c f auth test --user u", "auth test -c f"),
+            ("auth -c f test --user u", "auth test -c f"),
+            ("auth test -c f --user u", "auth test -c f"),
+            ("-c f auth --nats n test --creds c --user u", "auth test -c f --nats n --creds c"),
+            ("--listen :1 run --listen-ws :2 --embedded", "run --listen :1 --listen-ws :2 --embedded"),
+            ("--embedded run --embedded-port -1", "run --embedded --embedded-port 0"),
+            // One option that may be repeated: all of it.
+            ("--nats a run --nats b --nats c", "run --nats a --nats b --nats c"),
+            ("passwd", "passwd"),
+            ("topic map a", "topic"),
+        ] {
+            assert_eq!(understood(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_counts_for_nothing_is_a_usage_error() {
+        for (line, option) in [
+            ("-c f check -c g", "--config"),
+            ("-c f auth -c f test --user u", "--config"),
+            ("--embedded run --embedded", "--embedded"),
+            ("--log-level info run --log-level debug", "--log-level"),
+            ("-c f passwd", "--config"),
+            ("--listen :1 topic map a", "--listen"),
+        ] {
+            let said = understood(line);
+            assert!(said.starts_with(&format!("{USAGE}: ")) && said.contains(option), "{line}: {said}");
+        }
+        for line in ["--lisen x", "check -c", "passwd -c f", "auth", "--embedded-port 65536"] {
+            assert_eq!(understood(line), USAGE.to_string(), "{line}");
+        }
     }
 }
