@@ -10,12 +10,14 @@
 //! # Layout
 //! - `serving`: who enters, what opens and closes them; `room`: one account, from when it is wanted to when it is closed
 //! - `duties`: accounts that are open although nobody is connected
+//! - `pacing`: clients are let go in even steps
 //!
 //! **Invariant:** of an account no more than one [`Account`] is open in a process: who wants it while it is closing waits.
 //!
 //! **Invariant:** what one account waits for, no other waits for.
 
 mod duties;
+mod pacing;
 mod room;
 mod serving;
 

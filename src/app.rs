@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::account::{Account, AccountSpec, CoreInlet};
+use crate::account::{Account, AccountSpec, CoreInlet, Redirect};
 use crate::accounts::{self, Accounts};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
 use crate::auth::{self, Authenticator};
 use crate::config::Config;
 use crate::connection::{self, Door};
-use crate::listener::{self, ListenerError, Peer, Revocations, Serve};
+use crate::listener::{self, ListenerError, Listening, Peer, Revocations, Serve};
 use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
@@ -23,8 +23,18 @@ use ways::Configured;
 pub(crate) mod options;
 mod ways;
 
-/// How long connections may take to finish what is in flight.
-const DRAIN: Duration = Duration::from_secs(15);
+/// How long connections may take to finish what is in flight, from when the last one is told to leave.
+const DRAIN_REST: Duration = Duration::from_secs(10);
+
+/// How long those who are not known to an account yet may take to be told that the process ends, at least.
+const ARRIVING: Duration = Duration::from_secs(2);
+
+/// How long the drain may take beyond `drain.notice` and `drain.duration`, whatever does not answer: the connections, and behind them
+/// events, the lead and the lease.
+const REST: Duration = Duration::from_secs(20);
+
+/// How long it may take to close what is there behind a drain.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// How long to wait for the first lease before serving without.
 const LEASE: Duration = Duration::from_secs(5);
@@ -94,6 +104,8 @@ struct Process {
     admin: Option<Admin>,
     /// Client certificates that listeners know to be revoked.
     revocations: Arc<Revocations>,
+    /// Where clients are told to go.
+    redirect: Arc<Redirect>,
 }
 
 impl Process {
@@ -107,7 +119,7 @@ impl Process {
             Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
             None => None,
         };
-        Ok(Self { metrics, readiness, conditions, listeners, admin, revocations: Arc::default() })
+        Ok(Self { metrics, readiness, conditions, listeners, admin, revocations: Arc::default(), redirect: options::redirect(config) })
     }
 
     /// From now on the account is asked how it is.
@@ -130,7 +142,7 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
     spec.store.nats.outage = ways.home.outage.clone();
     let authenticator = auth::authenticator(&config, ways, &process.metrics)?;
     let authenticator: Arc<dyn Authenticator> = Arc::new(authenticator.heeding(Arc::clone(&process.revocations)));
-    let spec = ways::knowing_users(spec, &authenticator);
+    let spec = ways::common(spec, &authenticator, &process.redirect);
     let opening = Box::pin(Account::open(spec, &process.metrics));
     let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
     process.look_at(&home);
@@ -138,10 +150,12 @@ pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppErro
         authenticator.remember_in(accounts);
     }
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
-    let opener = Configured::new(&config, &authenticator, &process.metrics);
+    let opener = Configured::new(&config, &authenticator, &process.metrics, &process.redirect);
     let accounts = accounts::begin(home, Box::new(opener), most);
     let served = serve(&config, &process, &accounts, authenticator, shutdown).await;
-    accounts.close().await;
+    if tokio::time::timeout(CLOSE, accounts.close()).await.is_err() {
+        tracing::warn!("some of the accounts do not close; ending without");
+    }
     served
 }
 
@@ -154,21 +168,36 @@ async fn serve(
     shutdown: ShutdownSignal,
 ) -> Result<(), AppError> {
     let home = accounts.home();
-    tokio::spawn(follow_users(Arc::clone(&authenticator), Arc::clone(accounts), shutdown.clone()));
+    // Whoever is connected while others are let go already is judged as ever.
+    let (over, closing) = (ShutdownSignal::new(), ShutdownSignal::new());
+    tokio::spawn(follow_users(Arc::clone(&authenticator), Arc::clone(accounts), over.clone()));
     let _ = until(&shutdown, home.wait_for_lease(LEASE)).await;
     let metrics = Arc::clone(&process.metrics);
     let door = Arc::new(options::door(config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
     let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
-    let served = listener::spawn(config, metrics, revocations, mqtt, shutdown.clone()).await?;
+    let served = listener::spawn(config, metrics, revocations, mqtt, closing.clone()).await?;
     auth::tell_open_listeners(&served.bound);
     process.listeners.open();
     announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
     shutdown.wait().await;
+    // First of all, so that load balancers send nobody any more.
     process.readiness.drain();
-    // Those who are not known to the account yet have as long.
-    let _ = tokio::join!(accounts.drain(DRAIN), tokio::time::timeout(DRAIN, served.drained()));
+    tokio::time::sleep(config.drain.notice.get()).await;
+    closing.trigger();
+    drain(accounts, &served, config.drain.duration.get()).await;
+    over.trigger();
     Ok(())
+}
+
+/// Lets clients go over this time, those who are arriving included, and gives back what is held; whatever does not answer, it ends
+/// [`REST`] later.
+async fn drain(accounts: &Accounts, served: &Listening, over: Duration) {
+    let arriving = tokio::time::timeout(over.max(ARRIVING), served.drained());
+    let draining = async { tokio::join!(accounts.drain(over, DRAIN_REST), arriving) };
+    if tokio::time::timeout(over + REST, draining).await.is_err() {
+        tracing::warn!("the drain does not end: what is left is cut");
+    }
 }
 
 /// Who may come in is brought up to date until shutdown is triggered, and so is who has.

@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `accounts`, `listeners`, `listener_tls`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`: the larger tables; the small ones
+//! - `nats`, `accounts`, `listeners`, `listener_tls`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`, `drain`: the larger tables; the small ones
 //!   are below.
 //! - `units`: sizes, durations, addresses, secrets, levels.
 //! - `error`: what is wrong, and where.
@@ -14,6 +14,7 @@
 mod accounts;
 mod auth;
 mod de;
+mod drain;
 mod error;
 mod jetstream;
 mod jwt;
@@ -35,6 +36,7 @@ use serde::Deserialize;
 
 pub use accounts::AccountConfig;
 pub use auth::{AuthConfig, AuthMode, CertificateUse, ListenerAuthConfig, SessionOwner, WideFilters};
+pub use drain::DrainConfig;
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
@@ -78,6 +80,8 @@ pub struct Config {
     pub events: EventsConfig,
     /// `[log]`: what is written to stderr.
     pub log: LogConfig,
+    /// `[drain]`: how clients are let go.
+    pub drain: DrainConfig,
     /// `[embedded]`: a nats-server of our own as a child process.
     pub embedded: EmbeddedConfig,
     /// Trees of NATS subjects that are closed to devices and are opened by this list, by their first token:

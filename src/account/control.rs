@@ -32,7 +32,7 @@ use crate::store::ProgressRecord;
 pub(crate) enum Order {
     /// End now, with this reason.
     Close(ReasonCode),
-    /// Finish what is in flight, then end with Server shutting down.
+    /// Finish what is in flight, then end as [`Account::drain_reason`](crate::account::Account::drain_reason) says.
     Drain,
 }
 
@@ -215,9 +215,14 @@ impl Control {
         self.is_answered.store(true, Ordering::Relaxed);
     }
 
+    /// Whether its CONNECT is answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
     /// When it came, compared with others of its client id.
     pub(crate) fn arrival(&self, is_gone: bool) -> Arrival {
-        Arrival { place: self.place, is_gone, is_answered: self.is_answered.load(Ordering::Relaxed) }
+        Arrival { place: self.place, is_gone, is_answered: self.is_answered() }
     }
 
     /// The connection takes nothing more; what waits in its inbox is given up. What it has published comes through still.

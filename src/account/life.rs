@@ -15,15 +15,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytestring::ByteString;
+use mqtt_codec::ReasonCode;
 use proto_map::ClosedTrees;
 
-use crate::account::control::Order;
+use crate::account::control::{Control, Order};
 use crate::account::lead::Lead;
 use crate::account::membership::Membership;
 use crate::account::ownership::versions;
 use crate::account::publish::size_refusals::HEADER_ROOM;
 use crate::account::starting::CoreInlet;
-use crate::account::{Account, AccountOptions};
+use crate::account::{Account, AccountOptions, redirect};
 use crate::metrics::{Metrics, Vitals};
 use crate::store::{CoreSink, Leases, OpenError, Retained, Store, StoreOptions};
 use crate::tasks::Tasks;
@@ -189,26 +191,48 @@ impl Account {
         let _ = tokio::time::timeout(within, has_lease.wait_for(|has| *has)).await;
     }
 
-    /// Lets its clients go and gives back what it holds, so that others need not wait for the end of that. Connections finish
-    /// what is in flight, get Server shutting down and are closed; whoever is left after `within` is cut by the close.
+    /// Lets its clients go, all at once, and gives back what it holds, so that others need not wait for the end of that. Connections
+    /// finish what is in flight, are told that the server ends and are closed; whoever is left after `within` is cut by the close.
     pub async fn drain(&self, within: Duration) {
+        self.order_all_to_leave();
         self.wind_down(within).await;
         self.membership.leave().await;
     }
 
-    /// The same without the lease, for one of several accounts.
+    /// Nobody comes in any more. Those who are there, in no order.
+    pub(crate) fn close_door(&self) -> Vec<Arc<Control>> {
+        self.registry.close()
+    }
+
+    /// Gives back what it holds but for the lease when its clients, who were ordered to leave or will be, have left.
     pub(crate) async fn wind_down(&self, within: Duration) {
-        if tokio::time::timeout(within, self.let_clients_go()).await.is_err() {
+        if tokio::time::timeout(within, self.clients_gone()).await.is_err() {
             tracing::warn!("some connections did not finish in {} s and are cut", within.as_secs());
         }
         self.say_last_words().await;
+    }
+
+    /// Why clients that are drained leave, as DISCONNECT says it. Whose account is only opened anew comes back here.
+    pub(crate) fn drain_reason(&self) -> ReasonCode {
+        if self.is_retiring() { ReasonCode::ServerShuttingDown } else { self.options.redirect.reason() }
+    }
+
+    /// The same for those whose CONNECT is refused for it.
+    pub(crate) fn drain_refusal(&self) -> ReasonCode {
+        redirect::of_connack(self.drain_reason())
+    }
+
+    /// The Server Reference of a CONNACK or DISCONNECT with this reason.
+    pub(crate) fn server_reference(&self, reason: ReasonCode) -> Option<ByteString> {
+        self.options.redirect.reference(reason)
     }
 
     /// The same for one that is closed while the process goes on: however long it takes, nothing is left that only the end of our
     /// lease would have others see to.
     pub(crate) async fn retire(&self) {
         self.is_retiring.store(true, Ordering::Release);
-        self.let_clients_go().await;
+        self.order_all_to_leave();
+        self.clients_gone().await;
         self.duties.waiting.done().await;
         self.say_last_words().await;
     }
@@ -238,10 +262,11 @@ impl Account {
         self.let_go().await;
     }
 
-    async fn let_clients_go(&self) {
-        for control in self.registry.close() {
-            control.order(Order::Drain);
-        }
+    fn order_all_to_leave(&self) {
+        self.close_door().iter().for_each(|control| control.order(Order::Drain));
+    }
+
+    async fn clients_gone(&self) {
         self.registry.empty().await;
         self.shares.ended().await;
         // Wills of those who have left, and what an old owner has handed over.

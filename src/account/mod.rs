@@ -12,6 +12,7 @@
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
 //! - `membership`: our lease among the sidecars; `election`, `lead`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
 //! - `publishers`: who is asked what users may do that are away
+//! - `redirect`: where clients are told to go that are let go
 //! - `quotas`: how much a client may have; `census`: how many sessions there are; `vitals`: how all of this is, for metrics
 //!
 //! The parts do not know the [`Account`]: it knows them, and so do the files that make something of several parts together.
@@ -34,6 +35,7 @@ mod ownership;
 mod publish;
 mod publishers;
 mod quotas;
+pub(crate) mod redirect;
 mod registry;
 mod requests;
 mod rights;
@@ -80,6 +82,7 @@ pub(crate) use publish::{Done, Publishing, Refused};
 pub use publishers::Publishers;
 pub(crate) use publishers::{KnowsUsers, Looking};
 pub use quotas::Quotas;
+pub use redirect::Redirect;
 pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
 pub(crate) use rights::Rights;
@@ -141,6 +144,8 @@ pub struct AccountOptions {
     pub rights: RightsOptions,
     /// Who knows what users may do that are not connected.
     pub publishers: Publishers,
+    /// Where clients are told to go that are let go.
+    pub redirect: Arc<Redirect>,
     /// See [`DeniedPublish`].
     pub denied_publish: DeniedPublish,
     /// A message that several subscriptions of a client take is sent once for each of them.

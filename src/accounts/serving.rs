@@ -10,6 +10,7 @@ use mqtt_access::{AccountId, Limit, Principal};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::pacing;
 use super::room::{For, Guest, NotServed, Place, Room, Stay};
 use crate::account::Account;
 use crate::metrics;
@@ -221,11 +222,14 @@ impl Accounts {
         std::iter::once(Arc::clone(&self.home)).chain(open).collect()
     }
 
-    /// Lets all clients go, and gives back what is held, the lease last. Nobody enters any more.
-    pub(crate) async fn drain(&self, within: Duration) {
+    /// Lets all clients go, one after the other over this time, and gives back what is held, the lease last. Nobody enters any
+    /// more. Whoever has not finished `rest` later is cut by the close.
+    pub(crate) async fn drain(&self, over: Duration, rest: Duration) {
         self.rooms.lock().is_ending = true;
         let all = self.all();
-        join_all(all.iter().map(|account| account.wind_down(within))).await;
+        let clients = pacing::in_turn(all.iter().map(|account| account.close_door()).collect());
+        let winding_down = join_all(all.iter().map(|account| account.wind_down(over + rest)));
+        tokio::join!(pacing::let_go(clients, over), winding_down);
         self.home.membership().leave().await;
     }
 

@@ -169,7 +169,7 @@ async fn there_are_no_more_than_may_be_and_none_at_the_end() {
     drop(stay);
     tokio::time::sleep(CLOSED_AFTER).await;
     world.enter("b").await.unwrap();
-    world.accounts.drain(Duration::from_secs(1)).await;
+    world.accounts.drain(Duration::ZERO, Duration::from_secs(1)).await;
     assert_eq!(world.enter("b").await.err(), Some(NotServed::Ending));
     world.accounts.close().await;
     assert_eq!(world.left(), 0);

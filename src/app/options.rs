@@ -11,7 +11,8 @@ use mqtt_session::{Limits, Patience};
 use proto_map::{ClosedTrees, DeclaredLog, Names, RootWildcard, SpecOptions, Storage, StreamSpec};
 
 use crate::account::{
-    AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Publishers, Quotas, RequestOptions, RightsOptions,
+    AccountOptions, AccountSpec, DeniedPublish, InboxLimits, Publishers, Quotas, Redirect, RequestOptions,
+    RightsOptions,
 };
 use crate::auth::{Authenticator, JUDGED_WITHIN, NatsWays};
 use crate::config::{
@@ -167,6 +168,13 @@ fn quotas(config: &Config) -> Quotas {
     }
 }
 
+/// Where clients are told to go that are let go.
+pub(super) fn redirect(config: &Config) -> Arc<Redirect> {
+    let redirect = Redirect::default();
+    redirect.set(config.drain.server_reference.as_deref(), config.drain.moved);
+    Arc::new(redirect)
+}
+
 /// How it is found out who a client is.
 pub(crate) fn door(
     config: &Config,
@@ -209,6 +217,7 @@ pub(crate) fn account(config: &Config) -> AccountOptions {
             stores_nothing: false,
         },
         publishers: Publishers::default(),
+        redirect: redirect(config),
         limits: Limits {
             receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MIN),
             window: NonZeroU16::new(mqtt.window).unwrap_or(NonZeroU16::MIN),

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use mqtt_access::{AccountId, Publisher};
 
 use super::options;
-use crate::account::{Account, AccountSpec, KnowsUsers, Looking, Publishers};
+use crate::account::{Account, AccountSpec, KnowsUsers, Looking, Publishers, Redirect};
 use crate::accounts::{Opener, Opening};
 use crate::auth::Authenticator;
 use crate::config::Config;
@@ -19,12 +19,18 @@ pub(super) struct Configured {
     config: Config,
     authenticator: Arc<dyn Authenticator>,
     metrics: Arc<Metrics>,
+    redirect: Arc<Redirect>,
 }
 
 impl Configured {
-    pub(super) fn new(config: &Config, authenticator: &Arc<dyn Authenticator>, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        authenticator: &Arc<dyn Authenticator>,
+        metrics: &Arc<Metrics>,
+        redirect: &Arc<Redirect>,
+    ) -> Self {
         let (config, authenticator) = (config.clone(), Arc::clone(authenticator));
-        Self { config, authenticator, metrics: Arc::clone(metrics) }
+        Self { config, authenticator, metrics: Arc::clone(metrics), redirect: Arc::clone(redirect) }
     }
 
     /// What an account is to be.
@@ -48,7 +54,7 @@ impl Configured {
         let keys = home.store().keys().clone();
         let leases = Leases::In { account: name.to_owned(), home: home_name.to_owned(), nodes, keys };
         let spec = options::spec(&self.config, store);
-        Ok(AccountSpec { leases, ..knowing_users(spec, &self.authenticator) })
+        Ok(AccountSpec { leases, ..common(spec, &self.authenticator, &self.redirect) })
     }
 }
 
@@ -61,9 +67,14 @@ impl KnowsUsers for Users {
     }
 }
 
-/// An account that is to ask about users.
-pub(super) fn knowing_users(mut spec: AccountSpec, authenticator: &Arc<dyn Authenticator>) -> AccountSpec {
+/// An account with what all accounts of the process have in common: whom they ask about users, and where clients are told to go.
+pub(super) fn common(
+    mut spec: AccountSpec,
+    authenticator: &Arc<dyn Authenticator>,
+    redirect: &Arc<Redirect>,
+) -> AccountSpec {
     spec.options.publishers = Publishers::known_by(Arc::new(Users(Arc::clone(authenticator))));
+    spec.options.redirect = Arc::clone(redirect);
     spec
 }
 

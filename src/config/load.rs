@@ -98,6 +98,7 @@ impl Config {
         self.check_nats()?;
         self.check_auth()?;
         self.check_jetstream()?;
+        self.drain.check()?;
         if self.mqtt.receive_maximum == 0 {
             return Err(("mqtt.receive_maximum", "0 would accept no message: write 1 or more".into()));
         }

@@ -43,7 +43,8 @@ where
         match enter(&mut io, &peer, &accounts, &welcome).await {
             Ok(stay) => Some(Box::new(Self { io, decoder, peer, door, stay, welcome, judged_in })),
             Err(Outside::Refused(reason)) => {
-                handshake::refuse_client(&mut io, &door.metrics, &peer, &welcome.connect, reason);
+                let connack = handshake::refusal_of(accounts.home(), reason);
+                handshake::refuse_client(&mut io, &door.metrics, &peer, &welcome.connect, connack);
                 io::close_socket(io, &door.metrics).await;
                 None
             }
@@ -85,7 +86,8 @@ where
         entered = timeout(JUDGED_WITHIN, entering) => match entered {
             Ok(Ok(stay)) => Ok(stay),
             Ok(Err(NotServed::TooMany | NotServed::Full)) => Err(Outside::Refused(ReasonCode::QuotaExceeded)),
-            Ok(Err(NotServed::Refused(_) | NotServed::Ending)) | Err(_) => {
+            Ok(Err(NotServed::Ending)) => Err(Outside::Refused(accounts.home().drain_refusal())),
+            Ok(Err(NotServed::Refused(_))) | Err(_) => {
                 Err(Outside::Refused(ReasonCode::ServerUnavailable))
             }
         },

@@ -60,7 +60,7 @@ where
                 Some(connection)
             }
             Err(refusal) => {
-                handshake::refuse(&mut io, &account, connect.version, refusal);
+                handshake::refuse(&mut io, &account, &connect, refusal);
                 io::close_socket(io, &account.metrics).await;
                 None
             }

@@ -35,7 +35,7 @@ where
         if let End::ByServer(reason) = end
             && self.version == Version::V5
         {
-            let (session_expiry_interval_s, server_reference) = (None, None);
+            let (session_expiry_interval_s, server_reference) = (None, self.account.server_reference(reason));
             let properties = self.reason_string(reason);
             self.send(&Packet::Disconnect(Disconnect {
                 reason,

@@ -211,12 +211,19 @@ fn offered(
 }
 
 /// Refuses a client that is known.
-pub(super) fn refuse_client<S>(io: &mut Io<S>, metrics: &Counts, peer: &Peer, connect: &Connect, reason: ReasonCode)
+pub(super) fn refuse_client<S>(io: &mut Io<S>, metrics: &Counts, peer: &Peer, connect: &Connect, connack: ConnAck)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let refused = Failed::Refused(connect.version, client_max_packet_size(connect), Box::new(refusal(reason)));
+    let refused = Failed::Refused(connect.version, client_max_packet_size(connect), Box::new(connack));
     answer(io, metrics, peer, refused, Some(connect.version));
+}
+
+/// A refusal that says where to go instead, if there is such a place.
+pub(super) fn refusal_of(account: &Account, reason: ReasonCode) -> ConnAck {
+    let mut connack = refusal(reason);
+    connack.properties.server_reference = account.server_reference(reason);
+    connack
 }
 
 fn client_max_packet_size(connect: &Connect) -> u32 {
@@ -224,22 +231,29 @@ fn client_max_packet_size(connect: &Connect) -> u32 {
 }
 
 /// Refuses a CONNECT that was accepted as far as it goes.
-pub(super) fn refuse<S>(io: &mut Io<S>, account: &Account, version: Version, refused: Refusal)
+pub(super) fn refuse<S>(io: &mut Io<S>, account: &Account, connect: &Connect, refused: Refusal)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Refusal { reason, told } = refused;
+    let (version, max) = (connect.version, client_max_packet_size(connect));
     account.metrics.connect(reason);
     let session_present = match told {
-        Told::ConnAck => return send_refusal(io, version, reason),
+        Told::ConnAck => {
+            let connack = Packet::ConnAck(Box::new(refusal_of(account, reason)));
+            // What is too large for the client is not sent [MQTT-3.1.2-24].
+            let _ = mqtt_codec::encode_limited(&connack, version, max, io.output.tail());
+            return;
+        }
         Told::Nothing => return,
         Told::Connected { is_present } => is_present,
     };
     // No CONNACK can say that somebody newer has come: it was connected, for no time at all.
     send_connack(io, version, ConnAck { session_present, ..refusal(ReasonCode::Success) });
     if version.is_v5() {
-        // A DISCONNECT without properties always fits.
-        let _ = mqtt_codec::encode(&Packet::Disconnect(Disconnect::new(reason)), version, io.output.tail());
+        let mut disconnect = Disconnect::new(reason);
+        disconnect.server_reference = account.server_reference(reason);
+        let _ = mqtt_codec::encode_limited(&Packet::Disconnect(disconnect), version, max, io.output.tail());
     }
 }
 

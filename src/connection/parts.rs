@@ -13,6 +13,7 @@ use mqtt_codec::{PacketId, ReasonCode};
 use mqtt_session::Input;
 use tokio::time::Instant;
 
+use crate::account::redirect::is_drain;
 use crate::account::{Outgoing, SessionWritten};
 use crate::store::{Arrival, BacklogReader, LogEntry, WriteError};
 
@@ -96,7 +97,7 @@ pub(super) struct Remainder {
 
 impl Remainder {
     pub(super) fn is_draining(&self) -> bool {
-        self.end == End::ByServer(ReasonCode::ServerShuttingDown)
+        matches!(self.end, End::ByServer(reason) if is_drain(reason))
     }
 }
 

@@ -60,7 +60,7 @@ where
         }
         match order {
             Some(Order::Close(reason)) => self.end_by_order(reason),
-            Some(Order::Drain) => self.end_by_order(ReasonCode::ServerShuttingDown),
+            Some(Order::Drain) => self.end_by_order(self.account.drain_reason()),
             None => {}
         }
         if has_new_rights {

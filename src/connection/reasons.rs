@@ -25,6 +25,7 @@ const fn explained(reason: ReasonCode) -> Option<&'static str> {
         ReasonCode::SessionTakenOver => "another connection has this client identifier now",
         ReasonCode::KeepAliveTimeout => "nothing came for one and a half times the keep alive",
         ReasonCode::ServerShuttingDown => "this server ends; connect again, perhaps to another one",
+        ReasonCode::UseAnotherServer | ReasonCode::ServerMoved => "this server ends; connect to the one it names",
         ReasonCode::ServerBusy => "the state of the session cannot be kept at the moment; connect again",
         ReasonCode::QuotaExceeded => "the session has become larger than can be kept",
         ReasonCode::ReceiveMaximumExceeded => "more publishes are unacknowledged than CONNACK allows",

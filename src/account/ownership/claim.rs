@@ -196,9 +196,10 @@ impl Account {
         let reason = match (why, order) {
             (Stop::Preempted, _) if is_accepted => ReasonCode::SessionTakenOver,
             (_, Some(Order::Close(reason))) if is_accepted => reason,
-            (_, Some(Order::Drain)) if is_accepted => ReasonCode::ServerShuttingDown,
+            (_, Some(Order::Drain)) if is_accepted => self.drain_reason(),
             (Stop::OfAnother, _) => self.refuse_user(control).reason,
             (Stop::Preempted, _) | (Stop::Cancelled, Some(Order::Close(_))) => ReasonCode::ServerBusy,
+            (_, Some(Order::Drain)) => self.drain_refusal(),
             _ => ReasonCode::ServerUnavailable,
         };
         let is_late = order.is_none() && matches!(why, Stop::Cancelled | Stop::Contended);

@@ -179,7 +179,7 @@ impl Account {
             biased;
             turn = tokio::time::timeout_at(turn_until, self.turns.of_connect(ask.remote.ip(), will)) => turn,
             // Nothing is written yet, so nothing is drained.
-            order = control.ordered(None) => return Err(refused(gives_way(order, ask.connect), false)),
+            order = control.ordered(None) => return Err(refused(self.gives_way(order, ask.connect), false)),
             // Nobody hears what it is told.
             () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => {
                 return Err(refused(ReasonCode::ServerUnavailable.into(), false));
@@ -298,9 +298,9 @@ impl Account {
         let old = match self.registry.enter(control, || socket.is_gone()) {
             Entered::Alone => return Ok(()),
             Entered::Behind(old) => old,
-            Entered::GivesWay => return Err(gives_way(Order::Close(ReasonCode::SessionTakenOver), connect)),
+            Entered::GivesWay => return Err(self.gives_way(Order::Close(ReasonCode::SessionTakenOver), connect)),
             Entered::Foreign => return Err(self.refuse_user(control)),
-            Entered::Draining => return Err(ReasonCode::ServerUnavailable.into()),
+            Entered::Draining => return Err(self.drain_refusal().into()),
         };
         tracing::info!(client_id = &*control.client_id, "taken over by a new connection");
         let taken = old.iter().filter(|old| old.take_over()).count();
@@ -316,7 +316,7 @@ impl Account {
                 tracing::warn!(client_id = &*control.client_id, "the old connection takes long to end; going on without it");
                 old.iter().for_each(|old| old.withdraw());
             },
-            order = control.ordered(Some(Order::Drain)) => return Err(gives_way(order, connect)),
+            order = control.ordered(Some(Order::Drain)) => return Err(self.gives_way(order, connect)),
             // Nobody hears what it is told.
             () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => return Err(ReasonCode::ServerUnavailable.into()),
         }
@@ -495,21 +495,22 @@ impl Account {
         Attached { control, is_present, epoch, progress, retained, filters, owned: Some(owned) }
     }
 
+    /// What a CONNECT is told that was ordered to end before it was answered. One that has nothing and leaves nothing was
+    /// connected, for no time at all.
+    fn gives_way(&self, order: Order, connect: &Connect) -> Refusal {
+        let leaves_nothing = connect.clean_start && connect.will.is_none();
+        match order {
+            Order::Close(ReasonCode::SessionTakenOver) if leaves_nothing => Refusal::taken_over(false),
+            Order::Close(_) => ReasonCode::ServerBusy.into(),
+            Order::Drain => self.drain_refusal().into(),
+        }
+    }
+
     /// The connection is over, and everything it published is settled.
     pub(crate) fn detach(&self, control: &Arc<Control>) {
         self.registry.leave(control);
         self.unrecorded.leave(control.id);
         control.end();
-    }
-}
-
-/// What a CONNECT is told that was ordered to end before it was answered. One that has nothing and leaves nothing was connected,
-/// for no time at all.
-fn gives_way(order: Order, connect: &Connect) -> Refusal {
-    let leaves_nothing = connect.clean_start && connect.will.is_none();
-    match order {
-        Order::Close(ReasonCode::SessionTakenOver) if leaves_nothing => Refusal::taken_over(false),
-        Order::Close(_) | Order::Drain => ReasonCode::ServerBusy.into(),
     }
 }
 

@@ -62,6 +62,12 @@ impl SidecarBuilder {
         self
     }
 
+    /// Sets a variable of the environment.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Its wall clock is off by this: `+3600s`.
     pub(crate) fn clock(mut self, off: &str) -> Self {
         let library = libfaketime();
@@ -143,6 +149,8 @@ impl Sidecar {
             .args(["--listen", &address(self.mqtt_port), "--listen-ws", &address(self.ws_port)])
             .args(["--admin", &address(self.admin_port)])
             .args(&self.builder.args)
+            // A test that ends one does not wait for a pace that it has not asked for.
+            .env("NATS_MQTT__DRAIN__DURATION", "0s")
             .envs(self.builder.env.iter().map(|(key, value)| (key, value)));
         let log = self.dir.path().join("sidecar.log");
         self.process = Some(Process::spawn(&self.builder.name, &mut command, &log));
@@ -185,6 +193,11 @@ impl Sidecar {
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
         self.process().terminate();
+    }
+
+    /// Sends SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        self.process().hang_up();
     }
 
     /// Waits until it ends by itself.

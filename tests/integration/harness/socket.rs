@@ -1,5 +1,7 @@
 //! A socket for bytes that no client would send.
 
+use bytes::BytesMut;
+use mqtt_codec::{Decoder, DecoderOptions, Packet, Role, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -96,6 +98,30 @@ impl Socket {
             let _ = self.stream.write_all(&frame(bytes)).await;
         } else {
             let _ = self.stream.write_all(bytes).await;
+        }
+    }
+
+    pub(crate) async fn send_packet(&mut self, packet: &Packet, version: Version) {
+        let mut bytes = BytesMut::new();
+        mqtt_codec::encode(packet, version, &mut bytes).expect("a packet that can be written");
+        self.send(&bytes).await;
+    }
+
+    /// Reads one packet; of a WebSocket a frame that has one.
+    pub(crate) async fn packet(&mut self, version: Version) -> Packet {
+        let reads = DecoderOptions { role: Role::Client, version: Some(version), ..DecoderOptions::default() };
+        let (mut decoder, mut input) = (Decoder::new(reads), BytesMut::new());
+        if self.is_websocket {
+            let head = self.read(2).await;
+            assert!(matches!(head[..], [0x82, 0..126]), "no short binary frame: {head:02x?}");
+        }
+        loop {
+            if let Some(packet) = decoder.decode(&mut input).expect("what a server sends") {
+                return packet;
+            }
+            let byte = self.read(1).await;
+            assert!(!byte.is_empty(), "it was closed before a packet was complete: {input:02x?}");
+            input.extend_from_slice(&byte);
         }
     }
 

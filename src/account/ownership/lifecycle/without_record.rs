@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use mqtt_codec::{Connect, ReasonCode};
 use serde::{Deserialize, Serialize};
 
-use super::{Attached, Registered, gives_way};
+use super::{Attached, Registered};
 use crate::account::Account;
 use crate::account::control::{Control, Order};
 use crate::account::membership::{Held, Membership};
@@ -75,7 +75,7 @@ impl Account {
                 registered.settle();
                 return Ok(Attached::without_record(Arc::clone(&control), came_ms));
             }
-            order = control.ordered(None) => gives_way(order, connect),
+            order = control.ordered(None) => self.gives_way(order, connect),
             // Nobody hears what it is told.
             () = std::future::poll_fn(|cx| socket.poll_gone(cx)) => ReasonCode::ServerUnavailable.into(),
         };
@@ -96,7 +96,7 @@ impl Account {
         for answer in join_all(asked).await.into_iter().flatten() {
             match serde_json::from_slice(&answer) {
                 Ok(Answer::Late) => {
-                    return Err(gives_way(Order::Close(ReasonCode::SessionTakenOver), connect));
+                    return Err(self.gives_way(Order::Close(ReasonCode::SessionTakenOver), connect));
                 }
                 Ok(Answer::Foreign) => return Err(self.refuse_user(control)),
                 Ok(Answer::Free) | Err(_) => {}
