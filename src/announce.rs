@@ -6,9 +6,11 @@ use tracing::info;
 
 use crate::listener::{Bound, Protocol};
 
-/// Logs `ready: MQTT on …, WebSocket on …, NATS at …, admin on …`.
-pub fn ready(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) {
-    info!("{}", ready_line(bound, nats, admin));
+/// Logs `ready: MQTT on …, WebSocket on …, NATS at …, admin on …`, and answers it.
+pub fn ready(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) -> String {
+    let line = ready_line(bound, nats, admin);
+    info!("{line}");
+    line
 }
 
 /// The text of it. Credentials in URLs are left out.

@@ -4,20 +4,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::account::{Account, AccountSpec, CoreInlet, Redirect};
 use crate::accounts::{self, Accounts};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
 use crate::auth::{self, Authenticator};
-use crate::config::Config;
+use crate::config::{Config, DrainConfig};
 use crate::connection::{self, Door};
-use crate::listener::{self, ListenerError, Listening, Peer, Revocations, Serve};
+use crate::listener::{self, Bound, ListenerError, Listening, Peer, Revocations, Serve};
 use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::{OpenError, Store};
+use crate::systemd::{self, Notifier};
 use ways::Configured;
 
 pub(crate) mod options;
@@ -106,12 +109,19 @@ struct Process {
     revocations: Arc<Revocations>,
     /// Where clients are told to go.
     redirect: Arc<Redirect>,
+    /// The service manager.
+    notifier: Notifier,
+    /// Who tells it how the process is.
+    keeping: Mutex<AbortOnDropHandle<()>>,
 }
 
 impl Process {
-    async fn start(config: &Config) -> Result<Self, AdminError> {
+    async fn start(config: &Config, notifier: Notifier) -> Result<Self, AdminError> {
         tokio::spawn(crate::logging::tell_left_out());
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
+        tokio::spawn(systemd::keep_alive(notifier.clone(), readiness.clone()));
+        let starting = tokio::spawn(systemd::keep_starting(notifier.clone(), readiness.clone()));
+        let keeping = Mutex::new(AbortOnDropHandle::new(starting));
         metrics.readiness(&readiness);
         let conditions = CONDITIONS.map(|(name, look)| (readiness.condition(name), look));
         let listeners = readiness.condition("listeners");
@@ -119,7 +129,27 @@ impl Process {
             Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
             None => None,
         };
-        Ok(Self { metrics, readiness, conditions, listeners, admin, revocations: Arc::default(), redirect: options::redirect(config) })
+        Ok(Self {
+            metrics,
+            readiness,
+            conditions,
+            listeners,
+            admin,
+            revocations: Arc::default(),
+            redirect: options::redirect(config),
+            notifier,
+            keeping,
+        })
+    }
+
+    /// Devices are served.
+    fn tell_ready(&self, bound: &[Bound], config: &Config) {
+        self.listeners.open();
+        let line = announce::ready(bound, &config.nats.urls, self.admin.as_ref().map(|admin| admin.addr));
+        let telling = systemd::keep_told(self.notifier.clone(), self.readiness.clone(), line.clone());
+        // Nobody asks for more time behind it.
+        *self.keeping.lock() = AbortOnDropHandle::new(tokio::spawn(telling));
+        self.notifier.ready(&line);
     }
 
     /// From now on the account is asked how it is.
@@ -132,11 +162,12 @@ impl Process {
 ///
 /// # Errors
 /// A listener cannot be opened, or NATS cannot be used as it is.
-pub async fn run(config: Config, shutdown: ShutdownSignal) -> Result<(), AppError> {
+pub async fn run(config: Config, shutdown: ShutdownSignal, notifier: Notifier) -> Result<(), AppError> {
+    tokio::spawn(tell_stopping(notifier.clone(), shutdown.clone(), config.drain.clone()));
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     // What is wrong with them is told at once, also when NATS is not there yet.
     listener::check(&config)?;
-    let process = Process::start(&config).await?;
+    let process = Process::start(&config, notifier).await?;
     let (mut spec, ways) = (account_spec(&config)?, options::nats_ways(&config)?);
     // The same user of ours on the same servers.
     spec.store.nats.outage = ways.home.outage.clone();
@@ -178,8 +209,7 @@ async fn serve(
     let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
     let served = listener::spawn(config, metrics, revocations, mqtt, closing.clone()).await?;
     auth::tell_open_listeners(&served.bound);
-    process.listeners.open();
-    announce::ready(&served.bound, &config.nats.urls, process.admin.as_ref().map(|admin| admin.addr));
+    process.tell_ready(&served.bound, config);
     shutdown.wait().await;
     // First of all, so that load balancers send nobody any more.
     process.readiness.drain();
@@ -188,6 +218,12 @@ async fn serve(
     drain(accounts, &served, config.drain.duration.get()).await;
     over.trigger();
     Ok(())
+}
+
+/// Tells the service manager that the process ends, when it does, and how long that may take.
+async fn tell_stopping(notifier: Notifier, shutdown: ShutdownSignal, drain: DrainConfig) {
+    shutdown.wait().await;
+    notifier.stopping(drain.notice.get() + drain.duration.get() + REST + CLOSE);
 }
 
 /// Lets clients go over this time, those who are arriving included, and gives back what is held; whatever does not answer, it ends

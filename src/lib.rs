@@ -7,7 +7,7 @@
 //! - [`cli`]: the command line; [`app`]: starting and ending; [`config`]
 //! - [`listener`]: byte streams; `connection`: where a socket and a session meet
 //! - [`account`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS; `nats`: the links to nats-server
-//! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see
+//! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see; [`systemd`]: what the service manager does
 //! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything; `tasks`: what runs for an account
 
 #![cfg_attr(test, allow(clippy::large_futures, reason = "a test is one future"))]
@@ -35,6 +35,7 @@ pub mod readiness;
 pub mod shutdown;
 mod stamp;
 pub mod store;
+pub mod systemd;
 mod tasks;
 
 /// JWTs for tests, as those of `mqtt-access` have them.

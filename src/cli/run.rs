@@ -11,6 +11,7 @@ use crate::{
     embedded::{Embedded, Launcher},
     logging,
     shutdown::ShutdownSignal,
+    systemd::Notifier,
 };
 
 /// How long the app may drain when its nats-server is gone.
@@ -21,8 +22,9 @@ pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
     info!(version = env!("CARGO_PKG_VERSION"), "nats-mqtt starts");
     let shutdown = ShutdownSignal::new();
     shutdown.trigger_on_signals();
+    let notifier = Notifier::from_environment();
     if !config.embedded.enabled {
-        return Box::pin(app::run(config, shutdown)).await.map_err(Failure::from);
+        return Box::pin(app::run(config, shutdown, notifier)).await.map_err(Failure::from);
     }
     let start = Embedded::start(&config.embedded, Launcher::default());
     let embedded = tokio::select! {
@@ -30,14 +32,19 @@ pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
         () = shutdown.wait() => return Ok(()),
     };
     config.nats.urls = vec![embedded.url()];
-    let result = with_server(config, shutdown, &embedded).await;
+    let result = with_server(config, shutdown, notifier, &embedded).await;
     embedded.stop().await;
     result
 }
 
 /// Runs the app while its nats-server runs.
-async fn with_server(config: Config, shutdown: ShutdownSignal, embedded: &Embedded) -> Result<(), Failure> {
-    let mut app = Box::pin(app::run(config, shutdown.clone()));
+async fn with_server(
+    config: Config,
+    shutdown: ShutdownSignal,
+    notifier: Notifier,
+    embedded: &Embedded,
+) -> Result<(), Failure> {
+    let mut app = Box::pin(app::run(config, shutdown.clone(), notifier));
     let status = tokio::select! {
         result = &mut app => return result.map_err(Failure::from),
         status = embedded.ended() => status,

@@ -99,6 +99,7 @@ mod store;
 mod store_contract;
 mod store_sessions;
 mod sys_topics;
+mod systemd;
 mod tenancy;
 mod tls;
 mod topics;
