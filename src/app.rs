@@ -119,12 +119,12 @@ impl Process {
     async fn start(config: &Config, notifier: Notifier) -> Result<Self, AdminError> {
         tokio::spawn(crate::logging::tell_left_out());
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
-        tokio::spawn(systemd::keep_alive(notifier.clone(), readiness.clone()));
-        let starting = tokio::spawn(systemd::keep_starting(notifier.clone(), readiness.clone()));
-        let keeping = Mutex::new(AbortOnDropHandle::new(starting));
         metrics.readiness(&readiness);
         let conditions = CONDITIONS.map(|(name, look)| (readiness.condition(name), look));
         let listeners = readiness.condition("listeners");
+        tokio::spawn(systemd::keep_alive(notifier.clone(), readiness.clone()));
+        let starting = tokio::spawn(systemd::keep_starting(notifier.clone(), readiness.clone()));
+        let keeping = Mutex::new(AbortOnDropHandle::new(starting));
         let admin = match &config.admin.bind {
             Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
             None => None,
