@@ -83,9 +83,17 @@ mod tests {
             Err("it is away".to_owned())
         });
         assert!(is_alive(&readiness, WITHIN).await);
-        let held = lock.lock();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (is_held, holds) = tokio::sync::oneshot::channel();
+        let holder = std::thread::spawn(move || {
+            let _held = lock.lock();
+            is_held.send(()).unwrap();
+            released.recv().unwrap();
+        });
+        holds.await.unwrap();
         assert!(!is_alive(&readiness, WITHIN).await);
-        drop(held);
+        release.send(()).unwrap();
+        holder.join().unwrap();
         assert!(is_alive(&readiness, WITHIN).await);
     }
 }

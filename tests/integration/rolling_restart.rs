@@ -200,7 +200,7 @@ impl Goal {
 
 impl Device {
     fn new(prefix: &str, number: usize, port: u16) -> Self {
-        let version = if number % 3 == 0 { Version::V311 } else { Version::V5 };
+        let version = if number.is_multiple_of(3) { Version::V311 } else { Version::V5 };
         Self {
             options: Options::new(version, &format!("{prefix}-{number}")).durable(3600),
             port,

@@ -195,11 +195,6 @@ impl Sidecar {
         self.process().terminate();
     }
 
-    /// Sends SIGHUP.
-    pub(crate) fn hang_up(&self) {
-        self.process().hang_up();
-    }
-
     /// Waits until it ends by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         self.process_mut().ended().await
