@@ -55,6 +55,7 @@ LAYERS = [
     {"metrics"},
     {"store"},
     {"nats"},
+    {"systemd"},
     {"embedded", "network", "readiness", "shutdown", "stamp", "tasks"},
     {"logging"},
     {"config"},
@@ -63,7 +64,7 @@ LAYERS = [
 # Rooms of `src/` in which something runs that no account owns: the process, its listeners, a nats-server of its own. In all
 # others everything that runs is a task of one account (`src/tasks.rs`), so that it ends with it; and what would begin
 # another one. A closure on a thread for what blocks (`spawn_blocking`) is none: it ends by itself.
-UNTRACKED = {"admin", "app", "cli", "embedded", "listener", "main", "shutdown", "tasks"}
+UNTRACKED = {"admin", "app", "cli", "embedded", "listener", "main", "shutdown", "systemd", "tasks"}
 SPAWNING = {
     ("std", "thread", "Builder"), ("std", "thread", "spawn"), ("tokio", "runtime", "Handle"), ("tokio", "runtime", "Runtime"),
     ("tokio", "spawn"), ("tokio", "task", "JoinSet"), ("tokio", "task", "LocalSet"), ("tokio", "task", "spawn"),
