@@ -57,8 +57,9 @@ LAYERS = [
     {"store"},
     {"nats"},
     {"systemd"},
-    {"embedded", "network", "readiness", "shutdown", "stamp", "tasks"},
+    {"embedded", "readiness", "shutdown", "stamp", "tasks"},
     {"logging"},
+    {"network"},
     {"config"},
 ]
 

@@ -33,7 +33,7 @@ pub fn ready_line(bound: &[Bound], nats: &[String], admin: Option<SocketAddr>) -
 }
 
 fn address(bound: &Bound) -> String {
-    format!("{}{}", bound.addr, if bound.entrance.is_tls { " with TLS" } else { "" })
+    format!("{}{}", bound.to, if bound.entrance.is_tls { " with TLS" } else { "" })
 }
 
 fn without_credentials(url: &str) -> String {
@@ -47,13 +47,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::listener::Entrance;
+    use crate::listener::{BoundTo, Entrance};
 
     #[test]
     fn the_line_names_every_address_and_no_password() {
         let bound = |name: &str, protocol, addr: &str| Bound {
             entrance: Arc::new(Entrance { is_tls: name == "wss", ..Entrance::plain(name, protocol) }),
-            addr: addr.parse().unwrap(),
+            to: BoundTo::Ip(addr.parse().unwrap()),
         };
         let listeners = [
             bound("tcp", Protocol::Mqtt, "127.0.0.1:1883"),

@@ -2,9 +2,9 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `accounts`, `listeners`, `listener_tls`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`, `drain`: the larger tables; the small ones
+//! - `nats`, `accounts`, `listeners`, `listener_tls`, `proxy_protocol`, `unix_socket`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`, `drain`: the larger tables; the small ones
 //!   are below.
-//! - `units`: sizes, durations, addresses, secrets, levels.
+//! - `units`: sizes, durations, addresses, secrets, levels; `networks`: those of proxies; `origin`: those of pages in browsers.
 //! - `error`: what is wrong, and where.
 //! - `tree`: the configuration as values that know where they were written; `de` gives them their types.
 //! - `load`: puts the sources over each other, reads secrets from their files, checks what one key cannot check alone.
@@ -23,10 +23,14 @@ mod listeners;
 mod load;
 mod mqtt;
 mod nats;
+mod networks;
 mod oidc;
+mod origin;
+mod proxy_protocol;
 mod requests;
 mod tree;
 mod units;
+mod unix_socket;
 mod users;
 
 use std::collections::BTreeMap;
@@ -45,9 +49,13 @@ pub use listeners::{ListenerAuth, ListenerConfig, ListenerKind, ListenersConfig}
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
+pub use networks::Networks;
 pub use oidc::{OidcConfig, OidcRole, Wanted};
+pub use origin::Origin;
+pub use proxy_protocol::{ProxyIdentity, ProxyProtocolConfig, ProxySniConfig};
 pub use requests::RequestsConfig;
 pub use units::{BindAddr, ByteSize, Duration, Secret, parse_level};
+pub use unix_socket::{FileMode, UnixSocketConfig};
 pub use users::{
     PermissionsConfig, SubjectsConfig, USERS_FILE_SIZE_MAX, UserConfig, check_names, read_users, token_of_level,
 };

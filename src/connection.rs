@@ -28,7 +28,6 @@ mod subscribes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,6 +46,7 @@ use crate::accounts::{Accounts, Stay};
 use crate::auth::Principal;
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
+use crate::network::PeerAddr;
 use ahead::Ahead;
 use arriving::Arrived;
 pub(crate) use handshake::Door;
@@ -113,7 +113,7 @@ struct Connection<S> {
     /// What shared subscriptions gave at QoS 1 and the client has not acknowledged.
     shares: HashMap<PacketId, Share>,
     version: Version,
-    remote: SocketAddr,
+    remote: PeerAddr,
     started: Instant,
     /// Its account is open until it is over.
     _stay: Stay,

@@ -3,51 +3,54 @@
 //!
 //! # Layout
 //! - `opening`: all of them, as configured.
-//! - `socket`: binding, and the options of sockets.
-//! - `accept`: the loop that takes connections, and its limits; `places`: those of addresses.
+//! - `socket`: binding in the network, and the options of sockets.
+//! - `unix`: sockets of the file system; `listening`: those of both kinds.
+//! - `accept`: the loop that takes connections; `reception`: its limits; `places`: those of addresses.
+//! - `way`: from a socket to a byte stream; `proxied`: what proxies say by the PROXY protocol; `names`: what belongs to a host name.
 //! - `tls`: TLS, where a listener has it; `stream`: a socket with it or without.
-//! - `upgrade`: the HTTP side of WebSocket; `ws_frame`, `ws_stream`: its frames as a byte stream.
+//! - `upgrade`: the HTTP side of WebSocket; `forwarded`: whom a proxy forwards for; `ws_frame`, `ws_stream`: its frames as a byte stream.
 //! - `peer`: who is at the end of a stream; `entrance`: what its listener asks of it.
 //! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
 
 mod accept;
 mod entrance;
 mod foreign;
+mod forwarded;
+mod listening;
+mod names;
 mod opening;
 mod peer;
 mod places;
+mod proxied;
+mod reception;
 mod socket;
 mod stream;
 mod tls;
+mod unix;
 mod upgrade;
+mod way;
 mod ws_frame;
 mod ws_stream;
 
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use std::{future::Future, path::PathBuf, sync::Arc};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    sync::Semaphore,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 pub use entrance::{Entrance, Protocol};
 pub use foreign::Foreign;
 pub use opening::{check, spawn};
 pub use peer::Peer;
 pub use places::Handshake;
-use places::Taken;
 pub use tls::{Revocations, TlsError, TlsFileError};
 pub use ws_stream::WsStream;
 
 use crate::config::BindAddr;
-use socket::Prompt;
+pub use crate::network::{BoundTo, PeerAddr};
+use reception::Taken;
 pub(crate) use socket::listen;
 use stream::Stream;
-use tls::Tls;
-use upgrade::Upgrade;
+use way::Way;
 
 /// What is done with a connection. One value serves all listeners; it is cloned for each connection.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -65,8 +68,8 @@ pub trait Serve: Clone + Send + Sync + 'static {
 pub struct Bound {
     /// What it is, and asks.
     pub entrance: Arc<Entrance>,
-    /// Where it is bound; the port is the real one, also when the configuration says 0.
-    pub addr: SocketAddr,
+    /// Where it is.
+    pub to: BoundTo,
 }
 
 /// The listeners that run, and the connections they took.
@@ -104,6 +107,16 @@ pub enum ListenerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The socket of the file system cannot be opened.
+    #[error("listener {name}: cannot listen on {}: {source}", path.display())]
+    Socket {
+        /// Name of the listener.
+        name: String,
+        /// Where it was to be.
+        path: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// TLS cannot be set up.
     #[error("listener {name}: tls: {source}")]
     Tls {
@@ -113,7 +126,7 @@ pub enum ListenerError {
         source: TlsError,
     },
     /// Nothing is configured to listen.
-    #[error("no listener is configured: give --listen, or a [listeners.tcp] or [listeners.ws] table")]
+    #[error("no listener is configured: give --listen, or a [listeners.tcp], [listeners.ws] or [listeners.unix] table")]
     None,
 }
 
@@ -129,54 +142,32 @@ impl ListenerError {
 #[derive(Clone)]
 struct Dispatch<H> {
     serve: H,
-    /// For listeners with TLS.
-    tls: Option<Arc<Tls>>,
-    /// For WebSocket listeners.
-    upgrade: Option<Arc<Upgrade>>,
+    way: Arc<Way>,
 }
 
 impl<H: Serve> Dispatch<H> {
-    /// Serves a connection, whose `places` are its own until it is over.
-    async fn run(self, stream: TcpStream, mut peer: Peer, places: Taken) {
-        let stream = match self.tls {
-            None => Stream::Plain(Prompt::new(stream)),
-            Some(tls) => {
-                // In the memory of a job of its own, as below.
-                let Some(stream) = Box::pin(encrypted(tls, Prompt::new(stream), &mut peer)).await else { return };
-                stream
-            }
+    /// Serves a connection, which has what it has `taken` until it is over.
+    async fn run(self, stream: Stream, mut peer: Peer, mut taken: Taken) {
+        let (serve, way) = (self.serve, self.way);
+        let is_plain = way.proxied.is_none() && way.tls.is_none();
+        let stream = if is_plain {
+            stream
+        } else {
+            // In the memory of a job of its own, as below.
+            let Some(stream) = Box::pin(way.opened(stream, &mut peer, &mut taken)).await else { return };
+            stream
         };
-        match self.upgrade {
-            None => self.serve.serve(stream, peer).await,
+        match &way.upgrade {
+            None => serve.serve(stream, peer).await,
             Some(upgrade) => {
                 // In the memory of a job of its own, which a WebSocket that is open does without.
-                let Some(stream) = Box::pin(upgraded(upgrade, stream, &peer)).await else { return };
-                self.serve.serve(stream, peer).await;
+                let upgraded = Box::pin(way.upgraded(upgrade, stream, &mut peer, &mut taken)).await;
+                let Some(stream) = upgraded else { return };
+                serve.serve(stream, peer).await;
             }
         }
-        drop(places);
+        drop(taken);
     }
-}
-
-async fn encrypted(tls: Arc<Tls>, stream: Prompt, peer: &mut Peer) -> Option<Stream> {
-    tls.accept(stream, peer).await
-}
-
-async fn upgraded(upgrade: Arc<Upgrade>, stream: Stream, peer: &Peer) -> Option<WsStream<Stream>> {
-    let upgraded = tokio::select! {
-        biased;
-        () = peer.handshake.evicted() => return None,
-        upgraded = upgrade.accept(stream, peer.since) => upgraded,
-    };
-    if let Err(error) = &upgraded {
-        debug!(remote = %peer.addr, listener = &*peer.entrance.name, %error, "no WebSocket connection");
-    }
-    upgraded.ok()
-}
-
-/// As many as `tokio` can count, when there is no limit worth naming.
-fn semaphore(permits: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
 }
 
 #[cfg(test)]

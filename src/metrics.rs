@@ -21,8 +21,8 @@ use std::{
 pub use accounts::{AccountMetrics, Metrics};
 pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
 pub use labels::{
-    AuthStep, Direction, DisconnectReason, DropReason, Limit, Opening, RequestEvent, SessionState, ShareEvent, TakenBy,
-    TlsFailure, WillCause,
+    AuthStep, Direction, DisconnectReason, DropReason, Limit, Opening, ProxyRefusal, RequestEvent, SessionState,
+    ShareEvent, TakenBy, TlsFailure, WebSocketRefusal, WillCause,
 };
 pub(crate) use totals::Totals;
 pub(crate) use vitals::Vitals;
@@ -74,6 +74,8 @@ pub struct Counts {
     connects_over_limit: AtomicU64,
     auth_refused: [AtomicU64; AuthStep::TEXTS.len()],
     tls_failed: [AtomicU64; TlsFailure::TEXTS.len()],
+    proxy_refused: [AtomicU64; ProxyRefusal::TEXTS.len()],
+    websocket_refused: [AtomicU64; WebSocketRefusal::TEXTS.len()],
     disconnects: [AtomicU64; REASON_CODES],
     disconnects_by_client: AtomicU64,
     disconnects_lost: AtomicU64,
@@ -123,6 +125,8 @@ impl Default for Counts {
             connects_over_limit: AtomicU64::new(0),
             auth_refused: std::array::from_fn(|_| AtomicU64::default()),
             tls_failed: Default::default(),
+            proxy_refused: Default::default(),
+            websocket_refused: Default::default(),
             disconnects: [const { AtomicU64::new(0) }; REASON_CODES],
             disconnects_by_client: AtomicU64::new(0),
             disconnects_lost: AtomicU64::new(0),
@@ -229,6 +233,16 @@ impl Counts {
     /// Counts a socket of which no TLS connection came.
     pub fn tls_failed(&self, failure: TlsFailure) {
         add(&self.tls_failed, failure as usize, 1);
+    }
+
+    /// Counts a connection of a listener behind proxies that was closed without having been let in.
+    pub fn proxy_refused(&self, refusal: ProxyRefusal) {
+        add(&self.proxy_refused, refusal as usize, 1);
+    }
+
+    /// Counts a request that did not become a WebSocket.
+    pub fn websocket_refused(&self, refusal: WebSocketRefusal) {
+        add(&self.websocket_refused, refusal as usize, 1);
     }
 
     /// Counts a CONNECT that was refused for who it is, or does not say.

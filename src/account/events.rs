@@ -2,7 +2,6 @@
 //! and for streams of the user. Events wait in one queue, and what does not fit is dropped and counted: no client ever
 //! waits for them. The truth about who is connected is in the records of sessions.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::metrics::AccountMetrics;
+use crate::network::PeerAddr;
 use crate::store::{CoreNats, ServerClock, Store, rfc3339};
 
 /// Events that wait to be sent; above, they are dropped.
@@ -42,7 +42,7 @@ pub(crate) enum Event {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Connect {
     /// Address of the client.
-    pub(crate) remote: SocketAddr,
+    pub(crate) remote: PeerAddr,
     /// Name of the listener.
     pub(crate) listener: String,
     /// Version of MQTT.
@@ -68,7 +68,7 @@ pub(crate) struct Connect {
 pub(crate) struct Disconnect {
     /// Address of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) remote: Option<PeerAddr>,
     /// Why: `client`, `connection_lost`, `keep_alive`, `taken_over`, `server` or `node_lost`.
     pub(crate) cause: &'static str,
     /// Reason code of the DISCONNECT, sent by either side or meant, where MQTT 3.x has none.

@@ -1,6 +1,5 @@
 //! Who is connected to this sidecar, by client id.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,12 +9,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::account::control::Control;
+use crate::network::PeerAddr;
 
 /// Where a CONNECT came from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Remote {
     /// Address of the peer.
-    pub(crate) addr: SocketAddr,
+    pub(crate) addr: PeerAddr,
     /// Its place in the order in which connections were taken, of all listeners.
     pub(crate) place: u64,
 }

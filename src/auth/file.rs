@@ -176,7 +176,7 @@ impl FileUsers {
         if self.remembered.has(fingerprint) {
             return true;
         }
-        let turn = self.turns.wait(peer.addr.ip()).await;
+        let turn = self.turns.wait(peer.addr.counted_by()).await;
         let (current, name) = (Arc::clone(current), name.to_owned());
         let password = Secret::new(password.expose().to_vec());
         let hashing = tokio::task::spawn_blocking(move || {
@@ -203,7 +203,7 @@ impl FileUsers {
             return Verdict::Refused(reason);
         }
         let user = credentials.connect.username.as_deref().filter(|name| !name.is_empty());
-        let delay = self.failures.failed(peer.addr.ip(), user);
+        let delay = self.failures.failed(peer.addr.counted_by(), user);
         tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;
         Verdict::Refused(reason)
     }

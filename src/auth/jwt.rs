@@ -217,7 +217,7 @@ impl JwtUsers {
         let name = name.as_deref().or(connect_user(&credentials)).unwrap_or_default();
         let reason = self.refusals.tell_of(credentials.connect, peer, step, (name, key.as_deref()));
         if step != AuthStep::ResolverUnreachable {
-            let delay = self.failures.failed(peer.addr.ip(), key.as_deref());
+            let delay = self.failures.failed(peer.addr.counted_by(), key.as_deref());
             tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;
         }
         Verdict::Refused(reason)
@@ -326,7 +326,7 @@ fn circumstances<'a>(peer: &Peer, proof: Proof<'a>) -> Circumstances<'a> {
             Protocol::Mqtt => Listener::Mqtt,
             Protocol::Ws => Listener::MqttWs,
         },
-        peer: Some(peer.addr.ip().to_canonical()),
+        peer: peer.addr.ip().map(|ip| ip.to_canonical()),
         has_trusted_proxy: false,
         proof,
     }

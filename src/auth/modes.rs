@@ -14,7 +14,7 @@ use super::nats::{NatsUsers, NatsWays};
 use super::oidc::OidcUsers;
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
-use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerConfig};
+use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerConfig, ProxyIdentity};
 use crate::listener::{Bound, Entrance, Peer};
 use crate::metrics::{AuthStep, Metrics};
 use crate::store::{self, LoneLink, NatsOptions, OpenError};
@@ -135,6 +135,7 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
     let shut = config.listeners.all().filter(|listener| {
         ListenerAuth::new(&config.auth, &listener.auth).certificate == CertificateUse::Bind
             && client_certificate(listener) == ClientCertificate::None
+            && !listener.proxy_protocol.as_ref().is_some_and(|proxied| proxied.identity == ProxyIdentity::Cn)
     });
     warnings.extend(shut.map(|listener| {
         let name = &listener.name;
@@ -150,7 +151,7 @@ fn client_certificate(listener: &ListenerConfig) -> ClientCertificate {
 
 /// Says in the log where strangers can come in, or read passwords.
 pub(crate) fn tell_open_listeners(listeners: &[Bound]) {
-    let open = listeners.iter().filter(|bound| !bound.addr.ip().to_canonical().is_loopback());
+    let open = listeners.iter().filter(|bound| !bound.to.is_local());
     let open = open.map(|bound| &*bound.entrance);
     // Whoever has a certificate of an authority of ours is no stranger.
     let open = open.filter(|entrance| entrance.client_certificate != ClientCertificate::Required);
@@ -179,6 +180,7 @@ mod tests {
 
     use super::*;
     use crate::config::Overrides;
+    use crate::listener::BoundTo;
 
     const USER: &str =
         "[[users]]\nname = \"lamp\"\npassword = \"$2a$11$UP3xizk94sWF9SHF/wkklOfBT9jphTGNrhZqz2OHoBdk9yO1kvErG\"\n";
@@ -208,7 +210,7 @@ mod tests {
         let entrance = Entrance::new(&config, &config.listeners.tcp[0]);
         let bound = |addr: &&str| {
             let entrance = Entrance { name: (*addr).into(), is_tls: addr.ends_with(":8883"), ..entrance.clone() };
-            Bound { entrance: Arc::new(entrance), addr: addr.parse().unwrap() }
+            Bound { entrance: Arc::new(entrance), to: BoundTo::Ip(addr.parse().unwrap()) }
         };
         let listeners: Vec<Bound> = addresses.iter().map(bound).collect();
         let captured = Captured::default();

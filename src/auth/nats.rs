@@ -117,7 +117,7 @@ impl NatsUsers {
                 return Ok(known);
             }
             self.questions.is_heard().await;
-            let _turn = self.turns.wait(peer.addr.ip()).await;
+            let _turn = self.turns.wait(peer.addr.counted_by()).await;
             // Somebody with the same credentials may have been faster.
             if let Some(known) = self.known.get(fingerprint, &offered) {
                 return Ok(known);

@@ -41,7 +41,7 @@ impl Refusing {
         let reason = self.refusals.tell(credentials.connect, peer, step);
         if reason != mqtt_codec::ReasonCode::ServerUnavailable {
             let user = credentials.connect.username.as_deref().filter(|name| !name.is_empty());
-            let delay = self.failures.failed(peer.addr.ip(), user);
+            let delay = self.failures.failed(peer.addr.counted_by(), user);
             tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;
         }
         Verdict::Refused(reason)

@@ -71,31 +71,33 @@ impl ListenerTlsConfig {
                 return Err(format!("{key} is missing: a certificate and its key are needed, each a file of PEM"));
             }
         }
-        let mut seen = Vec::new();
-        for sni in &self.sni {
-            if sni.names.is_empty() {
-                return Err(
-                    r#"sni.names is missing: write the names that the certificate is for, as in ["t2.example"]"#
-                        .to_owned(),
-                );
-            }
-            if sni.account.as_ref().is_some_and(String::is_empty) {
-                return Err("sni.account is empty: name an account, or leave it out".to_owned());
-            }
-            for name in &sni.names {
-                let plain = name.strip_prefix("*.").unwrap_or(name);
-                let is_name = !plain.is_empty()
-                    && plain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-                if !is_name {
-                    return Err(format!("sni.names: {name:?} is no host name, nor \"*.\" and one"));
-                }
-                let name = name.to_ascii_lowercase();
-                if seen.contains(&name) {
-                    return Err(format!("sni.names: {name:?} stands there twice"));
-                }
-                seen.push(name);
-            }
+        if self.sni.iter().any(|sni| sni.account.as_ref().is_some_and(String::is_empty)) {
+            return Err("sni.account is empty: name an account, or leave it out".to_owned());
         }
-        Ok(())
+        check_hosts(self.sni.iter().map(|sni| &*sni.names))
     }
+}
+
+/// Looks whether these are names of hosts, each of them once.
+pub(super) fn check_hosts<'a>(all: impl Iterator<Item = &'a [String]>) -> Result<(), String> {
+    let mut seen = Vec::new();
+    for names in all {
+        if names.is_empty() {
+            return Err(r#"sni.names is missing: write the names that it is for, as in ["t2.example"]"#.to_owned());
+        }
+        for name in names {
+            let plain = name.strip_prefix("*.").unwrap_or(name);
+            let is_name = !plain.is_empty()
+                && plain.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+            if !is_name {
+                return Err(format!("sni.names: {name:?} is no host name, nor \"*.\" and one"));
+            }
+            let name = name.to_ascii_lowercase();
+            if seen.contains(&name) {
+                return Err(format!("sni.names: {name:?} stands there twice"));
+            }
+            seen.push(name);
+        }
+    }
+    Ok(())
 }

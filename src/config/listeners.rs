@@ -1,10 +1,13 @@
 //! `[listeners]`: where devices connect. Each kind is one table, several named tables, or an array of tables; here
 //! they all become a list.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    AuthConfig, AuthMode, BindAddr, CertificateUse, ListenerAuthConfig, ListenerTlsConfig,
+    AuthConfig, AuthMode, BindAddr, CertificateUse, ClientCertificate, FileMode, ListenerAuthConfig, ListenerTlsConfig,
+    Networks, Origin, ProxyProtocolConfig, UnixSocketConfig,
     tree::{Node, Value},
     units,
 };
@@ -23,6 +26,9 @@ pub struct ListenersConfig {
     /// `[listeners.ws]`: MQTT over WebSocket.
     #[serde(deserialize_with = "ws")]
     pub ws: Vec<ListenerConfig>,
+    /// `[listeners.unix]`: plain MQTT on sockets of the file system; none without it.
+    #[serde(deserialize_with = "unix")]
+    pub unix: Vec<ListenerConfig>,
     /// Connections of all listeners together; the next one is closed at once. 0 (default): what the limit of open
     /// files leaves.
     pub max_connections: u32,
@@ -34,7 +40,7 @@ pub struct ListenersConfig {
     pub max_handshakes: u32,
 }
 
-/// `[listeners.tcp]`, `[listeners.ws]`: one listener.
+/// `[listeners.tcp]`, `[listeners.ws]`, `[listeners.unix]`: one listener.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct ListenerConfig {
@@ -48,10 +54,23 @@ pub struct ListenerConfig {
     pub bind: Option<BindAddr>,
     /// WebSocket: paths that are MQTT; others are answered 404. Default `/mqtt` and `/`.
     pub paths: Vec<String>,
+    /// WebSocket: where pages may be from that browsers have; absent: from everywhere. Clients that are no browsers do not say where
+    /// they are from, and may.
+    pub allowed_origins: Option<Vec<Origin>>,
+    /// WebSocket: whose `X-Forwarded-For` counts.
+    pub trusted_forwarders: Networks,
+    /// Unix: where the socket is.
+    pub path: PathBuf,
+    /// Unix: the permissions of the socket. Default `0660`.
+    pub mode: FileMode,
+    /// Unix: the group of the socket; absent: that of the process.
+    pub group: Option<String>,
     /// In place of `[auth]`.
     pub auth: ListenerAuthConfig,
     /// With it, MQTT or WebSocket over TLS.
     pub tls: Option<ListenerTlsConfig>,
+    /// With it, connections come from proxies, which say of each whose it is.
+    pub proxy_protocol: Option<ProxyProtocolConfig>,
 }
 
 /// What a listener is.
@@ -62,17 +81,20 @@ pub enum ListenerKind {
     Tcp,
     /// `[listeners.ws]`: MQTT over WebSocket.
     Ws,
+    /// `[listeners.unix]`: plain MQTT on a socket of the file system.
+    Unix,
 }
 
 impl ListenerKind {
     /// All of them.
-    pub(super) const ALL: [Self; 2] = [Self::Tcp, Self::Ws];
+    pub(super) const ALL: [Self; 3] = [Self::Tcp, Self::Ws, Self::Unix];
 
     /// Its table in `[listeners]`.
     pub(super) const fn table(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Ws => "ws",
+            Self::Unix => "unix",
         }
     }
 
@@ -81,22 +103,25 @@ impl ListenerKind {
         match self {
             Self::Tcp => "listeners.tcp",
             Self::Ws => "listeners.ws",
+            Self::Unix => "listeners.unix",
         }
     }
 
     /// Where one listens that does not say it.
-    const fn bind(self) -> &'static str {
+    const fn bind(self) -> Option<&'static str> {
         match self {
-            Self::Tcp => "0.0.0.0:1883",
-            Self::Ws => "0.0.0.0:8083",
+            Self::Tcp => Some("0.0.0.0:1883"),
+            Self::Ws => Some("0.0.0.0:8083"),
+            Self::Unix => None,
         }
     }
 
     /// Keys of [`ListenerConfig`] that have no meaning for it.
     const fn without(self) -> &'static [&'static str] {
         match self {
-            Self::Tcp => &["paths"],
-            Self::Ws => &[],
+            Self::Tcp => &["paths", "allowed_origins", "trusted_forwarders", "path", "mode", "group"],
+            Self::Ws => &["path", "mode", "group"],
+            Self::Unix => &["bind", "tls", "paths", "allowed_origins", "trusted_forwarders"],
         }
     }
 
@@ -113,6 +138,10 @@ fn tcp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ListenerConfig>
 
 fn ws<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ListenerConfig>, D::Error> {
     ListenerKind::Ws.read(deserializer)
+}
+
+fn unix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ListenerConfig>, D::Error> {
+    ListenerKind::Unix.read(deserializer)
 }
 
 /// What counts at one listener: its own, or else what `[auth]` says.
@@ -141,7 +170,7 @@ impl ListenerAuth {
 impl ListenersConfig {
     /// All of them, TCP first.
     pub fn all(&self) -> impl Iterator<Item = &ListenerConfig> {
-        self.tcp.iter().chain(&self.ws)
+        self.tcp.iter().chain(&self.ws).chain(&self.unix)
     }
 
     /// Looks whether listeners that differ in who they let in can be told apart, and what is in each.
@@ -166,8 +195,22 @@ impl ListenerConfig {
         if self.auth.account.as_ref().is_some_and(String::is_empty) {
             return Err("auth.account is empty: name an account, or leave it out".to_owned());
         }
+        if let Some(socket) = self.unix_socket() {
+            socket.check().map_err(|why| format!("{}: {why}", self.name))?;
+        }
         let tls = self.tls.as_ref().map_or(Ok(()), ListenerTlsConfig::check);
-        tls.map_err(|why| format!("tls of {}: {why}", self.name))
+        tls.map_err(|why| format!("tls of {}: {why}", self.name))?;
+        let asks = self.tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None);
+        let proxied =
+            self.proxy_protocol.as_ref().map_or(Ok(()), |proxied| proxied.check(self.kind == ListenerKind::Unix, asks));
+        proxied.map_err(|why| format!("proxy_protocol of {}: {why}", self.name))
+    }
+
+    /// The socket of one of `[listeners.unix]`.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<UnixSocketConfig> {
+        let socket = || UnixSocketConfig { path: self.path.clone(), mode: self.mode, group: self.group.clone() };
+        (self.kind == ListenerKind::Unix).then(socket)
     }
 }
 
@@ -176,6 +219,7 @@ impl Default for ListenersConfig {
         Self {
             tcp: Vec::new(),
             ws: Vec::new(),
+            unix: Vec::new(),
             max_connections: 0,
             max_connections_per_address: 0,
             max_handshakes: 2_048,
@@ -190,8 +234,14 @@ impl Default for ListenerConfig {
             kind: ListenerKind::default(),
             bind: None,
             paths: vec!["/mqtt".to_owned(), "/".to_owned()],
+            allowed_origins: None,
+            trusted_forwarders: Networks::default(),
+            path: PathBuf::new(),
+            mode: FileMode::default(),
+            group: None,
             auth: ListenerAuthConfig::default(),
             tls: None,
+            proxy_protocol: None,
         }
     }
 }
@@ -203,14 +253,15 @@ pub(super) fn complete(root: &mut Node) {
         root.insert("listeners", Node::table("listeners", root.origin.clone()));
     }
     let Some(listeners) = root.get_mut("listeners") else { return };
-    for kind in ListenerKind::ALL.map(ListenerKind::table) {
-        if listeners.get(kind).is_none() {
-            let path = listeners.path_of(kind);
+    for kind in ListenerKind::ALL {
+        let table = kind.table();
+        if listeners.get(table).is_none() {
+            let path = listeners.path_of(table);
             let mut node = Node::table(&path, listeners.origin.clone());
-            if written {
+            if written || kind.bind().is_none() {
                 node.value = Value::List(Vec::new());
             }
-            listeners.insert(kind, node);
+            listeners.insert(table, node);
         }
     }
 }
@@ -246,7 +297,8 @@ fn is_named_set(entries: &std::collections::BTreeMap<String, Node>) -> bool {
 /// A table, as that of a listener of this kind: with what depends on the kind and was not written.
 pub(super) fn of_kind(kind: ListenerKind, name: &str, mut node: Node) -> Node {
     node.without = kind.without();
-    for (key, usual) in [("name", name), ("bind", kind.bind())] {
+    for (key, usual) in [("name", Some(name)), ("bind", kind.bind())] {
+        let Some(usual) = usual else { continue };
         if matches!(node.value, Value::Table(_)) && node.get(key).is_none() {
             let (path, origin) = (node.path_of(key), node.origin.clone());
             node.insert(key, Node::text(&path, origin, usual));

@@ -152,6 +152,43 @@ fn what_tls_of_a_listener_leaves_out_is_said() {
 }
 
 #[test]
+fn what_a_listener_cannot_be_is_said() {
+    for (text, error) in [
+        (
+            "[listeners.unix.local]\nbind = \"x\"",
+            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, auth, proxy_protocol is possible",
+        ),
+        (
+            "[listeners.unix.local]\nmode = \"0660\"",
+            "c.toml:1: listeners.unix: local: path is missing: write where the socket is to be, as in \"/run/nats-mqtt.sock\"",
+        ),
+        (
+            "[listeners.unix.local]\npath = \"x\"\nmode = \"rw\"",
+            "c.toml:3: listeners.unix.local.mode: \"rw\" is not a mode: write it in octal, as in \"0660\"",
+        ),
+        (
+            "[listeners.ws]\nallowed_origins = [\"https://app.example/\"]",
+            "c.toml:2: listeners.ws.allowed_origins[0]: \"https://app.example/\" is not an origin: leave out everything but scheme, host and port, as in \"https://app.example\"",
+        ),
+        (
+            "[listeners.ws]\ntrusted_forwarders = [\"proxy\"]",
+            "c.toml:2: listeners.ws.trusted_forwarders: \"proxy\" is not a network: write one as in \"10.0.0.0/8\" or \"2001:db8::/32\"",
+        ),
+        (
+            "[listeners.tcp.proxy_protocol]\nidentity = \"cn\"",
+            "c.toml:1: listeners.tcp: proxy_protocol of tcp: trusted is missing: write the addresses of the proxies, as in [\"10.0.0.0/8\"]",
+        ),
+        (
+            "[listeners.unix]\npath = \"x\"\nproxy_protocol = { trusted = [\"::1\"] }",
+            "c.toml:1: listeners.unix: proxy_protocol of unix: trusted has no meaning at a Unix socket: whoever may open it is trusted, as mode and group say",
+        ),
+    ] {
+        let result = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default());
+        assert_eq!(result.unwrap_err().to_string(), error);
+    }
+}
+
+#[test]
 fn errors_name_the_line_the_key_and_the_way_out() {
     for (text, error) in [
         ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),
@@ -159,13 +196,13 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind is possible"),
         (
             "[listeners.tcp]\npaths = [\"/\"]",
-            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, auth, tls is possible",
+            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, auth, tls, proxy_protocol is possible",
         ),
         ("[listeners.ws]\nkind = \"tcp\"", "c.toml:2: listeners.ws.kind: unknown key: did you mean \"bind\"?"),
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",
-            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, auth, tls is possible",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, auth, tls, proxy_protocol is possible",
         ),
         ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
         (

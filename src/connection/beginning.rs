@@ -1,7 +1,6 @@
 //! The beginning of a connection: its CONNECT, its session, and CONNACK.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +21,7 @@ use super::rights::judge_again;
 use crate::account::{Account, Attached, Mail, Publishing, Remote, Rights, Wakes};
 use crate::accounts::Stay;
 use crate::metrics::{ConnectionGuard, Direction};
+use crate::network::PeerAddr;
 
 impl<S> Connection<S>
 where
@@ -71,7 +71,7 @@ where
     fn new(
         mut io: Io<S>,
         (account, stay): (Arc<Account>, Stay),
-        (remote, counted): (SocketAddr, ConnectionGuard),
+        (remote, counted): (PeerAddr, ConnectionGuard),
         (decoder, negotiated): (Decoder, Negotiated),
         attached: Attached,
     ) -> Box<Self> {

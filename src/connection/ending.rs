@@ -62,7 +62,7 @@ where
         self.account.forget_subscriptions(&self.control, self.filters.drain());
         self.wakes.wake_all();
         let is_fence_due = self.is_record_dirty;
-        let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.ip());
+        let (expiry_s, remote) = (self.session.parameters().session_expiry_s, self.remote.counted_by());
         let (writing, owned) = (self.writing.take(), self.owned.take());
         // What is not needed any more stays in its place until the end, as does what is.
         let (io, account, control) = (self.io, &self.account, &self.control);

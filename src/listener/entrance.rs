@@ -64,7 +64,7 @@ impl Protocol {
 impl From<ListenerKind> for Protocol {
     fn from(kind: ListenerKind) -> Self {
         match kind {
-            ListenerKind::Tcp => Self::Mqtt,
+            ListenerKind::Tcp | ListenerKind::Unix => Self::Mqtt,
             ListenerKind::Ws => Self::Ws,
         }
     }

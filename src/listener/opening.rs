@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::accept::{Acceptor, Limits};
+use super::accept::Acceptor;
+use super::listening::ListeningSocket;
+use super::proxied::Proxied;
+use super::reception::{Limits, Reception};
 use super::tls::{Revocations, Tls};
 use super::upgrade::Upgrade;
-use super::{Dispatch, Entrance, ListenerError, Listening, Serve, socket, tls};
+use super::way::Way;
+use super::{Bound, Dispatch, Entrance, ListenerError, Listening, Serve, socket, tls};
 use crate::config::{Config, ListenerConfig, ListenerKind};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
@@ -28,18 +32,25 @@ pub async fn spawn<H: Serve>(
     let connections = TaskTracker::new();
     let mut acceptors = Vec::new();
     for listener in config.listeners.all() {
-        let Some(bind) = &listener.bind else { continue };
         let entrance = Arc::new(Entrance::new(config, listener));
         let tls = tls_of(config, listener, &entrance, (&metrics, revocations))?;
-        let upgrade = (listener.kind == ListenerKind::Ws).then(|| upgrade_of(config, listener));
-        acceptors.push((Acceptor::bind(entrance, bind).await?, tls, upgrade));
+        let Some(socket) = ListeningSocket::open(listener).await? else { continue };
+        let to = socket.bound_to();
+        let reception = Reception::new(Arc::clone(&entrance), limits.clone(), Arc::clone(&metrics));
+        let way = Way {
+            reception,
+            proxied: proxied_of(config, listener, &metrics),
+            tls,
+            upgrade: upgrade_of(config, listener, &metrics),
+        };
+        acceptors.push((Acceptor { bound: Bound { entrance, to }, socket }, Arc::new(way)));
     }
     if acceptors.is_empty() {
         return Err(ListenerError::None);
     }
-    let bound = acceptors.iter().map(|(acceptor, ..)| acceptor.bound.clone()).collect();
-    for (acceptor, tls, upgrade) in acceptors {
-        if let Some(tls) = &tls {
+    let bound = acceptors.iter().map(|(acceptor, _)| acceptor.bound.clone()).collect();
+    for (acceptor, way) in acceptors {
+        if let Some(tls) = &way.tls {
             let (tls, shutdown) = (Arc::clone(tls), shutdown.clone());
             connections.spawn(async move {
                 tokio::select! {
@@ -48,9 +59,8 @@ pub async fn spawn<H: Serve>(
                 }
             });
         }
-        let dispatch = Dispatch { serve: serve.clone(), tls, upgrade };
-        let run = acceptor.run(dispatch, limits.clone(), metrics.clone(), connections.clone(), shutdown.clone());
-        connections.spawn(run);
+        let dispatch = Dispatch { serve: serve.clone(), way };
+        connections.spawn(acceptor.run(dispatch, connections.clone(), shutdown.clone()));
     }
     connections.close();
     Ok(Listening { bound, connections })
@@ -80,7 +90,18 @@ fn tls_of(
     tls.map(|tls| Some(Arc::new(tls))).map_err(|source| ListenerError::Tls { name: listener.name.clone(), source })
 }
 
-fn upgrade_of(config: &Config, listener: &ListenerConfig) -> Arc<Upgrade> {
-    let (paths, within) = (listener.paths.clone(), config.mqtt.connect_timeout.get());
-    Arc::new(Upgrade { paths, strict: config.mqtt.strict, within })
+fn proxied_of(config: &Config, listener: &ListenerConfig, metrics: &Arc<Metrics>) -> Option<Proxied> {
+    let within = config.mqtt.connect_timeout.get();
+    listener.proxy_protocol.as_ref().map(|proxied| Proxied::new(proxied, within, Arc::clone(metrics)))
+}
+
+fn upgrade_of(config: &Config, listener: &ListenerConfig, metrics: &Arc<Metrics>) -> Option<Upgrade> {
+    (listener.kind == ListenerKind::Ws).then(|| Upgrade {
+        paths: listener.paths.clone(),
+        allowed_origins: listener.allowed_origins.clone(),
+        trusted_forwarders: listener.trusted_forwarders.clone(),
+        strict: config.mqtt.strict,
+        within: config.mqtt.connect_timeout.get(),
+        metrics: Arc::clone(metrics),
+    })
 }

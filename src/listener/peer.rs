@@ -1,6 +1,5 @@
 //! Who is at the other end of a stream, as far as the listener knows.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mqtt_access::Certificate;
@@ -8,12 +7,13 @@ use tokio::time::Instant;
 
 use super::entrance::Entrance;
 use super::places::Handshake;
+use crate::network::PeerAddr;
 
 /// Who is at the other end.
 #[derive(Debug)]
 pub struct Peer {
-    /// Address of the peer, for the log field `remote`.
-    pub addr: SocketAddr,
+    /// Who it is, for the log field `remote`; behind a proxy that is trusted, whom the proxy says.
+    pub addr: PeerAddr,
     /// By which listener it has come.
     pub entrance: Arc<Entrance>,
     /// When it was accepted: from then on it has so long to complete CONNECT.
@@ -31,7 +31,7 @@ pub struct Peer {
 impl Peer {
     /// One that has come now, nobody waits behind and that has shown no certificate.
     #[must_use]
-    pub fn new(addr: SocketAddr, entrance: Arc<Entrance>) -> Self {
+    pub fn new(addr: PeerAddr, entrance: Arc<Entrance>) -> Self {
         let handshake = Handshake::default();
         Self { addr, entrance, since: Instant::now(), place: 0, handshake, certificate: None, account: None }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::network::network_of;
@@ -27,14 +26,17 @@ struct Places {
 }
 
 impl Places {
-    fn remove(&mut self, addr: IpAddr, id: u64) {
-        let Some(places) = self.of.get_mut(&addr) else { return };
+    /// Whether it was there.
+    fn remove(&mut self, addr: IpAddr, id: u64) -> bool {
+        let Some(places) = self.of.get_mut(&addr) else { return false };
         let before = places.len();
         places.retain(|(other, _)| *other != id);
-        self.count -= before - places.len();
+        let removed = before - places.len();
+        self.count -= removed;
         if places.is_empty() {
             self.of.remove(&addr);
         }
+        removed > 0
     }
 
     /// Takes one away.
@@ -93,6 +95,22 @@ impl Handshake {
         self.0 = None;
     }
 
+    /// It is of another address, as is known now, in the order in which connections were taken.
+    pub(super) fn move_to(&mut self, addr: IpAddr) {
+        let Some(place) = &mut self.0 else { return };
+        let (table, addr) = (Arc::clone(&place.table), network_of(addr));
+        let mut places = table.places.lock();
+        // Who has lost its place meanwhile gets none again.
+        if !places.remove(place.addr, place.id) {
+            return;
+        }
+        let of = places.of.entry(addr).or_default();
+        let at = of.partition_point(|(id, _)| *id < place.id);
+        of.insert(at, (place.id, place.evicted.clone()));
+        places.count += 1;
+        place.addr = addr;
+    }
+
     /// Waits until somebody else has the place: the connection is to be closed. Never after [`Handshake::complete`].
     pub async fn evicted(&self) {
         match &self.0 {
@@ -129,9 +147,6 @@ impl Addresses {
         Some(Counted(Some((Arc::clone(self), addr))))
     }
 }
-
-/// What a connection takes of the limits, until it is over.
-pub(super) type Taken = (OwnedSemaphorePermit, Counted);
 
 /// A connection that is counted.
 #[derive(Debug)]
@@ -184,6 +199,21 @@ mod tests {
         first.complete();
         let (_second, has_evicted) = table.enter(addr(1));
         assert!(!has_evicted && !is_evicted(&first));
+    }
+
+    #[test]
+    fn a_place_is_moved_in_its_order_and_never_back_to_who_lost_it() {
+        let table = Handshakes::new(3);
+        let enter = |last| table.enter(addr(last)).0;
+        let (mut proxied, second, third) = (enter(9), enter(1), enter(1));
+        proxied.move_to(addr(1));
+        // It came first.
+        let _fourth = enter(2);
+        assert!(is_evicted(&proxied) && !is_evicted(&second) && !is_evicted(&third));
+        proxied.move_to(addr(2));
+        drop((proxied, second, third));
+        assert_eq!(table.places.lock().count, 1);
+        assert_eq!(table.places.lock().of.len(), 1);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::{
 use crate::config::BindAddr;
 
 /// Connections that wait in the kernel to be accepted. The kernel's own limit (`somaxconn`) applies too.
-const BACKLOG: i32 = 4_096;
+pub(super) const BACKLOG: i32 = 4_096;
 
 /// Silence after which the kernel asks whether the peer is still there, how often it asks again, and how many times.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! Real sockets on localhost, with tokio-tungstenite as the client.
 
 use std::{
+    net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     time::Duration,
 };
@@ -8,6 +9,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::mpsc,
 };
 use tokio_tungstenite::{
@@ -40,7 +42,7 @@ const fn size_of_future<A, F: Future>(_: &impl FnOnce(A) -> F) -> usize {
 
 #[test]
 fn the_task_of_a_connection_is_small() {
-    let run = |(dispatch, stream, peer, places): (Dispatch<Mqtt>, _, _, _)| dispatch.run(stream, peer, places);
+    let run = |(dispatch, stream, peer, taken): (Dispatch<Mqtt>, _, _, _)| dispatch.run(stream, peer, taken);
     let size = size_of_future(&run);
     assert!(size <= TASK_MAX, "{size} bytes are taken for every connection, for as long as it is there");
 }
@@ -52,6 +54,7 @@ struct Echo {
     complete: bool,
     seen: Arc<AtomicUsize>,
     came: Arc<parking_lot::Mutex<Vec<String>>>,
+    remotes: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 impl Serve for Echo {
@@ -60,6 +63,7 @@ impl Serve for Echo {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.seen.fetch_add(1, SeqCst);
+        self.remotes.lock().push(peer.addr.to_string());
         let identities = peer.certificate.as_deref().map_or(&[][..], mqtt_access::Certificate::identities);
         let identities: Vec<String> = identities.iter().map(ToString::to_string).collect();
         self.came.lock().push(format!("{} {}", peer.account.as_deref().unwrap_or("-"), identities.join(" ")));
@@ -101,6 +105,8 @@ pub(super) struct Running {
     pub(super) revocations: Arc<Revocations>,
     /// Account and identities of each.
     pub(super) came: Arc<parking_lot::Mutex<Vec<String>>>,
+    /// Who each was.
+    pub(super) remotes: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 impl Running {
@@ -115,10 +121,10 @@ impl Running {
         let (ended, ends) = mpsc::unbounded_channel();
         let (shutdown, metrics, seen) = (ShutdownSignal::new(), Metrics::new(), Arc::new(AtomicUsize::new(0)));
         let revocations = Arc::<Revocations>::default();
-        let came = Arc::<parking_lot::Mutex<Vec<String>>>::default();
-        let serve = Echo { ended, complete, seen: seen.clone(), came: came.clone() };
+        let [came, remotes] = [0, 1].map(|_| Arc::<parking_lot::Mutex<Vec<String>>>::default());
+        let serve = Echo { ended, complete, seen: seen.clone(), came: came.clone(), remotes: remotes.clone() };
         let listening = spawn(&config, metrics.clone(), &revocations, serve, shutdown.clone()).await.unwrap();
-        Self { listening, shutdown, metrics, ended: ends, seen, came, revocations }
+        Self { listening, shutdown, metrics, ended: ends, seen, came, remotes, revocations }
     }
 
     async fn new() -> Self {
@@ -126,7 +132,12 @@ impl Running {
     }
 
     pub(super) fn addr(&self, protocol: Protocol) -> SocketAddr {
-        self.listening.bound.iter().find(|bound| bound.entrance.protocol == protocol).unwrap().addr
+        self.listening
+            .bound
+            .iter()
+            .find(|bound| bound.entrance.protocol == protocol)
+            .and_then(|bound| bound.to.addr())
+            .unwrap()
     }
 
     async fn tcp(&self) -> TcpStream {
@@ -160,7 +171,7 @@ impl Running {
 #[tokio::test]
 async fn port_0_reports_the_real_one_and_bytes_flow() {
     let running = Running::new().await;
-    assert!(running.listening.bound.iter().all(|bound| bound.addr.port() != 0));
+    assert!(running.listening.bound.iter().all(|bound| bound.to.addr().is_some_and(|addr| addr.port() != 0)));
     let mut stream = running.tcp().await;
     stream.write_all(b"hello").await.unwrap();
     let mut answer = [0; 5];
@@ -351,7 +362,7 @@ async fn a_websocket_handshake_that_never_ends_is_closed() {
 }
 
 /// It is counted that a connection was closed because of a limit.
-fn assert_counted(running: &Running, limit: &str) {
+pub(super) fn assert_counted(running: &Running, limit: &str) {
     let text = running.metrics.render();
     for line in
         ["mqtt_connect_total{result=\"over_limit\"} 1", &format!("mqtt_over_limit_total{{limit=\"{limit}\"}} 1")]
@@ -421,7 +432,7 @@ async fn an_address_in_use_is_an_error_that_names_the_listener() {
     let overrides = Overrides { listen: Some(addr.to_string()), ..Overrides::default() };
     let config = Config::assemble(None, &[], &overrides).unwrap();
     let (ended, _ends) = mpsc::unbounded_channel();
-    let serve = Echo { ended, complete: true, seen: Arc::default(), came: Arc::default() };
+    let serve = Echo { ended, complete: true, seen: Arc::default(), came: Arc::default(), remotes: Arc::default() };
     let error =
         spawn(&config, Metrics::new(), &Arc::default(), serve, ShutdownSignal::new()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("listener tcp: cannot listen on {addr}: ")), "{error}");

@@ -157,8 +157,10 @@ impl Tls {
         match shaken {
             Ok(Ok(stream)) => {
                 let session = stream.get_ref().1;
-                peer.account = setup.account_of(session.server_name());
-                peer.certificate = session.peer_certificates().and_then(|chain| self.named_by(chain, peer));
+                // What a proxy has said stands where nothing else is known.
+                peer.account = setup.account_of(session.server_name()).or(peer.account.take());
+                let shown = session.peer_certificates().and_then(|chain| self.named_by(chain, peer));
+                peer.certificate = shown.or(peer.certificate.take());
                 return Some(Stream::Tls(stream));
             }
             Ok(Err(Refused::Silent)) => {

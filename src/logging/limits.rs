@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Filter};
+
+use crate::network::PeerAddr;
 
 /// The time that the limits are for.
 pub(super) const WINDOW: Duration = Duration::from_secs(60);
@@ -185,7 +187,7 @@ impl About {
         (field.name(), value).hash(&mut hasher);
         match field.name() {
             "client_id" => self.client = Some(hasher.finish()),
-            "remote" => self.address = value.parse::<SocketAddr>().ok().map(|address| address.ip().to_canonical()),
+            "remote" => self.address = value.parse::<PeerAddr>().ok().map(|peer| peer.counted_by().to_canonical()),
             "message" => value.clone_into(&mut self.line),
             name if THINGS.contains(&name) => {
                 self.thing.unwrap_or_default().hash(&mut hasher);
@@ -244,7 +246,7 @@ mod tests {
     }
 
     fn refused(client: &str, remote: &str) {
-        let remote: SocketAddr = remote.parse().unwrap();
+        let remote: PeerAddr = remote.parse().unwrap();
         tracing::info!(client_id = client, %remote, "a publish was refused");
     }
 

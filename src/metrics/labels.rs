@@ -213,6 +213,36 @@ labels! {
 }
 
 labels! {
+    /// Why a connection was closed that should have begun with a header of the PROXY protocol.
+    ProxyRefusal {
+        /// It came from an address that is not trusted.
+        Untrusted = "untrusted",
+        /// It began with something else.
+        Absent = "absent",
+        /// The header is not as the protocol has it, too long, or damaged.
+        Malformed = "malformed",
+        /// It was closed within the header.
+        Closed = "closed",
+        /// The header did not come in time.
+        Timeout = "timeout",
+    }
+}
+
+labels! {
+    /// Why a request to a WebSocket listener did not become a connection.
+    WebSocketRefusal {
+        /// The page that a browser has it from may not.
+        Origin = "origin",
+        /// There is no MQTT on this path.
+        Path = "path",
+        /// It asks for no subprotocol of ours, with `mqtt.strict`.
+        Subprotocol = "subprotocol",
+        /// It is no request for a WebSocket.
+        Request = "request",
+    }
+}
+
+labels! {
     /// At which step somebody was refused of whom it was to be found out who it is.
     AuthStep {
         /// It names an authentication method that is not offered.

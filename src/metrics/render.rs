@@ -18,8 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ACK_BUCKETS_US, AuthStep, Counts, DropReason, Limit, Metrics, Opening, RequestEvent, SessionState, ShareEvent,
-    TakenBy, TlsFailure, Vitals, WillCause, process::Process,
+    ACK_BUCKETS_US, AuthStep, Counts, DropReason, Limit, Metrics, Opening, ProxyRefusal, RequestEvent, SessionState,
+    ShareEvent, TakenBy, TlsFailure, Vitals, WebSocketRefusal, WillCause, process::Process,
 };
 use crate::readiness::Readiness;
 use crate::store::{ApiErrors, StreamRoom};
@@ -239,6 +239,11 @@ fn connects(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
         "Sockets of TLS listeners of which no TLS connection came, by the reason",
         reasons,
     )?;
+    let reasons = ProxyRefusal::TEXTS.iter().zip(&metrics.proxy_refused).map(|(reason, n)| ([("reason", *reason)], n));
+    out.counters("mqtt_proxy_refused", "Connections without a PROXY header that counts, by the reason", reasons)?;
+    let reasons = WebSocketRefusal::TEXTS.iter().zip(&metrics.websocket_refused);
+    let reasons = reasons.map(|(reason, n)| ([("reason", *reason)], n));
+    out.counters("mqtt_websocket_refused", "Requests that did not become a WebSocket, by the reason", reasons)?;
     let ends = [
         ("client".to_owned(), metrics.disconnects_by_client.load(Relaxed)),
         ("connection_lost".to_owned(), metrics.disconnects_lost.load(Relaxed)),

@@ -123,6 +123,14 @@ fn every_reason_why_tls_fails_is_documented() {
 }
 
 #[test]
+fn every_reason_why_a_connection_is_not_let_in_is_documented() {
+    let text = include_str!("../../docs/proxies.md");
+    for reason in ProxyRefusal::TEXTS.iter().chain(WebSocketRefusal::TEXTS) {
+        assert!(text.lines().any(|line| line.starts_with("| `") && line.contains(&format!("`{reason}`"))), "{reason}");
+    }
+}
+
+#[test]
 fn every_limit_is_documented_and_every_key_that_is_one_says_what_counts_it() {
     let text = section("Limits");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(2));

@@ -57,6 +57,8 @@ impl Counts {
             connects_over_limit: over_limit_of_all,
             auth_refused,
             tls_failed,
+            proxy_refused,
+            websocket_refused,
             disconnects,
             disconnects_by_client: by_client,
             disconnects_lost: lost,
@@ -71,13 +73,15 @@ impl Counts {
             of_parts,
         } = self;
         let single = [sockets, over_limit_of_all, by_client, lost, events, adopted, scans];
-        let several: [&[AtomicU64]; 13] = [
+        let several: [&[AtomicU64]; 15] = [
             bytes,
             payload_bytes,
             dropped,
             connects,
             auth_refused,
             tls_failed,
+            proxy_refused,
+            websocket_refused,
             disconnects,
             wills,
             requests,

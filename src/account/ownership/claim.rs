@@ -87,7 +87,7 @@ pub(in crate::account) struct Abandoned {
 pub(in crate::account) struct Ask<'a> {
     pub(in crate::account) negotiated: &'a Negotiated,
     pub(in crate::account) connect: &'a Connect,
-    pub(in crate::account) remote: std::net::SocketAddr,
+    pub(in crate::account) remote: crate::network::PeerAddr,
     /// When the client came, if that is longer ago.
     pub(in crate::account) came: Option<std::time::Instant>,
 }

@@ -15,7 +15,6 @@ mod subscriptions;
 mod without_record;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +33,7 @@ use crate::account::registry::{Entered, Remote};
 use crate::account::rights::Rights;
 use crate::account::{Account, TAKEOVER_PATIENCE};
 use crate::metrics::{Limit, TakenBy};
+use crate::network::PeerAddr;
 use crate::store::{Beside, ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, Unavailable};
 
 /// How long a CONNECT that needs a record may wait for JetStream.
@@ -177,7 +177,7 @@ impl Account {
         let will = records::stored_will(ask.connect, 0).map_or(0, |will| will.size());
         let turn = tokio::select! {
             biased;
-            turn = tokio::time::timeout_at(turn_until, self.turns.of_connect(ask.remote.ip(), will)) => turn,
+            turn = tokio::time::timeout_at(turn_until, self.turns.of_connect(ask.remote.counted_by(), will)) => turn,
             // Nothing is written yet, so nothing is drained.
             order = control.ordered(None) => return Err(refused(self.gives_way(order, ask.connect), false)),
             // Nobody hears what it is told.
@@ -238,7 +238,7 @@ impl Account {
         self: &Arc<Self>,
         negotiated: Negotiated,
         connect: Connect,
-        remote: SocketAddr,
+        remote: PeerAddr,
         control: Arc<Control>,
         came: Instant,
     ) {
@@ -249,7 +249,7 @@ impl Account {
                 let Some(node) = account.node().filter(|_| *account.store.connected().borrow()) else { continue };
                 // A session that ends with its connection is handed over nothing.
                 let ask = Ask { negotiated: &negotiated, connect: &connect, remote, came: Some(came) };
-                let _turn = account.turns.of_connection(remote.ip(), 0).await;
+                let _turn = account.turns.of_connection(remote.counted_by(), 0).await;
                 if control.is_closed() {
                     return;
                 }

@@ -91,7 +91,7 @@ async fn a_refusal_is_counted_by_its_step() {
 async fn all_turns(users: &FileUsers) -> Vec<Turn> {
     let mut turns = Vec::new();
     while users.turns.free() > 0 {
-        turns.push(users.turns.wait(peer().addr.ip()).await);
+        turns.push(users.turns.wait(peer().addr.counted_by()).await);
     }
     turns
 }
@@ -124,7 +124,7 @@ async fn who_fails_again_waits_for_longer_and_who_does_not_fail_waits_not_at_all
 async fn a_refusal_comes_before_the_time_to_judge_is_over() {
     let users = authenticator("", &lamp());
     for _ in 0..10 {
-        let _ = users.failures.failed(peer().addr.ip(), None);
+        let _ = users.failures.failed(peer().addr.counted_by(), None);
     }
     let turns = all_turns(&users).await;
     let failing = async { waited(&users, "lamp", "x").await };

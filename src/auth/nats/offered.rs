@@ -55,7 +55,7 @@ impl Offered {
             Protocol::Mqtt => Listener::Mqtt,
             Protocol::Ws => Listener::MqttWs,
         };
-        let address = Some(peer.addr.ip());
+        let address = peer.addr.ip();
         let circumstances =
             Circumstances { now, listener, peer: address, has_trusted_proxy: false, proof: Proof::None };
         let Some(jwt) = self.jwt(&circumstances) else { return Ok(None) };

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::Ticketer;
 use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
@@ -12,6 +11,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 
 use super::super::entrance::Protocol;
+use super::super::names::Names;
 use super::files::{self, TlsFileError};
 use super::revoked::Lists;
 use crate::config::{ClientCertificate, ListenerTlsConfig};
@@ -32,7 +32,7 @@ pub(super) struct Setup {
     pub(super) acceptor: TlsAcceptor,
     /// Judges certificates of clients, where they are asked for one.
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
-    names: Arc<Names>,
+    certificates: Arc<Certificates>,
     /// What is revoked, by lists that count here.
     pub(super) revoked: Option<Lists>,
     tickets: Arc<dyn ProducesTickets>,
@@ -45,7 +45,7 @@ impl Setup {
         protocol: Protocol,
         before: Option<&Self>,
     ) -> Result<Self, TlsError> {
-        let names = Arc::new(Names::read(config)?);
+        let certificates = Arc::new(Certificates::read(config)?);
         let lists = config.crl_file.as_deref().map(files::revocation_lists).transpose()?;
         let revoked = match (&config.crl_file, &lists) {
             (Some(file), Some(lists)) => Some(Lists::read(lists).map_err(|error| {
@@ -59,7 +59,7 @@ impl Setup {
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
             None => builder.with_no_client_auth(),
         };
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Names>::clone(&names);
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Certificates>::clone(&certificates);
         let mut server = builder.with_cert_resolver(resolver);
         let spoken: &[u8] = match protocol {
             Protocol::Mqtt => b"mqtt",
@@ -68,12 +68,12 @@ impl Setup {
         server.alpn_protocols = vec![spoken.to_vec()];
         let tickets = before.map_or_else(Ticketer::new, |before| Ok(Arc::clone(&before.tickets)))?;
         server.ticketer = Arc::clone(&tickets);
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, names, revoked, tickets })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, certificates, revoked, tickets })
     }
 
     /// The account of a name that a client has asked for.
     pub(super) fn account_of(&self, name: Option<&str>) -> Option<Arc<str>> {
-        self.names.named(name?)?.account.clone()
+        self.certificates.by_name.of(name?)?.account.clone()
     }
 }
 
@@ -104,10 +104,9 @@ fn verifier(
 
 /// Our certificates, by the names that clients ask for.
 #[derive(Debug)]
-struct Names {
+struct Certificates {
     usual: Arc<CertifiedKey>,
-    /// In lower case, some with `*.` in front.
-    by_name: HashMap<String, Named>,
+    by_name: Names<Named>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,30 +115,22 @@ struct Named {
     account: Option<Arc<str>>,
 }
 
-impl Names {
+impl Certificates {
     fn read(config: &ListenerTlsConfig) -> Result<Self, TlsFileError> {
         let usual = files::certified_key(("cert_file", "key_file"), &config.cert_file, &config.key_file)?;
-        let mut by_name = HashMap::default();
+        let mut by_name = Vec::new();
         for sni in &config.sni {
             let key = files::certified_key(("sni.cert_file", "sni.key_file"), &sni.cert_file, &sni.key_file)?;
             let named = Named { key, account: sni.account.as_deref().map(Arc::from) };
-            by_name.extend(sni.names.iter().map(|name| (name.to_ascii_lowercase(), named.clone())));
+            by_name.extend(sni.names.iter().map(|name| (name.as_str(), named.clone())));
         }
-        Ok(Self { usual, by_name })
-    }
-
-    fn named(&self, name: &str) -> Option<&Named> {
-        if self.by_name.is_empty() {
-            return None;
-        }
-        let name = name.to_ascii_lowercase();
-        self.by_name.get(&name).or_else(|| self.by_name.get(&format!("*.{}", name.split_once('.')?.1)))
+        Ok(Self { usual, by_name: by_name.into_iter().collect() })
     }
 }
 
-impl ResolvesServerCert for Names {
+impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let named = hello.server_name().and_then(|name| self.named(name));
+        let named = hello.server_name().and_then(|name| self.by_name.of(name));
         Some(Arc::clone(named.map_or(&self.usual, |named| &named.key)))
     }
 }
