@@ -68,6 +68,8 @@ bench: $(TOOLS)/server.stamp ## Measure beside nats-server's own MQTT and mosqui
 tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp $(TOOLS)/nsc.stamp ## Fetch what running and testing needs
 	@scripts/tools.sh mosquitto
 	@[[ -e $(TOOLS)/slapd.stamp ]] || if scripts/tools.sh slapd; then touch $(TOOLS)/slapd.stamp; fi
+	@[[ -e $(TOOLS)/browser.stamp ]] || if scripts/tools.sh browser; then touch $(TOOLS)/browser.stamp; fi
+	@[[ -e $(TOOLS)/haproxy.stamp ]] || if scripts/tools.sh haproxy; then touch $(TOOLS)/haproxy.stamp; fi
 
 # A stamp is older than the script that says what to fetch: fetch again.
 $(TOOLS)/server.stamp: scripts/tools.sh

