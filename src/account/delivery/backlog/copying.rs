@@ -92,6 +92,8 @@ struct Outcome {
     last_token: u64,
     /// Recipient and sequence of what has none and will have none.
     in_doubt: Vec<(u32, u64)>,
+    /// Recipient and sequence of what was refused: it is not there, and what was handed over behind it may be.
+    refused: Vec<(u32, u64)>,
     /// Sessions whose queue takes nothing more, and what was dropped for that.
     full: HashSet<u32>,
     queue_full: u64,
@@ -149,6 +151,9 @@ impl Copies {
         for (recipient, sequence) in outcome.in_doubt {
             uncounted.in_doubt(owed.client_id(recipient), sequence);
         }
+        for (recipient, sequence) in outcome.refused {
+            uncounted.refused(owed.client_id(recipient), sequence);
+        }
         if let Some(error) = outcome.failed {
             return Err(error);
         }
@@ -185,7 +190,10 @@ impl StoredSink for Copies {
             // No other attempt would be better.
             Err(PutError::TooLarge | PutError::Invalid { .. }) => outcome.too_large += 1,
             Err(error) => {
-                outcome.in_doubt.push((recipient, sequence));
+                match error {
+                    PutError::Rejected { .. } | PutError::Full { .. } => outcome.refused.push((recipient, sequence)),
+                    _ => outcome.in_doubt.push((recipient, sequence)),
+                }
                 outcome.failed = Some(error);
             }
         }

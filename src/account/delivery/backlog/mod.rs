@@ -271,7 +271,11 @@ impl Writer {
         }
         // Copies of a log that was there before say nothing about this one.
         ends.retain(|_, end| end.log_sequence <= last);
-        self.uncounted.settle(&ends);
+        let lost = self.uncounted.settle(&ends);
+        if lost > 0 {
+            tracing::warn!(lost, "JetStream has refused copies for sessions that are away, and taken later ones");
+            account.metrics.dropped(DropReason::QueueFull, lost);
+        }
         let owed = BacklogPlan::of(&states, &ends, position, horizon, store.clock().certain_ms());
         drop((states, ends));
         let copies = match owed.from() {

@@ -2,7 +2,8 @@
 //! by looking how long the backlogs are before a pass and behind it.
 //!
 //! **Invariant:** what a pass stored is counted, also when it does not end: with the next one that does, from the lengths before
-//! the first. Of a copy without an answer the end of its backlog says whether it is there.
+//! the first. Of a copy without an answer the end of its backlog says whether it is there; of one that was refused, whether it is
+//! lost: a backlog is in the order of the log, so nothing can be put into it before what was stored behind.
 
 use std::collections::HashMap;
 
@@ -17,6 +18,8 @@ pub(super) struct Uncounted {
     stored: HashMap<String, u64>,
     /// Client id and sequence in the log of copies that may be there: no more than a pass has under way.
     in_doubt: Vec<(String, u64)>,
+    /// The same of copies that were refused.
+    refused: Vec<(String, u64)>,
 }
 
 impl Uncounted {
@@ -38,6 +41,11 @@ impl Uncounted {
         self.in_doubt.push((client_id.to_owned(), sequence));
     }
 
+    /// A copy of the message with this sequence in the log was refused for a client.
+    pub(super) fn refused(&mut self, client_id: &str, sequence: u64) {
+        self.refused.push((client_id.to_owned(), sequence));
+    }
+
     /// When copies were made: how many messages gave way to them, in queues that discard the oldest.
     pub(super) async fn count(&mut self, backlog: &Backlog) -> Result<u64, Unavailable> {
         if self.stored.is_empty() {
@@ -54,13 +62,17 @@ impl Uncounted {
         Ok(stored.iter().map(|(client_id, stored)| now.gave_way(client_id, before(client_id), *stored)).sum())
     }
 
-    /// After a pass that did not end, with how far the backlogs reach: their copies are in the order of the log.
-    pub(super) fn settle(&mut self, ends: &HashMap<String, BacklogEnd>) {
+    /// After a pass that did not end, with how far the backlogs reach: their copies are in the order of the log. Returns how many
+    /// messages their clients do not get, since copies of later ones are there.
+    pub(super) fn settle(&mut self, ends: &HashMap<String, BacklogEnd>) -> u64 {
+        let is_passed = |client_id: &str, sequence| ends.get(client_id).is_some_and(|end| end.log_sequence >= sequence);
         for (client_id, sequence) in std::mem::take(&mut self.in_doubt) {
-            if ends.get(&client_id).is_some_and(|end| end.log_sequence >= sequence) {
+            if is_passed(&client_id, sequence) {
                 self.stored(&client_id, 1);
             }
         }
+        let refused = std::mem::take(&mut self.refused);
+        refused.iter().filter(|(client_id, sequence)| is_passed(client_id, *sequence)).count() as u64
     }
 }
 
@@ -76,7 +88,12 @@ mod tests {
             uncounted.in_doubt(client_id, sequence);
         }
         let end = |log_sequence| BacklogEnd { stream_sequence: 1, log_sequence };
-        uncounted.settle(&HashMap::from([("a".to_owned(), end(11)), ("b".to_owned(), end(10))]));
+        for (client_id, sequence) in [("a", 9), ("a", 12), ("b", 10), ("gone", 1)] {
+            uncounted.refused(client_id, sequence);
+        }
+        let ends = HashMap::from([("a".to_owned(), end(11)), ("b".to_owned(), end(10))]);
+        assert_eq!(uncounted.settle(&ends), 2, "what is behind the end is copied again");
+        assert_eq!(uncounted.settle(&ends), 0, "once");
         assert_eq!(uncounted.stored, HashMap::from([("a".to_owned(), 5)]));
         assert!(uncounted.in_doubt.is_empty());
     }
