@@ -313,3 +313,6 @@ pub(crate) fn retained_of(message: &Message, qos: QoS) -> Option<RetainedMessage
         expires_at_ms: lives_ms.map(|ms| message.since_ms.saturating_add(ms)),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,15 @@
-//! A scan that waits for room is woken by whatever ends its wait.
+//! What is left for a session comes in its order, within its limits, and whoever waits for room is woken by whatever makes some.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mqtt_codec::{QoS, TopicName, Version};
-use mqtt_session::{Feed, Offer};
+use mqtt_codec::{MessageProperties, QoS, TopicName, Version};
+use mqtt_session::{Feed, GONE, Offer, log_of, sequence_of};
+use tokio::sync::Notify;
 
-use super::{Inbox, InboxLimits, Outgoing, Wakes};
+use super::{Inbox, InboxLimits, Outgoing, Permits as _, Wakes};
 use crate::account::Segments;
 use crate::account::delivery::grant::{Grant, SubscriptionIds};
 use crate::account::delivery::message::Message;
@@ -91,4 +92,147 @@ async fn a_session_that_is_behind_asks_for_a_scan_when_it_is_worth_its_while() {
     };
     assert!(behind(1).is_empty());
     assert_eq!(behind(1), [5]);
+}
+
+fn inbox(client_max_packet_size: u32) -> Arc<Inbox> {
+    let rights = Arc::new(crate::account::Rights::all());
+    Arc::new(Inbox::new(1, "c".into(), Version::V5, client_max_packet_size, rights, LIMITS, Arc::default()))
+}
+
+fn message(payload: usize) -> Message {
+    Message::new(TopicName::new("t").unwrap(), Bytes::from(vec![b'x'; payload]), None)
+}
+
+fn offer(inbox: &Arc<Inbox>, message: &Message, now_ms: u64) -> bool {
+    let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
+    inbox.offer_qos0(message, &grant, now_ms, &mut Wakes::default())
+}
+
+fn counts(inbox: &Inbox) -> [u64; 2] {
+    let mut mail = super::Mail::default();
+    inbox.take(&mut mail);
+    mail.qos0
+}
+
+#[test]
+fn at_qos_0_the_lane_takes_what_it_has_room_for_and_one_that_is_larger_when_it_is_empty() {
+    let inbox = inbox(u32::MAX);
+    assert!(offer(&inbox, &message(2_000), 0), "nothing else waits");
+    assert!(!offer(&inbox, &message(1), 0));
+    assert!(inbox.is_qos0_full());
+    take(&inbox, 0);
+    assert!(!inbox.is_qos0_full());
+    assert!(offer(&inbox, &message(400), 0) && offer(&inbox, &message(400), 0));
+    assert!(!offer(&inbox, &message(400), 0), "dropped");
+    assert_eq!(counts(&inbox), [3, 2_800], "copies, and the bytes of their payloads");
+    assert_eq!(counts(&inbox), [0, 0]);
+}
+
+/// [MQTT-3.1.2-24], [MQTT-3.1.2-25], [MQTT-3.3.2-5]
+#[test]
+fn what_the_client_cannot_have_is_passed_over_and_is_no_loss_of_the_lane() {
+    let inbox = inbox(100);
+    assert!(offer(&inbox, &message(200), 0), "larger than its client takes");
+    let mut expired = message(1);
+    let properties = MessageProperties { message_expiry_interval_s: Some(1), ..MessageProperties::default() };
+    (expired.properties, expired.since_ms) = (Some(Box::new(properties)), 1_000);
+    assert!(offer(&inbox, &expired, 5_000));
+    assert_eq!(counts(&inbox)[0], 0);
+    assert!(offer(&inbox, &expired, 1_500));
+    assert_eq!(counts(&inbox)[0], 1);
+    inbox.close();
+    assert!(offer(&inbox, &message(1), 0) && inbox.is_closed());
+    assert_eq!(counts(&inbox)[0], 0);
+}
+
+/// What came first leaves first, from whichever log.
+#[test]
+fn several_logs_take_turns_in_the_order_in_which_their_messages_came() {
+    let inbox = inbox(u32::MAX);
+    let mut wakes = Wakes::default();
+    for (log, sequence) in [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)] {
+        inbox.offer_live(log, sequence, 1, outgoing, &mut wakes);
+    }
+    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
+    inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
+    let places: Vec<_> = messages.iter().map(|(place, _)| (log_of(*place), sequence_of(*place))).collect();
+    assert_eq!(places, [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)]);
+    assert_eq!((inbox.reads(), inbox.feeds_behind(), behind), (vec![0, 2, 1], 0, vec![]));
+    inbox.release();
+}
+
+/// It knows of it before it gets anything of what the log has now.
+#[test]
+fn when_a_log_is_made_anew_what_was_read_of_it_stays_and_has_no_place_any_more() {
+    let inbox = inbox(u32::MAX);
+    let mut wakes = Wakes::default();
+    for (log, sequence) in [(0, 10), (1, 5), (0, 11)] {
+        inbox.offer_live(log, sequence, 1, outgoing, &mut wakes);
+    }
+    inbox.log_restarted(0, 3);
+    inbox.log_restarted(9, 3);
+    assert_eq!((inbox.restarts_at(0), inbox.restarts_at(1), inbox.restarts_at(9)), (Some(3), None, None));
+    inbox.offer_live(0, 3, 1, outgoing, &mut wakes);
+    let places = || {
+        let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+        inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+        messages.iter().map(|(place, _)| (log_of(*place), sequence_of(*place))).collect::<Vec<_>>()
+    };
+    assert_eq!(places(), []);
+    let restarts = inbox.take_restarts();
+    assert_eq!(restarts.iter().map(|restart| (restart.log, restart.next)).collect::<Vec<_>>(), [(0, 3)]);
+    assert_eq!(places(), [(GONE, 10), (1, 5), (GONE, 11), (0, 3)]);
+    inbox.close();
+    inbox.log_restarted(0, 1);
+    assert_eq!(inbox.restarts_at(0), None, "nobody is there to know");
+}
+
+#[test]
+fn shared_subscriptions_give_what_there_is_room_for_and_are_woken_when_there_is_more() {
+    let inbox = inbox(u32::MAX);
+    let (one, two) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+    let is_woken = |wake: &Arc<Notify>| wake.notified().now_or_never().is_some();
+    inbox.offer_share_room(4);
+    assert!(!inbox.is_sharing() && inbox.share_room() == 0, "nobody gives");
+    inbox.join_share(&one);
+    inbox.join_share(&two);
+    inbox.join_share(&two);
+    let give = |place| inbox.offer_shared(place, &mut Wakes::default(), outgoing);
+    assert!(!give(1), "it has not said that it has room");
+    inbox.offer_share_room(3);
+    assert!(is_woken(&one) && is_woken(&two));
+    assert_eq!(inbox.share_room(), 2, "each may ask for a part, rounded up");
+    assert!(give(1) && give(2) && give(3) && !give(4));
+    // They wait here until they are taken.
+    inbox.offer_share_room(3);
+    assert!(!give(4) && !is_woken(&one));
+    let mut mail = super::Mail::default();
+    inbox.take(&mut mail);
+    assert_eq!(mail.shared.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2, 3]);
+    inbox.leave_share(&two);
+    inbox.offer_share_room(1);
+    assert!(is_woken(&one) && !is_woken(&two) && inbox.share_room() == 1);
+    inbox.close();
+    assert!(!give(4));
+    inbox.offer_share_room(5);
+    assert_eq!(inbox.share_room(), 0, "it takes nothing any more");
+    mail.release();
+}
+
+/// A change of what it may do lets nothing through that neither says.
+#[test]
+fn what_it_may_receive_changes_with_its_principal() {
+    use mqtt_access::{PermissionLists, Permissions, Principal, SubjectLists};
+    let inbox = inbox(u32::MAX);
+    let (a, b) = (TopicName::new("a").unwrap(), TopicName::new("b").unwrap());
+    assert!(inbox.may_receive(&a) && inbox.may_receive(&b));
+    let all = inbox.rights.principal();
+    let (publish, subscribe) = (SubjectLists::new(&[], &[]), SubjectLists::new(&[], &["b"]));
+    let permissions = Permissions::new(PermissionLists { publish, subscribe, responses: None }).unwrap();
+    let limited = Principal { permissions: Arc::new(permissions), ..Principal::all() };
+    inbox.change_rights(Arc::new(limited));
+    assert!(inbox.may_receive(&a) && !inbox.may_receive(&b));
+    inbox.change_rights(all);
+    assert!(inbox.may_receive(&b));
 }
