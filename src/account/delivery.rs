@@ -17,3 +17,6 @@ pub(in crate::account) mod router;
 pub(in crate::account) mod segments;
 pub(in crate::account) mod subscribing;
 pub(in crate::account) mod subscriptions;
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,8 @@ mod lead;
 mod life;
 mod membership;
 mod ownership;
+#[cfg(test)]
+pub(in crate::account) mod played;
 mod publish;
 mod publishers;
 mod quotas;

@@ -476,3 +476,6 @@ fn reason_of(error: &PutError) -> ReasonCode {
         PutError::Unavailable | PutError::Withdrawn => ReasonCode::ServerBusy,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,8 @@ mod listeners;
 mod looks;
 mod options;
 mod outgoing;
+#[cfg(test)]
+pub(crate) mod pipes;
 mod pool;
 mod queue;
 mod requests;

@@ -62,6 +62,8 @@ mod options;
 mod outage;
 mod peers;
 mod permissions;
+#[cfg(test)]
+pub(crate) mod played;
 mod probe;
 mod publisher;
 mod pulse;

@@ -78,6 +78,13 @@ impl Planned {
         })
     }
 
+    /// Why each is not made, as far as that is known.
+    #[cfg(test)]
+    fn reasons(&self) -> Vec<Option<ReasonCode>> {
+        let entries = self.packets.iter().flat_map(|(_, entries)| entries);
+        entries.map(|entry| entry.as_ref().err().copied()).collect()
+    }
+
     /// Whether the client has a No Local subscription from now on.
     pub(crate) fn has_no_local(&self) -> bool {
         self.granted().any(|s| s.options.no_local)

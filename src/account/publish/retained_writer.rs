@@ -45,7 +45,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Keys whose last sequence is remembered though the index does not have them.
-const KEYS_MAX: usize = 16_384;
+pub(super) const KEYS_MAX: usize = 16_384;
 
 /// On whose behalf something is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,24 +112,29 @@ struct Writing {
 
 /// What is known of keys beyond the index: their last puts, and deletions that the index has forgotten.
 #[derive(Default)]
-struct LastSequences {
+pub(super) struct LastSequences {
     young: HashMap<ByteString, LastPut>,
     old: HashMap<ByteString, LastPut>,
 }
 
 /// The last put of a key.
 #[derive(Clone, Default)]
-struct LastPut {
-    sequence: u64,
-    behalf: Option<OnBehalf>,
+pub(super) struct LastPut {
+    pub(super) sequence: u64,
+    pub(super) behalf: Option<OnBehalf>,
 }
 
 impl LastSequences {
-    fn get(&self, subject: &ByteString) -> Option<&LastPut> {
+    pub(super) fn get(&self, subject: &ByteString) -> Option<&LastPut> {
         self.young.get(subject).or_else(|| self.old.get(subject))
     }
 
-    fn set(&mut self, subject: ByteString, put: LastPut) {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    pub(super) fn set(&mut self, subject: ByteString, put: LastPut) {
         if self.young.len() >= KEYS_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
         }
@@ -177,6 +182,12 @@ impl RetainedWriter {
         let known = || self.retained.index().sequence_of(topic);
         state.keys.get(subject).is_some_and(is_under_way)
             || state.last.get(subject).is_some_and(|last| is_it(&last.behalf) && last.sequence >= known())
+    }
+
+    /// Whether the bucket is read before anything is put.
+    #[cfg(test)]
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubt.is_in_doubt()
     }
 
     fn begin(&self, permit: Option<Permit>, writing: Writing) {
