@@ -45,7 +45,7 @@ pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
 pub use listener_tls::{ClientCertificate, ListenerTlsConfig, SniConfig};
-pub use listeners::{ListenerAuth, ListenerConfig, ListenerKind, ListenersConfig};
+pub use listeners::{ListenerAuth, ListenerConfig, ListenerKind, ListenersConfig, MqttVersion};
 pub use load::Overrides;
 pub use mqtt::{Discard, MqttConfig, OnDeniedPublish, Overlapping, RootWildcard};
 pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};

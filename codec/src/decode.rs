@@ -7,7 +7,7 @@ use zeroize::Zeroize;
 
 use crate::{
     Ack, Auth, ConnAck, Connect, Disconnect, Packet, PacketType, Publish, Role, SubAck, Subscribe, Unsubscribe,
-    Version, Violation,
+    Version, Versions, Violation,
     reader::{Reader, Rules, Secrets},
 };
 
@@ -23,6 +23,8 @@ pub struct DecoderOptions {
     /// The version, where it is known. A server that leaves it out takes it from the CONNECT, which then has to be
     /// the first packet. A client that leaves it out reads MQTT 5.
     pub version: Option<Version>,
+    /// The versions that a CONNECT may have: any other one is a protocol level that is not supported.
+    pub versions: Versions,
     /// Largest packet in bytes, the fixed header included [MQTT 5, 3.1.2.11.4].
     pub max_packet_size: u32,
     /// Refuse what the specification forbids or discourages but real clients do: DUP with QoS 0, bytes after the end
@@ -34,7 +36,14 @@ pub struct DecoderOptions {
 
 impl Default for DecoderOptions {
     fn default() -> Self {
-        Self { role: Role::Server, version: None, max_packet_size: 1024 * 1024, strict: false, max_topic_levels: 128 }
+        Self {
+            role: Role::Server,
+            version: None,
+            versions: Versions::ALL,
+            max_packet_size: 1024 * 1024,
+            strict: false,
+            max_topic_levels: 128,
+        }
     }
 }
 
@@ -238,7 +247,7 @@ impl Decoder {
     }
 
     fn connect(&mut self, flags: u8, reader: &mut Reader) -> Result<Packet, Violation> {
-        let (version, is_bridge) = Connect::read_version(reader)?;
+        let (version, is_bridge) = Connect::read_version(reader, self.options.versions)?;
         self.version = Some(version);
         self.awaits_connect = false;
         if !PacketType::Connect.has_valid_flags(flags, self.version, self.options.strict) {

@@ -18,7 +18,7 @@ mod unsubscribe;
 
 pub use ack::Ack;
 pub use auth::Auth;
-pub use basics::{PacketId, QoS, UnknownValue, UserProperties, Version};
+pub use basics::{PacketId, QoS, UnknownValue, UserProperties, Version, Versions};
 pub use connack::{ConnAck, ConnAckProperties};
 pub use connect::{Connect, ConnectProperties, Will};
 pub use disconnect::Disconnect;

@@ -65,7 +65,7 @@ pub enum Violation {
     /// The protocol name is neither `MQTT` nor `MQIsdp`.
     #[error("the protocol name is not MQTT's")]
     ProtocolName,
-    /// The protocol level, or its combination with the protocol name, is not one that exists. See
+    /// The protocol level, or its combination with the protocol name, is not one that exists, or none that is spoken here. See
     /// [`Violation::connack_version`].
     #[error("protocol level {0} is not supported")]
     ProtocolLevel(u8),

@@ -186,10 +186,9 @@ pub(crate) fn door(
     Door {
         decoder: DecoderOptions {
             role: Role::Server,
-            version: None,
             max_packet_size: max_packet_size.get(),
-            strict: config.mqtt.strict,
             max_topic_levels: config.mqtt.max_topic_levels,
+            ..DecoderOptions::default()
         },
         patience: Patience {
             client_ms: milliseconds(config.mqtt.connect_timeout.get()),
@@ -232,7 +231,8 @@ pub(crate) fn account(config: &Config) -> AccountOptions {
             shared_subscriptions: true,
             max_qos: mqtt_codec::QoS::ExactlyOnce,
             retain_available: true,
-            strict: mqtt.strict,
+            // As the listener of each client says.
+            strict: false,
         },
         inbox: InboxLimits {
             qos0_bytes: mqtt.qos0_buffer.as_usize(),

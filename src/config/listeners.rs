@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use mqtt_codec::Version;
 use serde::{Deserialize, Deserializer};
 
 use super::{
@@ -65,12 +66,44 @@ pub struct ListenerConfig {
     pub mode: FileMode,
     /// Unix: the group of the socket; absent: that of the process.
     pub group: Option<String>,
+    /// Versions of MQTT that are spoken. Default all.
+    pub versions: Vec<MqttVersion>,
+    /// In place of `mqtt.strict`.
+    pub strict: Option<bool>,
     /// In place of `[auth]`.
     pub auth: ListenerAuthConfig,
     /// With it, MQTT or WebSocket over TLS.
     pub tls: Option<ListenerTlsConfig>,
     /// With it, connections come from proxies, which say of each whose it is.
     pub proxy_protocol: Option<ProxyProtocolConfig>,
+}
+
+/// A version of MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum MqttVersion {
+    /// 3.1.
+    #[serde(rename = "3.1")]
+    V31,
+    /// 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V311,
+    /// 5.0.
+    #[serde(rename = "5")]
+    V5,
+}
+
+impl MqttVersion {
+    const ALL: [Self; 3] = [Self::V31, Self::V311, Self::V5];
+}
+
+impl From<MqttVersion> for Version {
+    fn from(version: MqttVersion) -> Self {
+        match version {
+            MqttVersion::V31 => Self::V31,
+            MqttVersion::V311 => Self::V311,
+            MqttVersion::V5 => Self::V5,
+        }
+    }
 }
 
 /// What a listener is.
@@ -192,6 +225,10 @@ impl ListenersConfig {
 
 impl ListenerConfig {
     fn check(&self) -> Result<(), String> {
+        if self.versions.is_empty() {
+            let all = r#"versions = ["3.1", "3.1.1", "5"]"#;
+            return Err(format!("{} speaks no version of MQTT: write {all}, or some of them", self.name));
+        }
         if self.auth.account.as_ref().is_some_and(String::is_empty) {
             return Err("auth.account is empty: name an account, or leave it out".to_owned());
         }
@@ -239,6 +276,8 @@ impl Default for ListenerConfig {
             path: PathBuf::new(),
             mode: FileMode::default(),
             group: None,
+            versions: MqttVersion::ALL.to_vec(),
+            strict: None,
             auth: ListenerAuthConfig::default(),
             tls: None,
             proxy_protocol: None,

@@ -101,6 +101,21 @@ fn what_a_listener_says_of_auth_stands_in_place_of_what_is_said_for_all() {
 }
 
 #[test]
+fn a_listener_says_which_versions_it_speaks_and_how_strictly() {
+    let of = |text: &str, environment: &[(&str, &str)]| {
+        let config = load(text, environment, &Overrides::default()).unwrap();
+        let listener = &config.listeners.tcp[0];
+        (listener.versions.clone(), listener.strict)
+    };
+    use MqttVersion::{V5, V31, V311};
+    assert_eq!(of("", &[]), (vec![V31, V311, V5], None));
+    assert_eq!(of("[listeners.tcp.field]\nversions = [\"5\"]\nstrict = true", &[]), (vec![V5], Some(true)));
+    let environment =
+        [("NATS_MQTT__LISTENERS__TCP__VERSIONS", "3.1.1, 5"), ("NATS_MQTT__LISTENERS__TCP__STRICT", "false")];
+    assert_eq!(of("", &environment), (vec![V311, V5], Some(false)));
+}
+
+#[test]
 fn what_is_wrong_with_a_listener_names_its_line() {
     for (text, error) in [
         (
@@ -110,6 +125,14 @@ fn what_is_wrong_with_a_listener_names_its_line() {
         (
             "[[listeners.tcp]]\nname = \"a\"\n[[listeners.tcp]]\nname = \"a\"\nauth = { account = \"T1\" }",
             "c.toml:1: listeners.tcp: two listeners are called \"a\", and their auth differs: name them apart",
+        ),
+        (
+            "[listeners.ws.web]\nversions = []",
+            "c.toml:1: listeners.ws: web speaks no version of MQTT: write versions = [\"3.1\", \"3.1.1\", \"5\"], or some of them",
+        ),
+        (
+            "[listeners.ws.web]\nversions = [\"3.1.1\", \"4\"]",
+            "c.toml:2: listeners.ws.web.versions[1]: \"4\" is not known: did you mean \"5\"?",
         ),
         (
             "[listeners.ws.web]\nauth = { mode = \"file\" }",
@@ -156,7 +179,7 @@ fn what_a_listener_cannot_be_is_said() {
     for (text, error) in [
         (
             "[listeners.unix.local]\nbind = \"x\"",
-            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, auth, proxy_protocol is possible",
+            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, versions, strict, auth, proxy_protocol is possible",
         ),
         (
             "[listeners.unix.local]\nmode = \"0660\"",
@@ -196,13 +219,13 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind is possible"),
         (
             "[listeners.tcp]\npaths = [\"/\"]",
-            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, auth, tls, proxy_protocol is possible",
+            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, versions, strict, auth, tls, proxy_protocol is possible",
         ),
         ("[listeners.ws]\nkind = \"tcp\"", "c.toml:2: listeners.ws.kind: unknown key: did you mean \"bind\"?"),
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",
-            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, auth, tls, proxy_protocol is possible",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, versions, strict, auth, tls, proxy_protocol is possible",
         ),
         ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
         (

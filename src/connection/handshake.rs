@@ -11,8 +11,8 @@ use mqtt_codec::{
     ConnAck, ConnAckProperties, Connect, Decoder, DecoderOptions, Disconnect, Packet, ReasonCode, Version, Violation,
 };
 use mqtt_session::{
-    Handshake, HandshakeInput, HandshakeStep, Negotiated, NoAnswer, Patience, Time, Unwelcome, Verdict, Welcome,
-    negotiate,
+    Handshake, HandshakeInput, HandshakeStep, Limits, Negotiated, NoAnswer, Patience, Time, Unwelcome, Verdict,
+    Welcome, negotiate,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout_at;
@@ -20,12 +20,12 @@ use tokio::time::timeout_at;
 use super::io::Io;
 use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Rights, Told, protocol};
 use crate::auth::{Authenticator, Principal};
-use crate::listener::{Foreign, Peer};
+use crate::listener::{Entrance, Foreign, Peer};
 use crate::metrics::{Counts, Metrics};
 
 /// What stands before every account: it is enough to find out who a client is.
 pub(crate) struct Door {
-    /// How its packets are read.
+    /// How its packets are read, but for what its listener says.
     pub(crate) decoder: DecoderOptions,
     /// How long it may take, and whoever judges it.
     pub(crate) patience: Patience,
@@ -67,7 +67,8 @@ pub(crate) async fn greet<S>(io: &mut Io<S>, door: &Door, peer: &Peer) -> Option
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let mut decoder = Decoder::new(door.decoder);
+    let Entrance { versions, strict, .. } = *peer.entrance;
+    let mut decoder = Decoder::new(DecoderOptions { versions, strict, ..door.decoder });
     let exchanged = tokio::select! {
         biased;
         exchanged = exchange(io, &mut decoder, door, peer) => exchanged,
@@ -181,7 +182,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let connect = &welcome.connect;
-    let refused = match offered(welcome, account, rights) {
+    let refused = match offered(welcome, account, peer, rights) {
         Ok(negotiated) => return Some(negotiated),
         Err(connack) => Failed::Refused(connect.version, client_max_packet_size(connect), connack),
     };
@@ -192,10 +193,12 @@ where
 fn offered(
     welcome: &Welcome<Arc<Principal>>,
     account: &Arc<Account>,
+    peer: &Peer,
     rights: &Arc<Rights>,
 ) -> Result<Negotiated, Box<ConnAck>> {
     let connect = &welcome.connect;
-    let mut negotiated = negotiate(connect, &rights.limits(&account.options.limits), || assigned_id(account))?;
+    let limits = Limits { strict: peer.entrance.strict, ..rights.limits(&account.options.limits) };
+    let mut negotiated = negotiate(connect, &limits, || assigned_id(account))?;
     let properties = &mut negotiated.connack.properties;
     // [MQTT-4.12.0-5]
     properties.authentication_method.clone_from(&connect.properties.authentication_method);

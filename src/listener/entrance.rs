@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use mqtt_codec::{Version, Versions};
+
 use crate::config::{ClientCertificate, Config, ListenerAuth, ListenerConfig, ListenerKind};
 
 /// What a listener asks of those who come by it. Made once, when it is opened, and shared by all of them: whoever needs to know
@@ -16,6 +18,10 @@ pub struct Entrance {
     pub is_tls: bool,
     /// Whether they are asked for a certificate.
     pub client_certificate: ClientCertificate,
+    /// The versions that they may speak.
+    pub versions: Versions,
+    /// They are held to the letter where the lenient reading would let them go on.
+    pub strict: bool,
     /// How it is found out who they are.
     pub auth: ListenerAuth,
 }
@@ -29,6 +35,8 @@ impl Entrance {
             protocol: listener.kind.into(),
             is_tls: listener.tls.is_some(),
             client_certificate: listener.tls.as_ref().map(|tls| tls.client_certificate).unwrap_or_default(),
+            versions: listener.versions.iter().copied().map(Version::from).collect(),
+            strict: listener.strict.unwrap_or(config.mqtt.strict),
             auth: ListenerAuth::new(&config.auth, &listener.auth),
         }
     }
@@ -36,8 +44,15 @@ impl Entrance {
     /// One that asks for nothing.
     #[cfg(test)]
     pub(crate) fn plain(name: &str, protocol: Protocol) -> Self {
-        let (client_certificate, auth) = (ClientCertificate::None, ListenerAuth::default());
-        Self { name: name.into(), protocol, is_tls: false, client_certificate, auth }
+        Self {
+            name: name.into(),
+            protocol,
+            is_tls: false,
+            client_certificate: ClientCertificate::None,
+            versions: Versions::ALL,
+            strict: false,
+            auth: ListenerAuth::default(),
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub async fn spawn<H: Serve>(
             reception,
             proxied: proxied_of(config, listener, &metrics),
             tls,
-            upgrade: upgrade_of(config, listener, &metrics),
+            upgrade: upgrade_of(config, listener, &entrance, &metrics),
         };
         acceptors.push((Acceptor { bound: Bound { entrance, to }, socket }, Arc::new(way)));
     }
@@ -95,12 +95,17 @@ fn proxied_of(config: &Config, listener: &ListenerConfig, metrics: &Arc<Metrics>
     listener.proxy_protocol.as_ref().map(|proxied| Proxied::new(proxied, within, Arc::clone(metrics)))
 }
 
-fn upgrade_of(config: &Config, listener: &ListenerConfig, metrics: &Arc<Metrics>) -> Option<Upgrade> {
+fn upgrade_of(
+    config: &Config,
+    listener: &ListenerConfig,
+    entrance: &Entrance,
+    metrics: &Arc<Metrics>,
+) -> Option<Upgrade> {
     (listener.kind == ListenerKind::Ws).then(|| Upgrade {
         paths: listener.paths.clone(),
         allowed_origins: listener.allowed_origins.clone(),
         trusted_forwarders: listener.trusted_forwarders.clone(),
-        strict: config.mqtt.strict,
+        strict: entrance.strict,
         within: config.mqtt.connect_timeout.get(),
         metrics: Arc::clone(metrics),
     })

@@ -237,6 +237,9 @@ async fn the_subprotocol_is_mqtt_when_the_client_offers_it() {
         matches!(strict.ws("/", None).await, Err(Error::Http(response)) if response.status() == StatusCode::BAD_REQUEST)
     );
     assert!(strict.ws("/", Some("mqtt")).await.is_ok());
+    // What a listener says stands in place of what is said for all.
+    let of_listener = |config: &mut Config| (config.mqtt.strict, config.listeners.ws[0].strict) = (true, Some(false));
+    assert!(Running::with(of_listener, true).await.ws("/", None).await.is_ok());
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ mod limits_opening;
 mod limits_retained;
 mod limits_sessions;
 mod limits_subscriptions;
+mod listener_settings;
 mod log_restarted;
 mod logs;
 mod modes;

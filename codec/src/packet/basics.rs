@@ -15,6 +15,27 @@ pub enum Version {
     V5,
 }
 
+/// A set of versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions(u8);
+
+impl Versions {
+    /// All of them.
+    pub const ALL: Self = Self(0b111);
+
+    /// Whether a version is one of them.
+    #[must_use]
+    pub const fn has(self, version: Version) -> bool {
+        self.0 & 1 << version as u8 != 0
+    }
+}
+
+impl FromIterator<Version> for Versions {
+    fn from_iter<T: IntoIterator<Item = Version>>(versions: T) -> Self {
+        Self(versions.into_iter().fold(0, |set, version| set | 1 << version as u8))
+    }
+}
+
 /// Quality of service [MQTT 5, 4.3].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]

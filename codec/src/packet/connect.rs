@@ -6,7 +6,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::{
-    MessageProperties, QoS, UserProperties, Version,
+    MessageProperties, QoS, UserProperties, Version, Versions,
     properties::{write_binary, write_bool, write_string, write_u16, write_u32, write_user_properties},
 };
 use crate::{
@@ -113,8 +113,8 @@ mod flag {
 const BRIDGE: u8 = 0x80;
 
 impl Connect {
-    /// Protocol name and level: the version, and whether a bridge connects.
-    pub(crate) fn read_version(reader: &mut Reader) -> Result<(Version, bool), Violation> {
+    /// Protocol name and level: the version, which has to be one of these, and whether a bridge connects.
+    pub(crate) fn read_version(reader: &mut Reader, versions: Versions) -> Result<(Version, bool), Violation> {
         let name = reader.binary()?;
         let level = reader.u8()?;
         let is_bridge = level & BRIDGE != 0;
@@ -127,7 +127,7 @@ impl Connect {
             // [MQTT-3.1.2-1]
             _ => return Err(Violation::ProtocolName),
         };
-        Ok((version, is_bridge))
+        if versions.has(version) { Ok((version, is_bridge)) } else { Err(Violation::ProtocolLevel(level)) }
     }
 
     /// What follows protocol name and level. The flags say which fields are there [MQTT-3.1.2-17, -19] and that nothing is behind

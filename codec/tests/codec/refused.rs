@@ -126,6 +126,27 @@ fn protocol_names_and_levels() {
     assert_eq!(Violation::ProtocolName.connack_version(), None);
 }
 
+/// [MQTT-3.1.2-2], [MQTT-3.1.2-2 of 3.1.1]
+#[test]
+fn versions_that_are_not_spoken_are_levels_that_are_not_supported() {
+    let connects = [
+        (V31, "10 {s'MQIsdp' 03 02 003C s'c'}", 3, V311),
+        (V311, "10 {s'MQTT' 04 02 003C s'c'}", 4, V311),
+        (V311, "10 {s'MQTT' 84 02 003C s'c'}", 0x84, V311),
+        (V5, "10 {s'MQTT' 05 02 003C {} s'c'}", 5, V5),
+    ];
+    for spoken in [&[][..], &[V31], &[V311], &[V5], &[V31, V5], &[V31, V311, V5]] {
+        let options = DecoderOptions { versions: spoken.iter().copied().collect(), ..DecoderOptions::default() };
+        for (version, text, level, shape) in connects {
+            let result = decode_one(options, &bytes_of(text));
+            let violation = Violation::ProtocolLevel(level);
+            assert_eq!(result.is_ok(), spoken.contains(&version), "{text} where {spoken:?} are spoken");
+            assert!(result.is_ok() || result == Err(violation), "{text} where {spoken:?} are spoken: {result:?}");
+            assert_eq!(violation.connack_version(), Some(shape));
+        }
+    }
+}
+
 /// [MQTT-3.1.2-3], [MQTT-3.1.2-9], [MQTT-3.1.2-11], [MQTT-3.1.2-12], [MQTT-3.1.2-13], [MQTT-3.1.2-16, -17, -18, -19],
 /// [MQTT-3.1.2-22 of 3.1.1], [MQTT-3.1.3-3, -4], [MQTT-3.1.3-11, -12], [MQTT-1.5.4-1], [MQTT-1.5.4-2], and properties of
 /// CONNECT and of the will that are doubled, misplaced or impossible.
