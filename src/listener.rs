@@ -125,6 +125,14 @@ pub enum ListenerError {
         /// What is wrong.
         source: TlsError,
     },
+    /// Its mount point is none.
+    #[error("listener {name}: mount_point: {source}")]
+    Mount {
+        /// Name of the listener.
+        name: String,
+        /// What is wrong.
+        source: proto_map::MountPointError,
+    },
     /// Nothing is configured to listen.
     #[error("no listener is configured: give --listen, or a [listeners.tcp], [listeners.ws] or [listeners.unix] table")]
     None,
@@ -134,7 +142,7 @@ impl ListenerError {
     /// Whether only a change of the configuration, or of its files, can help.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls { .. })
+        matches!(self, Self::Tls { .. } | Self::Mount { .. })
     }
 }
 

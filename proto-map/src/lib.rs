@@ -10,6 +10,7 @@
 //!   `log_marker` for the copy of a stored message on its natural subject
 //! - `reply`: reply subjects of NATS as topics that devices can answer on; `question`: what clients ask NATS, in a reply subject
 //! - `account_key`: the secret of the sidecars of an account, and what it vouches for
+//! - `mount`: a part of the topics as all that some devices see; the names of their sessions
 //! - `names`, `key`: the name of everything we make in JetStream
 //! - `spec`: how the streams are configured, and whether one that is there will do
 
@@ -23,6 +24,7 @@ mod header_names;
 mod headers;
 mod key;
 mod log_marker;
+mod mount;
 mod names;
 mod percent;
 mod question;
@@ -45,6 +47,7 @@ pub use headers::{
 };
 pub use key::subject_of_unescaped_key;
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
+pub use mount::{MOUNT_POINT_LEN_MAX, MountPoint, MountPointError, client_of, session_name};
 pub use names::{DEFAULT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer};
 pub use question::Question;
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};

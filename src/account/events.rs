@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use proto_map::Names;
+use proto_map::{Names, client_of};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -113,9 +113,19 @@ struct Told<'a> {
     time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     node: Option<&'a str>,
+    /// Of the listener that it came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mount_point: Option<&'a str>,
     client_id: &'a str,
     #[serde(flatten)]
     event: &'a Event,
+}
+
+impl<'a> Told<'a> {
+    fn new(at_ms: u64, node: Option<&'a str>, session_name: &'a str, event: &'a Event) -> Self {
+        let (mount_point, client_id) = client_of(session_name);
+        Self { time: rfc3339(at_ms), node, mount_point, client_id, event }
+    }
 }
 
 /// Where events are left.
@@ -164,7 +174,7 @@ impl Events {
 
 async fn send(mut queue: mpsc::Receiver<Queued>, core: CoreNats, names: Names, metrics: Arc<AccountMetrics>) {
     while let Some(Queued { at_ms, node, client_id, event }) = queue.recv().await {
-        let told = Told { time: rfc3339(at_ms), node: node.as_deref(), client_id: &client_id, event: &event };
+        let told = Told::new(at_ms, node.as_deref(), &client_id, &event);
         let (Ok(subject), Ok(json)) = (names.event_subject(event.kind(), &client_id), serde_json::to_vec(&told)) else {
             metrics.events_dropped(1);
             continue;
@@ -192,9 +202,10 @@ mod tests {
         }
         assert!(process.render().contains("mqtt_events_dropped_total 3\n"), "{}", process.render());
         let queued = receiver.recv().await.unwrap();
-        let told = Told { time: rfc3339(0), node: Some("n"), client_id: &queued.client_id, event: &queued.event };
+        let told = |name: &str| serde_json::to_string(&Told::new(0, Some("n"), name, &queued.event)).unwrap();
+        assert!(told("site7/\0c").contains(r#""mount_point":"site7/","client_id":"c""#), "{}", told("site7/\0c"));
         assert_eq!(
-            serde_json::to_string(&told).unwrap(),
+            told(&queued.client_id),
             r#"{"time":"1970-01-01T00:00:00.000Z","node":"n","client_id":"c","type":"unsubscribe","filters":["a"]}"#
         );
     }

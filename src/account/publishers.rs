@@ -32,7 +32,7 @@ impl Publishers {
         publisher: &Publisher,
         client_id: &str,
     ) -> Option<Arc<Permissions>> {
-        self.0.as_ref()?.permissions_of(publisher, client_id).await
+        self.0.as_ref()?.permissions_of(publisher, proto_map::client_of(client_id).1).await
     }
 }
 

@@ -16,7 +16,7 @@ use mqtt_access::{Limit, Permissions, Principal, ReplyBudget, SubscribeVerdict, 
 use mqtt_codec::{QoS, ReasonCode, TopicFilter, TopicName};
 use mqtt_session::Limits;
 use parking_lot::{Mutex, RwLock};
-use proto_map::{ClosedTrees, Subject, SubjectFilter};
+use proto_map::{ClosedTrees, MountPoint, Subject, SubjectFilter};
 
 use crate::account::delivery::grant::Permits;
 use crate::account::publish::size_refusals::HEADER_ROOM;
@@ -35,6 +35,8 @@ pub(crate) struct Rights {
     /// It may not publish at each QoS, with RETAIN, or at each size; the same.
     limits_kinds: AtomicBool,
     options: RightsOptions,
+    /// The part of the topics that it sees as all of them.
+    mount: Option<Arc<MountPoint>>,
     /// What is left of the replies to requests that were answered last.
     replies: Mutex<VecDeque<(Subject, ReplyBudget)>>,
 }
@@ -61,8 +63,22 @@ impl Rights {
             limits_receiving,
             limits_kinds,
             options,
+            mount: None,
             replies: Mutex::default(),
         }
+    }
+
+    /// The same of a client that sees this part of the topics as all of them.
+    pub(crate) fn within(self, mount: Option<Arc<MountPoint>>) -> Self {
+        if mount.is_some() {
+            self.limits_receiving.store(true, Ordering::SeqCst);
+        }
+        Self { mount, ..self }
+    }
+
+    /// The part of the topics that it sees as all of them.
+    pub(crate) const fn mount(&self) -> Option<&Arc<MountPoint>> {
+        self.mount.as_ref()
     }
 
     /// Of whoever may do everything.
@@ -100,7 +116,7 @@ impl Rights {
     /// From now on it is this one.
     pub(crate) fn change(&self, principal: Arc<Principal>) {
         let limits = [
-            (&self.limits_receiving, limits_receiving(&principal.permissions)),
+            (&self.limits_receiving, self.mount.is_some() || limits_receiving(&principal.permissions)),
             (&self.limits_kinds, self.options.stores_nothing || limits_kinds(&principal)),
         ];
         // Between the two it may have less than either says, and not more.
@@ -234,14 +250,25 @@ impl Rights {
         if !self.limits_receiving.load(Ordering::SeqCst) {
             return true;
         }
+        if self.mount.as_ref().is_some_and(|mount| !mount.has(topic)) {
+            return false;
+        }
+        let principal = self.principal.read();
+        if !limits_receiving(&principal.permissions) {
+            return true;
+        }
         let Ok(mapped) = proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN) else { return false };
-        self.principal.read().permissions.is_receive_allowed(mapped.subject.as_str(), group)
+        principal.permissions.is_receive_allowed(mapped.subject.as_str(), group)
     }
 }
 
 impl Permits for Rights {
     fn may_receive(&self, topic: &TopicName) -> bool {
         self.receives(topic, None)
+    }
+
+    fn mount(&self) -> Option<&MountPoint> {
+        self.mount.as_deref()
     }
 }
 
@@ -253,6 +280,10 @@ struct InGroup<'a> {
 impl Permits for InGroup<'_> {
     fn may_receive(&self, topic: &TopicName) -> bool {
         self.rights.receives(topic, Some(&self.queue))
+    }
+
+    fn mount(&self) -> Option<&MountPoint> {
+        self.rights.mount.as_deref()
     }
 }
 

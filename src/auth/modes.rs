@@ -84,7 +84,7 @@ pub(crate) async fn identify(
         ..Connect::new(Version::V5, client_id)
     };
     let listener = config.listeners.all().next().cloned().unwrap_or_default();
-    let peer = Peer::new(([127, 0, 0, 1], 0).into(), Arc::new(Entrance::new(config, &listener)));
+    let peer = Peer::new(([127, 0, 0, 1], 0).into(), Arc::new(Entrance::new(config, &listener, None)));
     let metrics = Metrics::new();
     let nats = ways.home.clone();
     let dispatch = authenticator(config, ways, &metrics)?;
@@ -207,7 +207,7 @@ mod tests {
     /// The same with another configuration.
     fn said_of(text: &str, addresses: &[&str]) -> Vec<String> {
         let config = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap();
-        let entrance = Entrance::new(&config, &config.listeners.tcp[0]);
+        let entrance = Entrance::new(&config, &config.listeners.tcp[0], None);
         let bound = |addr: &&str| {
             let entrance = Entrance { name: (*addr).into(), is_tls: addr.ends_with(":8883"), ..entrance.clone() };
             Bound { entrance: Arc::new(entrance), to: BoundTo::Ip(addr.parse().unwrap()) }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use mqtt_codec::Version;
+use proto_map::{MountPoint, MountPointError};
 use serde::{Deserialize, Deserializer};
 
 use super::{
@@ -70,6 +71,8 @@ pub struct ListenerConfig {
     pub versions: Vec<MqttVersion>,
     /// In place of `mqtt.strict`.
     pub strict: Option<bool>,
+    /// In front of every topic of its devices, which do not see it: `site7/`. Default none.
+    pub mount_point: Option<String>,
     /// In place of `[auth]`.
     pub auth: ListenerAuthConfig,
     /// With it, MQTT or WebSocket over TLS.
@@ -224,6 +227,15 @@ impl ListenersConfig {
 }
 
 impl ListenerConfig {
+    /// Its mount point, where our own subjects begin with this prefix.
+    ///
+    /// # Errors
+    /// The text is none.
+    pub(crate) fn mount(&self, subject_prefix: &str) -> Result<Option<MountPoint>, MountPointError> {
+        let text = self.mount_point.as_deref().filter(|text| !text.is_empty());
+        text.map(|text| MountPoint::new(text, subject_prefix)).transpose()
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.versions.is_empty() {
             let all = r#"versions = ["3.1", "3.1.1", "5"]"#;
@@ -278,6 +290,7 @@ impl Default for ListenerConfig {
             group: None,
             versions: MqttVersion::ALL.to_vec(),
             strict: None,
+            mount_point: None,
             auth: ListenerAuthConfig::default(),
             tls: None,
             proxy_protocol: None,

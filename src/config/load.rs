@@ -97,6 +97,7 @@ impl Config {
     fn check(&self) -> Result<(), (&'static str, String)> {
         self.check_nats()?;
         self.check_auth()?;
+        self.check_mounts()?;
         self.check_jetstream()?;
         self.drain.check()?;
         if self.mqtt.receive_maximum == 0 {
@@ -141,6 +142,19 @@ impl Config {
         self.check_mode("auth.mode", self.auth.mode)?;
         let mut modes = self.listeners.all().filter_map(|listener| Some((listener.kind.key(), listener.auth.mode?)));
         modes.try_for_each(|(key, mode)| self.check_mode(key, mode))
+    }
+
+    fn check_mounts(&self) -> Result<(), (&'static str, String)> {
+        for listener in self.listeners.all() {
+            let (key, name) = (listener.kind.key(), &listener.name);
+            let mount = listener.mount(&self.jetstream.subject_prefix);
+            let mount = mount.map_err(|error| (key, format!("mount_point of {name}: {error}")))?;
+            if mount.is_some_and(|mount| mount.levels() >= self.mqtt.max_topic_levels) {
+                let message = format!("mount_point of {name} leaves no level of mqtt.max_topic_levels to topics");
+                return Err((key, message));
+            }
+        }
+        Ok(())
     }
 
     /// Looks whether anybody can get in by a mode.

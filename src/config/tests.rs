@@ -127,6 +127,14 @@ fn what_is_wrong_with_a_listener_names_its_line() {
             "c.toml:1: listeners.tcp: two listeners are called \"a\", and their auth differs: name them apart",
         ),
         (
+            "[listeners.tcp.field]\nmount_point = \"site7\"",
+            "c.toml:1: listeners.tcp: mount_point of field: \"site7\" has no \"/\" at its end, where its last level ends: write \"site7/\"",
+        ),
+        (
+            "[mqtt]\nmax_topic_levels = 2\n[listeners.ws.web]\nmount_point = \"a/b/\"",
+            "c.toml:3: listeners.ws: mount_point of web leaves no level of mqtt.max_topic_levels to topics",
+        ),
+        (
             "[listeners.ws.web]\nversions = []",
             "c.toml:1: listeners.ws: web speaks no version of MQTT: write versions = [\"3.1\", \"3.1.1\", \"5\"], or some of them",
         ),
@@ -179,7 +187,7 @@ fn what_a_listener_cannot_be_is_said() {
     for (text, error) in [
         (
             "[listeners.unix.local]\nbind = \"x\"",
-            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, versions, strict, auth, proxy_protocol is possible",
+            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, versions, strict, mount_point, auth, proxy_protocol is possible",
         ),
         (
             "[listeners.unix.local]\nmode = \"0660\"",
@@ -219,13 +227,13 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind is possible"),
         (
             "[listeners.tcp]\npaths = [\"/\"]",
-            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, versions, strict, auth, tls, proxy_protocol is possible",
+            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol is possible",
         ),
         ("[listeners.ws]\nkind = \"tcp\"", "c.toml:2: listeners.ws.kind: unknown key: did you mean \"bind\"?"),
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",
-            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, versions, strict, auth, tls, proxy_protocol is possible",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol is possible",
         ),
         ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
         (

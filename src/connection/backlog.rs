@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Page;
 use super::{Connection, OUTPUT_LOW};
-use crate::account::grant::{self, Audience, MessageFacts, Terms};
+use crate::account::grant::{self, Audience, MessageFacts, Permits as _, Terms};
 use crate::account::{Account, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry};
 
@@ -112,12 +112,14 @@ where
         let is_own = message.publisher.as_ref() == Some(&self.control.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let matching = all.filter(|(filter, _)| !filter.is_shared() && filter.matches(&message.topic));
-        let terms = matching.filter_map(|(_, stored)| {
+        let rights = &*self.inbox.rights;
+        let terms = matching.filter_map(|(filter, stored)| {
+            let leads = rights.leads(filter);
             let is_due = stored.since < entry.sequence;
-            Some(Terms { is_due, ..Terms::of_stored(stored, stored.qos_at(entry.sequence))? })
+            Some(Terms { is_due, leads, ..Terms::of_stored(stored, stored.qos_at(entry.sequence))? })
         });
         let facts = MessageFacts { is_own, audience: Audience::DurableOnly, ..MessageFacts::of(&message) };
-        let grants = grant::grants(terms, &facts, self.account.options.copies_overlapping, &*self.inbox.rights);
+        let grants = grant::grants(terms, &facts, self.account.options.copies_overlapping, rights);
         // What is sent at QoS 0 is for those who are there when it comes.
         let mut stored = grants.into_iter().filter(|grant| grant.qos > QoS::AtMostOnce);
         let (grant, others) = (stored.next()?, stored.collect());

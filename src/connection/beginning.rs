@@ -31,7 +31,8 @@ where
     pub(super) async fn begin(arrived: Box<Arrived<S>>) -> Option<Box<Self>> {
         let Arrived { mut io, mut decoder, mut peer, door, stay, welcome, judged_in } = *arrived;
         let account = Arc::clone(stay.account());
-        let rights = Arc::new(Rights::new(Arc::clone(&welcome.principal), account.options.rights));
+        let rights = Rights::new(Arc::clone(&welcome.principal), account.options.rights);
+        let rights = Arc::new(rights.within(peer.entrance.mount.clone()));
         let Some(negotiated) = handshake::negotiated(&mut io, &account, &peer, &welcome, &rights) else {
             io::close_socket(io, &door.metrics).await;
             return None;

@@ -134,7 +134,7 @@ where
     /// Whether a QoS 1 or 2 message is no larger than the client of this connection takes [MQTT-3.1.2-24].
     fn fits(&self, outgoing: &Outgoing) -> bool {
         let max = self.session.parameters().client_max_packet_size as usize;
-        let frame = outgoing.message.frame(self.version, true);
+        let frame = self.inbox.frame(&outgoing.message, true);
         frame.is_some_and(|frame| frame.len_with_subscription_ids(outgoing.grant.ids.as_slice()) <= max)
     }
 
@@ -168,7 +168,7 @@ where
 
     pub(super) fn write(&mut self, dup: bool, qos: QoS, packet_id: Option<PacketId>, outgoing: &Outgoing) {
         let message = Arc::clone(&outgoing.message);
-        let Some(frame) = message.frame(self.version, packet_id.is_some()) else {
+        let Some(frame) = self.inbox.frame(&message, packet_id.is_some()) else {
             return self.give_up(packet_id, DropReason::TooLarge);
         };
         let expiry_s = match message.expiry(self.now_ms()) {

@@ -14,6 +14,7 @@ use mqtt_session::{
     Handshake, HandshakeInput, HandshakeStep, Limits, Negotiated, NoAnswer, Patience, Time, Unwelcome, Verdict,
     Welcome, negotiate,
 };
+use proto_map::session_name;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout_at;
 
@@ -68,7 +69,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let Entrance { versions, strict, .. } = *peer.entrance;
-    let mut decoder = Decoder::new(DecoderOptions { versions, strict, ..door.decoder });
+    // Topics have to be within the limit with those of the mount point.
+    let mounted = peer.entrance.mount.as_ref().map_or(0, |mount| mount.levels());
+    let max_topic_levels = door.decoder.max_topic_levels.saturating_sub(mounted);
+    let mut decoder = Decoder::new(DecoderOptions { versions, strict, max_topic_levels, ..door.decoder });
     let exchanged = tokio::select! {
         biased;
         exchanged = exchange(io, &mut decoder, door, peer) => exchanged,
@@ -115,7 +119,10 @@ where
             HandshakeStep::Refuse(unwelcome) => return Err(Failed::unwelcome(*unwelcome, is_told)),
             HandshakeStep::Close(why) => return Err(Failed::Lost(text_of(why))),
         };
-        let input = input.unwrap_or(Ok(HandshakeInput::Time))?;
+        let mut input = input.unwrap_or(Ok(HandshakeInput::Time))?;
+        if let (HandshakeInput::Packet(packet), Some(mount)) = (&mut input, &peer.entrance.mount) {
+            mount.enter(packet).map_err(Failed::Violation)?;
+        }
         is_told = matches!(input, HandshakeInput::Verdict(Verdict::Refused(_)));
         let elapsed = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         step = handshake.handle(Time(elapsed), input);
@@ -199,6 +206,9 @@ fn offered(
     let connect = &welcome.connect;
     let limits = Limits { strict: peer.entrance.strict, ..rights.limits(&account.options.limits) };
     let mut negotiated = negotiate(connect, &limits, || assigned_id(account))?;
+    if let Some(mount) = &peer.entrance.mount {
+        negotiated.client_id = session_name(Some(mount), &negotiated.client_id);
+    }
     let properties = &mut negotiated.connack.properties;
     // [MQTT-4.12.0-5]
     properties.authentication_method.clone_from(&connect.properties.authentication_method);

@@ -136,7 +136,7 @@ where
             let received = match self.decoder.decode(&mut self.io.input) {
                 Ok(Some(packet)) => {
                     self.account.metrics.packets(Direction::In, packet.packet_type(), 1);
-                    Ok(packet)
+                    self.entered(packet)
                 }
                 Ok(None) => return self.ahead.is_empty(),
                 Err(violation) => Err(violation),
@@ -149,6 +149,14 @@ where
             }
         }
         false
+    }
+
+    /// A packet with full topics.
+    fn entered(&self, mut packet: Packet) -> Received {
+        match self.inbox.mount_point() {
+            None => Ok(packet),
+            Some(mount) => mount.enter(&mut packet).map(|()| packet),
+        }
     }
 
     /// Handles what has waited and need not any more.

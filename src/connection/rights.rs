@@ -2,6 +2,7 @@
 
 use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, TopicFilter};
+use proto_map::client_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
@@ -11,7 +12,7 @@ use crate::auth::{Again, Authenticator, ending_of};
 /// Judges a client again that is connected.
 pub(crate) fn judge_again(authenticator: &dyn Authenticator, control: &Control) {
     let principal = control.inbox().rights.principal();
-    match authenticator.judge_again(&principal, &control.client_id) {
+    match authenticator.judge_again(&principal, client_of(&control.client_id).1) {
         Again::Same => {}
         Again::Changed(principal) => control.change_rights(principal),
         Again::Gone(step) => {

@@ -1,8 +1,10 @@
 //! What a listener asks of those who come by it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use mqtt_codec::{Version, Versions};
+use proto_map::MountPoint;
 
 use crate::config::{ClientCertificate, Config, ListenerAuth, ListenerConfig, ListenerKind};
 
@@ -22,14 +24,16 @@ pub struct Entrance {
     pub versions: Versions,
     /// They are held to the letter where the lenient reading would let them go on.
     pub strict: bool,
+    /// The part of the topics that they see as all of them.
+    pub mount: Option<Arc<MountPoint>>,
     /// How it is found out who they are.
     pub auth: ListenerAuth,
 }
 
 impl Entrance {
-    /// Of a listener of this configuration.
+    /// Of a listener of this configuration, with its mount point.
     #[must_use]
-    pub fn new(config: &Config, listener: &ListenerConfig) -> Self {
+    pub fn new(config: &Config, listener: &ListenerConfig, mount: Option<Arc<MountPoint>>) -> Self {
         Self {
             name: listener.name.as_str().into(),
             protocol: listener.kind.into(),
@@ -37,6 +41,7 @@ impl Entrance {
             client_certificate: listener.tls.as_ref().map(|tls| tls.client_certificate).unwrap_or_default(),
             versions: listener.versions.iter().copied().map(Version::from).collect(),
             strict: listener.strict.unwrap_or(config.mqtt.strict),
+            mount,
             auth: ListenerAuth::new(&config.auth, &listener.auth),
         }
     }
@@ -51,6 +56,7 @@ impl Entrance {
             client_certificate: ClientCertificate::None,
             versions: Versions::ALL,
             strict: false,
+            mount: None,
             auth: ListenerAuth::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use proto_map::MountPoint;
 use tokio_util::task::TaskTracker;
 
 use super::accept::Acceptor;
@@ -32,7 +33,8 @@ pub async fn spawn<H: Serve>(
     let connections = TaskTracker::new();
     let mut acceptors = Vec::new();
     for listener in config.listeners.all() {
-        let entrance = Arc::new(Entrance::new(config, listener));
+        let mount = mount_of(config, listener)?;
+        let entrance = Arc::new(Entrance::new(config, listener, mount));
         let tls = tls_of(config, listener, &entrance, (&metrics, revocations))?;
         let Some(socket) = ListeningSocket::open(listener).await? else { continue };
         let to = socket.bound_to();
@@ -76,6 +78,13 @@ pub fn check(config: &Config) -> Result<(), ListenerError> {
         let checked = tls::check(tls, listener.kind.into());
         checked.map_err(|source| ListenerError::Tls { name: listener.name.clone(), source })
     })
+}
+
+fn mount_of(config: &Config, listener: &ListenerConfig) -> Result<Option<Arc<MountPoint>>, ListenerError> {
+    let mount = listener.mount(&config.jetstream.subject_prefix);
+    mount
+        .map(|mount| mount.map(Arc::new))
+        .map_err(|source| ListenerError::Mount { name: listener.name.clone(), source })
 }
 
 fn tls_of(

@@ -58,6 +58,7 @@ mod listener_settings;
 mod log_restarted;
 mod logs;
 mod modes;
+mod mounts;
 mod nats_links;
 mod nats_server_mqtt;
 mod nsc;

@@ -4,6 +4,7 @@
 mod account_key;
 mod closed;
 mod headers;
+mod mount;
 mod names;
 mod reply;
 mod spec;

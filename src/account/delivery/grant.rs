@@ -9,7 +9,8 @@
 
 use std::num::NonZeroU32;
 
-use mqtt_codec::{QoS, SubscriptionOptions, TopicName};
+use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
+use proto_map::MountPoint;
 
 use crate::account::delivery::message::Message;
 use crate::store::StoredSubscription;
@@ -19,6 +20,16 @@ pub(crate) trait Permits {
     /// Whether it may receive what is published to this topic, whatever its filters match. Permissions are about subjects: of
     /// those who have any, the topic is mapped as it is at PUBLISH.
     fn may_receive(&self, topic: &TopicName) -> bool;
+
+    /// The part of the topics that it sees as all of them.
+    fn mount(&self) -> Option<&MountPoint> {
+        None
+    }
+
+    /// Whether a filter begins with a wildcard for it, and for nobody else; see [`Terms::leads`].
+    fn leads(&self, filter: &TopicFilter) -> bool {
+        self.mount().is_some_and(|mount| mount.leads_with_wildcard(filter))
+    }
 }
 
 /// A client that may receive what its filters match.
@@ -44,20 +55,23 @@ pub(crate) struct Terms {
     pub(crate) id: Option<NonZeroU32>,
     /// The message is behind the SUBSCRIBE, and has not come with it.
     pub(crate) is_due: bool,
+    /// The filter begins with a wildcard behind the mount point of its client, for whom it matches no topic that begins with `$`
+    /// there [MQTT-4.7.2-1].
+    pub(crate) leads: bool,
 }
 
 impl Terms {
     /// Those of a subscription that the message is for.
     pub(crate) const fn new(options: SubscriptionOptions, id: Option<NonZeroU32>) -> Self {
         let SubscriptionOptions { qos, retain_as_published, no_local, .. } = options;
-        Self { qos, retain_as_published, no_local, id, is_due: true }
+        Self { qos, retain_as_published, no_local, id, is_due: true, leads: false }
     }
 
     /// Those of a stored subscription, at this QoS.
     pub(crate) fn of_stored(stored: &StoredSubscription, qos: u8) -> Option<Self> {
         let StoredSubscription { retain_as_published, no_local, id, .. } = *stored;
         let (qos, id) = (QoS::try_from(qos).ok()?, id.and_then(NonZeroU32::new));
-        Some(Self { qos, retain_as_published, no_local, id, is_due: true })
+        Some(Self { qos, retain_as_published, no_local, id, is_due: true, leads: false })
     }
 }
 
@@ -151,7 +165,10 @@ impl FromIterator<NonZeroU32> for SubscriptionIds {
 /// What a session gets of a message by the one subscription of it that matches; `None`: nothing.
 #[inline]
 pub(crate) fn grant(terms: &Terms, message: &MessageFacts<'_>, permits: &impl Permits) -> Option<Grant> {
-    let is_for = message.audience.includes(terms.qos) && takes(terms, message) && permits.may_receive(message.topic);
+    let is_for = message.audience.includes(terms.qos)
+        && takes(terms, message)
+        && permits.may_receive(message.topic)
+        && !is_hidden(terms, message, permits);
     is_for.then(|| copy(terms, message))
 }
 
@@ -165,7 +182,7 @@ pub(crate) fn grants(
 ) -> Vec<Grant> {
     // Which copy is for a session is said by all that match, also by those that it is not for: otherwise it could get both.
     let mut highest = QoS::AtMostOnce;
-    let all = all.inspect(|terms| highest = highest.max(terms.qos));
+    let all = all.filter(|terms| !is_hidden(terms, message, permits)).inspect(|terms| highest = highest.max(terms.qos));
     let mut copies: Vec<Grant> = all.filter(|terms| takes(terms, message)).map(|terms| copy(&terms, message)).collect();
     if copies.is_empty() || !message.audience.includes(highest) || !permits.may_receive(message.topic) {
         return Vec::new();
@@ -209,6 +226,12 @@ pub(crate) fn merged<'a>(copies: impl IntoIterator<Item = &'a Grant, IntoIter: C
 /// Whether a message is for a subscription: No Local keeps away what the client has published itself [MQTT-3.8.3-3].
 const fn takes(terms: &Terms, message: &MessageFacts<'_>) -> bool {
     terms.is_due && !(terms.no_local && message.is_own)
+}
+
+/// Whether a message is none that the filter matches for its client.
+#[inline]
+fn is_hidden(terms: &Terms, message: &MessageFacts<'_>, permits: &impl Permits) -> bool {
+    terms.leads && permits.mount().is_some_and(|mount| mount.is_dollar(message.topic))
 }
 
 /// The copy for one subscription: not above the QoS at which the message was published [MQTT-3.8.4-8], also of a shared one

@@ -1,12 +1,13 @@
 //! An application message on its way to its subscribers, and its frames: encoded once for each version that somebody
 //! speaks, however many receive it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, PublishFrame, QoS, TopicName, Version};
+use proto_map::MountPoint;
 
 /// A message from MQTT or NATS.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ pub(crate) struct Message {
     /// Its place in the order in which messages have come to this sidecar.
     pub(crate) came: u64,
     frames: Frames,
+    mounted: OnceLock<Box<Mounted>>,
 }
 
 /// Messages that have come.
@@ -42,6 +44,27 @@ static COME: AtomicU64 = AtomicU64::new(0);
 /// Frames of MQTT 3.x and 5, without and with a packet id.
 #[derive(Debug, Default)]
 struct Frames([[OnceLock<Option<PublishFrame>>; 2]; 2]);
+
+impl Frames {
+    fn get(
+        &self,
+        version: Version,
+        with_packet_id: bool,
+        make: impl FnOnce() -> Option<PublishFrame>,
+    ) -> Option<&PublishFrame> {
+        let shape = usize::from(version == Version::V5);
+        self.0[shape][usize::from(with_packet_id)].get_or_init(make).as_ref()
+    }
+}
+
+/// Frames for clients under one mount point: mostly there is none. Those under another one are behind it; there are no more than
+/// the configuration has.
+#[derive(Debug)]
+struct Mounted {
+    mount: Arc<MountPoint>,
+    frames: Frames,
+    others: OnceLock<Box<Self>>,
+}
 
 impl Message {
     /// A QoS 0 message without retain.
@@ -59,18 +82,42 @@ impl Message {
             since_ms: 0,
             came: COME.fetch_add(1, Ordering::Relaxed),
             frames: Frames::default(),
+            mounted: OnceLock::new(),
         }
     }
 
     /// The frame for a version. `None` when the message cannot be said in it (a property above 65,535 bytes).
     pub(crate) fn frame(&self, version: Version, with_packet_id: bool) -> Option<&PublishFrame> {
-        let shape = usize::from(version == Version::V5);
-        self.frames.0[shape][usize::from(with_packet_id)]
-            .get_or_init(|| {
-                let properties = self.properties.as_deref();
-                PublishFrame::new(version, with_packet_id, &self.topic, properties, &self.payload).ok()
-            })
-            .as_ref()
+        self.frames.get(version, with_packet_id, || {
+            let properties = self.properties.as_deref();
+            PublishFrame::new(version, with_packet_id, &self.topic, properties, &self.payload).ok()
+        })
+    }
+
+    /// The same for clients under a mount point, who know the topic without it and use no Response Topic that is outside. `None`
+    /// also when the topic is.
+    pub(crate) fn frame_within(
+        &self,
+        mount: &Arc<MountPoint>,
+        version: Version,
+        with_packet_id: bool,
+    ) -> Option<&PublishFrame> {
+        let mut next = &self.mounted;
+        let mounted = loop {
+            let mounted = next.get_or_init(|| {
+                let (mount, frames, others) = (Arc::clone(mount), Frames::default(), OnceLock::new());
+                Box::new(Mounted { mount, frames, others })
+            });
+            if mounted.mount == *mount {
+                break mounted;
+            }
+            next = &mounted.others;
+        };
+        mounted.frames.get(version, with_packet_id, || {
+            let topic = mount.outside(&self.topic)?;
+            let properties = self.properties.as_deref().map(|properties| mount.properties_outside(properties));
+            PublishFrame::new(version, with_packet_id, &topic, properties.as_ref(), &self.payload).ok()
+        })
     }
 
     /// Remaining Message Expiry Interval in seconds at `now_ms`, the server's time at the earliest; `Err` when it is over [MQTT-3.3.2-5, -6].
@@ -109,5 +156,42 @@ mod tests {
         assert_eq!(m.expiry(11_000), Err(Expired));
         let plain = Message::new(TopicName::new("t").unwrap(), Bytes::new(), None);
         assert_eq!(plain.expiry(u64::MAX), Ok(None));
+    }
+
+    #[test]
+    fn each_mount_point_has_frames_of_its_own_and_who_has_none_the_whole_topic() {
+        let response_topic = Some(TopicName::new("site7/r").unwrap());
+        let properties = MessageProperties { response_topic, ..MessageProperties::default() };
+        let m =
+            Message::new(TopicName::new("site7/a/b").unwrap(), Bytes::from_static(b"x"), Some(Box::new(properties)));
+        let mount = |text: &str| Arc::new(MountPoint::new(text, "$NMQ").unwrap());
+        let shown = |frame: Option<&PublishFrame>| {
+            let mut out = bytes::BytesMut::new();
+            frame?.write(false, QoS::AtMostOnce, false, None, None, &mut out).unwrap();
+            Some(out.escape_ascii().to_string())
+        };
+        let (site, line, other) = (mount("site7/"), mount("site7/a/"), mount("other/"));
+        for version in [Version::V311, Version::V5] {
+            let v5 = |text: &str| if version.is_v5() { text.to_owned() } else { String::new() };
+            let length =
+                |v3: usize, v5: usize| char::from(u8::try_from(if version.is_v5() { v5 } else { v3 }).unwrap());
+            let expected = |topic: &str, length: char, properties: &str| {
+                let mut bytes = vec![0x30, length as u8, 0, u8::try_from(topic.len()).unwrap()];
+                bytes.extend_from_slice(topic.as_bytes());
+                bytes.extend_from_slice(properties.as_bytes());
+                bytes.push(b'x');
+                Some(bytes.escape_ascii().to_string())
+            };
+            for _ in 0..2 {
+                let whole = expected("site7/a/b", length(12, 23), &v5("\x0a\x08\0\x07site7/r"));
+                assert_eq!(shown(m.frame(version, false)), whole);
+                assert_eq!(
+                    shown(m.frame_within(&site, version, false)),
+                    expected("a/b", length(6, 11), &v5("\x04\x08\0\x01r"))
+                );
+                assert_eq!(shown(m.frame_within(&line, version, false)), expected("b", length(4, 5), &v5("\0")));
+                assert_eq!(shown(m.frame_within(&other, version, false)), None);
+            }
+        }
     }
 }

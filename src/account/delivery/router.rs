@@ -22,7 +22,7 @@ use proto_map::ClosedTrees;
 
 use self::matched::{Matched, Source};
 use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
-use crate::account::delivery::grant::Audience;
+use crate::account::delivery::grant::{Audience, Permits as _};
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
 use crate::account::delivery::message::Message;
@@ -145,6 +145,7 @@ impl Router {
                 inbox: Arc::clone(inbox),
                 options: s.options,
                 subscription_id: s.subscription_id,
+                leads: inbox.leads(&s.filter),
                 gates: Gates::new(&after),
                 before: None,
                 retained: if s.is_owed_retained { CameRetained::of(state) } else { CameRetained::default() },
@@ -161,10 +162,11 @@ impl Router {
 
     /// Makes a subscription again that begins after these places.
     pub(crate) fn restore(&self, inbox: &Arc<Inbox>, after: &Cursors, s: &NewSubscription) {
-        let (inbox, options, subscription_id) = (Arc::clone(inbox), s.options, s.subscription_id);
+        let (leads, options, subscription_id) = (inbox.leads(&s.filter), s.options, s.subscription_id);
+        let inbox = Arc::clone(inbox);
         let (gates, retained, made) = (Gates::new(after), CameRetained::default(), 0);
         let before = s.before.clone().map(Box::new);
-        let subscriber = Subscriber { inbox, options, subscription_id, gates, before, retained, made };
+        let subscriber = Subscriber { inbox, options, subscription_id, leads, gates, before, retained, made };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Subscriber {
     pub(crate) options: SubscriptionOptions,
     /// Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
+    /// Its filter begins with a wildcard behind its client's mount point.
+    pub(crate) leads: bool,
     /// Messages of the logs up to here were there before the subscription.
     pub(crate) gates: Gates,
     /// What it was before it was replaced by one at QoS 0.

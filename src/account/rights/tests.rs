@@ -198,3 +198,28 @@ fn an_account_that_stores_nothing_offers_qos_0_whatever_its_user_may() {
         }
     }
 }
+
+#[test]
+fn under_a_mount_point_a_client_receives_what_it_has_a_name_for_and_may() {
+    let mount = || Some(Arc::new(MountPoint::new("site7/", "$NMQ").unwrap()));
+    let everything = Rights::all().within(mount());
+    let some = rights([&[], &[], &["site7.a.>", "$SYS.>"], &["site7.a.secret"]]).within(mount());
+    assert!(everything.limits_receiving(), "or nobody asks");
+    for (text, by_all, by_some) in [
+        ("site7/a/b", true, true),
+        ("site7/a/secret", true, false),
+        ("site7/b", true, false),
+        ("$SYS/broker/uptime", true, true),
+        ("site7", false, false),
+        ("site7/", false, false),
+        ("site8/a/b", false, false),
+        ("a/b", false, false),
+    ] {
+        let topic = topic(text);
+        assert_eq!((everything.may_receive(&topic), some.may_receive(&topic)), (by_all, by_some), "{text}");
+        assert_eq!(everything.in_group("g").may_receive(&topic), by_all, "{text}");
+    }
+    // Whoever it becomes, it stays there.
+    everything.change(Arc::new(Principal::all()));
+    assert!(everything.limits_receiving() && !everything.may_receive(&topic("a/b")));
+}

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
 use crate::account::clock::uptime_ms;
-use crate::account::delivery::grant::{Grant, MessageFacts, Terms, grant};
+use crate::account::delivery::grant::{Grant, MessageFacts, Permits as _, Terms, grant};
 use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::message::Message;
@@ -342,7 +342,7 @@ impl Group {
         let (mut is_qos0, mut too_large, mut denied, mut full) = (false, false, false, false);
         let facts = MessageFacts::of(&message);
         let taken = state.members.pass(|member| {
-            let taken = match member.grant(&facts, &self.key.0) {
+            let taken = match member.grant(&facts, &self.key) {
                 None => Taken::Denied,
                 Some(grant) => {
                     is_qos0 = grant.qos == QoS::AtMostOnce;
@@ -392,7 +392,7 @@ impl Group {
         let Some(message) = message else { return };
         let (facts, mut reason) = (MessageFacts::of(&message), DropReason::SlowReader);
         let taken = state.members.pass(|member| {
-            let Some(grant) = member.grant(&facts, &self.key.0) else {
+            let Some(grant) = member.grant(&facts, &self.key) else {
                 reason = DropReason::NotAuthorized;
                 return false;
             };
@@ -407,8 +407,10 @@ impl Group {
 
 impl Member {
     /// What it gets of a message, if anything.
-    fn grant(&self, message: &MessageFacts<'_>, name: &str) -> Option<Grant> {
-        grant(&Terms::new(self.options, self.subscription_id), message, &self.inbox.rights.in_group(name))
+    fn grant(&self, message: &MessageFacts<'_>, (name, filter): &GroupKey) -> Option<Grant> {
+        let permits = self.inbox.rights.in_group(name);
+        let leads = permits.leads(filter);
+        grant(&Terms { leads, ..Terms::new(self.options, self.subscription_id) }, message, &permits)
     }
 
     fn offer_qos0(&self, message: &Message, grant: &Grant, now_ms: u64, wakes: &mut Wakes) -> Taken {
@@ -422,7 +424,7 @@ impl Member {
         share: impl FnOnce() -> Share,
         wakes: &mut Wakes,
     ) -> Taken {
-        let frame = message.frame(self.inbox.version, true);
+        let frame = self.inbox.frame(message, true);
         let size = frame.map_or(usize::MAX, |frame| frame.len_with_subscription_ids(grant.ids.as_slice()));
         if size > self.inbox.client_max_packet_size as usize {
             return Taken::TooLarge;

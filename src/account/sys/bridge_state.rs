@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use mqtt_codec::TopicName;
 use mqtt_session::Publication;
 use parking_lot::Mutex;
-use proto_map::ClosedTrees;
+use proto_map::{ClosedTrees, client_of};
 
 use crate::account::publish::Refused;
 
@@ -27,7 +27,7 @@ fn subject_of_state(topic: &str) -> Option<&str> {
 
 /// Whether a topic has the state of this client. What the operator has opened to devices leads to NATS.
 pub(in crate::account) fn is_own_state(topic: &TopicName, client_id: &str, closed: &ClosedTrees) -> bool {
-    subject_of_state(topic.as_str()) == Some(client_id) && closed.is_closed_topic(topic)
+    subject_of_state(topic.as_str()) == Some(client_of(client_id).1) && closed.is_closed_topic(topic)
 }
 
 /// The clients whose state is kept.
@@ -78,6 +78,7 @@ mod tests {
         let closed = ClosedTrees::default();
         assert!(is_own("$SYS/broker/connection/site.bridge-1/state", "site.bridge-1", &closed));
         assert!(is_own("$SYS/broker/connection/a/b/state", "a/b", &closed));
+        assert!(is_own("$SYS/broker/connection/a/state", "site7/\0a", &closed));
         for (topic, id) in [
             ("$SYS/broker/connection/a/state", "b"),
             ("$SYS/broker/connection/a/state", ""),

@@ -22,7 +22,7 @@ pub const NEVER: u32 = u32::MAX;
 pub struct SessionRecord {
     /// [`RECORD_VERSION`] of whoever wrote it.
     pub version: u32,
-    /// Client identifier.
+    /// Client identifier; of a listener with a mount point, what `proto_map::session_name` makes of both.
     pub client_id: String,
     /// Grows with every connect.
     pub epoch: u64,

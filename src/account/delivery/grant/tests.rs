@@ -15,7 +15,7 @@ fn topic() -> TopicName {
 }
 
 fn terms(qos: QoS, number: u32) -> Terms {
-    Terms { qos, retain_as_published: false, no_local: false, id: id(number), is_due: true }
+    Terms { qos, retain_as_published: false, no_local: false, id: id(number), is_due: true, leads: false }
 }
 
 fn facts(topic: &TopicName, qos: QoS) -> MessageFacts<'_> {
@@ -34,7 +34,7 @@ fn all(mut judge: impl FnMut(Terms, MessageFacts<'_>, Option<Grant>)) {
             let bit = |number: u32| bits >> number & 1 == 1;
             let (retain_as_published, no_local, is_due) = (bit(0), bit(1), bit(2));
             let (retain, is_retained, is_own) = (bit(3), bit(4), bit(5));
-            let terms = Terms { qos: asked, retain_as_published, no_local, id: id(7), is_due };
+            let terms = Terms { qos: asked, retain_as_published, no_local, id: id(7), is_due, leads: false };
             let facts = MessageFacts { topic: &topic, qos: published, retain, is_retained, is_own, audience };
             judge(terms, facts, grant(&terms, &facts, &Everybody));
             count += 1;
@@ -252,4 +252,38 @@ fn identifiers_are_in_their_order_and_one_of_them_is_not_allocated() {
     assert_eq!(of(&[5]), SubscriptionIds::One(id(5)));
     assert_eq!(of(&[5, 2, 9]).as_slice().iter().map(|id| id.get()).collect::<Vec<_>>(), [5, 2, 9]);
     assert_eq!(size_of::<SubscriptionIds>(), 2 * size_of::<usize>());
+}
+
+/// Below a mount point.
+struct Site(MountPoint);
+
+impl Permits for Site {
+    fn may_receive(&self, topic: &TopicName) -> bool {
+        self.0.has(topic)
+    }
+
+    fn mount(&self) -> Option<&MountPoint> {
+        Some(&self.0)
+    }
+}
+
+#[test]
+fn mqtt_4_7_2_1_a_wildcard_behind_a_mount_point_matches_no_topic_that_begins_with_a_dollar_there() {
+    let permits = Site(MountPoint::new("site7/", "$NMQ").unwrap());
+    let filter = |text: &str| TopicFilter::new(text.to_owned()).unwrap();
+    let leads = ["site7/#", "site7/+/x", "$share/g/site7/+", "site7/$x/#", "site7/a/#"]
+        .map(|text| permits.leads(&filter(text)));
+    assert_eq!(leads, [true, true, true, false, false]);
+    let (hidden, other) = (TopicName::new("site7/$x/y").unwrap(), TopicName::new("site7/a").unwrap());
+    let wide = Terms { leads: true, ..terms(QoS::ExactlyOnce, 1) };
+    let exact = terms(QoS::AtMostOnce, 2);
+    for is_each in BOTH {
+        let of = |topic| grants([wide, exact].into_iter(), &facts(topic, QoS::ExactlyOnce), is_each, &permits);
+        let [got] = &of(&hidden)[..] else { panic!("{:?}", of(&hidden)) };
+        assert_eq!((got.qos, got.ids.as_slice()), (QoS::AtMostOnce, exact.id.as_slice()));
+        assert_eq!(of(&other).iter().flat_map(|grant| grant.ids.as_slice()).count(), 2);
+    }
+    assert_eq!(grant(&wide, &facts(&hidden, QoS::AtMostOnce), &permits), None);
+    assert!(grant(&wide, &facts(&other, QoS::AtMostOnce), &permits).is_some());
+    assert!(grant(&wide, &facts(&hidden, QoS::AtMostOnce), &Everybody).is_some(), "it is about the mount");
 }

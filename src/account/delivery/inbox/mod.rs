@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use mqtt_access::Principal;
-use mqtt_codec::{QoS, TopicName, Version};
+use mqtt_codec::{PublishFrame, QoS, TopicName, Version};
 use mqtt_session::{Feed, FeedState, Offer};
 use parking_lot::Mutex;
+use proto_map::MountPoint;
 use tokio::sync::Notify;
 
 use self::lanes::Lanes;
@@ -68,6 +69,10 @@ pub(crate) struct Inbox {
 impl Permits for Inbox {
     fn may_receive(&self, topic: &TopicName) -> bool {
         !self.limits_receiving.load(Ordering::SeqCst) || self.rights.may_receive(topic)
+    }
+
+    fn mount(&self) -> Option<&MountPoint> {
+        self.mount_point().map(|mount| &**mount)
     }
 }
 
@@ -168,6 +173,19 @@ impl Inbox {
         self.is_scanning.load(Ordering::Relaxed)
     }
 
+    /// The part of the topics that the client sees as all of them. Who has none is known here.
+    pub(crate) fn mount_point(&self) -> Option<&Arc<MountPoint>> {
+        if self.limits_receiving.load(Ordering::Relaxed) { self.rights.mount() } else { None }
+    }
+
+    /// A message as the client gets it; `None` when it cannot.
+    pub(crate) fn frame<'a>(&self, message: &'a Message, with_packet_id: bool) -> Option<&'a PublishFrame> {
+        match self.mount_point() {
+            None => message.frame(self.version, with_packet_id),
+            Some(mount) => message.frame_within(mount, self.version, with_packet_id),
+        }
+    }
+
     /// Leaves a QoS 0 copy. Returns false when it was dropped because the lane is full.
     pub(crate) fn offer_qos0(
         self: &Arc<Self>,
@@ -177,7 +195,7 @@ impl Inbox {
         wakes: &mut Wakes,
     ) -> bool {
         let Ok(expiry_s) = message.expiry(now_ms) else { return true };
-        let Some(frame) = message.frame(self.version, false) else { return true };
+        let Some(frame) = self.frame(message, false) else { return true };
         let ids = grant.ids.as_slice();
         if frame.len_with_subscription_ids(ids) > self.client_max_packet_size as usize {
             return true;

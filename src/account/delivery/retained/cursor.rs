@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
-use proto_map::ClosedTrees;
+use proto_map::{ClosedTrees, MountPoint};
 
 use crate::account::delivery::grant::{MessageFacts, Permits, Terms, grant};
 use crate::account::delivery::inbox::Outgoing;
@@ -47,6 +47,10 @@ impl Permits for Visible<'_> {
     fn may_receive(&self, topic: &TopicName) -> bool {
         !self.closed.is_some_and(|closed| closed.hides_topic_from_wildcard(topic)) && self.rights.may_receive(topic)
     }
+
+    fn mount(&self) -> Option<&MountPoint> {
+        self.rights.mount().map(|mount| &**mount)
+    }
 }
 
 impl RetainedCursor {
@@ -67,7 +71,8 @@ impl RetainedCursor {
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
         let page = index.search(&mut self.search, PAGE, looks, now_ms);
-        let terms = Terms::new(self.options, self.subscription_id);
+        let leads = permits.leads(&self.filter);
+        let terms = Terms { leads, ..Terms::new(self.options, self.subscription_id) };
         for entry in &page {
             let message = convert::from_retained(entry, nats_headers);
             let facts = MessageFacts { is_retained: true, ..MessageFacts::of(&message) };

@@ -165,7 +165,7 @@ impl Subscriber {
             Source::Local { .. } | Source::Core { .. } => (self.options.qos, true),
         };
         let is_known = self.retained.has(message.retained_at, message.indexed_at);
-        Terms { qos, is_due: is_new && !is_known, ..Terms::new(self.options, self.subscription_id) }
+        Terms { qos, is_due: is_new && !is_known, leads: self.leads, ..Terms::new(self.options, self.subscription_id) }
     }
 
     /// Calls `deliver` with what its session gets, when it is the only one of that to match.

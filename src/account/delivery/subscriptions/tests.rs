@@ -21,6 +21,7 @@ fn subscriber(inbox: &Arc<Inbox>, after: u64) -> Subscriber {
         inbox: Arc::clone(inbox),
         options: SubscriptionOptions::default(),
         subscription_id: None,
+        leads: false,
         gates: Gates::new(&[after].into_iter().collect()),
         before: None,
         retained: CameRetained::default(),

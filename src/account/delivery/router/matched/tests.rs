@@ -72,6 +72,7 @@ impl World {
             inbox: Arc::clone(&self.inboxes[session]),
             options: SubscriptionOptions::default(),
             subscription_id: None,
+            leads: false,
             gates: Gates::default(),
             before: None,
             retained: CameRetained::default(),
