@@ -141,8 +141,13 @@ pub enum ListenerError {
 impl ListenerError {
     /// Whether only a change of the configuration, or of its files, can help.
     #[must_use]
-    pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Tls { .. } | Self::Mount { .. })
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Tls { .. } | Self::Mount { .. } => true,
+            // A group that there is not.
+            Self::Socket { source, .. } => source.kind() == std::io::ErrorKind::InvalidInput,
+            Self::Bind { .. } | Self::None => false,
+        }
     }
 }
 

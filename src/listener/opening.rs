@@ -12,7 +12,7 @@ use super::reception::{Limits, Reception};
 use super::tls::{Revocations, Tls};
 use super::upgrade::Upgrade;
 use super::way::Way;
-use super::{Bound, Dispatch, Entrance, ListenerError, Listening, Serve, socket, tls};
+use super::{Bound, Dispatch, Entrance, ListenerError, Listening, Serve, socket, tls, unix};
 use crate::config::{Config, ListenerConfig, ListenerKind};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
@@ -68,12 +68,21 @@ pub async fn spawn<H: Serve>(
     Ok(Listening { bound, connections })
 }
 
-/// Looks whether everything that is known without opening a listener is right: what is in the files of TLS.
+/// Looks whether everything that is known without opening a listener is right: what is in the files of TLS, and whether groups
+/// of sockets are there.
 ///
 /// # Errors
 /// One of them cannot be used.
 pub fn check(config: &Config) -> Result<(), ListenerError> {
     config.listeners.all().try_for_each(|listener| {
+        if let Some(socket) = listener.unix_socket() {
+            let checked = unix::check(&socket);
+            checked.map_err(|source| ListenerError::Socket {
+                name: listener.name.clone(),
+                path: socket.path,
+                source,
+            })?;
+        }
         let Some(tls) = &listener.tls else { return Ok(()) };
         let checked = tls::check(tls, listener.kind.into());
         checked.map_err(|source| ListenerError::Tls { name: listener.name.clone(), source })

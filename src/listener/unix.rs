@@ -61,6 +61,11 @@ pub(super) fn listen(config: &UnixSocketConfig) -> io::Result<(UnixListener, Soc
     }
 }
 
+/// Looks whether there is the group that a socket is to have.
+pub(super) fn check(config: &UnixSocketConfig) -> io::Result<()> {
+    config.group.as_deref().map_or(Ok(()), |name| group(name, GROUPS).map(|_| ()))
+}
+
 fn within(error: &io::Error, what: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{what} ({error})"))
 }

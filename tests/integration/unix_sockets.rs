@@ -88,3 +88,14 @@ async fn a_file_that_was_left_is_replaced_and_one_that_answers_is_not() {
     sidecar.restart().await;
     assert!(tokio::time::timeout(Duration::from_secs(10), connects(&path)).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_there_is_not_is_one_line_of_check() {
+    let dir = TempDir::new().unwrap();
+    let mut check = Command::new(PROGRAM);
+    check.args(["check", "--offline", "-c"]).arg(config(dir.path(), "group = \"no-such-group\""));
+    let said = run(check, PATIENCE).await;
+    assert_eq!(said.code, 78, "{}", said.stderr);
+    let expected = "there is no group \"no-such-group\" in /etc/group: name one that is, or write its number";
+    assert!(said.stderr.lines().any(|line| line.ends_with(expected)), "{}", said.stderr);
+}

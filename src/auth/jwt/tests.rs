@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::listener::Entrance;
 use crate::mint::World;
+use crate::network::PeerAddr;
 
 /// JWTs that count at this time.
 fn world() -> World {
@@ -63,10 +64,14 @@ impl Guarded {
 
     /// At which step a user is refused.
     async fn step(&self, world: &World) -> Option<&'static str> {
-        let peer = peer(Protocol::Mqtt);
+        self.step_of(world, &peer(Protocol::Mqtt)).await
+    }
+
+    /// The same of one who comes from somewhere else.
+    async fn step_of(&self, world: &World, peer: &Peer) -> Option<&'static str> {
         let connect = with_password(&world.user_jwt());
         let credentials = Credentials { connect: &connect, data: None, challenge: None, round: 0 };
-        self.users.identified(&credentials, &peer).await.err().map(|refused| refused.step.text())
+        self.users.identified(&credentials, peer).await.err().map(|refused| refused.step.text())
     }
 }
 
@@ -115,6 +120,16 @@ fn nats(over: Value) -> Value {
 
 fn revoked(user: &str, at: i64) -> Value {
     nats(json!({ "revocations": { user: at } }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_of_this_machine_is_in_no_network() {
+    let guarded = Guarded::new(&world());
+    let process = Peer { addr: PeerAddr::Unix { uid: 0, pid: 1 }, ..peer(Protocol::Mqtt) };
+    for (over, expected) in [(json!({}), None), (nats(json!({ "src": ["0.0.0.0/0", "::/0"] })), Some("source_address"))]
+    {
+        assert_eq!(guarded.step_of(&world().over_user(&over), &process).await, expected, "{over}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
