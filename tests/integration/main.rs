@@ -2,8 +2,8 @@
 //! nats-server, with foreign MQTT clients beside our own. Each module says what it proves.
 //!
 //! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, python3 with paho-mqtt, and
-//! libfaketime (`.tools/python` is looked at for both). Those about operators need nsc and the nats CLI, and say so when they are
-//! skipped without them.
+//! libfaketime (`.tools/python` is looked at for both). Those about operators need nsc and the nats CLI, those about a directory, a
+//! proxy and a browser slapd, HAProxy, and Chromium with MQTT.js; they say so when they are skipped without them.
 //!
 //! `TEST_AUTH=none|file|nats|jwt|oidc` runs them with that mode of authentication, which is none otherwise.
 

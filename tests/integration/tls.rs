@@ -210,6 +210,46 @@ async fn openssl_gets_the_versions_and_names_that_there_are_and_no_others() {
     assert_ne!(said.code, 0);
 }
 
+/// All that openssl can offer is offered alone, without what needs a shared secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn these_ciphers_are_taken_and_no_others() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    let sidecar = pki.start(&nats, "", "").await;
+    let ca = pki.path("ca.pem");
+    let mut list = Command::new("openssl");
+    list.args(["ciphers", "-s", "-tls1_2", "ALL:COMPLEMENTOFALL:!PSK:!SRP:@SECLEVEL=0"]);
+    let known = run(list, PATIENCE).await.stdout;
+    let known: Vec<&str> = known.trim().split(':').collect();
+    assert!(known.len() > 40 && known.contains(&"AES128-SHA"), "{known:?}");
+    let mut taken = Vec::new();
+    for some in known.chunks(8) {
+        let offers = some.iter().map(async |cipher| {
+            let level = format!("{cipher}:@SECLEVEL=0");
+            (s_client(sidecar.mqtt_port, &["-CAfile", &ca, "-tls1_2", "-cipher", &level]).await.code == 0)
+                .then_some(*cipher)
+        });
+        taken.extend(futures_util::future::join_all(offers).await.into_iter().flatten());
+    }
+    taken.sort_unstable();
+    // Of a key on an elliptic curve.
+    let expected = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"];
+    assert_eq!(taken, expected);
+    for (suite, is_taken) in [
+        ("TLS_AES_128_GCM_SHA256", true),
+        ("TLS_AES_256_GCM_SHA384", true),
+        ("TLS_CHACHA20_POLY1305_SHA256", true),
+        ("TLS_AES_128_CCM_SHA256", false),
+        ("TLS_AES_128_CCM_8_SHA256", false),
+    ] {
+        let said = s_client(sidecar.mqtt_port, &["-CAfile", &ca, "-tls1_3", "-ciphersuites", suite]).await;
+        assert_eq!(said.code == 0, is_taken, "{suite} {}", said.stderr);
+    }
+    for version in ["-tls1", "-tls1_1"] {
+        let said = s_client(sidecar.mqtt_port, &["-CAfile", &ca, version, "-cipher", "ALL:@SECLEVEL=0"]).await;
+        assert_ne!(said.code, 0, "{version}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn paho_speaks_mqtt_over_wss() {
     let (nats, pki) = (NatsServer::start(), Pki::new());
@@ -292,6 +332,14 @@ async fn a_revoked_an_expired_and_no_certificate_do_not_get_in() {
         assert_ne!(pki.publish(&sidecar, shown, &[]).await, 0, "{reason}");
         let series = format!("mqtt_tls_failed_total{{reason={reason:?}}}");
         assert!(sidecar.metric(&series).await >= 1.0, "{series}");
+    }
+    let ca = pki.path("ca.pem");
+    // Over wss as well. TLS 1.2 says it before the handshake is over.
+    for (shown, is_right) in [(Some("right"), true), (Some("revoked"), false), (Some("old"), false), (None, false)] {
+        let files = shown.map(|name| [pki.path(&format!("{name}.pem")), pki.path(&format!("{name}.key"))]);
+        let files = files.iter().flat_map(|[cert, key]| ["-cert", &**cert, "-key", &**key]);
+        let args: Vec<&str> = ["-CAfile", &*ca, "-tls1_2"].into_iter().chain(files).collect();
+        assert_eq!(s_client(sidecar.ws_port, &args).await.code == 0, is_right, "{shown:?}");
     }
     let log = sidecar.log();
     for words in ["peer is revoked", "peer has expired", "has shown no certificate, and one is required"] {
