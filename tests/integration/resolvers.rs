@@ -19,16 +19,19 @@ use crate::mint::{World, sign};
 struct Operator {
     dir: TempDir,
     system: KeyPair,
+    /// One text for as long as it lives: nats-server does not reload a configuration with another one.
+    jwt: String,
 }
 
 impl Operator {
     fn new() -> Self {
-        let operator = Self { dir: TempDir::new().unwrap(), system: KeyPair::new_account() };
+        let jwt = world(&json!({})).operator_jwt();
+        let operator = Self { dir: TempDir::new().unwrap(), system: KeyPair::new_account(), jwt };
         let (user, jwt) = user_of(&world(&json!({})).account);
         operator.file("home.creds", &creds(&user, &jwt));
         let (user, jwt) = user_of(&operator.system);
         operator.file("sys.creds", &creds(&user, &jwt));
-        operator.file("operator.jwt", &world(&json!({})).operator_jwt());
+        operator.file("operator.jwt", &operator.jwt);
         operator.file("tenant.nk", &tenant().account_signing.seed().unwrap());
         operator
     }
@@ -51,7 +54,7 @@ impl Operator {
         let preload: String = preload.iter().map(|(key, jwt)| format!("  {key}: {jwt}\n")).collect();
         format!(
             "operator: {}\nsystem_account: {}\n{resolver}\nresolver_preload: {{\n{preload}}}\n",
-            home.operator_jwt(),
+            self.jwt,
             self.system.public_key()
         )
     }

@@ -82,9 +82,11 @@ impl NatsServer {
     pub(crate) fn reload(&self) {
         let process = self.process.as_ref().expect("the server runs");
         let reloads = || process.log().matches("Reloaded server configuration").count();
-        let (before, since) = (reloads(), Instant::now());
+        let refusals = || process.log().matches("Failed to reload").count();
+        let (before, refused, since) = (reloads(), refusals(), Instant::now());
         process.hang_up();
         while reloads() == before {
+            assert_eq!(refusals(), refused, "nats-server refuses to reload: {}", process.log());
             assert!(since.elapsed() < PATIENCE, "nats-server does not reload: {}", process.log());
             std::thread::sleep(LOOK_AGAIN);
         }
