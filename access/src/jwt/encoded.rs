@@ -1,10 +1,12 @@
 //! A JWT as text: three parts, and who signed it.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPairType;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::keys;
 use super::known_keys::KnownKeys;
@@ -50,9 +52,11 @@ pub enum JwtError {
 }
 
 #[derive(Deserialize)]
-struct Header {
-    typ: String,
-    alg: String,
+struct Header<'a> {
+    #[serde(borrow)]
+    typ: Cow<'a, str>,
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
 }
 
 /// What every JWT has. Times are seconds since 1970, 0 for none.
@@ -75,17 +79,18 @@ pub(super) struct Claims<N> {
 
 /// What is looked at before the claims are read as one kind or another.
 #[derive(Deserialize)]
-struct Identity {
+struct Identity<'a> {
     /// Version 1 had it here.
     #[serde(rename = "type")]
-    old_kind: Option<String>,
-    nats: IdentityNats,
+    old_kind: Option<IgnoredAny>,
+    #[serde(borrow)]
+    nats: IdentityNats<'a>,
 }
 
 #[derive(Deserialize)]
-struct IdentityNats {
-    #[serde(rename = "type")]
-    kind: Option<String>,
+struct IdentityNats<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
     #[serde(default)]
     version: i64,
 }
@@ -138,7 +143,7 @@ pub(super) fn claimed_subject(text: &str) -> Option<String> {
 
 /// Both names of the algorithm are in use, in any case.
 fn check_header(json: &[u8]) -> Result<(), JwtError> {
-    let header: Header = serde_json::from_slice(json).map_err(|_| JwtError::Algorithm)?;
+    let header: Header<'_> = serde_json::from_slice(json).map_err(|_| JwtError::Algorithm)?;
     let algorithms = ["ed25519-nkey", "ed25519"];
     let is_known = header.typ.eq_ignore_ascii_case("JWT")
         && algorithms.iter().any(|algorithm| header.alg.eq_ignore_ascii_case(algorithm));
@@ -146,7 +151,7 @@ fn check_header(json: &[u8]) -> Result<(), JwtError> {
 }
 
 fn check_kind(json: &[u8], kind: &str) -> Result<(), JwtError> {
-    let identity: Identity = serde_json::from_slice(json).map_err(|_| JwtError::Claims)?;
+    let identity: Identity<'_> = serde_json::from_slice(json).map_err(|_| JwtError::Claims)?;
     if identity.old_kind.is_some() {
         return Err(JwtError::Version);
     }

@@ -7,16 +7,22 @@ pub(super) fn key(text: &str, kind: KeyPairType) -> Option<KeyPair> {
     KeyPair::from_public_key(text).ok().filter(|key| key.key_pair_type() == kind)
 }
 
+/// Whether a text is written as a key of this kind is. Whether there is such a point on the curve, which costs much more, is
+/// found out by whoever verifies a signature with it, as with nats-server.
+fn is_of_kind(text: &str, kind: KeyPairType) -> bool {
+    nkeys::from_public_key(text).is_ok_and(|(prefix, _)| KeyPairType::from(prefix) == kind)
+}
+
 pub(super) fn is_operator(text: &str) -> bool {
-    key(text, KeyPairType::Operator).is_some()
+    is_of_kind(text, KeyPairType::Operator)
 }
 
 /// Whether a text is the public NKey of an account.
 #[must_use]
 pub fn is_account(text: &str) -> bool {
-    key(text, KeyPairType::Account).is_some()
+    is_of_kind(text, KeyPairType::Account)
 }
 
 pub(super) fn is_user(text: &str) -> bool {
-    key(text, KeyPairType::User).is_some()
+    is_of_kind(text, KeyPairType::User)
 }

@@ -1,9 +1,11 @@
 //! nats-server reads the names of fields in any case, and of several the last. What we would not read is refused, so that no
 //! `"Exp"` is there for it and not for us.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Every name of a field that is read in any JWT.
 const KNOWN: [&str; 47] = [
@@ -78,12 +80,11 @@ impl<'de> Visitor<'de> for KnownKeysVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<KnownKeys, A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
-            let folded = folded(&key);
-            if folded != key && KNOWN.contains(&folded.as_str()) {
+        while let Some(Name(key)) = map.next_key()? {
+            if is_known_in_another_case(&key) {
                 return Err(A::Error::custom("a field in another case"));
             }
-            if NOT_READ.contains(&key.as_str()) {
+            if NOT_READ.contains(&&*key) {
                 map.next_value::<IgnoredAny>()?;
             } else {
                 map.next_value::<KnownKeys>()?;
@@ -120,6 +121,19 @@ impl<'de> Visitor<'de> for KnownKeysVisitor {
     fn visit_unit<E>(self) -> Result<KnownKeys, E> {
         Ok(KnownKeys)
     }
+}
+
+/// The name of a field, which is not copied unless there is an escape in it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn is_known_in_another_case(key: &str) -> bool {
+    if key.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        return false;
+    }
+    let folded = folded(key);
+    folded != key && KNOWN.contains(&folded.as_str())
 }
 
 /// Lower case, with the two letters beyond ASCII that Go takes for one within it.
