@@ -1,13 +1,17 @@
 //! One MQTT connection, for what is done step by step; the loops under load take its parts.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::encryption::{Encryption, Stream};
 use crate::operator::Operator;
 use crate::wire::{self, Accepted, Publish, Version};
 
@@ -21,6 +25,8 @@ pub(crate) struct Endpoint {
     pub(crate) version: Version,
     /// Who makes the passwords that are asked for; as long as the program runs.
     pub(crate) operator: Option<&'static Operator>,
+    /// Who the broker is, where it speaks TLS; as long as the program runs.
+    pub(crate) encryption: Option<&'static Encryption>,
 }
 
 /// A packet that was received.
@@ -33,7 +39,7 @@ pub(crate) struct Packet {
 /// A connection whose CONNECT was accepted.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) input: BytesMut,
     pub(crate) output: BytesMut,
     pub(crate) version: Version,
@@ -42,10 +48,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(endpoint: Endpoint, client_id: &str, is_clean: bool) -> Result<Self, String> {
-        let Endpoint { address, version, operator } = endpoint;
+        let Endpoint { address, version, operator, encryption } = endpoint;
         let password = operator.map(|operator| operator.password(client_id));
         let stream = TcpStream::connect(address).await.map_err(|e| format!("no connection: {e}"))?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
+        let stream = timeout(ANSWER_MAX, Stream::new(stream, encryption)).await;
+        let stream = stream.map_err(|_| "no TLS".to_owned())?.map_err(|e| format!("no TLS: {e}"))?;
         let accepted = Accepted { is_session_present: false, code: 0, receive_max: u16::MAX };
         let (input, output) = (BytesMut::new(), BytesMut::new());
         let mut client = Self { stream, input, output, version, accepted };
@@ -79,10 +87,29 @@ impl Client {
     }
 
     pub(crate) async fn flush(&mut self) -> Result<(), String> {
-        timeout(ANSWER_MAX, self.stream.write_all_buf(&mut self.output))
-            .await
-            .map_err(|_| "takes no bytes".to_owned())?
-            .map_err(|e| e.to_string())
+        let written = async {
+            self.stream.write_all_buf(&mut self.output).await?;
+            self.stream.flush().await
+        };
+        timeout(ANSWER_MAX, written).await.map_err(|_| "takes no bytes".to_owned())?.map_err(|e| e.to_string())
+    }
+
+    /// Writes what is there, or else reads what has come: whether any bytes have moved. Safe to drop and to call again.
+    pub(crate) async fn move_bytes(&mut self) -> bool {
+        let Self { stream, input, output, .. } = self;
+        poll_fn(|cx| {
+            if !output.is_empty()
+                && let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output)
+            {
+                let count = written.unwrap_or(0);
+                output.advance(count);
+                return Poll::Ready(count > 0);
+            }
+            // What TLS has taken may wait there. When it cannot go on, reading tells why.
+            let _ = Pin::new(&mut *stream).poll_flush(cx);
+            pin!(stream.read_buf(input)).poll(cx).map(|read| matches!(read, Ok(1..)))
+        })
+        .await
     }
 
     /// The next packet; waits for it for [`ANSWER_MAX`].

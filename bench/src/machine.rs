@@ -24,14 +24,15 @@ pub(crate) fn versions(systems: &[System], programs: &Programs) -> String {
     let mut versions = Vec::new();
     for system in systems {
         versions.extend(match system {
-            System::NatsMqtt => Some(version_of(&programs.nats_mqtt, "--version")),
+            System::NatsMqtt | System::NatsMqttTls => Some(version_of(&programs.nats_mqtt, "--version")),
             System::Beside => {
                 programs.beside.as_ref().map(|program| format!("beside: {}", version_of(program, "--version")))
             }
-            System::NatsMqttJwt | System::NatsServer => None,
-            System::Mosquitto => programs.mosquitto.as_ref().map(|program| version_of(program, "-h")),
+            System::NatsMqttJwt | System::NatsMqttTlsFull | System::NatsServer | System::MosquittoTlsFull => None,
+            System::Mosquitto | System::MosquittoTls => programs.mosquitto.as_ref().map(|program| version_of(program, "-h")),
         });
     }
+    versions.dedup();
     versions.push(version_of(&programs.nats_server, "--version"));
     versions.join(", ")
 }

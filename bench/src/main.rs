@@ -13,13 +13,14 @@
 //! # Layout
 //! - `rows`: what there is to measure; `load`, `connects`, `memory`, `wake`: how
 //! - `wire`, `client`, `crowd`: MQTT clients; they share nothing with the code that they measure
-//! - `system`, `process`: servers that are started, and what /proc says of them; `operator`: JWTs for those that let in by them
+//! - `system`, `process`: servers that are started, and what /proc says of them; `operator`: JWTs for those that let in by them; `encryption`: TLS
 //! - `compare`, `results`, `table`, `machine`: all of it in turn, and what is told at the end
 
 mod client;
 mod compare;
 mod connects;
 mod crowd;
+mod encryption;
 mod histogram;
 mod load;
 mod machine;
@@ -225,6 +226,8 @@ impl Compare {
             System::NatsMqtt | System::NatsServer => true,
             // Only by its name: it is about connecting.
             System::NatsMqttJwt => false,
+            // Only by their names: they are about TLS.
+            System::NatsMqttTls | System::NatsMqttTlsFull | System::MosquittoTls | System::MosquittoTlsFull => false,
             System::Beside => programs.beside.is_some(),
             System::Mosquitto => programs.mosquitto.is_some(),
         };
@@ -247,7 +250,7 @@ async fn asked_to_end() -> Result<ExitCode, String> {
 
 impl Against {
     async fn run(self) -> Result<ExitCode, String> {
-        let endpoint = Endpoint { address: resolved(&self.address)?, version: self.what.mqtt, operator: None };
+        let endpoint = Endpoint { address: resolved(&self.address)?, version: self.what.mqtt, operator: None, encryption: None };
         if let Some(pid) = self.pid.iter().find(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             return Err(format!("there is no process {pid}"));
         }

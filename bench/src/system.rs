@@ -8,6 +8,7 @@ use std::process::Command;
 use clap::ValueEnum;
 
 use crate::client::Endpoint;
+use crate::encryption::Encryption;
 use crate::operator::Operator;
 use crate::process::{Program, Scratch};
 use crate::wire::Version;
@@ -25,11 +26,28 @@ pub(crate) enum System {
     NatsServer,
     /// mosquitto.
     Mosquitto,
+    /// nats-mqtt with TLS, whose clients resume the TLS of earlier connections.
+    NatsMqttTls,
+    /// The same, with a whole handshake for each connection.
+    NatsMqttTlsFull,
+    /// mosquitto with TLS, whose clients resume.
+    MosquittoTls,
+    /// The same, with a whole handshake for each connection.
+    MosquittoTlsFull,
 }
 
 impl System {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::NatsMqtt, Self::NatsMqttJwt, Self::Beside, Self::NatsServer, Self::Mosquitto];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::NatsMqtt,
+        Self::NatsMqttJwt,
+        Self::Beside,
+        Self::NatsServer,
+        Self::Mosquitto,
+        Self::NatsMqttTls,
+        Self::NatsMqttTlsFull,
+        Self::MosquittoTls,
+        Self::MosquittoTlsFull,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -38,6 +56,19 @@ impl System {
             Self::Beside => "beside",
             Self::NatsServer => "nats-server",
             Self::Mosquitto => "mosquitto",
+            Self::NatsMqttTls => "nats-mqtt-tls",
+            Self::NatsMqttTlsFull => "nats-mqtt-tls-full",
+            Self::MosquittoTls => "mosquitto-tls",
+            Self::MosquittoTlsFull => "mosquitto-tls-full",
+        }
+    }
+
+    /// Whether clients resume the TLS of earlier connections, where there is TLS.
+    fn resumes_tls(self) -> Option<bool> {
+        match self {
+            Self::NatsMqttTls | Self::MosquittoTls => Some(true),
+            Self::NatsMqttTlsFull | Self::MosquittoTlsFull => Some(false),
+            Self::NatsMqtt | Self::NatsMqttJwt | Self::Beside | Self::NatsServer | Self::Mosquitto => None,
         }
     }
 }
@@ -71,6 +102,7 @@ pub(crate) struct Running {
     programs: Vec<Program>,
     address: SocketAddr,
     operator: Option<&'static Operator>,
+    encryption: Option<&'static Encryption>,
     _scratch: Scratch,
 }
 
@@ -84,21 +116,26 @@ impl Running {
             System::NatsMqttJwt => Some(&*Box::leak(Box::new(Operator::new()?))),
             _ => None,
         };
+        let encryption = match system.resumes_tls() {
+            Some(resumes) => Some(&*Box::leak(Box::new(Encryption::new(resumes)?))),
+            None => None,
+        };
+        let broker = Broker { programs, address, operator, encryption, scratch: &scratch };
         let started = match system {
-            System::NatsMqtt | System::NatsMqttJwt => {
-                sidecar(&programs.nats_mqtt, programs, address, operator, &scratch).await?
+            System::NatsMqtt | System::NatsMqttJwt | System::NatsMqttTls | System::NatsMqttTlsFull => {
+                broker.sidecar(&programs.nats_mqtt).await?
             }
             System::Beside => {
                 let program = programs.beside.as_ref().ok_or("no other nats-mqtt was named with --beside")?;
-                sidecar(program, programs, address, None, &scratch).await?
+                broker.sidecar(program).await?
             }
             System::NatsServer => {
                 let mqtt = format!("mqtt {{ listen: \"{address}\" }}\n");
                 vec![nats_server(programs, free_address()?, &mqtt, &scratch).await?]
             }
-            System::Mosquitto => vec![mosquitto(programs, address, &scratch)?],
+            System::Mosquitto | System::MosquittoTls | System::MosquittoTlsFull => vec![broker.mosquitto()?],
         };
-        let mut running = Self { programs: started, address, operator, _scratch: scratch };
+        let mut running = Self { programs: started, address, operator, encryption, _scratch: scratch };
         let endpoint = running.target(Version::V3).endpoint;
         if let Some(program) = running.programs.first_mut() {
             program.serves(endpoint).await?;
@@ -108,39 +145,73 @@ impl Running {
 
     pub(crate) fn target(&self, version: Version) -> Target {
         let processes = self.programs.iter().map(Program::id).collect();
-        Target { endpoint: Endpoint { address: self.address, version, operator: self.operator }, processes }
+        let Self { address, operator, encryption, .. } = *self;
+        Target { endpoint: Endpoint { address, version, operator, encryption }, processes }
     }
 
     /// What the broker said, when it is one that says nothing as long as all is well.
     pub(crate) fn complaints(&self, system: System) -> Option<String> {
         let says = match system {
-            System::NatsMqtt | System::NatsMqttJwt | System::Beside => self.programs.first()?.log_lines(),
-            System::NatsServer | System::Mosquitto => return None,
+            System::NatsServer | System::Mosquitto | System::MosquittoTls | System::MosquittoTlsFull => return None,
+            _ => self.programs.first()?.log_lines(),
         };
         (!says.is_empty()).then_some(says)
     }
 }
 
-/// nats-mqtt and the nats-server behind it, with their defaults.
-async fn sidecar(
-    program: &Path,
-    programs: &Programs,
+/// How a broker is to be started.
+struct Broker<'a> {
+    programs: &'a Programs,
     address: SocketAddr,
-    operator: Option<&Operator>,
-    scratch: &Scratch,
-) -> Result<Vec<Program>, String> {
-    let nats = free_address()?;
-    let files = operator.map(|operator| operator.write(scratch.path())).transpose()?;
-    let accounts = files.as_ref().map(|files| &*files.accounts).unwrap_or_default();
-    let server = nats_server(programs, nats, accounts, scratch).await?;
-    let mut command = Command::new(program);
-    if let Some(files) = files {
-        let config = scratch.write("nats-mqtt.toml", &files.sidecar())?;
-        command.arg("-c").arg(config).arg("--creds").arg(files.creds);
+    operator: Option<&'a Operator>,
+    encryption: Option<&'a Encryption>,
+    scratch: &'a Scratch,
+}
+
+impl Broker<'_> {
+    /// nats-mqtt and the nats-server behind it, with their defaults.
+    async fn sidecar(&self, program: &Path) -> Result<Vec<Program>, String> {
+        let (nats, scratch) = (free_address()?, self.scratch);
+        let files = self.operator.map(|operator| operator.write(scratch.path())).transpose()?;
+        let accounts = files.as_ref().map(|files| &*files.accounts).unwrap_or_default();
+        let server = nats_server(self.programs, nats, accounts, scratch).await?;
+        let mut command = Command::new(program);
+        let mut config = format!("[listeners.tcp]\nbind = \"{}\"\n", self.address);
+        if let Some(encryption) = self.encryption {
+            let (certificate, key) = written(encryption, scratch)?;
+            config += &format!("[listeners.tcp.tls]\ncert_file = {certificate:?}\nkey_file = {key:?}\n");
+        }
+        if let Some(files) = files {
+            config += &files.sidecar();
+            command.arg("--creds").arg(files.creds);
+        }
+        command.arg("-c").arg(scratch.write("nats-mqtt.toml", &config)?);
+        command.args(["--nats", &format!("nats://{nats}"), "--admin", "", "--log-level", "warn"]);
+        Ok(vec![Program::start("nats-mqtt", command.env_remove("RUST_LOG"), scratch)?, server])
     }
-    command.args(["--nats", &format!("nats://{nats}"), "--listen", &address.to_string()]);
-    command.args(["--admin", "", "--log-level", "warn"]).env_remove("RUST_LOG");
-    Ok(vec![Program::start("nats-mqtt", &mut command, scratch)?, server])
+
+    /// mosquitto with its defaults, but that it does not wait for more before it sends, drops nothing, and has as many messages in
+    /// flight as the publishers: with its own limit of 20 it would close their connections.
+    fn mosquitto(&self) -> Result<Program, String> {
+        let program = self.programs.mosquitto.as_ref().ok_or("there is no mosquitto on the PATH")?;
+        let mut config = format!(
+            "listener {} {}\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\nmax_inflight_messages 1000\nlog_type error\n",
+            self.address.port(),
+            self.address.ip()
+        );
+        if let Some(encryption) = self.encryption {
+            let (certificate, key) = written(encryption, self.scratch)?;
+            config += &format!("certfile {}\nkeyfile {}\n", certificate.display(), key.display());
+        }
+        let config = self.scratch.write("mosquitto.conf", &config)?;
+        Program::start("mosquitto", Command::new(program).arg("-c").arg(config), self.scratch)
+    }
+}
+
+/// Certificate and key of a broker, in files.
+fn written(encryption: &Encryption, scratch: &Scratch) -> Result<(PathBuf, PathBuf), String> {
+    let (certificate, key) = encryption.of_broker();
+    Ok((scratch.write("server.pem", certificate)?, scratch.write("server.key", key)?))
 }
 
 /// A nats-server with its defaults and JetStream in files.
@@ -160,19 +231,6 @@ async fn nats_server(
     let mut program = Program::start("nats-server", command.arg("-c").arg(config), scratch)?;
     program.listens(address).await?;
     Ok(program)
-}
-
-/// mosquitto with its defaults, but that it does not wait for more before it sends, drops nothing, and has as many messages in
-/// flight as the publishers: with its own limit of 20 it would close their connections.
-fn mosquitto(programs: &Programs, address: SocketAddr, scratch: &Scratch) -> Result<Program, String> {
-    let program = programs.mosquitto.as_ref().ok_or("there is no mosquitto on the PATH")?;
-    let config = format!(
-        "listener {} {}\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\nmax_inflight_messages 1000\nlog_type error\n",
-        address.port(),
-        address.ip()
-    );
-    let config = scratch.write("mosquitto.conf", &config)?;
-    Program::start("mosquitto", Command::new(program).arg("-c").arg(config), scratch)
 }
 
 /// An address of this machine that nobody listens on now.

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Buf;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep_until;
 
 use super::course::{Course, Lane, PREFIX, Phase, Stamp};
-use super::subscriber::advance;
 use crate::client::Client;
 use crate::histogram::Histogram;
 use crate::wire::{self, Malformed, Publish};
@@ -91,13 +89,10 @@ pub(super) async fn run(course: Arc<Course>, client: Client, number: u32) -> Pub
             Wait::Socket | Wait::Room => course.instant(0),
         };
         publisher.client.input.reserve(READ_ROOM);
-        let Client { stream, input, output, .. } = &mut publisher.client;
-        let (mut reader, mut writer) = stream.split();
-        let is_idle = output.is_empty();
+        let is_idle = publisher.client.output.is_empty();
         let lane = &course.lanes[number as usize];
         let moved = tokio::select! {
-            read = reader.read_buf(input) => matches!(read, Ok(1..)),
-            written = writer.write(output), if !is_idle => written.is_ok_and(|count| advance(output, count)),
+            moved = publisher.client.move_bytes() => moved,
             () = sleep_until(until), if is_idle && matches!(wait, Wait::Until(_)) => true,
             () = lane.wait_for_room(), if is_idle && wait == Wait::Room => true,
             _ = phase.changed() => true,

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Buf;
 
 use super::course::{Course, Phase, Stamp};
 use crate::client::Client;
@@ -80,11 +79,8 @@ pub(super) async fn run(course: Arc<Course>, client: Client) -> Subscribed {
         if subscriber.client.input.capacity() - subscriber.client.input.len() < READ_ROOM_MIN {
             subscriber.client.input.reserve(READ_ROOM);
         }
-        let Client { stream, input, output, .. } = &mut subscriber.client;
-        let (mut reader, mut writer) = stream.split();
         let moved = tokio::select! {
-            read = reader.read_buf(input) => matches!(read, Ok(1..)),
-            written = writer.write(output), if !output.is_empty() => written.is_ok_and(|count| advance(output, count)),
+            moved = subscriber.client.move_bytes() => moved,
             _ = phase.changed() => true,
         };
         if !moved {
@@ -94,12 +90,6 @@ pub(super) async fn run(course: Arc<Course>, client: Client) -> Subscribed {
     subscriber.course.connection_lost();
     let _ = subscriber.client.disconnect().await;
     subscriber.result
-}
-
-/// Whether bytes were taken, which are gone then.
-pub(super) fn advance(output: &mut BytesMut, count: usize) -> bool {
-    output.advance(count);
-    count > 0
 }
 
 impl Subscriber {
