@@ -1,11 +1,11 @@
 //! TLS towards brokers that are to speak it: an authority, a certificate for them, and clients that trust it.
 
 use std::fmt;
+use std::io;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::io;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

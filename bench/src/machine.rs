@@ -29,7 +29,9 @@ pub(crate) fn versions(systems: &[System], programs: &Programs) -> String {
                 programs.beside.as_ref().map(|program| format!("beside: {}", version_of(program, "--version")))
             }
             System::NatsMqttJwt | System::NatsMqttTlsFull | System::NatsServer | System::MosquittoTlsFull => None,
-            System::Mosquitto | System::MosquittoTls => programs.mosquitto.as_ref().map(|program| version_of(program, "-h")),
+            System::Mosquitto | System::MosquittoTls => {
+                programs.mosquitto.as_ref().map(|program| version_of(program, "-h"))
+            }
         });
     }
     versions.dedup();

@@ -250,7 +250,8 @@ async fn asked_to_end() -> Result<ExitCode, String> {
 
 impl Against {
     async fn run(self) -> Result<ExitCode, String> {
-        let endpoint = Endpoint { address: resolved(&self.address)?, version: self.what.mqtt, operator: None, encryption: None };
+        let endpoint =
+            Endpoint { address: resolved(&self.address)?, version: self.what.mqtt, operator: None, encryption: None };
         if let Some(pid) = self.pid.iter().find(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
             return Err(format!("there is no process {pid}"));
         }

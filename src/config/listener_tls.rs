@@ -16,6 +16,8 @@ pub struct ListenerTlsConfig {
     pub ca_file: Option<PathBuf>,
     /// What those authorities have revoked, as PEM.
     pub crl_file: Option<PathBuf>,
+    /// What the authority of our certificate says of it (OCSP, DER), which clients that ask for it are given.
+    pub ocsp_file: Option<PathBuf>,
     /// Whether clients are asked for a certificate. Default `none`.
     pub client_certificate: ClientCertificate,
     /// Certificates for other names.
@@ -45,6 +47,8 @@ pub struct SniConfig {
     pub cert_file: PathBuf,
     /// Its key, as PEM.
     pub key_file: PathBuf,
+    /// What its authority says of it (OCSP, DER).
+    pub ocsp_file: Option<PathBuf>,
     /// Stands in place of the listener's `auth.account`.
     pub account: Option<String>,
 }

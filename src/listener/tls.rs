@@ -2,7 +2,7 @@
 //! get through costs one place among the handshakes, one deadline for everything up to CONNECT, and one line of the log.
 //!
 //! - `setup`: what TLS goes by, from the configuration and `files`, which says what is wrong with one.
-//! - `follow`: whether files are others than before; `revoked`: certificates that are.
+//! - `follow`: whether files are others than before; `revoked`: certificates that are; `terms`: until when they count.
 //! - `names`: whom the certificate of a client names; `failure`: why a handshake failed.
 
 mod failure;
@@ -11,6 +11,7 @@ mod follow;
 mod names;
 mod revoked;
 mod setup;
+mod terms;
 
 use std::io;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use revoked::Lists;
 pub use revoked::Revocations;
 use setup::Setup;
 pub use setup::TlsError;
+use terms::{Told, Warning};
 
 /// Encrypted bytes that wait to be sent, at most: what is behind them waits where it is counted.
 const BUFFERED_MAX: usize = 32 * 1024;
@@ -80,12 +82,14 @@ impl Tls {
         let (config, setup) = (config.clone(), RwLock::new(Arc::new(setup)));
         let tls = Self { entrance, config, seen, setup, revocations, within, metrics };
         tls.revoke(revoked);
+        tls.show_terms();
         Ok(tls)
     }
 
     fn take(&self, mut setup: Setup) {
         let revoked = setup.revoked.take();
         *self.setup.write() = Arc::new(setup);
+        self.show_terms();
         // Behind it: whoever has come in by the setup before is judged again now.
         self.revoke(revoked);
     }
@@ -97,6 +101,20 @@ impl Tls {
         }
     }
 
+    /// Shows until when what is in the files counts.
+    fn show_terms(&self) {
+        let terms = self.setup().terms.iter().map(|term| (term.key, term.until_s)).collect();
+        self.metrics.tls_terms(&self.entrance.name, terms);
+    }
+
+    /// Says what has ended or is about to. An OCSP response that has ended is not sent any more, so everything is read again.
+    fn warn_of(&self, told: &mut Told) -> bool {
+        let setup = self.setup();
+        let due = told.due(&setup.terms, UnixTime::now().as_secs());
+        due.iter().for_each(|warning| warn!(listener = &*self.entrance.name, "tls: {warning}"));
+        due.iter().any(Warning::ends_stapling)
+    }
+
     fn setup(&self) -> Arc<Setup> {
         Arc::clone(&self.setup.read())
     }
@@ -105,9 +123,11 @@ impl Tls {
     /// everything as it was. Never ends.
     pub(super) async fn follow(self: Arc<Self>) {
         let (mut taken, mut wrong) = (self.seen.clone(), None);
+        let mut told = Told::default();
         loop {
+            let reads_again = self.warn_of(&mut told);
             tokio::time::sleep(LOOK_EVERY).await;
-            let (seen, read) = self.look(&taken).await;
+            let (seen, read) = self.look(&taken, reads_again).await;
             match read {
                 None => wrong = None,
                 Some(Ok(setup)) => {
@@ -126,11 +146,11 @@ impl Tls {
     }
 
     /// How the files are, and what is in them where that is not as it was.
-    async fn look(self: &Arc<Self>, taken: &Seen) -> (Seen, Option<Result<Setup, TlsError>>) {
+    async fn look(self: &Arc<Self>, taken: &Seen, reads_again: bool) -> (Seen, Option<Result<Setup, TlsError>>) {
         let (tls, taken) = (Arc::clone(self), taken.clone());
         let looking = tokio::task::spawn_blocking(move || {
             let seen = Seen::now(&tls.config);
-            if seen == taken {
+            if seen == taken && !reads_again {
                 return (seen, None);
             }
             let before = tls.setup();

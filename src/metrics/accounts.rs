@@ -3,6 +3,7 @@
 //! **Invariant:** what was counted stays counted, and once: an account that goes leaves its counters to the process, and nobody sums
 //! meanwhile.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -18,6 +19,8 @@ pub struct Metrics {
     own: Counts,
     accounts: Mutex<Vec<Arc<Counts>>>,
     readiness: OnceLock<Readiness>,
+    /// Until when what is in the files of TLS counts, by listener and key, in seconds since 1970.
+    tls_terms: Mutex<BTreeMap<String, Vec<(&'static str, u64)>>>,
 }
 
 /// The metrics of one account, in those of the process for as long as this is there.
@@ -53,6 +56,18 @@ impl Metrics {
     /// Shows how its conditions stand when somebody asks. There is one of the process, so the first one stays.
     pub fn readiness(&self, readiness: &Readiness) {
         let _ = self.readiness.set(readiness.clone());
+    }
+
+    /// Shows until when what is in the files of a listener counts, each by its key and in seconds since 1970. Of several of a key, the
+    /// first that ends is shown.
+    pub(crate) fn tls_terms(&self, listener: &str, mut terms: Vec<(&'static str, u64)>) {
+        terms.sort_unstable();
+        terms.dedup_by_key(|(key, _)| *key);
+        self.tls_terms.lock().insert(listener.to_owned(), terms);
+    }
+
+    pub(super) fn shown_tls_terms(&self) -> BTreeMap<String, Vec<(&'static str, u64)>> {
+        self.tls_terms.lock().clone()
     }
 
     pub(super) fn conditions(&self) -> Option<&Readiness> {

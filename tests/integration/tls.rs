@@ -39,6 +39,7 @@ impl Pki {
         let cert = params.self_signed(&key).unwrap();
         let pki = Self { dir, issuer: Issuer::new(params, key) };
         pki.put("ca.pem", &cert.pem());
+        pki.put("ca.key", &pki.issuer.key().serialize_pem());
         pki.issue("server", CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap());
         pki
     }
@@ -89,6 +90,32 @@ impl Pki {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         self.put("revoked.crl", &list.signed_by(&self.issuer).unwrap().pem().unwrap());
+    }
+
+    /// What the authority says of the certificate of `server.pem` for as many minutes, in `server.ocsp`.
+    async fn say(&self, status: &str, minutes: &str) {
+        let openssl = async |args: &[&str]| {
+            let mut command = Command::new("openssl");
+            let finished = run(
+                {
+                    command.current_dir(self.dir.path()).args(args);
+                    command
+                },
+                PATIENCE,
+            )
+            .await;
+            assert_eq!(finished.code, 0, "{}", finished.stderr);
+            finished.stdout
+        };
+        let serial = openssl(&["x509", "-in", "server.pem", "-noout", "-serial"]).await;
+        let serial = serial.trim().trim_start_matches("serial=");
+        let revoked = if status == "R" { "240101000000Z" } else { "" };
+        self.put("index.txt", &format!("{status}\t491231235959Z\t{revoked}\t{serial}\tunknown\t/CN=server\n"));
+        let from =
+            ["-index", "index.txt", "-rsigner", "ca.pem", "-rkey", "ca.key", "-CA", "ca.pem", "-issuer", "ca.pem"];
+        let to = ["-cert", "server.pem", "-respout", "new.ocsp", "-nmin", minutes];
+        openssl(&[&["ocsp"], &from[..], &to].concat()).await;
+        std::fs::rename(self.path("new.ocsp"), self.path("server.ocsp")).unwrap();
     }
 
     /// Keys of `tls` with which clients are asked for a certificate.
@@ -160,6 +187,25 @@ async fn s_client(port: u16, args: &[&str]) -> Finished {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-verify_return_error"]).args(args);
     run(command, PATIENCE).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_the_status_of_the_certificate_is_given_it() {
+    let (nats, pki) = (NatsServer::start(), Pki::new());
+    pki.say("V", "60").await;
+    let sidecar = pki.start(&nats, &format!("ocsp_file = {:?}", pki.path("server.ocsp")), "").await;
+    let ca = pki.path("ca.pem");
+    let status = async || s_client(sidecar.mqtt_port, &["-status", "-CAfile", &ca]).await.stdout;
+    let said = status().await;
+    assert!(said.contains("OCSP Response Status: successful") && said.contains("Cert Status: good"), "{said}");
+    let until = sidecar.metric("mqtt_tls_valid_until_seconds{listener=\"tcp\",file=\"ocsp_file\"}").await;
+    assert!(until > 1.7e9, "{until}");
+    // A new one is sent as soon as it is there, and one that has expired is not.
+    pki.say("R", "60").await;
+    eventually("a new response", async || status().await.contains("Cert Status: revoked")).await;
+    pki.say("V", "0").await;
+    eventually("a new response", async || status().await.contains("OCSP response: no response sent")).await;
+    eventually("its end is told", async || sidecar.log().contains("the response has expired")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, InconsistentKeys};
 
 use super::failure::told_of;
+use super::terms::{self, Term};
 
 /// A file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +34,17 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// A certificate with its chain and its key, from files that these keys name.
-pub(super) fn certified_key(
-    (of_cert, of_key): (&'static str, &'static str),
-    cert: &Path,
-    key: &Path,
-) -> Result<Arc<CertifiedKey>, TlsFileError> {
+/// Where a certificate is, and the keys that say so.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) cert: (&'static str, &'a Path),
+    pub(super) key: (&'static str, &'a Path),
+    pub(super) ocsp: (&'static str, Option<&'a Path>),
+}
+
+/// A certificate with its chain, its key and what its authority says of it, with what ends some time.
+pub(super) fn certified_key(own: &Own<'_>, now_s: u64) -> Result<(Arc<CertifiedKey>, Vec<Term>), TlsFileError> {
+    let ((of_cert, cert), (of_key, key), (of_ocsp, ocsp)) = (own.cert, own.key, own.ocsp);
     let chain = certificates(of_cert, cert)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
         pem::Error::NoItemsFound => {
@@ -46,7 +52,7 @@ pub(super) fn certified_key(
         }
         other => TlsFileError::new(of_key, key, told(&other)),
     })?;
-    let certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
+    let mut certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsFileError::new(of_key, key, format!("it is not the key of the certificate in {}", cert.display()))
         }
@@ -55,7 +61,17 @@ pub(super) fn certified_key(
         }
         error => TlsFileError::new(of_key, key, format!("the key cannot be used: {error}")),
     })?;
-    Ok(Arc::new(certified))
+    let first = certified.cert.first();
+    let mut terms: Vec<_> = first.and_then(|first| Term::of_certificate(of_cert, cert, first)).into_iter().collect();
+    if let Some(file) = ocsp {
+        let wrong = |what: String| TlsFileError::new(of_ocsp, file, what);
+        let response = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+        let until_s = terms::ocsp_until_s(&response).map_err(wrong)?;
+        terms.extend(until_s.map(|until_s| Term::of_ocsp(of_ocsp, file, until_s)));
+        // With an old one clients would take the certificate for one that may be revoked.
+        certified.ocsp = until_s.is_none_or(|until_s| until_s > now_s).then_some(response);
+    }
+    Ok((Arc::new(certified), terms))
 }
 
 /// All certificates of a file; at least one.

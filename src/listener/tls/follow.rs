@@ -18,7 +18,9 @@ impl Seen {
     /// Looks at them.
     pub(super) fn now(config: &ListenerTlsConfig) -> Self {
         let own = [&config.cert_file, &config.key_file];
-        let of_names = config.sni.iter().flat_map(|sni| [&sni.cert_file, &sni.key_file]);
+        let of_names =
+            config.sni.iter().flat_map(|sni| [&sni.cert_file, &sni.key_file].into_iter().chain(&sni.ocsp_file));
+        let of_names = of_names.chain(&config.ocsp_file);
         let of_clients = config.ca_file.iter().chain(&config.crl_file);
         let stamp = |file: &PathBuf| Stamp::of(file);
         Self { own: own.into_iter().chain(of_names).map(stamp).collect(), of_clients: of_clients.map(stamp).collect() }

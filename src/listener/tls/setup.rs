@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::Ticketer;
-use tokio_rustls::rustls::pki_types::CertificateRevocationListDer;
+use tokio_rustls::rustls::pki_types::{CertificateRevocationListDer, UnixTime};
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
@@ -12,8 +12,9 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 
 use super::super::entrance::Protocol;
 use super::super::names::Names;
-use super::files::{self, TlsFileError};
+use super::files::{self, Own, TlsFileError};
 use super::revoked::Lists;
+use super::terms::Term;
 use crate::config::{ClientCertificate, ListenerTlsConfig};
 
 /// TLS cannot be set up with what a listener says.
@@ -36,6 +37,8 @@ pub(super) struct Setup {
     /// What is revoked, by lists that count here.
     pub(super) revoked: Option<Lists>,
     tickets: Arc<dyn ProducesTickets>,
+    /// What in the files ends some time.
+    pub(super) terms: Vec<Term>,
 }
 
 impl Setup {
@@ -45,7 +48,8 @@ impl Setup {
         protocol: Protocol,
         before: Option<&Self>,
     ) -> Result<Self, TlsError> {
-        let certificates = Arc::new(Certificates::read(config)?);
+        let (certificates, mut terms) = Certificates::read(config, UnixTime::now().as_secs())?;
+        let certificates = Arc::new(certificates);
         let lists = config.crl_file.as_deref().map(files::revocation_lists).transpose()?;
         let revoked = match (&config.crl_file, &lists) {
             (Some(file), Some(lists)) => Some(Lists::read(lists).map_err(|error| {
@@ -53,6 +57,8 @@ impl Setup {
             })?),
             _ => None,
         };
+        let of_lists = config.crl_file.as_deref().zip(lists.as_deref());
+        terms.extend(of_lists.and_then(|(file, lists)| Term::of_lists(file, lists)));
         let verifier = verifier(config, lists)?;
         let builder = ServerConfig::builder_with_provider(files::provider()).with_safe_default_protocol_versions()?;
         let builder = match &verifier {
@@ -68,7 +74,7 @@ impl Setup {
         server.alpn_protocols = vec![spoken.to_vec()];
         let tickets = before.map_or_else(Ticketer::new, |before| Ok(Arc::clone(&before.tickets)))?;
         server.ticketer = Arc::clone(&tickets);
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, certificates, revoked, tickets })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), verifier, certificates, revoked, tickets, terms })
     }
 
     /// The account of a name that a client has asked for.
@@ -116,15 +122,27 @@ struct Named {
 }
 
 impl Certificates {
-    fn read(config: &ListenerTlsConfig) -> Result<Self, TlsFileError> {
-        let usual = files::certified_key(("cert_file", "key_file"), &config.cert_file, &config.key_file)?;
+    /// With what in the files ends some time.
+    fn read(config: &ListenerTlsConfig, now_s: u64) -> Result<(Self, Vec<Term>), TlsFileError> {
+        let own = Own {
+            cert: ("cert_file", &config.cert_file),
+            key: ("key_file", &config.key_file),
+            ocsp: ("ocsp_file", config.ocsp_file.as_deref()),
+        };
+        let (usual, mut terms) = files::certified_key(&own, now_s)?;
         let mut by_name = Vec::new();
         for sni in &config.sni {
-            let key = files::certified_key(("sni.cert_file", "sni.key_file"), &sni.cert_file, &sni.key_file)?;
+            let own = Own {
+                cert: ("sni.cert_file", &sni.cert_file),
+                key: ("sni.key_file", &sni.key_file),
+                ocsp: ("sni.ocsp_file", sni.ocsp_file.as_deref()),
+            };
+            let (key, of_name) = files::certified_key(&own, now_s)?;
+            terms.extend(of_name);
             let named = Named { key, account: sni.account.as_deref().map(Arc::from) };
             by_name.extend(sni.names.iter().map(|name| (name.as_str(), named.clone())));
         }
-        Ok(Self { usual, by_name: by_name.into_iter().collect() })
+        Ok((Self { usual, by_name: by_name.into_iter().collect() }, terms))
     }
 }
 

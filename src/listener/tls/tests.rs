@@ -340,6 +340,7 @@ async fn the_name_that_a_client_asks_for_chooses_certificate_and_account() {
             names: vec![name.to_uppercase()],
             cert_file: files.put(&format!("{name}.pem"), &issued.cert),
             key_file: files.put(&format!("{name}.key"), &issued.key),
+            ocsp_file: None,
             account: account.map(Into::into),
         }
     };
@@ -380,6 +381,8 @@ fn what_is_wrong_with_the_files_for_clients_is_one_line() {
         said(ListenerTlsConfig { crl_file: Some(no_list), ..usual.clone() }),
         "crl_file: DIR/none.pem: there is no list of revoked certificates (X509 CRL) in it"
     );
+    let no_response = said(ListenerTlsConfig { ocsp_file: Some(odd.clone()), ..usual.clone() });
+    assert!(no_response.starts_with("ocsp_file: DIR/odd: no OCSP response in DER"), "{no_response}");
     let odd = said(ListenerTlsConfig { crl_file: Some(odd), ..usual.clone() });
     assert!(odd.starts_with("crl_file: DIR/odd: "), "{odd}");
     let sni = vec![SniConfig { cert_file: files.path("missing"), ..SniConfig::default() }];
