@@ -178,8 +178,13 @@ fn request(more: &str) -> String {
 
 /// The status of the answer, and the connection.
 async fn ask(running: &Running, more: &str) -> (String, TcpStream, String) {
+    ask_behind(running, "", more).await
+}
+
+/// The same behind a header of a proxy.
+async fn ask_behind(running: &Running, header: &str, more: &str) -> (String, TcpStream, String) {
     let mut stream = TcpStream::connect(running.addr(Protocol::Ws)).await.unwrap();
-    stream.write_all(request(more).as_bytes()).await.unwrap();
+    stream.write_all([header, &request(more)].concat().as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -264,6 +269,33 @@ async fn whom_a_trusted_proxy_forwards_for_is_who_counts() {
     let (_, mut stream, _) = ask(&strange, "X-Forwarded-For: 192.0.2.7\r\n").await;
     assert!(served(&mut stream).await);
     assert_eq!(strange.remotes.lock().pop().unwrap(), stream.local_addr().unwrap().to_string());
+}
+
+#[tokio::test]
+async fn who_forwards_behind_a_proxy_says_it_after_its_header() {
+    let both = |config: &mut Config| {
+        let trusted = networks(&["127.0.0.1/32"]);
+        config.listeners.max_connections_per_address = 1;
+        config.listeners.ws[0].proxy_protocol = Some(ProxyProtocolConfig { trusted, ..ProxyProtocolConfig::default() });
+        config.listeners.ws[0].trusted_forwarders = networks(&["192.0.2.0/24"]);
+    };
+    let running = Running::with(both, true).await;
+    let from = |addr: &str| format!("PROXY TCP4 {addr} 198.51.100.1 9 8083\r\n");
+    let mut held = Vec::new();
+    for (proxied, forwarded, remote) in [
+        ("192.0.2.7", "203.0.113.5", "203.0.113.5:0"),
+        ("192.0.2.7", "203.0.113.6", "203.0.113.6:0"),
+        // It is trusted to say who it is, and nobody else.
+        ("198.51.100.9", "203.0.113.7", "198.51.100.9:9"),
+    ] {
+        let (status, mut stream, _) =
+            ask_behind(&running, &from(proxied), &format!("X-Forwarded-For: {forwarded}\r\n")).await;
+        assert!(status == "101" && served(&mut stream).await, "{proxied} {forwarded}");
+        assert_eq!(running.remotes.lock().pop().unwrap(), remote);
+        held.push(stream);
+    }
+    let (_, mut again, _) = ask_behind(&running, &from("192.0.2.8"), "X-Forwarded-For: 203.0.113.5\r\n").await;
+    assert!(!served(&mut again).await, "it has one already");
 }
 
 #[tokio::test]
