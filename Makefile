@@ -23,7 +23,7 @@ TEST_ARGS ?= --workspace
 MODES ?= file nats jwt oidc
 MODE_TESTS ?= modes protocol wire sessions wills wills_outage retained shared requests events rights logs
 # Modules that are left out though their names contain one of those.
-MODE_SKIPPED := store store_sessions shared_logs limits_sessions limits_retained
+MODE_SKIPPED := proxy_protocol store store_sessions shared_logs limits_sessions limits_retained
 
 TOOLS := .tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
