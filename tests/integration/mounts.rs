@@ -1,12 +1,12 @@
 //! Listeners with a mount point: what their devices name is below it, and they do not see it, in nothing.
 
-use mqtt_codec::{ReasonCode, SubscribeEntry, SubscriptionOptions, TopicFilter};
+use mqtt_codec::{Packet, PublishTopic, ReasonCode, SubscribeEntry, SubscriptionOptions, TopicFilter};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::auth_file::hash;
 use crate::harness::sessions::record;
-use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, Watch, msg, settle, unique};
+use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, Watch, msg, settle, shown, unique};
 use crate::requests::{answer_to, ask, has_nothing, properties, request, response_topic};
 
 /// A sidecar without a mount point, and one with this one.
@@ -267,7 +267,61 @@ async fn what_gets_too_long_by_the_mount_point_is_refused() {
     assert_eq!(device.publish(msg(&"x".repeat(3_835), "no").qos(1)).await, TopicNameInvalid);
     for topic in ["a/b/c", &long] {
         let mut device = site.v5(&unique("device")).await;
-        device.write(&mqtt_codec::Packet::Publish(msg(topic, "no").packet(None)));
+        device.write(&Packet::Publish(msg(topic, "no").packet(None)));
         assert_eq!(device.closed().await, Some(TopicNameInvalid));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_identifiers_and_what_is_sent_again_go_by_the_topic_of_the_device() {
+    let nats = NatsServer::start();
+    let (plain, site) = pair(&nats, "site7/").await;
+    let mut device = site.connect(Options::v5("device").durable(60)).await;
+    device.subscribe_with("t/#", qos(1), Some(7)).await;
+    device.acknowledges = false;
+    let mut publisher = site.v5("publisher").await;
+    let (packet_id, alias) = (publisher.packet_id(), 5.try_into().unwrap());
+    let message = msg("t/a", "defined").qos(1);
+    let mut packet = message.packet(Some(packet_id));
+    packet.topic = PublishTopic::Define(message.topic, alias);
+    publisher.write(&Packet::Publish(packet));
+    publisher.flush().await;
+    let got = device.receive().await;
+    assert_eq!((shown(&got), &got.subscription_ids[..]), ("t/a defined qos1".to_owned(), &[7.try_into().unwrap()][..]));
+    let mut packet = msg("unused", "by its alias").packet(None);
+    packet.topic = PublishTopic::Alias(alias);
+    publisher.write(&Packet::Publish(packet));
+    publisher.flush().await;
+    assert_eq!(device.receive_shown().await, "t/a by its alias qos0");
+    device.reset();
+    let mut device = site.connect(Options::v5("device").durable(60)).await;
+    assert!(device.is_resumed());
+    assert_eq!(device.receive_shown().await, "t/a defined qos1 dup");
+    // Without the mount point it is nobody's.
+    let elsewhere = plain.connect(Options::v5("device").durable(60)).await;
+    assert!(!elsewhere.is_resumed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_without_the_mount_point_publishes_the_will_of_a_dead_one() {
+    let nats = NatsServer::start();
+    let ((plain, mut site), again) = tokio::join!(pair(&nats, "site7/"), async {
+        SidecarBuilder::of(&nats, "again").set("LISTENERS__TCP__MOUNT_POINT", "site7/").start().await
+    });
+    let mut outside = plain.v5("outside").await;
+    outside.subscribe("site7/gone", 1).await;
+    let mut inside = again.v5("inside").await;
+    inside.subscribe("gone", 1).await;
+    let will = msg("gone", "bye").qos(1).retained();
+    let _doomed = site.connect(Options::v5("doomed").durable(60).will(will)).await;
+    site.kill();
+    assert_eq!(outside.receive_shown().await, "site7/gone bye qos1");
+    assert_eq!(inside.receive_shown().await, "gone bye qos1");
+    let mut late = again.v5("late").await;
+    late.subscribe("gone", 1).await;
+    assert_eq!(late.receive_shown().await, "gone bye qos1 retain");
+}
+
+fn qos(qos: u8) -> SubscriptionOptions {
+    SubscriptionOptions { qos: qos.try_into().unwrap(), ..SubscriptionOptions::default() }
 }
