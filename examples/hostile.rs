@@ -9,7 +9,7 @@
 //! each attack there is a line: round trips of the neighbour's PINGREQ, how long a CONNECT took beside it, messages that were
 //! acknowledged and did not come, and by how much the sidecar's memory has grown since before the first attack. The exit code
 //! is 1 when anybody suffered: a 99th percentile of one second or more, a message that was lost or came twice at QoS 2, a connection of
-//! the neighbour that was closed, or 64 MiB of growth in all.
+//! the neighbour that was closed, or 64 MiB of growth in all; with `--memory-mib`, more memory than that at any time.
 //!
 //! # Layout
 //! - `device`: what says anything to a server; `attacks`: what it says; `neighbour`: who is beside it
@@ -61,6 +61,9 @@ struct Args {
     /// How long each one goes on at most.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// Memory that the sidecar may take, MiB (`overload.memory`). It fails when it takes more.
+    #[arg(long)]
+    memory_mib: Option<u64>,
     /// Log level of the sidecar.
     #[arg(long, default_value = "info")]
     sidecar_log: String,
@@ -95,6 +98,9 @@ impl World {
         command.env(SIDECAR, "1").args(["--nats", &format!("nats://127.0.0.1:{nats}")]);
         command.args(["--listen", &address(mqtt), "--listen-ws", &address(ws), "--admin", &address(admin)]);
         command.args(["--log-level", &args.sidecar_log]);
+        if let Some(memory) = args.memory_mib {
+            command.env("NATS_MQTT__OVERLOAD__MEMORY", format!("{memory}MiB"));
+        }
         let sidecar = Process::spawn("sidecar", &mut command, &dir.join("sidecar.log"));
         until("the sidecar", || sidecar.log().contains("ready")).await;
         Self { dir, sidecar, _server: server, mqtt, ws, admin }
@@ -102,8 +108,17 @@ impl World {
 
     /// Resident memory of the sidecar.
     fn memory_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it has had.
+    fn most_memory_kib(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.sidecar.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     }
 
@@ -147,7 +162,13 @@ async fn run(args: &Args) -> ExitCode {
     }
     let grown = world.memory_kib().saturating_sub(before);
     is_right &= grown < GROWTH_MAX_KIB;
-    println!("memory has grown by {} MiB; {}", grown / 1024, if is_right { "nobody suffered" } else { "FAILED" });
+    let most = world.most_memory_kib();
+    is_right &= args.memory_mib.is_none_or(|memory| (1..memory * 1024).contains(&most));
+    let (grown, most) = (grown / 1024, most / 1024);
+    println!(
+        "memory has grown by {grown} MiB, and was {most} MiB at most; {}",
+        if is_right { "nobody suffered" } else { "FAILED" }
+    );
     if is_right {
         remove(&world.dir);
         return ExitCode::SUCCESS;

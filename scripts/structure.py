@@ -57,7 +57,7 @@ LAYERS = [
     {"store"},
     {"nats"},
     {"systemd"},
-    {"embedded", "readiness", "shutdown", "stamp", "tasks"},
+    {"embedded", "overload", "readiness", "shutdown", "stamp", "tasks"},
     {"logging"},
     {"network"},
     {"config"},

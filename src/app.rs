@@ -17,6 +17,7 @@ use crate::config::{Config, DrainConfig};
 use crate::connection::{self, Door};
 use crate::listener::{self, Bound, ListenerError, Listening, Peer, Revocations, Serve};
 use crate::metrics::Metrics;
+use crate::overload::{PROCESS, Source};
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::{OpenError, Store};
@@ -24,6 +25,7 @@ use crate::systemd::{self, Notifier};
 use ways::Configured;
 
 pub(crate) mod options;
+mod overload;
 mod ways;
 
 /// How long connections may take to finish what is in flight, from when the last one is told to leave.
@@ -113,10 +115,12 @@ struct Process {
     notifier: Notifier,
     /// Who tells it how the process is.
     keeping: Mutex<AbortOnDropHandle<()>>,
+    /// Where is read how much memory is in use.
+    memory: Source,
 }
 
 impl Process {
-    async fn start(config: &Config, notifier: Notifier) -> Result<Self, AdminError> {
+    async fn start(config: &Config, notifier: Notifier, memory: Source) -> Result<Self, AdminError> {
         tokio::spawn(crate::logging::tell_left_out());
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
         metrics.readiness(&readiness);
@@ -139,6 +143,7 @@ impl Process {
             redirect: options::redirect(config),
             notifier,
             keeping,
+            memory,
         })
     }
 
@@ -167,7 +172,10 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, notifier: Notifier) -
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     // What is wrong with them is told at once, also when NATS is not there yet.
     listener::check(&config)?;
-    let process = Process::start(&config, notifier).await?;
+    let memory = Source::find(config.overload.memory.bytes());
+    // Before anything is there that may grow.
+    PROCESS.begin(&memory);
+    let process = Process::start(&config, notifier, memory).await?;
     let (mut spec, ways) = (account_spec(&config)?, options::nats_ways(&config)?);
     // The same user of ours on the same servers.
     spec.store.nats.outage = ways.home.outage.clone();
@@ -206,6 +214,9 @@ async fn serve(
     let metrics = Arc::clone(&process.metrics);
     let door = Arc::new(options::door(config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
+    let watching = overload::watch(process.memory.clone(), Arc::clone(accounts), Arc::clone(&process.metrics));
+    let ends = shutdown.clone();
+    tokio::spawn(async move { until(&ends, watching).await });
     let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
     let served = listener::spawn(config, metrics, revocations, mqtt, closing.clone()).await?;
     auth::tell_open_listeners(&served.bound);

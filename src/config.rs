@@ -86,6 +86,8 @@ pub struct Config {
     pub jetstream: JetStreamConfig,
     /// `[events]`: what NATS is told about clients.
     pub events: EventsConfig,
+    /// `[overload]`: how much the process may carry.
+    pub overload: OverloadConfig,
     /// `[log]`: what is written to stderr.
     pub log: LogConfig,
     /// `[drain]`: how clients are let go.
@@ -124,6 +126,14 @@ impl Default for EventsConfig {
     fn default() -> Self {
         Self { enabled: true }
     }
+}
+
+/// `[overload]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OverloadConfig {
+    /// Memory that the process may take; 0 (default): what its control group may, or else what the machine has.
+    pub memory: ByteSize,
 }
 
 /// `[publish]`.

@@ -20,6 +20,8 @@ mod life;
 mod pace;
 mod parts;
 mod publishes;
+mod reading;
+mod reads;
 mod reasons;
 mod reauthentication;
 mod retained;
@@ -47,6 +49,7 @@ use crate::auth::Principal;
 use crate::listener::Peer;
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
 use crate::network::PeerAddr;
+use crate::overload::PROCESS;
 use ahead::Ahead;
 use arriving::Arrived;
 pub(crate) use handshake::Door;
@@ -54,6 +57,7 @@ use identity::Identity;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
+use reads::Reads;
 use retained::PendingRetained;
 pub(crate) use rights::judge_again;
 
@@ -63,6 +67,19 @@ const OUTPUT_LOW: usize = 64 * 1024;
 /// While more than this many bytes wait to be written, no packet of the client is handled that has an answer: a client that
 /// does not read its acknowledgements cannot make us queue them without end.
 const OUTPUT_HIGH: usize = 512 * 1024;
+
+/// Both are less when memory is short, but not less than this, bytes.
+const OUTPUT_LEAST: usize = 8 * 1024;
+
+/// See [`OUTPUT_LOW`]: now.
+fn output_low() -> usize {
+    OUTPUT_LOW.min(PROCESS.budget.share().max(OUTPUT_LEAST))
+}
+
+/// See [`OUTPUT_HIGH`]: now.
+fn output_high() -> usize {
+    OUTPUT_HIGH.min(PROCESS.budget.share().max(OUTPUT_LEAST))
+}
 
 /// SUBSCRIBE packets that are carried out together when they come in a burst.
 const SUBSCRIBE_BATCH: usize = 512;
@@ -165,6 +182,8 @@ struct Connection<S> {
     violation: Option<Violation>,
     /// No complete packet was left after the last look.
     is_through: bool,
+    /// When the socket is read, if not at once.
+    reads: Reads,
     /// The exchange is over, but not all of it is handled.
     remainder: Option<Remainder>,
     end: Option<End>,
@@ -212,8 +231,10 @@ where
         let mut alarm = std::pin::pin!(tokio::time::sleep(self.until_deadline()));
         loop {
             self.retained.begin_turn();
+            self.reads.begin_turn();
             self.take_mail();
             self.handle_input();
+            self.ask_for_place();
             self.wakes.wake_all();
             self.start_resends();
             self.fill_output();
@@ -252,6 +273,7 @@ where
                 Event::Wrote(Ok(())) => self.io.output.shrink(),
                 Event::Read(Ok(count)) if count > 0 => {
                     self.count_read(count);
+                    self.pace_reads(count);
                     self.heard();
                 }
                 Event::ReadAll => {}
@@ -348,6 +370,7 @@ where
         lazily
             .chain(self.remainder_until())
             .chain(self.ends_at())
+            .chain(self.reads.not_before())
             .min()
             .unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }
@@ -388,7 +411,7 @@ where
     }
 
     fn send(&mut self, packet: &Packet) {
-        if *packet == Packet::PingResp && self.io.output.len() >= OUTPUT_HIGH {
+        if *packet == Packet::PingResp && self.io.output.len() >= output_high() {
             self.life.pings_owed += 1;
             return;
         }

@@ -8,6 +8,7 @@
 //! - [`listener`]: byte streams; `connection`: where a socket and a session meet
 //! - [`account`]: sessions, subscriptions, dispatch; [`store`]: JetStream and core NATS; `nats`: the links to nats-server
 //! - [`admin`], [`metrics`], [`readiness`], [`logging`], [`announce`]: what operators see; [`systemd`]: what the service manager does
+//! - `overload`: what is done when there is more than the process can carry
 //! - [`embedded`]: a nats-server of our own; [`shutdown`]: the signal that ends everything; `tasks`: what runs for an account
 
 #![cfg_attr(test, allow(clippy::large_futures, reason = "a test is one future"))]
@@ -31,6 +32,7 @@ pub mod logging;
 pub mod metrics;
 mod nats;
 mod network;
+mod overload;
 pub mod readiness;
 pub mod shutdown;
 mod stamp;

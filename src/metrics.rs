@@ -24,7 +24,7 @@ pub use labels::{
     AuthStep, Direction, DisconnectReason, DropReason, Limit, Opening, ProxyRefusal, RequestEvent, SessionState,
     ShareEvent, TakenBy, TlsFailure, WebSocketRefusal, WillCause,
 };
-pub(crate) use totals::Totals;
+pub(crate) use totals::{Totals, Work};
 pub(crate) use vitals::Vitals;
 
 use mqtt_codec::{PacketType, QoS, ReasonCode};

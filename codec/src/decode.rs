@@ -91,6 +91,13 @@ impl Decoder {
         self.options.max_packet_size = max_packet_size;
     }
 
+    /// The size of the packet at the beginning of `buf`, in bytes, its fixed header included; `None` when that is not known yet, or is
+    /// none that [`Decoder::decode`] would take.
+    #[must_use]
+    pub fn next_size(&self, buf: &[u8]) -> Option<usize> {
+        self.fixed_header(buf).ok().flatten().map(|header| header.size)
+    }
+
     /// The next packet at the beginning of `buf`, which is taken out of it; `None` when it is not complete yet.
     ///
     /// Nothing is copied out of a PUBLISH: topic and payload are ranges of the allocation of `buf` and keep it alive.

@@ -10,6 +10,8 @@ use mqtt_codec::{
     SubscribeEntry, SubscriptionOptions, TopicFilter, TopicName, Version,
 };
 
+use tokio::task::JoinSet;
+
 use crate::device::Device;
 use crate::harness::{Options, msg};
 
@@ -52,6 +54,14 @@ pub(crate) enum Attack {
     Everything,
     /// Large wills, again and again.
     Wills,
+    /// 300 subscribers that read nothing, and eight publishers that are as loud as they can be.
+    SilentReaders,
+    /// The same at QoS 1.
+    SilentReadersQos1,
+    /// 200 publishers that read no acknowledgement.
+    UnreadAcks,
+    /// 200 large packets that never end.
+    HalfPackets,
 }
 
 impl Attack {
@@ -84,6 +94,10 @@ impl Attack {
             Self::OddSubjects => odd_subjects(mqtt).await,
             Self::Everything => everything(mqtt).await,
             Self::Wills => wills(mqtt).await,
+            Self::SilentReaders => silent_readers(mqtt, 0).await,
+            Self::SilentReadersQos1 => silent_readers(mqtt, 1).await,
+            Self::UnreadAcks => unread_acks(mqtt).await,
+            Self::HalfPackets => half_packets(mqtt).await,
         }
     }
 }
@@ -343,4 +357,58 @@ async fn wills(port: u16) -> Option<()> {
         let mut device = Device::connect(port, Options::new(Version::V311, &name("will")).will(will), true).await?;
         device.send(&Packet::PubRel(Ack::new(packet_id(1), ReasonCode::Success))).await;
     }
+}
+
+async fn silent_readers(port: u16, qos: u8) -> Option<()> {
+    let mut readers = Vec::new();
+    for n in 0..300 {
+        let mut reader = Device::connect(port, Options::v5(&name("silent")), false).await?;
+        let level = if qos == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+        let filter = std::iter::once("hostile/silent/#".to_owned());
+        reader.send(&subscribe(n, filter, level)).await.then_some(())?;
+        readers.push(reader);
+    }
+    let mut loud = JoinSet::new();
+    for n in 0..8 {
+        loud.spawn(async move {
+            let mut publisher = hostile(port, "loud").await?;
+            let payload = Bytes::from(vec![0; 1_000]);
+            for id in 0.. {
+                let packet = publish(&format!("hostile/silent/{n}"), payload.clone(), qos, id);
+                publisher.send(&packet).await.then_some(())?;
+            }
+            Some(())
+        });
+    }
+    while loud.join_next().await.is_some() {}
+    stay(readers).await
+}
+
+async fn unread_acks(port: u16) -> Option<()> {
+    let mut deaf = JoinSet::new();
+    for _ in 0..200 {
+        deaf.spawn(async move {
+            let mut device = Device::connect(port, Options::v5(&name("deaf")), false).await?;
+            for id in 0.. {
+                device.send(&publish("hostile/deaf", vec![0; 16], 1, id)).await.then_some(())?;
+            }
+            Some(())
+        });
+    }
+    while deaf.join_next().await.is_some() {}
+    Some(())
+}
+
+async fn half_packets(port: u16) -> Option<()> {
+    let mut devices = Vec::new();
+    for _ in 0..200 {
+        let mut device = hostile(port, "half").await?;
+        // A PUBLISH of 900 KiB.
+        let mut start = vec![0x30, 0x80, 0xA0, 0x38, 0, 1, b'h'];
+        start.resize(800 * 1024, b'.');
+        // What is not taken is held up by TCP.
+        let _ = tokio::time::timeout(Duration::from_millis(20), device.raw(&start)).await;
+        devices.push(device);
+    }
+    stay(devices).await
 }

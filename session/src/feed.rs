@@ -93,6 +93,11 @@ impl<M> Feed<M> {
         }
     }
 
+    /// It holds no more once so many bytes are reached. What is queued stays. At zero it takes nothing, not even one message.
+    pub const fn limit_bytes(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+    }
+
     /// The position.
     #[must_use]
     pub const fn state(&self) -> FeedState {

@@ -1,4 +1,5 @@
-//! Who comes and goes and what they subscribe to, as JSON on core NATS, `$NMQ.event.<kind>.<client>`: for whoever listens,
+//! Who comes and goes and what they subscribe to, as JSON on core NATS, `$NMQ.event.<kind>.<client>`, and how the sidecar is,
+//! `$NMQ.event.overload.<node>`: for whoever listens,
 //! and for streams of the user. Events wait in one queue, and what does not fit is dropped and counted: no client ever
 //! waits for them. The truth about who is connected is in the records of sessions.
 
@@ -36,6 +37,24 @@ pub(crate) enum Event {
         /// Their filters.
         filters: Vec<String>,
     },
+    /// The sidecar takes in less than before, or more again.
+    Overload(Overload),
+}
+
+/// How much the sidecar takes in from now on.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Overload {
+    /// From 0, everything, to 3.
+    pub(crate) level: u8,
+    /// What that means.
+    pub(crate) state: &'static str,
+    /// The level before.
+    pub(crate) before: u8,
+    /// What has asked for it: `memory`, `event_loop`, `publish_latency` or `open_files`.
+    pub(crate) why: &'static str,
+    /// Bytes of memory in use, and that may be.
+    pub(crate) memory_used: u64,
+    pub(crate) memory_limit: u64,
 }
 
 /// A client that is connected.
@@ -95,6 +114,7 @@ impl Event {
             Self::Disconnect(_) => "disconnect",
             Self::Subscribe { .. } => "subscribe",
             Self::Unsubscribe { .. } => "unsubscribe",
+            Self::Overload(_) => "overload",
         }
     }
 }
@@ -116,6 +136,7 @@ struct Told<'a> {
     /// Of the listener that it came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     mount_point: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
     client_id: &'a str,
     #[serde(flatten)]
     event: &'a Event,
@@ -164,6 +185,12 @@ impl Events {
         }
     }
 
+    /// The same of something that a sidecar did.
+    pub(crate) fn tell_of_node(&self, node: Option<Arc<str>>, event: impl FnOnce() -> Event) {
+        // No client has an empty client id.
+        self.tell(&ByteString::new(), node, event);
+    }
+
     /// Waits until what was left here is on its way, at the end of the process.
     pub(crate) async fn drained(&self, patience: Duration) {
         let Some(Queue { sender, .. }) = &self.0 else { return };
@@ -175,7 +202,8 @@ impl Events {
 async fn send(mut queue: mpsc::Receiver<Queued>, core: CoreNats, names: Names, metrics: Arc<AccountMetrics>) {
     while let Some(Queued { at_ms, node, client_id, event }) = queue.recv().await {
         let told = Told::new(at_ms, node.as_deref(), &client_id, &event);
-        let (Ok(subject), Ok(json)) = (names.event_subject(event.kind(), &client_id), serde_json::to_vec(&told)) else {
+        let of: &str = if client_id.is_empty() { node.as_deref().unwrap_or("-") } else { &client_id };
+        let (Ok(subject), Ok(json)) = (names.event_subject(event.kind(), of), serde_json::to_vec(&told)) else {
             metrics.events_dropped(1);
             continue;
         };

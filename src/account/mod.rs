@@ -69,7 +69,8 @@ pub(crate) use delivery::segments::Segments;
 pub(crate) use delivery::subscribing::{RecordRoom, Subscribed};
 use events::Events;
 pub(crate) use events::{
-    Connect as EventConnect, Disconnect as EventDisconnect, Event, Subscription as EventSubscription,
+    Connect as EventConnect, Disconnect as EventDisconnect, Event, Overload as EventOverload,
+    Subscription as EventSubscription,
 };
 pub use life::AccountSpec;
 pub(crate) use membership::Membership;
@@ -94,7 +95,7 @@ pub(crate) use starting::CoreInlet;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::metrics::AccountMetrics;
+use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
 use census::Census;
 use delivery::core_subscriptions::CoreSubscriptions;
@@ -369,6 +370,19 @@ impl Account {
     /// The connections of all clients that are here.
     pub(crate) fn clients(&self) -> Vec<Arc<Control>> {
         self.registry.everyone_and_leaving()
+    }
+
+    /// Appends how many bytes wait for each client at QoS 0.
+    pub(crate) fn qos0_waiting(&self, waiting: &mut Vec<usize>) {
+        waiting.extend(self.registry.everyone().iter().map(|control| control.inbox().qos0_waiting()));
+    }
+
+    /// Gives up what waits at QoS 0 for those for whom so many bytes do, or more. Returns for how many.
+    pub(crate) fn drop_qos0(&self, cut: usize) -> usize {
+        let dropped = self.registry.everyone().into_iter().map(|control| control.inbox().drop_qos0(cut));
+        let dropped: Vec<u64> = dropped.filter(|packets| *packets > 0).collect();
+        self.metrics.dropped(DropReason::SlowReader, dropped.iter().sum());
+        dropped.len()
     }
 
     /// Whether a client with this id is connected here.

@@ -50,6 +50,9 @@ use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSin
 /// Publishes of one connection that may be on their way, whatever their QoS. Above it the socket is not read.
 const MAX_JOBS: usize = 1024;
 
+/// Bytes of those that wait behind a retained message of their topic. Above it the socket is not read.
+const MAX_BYTES_BEHIND: usize = 1024 * 1024;
+
 /// The publishes of one connection.
 pub(crate) struct Publishing {
     pub(in crate::account) account: Arc<Account>,
@@ -67,6 +70,7 @@ pub(crate) struct Publishing {
     parked: VecDeque<Job>,
     /// Behind a retained message of the same topic that is not in the log yet.
     behind: HashMap<TopicName, VecDeque<Job>>,
+    bytes_behind: usize,
     /// Core NATS took no more: to be sent before anything else goes there.
     unsent: VecDeque<CoreCopy>,
     /// The first of those is being handed over, see [`Wanted::Core`].
@@ -111,6 +115,7 @@ impl Publishing {
             first: 0,
             parked: VecDeque::new(),
             behind: HashMap::new(),
+            bytes_behind: 0,
             unsent: VecDeque::new(),
             is_handing_over: false,
             version: 0,
@@ -174,6 +179,12 @@ impl Publishing {
     fn has_room_for_jobs(&self) -> bool {
         self.stored.len() < MAX_JOBS
             && (self.behind.is_empty() || self.behind.values().map(VecDeque::len).sum::<usize>() < MAX_JOBS)
+            && self.bytes_behind < MAX_BYTES_BEHIND
+    }
+
+    /// Bytes of what waits behind retained messages.
+    pub(crate) const fn bytes_behind(&self) -> usize {
+        self.bytes_behind
     }
 
     /// Publishes. `Err` is for the caller to answer; nothing was published.
@@ -249,10 +260,12 @@ impl Publishing {
             self.route_again(&mut job);
         }
         if let Some(waiting) = self.behind.get_mut(&job.publication.topic) {
+            self.bytes_behind += weight(&job);
             waiting.push_back(job);
             return;
         }
         if self.is_elsewhere(&job.route) {
+            self.bytes_behind += weight(&job);
             let topic = job.publication.topic.to_owned_copy();
             self.behind.insert(topic, VecDeque::from([job]));
             return;

@@ -45,6 +45,11 @@ impl Ahead {
         self.cost < AHEAD_MAX && !self.is_complete
     }
 
+    /// Bytes that wait, about.
+    pub(super) const fn cost(&self) -> usize {
+        self.cost
+    }
+
     /// What is next.
     pub(super) fn front(&self) -> Option<&Received> {
         self.received.front().map(|(received, _)| received)

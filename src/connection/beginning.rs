@@ -16,6 +16,7 @@ use super::identity::Identity;
 use super::io::{self, Io};
 use super::pace::Pace;
 use super::parts::{Claimed, Counts, Life, Reading};
+use super::reads::Reads;
 use super::retained::PendingRetained;
 use super::rights::judge_again;
 use crate::account::{Account, Attached, Mail, Publishing, Remote, Rights, Wakes};
@@ -114,6 +115,7 @@ where
             started: Instant::now(),
             _stay: stay,
             _counted: counted,
+            reads: Reads::default(),
             subscribes: Vec::new(),
             subscribing: None,
             owned,

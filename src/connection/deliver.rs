@@ -6,7 +6,7 @@ use mqtt_codec::{PacketId, QoS};
 use mqtt_session::{Input, RETAINED};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Connection, OUTPUT_LOW};
+use super::{Connection, output_low};
 use crate::account::Outgoing;
 use crate::metrics::DropReason;
 
@@ -19,7 +19,7 @@ where
 {
     /// Moves messages from the inbox to the output, until one of them has no more.
     pub(super) fn fill_output(&mut self) {
-        while self.delivers() && self.io.output.len() < OUTPUT_LOW {
+        while self.delivers() && self.io.output.len() < output_low() {
             // What is repeated comes before anything new.
             let is_repeating = self.resending.is_some();
             if !is_repeating {
@@ -33,7 +33,9 @@ where
             }
             let room = if is_waiting || !self.copies.is_empty() { 0 } else { self.room_for_own().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
-            self.inbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
+            let [copies, bytes] = self.inbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
+            self.counts.delivered[0] += copies;
+            self.counts.payload_bytes[1] += bytes;
             let count = messages.len();
             for (place, outgoing) in messages.drain(..) {
                 self.deliver(place, outgoing);
@@ -53,7 +55,7 @@ where
     /// Retained messages come first: they are older than anything live.
     fn fill_retained(&mut self) {
         self.inbox.take_retained(self.retained.cursors_mut());
-        while self.io.output.len() < OUTPUT_LOW {
+        while self.io.output.len() < output_low() {
             let has_room = self.session.window_room() > 0;
             let is_next = |next: &Outgoing| has_room || next.grant.qos == QoS::AtMostOnce;
             if !self.retained.front(&self.account, &self.inbox.rights).is_some_and(is_next) {
@@ -71,7 +73,7 @@ where
 
     /// What shared subscriptions gave: the window had room for it.
     fn fill_shared(&mut self) {
-        while self.io.output.len() < OUTPUT_LOW && self.session.window_room() > 0 {
+        while self.io.output.len() < output_low() && self.session.window_room() > 0 {
             let Some((place, outgoing)) = self.mail.shared.pop_front() else { return };
             self.deliver(place, outgoing);
         }
@@ -88,7 +90,7 @@ where
     /// Tells shared subscriptions how many messages the client takes.
     pub(super) fn offer_share_room(&self) {
         let takes = self.resending.is_none() && self.remainder.is_none() && self.end.is_none();
-        let room = if takes && self.io.output.len() < OUTPUT_LOW { self.session.window_room() } else { 0 };
+        let room = if takes && self.io.output.len() < output_low() { self.session.window_room() } else { 0 };
         self.inbox.offer_share_room(room.saturating_sub(self.mail.shared.len()));
     }
 

@@ -23,6 +23,13 @@ use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal
 use crate::auth::{Authenticator, Principal};
 use crate::listener::{Entrance, Foreign, Peer};
 use crate::metrics::{Counts, Metrics};
+use crate::overload::{Deed, PROCESS};
+
+/// A CONNECT that is not complete with so many bytes is not waited for when memory is short.
+const CONNECT_SMALL: usize = 16 * 1024;
+
+/// When a client that is refused because there is too much to do is asked to come back: after so many seconds, and as many more at most.
+const RETRY_S: (u64, u64) = (10, 20);
 
 /// What stands before every account: it is enough to find out who a client is.
 pub(crate) struct Door {
@@ -116,7 +123,12 @@ where
             }
             HandshakeStep::Judge => timeout_at(deadline, judged(io, &handshake, door, peer)).await,
             HandshakeStep::Accept(welcome) => return Ok(*welcome),
-            HandshakeStep::Refuse(unwelcome) => return Err(Failed::unwelcome(*unwelcome, is_told)),
+            HandshakeStep::Refuse(mut unwelcome) => {
+                if unwelcome.connack.reason == ReasonCode::ServerBusy && PROCESS.refuses() {
+                    unwelcome.connack.properties.reason_string = Some(busy(peer));
+                }
+                return Err(Failed::unwelcome(*unwelcome, is_told));
+            }
             HandshakeStep::Close(why) => return Err(Failed::Lost(text_of(why))),
         };
         let mut input = input.unwrap_or(Ok(HandshakeInput::Time))?;
@@ -138,6 +150,11 @@ const fn text_of(why: NoAnswer) -> &'static str {
     }
 }
 
+/// What a client is told that is refused because there is too much to do. Not all of them come back at the same time.
+fn busy(peer: &Peer) -> ByteString {
+    format!("the server is busy: try again in {} seconds", RETRY_S.0 + peer.place % RETRY_S.1).into()
+}
+
 /// The verdict on what the client has said, unless it goes away first.
 async fn judged<S>(
     io: &mut Io<S>,
@@ -149,6 +166,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let Some(credentials) = handshake.credentials() else { return Ok(HandshakeInput::Time) };
+    if PROCESS.refuses() {
+        // Before anybody is asked who it is.
+        PROCESS.did(Deed::Refused);
+        return Ok(HandshakeInput::Verdict(Verdict::Refused(ReasonCode::ServerBusy)));
+    }
     tokio::select! {
         biased;
         verdict = door.authenticator.judge(credentials, peer) => Ok(HandshakeInput::Verdict(verdict)),
@@ -172,6 +194,11 @@ where
             Ok(0) | Err(_) if io.input.is_empty() && decoder.version().is_none() => return Err(Failed::Silent),
             Ok(0) | Err(_) => return Err(Failed::Lost("closed before its CONNECT was complete")),
             Ok(_) => {}
+        }
+        io.hold(0);
+        if io.input.len() > CONNECT_SMALL && PROCESS.budget.is_short() {
+            PROCESS.did(Deed::Refused);
+            return Err(Failed::Lost("no memory for its CONNECT"));
         }
     }
 }

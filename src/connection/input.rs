@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::ahead::Received;
 use super::parts::{End, Remainder};
-use super::{Connection, OUTPUT_HIGH, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS};
+use super::{Connection, SUBSCRIBE_BATCH, SUBSCRIBE_FILTERS, output_high};
 use crate::account::TooLarge;
 use crate::metrics::{Direction, DropReason, Limit};
 
@@ -49,7 +49,7 @@ where
         !self.publishing.is_waiting()
             && self.subscribing.is_none()
             && self.end.is_none()
-            && self.io.output.len() < OUTPUT_HIGH
+            && self.io.output.len() < output_high()
             && self.session.takes_packets()
             && self.publishing.has_room()
     }
@@ -60,7 +60,7 @@ where
             Packet::PingReq | Packet::PubAck(_) | Packet::PubComp(_) => true,
             // They are answered, and the answer may have to wait for a save.
             Packet::PubRec(_) | Packet::PubRel(_) => {
-                self.io.output.len() < OUTPUT_HIGH && self.session.takes_answered()
+                self.io.output.len() < output_high() && self.session.takes_answered()
             }
             Packet::Publish(Publish {
                 topic: PublishTopic::Name(topic),
@@ -71,7 +71,7 @@ where
                 self.subscribing.is_none()
                     && self.subscribes.is_empty()
                     && self.ahead.lets_pass(topic)
-                    && self.io.output.len() < OUTPUT_HIGH
+                    && self.io.output.len() < output_high()
                     && self.session.takes_qos0()
                     && self.publishing.takes_live(topic)
             }
@@ -103,7 +103,7 @@ where
     /// Whether the socket is read now.
     pub(super) fn takes_input(&self) -> bool {
         let is_read = self.remainder.as_ref().is_some_and(|rest| rest.is_read || rest.bytes == 0);
-        !self.io.is_over && !is_read && self.end.is_none() && self.ahead.has_room()
+        !self.io.is_over && !is_read && self.end.is_none() && self.ahead.has_room() && self.reads.not_before().is_none()
     }
 
     /// Handles the packets that are there, as far as they are taken now.

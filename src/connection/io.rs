@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::account::{PeerSocket, Segments};
 use crate::metrics::Counts;
+use crate::overload::{Held, PROCESS};
 
 /// Bytes that one read takes at most.
 const READ_SIZE: usize = 32 * 1024;
@@ -49,6 +50,8 @@ pub(crate) struct Io<S> {
     is_unflushed: bool,
     /// Something was read, and nothing was written after it.
     is_unanswered: bool,
+    /// What of the process's memory this holds, with what belongs to it elsewhere.
+    held: Held,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
@@ -56,7 +59,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     pub(crate) fn new(stream: S) -> Self {
         let (input, output) = (BytesMut::new(), Segments::default());
         let (is_over, is_broken, is_unflushed, is_unanswered) = (false, false, false, false);
-        Self { stream, input, output, uncounted: [0; 2], taken: 0, is_over, is_broken, is_unflushed, is_unanswered }
+        let held = Held::of(&PROCESS.budget);
+        Self {
+            stream,
+            input,
+            output,
+            uncounted: [0; 2],
+            taken: 0,
+            is_over,
+            is_broken,
+            is_unflushed,
+            is_unanswered,
+            held,
+        }
+    }
+
+    /// Counts the bytes that are here, and so many more.
+    pub(crate) fn hold(&mut self, more: usize) {
+        self.held.set(self.input.len() + self.output.own() + more);
     }
 
     /// Reads what is there behind `input`. Zero is the end of the stream.

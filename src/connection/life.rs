@@ -11,7 +11,7 @@ use mqtt_session::Input;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{Connection, IDLE, OUTPUT_HIGH};
+use super::{Connection, IDLE, output_high};
 use crate::auth;
 
 impl<S> Connection<S>
@@ -81,12 +81,12 @@ where
 
     /// Whether a client that is not read from need not be heard.
     fn is_excused(&self) -> bool {
-        self.io.output.len() < OUTPUT_HIGH || self.io.taken > self.life.taken
+        self.io.output.len() < output_high() || self.io.taken > self.life.taken
     }
 
     /// Answers PINGREQs that had to wait.
     pub(super) fn answer_pings(&mut self) {
-        while self.life.pings_owed > 0 && self.io.output.len() < OUTPUT_HIGH {
+        while self.life.pings_owed > 0 && self.io.output.len() < output_high() {
             self.life.pings_owed -= 1;
             self.send(&Packet::PingResp);
         }

@@ -51,8 +51,6 @@ where
         mail.restarts.drain(..).for_each(|restart| self.log_restarted(restart));
         let session = &mut self.session;
         self.publishing.complete(&mut self.answers, &mut self.wakes, |token| session.not_published(token));
-        self.counts.delivered[0] += mail.qos0[0];
-        self.counts.payload_bytes[1] += mail.qos0[1];
         let Taken { order, owned, has_new_rights } = self.control.take();
         if let Some(owned) = owned {
             self.owned = Some(owned);

@@ -12,6 +12,7 @@ use super::tls::Tls;
 use super::upgrade::{Upgrade, Upgraded};
 use super::{Peer, WsStream};
 use crate::network::PeerAddr;
+use crate::overload::{Deed, PROCESS};
 
 /// What stands between the socket of a listener and what it serves.
 pub(super) struct Way {
@@ -57,6 +58,11 @@ impl Way {
             return None;
         }
         match (&self.tls, stream) {
+            // Nobody new is let in, and a handshake costs as much for who is refused as for others.
+            (Some(_), Stream::Plain(_)) if PROCESS.refuses() => {
+                PROCESS.did(Deed::Closed);
+                None
+            }
             (Some(tls), Stream::Plain(stream)) => tls.accept(stream, peer).await,
             (_, stream) => Some(stream),
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::{Counts, Totals, Vitals, process};
+use super::{Counts, Totals, Vitals, Work, process};
 use crate::readiness::Readiness;
 
 /// The metrics of the process. By itself it counts what belongs to no account, or to none yet.
@@ -68,6 +68,14 @@ impl Metrics {
 
     pub(super) fn shown_tls_terms(&self) -> BTreeMap<String, Vec<(&'static str, u64)>> {
         self.tls_terms.lock().clone()
+    }
+
+    /// What tells how much there is to do, of all accounts since the start.
+    pub(crate) fn work(&self) -> Work {
+        let accounts = self.accounts.lock();
+        let all = [&self.own].into_iter().chain(accounts.iter().map(|counts| &**counts));
+        let sum = all.map(Counts::work).reduce(Work::plus).unwrap_or_default();
+        Work { clients: self.own.totals().connected, ..sum }
     }
 
     pub(super) fn conditions(&self) -> Option<&Readiness> {

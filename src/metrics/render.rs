@@ -21,6 +21,7 @@ use super::{
     ACK_BUCKETS_US, AuthStep, Counts, DropReason, Limit, Metrics, Opening, ProxyRefusal, RequestEvent, SessionState,
     ShareEvent, TakenBy, TlsFailure, Vitals, WebSocketRefusal, WillCause, process::Process,
 };
+use crate::overload::{Deed, Overload, PROCESS};
 use crate::readiness::Readiness;
 use crate::store::{ApiErrors, StreamRoom};
 
@@ -94,6 +95,7 @@ impl Collector for Snapshot {
         acknowledgements(&total, &mut out)?;
         connects(&total, &mut out)?;
         nats(&total, &mut out)?;
+        overload(&PROCESS, &mut out)?;
         out.counter(
             "mqtt_auth_signatures",
             "Signatures by NKeys that were verified, of JWTs and of challenges",
@@ -301,6 +303,25 @@ fn nats(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     let said =
         "Requests that were told in the server's place that nobody listens, because a device listens to everything";
     out.counter("nats_no_responders_said", said, links.stand_ins())
+}
+
+fn overload(overload: &Overload, out: &mut Families<'_>) -> fmt::Result {
+    out.gauge(
+        "mqtt_overload_level",
+        "How little is taken in: 0 everything, 3 the least",
+        i64::from(overload.level() as u8),
+    )?;
+    let deeds = Deed::TEXTS.iter().zip(overload.deeds()).map(|(deed, n)| ([("action", *deed)], n));
+    out.counters("mqtt_overload", "What was done because there was too much", deeds)?;
+    let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let (held, max) = (overload.budget.held(), overload.budget.max());
+    out.gauge("mqtt_waiting_bytes", "Bytes that wait in memory, for clients and for NATS", bytes(held))?;
+    out.gauge("mqtt_waiting_bytes_max", "Bytes that may wait in memory", bytes(max))?;
+    let memory = overload.memory();
+    out.gauge("mqtt_memory_used_bytes", "Memory in use, as far as it counts against the limit", signed(memory.used))?;
+    out.gauge("mqtt_memory_limit_bytes", "Memory that may be in use", signed(memory.limit))?;
+    let lag = Duration::from_micros(overload.lag_us());
+    out.seconds("mqtt_event_loop_lag_seconds", "By how much a task that slept was woken late", Some(lag))
 }
 
 fn process(process: &Process, out: &mut Families<'_>) -> fmt::Result {

@@ -35,7 +35,52 @@ pub(crate) struct Totals {
     pub(crate) retained: u64,
 }
 
+/// How much there was to do since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Work {
+    /// Bytes that clients have sent.
+    pub(crate) received: u64,
+    /// Publishes that were acknowledged, and how long all of them took, microseconds.
+    pub(crate) acknowledged: u64,
+    pub(crate) acknowledged_us: u64,
+    /// Connected clients, at this moment.
+    pub(crate) clients: u64,
+}
+
+impl Work {
+    pub(super) const fn plus(self, other: Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            acknowledged: self.acknowledged + other.acknowledged,
+            acknowledged_us: self.acknowledged_us + other.acknowledged_us,
+            clients: self.clients,
+        }
+    }
+
+    /// What was done since then. An account that was closed meanwhile may be counted on neither side, or on both.
+    pub(crate) const fn since(self, before: Self) -> Self {
+        Self {
+            received: self.received.saturating_sub(before.received),
+            acknowledged: self.acknowledged.saturating_sub(before.acknowledged),
+            acknowledged_us: self.acknowledged_us.saturating_sub(before.acknowledged_us),
+            clients: self.clients,
+        }
+    }
+}
+
 impl Counts {
+    /// See [`Work`]; not the clients.
+    pub(super) fn work(&self) -> Work {
+        let [received, _] = &self.bytes;
+        let all = || self.ack.iter();
+        Work {
+            received: received.load(Relaxed),
+            acknowledged: all().map(|histogram| sum(&histogram.buckets)).sum(),
+            acknowledged_us: all().map(|histogram| histogram.sum_us.load(Relaxed)).sum(),
+            clients: 0,
+        }
+    }
+
     /// All of them now.
     pub(crate) fn totals(&self) -> Totals {
         let [received, sent] = &self.packets;

@@ -8,8 +8,9 @@ use nats_wire::{EncodeError, Publish, encode};
 use tokio::sync::oneshot;
 
 use super::error::PublishError;
+use crate::overload::PROCESS;
 
-/// Bytes that wait for the socket, beyond which nothing more is taken; one message always is.
+/// Bytes that wait for the socket, beyond which nothing more is taken; one message always is. Less where memory is little.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// A payload that is smaller is copied behind its head: cheaper than an entry of its own in a vectored write. Larger ones are
 /// never copied.
@@ -69,7 +70,7 @@ impl Outgoing {
         if size > self.payload_max {
             return Err(PublishError::TooLarge);
         }
-        if self.messages >= queue_max || (self.messages > 0 && self.bytes + size > QUEUE_BYTES_MAX) {
+        if self.messages >= queue_max || (self.messages > 0 && self.bytes + size > PROCESS.at_most(QUEUE_BYTES_MAX)) {
             return Err(PublishError::Full);
         }
         self.make_room();

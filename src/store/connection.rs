@@ -21,6 +21,7 @@ pub(crate) use crate::nats::LinkState;
 use crate::nats::{
     ABANDONED, Client, ConnectError, Event, LinkCounts, LinkOptions, OnFull, QueueLimits, ServerUrl, TlsFiles,
 };
+use crate::overload::PROCESS;
 use crate::tasks::Tasks;
 
 /// How often a connect that does not succeed is tried, and how often that is logged.
@@ -69,7 +70,11 @@ pub(crate) struct Link {
 impl Link {
     /// How much of a subscription may wait between the socket and us; what is beyond is dropped and counted.
     pub(crate) fn queue_limits(&self) -> QueueLimits {
-        QueueLimits { of_each_max: self.subscription_queue, bytes_max: QUEUE_BYTES_MAX, on_full: OnFull::Drop }
+        QueueLimits {
+            of_each_max: self.subscription_queue,
+            bytes_max: PROCESS.at_most(QUEUE_BYTES_MAX),
+            on_full: OnFull::Drop,
+        }
     }
 
     /// Messages that were dropped because the queue of their subscription was full.

@@ -65,6 +65,7 @@ mod nsc;
 mod operations;
 mod outage;
 mod overlapping;
+mod overload;
 mod properties;
 mod protocol;
 mod proxy_protocol;

@@ -6,8 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use mqtt_codec::{MessageProperties, PublishFrame, QoS, TopicName, Version};
+use mqtt_codec::{MessageProperties, PAYLOAD_COPY_MAX, PublishFrame, QoS, TopicName, Version};
 use proto_map::MountPoint;
+
+use crate::overload::{Held, PROCESS};
 
 /// A message from MQTT or NATS.
 #[derive(Debug)]
@@ -36,6 +38,20 @@ pub(crate) struct Message {
     pub(crate) came: u64,
     frames: Frames,
     mounted: OnceLock<Box<Mounted>>,
+    /// It is counted as long as somebody has it.
+    _held: Held,
+}
+
+/// A large payload, which clients have that have not the message.
+struct Counted {
+    payload: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.payload
+    }
 }
 
 /// Messages that have come.
@@ -69,6 +85,16 @@ struct Mounted {
 impl Message {
     /// A QoS 0 message without retain.
     pub(crate) fn new(topic: TopicName, payload: Bytes, properties: Option<Box<MessageProperties>>) -> Self {
+        let budget = &PROCESS.budget;
+        // A small payload is in the message and in what is encoded of it, a large one is in both by reference.
+        let (payload, of_payload) = if payload.len() < PAYLOAD_COPY_MAX {
+            let of_payload = 2 * payload.len();
+            (payload, of_payload)
+        } else {
+            let held = Held::exactly(budget, payload.len());
+            (Bytes::from_owner(Counted { payload, _held: held }), 0)
+        };
+        let held = Held::exactly(budget, size_of::<Self>() + 2 * topic.len() + of_payload);
         Self {
             topic,
             payload,
@@ -83,6 +109,7 @@ impl Message {
             came: COME.fetch_add(1, Ordering::Relaxed),
             frames: Frames::default(),
             mounted: OnceLock::new(),
+            _held: held,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Bytes on their way to a socket: small packets copied one behind the other, large payloads by reference between
-//! them. Appending costs one copy a packet and no allocation in the steady state.
+//! them. Appending costs one copy a packet and no allocation in the steady state. What is there by reference others have as well,
+//! so it does not count as memory of this queue ([`Segments::own`]).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -12,13 +13,27 @@ const KEPT_CAPACITY: usize = 4096;
 /// A queue of bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Segments {
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Piece>,
     ready_len: usize,
+    /// Of those, bytes that are there by reference.
+    shared_len: usize,
     /// Behind everything in `ready`.
     tail: BytesMut,
 }
 
+/// Bytes that are complete.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    is_shared: bool,
+}
+
 impl Segments {
+    /// Bytes queued that nobody else has.
+    pub(crate) fn own(&self) -> usize {
+        self.len() - self.shared_len + self.ready.len() * size_of::<Piece>()
+    }
+
     /// Bytes queued.
     pub(crate) fn len(&self) -> usize {
         self.ready_len + self.tail.len()
@@ -38,7 +53,8 @@ impl Segments {
     pub(crate) fn push(&mut self, bytes: Bytes) {
         self.seal();
         self.ready_len += bytes.len();
-        self.ready.push_back(bytes);
+        self.shared_len += bytes.len();
+        self.ready.push_back(Piece { bytes, is_shared: true });
     }
 
     /// Moves everything of `other` behind what is here.
@@ -50,7 +66,8 @@ impl Segments {
         self.seal();
         other.seal();
         self.ready_len += other.ready_len;
-        other.ready_len = 0;
+        self.shared_len += other.shared_len;
+        (other.ready_len, other.shared_len) = (0, 0);
         self.ready.append(&mut other.ready);
     }
 
@@ -72,7 +89,7 @@ impl Segments {
         if !self.tail.is_empty() {
             self.ready_len += self.tail.len();
             let sealed = self.tail.split().freeze();
-            self.ready.push_back(sealed);
+            self.ready.push_back(Piece { bytes: sealed, is_shared: false });
         }
     }
 }
@@ -83,11 +100,11 @@ impl Buf for Segments {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.ready.front().map_or(&self.tail[..], |bytes| &bytes[..])
+        self.ready.front().map_or(&self.tail[..], |piece| &piece.bytes[..])
     }
 
     fn chunks_vectored<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
-        let pieces = self.ready.iter().map(|b| &b[..]).chain(std::iter::once(&self.tail[..]));
+        let pieces = self.ready.iter().map(|piece| &piece.bytes[..]).chain(std::iter::once(&self.tail[..]));
         let mut filled = 0;
         for (slot, piece) in out.iter_mut().zip(pieces.filter(|p| !p.is_empty())) {
             *slot = IoSlice::new(piece);
@@ -98,13 +115,14 @@ impl Buf for Segments {
 
     fn advance(&mut self, mut count: usize) {
         while let Some(front) = self.ready.front_mut() {
-            if count < front.len() {
-                front.advance(count);
-                self.ready_len -= count;
+            let taken = count.min(front.bytes.len());
+            self.ready_len -= taken;
+            self.shared_len -= if front.is_shared { taken } else { 0 };
+            if taken < front.bytes.len() {
+                front.bytes.advance(taken);
                 return;
             }
-            count -= front.len();
-            self.ready_len -= front.len();
+            count -= taken;
             self.ready.pop_front();
         }
         self.tail.advance(count);
@@ -148,6 +166,22 @@ mod tests {
             s.tail().extend_from_slice(b"l");
             assert_eq!(drain(s, step), b"abcDEFghijKl");
         }
+    }
+
+    #[test]
+    fn what_others_have_as_well_is_not_its_own() {
+        let mut s = Segments::default();
+        s.tail().extend_from_slice(&[0; 100]);
+        s.push(Bytes::from(vec![0; 100_000]));
+        let mut other = Segments::default();
+        other.push(Bytes::from(vec![0; 100_000]));
+        s.append(&mut other);
+        assert_eq!((s.len(), other.len(), other.own()), (200_100, 0, 0));
+        assert!((100..500).contains(&s.own()), "{}", s.own());
+        s.advance(100_050);
+        assert!(s.own() < 200, "{}", s.own());
+        s.advance(100_050);
+        assert_eq!((s.len(), s.own()), (0, 0));
     }
 
     #[test]

@@ -33,6 +33,7 @@ impl Publishing {
         if self.completions.is_withdrawn() || self.will_of.is_none() && self.completions.has_failed() {
             self.parked.clear();
             self.behind.clear();
+            self.bytes_behind = 0;
         }
     }
 

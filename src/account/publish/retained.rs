@@ -4,7 +4,7 @@ use mqtt_codec::{QoS, TopicName};
 
 use super::completions::PublishOutcome;
 use super::job::{Job, Stage};
-use super::{Publishing, answer, reason_of};
+use super::{Publishing, answer, reason_of, weight};
 use crate::account::delivery::inbox::Wakes;
 use crate::metrics::DropReason;
 use crate::store::{PutError, Stored, StoredSink as _};
@@ -96,6 +96,8 @@ impl Publishing {
     pub(super) fn release(&mut self, topic: &TopicName, wakes: &mut Wakes) {
         let mut waiting = self.behind.remove(topic).unwrap_or_default();
         while let Some(job) = waiting.pop_front() {
+            // It may be put behind again.
+            self.bytes_behind = self.bytes_behind.saturating_sub(weight(&job));
             self.begin(job, wakes);
             if let Some(behind) = self.behind.get_mut(topic) {
                 behind.append(&mut waiting);

@@ -40,6 +40,7 @@ use super::horizon::{Horizon, Horizons};
 use super::options::PublisherLimits;
 use super::rooms::{Room, Rooms};
 use crate::nats::{Client, Outbound, PublishError};
+use crate::overload::PROCESS;
 
 /// How long the marker of a deleted retained message stays, seconds: readers that are a little behind see it, and nats-server
 /// has written down by then, which it does every two minutes or so, that what was deleted is gone. A server that is killed
@@ -323,7 +324,7 @@ impl Shared {
         lanes[LANE_RETAINED].lane.keeps(Some(1));
         let (completions, reply) = (VecDeque::new(), Vec::new());
         Arc::new(Self {
-            permits: Permits::new(limits.in_flight_max, limits.in_flight_bytes_max),
+            permits: Permits::new(limits.in_flight_max, PROCESS.at_most(limits.in_flight_bytes_max)),
             tokens: Tokens::new(inbox),
             limits,
             errors,

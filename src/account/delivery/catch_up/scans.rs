@@ -10,6 +10,7 @@ use super::CatchUp;
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::LogHandle;
 use crate::account::delivery::router::Router;
+use crate::overload::PROCESS;
 use crate::store::{LogEntry, Scan};
 use crate::tasks::Tasks;
 
@@ -24,6 +25,9 @@ const TURN: u64 = 16_384;
 /// A scan that is at most this many sequences behind the tail joins it.
 const NEAR: u64 = 4096;
 
+/// How long a scan waits when there is little memory.
+const MEMORY_LOOK: Duration = Duration::from_millis(50);
+
 /// How long to wait before the log is tried again when it cannot be read.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -36,6 +40,10 @@ impl CatchUp {
     async fn run(log: &Arc<LogHandle>, router: &Router) {
         let Self { waiting, wake, has_ended } = &log.catch_up;
         loop {
+            if PROCESS.budget.is_full() {
+                // Who fell behind because there was no memory may do so again.
+                tokio::time::sleep(MEMORY_LOOK).await;
+            }
             let mut waiting = std::mem::take(&mut *waiting.lock());
             if has_ended.load(Ordering::Acquire) {
                 // What they were owed went with the log.

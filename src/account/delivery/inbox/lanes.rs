@@ -1,4 +1,5 @@
-//! What waits for one connection. Every lane has a limit; the [`Inbox`](super::Inbox) keeps to it.
+//! What waits for one connection. Every lane has a limit; the [`Inbox`](super::Inbox) keeps to it. All of them together have their share
+//! of the process's memory, which may be less.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 use super::mail::{InboxLimits, LogRestart, Outgoing};
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::delivery::segments::Segments;
+use crate::overload::{Held, PROCESS};
 
 /// The lanes of one inbox.
 #[derive(Debug)]
@@ -28,7 +30,15 @@ pub(super) struct Lanes {
     pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,
     pub(super) is_closed: bool,
+    /// What of the budget is held for all of this, but for the messages, which hold their own.
+    pub(super) held: Held,
 }
+
+/// A feed may have so many bytes, however little memory there is.
+const FEED_LEAST: usize = 16 * 1024;
+
+/// What a message that waits costs beside itself.
+const PLACE: usize = size_of::<Outgoing>() + 32;
 
 impl Lanes {
     /// Nothing waits.
@@ -45,7 +55,48 @@ impl Lanes {
             restarts: Vec::new(),
             is_woken: false,
             is_closed: false,
+            held: Held::of(&PROCESS.budget),
         }
+    }
+
+    /// Bytes that wait here and nowhere else.
+    fn own(&self) -> usize {
+        let places: usize = self.feeds().map(|(_, feed)| feed.len()).sum();
+        self.qos0.own() + (places + self.shared.len()) * PLACE
+    }
+
+    /// Counts what is here.
+    pub(super) fn count(&mut self) {
+        let own = self.own();
+        self.held.set(own);
+    }
+
+    /// Whether there is memory for one more packet at QoS 0: `own` bytes of it are copied, and the others are somebody's.
+    pub(super) fn has_memory_for(&mut self, own: usize, shared: usize) -> bool {
+        // Who has the payload until now may be done with it.
+        if shared > 0 && self.held.budget().is_full() {
+            return false;
+        }
+        let own = self.own() + own;
+        self.held.grow(own)
+    }
+
+    /// Gives up what waits at QoS 0; returns how many packets that was.
+    pub(super) fn drop_qos0(&mut self) -> u64 {
+        self.qos0 = Segments::default();
+        let [count, _] = std::mem::take(&mut self.qos0_counts);
+        self.count();
+        count
+    }
+
+    /// Whether there is memory for a message of this weight. For a small one there is: who reads it gets along with few of them.
+    pub(super) fn takes(&self, weight: usize) -> bool {
+        weight <= FEED_LEAST || !self.held.budget().is_full()
+    }
+
+    /// Bytes that a feed may have now.
+    fn feed_bytes(&self, limits: InboxLimits) -> usize {
+        if self.is_closed { 0 } else { limits.feed_bytes.min(self.held.budget().share().max(FEED_LEAST)) }
     }
 
     /// Takes nothing more; what is queued is given up.
@@ -56,6 +107,7 @@ impl Lanes {
         self.others = Vec::new();
         self.retained = Vec::new();
         self.shared = VecDeque::new();
+        self.count();
     }
 
     /// Gives back memory that is not used.
@@ -71,15 +123,19 @@ impl Lanes {
     /// The feed of a log. Of one that is new to the session it is live: the gates of its subscriptions say where each
     /// begins.
     pub(super) fn feed(&mut self, log: u16, limits: InboxLimits) -> &mut Feed<Outgoing> {
+        let bytes = self.feed_bytes(limits);
         if log == 0 {
+            self.feed.limit_bytes(bytes);
             return &mut self.feed;
         }
         let index = self.others.iter().position(|(number, _)| *number == log).unwrap_or_else(|| {
-            let (messages, bytes) = if self.is_closed { (0, 0) } else { (limits.feed_messages, limits.feed_bytes) };
+            let messages = if self.is_closed { 0 } else { limits.feed_messages };
             self.others.push((log, Feed::new(0, messages, bytes)));
             self.others.len() - 1
         });
-        &mut self.others[index].1
+        let feed = &mut self.others[index].1;
+        feed.limit_bytes(bytes);
+        feed
     }
 
     /// A log goes on with the sequence `next`. What was read of it before stays, but has no place any more.

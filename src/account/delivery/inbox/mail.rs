@@ -47,8 +47,6 @@ pub(crate) struct Mail {
     pub(crate) shared: VecDeque<(u64, Outgoing)>,
     /// Logs that go on elsewhere.
     pub(crate) restarts: Vec<LogRestart>,
-    /// QoS 0 copies that were left since the last time, and the bytes of their payloads.
-    pub(crate) qos0: [u64; 2],
 }
 
 impl Mail {

@@ -14,6 +14,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{PublishFrame, QoS, TopicName, Version};
@@ -32,6 +33,7 @@ use crate::account::delivery::segments::Segments;
 use crate::account::requests::OpenRequests;
 use crate::account::rights::Rights;
 use crate::account::session_id::SessionId;
+use crate::overload::{Deed, PROCESS};
 
 /// The inbox of one session.
 #[derive(Debug)]
@@ -186,7 +188,7 @@ impl Inbox {
         }
     }
 
-    /// Leaves a QoS 0 copy. Returns false when it was dropped because the lane is full.
+    /// Leaves a QoS 0 copy. Returns false when it was dropped because the lane is full, or there is no memory for it.
     pub(crate) fn offer_qos0(
         self: &Arc<Self>,
         message: &Message,
@@ -205,6 +207,11 @@ impl Inbox {
             return true;
         }
         if lanes.qos0.len() + frame.len() > self.limits.qos0_bytes && !lanes.qos0.is_empty() {
+            return false;
+        }
+        let shared = frame.tail().map_or(0, Bytes::len);
+        if !lanes.has_memory_for(frame.len() - shared, shared) {
+            PROCESS.did(Deed::Dropped);
             return false;
         }
         let tail = lanes.qos0.tail();
@@ -232,8 +239,22 @@ impl Inbox {
         wakes: &mut Wakes,
     ) {
         let mut lanes = self.lanes.lock();
-        let offer = |feed: &mut Feed<Outgoing>| feed.offer_live(sequence, weight, outgoing);
-        if !lanes.is_closed && self.change(&mut lanes, log, offer) != Offer::Skipped {
+        if lanes.is_closed {
+            return;
+        }
+        let is_taken = lanes.takes(weight);
+        let offer = |feed: &mut Feed<Outgoing>| {
+            if !is_taken {
+                feed.limit_bytes(0);
+            }
+            feed.offer_live(sequence, weight, outgoing)
+        };
+        let offered = self.change(&mut lanes, log, offer);
+        lanes.count();
+        if offered == Offer::Full && PROCESS.budget.share() < self.limits.feed_bytes {
+            PROCESS.did(Deed::FellBehind);
+        }
+        if offered != Offer::Skipped {
             self.mark(&mut lanes, wakes);
         }
     }
@@ -251,7 +272,13 @@ impl Inbox {
         if lanes.is_closed {
             return Offer::Skipped;
         }
-        let offer = lanes.feed(log, self.limits).offer_scanned(sequence, weight, outgoing);
+        let is_taken = lanes.takes(weight);
+        let feed = lanes.feed(log, self.limits);
+        if !is_taken {
+            feed.limit_bytes(0);
+        }
+        let offer = feed.offer_scanned(sequence, weight, outgoing);
+        lanes.count();
         self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
         if offer != Offer::Skipped {
             self.mark(&mut lanes, wakes);
@@ -349,20 +376,31 @@ impl Inbox {
         lanes.is_woken = false;
         mail.shared.append(&mut lanes.shared);
         mail.restarts.append(&mut lanes.restarts);
-        mail.qos0 = std::mem::take(&mut lanes.qos0_counts);
     }
 
-    /// Moves what was left at QoS 0 behind `out`, and up to `count` messages of the feeds, which take turns, into `messages`,
+    /// Bytes that wait at QoS 0.
+    pub(crate) fn qos0_waiting(&self) -> usize {
+        self.lanes.lock().qos0.len()
+    }
+
+    /// Gives up what waits at QoS 0, when it is so many bytes or more; returns how many packets that was.
+    pub(crate) fn drop_qos0(&self, cut: usize) -> u64 {
+        let mut lanes = self.lanes.lock();
+        if lanes.qos0.len() >= cut { lanes.drop_qos0() } else { 0 }
+    }
+
+    /// Moves what was left at QoS 0 behind `out`, and counts it, and up to `count` messages of the feeds, which take turns, into `messages`,
     /// each with its place. `behind` gets the places from which on the session is behind and has room, so that it can ask
-    /// for scans.
+    /// for scans. Returns how many copies those at QoS 0 were, and the bytes of their payloads.
     pub(crate) fn take_messages(
         &self,
         out: &mut Segments,
         count: usize,
         messages: &mut Vec<(u64, Outgoing)>,
         behind: &mut Vec<u64>,
-    ) {
+    ) -> [u64; 2] {
         let mut lanes = self.lanes.lock();
+        let qos0 = std::mem::take(&mut lanes.qos0_counts);
         if !lanes.qos0.is_empty() {
             out.append(&mut lanes.qos0);
         }
@@ -371,10 +409,12 @@ impl Inbox {
         lanes.pop(count, messages);
         let has_room = messages.len() > before && lanes.has_room_for_scan();
         behind.extend(lanes.behind());
+        lanes.count();
         drop(lanes);
         if has_room {
             self.room.notify_waiters();
         }
+        qos0
     }
 
     /// Takes the retained cursors that were left.

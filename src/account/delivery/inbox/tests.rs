@@ -1,4 +1,5 @@
 //! What is left for a session comes in its order, within its limits, and whoever waits for room is woken by whatever makes some.
+//! What there is no memory for does not wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use mqtt_codec::{MessageProperties, QoS, TopicName, Version};
-use mqtt_session::{Feed, GONE, Offer, log_of, sequence_of};
+use mqtt_session::{Feed, FeedState, GONE, Offer, log_of, sequence_of};
 use tokio::sync::Notify;
 
 use super::{Inbox, InboxLimits, Outgoing, Permits as _, Wakes};
 use crate::account::Segments;
 use crate::account::delivery::grant::{Grant, SubscriptionIds};
 use crate::account::delivery::message::Message;
+use crate::overload::{Budget, Held};
 
 const LOG: u16 = 0;
 const LIMITS: InboxLimits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
@@ -109,9 +111,8 @@ fn offer(inbox: &Arc<Inbox>, message: &Message, now_ms: u64) -> bool {
 }
 
 fn counts(inbox: &Inbox) -> [u64; 2] {
-    let mut mail = super::Mail::default();
-    inbox.take(&mut mail);
-    mail.qos0
+    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, 0, &mut messages, &mut behind)
 }
 
 #[test]
@@ -120,11 +121,11 @@ fn at_qos_0_the_lane_takes_what_it_has_room_for_and_one_that_is_larger_when_it_i
     assert!(offer(&inbox, &message(2_000), 0), "nothing else waits");
     assert!(!offer(&inbox, &message(1), 0));
     assert!(inbox.is_qos0_full());
-    take(&inbox, 0);
+    assert_eq!(counts(&inbox), [1, 2_000], "copies, and the bytes of their payloads");
     assert!(!inbox.is_qos0_full());
     assert!(offer(&inbox, &message(400), 0) && offer(&inbox, &message(400), 0));
     assert!(!offer(&inbox, &message(400), 0), "dropped");
-    assert_eq!(counts(&inbox), [3, 2_800], "copies, and the bytes of their payloads");
+    assert_eq!(counts(&inbox), [2, 800]);
     assert_eq!(counts(&inbox), [0, 0]);
 }
 
@@ -235,4 +236,58 @@ fn what_it_may_receive_changes_with_its_principal() {
     assert!(inbox.may_receive(&a) && !inbox.may_receive(&b));
     inbox.change_rights(all);
     assert!(inbox.may_receive(&b));
+}
+
+/// One that has to get along with a budget of its own.
+fn poor(bytes: usize) -> (Arc<Inbox>, &'static Budget) {
+    let limits = InboxLimits { qos0_bytes: 1 << 20, feed_messages: 1_000, feed_bytes: 1 << 20 };
+    let rights = Arc::new(crate::account::Rights::all());
+    let inbox = Inbox::new(1, "c".into(), Version::V311, u32::MAX, rights, limits, Arc::default());
+    let budget: &'static Budget = Box::leak(Box::new(Budget::new()));
+    budget.set_max(bytes);
+    inbox.lanes.lock().held = Held::of(budget);
+    (Arc::new(inbox), budget)
+}
+
+#[test]
+fn a_lane_has_its_share_of_memory_and_gives_it_back() {
+    let (inbox, budget) = poor(800_000);
+    let message = Message::new(TopicName::new("t").unwrap(), Bytes::from(vec![0; 1_000]), None);
+    let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
+    let mut wakes = Wakes::default();
+    let mut offer = || inbox.offer_qos0(&message, &grant, 0, &mut wakes);
+    let taken = (0..10_000).take_while(|_| offer()).count();
+    // x = (800,000 - x) / 8, and a little more for the pieces in which it is counted.
+    assert!((80..115).contains(&taken), "{taken}");
+    assert!(budget.held() <= 800_000 / 8, "{}", budget.held());
+    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+    let counted = inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
+    assert_eq!((counted, budget.held()), ([taken as u64, 1_000 * taken as u64], 0));
+    // What is dropped is not counted as delivered.
+    assert!((0..50).all(|_| offer()));
+    assert_eq!((inbox.drop_qos0(1 << 20), inbox.drop_qos0(50_000)), (0, 50));
+    let mut out = Segments::default();
+    assert_eq!(inbox.take_messages(&mut out, 0, &mut messages, &mut behind), [0, 0]);
+    assert!(out.is_empty() && budget.held() == 0);
+}
+
+#[test]
+fn a_session_without_memory_falls_behind_and_catches_up() {
+    let (inbox, budget) = poor(0);
+    let mut wakes = Wakes::default();
+    let (small, large) = (5_000, 100_000);
+    for sequence in 1..10 {
+        inbox.offer_live(LOG, sequence, small, outgoing, &mut wakes);
+    }
+    assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (4, FeedState::Behind { next: 5 }));
+    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+    assert_eq!((messages.len(), &*behind), (4, &[5][..]), "it has some, and asks for a scan");
+    assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(5));
+    assert_eq!(inbox.offer_scanned(LOG, 5, large, outgoing, &mut wakes), Offer::Full, "not even one of those");
+    budget.set_max(1 << 20);
+    assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(5));
+    assert_eq!(inbox.offer_scanned(LOG, 5, large, outgoing, &mut wakes), Offer::Taken);
+    inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+    assert_eq!(messages.len(), 5);
 }

@@ -13,8 +13,8 @@ fn copies(client: &PlayedClient) -> u64 {
     let mut mail = crate::account::Mail::default();
     client.control.inbox().take(&mut mail);
     let mut out = Segments::default();
-    client.control.inbox().take_messages(&mut out, 0, &mut Vec::new(), &mut Vec::new());
-    mail.qos0[0]
+    let [copies, _] = client.control.inbox().take_messages(&mut out, 0, &mut Vec::new(), &mut Vec::new());
+    copies
 }
 
 async fn receives(client: &PlayedClient, count: u64) {

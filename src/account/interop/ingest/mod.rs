@@ -34,6 +34,7 @@ use crate::account::lead::Lead;
 use crate::account::publish::convert;
 use crate::account::requests::Requests;
 use crate::metrics::{AccountMetrics, DropReason};
+use crate::overload::PROCESS;
 use crate::store::{
     Candidacy, CoreMessage, CoreNats, Keys, Nodes, Publisher, Put, PutError, PutTarget, RequestError, Store, Stored,
     StoredSink,
@@ -386,7 +387,7 @@ impl State {
 
     fn queue(&mut self, message: CoreMessage) -> bool {
         let size = size(&message);
-        if self.queue.len() >= QUEUE_MAX || self.queued_bytes + size > QUEUE_BYTES_MAX {
+        if self.queue.len() >= QUEUE_MAX || self.queued_bytes + size > PROCESS.at_most(QUEUE_BYTES_MAX) {
             return false;
         }
         self.queued_bytes += size;
