@@ -16,6 +16,10 @@ pub(super) async fn health(config: &Config) -> Result<(), Failure> {
     let Some(bind) = &config.admin.bind else {
         return Err(Failure::new(CONFIG, "admin.bind is \"\": there is nobody to ask"));
     };
+    if bind.passed().is_some() {
+        let message = "admin.bind is a socket of the service manager: say where it is, with --admin ADDR";
+        return Err(Failure::new(CONFIG, message));
+    }
     let addr = reachable(bind).to_string();
     let answer = tokio::time::timeout(TIMEOUT, client::get(&addr, "/readyz", None)).await;
     match answer {

@@ -128,10 +128,10 @@ impl<'de> Deserialize<'de> for Duration {
 }
 
 /// Where to listen: `0.0.0.0:1883`, `[::]:1883`, `localhost:1883`, or `:1883` for every IPv4 interface. Port 0 lets
-/// the system choose.
+/// the system choose. `systemd:NAME` is a socket that the service manager has opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindAddr {
-    /// Host name or IP address, IPv6 without its brackets.
+    /// Host name or IP address, IPv6 without its brackets; or `systemd:NAME`.
     pub host: String,
     /// TCP port.
     pub port: u16,
@@ -143,11 +143,22 @@ impl BindAddr {
     pub fn new(host: &str, port: u16) -> Self {
         Self { host: host.to_owned(), port }
     }
+
+    /// The name of a socket that the service manager has opened.
+    #[must_use]
+    pub fn passed(&self) -> Option<&str> {
+        self.host.strip_prefix(PASSED)
+    }
 }
+
+/// Before the name of a socket of the service manager. No host has a colon but an address of IPv6, which has no such letters.
+const PASSED: &str = "systemd:";
 
 impl fmt::Display for BindAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
+        if self.passed().is_some() {
+            f.write_str(&self.host)
+        } else if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
@@ -167,6 +178,15 @@ impl FromStr for BindAddr {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return Ok(addr.into());
+        }
+        if let Some(name) = text.strip_prefix(PASSED) {
+            // What FileDescriptorName= takes.
+            let is_name = (1..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+            return is_name.then(|| Self::new(text, 0)).ok_or_else(|| {
+                format!(
+                    "{text:?} names no socket: write the FileDescriptorName= of a socket unit, as in \"systemd:field\""
+                )
+            });
         }
         let wrong = || format!("{text:?} is not an address to listen on: write HOST:PORT, as in \"0.0.0.0:1883\"");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
@@ -264,10 +284,13 @@ mod tests {
             ("[::1]:1883", "[::1]:1883"),
             (":1883", "0.0.0.0:1883"),
             ("localhost:0", "localhost:0"),
+            ("systemd:field", "systemd:field"),
         ] {
             assert_eq!(text.parse::<BindAddr>().map(|a| a.to_string()), Ok(shown.to_owned()));
         }
-        for text in ["1883", "host", "host:99999", "http://host:80", "::1:1883", ""] {
+        for text in
+            ["1883", "host", "host:99999", "http://host:80", "::1:1883", "", "systemd:", "systemd:a b", "systemd:a:b"]
+        {
             assert!(text.parse::<BindAddr>().is_err(), "{text}");
         }
     }

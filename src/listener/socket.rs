@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::config::BindAddr;
+use crate::systemd;
 
 /// Connections that wait in the kernel to be accepted. The kernel's own limit (`somaxconn`) applies too.
 pub(super) const BACKLOG: i32 = 4_096;
@@ -28,7 +29,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
 /// Listens on the first address that `bind` resolves to and that can be bound: TCP carries MQTT [MQTT-4.2.0-1], [MQTT-7.1.1-1].
+/// Or on a socket that the service manager has opened for us.
 pub(crate) async fn listen(bind: &BindAddr) -> io::Result<TcpListener> {
+    if let Some(name) = bind.passed() {
+        return TcpListener::from_std(systemd::passed(name)?);
+    }
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
     for addr in tokio::net::lookup_host((bind.host.as_str(), bind.port)).await? {
         match listen_on(addr) {

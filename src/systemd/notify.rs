@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Characters of a status: more than a line has room for.
 const STATUS_MAX: usize = 300;
 
@@ -22,6 +24,8 @@ pub(super) enum Message<'a> {
     Starting(&'a str, Duration),
     /// Devices are served.
     Ready(&'a str),
+    /// The configuration is read again; `Ready` follows. With the time of the monotonic clock.
+    Reloading(Duration),
     /// The process ends, which may take so long.
     Stopping(Duration),
     /// How it is.
@@ -37,6 +41,7 @@ impl Message<'_> {
         let (state, status, more) = match self {
             Self::Starting(status, longer) => ("", status, Some(("EXTEND_TIMEOUT_USEC", longer))),
             Self::Ready(status) => ("READY=1", status, None),
+            Self::Reloading(now) => ("RELOADING=1", "the configuration is read again", Some(("MONOTONIC_USEC", now))),
             Self::Stopping(longer) => ("STOPPING=1", "clients are let go", Some(("EXTEND_TIMEOUT_USEC", longer))),
             Self::Status(status) => ("", status, None),
             Self::Alive => ("WATCHDOG=1", "", None),
@@ -106,6 +111,13 @@ impl Notifier {
         }
     }
 
+    /// The configuration is being read again, until [`Notifier::ready`].
+    pub(crate) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+        self.tell(Message::Reloading(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())));
+    }
+
     /// Devices are served.
     pub(crate) fn ready(&self, status: &str) {
         self.tell(Message::Ready(status));
@@ -147,6 +159,10 @@ mod tests {
         for (message, text) in [
             (Message::Starting("waits", second), "STATUS=waits\nEXTEND_TIMEOUT_USEC=1000000\n"),
             (Message::Ready("serves"), "READY=1\nSTATUS=serves\n"),
+            (
+                Message::Reloading(second),
+                "RELOADING=1\nSTATUS=the configuration is read again\nMONOTONIC_USEC=1000000\n",
+            ),
             (Message::Stopping(second), "STOPPING=1\nSTATUS=clients are let go\nEXTEND_TIMEOUT_USEC=1000000\n"),
             (Message::Status("not ready: a\nREADY=1"), "STATUS=not ready: a READY=1\n"),
             (Message::Alive, "WATCHDOG=1\n"),

@@ -1,10 +1,16 @@
 //! What a service manager is told, by a test in its place.
 
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{NatsServer, PATIENCE, SidecarBuilder, eventually, unique};
+use crate::harness::{
+    Client, Finished, NatsServer, Options, PATIENCE, PROGRAM, SidecarBuilder, eventually, free_port, http_get, unique,
+};
 
 /// The socket of a service manager.
 struct Manager {
@@ -106,5 +112,62 @@ async fn a_manager_that_is_gone_disturbs_nobody() {
         sidecar.v5("device").await.ping().await;
         let status = tokio::time::timeout(PATIENCE, sidecar.stop()).await.unwrap();
         assert_eq!(status.code(), Some(0), "{name}");
+    }
+}
+
+/// A sidecar to which a socket is passed as systemd does it, by this name.
+fn with_socket(socket: impl Into<OwnedFd>, name: &str, config: &Path) -> tokio::process::Command {
+    // A shell makes it the third file, and has the process id that is said.
+    let script = r#"exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", PROGRAM, "-c"]).arg(config).stdin(Stdio::from(socket.into()));
+    command.env("NATS_MQTT__DRAIN__DURATION", "0s");
+    if !name.is_empty() {
+        command.env("LISTEN_FDNAMES", name);
+    }
+    let mut command = tokio::process::Command::from(command);
+    command.kill_on_drop(true).stderr(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+fn configured(dir: &Path, nats: &str, admin: u16) -> std::path::PathBuf {
+    let file = dir.join("nats-mqtt.toml");
+    let text = format!(
+        "[nats]\nurls = [\"{nats}\"]\n[admin]\nbind = \"127.0.0.1:{admin}\"\n[listeners.tcp.field]\nbind = \"systemd:field\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_come_by_a_socket_that_was_passed_and_wait_in_it_before() {
+    let (nats, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
+    for name in ["field", "", "nats-mqtt.socket"] {
+        let (socket, admin) = (TcpListener::bind("127.0.0.1:0").unwrap(), free_port());
+        let port = socket.local_addr().unwrap().port();
+        let early = tokio::spawn(Client::try_open(port, Options::v5(&unique("early"))));
+        let mut sidecar = with_socket(socket, name, &configured(dir.path(), &nats.url(), admin)).spawn().unwrap();
+        let mut early = early.await.unwrap().expect("it was accepted when there was somebody");
+        early.ping().await;
+        Client::connect(port, Options::v5(&unique("late"))).await.ping().await;
+        assert!(http_get(&format!("127.0.0.1:{admin}"), "/livez").await.is_some());
+        sidecar.kill().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_was_not_passed_or_is_another_kind_is_said_in_a_line() {
+    let (nats, dir) = (NatsServer::start(), tempfile::tempdir().unwrap());
+    let file = configured(dir.path(), &nats.url(), free_port());
+    let tcp = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let udp = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    for (socket, name, why) in [
+        (tcp(), "other", "the service manager has passed no socket for it: FileDescriptorName=field is missing"),
+        (udp, "field", "no listening stream socket"),
+    ] {
+        let ended = tokio::time::timeout(PATIENCE, with_socket(socket, name, &file).output()).await.expect("it ends");
+        let ended = Finished::from(ended.unwrap());
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(ended.code == 1 && last.contains("systemd:field") && last.contains(why), "{ended:?}");
     }
 }
