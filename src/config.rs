@@ -26,8 +26,10 @@ mod nats;
 mod networks;
 mod oidc;
 mod origin;
+mod plan;
 mod proxy_protocol;
 mod requests;
+mod source;
 mod tree;
 mod units;
 mod unix_socket;
@@ -52,8 +54,10 @@ pub use nats::{NatsAuth, NatsConfig, NatsTlsConfig};
 pub use networks::Networks;
 pub use oidc::{OidcConfig, OidcRole, Wanted};
 pub use origin::Origin;
+pub use plan::{ListenerChange, Plan};
 pub use proxy_protocol::{ProxyIdentity, ProxyProtocolConfig, ProxySniConfig};
 pub use requests::RequestsConfig;
+pub use source::ConfigSource;
 pub use units::{BindAddr, ByteSize, Duration, Secret, parse_level};
 pub use unix_socket::{FileMode, UnixSocketConfig};
 pub use users::{
@@ -61,7 +65,7 @@ pub use users::{
 };
 
 /// Everything that can be configured.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// `[nats]`: which nats-server, and as whom.
@@ -97,25 +101,33 @@ pub struct Config {
     /// Trees of NATS subjects that are closed to devices and are opened by this list, by their first token:
     /// `["$SRV"]`. Empty by default.
     pub open_trees: Vec<String>,
+    /// What was written of all this, to say which keys are others than before.
+    #[serde(skip)]
+    written: tree::Written,
 }
 
 /// `[admin]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct AdminConfig {
     /// Where `/livez`, `/readyz` and `/metrics` are served; `""` turns them off. Default `127.0.0.1:8228`.
     #[serde(deserialize_with = "units::bind_or_off")]
     pub bind: Option<BindAddr>,
+    /// A Unix socket on which this process is told to read its configuration again (`nats-mqtt reload`), and says what that would do
+    /// (`nats-mqtt check`). Whoever may write to it may; its mode is 0600. Default: none.
+    pub socket: Option<PathBuf>,
+    /// The configuration is read again when its file changes, within a second or two. Default `false`: SIGHUP or `nats-mqtt reload`.
+    pub watch: bool,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { bind: Some(BindAddr::new("127.0.0.1", 8228)) }
+        Self { bind: Some(BindAddr::new("127.0.0.1", 8228)), socket: None, watch: false }
     }
 }
 
 /// `[events]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct EventsConfig {
     /// Publish on core NATS who connects, disconnects, subscribes and unsubscribes. Default `true`.
@@ -137,7 +149,7 @@ pub struct OverloadConfig {
 }
 
 /// `[publish]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct PublishConfig {
     /// Every message has the client id of its publisher in the header `Mqtt-Client`. Default `false`.
@@ -145,7 +157,7 @@ pub struct PublishConfig {
 }
 
 /// `[log]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct LogConfig {
     /// Text for people or JSON for machines. Default `text`.
@@ -173,7 +185,7 @@ pub enum LogFormat {
 }
 
 /// `[embedded]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct EmbeddedConfig {
     /// Start a nats-server and use it in place of `nats.urls`. Default `false`.

@@ -10,7 +10,7 @@ use super::{ConfigError, NatsAuth, Secret};
 
 /// `[accounts.NAME]`. `NAME` is the account's name in the configuration of nats-server, or its public NKey. What is not here is as
 /// in `[nats]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct AccountConfig {
     /// A `.creds` file: JWT and seed of a user.

@@ -9,7 +9,7 @@ pub use mqtt_access::Mode as AuthMode;
 use super::{Duration, JwtConfig, OidcConfig, UserConfig};
 
 /// `[auth]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct AuthConfig {
     /// How devices are identified. Default `none`.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{ByteSize, Duration};
 
 /// `[jetstream]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct JetStreamConfig {
     /// First part of the names of streams and buckets. Default `MQTT`.
@@ -46,7 +46,7 @@ pub enum Ingest {
 
 /// One of `[[jetstream.logs]]`: topics whose QoS 1 and 2 messages have a stream of their own. What is written here counts
 /// when the stream is made.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct DeclaredLogConfig {
     /// Part of the stream's name: `MQTT_log_<name>`.
     pub name: String,
@@ -82,7 +82,7 @@ const fn default_age() -> Duration {
 }
 
 /// `[jetstream.log]`: how much the log of QoS 1 and 2 messages keeps; whichever limit is reached first counts.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct LogLimits {
     /// Age of the oldest message. Default 24 h.
@@ -92,7 +92,7 @@ pub struct LogLimits {
 }
 
 /// `[jetstream.backlog]`: how much is kept for sessions that are offline for longer than the log reaches back.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct BacklogLimits {
     /// Size of the stream, for all sessions together. Default 1 GiB.
@@ -100,7 +100,7 @@ pub struct BacklogLimits {
 }
 
 /// `[jetstream.shared]`: the groups of shared subscriptions.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct SharedLimits {
     /// How long the members of a sidecar that has died keep their messages from the others. Holds for groups that are

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 /// `[auth.jwt]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct JwtConfig {
     /// File with the JWT of the operator. Without it nats-server is asked, over the system account.

@@ -19,7 +19,7 @@ const TABLES: [&str; 4] = ["auth", "tls", "limits", "proxy_protocol"];
 
 /// `[listeners]`. When the file has this table, a kind that is absent from it is off; without the table (default)
 /// there is one of each kind.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ListenersConfig {
     /// `[listeners.tcp]`: plain MQTT.
@@ -43,7 +43,7 @@ pub struct ListenersConfig {
 }
 
 /// `[listeners.tcp]`, `[listeners.ws]`, `[listeners.unix]`: one listener.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ListenerConfig {
     /// Name in logs and metrics: `tcp`, the name of its table, or `tcp-1`, `tcp-2`.
@@ -234,6 +234,15 @@ impl ListenerConfig {
     pub(crate) fn mount(&self, subject_prefix: &str) -> Result<Option<MountPoint>, MountPointError> {
         let text = self.mount_point.as_deref().filter(|text| !text.is_empty());
         text.map(|text| MountPoint::new(text, subject_prefix)).transpose()
+    }
+
+    /// Where it is, by which it is known while its other settings change; `None`: it is turned off.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        match self.kind {
+            ListenerKind::Unix => Some(self.path.display().to_string()),
+            ListenerKind::Tcp | ListenerKind::Ws => self.bind.as_ref().map(ToString::to_string),
+        }
     }
 
     fn check(&self) -> Result<(), String> {

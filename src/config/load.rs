@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     AccountConfig, AuthMode, Config, ConfigError, ListenerKind, listeners, nats,
-    tree::{self, Node, Origin, Value},
+    tree::{self, Node, Origin, Value, Written},
     users,
 };
 
@@ -83,6 +83,7 @@ impl Config {
         listeners::normalise(&mut root);
         apply_listen(&mut root, overrides);
         let mut config = Self::deserialize(&root)?;
+        config.written = Written::of(&root);
         read_secrets(&mut config, &root)?;
         read_users(&mut config, &root)?;
         read_oidc(&mut config, &root)?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{ByteSize, Duration};
 
 /// `[mqtt]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct MqttConfig {
     /// Largest control packet, both ways; told to MQTT 5 clients. 0 (default): what the server's `max_payload` leaves.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::Secret;
 
 /// `[nats]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NatsConfig {
     /// One or more servers of one cluster: `nats://host:4222`, `tls://host:4222`. Default `nats://127.0.0.1:4222`.
@@ -38,7 +38,7 @@ pub struct NatsConfig {
 }
 
 /// `[nats.tls]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NatsTlsConfig {
     /// Refuse to go on without TLS, whatever the URL says. Default `false`.

@@ -1,5 +1,6 @@
 //! `[auth.oidc]`: an identity provider whose JWTs let devices in, and what they may do then.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use mqtt_access::template::{self, RoleValues, Token};
 use mqtt_access::{DeviceRules, PermissionLists, Permissions, Secret};
 use serde::Deserialize;
 
-use super::PermissionsConfig;
+use super::{PermissionsConfig, tree};
 
 /// What a template of a role can say.
 const OPERATIONS: &str = "{{sub}}, {{claim.NAME}}, {{client_id}}, {{name()}} and {{tag(KEY)}}";
@@ -41,12 +42,15 @@ pub struct OidcConfig {
     /// What was in one of these files.
     #[serde(skip)]
     pub keys: Option<Arc<KeySet>>,
+    /// Differs when something else was in it.
+    #[serde(skip)]
+    keys_mark: u64,
     /// `[[auth.oidc.roles]]`: the first one that matches counts.
     pub roles: Vec<OidcRole>,
 }
 
 /// One of `[[auth.oidc.roles]]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct OidcRole {
     /// Claims, and what each has to be or to have in it: this, or one of these.
@@ -158,11 +162,36 @@ fn is_claim(operation: &str) -> bool {
     operation.strip_prefix("claim.").is_some_and(|name| !name.is_empty())
 }
 
+impl PartialEq for OidcConfig {
+    fn eq(&self, other: &Self) -> bool {
+        // Keys cannot be compared, and what they were read from can.
+        let parts = |config: &Self| {
+            let Self {
+                issuer,
+                audience,
+                jwks_url,
+                ca_file,
+                jwks_file,
+                key_file,
+                secret_file,
+                keys: _,
+                keys_mark,
+                roles,
+            } = config.clone();
+            ((issuer, audience, jwks_url, ca_file), (jwks_file, key_file, secret_file, keys_mark), roles)
+        };
+        parts(self) == parts(other)
+    }
+}
+
 impl OidcConfig {
     /// Reads the keys that are in a file.
     pub(super) fn read_keys(&mut self) -> Result<(), Wrong> {
+        let mark = Cell::new(0);
         let read = |file: &Path| {
-            super::users::read_bounded(file, KEYS_SIZE_MAX).map_err(|error| format!("{}: {error}", file.display()))
+            let read = super::users::read_bounded(file, KEYS_SIZE_MAX);
+            mark.set(read.as_ref().map_or(0, tree::mark_of));
+            read.map_err(|error| format!("{}: {error}", file.display()))
         };
         let set = |file: &Path| {
             KeySet::from_jwks(read(file)?.as_bytes()).map_err(|error| format!("{}: {error}", file.display()))
@@ -178,7 +207,7 @@ impl OidcConfig {
             (_, _, Some(file)) => secret(file).map_err(|message| ("secret_file", message))?,
             _ => return Ok(()),
         };
-        self.keys = Some(Arc::new(keys));
+        (self.keys, self.keys_mark) = (Some(Arc::new(keys)), mark.get());
         Ok(())
     }
 

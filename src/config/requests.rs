@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::Duration;
 
 /// `[requests]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RequestsConfig {
     /// How long a NATS service may take to answer an MQTT client. Default 30 s.

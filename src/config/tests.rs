@@ -224,7 +224,7 @@ fn errors_name_the_line_the_key_and_the_way_out() {
     for (text, error) in [
         ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),
         ("[listner]", "c.toml:1: listner: unknown key: did you mean \"listeners\"?"),
-        ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind is possible"),
+        ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind, socket, watch is possible"),
         (
             "[listeners.tcp]\npaths = [\"/\"]",
             "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol is possible",

@@ -2,7 +2,12 @@
 //! environment and the command line are laid over each other here; `de` then gives the result its types. What the
 //! keys mean is not known here.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    ops::Range,
+    sync::{Arc, LazyLock},
+};
 
 use toml::{
     Spanned,
@@ -103,6 +108,67 @@ impl Node {
             Value::Table(entries) => entries.values().find_map(|child| child.origin_of(path)),
             Value::List(elements) => elements.iter().find_map(|child| child.origin_of(path)),
             _ => None,
+        }
+    }
+}
+
+/// A mark of something that is to be noticed when it is something else, and to be kept no longer than that: of secrets too, which it
+/// says nothing about outside this process.
+pub(super) fn mark_of<T: Hash + ?Sized>(value: &T) -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    SEED.hash_one(value)
+}
+
+/// What was written, by whoever wrote it: marks of the values, by their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written(BTreeMap<String, u64>);
+
+impl Written {
+    /// Of a whole configuration.
+    pub(super) fn of(root: &Node) -> Self {
+        let mut written = Self::default();
+        written.add(root);
+        written
+    }
+
+    fn add(&mut self, node: &Node) {
+        match &node.value {
+            Value::Table(entries) => entries.values().for_each(|child| self.add(child)),
+            value => {
+                self.0.insert(node.path.clone(), mark_of(value));
+            }
+        }
+    }
+
+    /// What was written of a key, and below it, is what was written before.
+    pub(super) fn adopt(&mut self, before: &Self, of: &str) {
+        self.0.retain(|key, _| !is_of(key, of));
+        let kept = before.0.iter().filter(|(key, _)| is_of(key, of));
+        self.0.extend(kept.map(|(key, mark)| (key.clone(), *mark)));
+    }
+
+    /// The keys that differ, of those that are `of` or below it.
+    pub(super) fn differing(&self, other: &Self, of: &str) -> Vec<String> {
+        let keys: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).filter(|key| is_of(key, of)).collect();
+        keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
+    }
+}
+
+/// Whether a key is another one, or below it.
+fn is_of(key: &str, of: &str) -> bool {
+    key.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As text, so that it does not count where a value was written.
+        match self {
+            Self::Text(text) => text.hash(state),
+            Self::Integer(value) => value.to_string().hash(state),
+            Self::Float(value) => value.to_string().hash(state),
+            Self::Bool(value) => value.to_string().hash(state),
+            Self::List(elements) => elements.iter().for_each(|element| element.value.hash(state)),
+            Self::Table(entries) => entries.iter().for_each(|(key, entry)| (key, &entry.value).hash(state)),
         }
     }
 }

@@ -1,0 +1,46 @@
+//! Where a configuration comes from, so that it can be read again.
+
+use std::path::{Path, PathBuf};
+
+use super::{Config, ConfigError, Overrides};
+
+/// A file, the environment and a command line.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigSource {
+    file: Option<PathBuf>,
+    overrides: Overrides,
+    /// In place of `nats.urls`: those of a nats-server of ours.
+    urls: Option<Vec<String>>,
+}
+
+impl ConfigSource {
+    /// This file, if there is one, and this command line over it.
+    #[must_use]
+    pub const fn new(file: Option<PathBuf>, overrides: Overrides) -> Self {
+        Self { file, overrides, urls: None }
+    }
+
+    /// With these in place of `nats.urls`.
+    #[must_use]
+    pub fn at(self, urls: Vec<String>) -> Self {
+        Self { urls: Some(urls), ..self }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::load(self.file(), &self.overrides)?;
+        if let Some(urls) = &self.urls {
+            config.nats.urls.clone_from(urls);
+        }
+        Ok(config)
+    }
+}
