@@ -35,6 +35,7 @@ use mqtt_access::{AccountId, Permissions, Publisher};
 use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
+pub(crate) use dispatch::Dispatch;
 pub(crate) use modes::{Identified, authenticator, identify, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
 pub(crate) use nats::NatsWays;

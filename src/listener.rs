@@ -35,11 +35,10 @@ mod ws_stream;
 use std::{future::Future, path::PathBuf, sync::Arc};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::task::TaskTracker;
 
 pub use entrance::{Entrance, Protocol};
 pub use foreign::Foreign;
-pub use opening::{check, spawn};
+pub use opening::{Listening, Prepared, check, spawn};
 pub use peer::Peer;
 pub use places::Handshake;
 pub use tls::{Revocations, TlsError, TlsFileError};
@@ -70,28 +69,6 @@ pub struct Bound {
     pub entrance: Arc<Entrance>,
     /// Where it is.
     pub to: BoundTo,
-}
-
-/// The listeners that run, and the connections they took.
-#[derive(Debug)]
-pub struct Listening {
-    /// In the order of the configuration, TCP first.
-    pub bound: Vec<Bound>,
-    connections: TaskTracker,
-}
-
-impl Listening {
-    /// Connections that are being served, WebSocket handshakes included.
-    #[must_use]
-    pub fn open_connections(&self) -> usize {
-        self.connections.len()
-    }
-
-    /// Resolves when shutdown was triggered, nothing is accepted any more and every connection has ended. Ending them
-    /// is up to [`Serve`].
-    pub async fn drained(&self) {
-        self.connections.wait().await;
-    }
 }
 
 /// A listener cannot be opened.

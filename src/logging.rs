@@ -12,7 +12,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, registry, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, registry, reload, util::SubscriberInitExt,
+};
 
 use limits::LineLimits;
 
@@ -20,6 +22,9 @@ use crate::config::{LogConfig, LogFormat, parse_level};
 
 /// How often it is looked whether lines were left out that are to be told of.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Of this process, to be replaced.
+static LEVELS: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Of this process.
 static LIMITS: OnceLock<LineLimits> = OnceLock::new();
@@ -45,13 +50,12 @@ pub async fn tell_left_out() {
 /// Installs the subscriber for the whole process. `RUST_LOG` wins over the configured level; what it says is ignored
 /// when it cannot be read. A second call changes nothing.
 pub fn init(config: &LogConfig) {
-    let from_environment = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let filter = from_environment
-        .and_then(|text| parse_level(&text))
+    let filter = level_of_environment()
         .or_else(|| parse_level(&config.level))
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let limits = LIMITS.get_or_init(|| LineLimits::new(filter.clone()));
+    let (filter, handle) = reload::Layer::new(filter);
     let installed = match config.format {
         LogFormat::Text => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -62,9 +66,24 @@ pub fn init(config: &LogConfig) {
             registry().with(filter).with(lines.json().flatten_event(true).with_filter(limits)).try_init()
         }
     };
-    if installed.is_err() {
-        tracing::debug!("logging was set up before");
+    match installed {
+        Ok(()) => drop(LEVELS.set(handle)),
+        Err(_) => tracing::debug!("logging was set up before"),
     }
+}
+
+/// Other levels from now on. Returns whether they count, which they do not while `RUST_LOG` says something else.
+pub fn set_level(level: &str) -> bool {
+    let (None, Some(levels)) = (level_of_environment(), parse_level(level)) else { return false };
+    if let Some(limits) = LIMITS.get() {
+        limits.set_levels(levels.clone());
+    }
+    LEVELS.get().is_some_and(|handle| handle.reload(levels).is_ok())
+}
+
+/// What `RUST_LOG` says, if it can be read.
+fn level_of_environment() -> Option<Targets> {
+    parse_level(&std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty())?)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::account::ownership::owned_session::OwnedSession;
 use crate::account::publish::completions::Completions;
 use crate::account::rights::Rights;
 use crate::account::session_id::SessionId;
+use crate::shutdown::ShutdownSignal;
 use crate::store::ProgressRecord;
 
 /// Why the connection has to end.
@@ -73,6 +74,8 @@ pub(crate) struct Control {
     left: watch::Sender<Left>,
     /// Its place in the order in which connections were taken.
     place: u64,
+    /// Triggered when the listener that it has come by is gone; `None`: it has come by none.
+    closing: Option<ShutdownSignal>,
     /// Its CONNECT is answered.
     is_answered: AtomicBool,
     /// What is known of its session's record.
@@ -103,6 +106,7 @@ impl Control {
             wake,
             left: watch::Sender::default(),
             place: 0,
+            closing: None,
             is_answered: AtomicBool::new(false),
             footing: Mutex::default(),
         }
@@ -208,6 +212,17 @@ impl Control {
     pub(crate) const fn taken_at(mut self, place: u64) -> Self {
         self.place = place;
         self
+    }
+
+    /// By a listener of which this is triggered when it goes.
+    pub(crate) fn come_by(mut self, closing: ShutdownSignal) -> Self {
+        self.closing = Some(closing);
+        self
+    }
+
+    /// Whether the listener that it has come by is gone.
+    pub(crate) fn has_no_listener(&self) -> bool {
+        self.closing.as_ref().is_some_and(ShutdownSignal::is_triggered)
     }
 
     /// CONNECT is answered: whoever comes now came later.

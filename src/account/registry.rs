@@ -10,14 +10,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::account::control::Control;
 use crate::network::PeerAddr;
+use crate::shutdown::ShutdownSignal;
 
 /// Where a CONNECT came from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Remote {
     /// Address of the peer.
     pub(crate) addr: PeerAddr,
     /// Its place in the order in which connections were taken, of all listeners.
     pub(crate) place: u64,
+    /// Triggered when the listener that it has come by is gone.
+    pub(crate) closing: ShutdownSignal,
 }
 
 /// How a client was entered.

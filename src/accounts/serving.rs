@@ -233,6 +233,14 @@ impl Accounts {
         self.home.membership().leave().await;
     }
 
+    /// Lets those go whose listeners are gone, one after the other over this time.
+    pub(crate) async fn let_go_without_listener(&self, over: Duration) {
+        let of = |account: &Arc<Account>| -> Vec<_> {
+            account.clients().into_iter().filter(|control| control.has_no_listener()).collect()
+        };
+        pacing::let_go(pacing::in_turn(self.all().iter().map(of).collect()), over).await;
+    }
+
     /// Ends all of them.
     pub(crate) async fn close(&self) {
         self.rooms.lock().is_ending = true;

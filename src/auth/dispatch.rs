@@ -11,6 +11,7 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use mqtt_access::{AccountId, Certificate, CertificateId, Mode, Publisher};
@@ -24,7 +25,7 @@ use super::oidc;
 use super::refusals::Refusals;
 use super::shape::{JwtShape, has_credentials};
 use super::{Again, Authenticator, Finding, Following, Judging, Looking, Principal};
-use crate::config::{CertificateUse, ListenerAuth};
+use crate::config::{CertificateUse, Config, ListenerAuth};
 use crate::listener::{Peer, Revocations};
 use crate::metrics::AuthStep;
 use crate::store;
@@ -54,7 +55,7 @@ impl Modes {
 /// Sends each client to whoever judges it.
 pub(crate) struct Dispatch {
     /// A CONNECT without credentials is judged, and not refused at once.
-    takes_anonymous: bool,
+    takes_anonymous: AtomicBool,
     modes: Modes,
     refusals: Refusals,
     changes: watch::Sender<u64>,
@@ -75,12 +76,21 @@ enum Route {
 impl Dispatch {
     /// `takes_anonymous`: a CONNECT without credentials is judged, and not refused at once.
     pub(super) fn new(takes_anonymous: bool, modes: Modes, refusals: Refusals) -> Self {
-        Self { takes_anonymous, modes, refusals, changes: watch::Sender::default(), revocations: Arc::default() }
+        let (takes_anonymous, changes) = (AtomicBool::new(takes_anonymous), watch::Sender::default());
+        Self { takes_anonymous, modes, refusals, changes, revocations: Arc::default() }
     }
 
     /// With what listeners know of client certificates.
     pub(crate) fn heeding(self, revocations: Arc<Revocations>) -> Self {
         Self { revocations, ..self }
+    }
+
+    /// Other users count from now on, and those who are connected are judged again.
+    pub(crate) fn reconfigure(&self, config: &Config) {
+        self.takes_anonymous.store(config.auth.anonymous, Ordering::Relaxed);
+        if let Some(file) = &self.modes.file {
+            file.reconfigure(config);
+        }
     }
 
     fn route(&self, connect: &Connect, peer: &Peer) -> Route {
@@ -96,7 +106,7 @@ impl Dispatch {
                 return Route::Certificate;
             }
         }
-        if entrance.mode != Mode::None && !self.takes_anonymous && !has_credentials(connect) {
+        if entrance.mode != Mode::None && !self.takes_anonymous.load(Ordering::Relaxed) && !has_credentials(connect) {
             return Route::Refused(AuthStep::NoCredentials);
         }
         Route::To(self.mode_of(entrance, connect), named)
@@ -106,7 +116,7 @@ impl Dispatch {
         if self.is_of_provider(connect) {
             return Mode::Oidc;
         }
-        let Some(file) = &self.modes.file else { return entrance.mode };
+        let Some(file) = self.modes.file.as_ref().filter(|file| file.has_anybody()) else { return entrance.mode };
         let properties = &connect.properties;
         let is_of_file = match properties.authentication_method.as_deref() {
             None => file.has(connect.username.as_deref().unwrap_or_default()),

@@ -20,7 +20,7 @@ use super::remembered::Remembered;
 use super::turns::Turns;
 use super::users::Users;
 use super::users_file::{self, Found};
-use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Looking, Principal};
+use super::{Again, Authenticator, Following, JUDGED_WITHIN, Judging, Looking, Principal, now};
 use crate::config::{Config, UserConfig, check_names};
 use crate::listener::Peer;
 use crate::metrics::{AuthStep, Metrics};
@@ -39,9 +39,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// Knows users by their passwords.
 pub(crate) struct FileUsers {
-    configured: Arc<[UserConfig]>,
-    anonymous: bool,
-    file: Option<PathBuf>,
+    sources: RwLock<Sources>,
     current: RwLock<Arc<Current>>,
     remembered: Remembered,
     failures: Failures,
@@ -61,6 +59,21 @@ enum Judged {
     Asked,
 }
 
+/// Where users come from.
+#[derive(Clone)]
+struct Sources {
+    configured: Arc<[UserConfig]>,
+    anonymous: bool,
+    file: Option<PathBuf>,
+}
+
+impl Sources {
+    fn new(config: &Config) -> Self {
+        let (configured, file) = (config.users.clone().into(), config.auth.users_file.clone());
+        Self { configured, anonymous: config.auth.anonymous, file }
+    }
+}
+
 /// The users as they are now.
 struct Current {
     version: u64,
@@ -75,12 +88,12 @@ impl FileUsers {
     pub(crate) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
         let of_file = config.auth.file_users.clone();
         let users = users_of(config);
-        tracing::info!(users = users.len(), "users are known by their passwords");
+        if users.has_names() {
+            tracing::info!(users = users.len(), "users are known by their passwords");
+        }
         let at_once = std::thread::available_parallelism().map_or(HASHES_AT_ONCE, usize::from);
         Self {
-            configured: config.users.clone().into(),
-            anonymous: config.auth.anonymous,
-            file: config.auth.users_file.clone(),
+            sources: RwLock::new(Sources::new(config)),
             current: RwLock::new(Arc::new(Current { version: 0, latest: UnixTime::default(), of_file, users })),
             remembered: Remembered::new(config.auth.cache.get()),
             failures: Failures::default(),
@@ -93,6 +106,39 @@ impl FileUsers {
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read())
+    }
+
+    /// Whether there is any user with a name.
+    pub(super) fn has_anybody(&self) -> bool {
+        self.current().users.has_names()
+    }
+
+    /// Other users from now on, those of the file included, which was read with the configuration.
+    pub(super) fn reconfigure(&self, config: &Config) {
+        let (sources, of_file) = (Sources::new(config), config.auth.file_users.clone());
+        // Nobody takes over what was read with the sources before.
+        let mut held = self.sources.write();
+        let before = self.current();
+        let users = config.users.iter().chain(&of_file);
+        let is_same =
+            held.configured == sources.configured && held.anonymous == sources.anonymous && before.of_file == of_file;
+        if held.file != sources.file {
+            *self.seen.lock() = None;
+        }
+        if !is_same {
+            let latest = now().max(UnixTime::from_millis(before.latest.as_millis().saturating_add(1)));
+            let users = Users::new(users, sources.anonymous, Some((&before.users, latest)));
+            self.replace(Current { version: before.version + 1, latest, of_file, users });
+        }
+        *held = sources;
+    }
+
+    fn replace(&self, next: Current) {
+        tell_unknown_tags(&next.users);
+        let version = next.version;
+        *self.current.write() = Arc::new(next);
+        self.remembered.clear();
+        self.changes.send_replace(version);
     }
 
     /// Whether there is a user of this name.
@@ -209,33 +255,41 @@ impl FileUsers {
     }
 
     /// Looks at the file for ever. Many users take a while to be read and compiled, and that waits nowhere else.
-    async fn look_again_and_again(&self, file: PathBuf) {
+    async fn look_again_and_again(&self) {
         loop {
-            let (file, configured, anonymous) = (file.clone(), Arc::clone(&self.configured), self.anonymous);
-            let (seen, before) = (*self.seen.lock(), self.current());
-            let look = tokio::task::spawn_blocking(move || {
-                let Found { stamp, users } = users_file::look(&file, &configured, seen)?;
-                let written = stamp.written();
-                Some((stamp, users.and_then(|users| before.followed_by(users, written, &configured, anonymous))))
-            });
-            if let Ok(Some((stamp, next))) = look.await {
-                *self.seen.lock() = Some(stamp);
-                self.take(next);
+            let sources = self.sources.read().clone();
+            if let Some(file) = sources.file {
+                self.look(file, sources.configured, sources.anonymous).await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
+    async fn look(&self, file: PathBuf, configured: Arc<[UserConfig]>, anonymous: bool) {
+        let (seen, before) = (*self.seen.lock(), self.current());
+        let look = tokio::task::spawn_blocking(move || {
+            let Found { stamp, users } = users_file::look(&file, &configured, seen)?;
+            let written = stamp.written();
+            Some((stamp, users.and_then(|users| before.followed_by(users, written, &configured, anonymous))))
+        });
+        if let Ok(Some((stamp, next))) = look.await {
+            self.take(stamp, next);
+        }
+    }
+
     /// Takes over what the file has now. One that is wrong changes nothing, and neither does one with the same users.
-    fn take(&self, next: Result<Option<Current>, String>) {
+    fn take(&self, stamp: Stamp, next: Result<Option<Current>, String>) {
+        let _held = self.sources.read();
+        let is_late = |next: &Current| next.version != self.current().version + 1;
+        if matches!(&next, Ok(Some(next)) if is_late(next)) {
+            // The configuration was read meanwhile: the next look has it.
+            return;
+        }
+        *self.seen.lock() = Some(stamp);
         match next {
             Ok(Some(next)) => {
                 tracing::info!(users = next.users.len(), "users_file was read again");
-                tell_unknown_tags(&next.users);
-                let version = next.version;
-                *self.current.write() = Arc::new(next);
-                self.remembered.clear();
-                self.changes.send_replace(version);
+                self.replace(next);
             }
             Ok(None) => tracing::debug!("users_file has the users that it had"),
             Err(error) => tracing::warn!("the users stay as they were: {error}"),
@@ -292,10 +346,7 @@ impl Authenticator for FileUsers {
     }
 
     fn follow(&self) -> Following<'_> {
-        match &self.file {
-            Some(file) => Box::pin(self.look_again_and_again(file.clone())),
-            None => Box::pin(std::future::pending()),
-        }
+        Box::pin(self.look_again_and_again())
     }
 }
 

@@ -29,13 +29,9 @@ const TRIED_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) fn authenticator(config: &Config, ways: NatsWays, metrics: &Arc<Metrics>) -> Result<Dispatch, OpenError> {
     let refusals = Refusals::new(Arc::clone(metrics));
     let is_used = |mode| modes(config).any(|used| used == mode);
-    let mut modes = Modes::default();
-    if is_used(Mode::File) || !config.users.is_empty() || config.auth.users_file.is_some() {
-        modes.file = Some(FileUsers::new(config, Arc::clone(metrics)));
-    }
-    if is_used(Mode::None) {
-        modes.others.push((Mode::None, Box::new(Anyone::new(Arc::clone(metrics)))));
-    }
+    // These two take no preparation: a configuration that is read later may want them.
+    let mut modes = Modes { file: Some(FileUsers::new(config, Arc::clone(metrics))), ..Modes::default() };
+    modes.others.push((Mode::None, Box::new(Anyone::new(Arc::clone(metrics)))));
     if is_used(Mode::Jwt) {
         let (home, metrics) = (ways.home.clone(), Arc::clone(metrics));
         modes.others.push((Mode::Jwt, Box::new(JwtUsers::new(&config.auth.jwt, home, metrics))));

@@ -65,6 +65,11 @@ impl Users {
         Self { by_name, by_key, by_certificate, usual_hash }
     }
 
+    /// Whether anybody has a name.
+    pub(super) fn has_names(&self) -> bool {
+        self.by_name.keys().any(|name| !name.is_empty())
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.by_name.len()

@@ -19,7 +19,7 @@ use super::parts::{Claimed, Counts, Life, Reading};
 use super::reads::Reads;
 use super::retained::PendingRetained;
 use super::rights::judge_again;
-use crate::account::{Account, Attached, Mail, Publishing, Remote, Rights, Wakes};
+use crate::account::{Account, Attached, Mail, Order, Publishing, Remote, Rights, Wakes};
 use crate::accounts::Stay;
 use crate::metrics::{ConnectionGuard, Direction};
 use crate::network::PeerAddr;
@@ -45,13 +45,17 @@ where
         peer.handshake.complete();
         let counted = account.metrics.connection();
         let connect = welcome.connect;
-        let remote = Remote { addr: peer.addr, place: peer.place };
+        let remote = Remote { addr: peer.addr, place: peer.place, closing: peer.entrance.closing.clone() };
         // A job of its own: a socket that says nothing does without.
         match Box::pin(account.attach(&negotiated, &connect, remote, &mut io, rights)).await {
             Ok(attached) => {
                 if *door.authenticator.changes().borrow() != judged_in {
                     // Whoever was judged again did not see it.
                     judge_again(&*door.authenticator, &attached.control);
+                }
+                if attached.control.has_no_listener() {
+                    // Whoever lets its clients go did not see it.
+                    attached.control.order(Order::Drain);
                 }
                 handshake::tell_connected(&account, &connect, &negotiated, &attached, &peer);
                 let counted = (peer.addr, counted);

@@ -2,7 +2,7 @@
 //! of connections it accepts and closes, so that devices try elsewhere (`reception`). What the system refuses (no more
 //! files, no more memory) is tried again later.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -18,7 +18,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A bound listener before it runs.
 pub(super) struct Acceptor {
     pub(super) bound: Bound,
-    pub(super) socket: ListeningSocket,
+    pub(super) socket: Arc<ListeningSocket>,
 }
 
 impl Acceptor {

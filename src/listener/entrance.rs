@@ -7,6 +7,7 @@ use mqtt_codec::{Version, Versions};
 use proto_map::MountPoint;
 
 use crate::config::{ClientCertificate, Config, ListenerAuth, ListenerConfig, ListenerKind};
+use crate::shutdown::ShutdownSignal;
 
 /// What a listener asks of those who come by it. Made once, when it is opened, and shared by all of them: whoever needs to know
 /// a setting of the listener of a client finds it here.
@@ -28,6 +29,9 @@ pub struct Entrance {
     pub mount: Option<Arc<MountPoint>>,
     /// How it is found out who they are.
     pub auth: ListenerAuth,
+    /// Triggered when the listener is gone while the process goes on: those who came by it are let go. What a listener becomes by
+    /// another configuration has the same one.
+    pub closing: ShutdownSignal,
 }
 
 impl Entrance {
@@ -43,6 +47,7 @@ impl Entrance {
             strict: listener.strict.unwrap_or(config.mqtt.strict),
             mount,
             auth: ListenerAuth::new(&config.auth, &listener.auth),
+            closing: ShutdownSignal::new(),
         }
     }
 
@@ -58,6 +63,7 @@ impl Entrance {
             strict: false,
             mount: None,
             auth: ListenerAuth::default(),
+            closing: ShutdownSignal::new(),
         }
     }
 }

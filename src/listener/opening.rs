@@ -1,6 +1,7 @@
-//! All listeners of a configuration are opened together, or none.
+//! All listeners of a configuration are opened together, or none; and so they change with it.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Weak};
 
 use proto_map::MountPoint;
 use tokio_util::task::TaskTracker;
@@ -12,10 +13,82 @@ use super::reception::{Limits, Reception};
 use super::tls::{Revocations, Tls};
 use super::upgrade::Upgrade;
 use super::way::Way;
-use super::{Bound, Dispatch, Entrance, ListenerError, Listening, Serve, socket, tls, unix};
-use crate::config::{Config, ListenerConfig, ListenerKind};
+use super::{Bound, Dispatch, Entrance, ListenerError, Serve, socket, tls, unix};
+use crate::config::{Config, ListenerChange, ListenerConfig, ListenerKind};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
+
+/// What all listeners have in common.
+#[derive(Clone)]
+struct Common<H> {
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    revocations: Arc<Revocations>,
+    serve: H,
+    shutdown: ShutdownSignal,
+}
+
+/// The listeners that run, and the connections they took.
+pub struct Listening<H> {
+    common: Common<H>,
+    /// At first in the order of the configuration, TCP first.
+    running: Vec<Running>,
+    connections: TaskTracker,
+}
+
+impl<H> fmt::Debug for Listening<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.running.iter().map(|running| &running.bound)).finish()
+    }
+}
+
+/// A listener that runs.
+#[derive(Clone)]
+struct Running {
+    config: ListenerConfig,
+    bound: Bound,
+    /// It is closed when nobody accepts there any more.
+    socket: Weak<ListeningSocket>,
+    /// It accepts nothing more.
+    stop: ShutdownSignal,
+}
+
+impl<H> Listening<H> {
+    /// Those that run.
+    #[must_use]
+    pub fn bound(&self) -> Vec<Bound> {
+        self.running.iter().map(|running| running.bound.clone()).collect()
+    }
+
+    /// Connections that are being served, WebSocket handshakes included.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Resolves when shutdown was triggered, nothing is accepted any more and every connection has ended. Ending them
+    /// is up to [`Serve`].
+    pub fn drained(&self) -> impl Future<Output = ()> + Send + use<H> {
+        let connections = self.connections.clone();
+        async move { connections.wait().await }
+    }
+}
+
+/// A listener that is bound and does not run yet.
+struct Opened<H> {
+    config: ListenerConfig,
+    acceptor: Acceptor,
+    dispatch: Dispatch<H>,
+}
+
+/// Changes that cannot fail any more.
+pub struct Prepared<H> {
+    opened: Vec<Opened<H>>,
+    /// Those whose listeners stop: in place of some of them others are opened.
+    stopped: Vec<Running>,
+    /// Those of them whose clients stay.
+    kept: usize,
+}
 
 /// Opens every configured listener and serves what connects, until shutdown. Client certificates that are revoked meanwhile are
 /// put into `revocations`.
@@ -28,44 +101,122 @@ pub async fn spawn<H: Serve>(
     revocations: &Arc<Revocations>,
     serve: H,
     shutdown: ShutdownSignal,
-) -> Result<Listening, ListenerError> {
+) -> Result<Listening<H>, ListenerError> {
     let limits = Limits::new(&config.listeners, socket::raise_open_files_limit());
-    let connections = TaskTracker::new();
-    let mut acceptors = Vec::new();
-    for listener in config.listeners.all() {
-        let mount = mount_of(config, listener)?;
-        let entrance = Arc::new(Entrance::new(config, listener, mount));
-        let tls = tls_of(config, listener, &entrance, (&metrics, revocations))?;
-        let Some(socket) = ListeningSocket::open(listener).await? else { continue };
-        let to = socket.bound_to();
-        let reception = Reception::new(Arc::clone(&entrance), limits.clone(), Arc::clone(&metrics));
-        let way = Way {
-            reception,
-            proxied: proxied_of(config, listener, &metrics),
-            tls,
-            upgrade: upgrade_of(config, listener, &entrance, &metrics),
-        };
-        acceptors.push((Acceptor { bound: Bound { entrance, to }, socket }, Arc::new(way)));
+    let common = Common { limits, metrics, revocations: Arc::clone(revocations), serve, shutdown };
+    let mut opened = Vec::new();
+    for listener in config.listeners.all().filter(|listener| listener.place().is_some()) {
+        opened.push(common.open(config, listener, None).await?);
     }
-    if acceptors.is_empty() {
+    if opened.is_empty() {
         return Err(ListenerError::None);
     }
-    let bound = acceptors.iter().map(|(acceptor, _)| acceptor.bound.clone()).collect();
-    for (acceptor, way) in acceptors {
-        if let Some(tls) = &way.tls {
-            let (tls, shutdown) = (Arc::clone(tls), shutdown.clone());
-            connections.spawn(async move {
+    let mut listening = Listening { common, running: Vec::new(), connections: TaskTracker::new() };
+    opened.into_iter().for_each(|opened| listening.run(opened));
+    listening.connections.close();
+    Ok(listening)
+}
+
+impl<H: Serve> Common<H> {
+    /// Opens a listener, on the socket of another one where there is one at its address.
+    async fn open(
+        &self,
+        config: &Config,
+        listener: &ListenerConfig,
+        before: Option<&Running>,
+    ) -> Result<Opened<H>, ListenerError> {
+        let mut entrance = Entrance::new(config, listener, mount_of(config, listener)?);
+        if let Some(before) = before {
+            // Its clients are let go when this one goes.
+            entrance.closing = before.bound.entrance.closing.clone();
+        }
+        let entrance = Arc::new(entrance);
+        let tls = tls_of(config, listener, &entrance, (&self.metrics, &self.revocations))?;
+        let socket = match before.and_then(|before| before.socket.upgrade()) {
+            Some(socket) => socket,
+            None => Arc::new(ListeningSocket::open(listener).await?.ok_or(ListenerError::None)?),
+        };
+        let way = Way {
+            reception: Reception::new(Arc::clone(&entrance), self.limits.clone(), Arc::clone(&self.metrics)),
+            proxied: proxied_of(config, listener, &self.metrics),
+            tls,
+            upgrade: upgrade_of(config, listener, &entrance, &self.metrics),
+        };
+        let acceptor = Acceptor { bound: Bound { entrance, to: socket.bound_to() }, socket };
+        let dispatch = Dispatch { serve: self.serve.clone(), way: Arc::new(way) };
+        Ok(Opened { config: listener.clone(), acceptor, dispatch })
+    }
+}
+
+impl<H: Serve> Listening<H> {
+    /// Gets ready for what a plan does, by the configuration that counts then. Nothing is different yet.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or a file of TLS cannot be used, or nothing would listen.
+    pub async fn prepare(&self, config: &Config, changes: &[ListenerChange]) -> Result<Prepared<H>, ListenerError> {
+        let find = |wanted: &ListenerConfig| self.running.iter().find(|running| running.config == *wanted).cloned();
+        let mut prepared = Prepared { opened: Vec::new(), stopped: Vec::new(), kept: 0 };
+        // Those that go on in another way come first.
+        for change in changes {
+            if let ListenerChange::Change(change) = change
+                && let Some(before) = find(&change.0)
+            {
+                prepared.opened.push(self.common.open(config, &change.1, Some(&before)).await?);
+                prepared.stopped.push(before);
+                prepared.kept += 1;
+            }
+        }
+        for change in changes {
+            match change {
+                ListenerChange::Change(_) => {}
+                ListenerChange::Open(listener) => prepared.opened.push(self.common.open(config, listener, None).await?),
+                ListenerChange::Close(listener) => prepared.stopped.extend(find(listener)),
+            }
+        }
+        if self.running.len() + prepared.opened.len() == prepared.stopped.len() {
+            return Err(ListenerError::None);
+        }
+        Ok(prepared)
+    }
+
+    /// Does it. Whether clients of listeners are to be let go, as their entrances say.
+    pub fn take(&mut self, prepared: Prepared<H>) -> bool {
+        let Prepared { opened, stopped, kept } = prepared;
+        let is_closing = stopped.len() > kept;
+        // Those that take their place accept before they stop.
+        opened.into_iter().for_each(|opened| self.run(opened));
+        for (index, stopped) in stopped.into_iter().enumerate() {
+            self.running.retain(|running| !Arc::ptr_eq(&running.bound.entrance, &stopped.bound.entrance));
+            stopped.stop.trigger();
+            if index >= kept {
+                stopped.bound.entrance.closing.trigger();
+                tls::forget(&self.common.revocations, &stopped.bound.entrance);
+            }
+        }
+        is_closing
+    }
+
+    fn run(&mut self, opened: Opened<H>) {
+        let Opened { config, acceptor, dispatch } = opened;
+        let stop = self.common.shutdown.child();
+        self.running.push(Running {
+            config,
+            bound: acceptor.bound.clone(),
+            socket: Arc::downgrade(&acceptor.socket),
+            stop: stop.clone(),
+        });
+        if let Some(tls) = &dispatch.way.tls {
+            let (tls, stop) = (Arc::clone(tls), stop.clone());
+            self.connections.spawn(async move {
                 tokio::select! {
-                    () = shutdown.wait() => {}
+                    () = stop.wait() => {}
                     () = tls.follow() => {}
                 }
             });
         }
-        let dispatch = Dispatch { serve: serve.clone(), way };
-        connections.spawn(acceptor.run(dispatch, connections.clone(), shutdown.clone()));
+        let connections = self.connections.clone();
+        self.connections.spawn(acceptor.run(dispatch, connections, stop));
     }
-    connections.close();
-    Ok(Listening { bound, connections })
 }
 
 /// Looks whether everything that is known without opening a listener is right: what is in the files of TLS, and whether groups

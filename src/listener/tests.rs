@@ -97,7 +97,7 @@ impl Serve for Echo {
 }
 
 pub(super) struct Running {
-    listening: Listening,
+    listening: Listening<Echo>,
     shutdown: ShutdownSignal,
     pub(super) metrics: Arc<Metrics>,
     pub(super) ended: mpsc::UnboundedReceiver<std::io::Result<()>>,
@@ -133,7 +133,7 @@ impl Running {
 
     pub(super) fn addr(&self, protocol: Protocol) -> SocketAddr {
         self.listening
-            .bound
+            .bound()
             .iter()
             .find(|bound| bound.entrance.protocol == protocol)
             .and_then(|bound| bound.to.addr())
@@ -171,7 +171,7 @@ impl Running {
 #[tokio::test]
 async fn port_0_reports_the_real_one_and_bytes_flow() {
     let running = Running::new().await;
-    assert!(running.listening.bound.iter().all(|bound| bound.to.addr().is_some_and(|addr| addr.port() != 0)));
+    assert!(running.listening.bound().iter().all(|bound| bound.to.addr().is_some_and(|addr| addr.port() != 0)));
     let mut stream = running.tcp().await;
     stream.write_all(b"hello").await.unwrap();
     let mut answer = [0; 5];

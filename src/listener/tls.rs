@@ -96,8 +96,7 @@ impl Tls {
 
     fn revoke(&self, revoked: Option<Lists>) {
         if let Some(lists) = revoked {
-            let Entrance { protocol, name, .. } = &*self.entrance;
-            self.revocations.put(&format!("{protocol} {name}"), lists);
+            self.revocations.put(&name_of(&self.entrance), lists);
         }
     }
 
@@ -256,6 +255,16 @@ fn judge_again(setup: &Setup, session: &ServerConnection) -> Result<(), Certific
         Err(Error::InvalidCertificate(error)) => Err(error),
         Err(_) => Err(CertificateError::ApplicationVerificationFailure),
     }
+}
+
+/// What tells a listener from others.
+fn name_of(entrance: &Entrance) -> String {
+    format!("{} {}", entrance.protocol, entrance.name)
+}
+
+/// What is revoked by the lists of a listener is not looked at any more: it is closed.
+pub(super) fn forget(revocations: &Revocations, entrance: &Entrance) {
+    revocations.forget(&name_of(entrance));
 }
 
 /// Type of a record that begins a handshake.

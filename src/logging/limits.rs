@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -83,7 +83,7 @@ struct Minute {
 #[derive(Debug)]
 pub(super) struct LineLimits {
     /// What is written at `debug` is not limited.
-    levels: Targets,
+    levels: RwLock<Targets>,
     minute: Mutex<Minute>,
     left_out: AtomicU64,
 }
@@ -91,7 +91,12 @@ pub(super) struct LineLimits {
 impl LineLimits {
     pub(super) fn new(levels: Targets) -> Self {
         let minute = Minute { began: Instant::now(), counts: HashMap::new(), left_out: HashMap::new() };
-        Self { levels, minute: Mutex::new(minute), left_out: AtomicU64::new(0) }
+        Self { levels: RwLock::new(levels), minute: Mutex::new(minute), left_out: AtomicU64::new(0) }
+    }
+
+    /// Other levels from now on.
+    pub(super) fn set_levels(&self, levels: Targets) {
+        *self.levels.write() = levels;
     }
 
     /// Lines that were left out, so far.
@@ -114,7 +119,8 @@ impl LineLimits {
         let metadata = event.metadata();
         let target = metadata.target();
         let level = *metadata.level();
-        if level > Level::INFO || UNLIMITED.contains(&target) || self.levels.would_enable(target, &Level::DEBUG) {
+        if level > Level::INFO || UNLIMITED.contains(&target) || self.levels.read().would_enable(target, &Level::DEBUG)
+        {
             return true;
         }
         let mut about = About::default();
@@ -152,7 +158,8 @@ impl<S: Subscriber> Filter<S> for &'static LineLimits {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        self.levels.iter().map(|(_, level)| level).chain(self.levels.default_level()).max()
+        let levels = self.levels.read();
+        levels.iter().map(|(_, level)| level).chain(levels.default_level()).max()
     }
 
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {

@@ -123,7 +123,8 @@ impl Account {
                 rights,
                 self.options.inbox,
             )
-            .taken_at(peer.place),
+            .taken_at(peer.place)
+            .come_by(peer.closing),
         );
         let registered = Registered::new(self, &control);
         if !self.store.has_jetstream() {

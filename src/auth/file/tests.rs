@@ -161,7 +161,9 @@ async fn a_password_that_was_right_needs_no_turn_until_the_users_change() {
 
 /// As if the file had these now.
 fn replace(users: &FileUsers, of_file: Vec<UserConfig>, written: UnixTime) {
-    users.take(users.current().followed_by(of_file, written, &users.configured, users.anonymous));
+    let (current, sources) = (users.current(), users.sources.read().clone());
+    let next = current.followed_by(of_file, written, &sources.configured, sources.anonymous);
+    users.take(Stamp::default(), next);
 }
 
 fn parsed(users: &str) -> Vec<UserConfig> {

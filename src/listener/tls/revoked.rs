@@ -61,6 +61,11 @@ impl Revocations {
         self.changes.send_modify(|version| *version += 1);
     }
 
+    /// Nobody comes by a listener any more.
+    pub(super) fn forget(&self, listener: &str) {
+        self.of_listeners.lock().remove(listener);
+    }
+
     #[cfg(test)]
     pub(crate) fn put_one(&self, listener: &str, id: &CertificateId) {
         self.put(
