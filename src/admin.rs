@@ -3,8 +3,10 @@
 //!
 //! # Layout
 //! - `client`: one GET, for `nats-mqtt health` and for tests.
+//! - `control`: the Unix socket for `nats-mqtt reload`.
 
 pub mod client;
+pub mod control;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -6,26 +6,30 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::signal::unix::Signal;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::account::{Account, AccountSpec, CoreInlet, Redirect};
 use crate::accounts::{self, Accounts};
+use crate::admin::control::{ControlError, ControlSocket};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
-use crate::auth::{self, Authenticator};
-use crate::config::{Config, DrainConfig};
+use crate::auth::{self, Authenticator, Dispatch};
+use crate::config::{Config, ConfigSource, DrainConfig};
 use crate::connection::{self, Door};
-use crate::listener::{self, Bound, ListenerError, Listening, Peer, Revocations, Serve};
+use crate::listener::{self, Bound, ListenerError, Peer, Revocations, Serve};
 use crate::metrics::Metrics;
 use crate::overload::{PROCESS, Source};
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::store::{OpenError, Store};
 use crate::systemd::{self, Notifier};
+use reload::{Parts, Reloader, State};
 use ways::Configured;
 
 pub(crate) mod options;
 mod overload;
+mod reload;
 mod ways;
 
 /// How long connections may take to finish what is in flight, from when the last one is told to leave.
@@ -70,6 +74,9 @@ pub enum AppError {
     /// The admin listener cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The socket for `nats-mqtt reload` cannot be opened.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// NATS cannot be used.
     #[error(transparent)]
     Nats(#[from] OpenError),
@@ -86,7 +93,7 @@ impl AppError {
             Self::Nats(error) => error.is_configuration(),
             Self::Names(_) => true,
             Self::Listener(error) => error.is_configuration(),
-            Self::Admin(_) => false,
+            Self::Admin(_) | Self::Control(_) => false,
         }
     }
 }
@@ -97,6 +104,17 @@ impl AppError {
 /// A name in the configuration cannot be used in NATS.
 pub fn account_spec(config: &Config) -> Result<AccountSpec, AppError> {
     Ok(options::spec(config, options::store(config, None)?))
+}
+
+/// What comes from outside while the process runs.
+#[derive(Debug)]
+pub struct Outside {
+    /// Where the configuration comes from.
+    pub source: ConfigSource,
+    /// SIGHUP: it is to be read again.
+    pub hangups: Signal,
+    /// The service manager, which is told how the process is.
+    pub notifier: Notifier,
 }
 
 /// What is there once, whatever becomes of the account.
@@ -111,6 +129,8 @@ struct Process {
     revocations: Arc<Revocations>,
     /// Where clients are told to go.
     redirect: Arc<Redirect>,
+    /// For `nats-mqtt reload`, until somebody answers there.
+    control: Mutex<Option<ControlSocket>>,
     /// The service manager.
     notifier: Notifier,
     /// Who tells it how the process is.
@@ -120,7 +140,7 @@ struct Process {
 }
 
 impl Process {
-    async fn start(config: &Config, notifier: Notifier, memory: Source) -> Result<Self, AdminError> {
+    async fn start(config: &Config, notifier: Notifier, memory: Source) -> Result<Self, AppError> {
         tokio::spawn(crate::logging::tell_left_out());
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
         metrics.readiness(&readiness);
@@ -133,6 +153,7 @@ impl Process {
             Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
             None => None,
         };
+        let control = config.admin.socket.as_deref().map(ControlSocket::open).transpose()?;
         Ok(Self {
             metrics,
             readiness,
@@ -141,6 +162,7 @@ impl Process {
             admin,
             revocations: Arc::default(),
             redirect: options::redirect(config),
+            control: Mutex::new(control),
             notifier,
             keeping,
             memory,
@@ -157,6 +179,18 @@ impl Process {
         self.notifier.ready(&line);
     }
 
+    /// The configuration is read again whenever there is a reason; never ends. Whoever comes to the socket later is not answered.
+    async fn follow(&self, reloader: &Reloader<Mqtt>, hangups: Signal) {
+        let control = self.control.lock().take();
+        let answering = async {
+            match &control {
+                Some(socket) => socket.serve(reloader).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(reloader.follow(hangups), answering);
+    }
+
     /// From now on the account is asked how it is.
     fn look_at(&self, account: &Arc<Account>) {
         self.conditions.iter().for_each(|(condition, look)| ask(condition, account, *look));
@@ -167,8 +201,8 @@ impl Process {
 ///
 /// # Errors
 /// A listener cannot be opened, or NATS cannot be used as it is.
-pub async fn run(config: Config, shutdown: ShutdownSignal, notifier: Notifier) -> Result<(), AppError> {
-    tokio::spawn(tell_stopping(notifier.clone(), shutdown.clone(), config.drain.clone()));
+pub async fn run(config: Config, shutdown: ShutdownSignal, outside: Outside) -> Result<(), AppError> {
+    let Outside { source, hangups, notifier } = outside;
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     // What is wrong with them is told at once, also when NATS is not there yet.
     listener::check(&config)?;
@@ -180,10 +214,14 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, notifier: Notifier) -
     // The same user of ours on the same servers.
     spec.store.nats.outage = ways.home.outage.clone();
     let authenticator = auth::authenticator(&config, ways, &process.metrics)?;
-    let authenticator: Arc<dyn Authenticator> = Arc::new(authenticator.heeding(Arc::clone(&process.revocations)));
+    let dispatch = Arc::new(authenticator.heeding(Arc::clone(&process.revocations)));
+    let authenticator = Arc::clone(&dispatch) as Arc<dyn Authenticator>;
     let spec = ways::common(spec, &authenticator, &process.redirect);
     let opening = Box::pin(Account::open(spec, &process.metrics));
-    let Some(home) = until(&shutdown, opening).await.transpose()? else { return Ok(()) };
+    let Some(home) = until(&shutdown, opening).await.transpose()? else {
+        process.notifier.stopping(CLOSE);
+        return Ok(());
+    };
     process.look_at(&home);
     if let Some(accounts) = home.store().accounts() {
         authenticator.remember_in(accounts);
@@ -191,7 +229,7 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, notifier: Notifier) -
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
     let opener = Configured::new(&config, &authenticator, &process.metrics, &process.redirect);
     let accounts = accounts::begin(home, Box::new(opener), most);
-    let served = serve(&config, &process, &accounts, authenticator, shutdown).await;
+    let served = Box::pin(serve(config, &process, &accounts, dispatch, (source, hangups), shutdown)).await;
     if tokio::time::timeout(CLOSE, accounts.close()).await.is_err() {
         tracing::warn!("some of the accounts do not close; ending without");
     }
@@ -200,47 +238,53 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, notifier: Notifier) -
 
 /// Serves accounts until shutdown is triggered, and drains them.
 async fn serve(
-    config: &Config,
+    config: Config,
     process: &Process,
     accounts: &Arc<Accounts>,
-    authenticator: Arc<dyn Authenticator>,
+    dispatch: Arc<Dispatch>,
+    (source, hangups): (ConfigSource, Signal),
     shutdown: ShutdownSignal,
 ) -> Result<(), AppError> {
     let home = accounts.home();
     // Whoever is connected while others are let go already is judged as ever.
     let (over, closing) = (ShutdownSignal::new(), ShutdownSignal::new());
+    let authenticator = Arc::clone(&dispatch) as Arc<dyn Authenticator>;
     tokio::spawn(follow_users(Arc::clone(&authenticator), Arc::clone(accounts), over.clone()));
     let _ = until(&shutdown, home.wait_for_lease(LEASE)).await;
     let metrics = Arc::clone(&process.metrics);
-    let door = Arc::new(options::door(config, authenticator, home.max_packet_size(), metrics));
+    let door = Arc::new(options::door(&config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
     let watching = overload::watch(process.memory.clone(), Arc::clone(accounts), Arc::clone(&process.metrics));
     let ends = shutdown.clone();
     tokio::spawn(async move { until(&ends, watching).await });
     let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
-    let served = listener::spawn(config, metrics, revocations, mqtt, closing.clone()).await?;
-    auth::tell_open_listeners(&served.bound);
-    process.tell_ready(&served.bound, config);
-    shutdown.wait().await;
+    let listening = listener::spawn(&config, metrics, revocations, mqtt, closing.clone()).await?;
+    let (bound, arriving) = (listening.bound(), listening.drained());
+    auth::tell_open_listeners(&bound);
+    process.tell_ready(&bound, &config);
+    let parts = Parts {
+        authenticator: dispatch,
+        accounts: Arc::clone(accounts),
+        redirect: Arc::clone(&process.redirect),
+        notifier: process.notifier.clone(),
+    };
+    let reloader = Reloader::new(source, State { config, listening }, parts);
+    let _ = until(&shutdown, Box::pin(process.follow(&reloader, hangups))).await;
     // First of all, so that load balancers send nobody any more.
     process.readiness.drain();
-    tokio::time::sleep(config.drain.notice.get()).await;
+    let DrainConfig { notice, duration, .. } = reloader.config().await.drain;
+    process.notifier.stopping(notice.get() + duration.get() + REST + CLOSE);
+    tokio::time::sleep(notice.get()).await;
     closing.trigger();
-    drain(accounts, &served, config.drain.duration.get()).await;
+    drain(accounts, arriving, duration.get()).await;
     over.trigger();
     Ok(())
 }
 
-/// Tells the service manager that the process ends, when it does, and how long that may take.
-async fn tell_stopping(notifier: Notifier, shutdown: ShutdownSignal, drain: DrainConfig) {
-    shutdown.wait().await;
-    notifier.stopping(drain.notice.get() + drain.duration.get() + REST + CLOSE);
-}
-
 /// Lets clients go over this time, those who are arriving included, and gives back what is held; whatever does not answer, it ends
 /// [`REST`] later.
-async fn drain(accounts: &Accounts, served: &Listening, over: Duration) {
-    let arriving = tokio::time::timeout(over.max(ARRIVING), served.drained());
+async fn drain(accounts: &Accounts, arriving: impl Future<Output = ()>, over: Duration) {
+    let arriving = tokio::time::timeout(over.max(ARRIVING), arriving);
     let draining = async { tokio::join!(accounts.drain(over, DRAIN_REST), arriving) };
     if tokio::time::timeout(over + REST, draining).await.is_err() {
         tracing::warn!("the drain does not end: what is left is cut");

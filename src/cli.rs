@@ -5,6 +5,7 @@ mod check;
 mod failure;
 mod health;
 mod passwd;
+mod reload;
 mod run;
 mod settings;
 mod topic;
@@ -42,6 +43,11 @@ enum Command {
     },
     /// Ask a running nats-mqtt whether it is ready
     Health {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Have a running nats-mqtt read its configuration again
+    Reload {
         #[command(flatten)]
         settings: Settings,
     },
@@ -102,9 +108,10 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { command, before } = cli;
     match command.unwrap_or_default() {
-        Command::Run(settings) => Box::pin(run::run(before.with(settings)?.load()?)).await,
+        Command::Run(settings) => Box::pin(run::run(before.with(settings)?.source())).await,
         Command::Check { settings, offline } => check::check(&before.with(settings)?.load()?, offline).await,
         Command::Health { settings } => health::health(&before.with(settings)?.load()?).await,
+        Command::Reload { settings } => reload::reload(&before.with(settings)?.load()?).await,
         Command::Topic { what } => before.unused_by("topic").and_then(|()| topic::topic(&what)),
         Command::Passwd => before.unused_by("passwd").and_then(|()| passwd::passwd()),
         Command::Auth { settings: between, what: Auth::Test { settings, somebody } } => {
@@ -151,6 +158,7 @@ mod tests {
             Command::Check { settings, offline: true } => ("offline", before.with(settings)),
             Command::Check { settings, offline: false } => ("check", before.with(settings)),
             Command::Health { settings } => ("health", before.with(settings)),
+            Command::Reload { settings } => ("reload", before.with(settings)),
             Command::Topic { .. } => ("topic", before.unused_by("topic").map(|()| Settings::default())),
             Command::Passwd => ("passwd", before.unused_by("passwd").map(|()| Settings::default())),
             Command::Auth { settings: between, what: Auth::Test { settings, .. } } => {
@@ -177,6 +185,8 @@ mod tests {
             ("-c f check --offline", "offline -c f"),
             ("--admin :1 health", "health --admin :1"),
             ("health --admin :1", "health --admin :1"),
+            ("-c f reload", "reload -c f"),
+            ("reload -c f", "reload -c f"),
             ("-c f auth test --user u", "auth test -c f"),
             ("auth -c f test --user u", "auth test -c f"),
             ("auth test -c f --user u", "auth test -c f"),

@@ -141,7 +141,7 @@ impl Default for EventsConfig {
 }
 
 /// `[overload]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct OverloadConfig {
     /// Memory that the process may take; 0 (default): what its control group may, or else what the machine has.

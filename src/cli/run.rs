@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use super::failure::{FAILED, Failure};
 use crate::{
-    app,
-    config::Config,
+    app::{self, Outside},
+    config::{Config, ConfigSource},
     embedded::{Embedded, Launcher},
     logging,
     shutdown::ShutdownSignal,
@@ -17,14 +18,17 @@ use crate::{
 /// How long the app may drain when its nats-server is gone.
 const DRAIN_WITHOUT_NATS: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
+pub(super) async fn run(source: ConfigSource) -> Result<(), Failure> {
+    let mut config = source.load()?;
     logging::init(&config.log);
     info!(version = env!("CARGO_PKG_VERSION"), "nats-mqtt starts");
     let shutdown = ShutdownSignal::new();
     shutdown.trigger_on_signals();
-    let notifier = Notifier::from_environment();
+    // From here on it ends nothing.
+    let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::new(FAILED, error))?;
+    let mut outside = Outside { source, hangups, notifier: Notifier::from_environment() };
     if !config.embedded.enabled {
-        return Box::pin(app::run(config, shutdown, notifier)).await.map_err(Failure::from);
+        return Box::pin(app::run(config, shutdown, outside)).await.map_err(Failure::from);
     }
     let start = Embedded::start(&config.embedded, Launcher::default());
     let embedded = tokio::select! {
@@ -32,7 +36,8 @@ pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
         () = shutdown.wait() => return Ok(()),
     };
     config.nats.urls = vec![embedded.url()];
-    let result = with_server(config, shutdown, notifier, &embedded).await;
+    outside.source = outside.source.at(config.nats.urls.clone());
+    let result = with_server(config, shutdown, outside, &embedded).await;
     embedded.stop().await;
     result
 }
@@ -41,10 +46,10 @@ pub(super) async fn run(mut config: Config) -> Result<(), Failure> {
 async fn with_server(
     config: Config,
     shutdown: ShutdownSignal,
-    notifier: Notifier,
+    outside: Outside,
     embedded: &Embedded,
 ) -> Result<(), Failure> {
-    let mut app = Box::pin(app::run(config, shutdown.clone(), notifier));
+    let mut app = Box::pin(app::run(config, shutdown.clone(), outside));
     let status = tokio::select! {
         result = &mut app => return result.map_err(Failure::from),
         status = embedded.ended() => status,

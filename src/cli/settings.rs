@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::{Failure, USAGE};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, ConfigSource, Overrides};
 
 /// Where the configuration file is said to be, when no option says so.
 const CONFIG_VARIABLE: &str = "NATS_MQTT_CONFIG";
@@ -107,6 +107,11 @@ impl Settings {
 
     /// What they configure.
     pub(super) fn load(&self) -> Result<Config, Failure> {
+        Ok(self.source().load()?)
+    }
+
+    /// Where that comes from.
+    pub(super) fn source(&self) -> ConfigSource {
         let file = self.config.clone().or_else(|| std::env::var_os(CONFIG_VARIABLE).map(PathBuf::from));
         let overrides = Overrides {
             nats: self.nats.clone(),
@@ -119,7 +124,7 @@ impl Settings {
             embedded_data: self.embedded_data.clone(),
             embedded_port: self.embedded_port,
         };
-        Ok(Config::load(file.as_deref(), &overrides)?)
+        ConfigSource::new(file, overrides)
     }
 }
 

@@ -126,6 +126,7 @@ impl Planning<'_> {
             requests,
             jetstream,
             events,
+            overload,
             log,
             drain,
             embedded,
@@ -142,7 +143,7 @@ impl Planning<'_> {
                 }
             )*};
         }
-        stays!(nats, accounts, mqtt, publish, requests, jetstream, events, embedded, open_trees);
+        stays!(nats, accounts, mqtt, publish, requests, jetstream, events, overload, embedded, open_trees);
         for key in stays {
             self.restart(key, false);
         }

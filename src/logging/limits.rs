@@ -46,8 +46,8 @@ const COUNTED_MAX: usize = 4_096;
 /// Lines of this target are about lines that were left out.
 pub(super) const LEFT_OUT: &str = "nats_mqtt::left_out";
 
-/// A nats-server of ours has limits of its own.
-const UNLIMITED: [&str; 2] = [LEFT_OUT, "nats_mqtt::embedded"];
+/// A nats-server of ours has limits of its own, and each reload is the operator's, who reads what comes of it.
+const UNLIMITED: [&str; 3] = [LEFT_OUT, "nats_mqtt::embedded", "nats_mqtt::app::reload"];
 
 /// Fields that say what a line is about, where that is no client.
 const THINGS: [&str; 8] = ["account", "stream", "lease", "node", "consumer", "connection", "listener", "setting"];

@@ -69,6 +69,7 @@ mod overload;
 mod properties;
 mod protocol;
 mod proxy_protocol;
+mod reload;
 mod reply_key;
 mod requests;
 mod requests_faults;

@@ -1,0 +1,248 @@
+//! The configuration is read again under connected clients: what changes for them, and what does not.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use mqtt_codec::{ReasonCode, Version};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::harness::{
+    Client, Finished, NatsServer, Options, PATIENCE, PROGRAM, Process, eventually, free_port, http_get, msg, run,
+    unique,
+};
+
+const LIGHT: &str =
+    "$7$10$MDEyMzQ1Njc4OWFi$NrzwjNkm0devHqjYkA7HqLMvRhp+AsLReNF6SvsV8eCNpQ1+C4DLO/N1v2TyhqbZt6lLUVErC2CGca242OSJCA==";
+
+/// A sidecar that has everything from its file.
+struct Configured {
+    process: Process,
+    file: PathBuf,
+    admin: u16,
+    nats: String,
+    dir: TempDir,
+}
+
+impl Configured {
+    /// With these tables besides; waits until it is ready.
+    async fn start(nats: &NatsServer, more: &str) -> Self {
+        let mut sidecar = Self::launch(nats, more);
+        sidecar.ready().await;
+        sidecar
+    }
+
+    fn launch(nats: &NatsServer, more: &str) -> Self {
+        let dir = TempDir::with_prefix("nats-mqtt-").expect("a temporary directory");
+        let (file, admin, url) = (dir.path().join("nats-mqtt.toml"), free_port(), nats.url());
+        std::fs::write(&file, text(&url, admin, dir.path(), more)).expect("write the configuration");
+        let mut command = Command::new(PROGRAM);
+        command.arg("-c").arg(&file).env("NATS_MQTT__DRAIN__DURATION", "0s").env_remove("RUST_LOG");
+        let process = Process::spawn("sidecar", &mut command, &dir.path().join("sidecar.log"));
+        Self { process, file, admin, nats: url, dir }
+    }
+
+    async fn ready(&mut self) {
+        let address = format!("127.0.0.1:{}", self.admin);
+        let ready = async || http_get(&address, "/readyz").await.is_some_and(|(status, _)| status == 200);
+        eventually("it is ready", ready).await;
+    }
+
+    /// Other tables from now on, which it does not know yet.
+    fn write(&self, more: &str) {
+        // As editors and packages do it, in one step.
+        let aside = self.dir.path().join("aside");
+        std::fs::write(&aside, text(&self.nats, self.admin, self.dir.path(), more)).expect("write the configuration");
+        std::fs::rename(&aside, &self.file).expect("replace the configuration");
+    }
+
+    async fn logs(&self, line: &str) {
+        eventually(&format!("the log says {line:?}"), async || self.process.log().contains(line)).await;
+    }
+
+    /// `nats-mqtt COMMAND -c FILE`.
+    async fn program(&self, command: &str) -> Finished {
+        let mut program = Command::new(PROGRAM);
+        program.args([command, "-c"]).arg(&self.file).env("NATS_MQTT__DRAIN__DURATION", "0s").env_remove("RUST_LOG");
+        run(program, PATIENCE).await
+    }
+}
+
+fn text(nats: &str, admin: u16, dir: &Path, more: &str) -> String {
+    let socket = dir.join("control");
+    format!("[nats]\nurls = [\"{nats}\"]\n[admin]\nbind = \"127.0.0.1:{admin}\"\nsocket = {socket:?}\n{more}")
+}
+
+fn listener(name: &str, port: u16, more: &str) -> String {
+    format!("[listeners.tcp.{name}]\nbind = \"127.0.0.1:{port}\"\n{more}\n")
+}
+
+fn user(name: &str) -> String {
+    format!("[[users]]\nname = \"{name}\"\npassword = \"{LIGHT}\"\n")
+}
+
+/// A client of this name.
+async fn named(port: u16, name: &str) -> Client {
+    let mut options = Options::v5(&unique(name));
+    options.connect.username = Some(name.into());
+    options.connect.password = Some("light".as_bytes().into());
+    Client::open(port, options).await
+}
+
+async fn is_closed(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).await.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_opens_and_closes_listeners_under_clients_who_stay() {
+    let nats = NatsServer::start();
+    let [stays, goes, comes] = [free_port(), free_port(), free_port()];
+    let sidecar = Configured::start(&nats, &(listener("stays", stays, "") + &listener("goes", goes, ""))).await;
+    let mut staying = Client::connect(stays, Options::v5(&unique("stays"))).await;
+    let (mut going, mut old) = (
+        Client::connect(goes, Options::v5(&unique("goes"))).await,
+        Client::connect(goes, Options::new(Version::V311, &unique("old"))).await,
+    );
+    let topic = unique("reload");
+    staying.subscribe(&topic, 1).await;
+    let more = listener("renamed", stays, "") + &listener("comes", comes, "") + "[log]\nlevel = \"debug\"\n";
+    sidecar.write(&more);
+    sidecar.process.hang_up();
+    assert_eq!(going.closed().await, Some(ReasonCode::ServerShuttingDown));
+    assert_eq!(old.closed().await, None);
+    eventually("it is closed", async || is_closed(goes).await).await;
+    let mut newcomer = Client::connect(comes, Options::v5(&unique("comes"))).await;
+    newcomer.publish(msg(&topic, "x").qos(1)).await;
+    assert_eq!(staying.receive_shown().await, format!("{topic} x qos1"));
+    Client::connect(stays, Options::v5(&unique("again"))).await.ping().await;
+    // At the level before nobody was told who connects, and by which listener.
+    sidecar.logs("listener=\"renamed\"").await;
+    for line in [
+        "SIGHUP: listener renamed: changed for those who connect from now on",
+        &format!("SIGHUP: listener comes: opened on 127.0.0.1:{comes}"),
+        &format!("SIGHUP: listener goes: closed on 127.0.0.1:{goes}, and its clients are let go"),
+        "SIGHUP: log.level: replaced",
+    ] {
+        assert!(sidecar.process.log().contains(line), "{line}: {}", sidecar.process.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_come_and_go_and_those_who_are_left_stay_connected() {
+    let (nats, port) = (NatsServer::start(), free_port());
+    let door = "[auth]\nmode = \"file\"\n".to_owned() + &listener("door", port, "");
+    let sidecar = Configured::start(&nats, &(door.clone() + &user("stays") + &user("goes"))).await;
+    let (mut stays, mut goes) = (named(port, "stays").await, named(port, "goes").await);
+    let refused = named(port, "comes").await.connack.reason;
+    assert_eq!(refused, ReasonCode::BadUserNameOrPassword);
+    sidecar.write(&(door + &user("stays") + &user("comes")));
+    let reloaded = sidecar.program("reload").await;
+    assert_eq!((reloaded.code, &*reloaded.stdout), (0, "users: replaced\n"), "{reloaded:?}");
+    assert!(goes.closed().await.is_some_and(ReasonCode::is_error));
+    assert_eq!(named(port, "comes").await.connack.reason, ReasonCode::Success);
+    assert_eq!(named(port, "goes").await.connack.reason, ReasonCode::BadUserNameOrPassword);
+    stays.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_wrong_changes_nothing_and_says_why() {
+    let (nats, port, taken) = (NatsServer::start(), free_port(), free_port());
+    let right = listener("door", port, "");
+    let sidecar = Configured::start(&nats, &right).await;
+    let mut client = Client::connect(port, Options::v5(&unique("c"))).await;
+    let _holder = std::net::TcpListener::bind(("127.0.0.1", taken)).expect("a port");
+    for (more, why) in [
+        (listener("other", free_port(), "bnid = 1"), "unknown key: did you mean \"bind\"?"),
+        ("[listeners]\n[mqtt]\nwindow = 0".to_owned(), "mqtt.window: 0 would deliver no message"),
+        (right.clone() + &listener("other", taken, ""), "cannot listen on"),
+        ("[listeners]".to_owned(), "no listener is configured"),
+        (listener("door", port, "tls = { cert_file = \"/no\", key_file = \"/no\" }"), "/no"),
+        ("= nonsense".to_owned(), "nats-mqtt.toml:"),
+    ] {
+        sidecar.write(&more);
+        sidecar.process.hang_up();
+        eventually(&format!("it says {why:?}"), async || {
+            let log = sidecar.process.log();
+            log.lines().any(|line| line.contains("everything stays as it was") && line.contains(why))
+        })
+        .await;
+        let reloaded = sidecar.program("reload").await;
+        assert!(reloaded.code != 0 && reloaded.stderr.contains(why), "{more}: {reloaded:?}");
+        assert_eq!(reloaded.stderr.lines().count(), 1, "{reloaded:?}");
+        client.ping().await;
+        Client::connect(port, Options::v5(&unique("c"))).await.ping().await;
+    }
+    sidecar.write(&right);
+    let reloaded = sidecar.program("reload").await;
+    assert_eq!((reloaded.code, &*reloaded.stdout), (0, "nothing is different\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_in_advance_what_a_reload_does_and_what_it_does_not() {
+    let (nats, port, more_port) = (NatsServer::start(), free_port(), free_port());
+    let sidecar = Configured::start(&nats, &listener("door", port, "")).await;
+    let next = listener("door", port, "") + &listener("more", more_port, "") + "[mqtt]\nwindow = 7\n";
+    sidecar.write(&next);
+    let opened = format!("listener more: opened on 127.0.0.1:{more_port}");
+    let stays = "mqtt.window: stays as it was, this needs a restart";
+    for _ in 0..2 {
+        let checked = sidecar.program("check").await;
+        assert_eq!(checked.code, 0, "{checked:?}");
+        for line in [&opened, stays] {
+            assert!(checked.stdout.contains(&format!("reload: {line}\n")), "{checked:?}");
+        }
+        assert!(is_closed(more_port).await, "nothing is done");
+    }
+    let reloaded = sidecar.program("reload").await;
+    assert_eq!((reloaded.code, reloaded.stdout), (0, format!("{opened}\n{stays}\n")));
+    assert!(!is_closed(more_port).await);
+    let checked = sidecar.program("check").await;
+    assert!(
+        checked.stdout.contains(&format!("reload: {stays}\n")) && !checked.stdout.contains("opened"),
+        "{checked:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_signals_are_one_reload_or_two_and_one_at_the_start_ends_nothing() {
+    let (mut nats, port) = (NatsServer::prepared(true, ""), free_port());
+    let mut sidecar = Configured::launch(&nats, &listener("door", port, ""));
+    sidecar.logs("nats-mqtt starts").await;
+    eventually("it lives", async || http_get(&format!("127.0.0.1:{}", sidecar.admin), "/livez").await.is_some()).await;
+    sidecar.write(&(listener("door", port, "") + "[log]\nlevel = \"debug\"\n"));
+    sidecar.process.hang_up();
+    nats.restart();
+    sidecar.ready().await;
+    sidecar.logs("SIGHUP: log.level: replaced").await;
+    let count = || sidecar.process.log().matches("SIGHUP: ").count();
+    let (before, since) = (count(), Instant::now());
+    while since.elapsed() < Duration::from_secs(1) {
+        sidecar.process.hang_up();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    eventually("one reload follows them", async || count() > before).await;
+    let mut client = Client::connect(port, Options::v5(&unique("c"))).await;
+    client.ping().await;
+    assert!(count() - before <= 3, "{} reloads for a hundred signals in a second", count() - before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_watched_is_read_when_it_changes() {
+    let (nats, port, more_port) = (NatsServer::start(), free_port(), free_port());
+    let watching = |more: &str| {
+        let text = listener("door", port, "") + more;
+        format!("watch = true\n{text}")
+    };
+    let sidecar = Configured::start(&nats, &watching("")).await;
+    sidecar.write(&watching(&listener("more", more_port, "")));
+    eventually("it listens there", async || !is_closed(more_port).await).await;
+    // No more without being asked.
+    sidecar.write(&listener("door", port, ""));
+    eventually("it is closed there", async || is_closed(more_port).await).await;
+    sidecar.write(&(listener("door", port, "") + &listener("more", more_port, "")));
+    sidecar.process.hang_up();
+    let opened = format!("SIGHUP: listener more: opened on 127.0.0.1:{more_port}");
+    sidecar.logs(&opened).await;
+}
