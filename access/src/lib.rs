@@ -26,6 +26,7 @@
 
 mod certificate;
 pub mod jwt;
+mod limit;
 mod lists;
 mod matcher;
 mod network;
@@ -44,12 +45,13 @@ mod time;
 mod window;
 
 pub use self::certificate::{Certificate, CertificateId, CertificateIdentity, NotAnIdentity};
+pub use self::limit::Limit;
 pub use self::lists::{PermissionLists, SubjectLists};
 pub use self::network::{Network, NotANetwork};
 pub use self::permissions::{
     CurrentPermissions, InvalidDeny, MultiLevelVerdict, Permissions, PermissionsVersion, SubscribeVerdict,
 };
-pub use self::principal::{AccountId, Ending, Limit, Limits, Mode, Origin, Principal, Ticket, User};
+pub use self::principal::{AccountId, Ending, Limits, Mode, Origin, Principal, Ticket, User};
 pub use self::publisher::Publisher;
 pub use self::reply::{ReplyBudget, ResponseLimits};
 pub use self::secret::Secret;

@@ -1,6 +1,7 @@
 //! Networks that a user may come from, written as `10.0.0.0/8`.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The text is not a network.
@@ -9,13 +10,41 @@ use std::str::FromStr;
 pub struct NotANetwork;
 
 /// A network of IPv4 or IPv6. An IPv4 address that is written as IPv6 is one of IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     address: IpAddr,
     prefix: u8,
 }
 
 impl Network {
+    /// The network of so many bits that an address is in.
+    #[must_use]
+    pub fn of(address: IpAddr, prefix: u8) -> Self {
+        let address = match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
+            }
+        };
+        Self { address, prefix: prefix.min(if address.is_ipv4() { 32 } else { 128 }) }
+    }
+
+    /// Its first address, or the one that it was written with.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits its addresses have in common.
+    #[must_use]
+    pub const fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether an address is in it.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -30,6 +59,12 @@ impl Network {
             }
             _ => false,
         }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 
@@ -60,6 +95,24 @@ fn mapped(address: Ipv6Addr, prefix: u8) -> Option<Network> {
 #[cfg(test)]
 mod tests {
     use super::Network;
+
+    #[test]
+    fn the_network_of_an_address() {
+        for (address, prefix, expected) in [
+            ("192.0.2.7", 32, "192.0.2.7/32"),
+            ("192.0.2.7", 24, "192.0.2.0/24"),
+            ("192.0.2.7", 0, "0.0.0.0/0"),
+            ("::ffff:192.0.2.7", 32, "192.0.2.7/32"),
+            ("2001:db8::1:2:3", 64, "2001:db8::/64"),
+            ("2001:db8::1", 128, "2001:db8::1/128"),
+            ("2001:db8::1", 255, "2001:db8::1/128"),
+        ] {
+            let network = Network::of(address.parse().unwrap(), prefix);
+            assert_eq!(network.to_string(), expected);
+            assert!(network.contains(address.parse().unwrap()));
+            assert_eq!(expected.parse(), Ok(network), "and read again");
+        }
+    }
 
     #[test]
     fn addresses_in_networks() {

@@ -2,6 +2,8 @@
 //!
 //! nsc writes tags in lower case, and so are these.
 
+use crate::limit::Limit;
+
 /// Begins every tag of ours.
 const PREFIX: &str = "mqtt:";
 
@@ -23,7 +25,13 @@ pub struct DeviceRules {
     pub session_expiry_s_max: Option<u32>,
     /// `mqtt:client-id=name`: see [`DeviceRules::is_client_id_allowed`].
     pub client_id_is_name: bool,
-    /// Tags that begin with `mqtt:` and are not known, such as `mqtt:msg-rate=100`: something for a log line.
+    /// `mqtt:msg-rate=NUMBER|none`: messages that it may publish in a second, in place of what is configured.
+    pub message_rate: Option<Limit>,
+    /// `mqtt:byte-rate=BYTES|none`: bytes that it may send in a second, in place of what is configured.
+    pub byte_rate: Option<Limit>,
+    /// `mqtt:connections=NUMBER|none`: connections that the user may have, in place of what is configured.
+    pub connections: Option<Limit>,
+    /// Tags that begin with `mqtt:` and are not known, such as `mqtt:colour=red`: something for a log line.
     pub unknown: Vec<String>,
 }
 
@@ -64,10 +72,12 @@ impl DeviceRules {
             "share" => self.share_denied = is("deny")?,
             "will" => self.will_denied = is("deny")?,
             "session-expiry" => {
-                let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-                let seconds: u32 = digits.then(|| value.parse().ok())??;
+                let seconds = u32::try_from(number(value)?).ok()?;
                 self.session_expiry_s_max = Some(self.session_expiry_s_max.map_or(seconds, |other| other.min(seconds)));
             }
+            "msg-rate" => stricter(&mut self.message_rate, limit(value)?),
+            "byte-rate" => stricter(&mut self.byte_rate, limit(value)?),
+            "connections" => stricter(&mut self.connections, limit(value)?),
             "client-id" => self.client_id_is_name = is("name")?,
             _ => return Some(false),
         }
@@ -83,9 +93,24 @@ impl DeviceRules {
     }
 }
 
+/// Digits, and nothing else.
+fn number(value: &str) -> Option<u64> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| value.parse().ok())?
+}
+
+/// A number that is not 0, with which nothing would go on, or none.
+fn limit(value: &str) -> Option<Limit> {
+    if value == "none" { Some(Limit::Unlimited) } else { number(value).filter(|most| *most > 0).map(Limit::Max) }
+}
+
+fn stricter(limit: &mut Option<Limit>, other: Limit) {
+    *limit = Some(limit.map_or(other, |limit| limit.min(other)));
+}
+
 #[cfg(test)]
 mod tests {
-    use super::DeviceRules;
+    use super::{DeviceRules, Limit};
 
     fn rules(tags: &[&str]) -> Option<DeviceRules> {
         DeviceRules::new(&tags.iter().map(|tag| String::from(*tag)).collect::<Vec<_>>()).ok()
@@ -108,8 +133,19 @@ mod tests {
                 vec!["mqtt:session-expiry=60", "mqtt:session-expiry=3600"],
                 DeviceRules { session_expiry_s_max: Some(60), ..none.clone() },
             ),
+            (vec!["mqtt:msg-rate=100"], DeviceRules { message_rate: Some(Limit::Max(100)), ..none.clone() }),
+            (vec!["mqtt:msg-rate=none"], DeviceRules { message_rate: Some(Limit::Unlimited), ..none.clone() }),
+            (
+                vec!["mqtt:msg-rate=none", "mqtt:msg-rate=100", "mqtt:msg-rate=200", "mqtt:byte-rate=65536"],
+                DeviceRules {
+                    message_rate: Some(Limit::Max(100)),
+                    byte_rate: Some(Limit::Max(65_536)),
+                    ..none.clone()
+                },
+            ),
+            (vec!["mqtt:connections=1"], DeviceRules { connections: Some(Limit::Max(1)), ..none.clone() }),
             (vec!["mqtt:client-id=name"], DeviceRules { client_id_is_name: true, ..none.clone() }),
-            (vec!["mqtt:msg-rate=100"], DeviceRules { unknown: vec!["mqtt:msg-rate=100".into()], ..none.clone() }),
+            (vec!["mqtt:colour=red"], DeviceRules { unknown: vec!["mqtt:colour=red".into()], ..none.clone() }),
             (vec!["mqtt:new"], DeviceRules { unknown: vec!["mqtt:new".into()], ..none }),
         ];
         for (tags, expected) in table {
@@ -134,6 +170,11 @@ mod tests {
             "mqtt:session-expiry=1h",
             "mqtt:session-expiry=4294967296",
             "mqtt:client-id=any",
+            "mqtt:msg-rate=0",
+            "mqtt:msg-rate=100/s",
+            "mqtt:msg-rate=-1",
+            "mqtt:byte-rate=64KiB",
+            "mqtt:connections=",
         ] {
             assert_eq!(rules(&["site:x", tag]), None, "{tag}");
         }

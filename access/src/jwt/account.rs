@@ -10,8 +10,8 @@ use super::claims::{AccountNats, DeletionNats, LimitsNats, Scope, SigningKey};
 use super::encoded::{self, JwtError};
 use super::keys;
 use super::operator::Operators;
+use crate::limit::Limit;
 use crate::lists::PermissionLists;
-use crate::principal::Limit;
 use crate::time::UnixTime;
 
 /// Why an account JWT does not count. It leaves the one that we have in place.
