@@ -48,7 +48,7 @@ pub use headers::{
 pub use key::subject_of_unescaped_key;
 pub use log_marker::{is_log_copy, log_marker, parse_log_marker};
 pub use mount::{MOUNT_POINT_LEN_MAX, MountPoint, MountPointError, client_of, session_name};
-pub use names::{DEFAULT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer};
+pub use names::{BanSubject, DEFAULT_PREFIX, Names, SessionSubject, client_token, queue_group, share_consumer};
 pub use question::Question;
 pub use reply::{REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopic, ReplyTopics, is_answerable};
 pub use root::{ROOT_TREES_MAX, RootWildcard};

@@ -1,11 +1,13 @@
 //! The name of every stream, bucket, subject, key and consumer that we make, and back from those that we read. What
 //! the streams are configured with is in `spec`.
 
+mod bans;
 mod sessions;
 
 use bytestring::ByteString;
 use sha2::{Digest, Sha256};
 
+pub use self::bans::BanSubject;
 pub use self::sessions::SessionSubject;
 use crate::MapError;
 use crate::closed::DEFAULT_SUBJECT_PREFIX;
@@ -32,6 +34,7 @@ pub struct Names {
     nodes_root: String,
     keys_root: String,
     accounts_root: String,
+    bans_root: String,
 }
 
 impl Names {
@@ -59,6 +62,7 @@ impl Names {
             nodes_root: format!("$KV.{prefix}_nodes."),
             keys_root: format!("$KV.{prefix}_keys."),
             accounts_root: format!("$KV.{prefix}_accounts."),
+            bans_root: format!("$KV.{prefix}_bans."),
         }
     }
 

@@ -254,6 +254,12 @@ impl Names {
         )
     }
 
+    /// The bucket of bans.
+    #[must_use]
+    pub fn bans_spec(&self, options: &SpecOptions) -> StreamSpec {
+        bucket(self.bans_stream(), "Who may not connect over MQTT", self.bans_subjects(), NODE_MARKER_TTL_S, options)
+    }
+
     /// The bucket of the account's keys. What is read of it is read from its leader, so that fewer ways lead to it.
     #[must_use]
     pub fn keys_spec(&self, options: &SpecOptions) -> StreamSpec {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use mqtt_codec::{TopicFilter, TopicName};
 use proptest::prelude::*;
-use proto_map::{MapError, Names, SessionSubject, Subject, queue_group, share_consumer, subject_of, subjects_of};
+use proto_map::{
+    BanSubject, MapError, Names, SessionSubject, Subject, queue_group, share_consumer, subject_of, subjects_of,
+};
 
 fn retained_key(topic: &str) -> String {
     let subject = subject_of(&TopicName::new(topic).unwrap()).unwrap();
@@ -63,6 +65,45 @@ fn default_names_are_those_of_the_design() {
         assert_eq!(stripped(&entry), (Some(account.to_owned()), None));
         assert_eq!(stripped(&jwt), (None, Some(account.to_owned())));
     }
+}
+
+#[test]
+fn a_ban_is_found_under_what_an_operator_writes_and_under_what_somebody_hostile_is_called() {
+    let names = Names::default();
+    let (home, other) = (None, Some("T.1".to_owned()));
+    let client = |account: &Option<String>, id: &str| BanSubject::Client {
+        account: account.clone(),
+        client_id: id.into(),
+        user: None,
+    };
+    let of_user = |account: &Option<String>, id: &str, user: &str| {
+        let user = Some(user.into());
+        BanSubject::Client { account: account.clone(), client_id: id.into(), user }
+    };
+    let user = |account: &Option<String>, user: &str| BanSubject::User { account: account.clone(), user: user.into() };
+    for (key, subject) in [
+        ("address.192.0.2.7", BanSubject::Address("192.0.2.7".into())),
+        ("address.192.0.2.0/24", BanSubject::Address("192.0.2.0/24".into())),
+        ("address.2001=3Adb8=3A=3A/64", BanSubject::Address("2001:db8::/64".into())),
+        ("client.lamp", client(&home, "lamp")),
+        ("client.T=2E1.a=2Eb=20=3E=2A", client(&other, "a.b >*")),
+        ("client.=C3=A4=3D", client(&home, "ä=")),
+        ("client.T=2E1.=", client(&other, "")),
+        ("client.=.lamp.eve", of_user(&home, "lamp", "eve")),
+        ("client.T=2E1.lamp.e=2Eve", of_user(&other, "lamp", "e.ve")),
+        ("user.lamp", user(&home, "lamp")),
+        ("user.T=2E1.lamp", user(&other, "lamp")),
+    ] {
+        let full = format!("$KV.MQTT_bans.{key}");
+        assert_eq!(names.ban(&subject).unwrap().to_string(), full);
+        assert_eq!(names.strip_ban(&full), Some(subject), "{key}");
+    }
+    for key in
+        ["client", "client.a.b.c.d", "client.=4", "client.a=2eb", "address.=ZZ", "other.x", "users.x", "client.."]
+    {
+        assert_eq!(names.strip_ban(&format!("$KV.MQTT_bans.{key}")), None, "{key}");
+    }
+    assert!(names.ban(&client(&home, &"\u{1}".repeat(4_000))).is_err());
 }
 
 #[test]
