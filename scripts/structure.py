@@ -53,6 +53,7 @@ LAYERS = [
     {"auth"},
     {"listener"},
     {"account"},
+    {"bans"},
     {"metrics"},
     {"store"},
     {"nats"},
@@ -61,6 +62,7 @@ LAYERS = [
     {"logging"},
     {"network"},
     {"config"},
+    {"rate"},
 ]
 
 # Rooms of `src/` in which something runs that no account owns: the process, its listeners, a nats-server of its own. In all

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! # Layout
-//! - `serving`: who enters, what opens and closes them; `room`: one account, from when it is wanted to when it is closed
+//! - `serving`: who enters, what opens and closes them; `room`: one account, from when it is wanted to when it is closed; `users`: how many
+//!   connections a user has
+//! - `banning`: ends those who are banned, and shares bans with other sidecars
 //! - `duties`: accounts that are open although nobody is connected
 //! - `pacing`: clients are let go in even steps
 //!
@@ -16,13 +18,16 @@
 //!
 //! **Invariant:** what one account waits for, no other waits for.
 
+mod banning;
 mod duties;
 mod pacing;
 mod room;
 mod serving;
+mod users;
 
 use std::sync::Arc;
 
+pub(crate) use banning::keep_bans;
 pub(crate) use room::{NotServed, Stay};
 pub(crate) use serving::{Accounts, Opener, Opening};
 

@@ -15,6 +15,7 @@ use crate::admin::control::{ControlError, ControlSocket};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
 use crate::auth::{self, Authenticator, Dispatch};
+use crate::bans::Bans;
 use crate::config::{Config, ConfigSource, DrainConfig};
 use crate::connection::{self, Door};
 use crate::listener::{self, Bound, ListenerError, Peer, Revocations, Serve};
@@ -257,8 +258,11 @@ async fn serve(
     let watching = overload::watch(process.memory.clone(), Arc::clone(accounts), Arc::clone(&process.metrics));
     let ends = shutdown.clone();
     tokio::spawn(async move { until(&ends, watching).await });
-    let (metrics, revocations) = (Arc::clone(&process.metrics), &process.revocations);
-    let listening = listener::spawn(&config, metrics, revocations, mqtt, closing.clone()).await?;
+    let metrics = Arc::clone(&process.metrics);
+    let bans = Bans::new(&config.bans, Arc::clone(&metrics));
+    let shared = home.store().bans().filter(|_| config.bans.shared).cloned();
+    accounts::keep_bans(accounts, &bans, shared);
+    let listening = listener::spawn(&config, metrics, (&process.revocations, &bans), mqtt, closing.clone()).await?;
     let (bound, arriving) = (listening.bound(), listening.drained());
     auth::tell_open_listeners(&bound);
     process.tell_ready(&bound, &config);
@@ -266,6 +270,7 @@ async fn serve(
         authenticator: dispatch,
         accounts: Arc::clone(accounts),
         redirect: Arc::clone(&process.redirect),
+        bans,
         notifier: process.notifier.clone(),
     };
     let reloader = Reloader::new(source, State { config, listening }, parts);

@@ -2,7 +2,7 @@
 //! flag, then environment, then file, then default.
 //!
 //! # Layout
-//! - `nats`, `accounts`, `listeners`, `listener_tls`, `proxy_protocol`, `unix_socket`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`, `drain`: the larger tables; the small ones
+//! - `nats`, `accounts`, `listeners`, `listener_tls`, `limits`, `bans`, `proxy_protocol`, `unix_socket`, `auth`, `jwt`, `oidc`, `users`, `mqtt`, `requests`, `jetstream`, `drain`: the larger tables; the small ones
 //!   are below.
 //! - `units`: sizes, durations, addresses, secrets, levels; `networks`: those of proxies; `origin`: those of pages in browsers.
 //! - `error`: what is wrong, and where.
@@ -13,11 +13,13 @@
 
 mod accounts;
 mod auth;
+mod bans;
 mod de;
 mod drain;
 mod error;
 mod jetstream;
 mod jwt;
+mod limits;
 mod listener_tls;
 mod listeners;
 mod load;
@@ -42,10 +44,13 @@ use serde::Deserialize;
 
 pub use accounts::AccountConfig;
 pub use auth::{AuthConfig, AuthMode, CertificateUse, ListenerAuthConfig, SessionOwner, WideFilters};
+pub(crate) use bans::read_network;
+pub use bans::{BanConfig, BanRule, BansConfig};
 pub use drain::DrainConfig;
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
+pub use limits::{Limits, LimitsConfig, Scopes};
 pub use listener_tls::{ClientCertificate, ListenerTlsConfig, SniConfig};
 pub use listeners::{ListenerAuth, ListenerConfig, ListenerKind, ListenersConfig, MqttVersion};
 pub use load::Overrides;
@@ -58,7 +63,7 @@ pub use plan::{ListenerChange, Plan};
 pub use proxy_protocol::{ProxyIdentity, ProxyProtocolConfig, ProxySniConfig};
 pub use requests::RequestsConfig;
 pub use source::ConfigSource;
-pub use units::{BindAddr, ByteSize, Duration, Secret, parse_level};
+pub use units::{BindAddr, ByteRate, ByteSize, Duration, Rate, Secret, parse_level};
 pub use unix_socket::{FileMode, UnixSocketConfig};
 pub use users::{
     PermissionsConfig, SubjectsConfig, USERS_FILE_SIZE_MAX, UserConfig, check_names, read_users, token_of_level,
@@ -74,6 +79,10 @@ pub struct Config {
     pub accounts: BTreeMap<String, AccountConfig>,
     /// `[listeners]`: where devices connect.
     pub listeners: ListenersConfig,
+    /// `[limits]`: how many may connect, and how much each may send.
+    pub limits: LimitsConfig,
+    /// `[bans]`: who may not connect.
+    pub bans: BansConfig,
     /// `[admin]`: health and metrics.
     pub admin: AdminConfig,
     /// `[auth]`: who a device is.

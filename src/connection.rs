@@ -13,6 +13,7 @@ mod deliver;
 mod durable;
 mod ending;
 mod handshake;
+mod held_back;
 mod identity;
 mod input;
 mod io;
@@ -20,6 +21,7 @@ mod life;
 mod pace;
 mod parts;
 mod publishes;
+mod rates;
 mod reading;
 mod reads;
 mod reasons;
@@ -46,7 +48,7 @@ use crate::account::{
 };
 use crate::accounts::{Accounts, Stay};
 use crate::auth::Principal;
-use crate::listener::Peer;
+use crate::listener::{Entrance, Peer};
 use crate::metrics::{ConnectionGuard, Direction, HeldOutputs};
 use crate::network::PeerAddr;
 use crate::overload::PROCESS;
@@ -57,6 +59,7 @@ use identity::Identity;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
+use rates::Rates;
 use reads::Reads;
 use retained::PendingRetained;
 pub(crate) use rights::judge_again;
@@ -164,6 +167,10 @@ struct Connection<S> {
     retained: PendingRetained,
     /// Something is still looked for, after others have had their turn.
     yielding: Option<Eventual<()>>,
+    /// How fast the client is heard, where there is a limit.
+    rates: Option<Box<Rates>>,
+    /// By which listener it has come.
+    entrance: Arc<Entrance>,
     /// Of a client that named an authentication method.
     identity: Option<Box<Identity>>,
     outputs: Vec<Output<Outgoing>>,
@@ -243,6 +250,7 @@ where
             self.start_write();
             self.start_confirming();
             self.count();
+            self.tell_held_back();
             if let Some(end) = self.ended() {
                 return end;
             }
@@ -336,7 +344,8 @@ where
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.takes_input() {
-            if let Poll::Ready(read) = self.io.poll_read(cx) {
+            let most = self.readable();
+            if let Poll::Ready(read) = self.io.poll_read_most(cx, most) {
                 return Poll::Ready(Event::Read(read));
             }
             // A task that has used up its budget is told to wait whatever is there.
@@ -361,12 +370,13 @@ where
         self.session.deadline().filter(|_| self.remainder.is_none()).map_or(IDLE, left)
     }
 
-    /// When the next lazy write is due, or one that keeps its pace, the remainder is given up, or the next look at the clock.
+    /// When the next lazy write is due, or one that keeps its pace, more is taken of a client that is held back, the remainder is given up, or the next look at the clock.
     fn wake_at(&self) -> tokio::time::Instant {
         let lazily = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + LAZY_AGE);
         let record = self.record_pace.due_at(Instant::now());
         let record = record.filter(|_| self.is_write_due() && self.writing.is_none() && !self.is_unwritable);
-        let lazily = lazily.into_iter().chain(record).map(tokio::time::Instant::from_std);
+        let rates = self.rates_due_at();
+        let lazily = lazily.into_iter().chain(record).chain(rates).map(tokio::time::Instant::from_std);
         lazily
             .chain(self.remainder_until())
             .chain(self.ends_at())

@@ -5,7 +5,8 @@
 //! - `opening`: all of them, as configured.
 //! - `socket`: binding in the network, and the options of sockets.
 //! - `unix`: sockets of the file system; `listening`: those of both kinds.
-//! - `accept`: the loop that takes connections; `reception`: its limits; `places`: those of addresses.
+//! - `accept`: the loop that takes connections; `reception`: who is taken in; `admission`: its limits; `pacing`: how often addresses
+//!   come; `places`: places of addresses.
 //! - `way`: from a socket to a byte stream; `proxied`: what proxies say by the PROXY protocol; `names`: what belongs to a host name.
 //! - `tls`: TLS, where a listener has it; `stream`: a socket with it or without.
 //! - `upgrade`: the HTTP side of WebSocket; `forwarded`: whom a proxy forwards for; `ws_frame`, `ws_stream`: its frames as a byte stream.
@@ -13,12 +14,14 @@
 //! - `foreign`: what to say to HTTP and TLS on a plain MQTT port.
 
 mod accept;
+mod admission;
 mod entrance;
 mod foreign;
 mod forwarded;
 mod listening;
 mod names;
 mod opening;
+mod pacing;
 mod peer;
 mod places;
 mod proxied;
@@ -36,10 +39,12 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use admission::LimitsInForce;
 pub use entrance::{Entrance, Protocol};
 pub use foreign::Foreign;
-pub use opening::{Listening, Prepared, check, spawn};
-pub use peer::Peer;
+pub(crate) use opening::spawn;
+pub use opening::{Listening, Prepared, check};
+pub use peer::{Peer, Refused};
 pub use places::Handshake;
 pub use tls::{Revocations, TlsError, TlsFileError};
 pub use ws_stream::WsStream;

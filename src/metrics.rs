@@ -2,6 +2,7 @@
 //! `render` writes the OpenMetrics text when somebody asks. Labels are never made of what a device sends.
 
 mod accounts;
+mod bans;
 mod guards;
 mod labels;
 mod process;
@@ -19,10 +20,11 @@ use std::{
 };
 
 pub use accounts::{AccountMetrics, Metrics};
+pub use bans::BanCounts;
 pub use guards::{ConnectionGuard, HeldOutputs, ScanGuard};
 pub use labels::{
-    AuthStep, Direction, DisconnectReason, DropReason, Limit, Opening, ProxyRefusal, RequestEvent, SessionState,
-    ShareEvent, TakenBy, TlsFailure, WebSocketRefusal, WillCause,
+    AuthStep, BanCause, BanKind, Direction, DisconnectReason, DropReason, Limit, Opening, ProxyRefusal, RequestEvent,
+    SessionState, ShareEvent, TakenBy, TlsFailure, WebSocketRefusal, WillCause,
 };
 pub(crate) use totals::{Totals, Work};
 pub(crate) use vitals::Vitals;

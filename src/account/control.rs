@@ -7,6 +7,7 @@
 mod footing;
 mod left;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -76,6 +77,8 @@ pub(crate) struct Control {
     place: u64,
     /// Triggered when the listener that it has come by is gone; `None`: it has come by none.
     closing: Option<ShutdownSignal>,
+    /// Where it came from.
+    remote: Option<IpAddr>,
     /// Its CONNECT is answered.
     is_answered: AtomicBool,
     /// What is known of its session's record.
@@ -107,6 +110,7 @@ impl Control {
             left: watch::Sender::default(),
             place: 0,
             closing: None,
+            remote: None,
             is_answered: AtomicBool::new(false),
             footing: Mutex::default(),
         }
@@ -223,6 +227,17 @@ impl Control {
     /// Whether the listener that it has come by is gone.
     pub(crate) fn has_no_listener(&self) -> bool {
         self.closing.as_ref().is_some_and(ShutdownSignal::is_triggered)
+    }
+
+    /// From this address.
+    pub(crate) const fn coming_from(mut self, remote: Option<IpAddr>) -> Self {
+        self.remote = remote;
+        self
+    }
+
+    /// Where it came from; `None` where nobody has said so.
+    pub(crate) const fn remote(&self) -> Option<IpAddr> {
+        self.remote
     }
 
     /// CONNECT is answered: whoever comes now came later.

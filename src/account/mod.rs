@@ -385,6 +385,11 @@ impl Account {
         dropped.len()
     }
 
+    /// The connection that has a client id, also while it has yet to be answered.
+    pub(crate) fn client(&self, client_id: &str) -> Option<Arc<Control>> {
+        self.registry.find(client_id)
+    }
+
     /// Whether a client with this id is connected here.
     pub(crate) fn is_connected(&self, client_id: &str) -> bool {
         self.registry.find(client_id).is_some()

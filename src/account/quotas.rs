@@ -70,8 +70,15 @@ impl Limit {
             Self::PacketSize => "mqtt.max_packet_size",
             Self::MessageSize => "max_payload of nats-server, or max_msg_size of a stream",
             Self::BridgeStates => "the number of clients that say something below $SYS/broker/connection",
-            Self::Connections => "listeners.max_connections",
-            Self::ConnectionsPerAddress => "listeners.max_connections_per_address",
+            Self::Connections => "limits.connections",
+            Self::ListenerConnections => "limits.connections of the listener",
+            Self::ConnectionsPerAddress => "limits.connections_per_address",
+            Self::ConnectionsPerUser => "limits.connections_per_user, or `mqtt:connections` of the user,",
+            Self::ConnectionRate => "limits.connection_rate",
+            Self::ConnectionRatePerAddress => "limits.connection_rate_per_address",
+            Self::Bans => "the number of bans in force",
+            Self::MessageRate => "limits.message_rate, or `mqtt:msg-rate` of the user,",
+            Self::ByteRate => "limits.byte_rate, or `mqtt:byte-rate` of the user,",
             Self::Handshakes => "listeners.max_handshakes",
         }
     }
@@ -82,13 +89,19 @@ impl Limit {
             Self::FilterLength | Self::ShareNameLength | Self::TopicLevels => ReasonCode::TopicFilterInvalid,
             Self::PacketSize => ReasonCode::PacketTooLarge,
             // It may come again, unlike what is too much of something.
-            Self::Connections | Self::ConnectionsPerAddress | Self::Handshakes | Self::OpeningSize => {
-                ReasonCode::ServerBusy
-            }
+            Self::Handshakes | Self::OpeningSize => ReasonCode::ServerBusy,
+            Self::ConnectionRate | Self::ConnectionRatePerAddress => ReasonCode::ConnectionRateExceeded,
+            // Nobody is told; what is beyond is read later.
+            Self::MessageRate | Self::ByteRate => ReasonCode::MessageRateTooHigh,
             Self::Subscriptions
             | Self::UserSubscriptions
             | Self::Accounts
             | Self::AccountConnections
+            | Self::Connections
+            | Self::ListenerConnections
+            | Self::ConnectionsPerAddress
+            | Self::ConnectionsPerUser
+            | Self::Bans
             | Self::FiltersPerPacket
             | Self::SessionSize
             | Self::Sessions
@@ -134,6 +147,21 @@ impl Refusals {
             tracing::debug!(client_id, ?reason_code, "refused: {key} is reached");
         }
         reason_code
+    }
+
+    /// A client sends faster than it may: what is beyond is read later.
+    pub(crate) fn hold_back(&self, limit: Limit, client_id: &str) {
+        self.metrics.over_limit(limit);
+        let (key, client_id) = (limit.key(), client_id.escape_debug().to_string());
+        if self.is_to_be_said(limit) {
+            tracing::warn!(
+                client_id,
+                "held back: {key} is reached, and what is beyond is read later; raise it if this client is right \
+                 (mqtt_over_limit_total counts on, and this is said once an hour)"
+            );
+        } else {
+            tracing::debug!(client_id, "held back: {key} is reached");
+        }
     }
 
     fn is_to_be_said(&self, limit: Limit) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mqtt_access::AccountId;
 use tokio::sync::watch;
 
+use super::users::OfUser;
 use crate::account::Account;
 use crate::store::Occupancy;
 
@@ -21,6 +22,9 @@ pub(crate) enum NotServed {
     /// As many clients of it are connected, to whichever sidecar, as it allows.
     #[error("as many clients are connected as the account allows")]
     Full,
+    /// As many clients of its user are connected here as it may have.
+    #[error("the user has as many connections as it may have")]
+    FullOfUser,
     /// Not any more.
     #[error("the process ends")]
     Ending,
@@ -81,8 +85,23 @@ pub(crate) struct Stay {
     account: Arc<Account>,
     /// Nobody for the home account, which is always there.
     guest: Option<Guest>,
-    /// One of an account that limits them: of others it takes no memory.
-    place: Option<Box<Place>>,
+    /// Those that are limited: of others it takes no memory.
+    places: Option<Box<Places>>,
+}
+
+/// The places that a client takes.
+#[derive(Default)]
+pub(super) struct Places {
+    /// Of its account.
+    pub(super) of_account: Option<Place>,
+    /// Of its user.
+    pub(super) of_user: Option<OfUser>,
+}
+
+impl Places {
+    const fn are_none(&self) -> bool {
+        self.of_account.is_none() && self.of_user.is_none()
+    }
 }
 
 /// One of the places that an account has for clients.
@@ -107,7 +126,7 @@ impl Drop for Place {
 
 impl Stay {
     pub(super) const fn at_home(account: Arc<Account>) -> Self {
-        Self { account, guest: None, place: None }
+        Self { account, guest: None, places: None }
     }
 
     /// The account.
@@ -115,9 +134,14 @@ impl Stay {
         &self.account
     }
 
-    /// It takes a place for as long as it is there.
-    pub(super) fn with(mut self, place: Place) -> Self {
-        self.place = Some(Box::new(place));
+    /// What bans call its account: the home account has no name there.
+    pub(crate) fn account_of_ban(&self, id: &AccountId) -> AccountId {
+        if self.guest.is_none() { AccountId::new("") } else { id.clone() }
+    }
+
+    /// It takes places for as long as it is there.
+    pub(super) fn with(mut self, places: Places) -> Self {
+        self.places = (!places.are_none()).then(|| Box::new(places));
         self
     }
 
@@ -196,7 +220,7 @@ impl Guest {
         let mut phase = self.room.phase.subscribe();
         let settled = phase.wait_for(|phase| !matches!(phase, Phase::Opening)).await.map(|phase| phase.clone());
         match settled {
-            Ok(Phase::Open(account)) => Ok(Stay { account, guest: Some(self), place: None }),
+            Ok(Phase::Open(account)) => Ok(Stay { account, guest: Some(self), places: None }),
             Ok(Phase::Refused(why)) => Err(why),
             Ok(Phase::Opening) | Err(_) => Err(NotServed::Ending),
         }

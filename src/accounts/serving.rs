@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::pacing;
-use super::room::{For, Guest, NotServed, Place, Room, Stay};
-use crate::account::Account;
+use super::room::{For, Guest, NotServed, Place, Places, Room, Stay};
+use super::users::{OfUser, Users};
+use crate::account::{Account, Control};
 use crate::metrics;
 use crate::tasks::Tasks;
 
@@ -45,6 +46,8 @@ pub(crate) struct Accounts {
     /// Those that may be there beside the home account.
     most: usize,
     rooms: Mutex<Rooms>,
+    /// How many connections users have that have a limit.
+    users: Arc<Users>,
     /// What runs for none of them, or keeps one.
     tasks: Tasks,
 }
@@ -58,7 +61,7 @@ struct Rooms {
 impl Accounts {
     /// Beside a home account that is open, none is. `most`: those that may be there beside it.
     pub(crate) fn new(home: Arc<Account>, opener: Box<dyn Opener>, most: usize) -> Arc<Self> {
-        Arc::new(Self { home, opener, most, rooms: Mutex::default(), tasks: Tasks::default() })
+        Arc::new(Self { home, opener, most, rooms: Mutex::default(), users: Arc::default(), tasks: Tasks::default() })
     }
 
     /// The home account.
@@ -85,25 +88,65 @@ impl Accounts {
         if self.rooms.lock().is_ending { Err(NotServed::Ending) } else { Ok(stay) }
     }
 
-    /// The same for a client, which needs one of the places that its account has. One with the client id of somebody who is
-    /// connected here takes that one's in a moment.
-    pub(crate) async fn enter_as(self: &Arc<Self>, principal: &Principal, client_id: &str) -> Result<Stay, NotServed> {
+    /// The same for a client, which needs one of the places that its account has, and of `most_of_user` that its user has here. One
+    /// with the client id of somebody who is connected here takes that one's in a moment.
+    pub(crate) async fn enter_as(
+        self: &Arc<Self>,
+        principal: &Principal,
+        client_id: &str,
+        most_of_user: Limit,
+    ) -> Result<Stay, NotServed> {
         let entered = self.enter(&principal.account, For::Client).await;
         if matches!(entered, Err(NotServed::TooMany)) {
             self.home.refusals.refuse(metrics::Limit::Accounts, client_id);
         }
         let stay = entered?;
-        let Limit::Max(most) = principal.limits.connections else { return Ok(stay) };
+        let of_user = self.place_of_user(&stay, principal, client_id, most_of_user)?;
+        let of_account = self.place_of_account(&stay, principal, client_id)?;
+        Ok(stay.with(Places { of_account, of_user }))
+    }
+
+    fn place_of_account(
+        &self,
+        stay: &Stay,
+        principal: &Principal,
+        client_id: &str,
+    ) -> Result<Option<Place>, NotServed> {
+        let Limit::Max(most) = principal.limits.connections else { return Ok(None) };
         let name = self.name_of(&principal.account);
         let occupancy = self.home.membership().nodes().occupancy();
-        if let Some(place) = Place::take(occupancy, &name, self.elsewhere(&name), most) {
-            return Ok(stay.with(place));
+        let place = Place::take(occupancy, &name, self.elsewhere(&name), most);
+        if place.is_none() && !stay.account().is_connected(client_id) {
+            stay.account().refusals.refuse(metrics::Limit::AccountConnections, client_id);
+            return Err(NotServed::Full);
         }
-        if stay.account().is_connected(client_id) {
-            return Ok(stay);
+        Ok(place)
+    }
+
+    fn place_of_user(
+        &self,
+        stay: &Stay,
+        principal: &Principal,
+        client_id: &str,
+        most: Limit,
+    ) -> Result<Option<OfUser>, NotServed> {
+        let Limit::Max(most) = most else { return Ok(None) };
+        if principal.user.owner().is_empty() {
+            // It is nobody in particular.
+            return Ok(None);
         }
-        stay.account().refusals.refuse(metrics::Limit::AccountConnections, client_id);
-        Err(NotServed::Full)
+        let account = self.name_of(&principal.account);
+        let is_instead = stay.account().is_connected(client_id);
+        let of_user = self.users.enter(&account, &principal.user, most, is_instead);
+        if of_user.is_none() {
+            stay.account().refusals.refuse(metrics::Limit::ConnectionsPerUser, client_id);
+        }
+        of_user.map(Some).ok_or(NotServed::FullOfUser)
+    }
+
+    /// What bans call an account: the home account has no name there.
+    pub(crate) fn account_of_ban(&self, id: &AccountId) -> AccountId {
+        if self.is_home(id) { AccountId::new("") } else { id.clone() }
     }
 
     /// What all sidecars call an account.
@@ -213,6 +256,15 @@ impl Accounts {
         let is_owing = |room: &Room| room.account().is_some_and(|account| account.has_jetstream());
         let visited = rooms.by_account.iter().filter(|(_, room)| room.has_clients() && is_owing(room));
         visited.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The connection of a client, if its account is open; the home account has no name.
+    pub(super) fn client(&self, account: &AccountId, client_id: &str) -> Option<Arc<Control>> {
+        if account.is_empty() {
+            return self.home.client(client_id);
+        }
+        let room = self.rooms.lock().by_account.get(account).cloned()?;
+        room.account()?.client(client_id)
     }
 
     /// Those that are open.

@@ -180,12 +180,18 @@ async fn an_account_has_as_many_clients_as_it_allows() {
     let world = World::new(10).await;
     let limits = Limits { connections: Limit::Max(2), ..Limits::UNLIMITED };
     let of = |account: &str| Principal { account: AccountId::new(account), limits, ..Principal::all() };
-    let enter = async |account: &str| world.accounts.enter_as(&of(account), "c").await;
+    let enter = async |account: &str| world.accounts.enter_as(&of(account), "c", Limit::Unlimited).await;
     let first = enter("a").await.unwrap();
     let _second = enter("a").await.unwrap();
     assert_eq!(enter("a").await.err(), Some(NotServed::Full));
     assert!(enter("b").await.is_ok(), "the places of one are not those of another");
     drop(first);
     assert!(enter("a").await.is_ok());
-    assert!(world.accounts.enter_as(&Principal { limits: Limits::UNLIMITED, ..of("a") }, "c").await.is_ok());
+    assert!(
+        world
+            .accounts
+            .enter_as(&Principal { limits: Limits::UNLIMITED, ..of("a") }, "c", Limit::Unlimited)
+            .await
+            .is_ok()
+    );
 }

@@ -16,6 +16,7 @@ use crate::account::Redirect;
 use crate::accounts::Accounts;
 use crate::admin::control::{Answer, Answering, Answers, Command};
 use crate::auth::{self, Dispatch};
+use crate::bans::Bans;
 use crate::config::{Config, ConfigSource, Plan};
 use crate::listener::{self, Listening, Serve};
 use crate::logging;
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     pub(super) authenticator: Arc<Dispatch>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) redirect: Arc<Redirect>,
+    pub(super) bans: Arc<Bans>,
     pub(super) notifier: Notifier,
 }
 
@@ -131,13 +133,18 @@ impl<H: Serve> Reloader<H> {
         let Plan { next, listeners, .. } = &plan;
         let prepared = state.listening.prepare(next, listeners).await.map_err(|error| error.to_string())?;
         // Nothing fails from here on. Users before listeners: who comes by a new one is judged by them.
-        let Parts { authenticator, accounts, redirect, .. } = &self.parts;
+        let Parts { authenticator, accounts, redirect, bans, .. } = &self.parts;
         authenticator.reconfigure(next);
+        if next.bans != state.config.bans {
+            bans.configure(&next.bans);
+        }
         redirect.set(next.drain.server_reference.as_deref(), next.drain.moved);
         if next.log.level != state.config.log.level && !logging::set_level(&next.log.level) {
             warn!("RUST_LOG is set, and says what is logged in place of log.level");
         }
-        if state.listening.take(prepared) {
+        let is_closing = state.listening.take(prepared);
+        state.listening.limit(next);
+        if is_closing {
             let (accounts, over) = (Arc::clone(accounts), next.drain.duration.get());
             tokio::spawn(async move { accounts.let_go_without_listener(over).await });
         }

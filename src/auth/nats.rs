@@ -175,7 +175,7 @@ impl NatsUsers {
 
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {
         let latest = Refusing::latest();
-        match self.identified(credentials, peer, latest).await {
+        match Box::pin(self.identified(credentials, peer, latest)).await {
             Ok(principal) => Verdict::Accepted(principal, None),
             Err(step) => self.refusing.verdict(credentials, peer, step, latest).await,
         }

@@ -8,8 +8,8 @@ use proto_map::{MountPoint, MountPointError};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    AuthConfig, AuthMode, BindAddr, CertificateUse, ClientCertificate, FileMode, ListenerAuthConfig, ListenerTlsConfig,
-    Networks, Origin, ProxyProtocolConfig, UnixSocketConfig,
+    AuthConfig, AuthMode, BindAddr, CertificateUse, ClientCertificate, FileMode, LimitsConfig, ListenerAuthConfig,
+    ListenerTlsConfig, Networks, Origin, ProxyProtocolConfig, UnixSocketConfig,
     tree::{Node, Value},
     units,
 };
@@ -31,12 +31,10 @@ pub struct ListenersConfig {
     /// `[listeners.unix]`: plain MQTT on sockets of the file system; none without it.
     #[serde(deserialize_with = "unix")]
     pub unix: Vec<ListenerConfig>,
-    /// Connections of all listeners together; the next one is closed at once. 0 (default): what the limit of open
-    /// files leaves.
-    pub max_connections: u32,
-    /// Connections of one address, of IPv6 one network of 64 bits; the next one is closed at once. 0 (default): no limit, since
-    /// a plant or a carrier may have all its devices behind one.
-    pub max_connections_per_address: u32,
+    /// The older name of `limits.connections`.
+    pub max_connections: Option<u32>,
+    /// The older name of `limits.connections_per_address`.
+    pub max_connections_per_address: Option<u32>,
     /// Connections of all listeners together that have not completed CONNECT; for a further one the oldest of the address that has
     /// most is closed. Default 2,048.
     pub max_handshakes: u32,
@@ -79,6 +77,8 @@ pub struct ListenerConfig {
     pub tls: Option<ListenerTlsConfig>,
     /// With it, connections come from proxies, which say of each whose it is.
     pub proxy_protocol: Option<ProxyProtocolConfig>,
+    /// Limits of its own; what is absent is as in `[limits]`.
+    pub limits: LimitsConfig,
 }
 
 /// A version of MQTT.
@@ -278,8 +278,8 @@ impl Default for ListenersConfig {
             tcp: Vec::new(),
             ws: Vec::new(),
             unix: Vec::new(),
-            max_connections: 0,
-            max_connections_per_address: 0,
+            max_connections: None,
+            max_connections_per_address: None,
             max_handshakes: 2_048,
         }
     }
@@ -303,6 +303,7 @@ impl Default for ListenerConfig {
             auth: ListenerAuthConfig::default(),
             tls: None,
             proxy_protocol: None,
+            limits: LimitsConfig::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    AccountConfig, AuthMode, Config, ConfigError, ListenerKind, listeners, nats,
+    AccountConfig, AuthMode, Config, ConfigError, LimitsConfig, ListenerKind, listeners, nats,
     tree::{self, Node, Origin, Value, Written},
     users,
 };
@@ -87,6 +87,9 @@ impl Config {
         read_secrets(&mut config, &root)?;
         read_users(&mut config, &root)?;
         read_oidc(&mut config, &root)?;
+        config.limits.connections = config.limits.connections.or(config.listeners.max_connections);
+        let per_address = &mut config.limits.connections_per_address;
+        *per_address = per_address.or(config.listeners.max_connections_per_address);
         config.check().map_err(|(key, message)| {
             let origin = root.origin_of(key).unwrap_or(&Origin::Default);
             ConfigError::invalid(origin, key, message)
@@ -99,6 +102,8 @@ impl Config {
         self.check_nats()?;
         self.check_auth()?;
         self.check_mounts()?;
+        self.check_limits()?;
+        self.bans.check()?;
         self.check_jetstream()?;
         self.drain.check()?;
         if self.mqtt.receive_maximum == 0 {
@@ -136,6 +141,15 @@ impl Config {
             return Err(("log.level", message));
         }
         Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), (&'static str, String)> {
+        self.limits.check(&LimitsConfig::default()).map_err(|message| ("limits", message))?;
+        let mut listeners = self.listeners.all();
+        listeners.try_for_each(|listener| {
+            let checked = listener.limits.check(&self.limits);
+            checked.map_err(|message| (listener.kind.key(), format!("limits of {}: {message}", listener.name)))
+        })
     }
 
     fn check_auth(&self) -> Result<(), (&'static str, String)> {

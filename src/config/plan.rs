@@ -5,7 +5,9 @@
 
 use std::fmt;
 
-use super::{AdminConfig, AuthConfig, AuthMode, Config, ListenerAuth, ListenerConfig, ListenersConfig, LogConfig};
+use super::{
+    AdminConfig, AuthConfig, AuthMode, BansConfig, Config, ListenerAuth, ListenerConfig, ListenersConfig, LogConfig,
+};
 
 /// What a reload does.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +120,8 @@ impl Planning<'_> {
             nats,
             accounts,
             listeners: _,
+            limits,
+            bans,
             admin,
             auth: _,
             users,
@@ -149,8 +153,26 @@ impl Planning<'_> {
         }
         self.replace("users", *users == old.users);
         self.replace("drain", *drain == old.drain);
+        if *limits != old.limits {
+            // What is only in older names is named by those.
+            let names = old.written.differing(&new.written, "limits");
+            self.plan.replaced.extend(names);
+        }
+        self.bans(bans);
         self.admin(admin);
         self.log(log);
+    }
+
+    fn bans(&mut self, new: &BansConfig) {
+        let old = &self.old.bans;
+        let BansConfig { shared, flapping, failed_logins, violations, list } = new;
+        if self.restart("bans.shared", *shared == old.shared) {
+            self.plan.next.bans.shared = old.shared;
+        }
+        self.replace("bans.flapping", *flapping == old.flapping);
+        self.replace("bans.failed_logins", *failed_logins == old.failed_logins);
+        self.replace("bans.violations", *violations == old.violations);
+        self.replace("bans.list", *list == old.list);
     }
 
     fn admin(&mut self, new: &AdminConfig) {
@@ -224,14 +246,11 @@ impl Planning<'_> {
     fn listeners(&mut self) {
         let (old, new) = (&self.old.listeners, &self.new.listeners);
         let ListenersConfig { tcp, ws, unix, max_connections, max_connections_per_address, max_handshakes } = new;
-        let restarts = [
-            ("listeners.max_connections", *max_connections == old.max_connections),
-            ("listeners.max_connections_per_address", *max_connections_per_address == old.max_connections_per_address),
-            ("listeners.max_handshakes", *max_handshakes == old.max_handshakes),
-        ];
-        for (key, is_same) in restarts {
-            self.restart(key, is_same);
-        }
+        // Limits by their older names.
+        let (connections, per_address) = (*max_connections, *max_connections_per_address);
+        self.replace("listeners.max_connections", connections == old.max_connections);
+        self.replace("listeners.max_connections_per_address", per_address == old.max_connections_per_address);
+        self.restart("listeners.max_handshakes", *max_handshakes == old.max_handshakes);
         // Those that are gone, by where they listen.
         let mut gone: Vec<&ListenerConfig> = old.all().filter(|listener| listener.place().is_some()).collect();
         let mut keep = |listener: &ListenerConfig| {
@@ -246,7 +265,14 @@ impl Planning<'_> {
         let (tcp, ws, unix) = (of(tcp, &mut keep), of(ws, &mut keep), of(unix, &mut keep));
         let gone: Vec<ListenerConfig> = gone.into_iter().cloned().collect();
         self.plan.listeners.extend(gone.into_iter().map(ListenerChange::Close));
-        self.plan.next.listeners = ListenersConfig { tcp, ws, unix, ..old.clone() };
+        self.plan.next.listeners = ListenersConfig {
+            tcp,
+            ws,
+            unix,
+            max_connections: connections,
+            max_connections_per_address: per_address,
+            ..old.clone()
+        };
     }
 
     /// What becomes of a listener at an address; what counts there from then on, if anything.

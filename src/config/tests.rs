@@ -187,7 +187,7 @@ fn what_a_listener_cannot_be_is_said() {
     for (text, error) in [
         (
             "[listeners.unix.local]\nbind = \"x\"",
-            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, versions, strict, mount_point, auth, proxy_protocol is possible",
+            "c.toml:2: listeners.unix.local.bind: unknown key: one of name, path, mode, group, versions, strict, mount_point, auth, proxy_protocol, limits is possible",
         ),
         (
             "[listeners.unix.local]\nmode = \"0660\"",
@@ -227,13 +227,13 @@ fn errors_name_the_line_the_key_and_the_way_out() {
         ("[admin]\nzzzzzz = 1", "c.toml:2: admin.zzzzzz: unknown key: one of bind, socket, watch is possible"),
         (
             "[listeners.tcp]\npaths = [\"/\"]",
-            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol is possible",
+            "c.toml:2: listeners.tcp.paths: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol, limits is possible",
         ),
         ("[listeners.ws]\nkind = \"tcp\"", "c.toml:2: listeners.ws.kind: unknown key: did you mean \"bind\"?"),
         ("[[listeners.ws]]\npath = [\"/\"]", "c.toml:2: listeners.ws[0].path: unknown key: did you mean \"paths\"?"),
         (
             "[listeners.tcp.lan]\nport = 1",
-            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol is possible",
+            "c.toml:2: listeners.tcp.lan.port: unknown key: one of name, bind, versions, strict, mount_point, auth, tls, proxy_protocol, limits is possible",
         ),
         ("[log]\nformat = \"jsno\"", "c.toml:2: log.format: \"jsno\" is not known: did you mean \"json\"?"),
         (

@@ -1,4 +1,4 @@
-//! The small types that configuration values are parsed into: sizes, durations, addresses, secrets, levels. What is valid
+//! The small types that configuration values are parsed into: sizes, rates, durations, addresses, secrets, levels. What is valid
 //! here is valid for good; nothing downstream parses text again.
 
 use std::{fmt, net::SocketAddr, str::FromStr};
@@ -61,6 +61,75 @@ impl<'de> Deserialize<'de> for ByteSize {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// How often something may happen: `500/s`. `0` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(pub u64);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let count = of_a_second(text).and_then(|count| count.parse().ok());
+        count
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a rate: write a number for each second, as in \"500/s\""))
+    }
+}
+
+/// How many bytes may come: `100KiB/s`. `0` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteRate(pub u64);
+
+impl FromStr for ByteRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let size = of_a_second(text).and_then(|size| size.parse().ok());
+        size.map(|ByteSize(bytes)| Self(bytes))
+            .ok_or_else(|| format!("{text:?} is not a rate: write a size for each second, as in \"100KiB/s\""))
+    }
+}
+
+/// What stands before `/s`; `0` needs none.
+fn of_a_second(text: &str) -> Option<&str> {
+    let text = text.trim();
+    if text == "0" { Some(text) } else { text.strip_suffix("/s").map(str::trim) }
+}
+
+/// Reads a rate, of which a bare number is `0` only: any other one would be a guess.
+struct RateVisitor<T>(std::marker::PhantomData<T>, &'static str);
+
+impl<T: FromStr<Err = String>> de::Visitor<'_> for RateVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a rate such as {:?}", self.1)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<T, E> {
+        if value == 0 {
+            return "0".parse().map_err(E::custom);
+        }
+        Err(E::custom(format!("{value} does not say how often: write \"{value}/s\" if seconds are meant")))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RateVisitor(std::marker::PhantomData, "500/s"))
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RateVisitor(std::marker::PhantomData, "100KiB/s"))
     }
 }
 
@@ -266,6 +335,22 @@ mod tests {
         }
         assert!("many".parse::<ByteSize>().is_err());
         assert!("-1".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn rates_are_of_a_second() {
+        for (text, rate) in [("500/s", 500), ("1 /s", 1), ("0", 0), ("0/s", 0)] {
+            assert_eq!(text.parse(), Ok(Rate(rate)), "{text}");
+        }
+        for text in ["500", "500/m", "/s", "-1/s", "1.5/s", "1KiB/s", "s", ""] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        for (text, rate) in [("100KiB/s", 102_400), ("1MB/s", 1_000_000), ("64/s", 64), ("0", 0)] {
+            assert_eq!(text.parse(), Ok(ByteRate(rate)), "{text}");
+        }
+        for text in ["100KiB", "100KiB/m", "fast/s", ""] {
+            assert!(text.parse::<ByteRate>().is_err(), "{text}");
+        }
     }
 
     #[test]

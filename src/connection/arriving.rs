@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use mqtt_access::Limit;
 use mqtt_codec::{Decoder, ReasonCode};
 use mqtt_session::Welcome;
+use proto_map::session_name;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
@@ -13,6 +15,7 @@ use crate::account::PeerSocket as _;
 use crate::accounts::{Accounts, NotServed, Stay};
 use crate::auth::{JUDGED_WITHIN, Principal};
 use crate::listener::Peer;
+use crate::metrics::BanKind;
 
 /// A client that is known, in its account.
 pub(super) struct Arrived<S> {
@@ -60,6 +63,14 @@ where
     }
 }
 
+/// Whether a client that is known is banned.
+fn banned(peer: &Peer, accounts: &Accounts, welcome: &Welcome<Arc<Principal>>) -> Option<BanKind> {
+    let principal = &welcome.principal;
+    let account = accounts.account_of_ban(&principal.account);
+    let client_id = session_name(peer.entrance.mount.as_deref(), &welcome.connect.client_id);
+    peer.entrance.bans.of_client(&account, principal.user.owner(), &client_id)
+}
+
 /// Why a client did not get into its account.
 enum Outside {
     /// It is told.
@@ -80,12 +91,20 @@ async fn enter<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let entering = accounts.enter_as(&welcome.principal, &welcome.connect.client_id);
+    if let Some(kind) = banned(peer, accounts, welcome) {
+        peer.entrance.bans.refused(kind);
+        return Err(Outside::Refused(ReasonCode::Banned));
+    }
+    let principal = &welcome.principal;
+    let configured =
+        peer.entrance.limits.get().connections_per_user.map_or(Limit::Unlimited, |most| Limit::Max(most.into()));
+    let most = principal.rules.connections.unwrap_or(configured);
+    let entering = accounts.enter_as(principal, &welcome.connect.client_id, most);
     tokio::select! {
         biased;
         entered = timeout(JUDGED_WITHIN, entering) => match entered {
             Ok(Ok(stay)) => Ok(stay),
-            Ok(Err(NotServed::TooMany | NotServed::Full)) => Err(Outside::Refused(ReasonCode::QuotaExceeded)),
+            Ok(Err(NotServed::TooMany | NotServed::Full | NotServed::FullOfUser)) => Err(Outside::Refused(ReasonCode::QuotaExceeded)),
             Ok(Err(NotServed::Ending)) => Err(Outside::Refused(accounts.home().drain_refusal())),
             Ok(Err(NotServed::Refused(_))) | Err(_) => {
                 Err(Outside::Refused(ReasonCode::ServerUnavailable))

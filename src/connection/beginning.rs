@@ -19,8 +19,9 @@ use super::parts::{Claimed, Counts, Life, Reading};
 use super::reads::Reads;
 use super::retained::PendingRetained;
 use super::rights::judge_again;
-use crate::account::{Account, Attached, Mail, Order, Publishing, Remote, Rights, Wakes};
+use crate::account::{Account, Attached, Control, Mail, Order, Publishing, Remote, Rights, Wakes};
 use crate::accounts::Stay;
+use crate::listener::{Entrance, Peer};
 use crate::metrics::{ConnectionGuard, Direction};
 use crate::network::PeerAddr;
 
@@ -58,10 +59,12 @@ where
                     attached.control.order(Order::Drain);
                 }
                 handshake::tell_connected(&account, &connect, &negotiated, &attached, &peer);
-                let counted = (peer.addr, counted);
+                let counted = (peer.addr, counted, Arc::clone(&peer.entrance));
+                heed_bans(&peer, &stay, &attached.control);
                 let identity = Identity::of(&connect, Arc::clone(&door), peer);
                 let mut connection = Self::new(io, (account, stay), counted, (decoder, negotiated), attached);
                 connection.identity = identity;
+                connection.look_for_rates();
                 connection.look_for_ending();
                 Some(connection)
             }
@@ -77,7 +80,7 @@ where
     fn new(
         mut io: Io<S>,
         (account, stay): (Arc<Account>, Stay),
-        (remote, counted): (PeerAddr, ConnectionGuard),
+        (remote, counted, entrance): (PeerAddr, ConnectionGuard, Arc<Entrance>),
         (decoder, negotiated): (Decoder, Negotiated),
         attached: Attached,
     ) -> Box<Self> {
@@ -87,12 +90,11 @@ where
         // [MQTT-3.2.2-2, -3]
         let connack = ConnAck { session_present: is_present, ..negotiated.connack };
         accept(&mut io, &account, version, connack);
-        let tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
         let client_key = owned.as_ref().and_then(|_| account.client_key(&control.client_id));
         let mut publishing = Publishing::new(Arc::clone(&account), Arc::clone(control.completions()), client_key)
             .answering(control.inbox().open_requests())
             .by(Arc::clone(&control.inbox().rights));
-        publishing.tells_publisher = tells_publisher;
+        publishing.tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
         let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
         let held = account.metrics.held_outputs();
         let keys = account.store.keys();
@@ -137,6 +139,8 @@ where
             backlog: Reading::default(),
             retained,
             yielding: None,
+            rates: None,
+            entrance,
             identity: None,
             held,
             outputs: Vec::new(),
@@ -152,6 +156,18 @@ where
             remainder: None,
             end: None,
         })
+    }
+}
+
+/// Counts a client that has logged in, and ends it when it was banned for that, or meanwhile: whoever was looked for then was not
+/// there yet.
+fn heed_bans(peer: &Peer, stay: &Stay, control: &Control) {
+    let (bans, principal) = (&peer.entrance.bans, control.inbox().rights.principal());
+    let account = stay.account_of_ban(&principal.account);
+    bans.connected(&account, principal.user.owner(), &control.client_id);
+    if let Some(kind) = bans.judge(peer.addr.ip(), &account, principal.user.owner(), &control.client_id) {
+        bans.refused(kind);
+        control.order(Order::Close(ReasonCode::AdministrativeAction));
     }
 }
 

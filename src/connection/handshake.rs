@@ -21,8 +21,8 @@ use tokio::time::timeout_at;
 use super::io::Io;
 use crate::account::{Account, Attached, Event, EventConnect, PeerSocket, Refusal, Rights, Told, protocol};
 use crate::auth::{Authenticator, Principal};
-use crate::listener::{Entrance, Foreign, Peer};
-use crate::metrics::{Counts, Metrics};
+use crate::listener::{Entrance, Foreign, Peer, Refused};
+use crate::metrics::{BanKind, Counts, Metrics};
 use crate::overload::{Deed, PROCESS};
 
 /// A CONNECT that is not complete with so many bytes is not waited for when memory is short.
@@ -91,6 +91,7 @@ where
     match exchanged {
         Ok(welcome) => Some(Greeted { decoder, welcome }),
         Err(failed) => {
+            strike(peer, &failed);
             answer(io, &door.metrics, peer, failed, decoder.version());
             None
         }
@@ -171,10 +172,42 @@ where
         PROCESS.did(Deed::Refused);
         return Ok(HandshakeInput::Verdict(Verdict::Refused(ReasonCode::ServerBusy)));
     }
+    if let Some(reason) = refused_at_the_door(peer) {
+        return Ok(HandshakeInput::Verdict(Verdict::Refused(reason)));
+    }
     tokio::select! {
         biased;
         verdict = door.authenticator.judge(credentials, peer) => Ok(HandshakeInput::Verdict(verdict)),
         () = poll_fn(|cx| io.poll_gone(cx)) => Err(Failed::Lost("closed before it was known")),
+    }
+}
+
+/// What somebody is told who is refused whoever it is.
+fn refused_at_the_door(peer: &Peer) -> Option<ReasonCode> {
+    match peer.refused {
+        // Counted, and in the log, since it was accepted.
+        Some(Refused::Limit(limit)) => Some(limit.reason_code()),
+        Some(Refused::Banned) => Some(ReasonCode::Banned),
+        // Its address may be known better by now.
+        None if peer.addr.ip().is_some_and(|ip| peer.entrance.bans.is_address_banned(ip)) => {
+            peer.entrance.bans.refused(BanKind::Address);
+            Some(ReasonCode::Banned)
+        }
+        None => None,
+    }
+}
+
+/// Whoever fails too often is banned, by its address.
+fn strike(peer: &Peer, failed: &Failed) {
+    let Some(ip) = peer.addr.ip() else { return };
+    match failed {
+        Failed::Judged(_, _, connack) => {
+            if let ReasonCode::BadUserNameOrPassword | ReasonCode::NotAuthorized = connack.reason {
+                peer.entrance.bans.failed_login(ip);
+            }
+        }
+        Failed::Violation(_) => peer.entrance.bans.violated(ip),
+        Failed::Silent | Failed::Lost(_) | Failed::Refused(..) => {}
     }
 }
 

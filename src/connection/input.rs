@@ -73,6 +73,7 @@ where
                     && self.ahead.lets_pass(topic)
                     && self.io.output.len() < output_high()
                     && self.session.takes_qos0()
+                    && self.takes_message()
                     && self.publishing.takes_live(topic)
             }
             _ => false,
@@ -90,6 +91,7 @@ where
             Ok(Packet::Disconnect(_)) => {
                 self.takes_packets() && self.subscribes.is_empty() && !self.session.is_storing()
             }
+            Ok(Packet::Publish(_)) => self.takes_packets() && self.subscribes.is_empty() && self.takes_message(),
             Ok(_) | Err(_) => self.takes_packets() && self.subscribes.is_empty(),
         }
     }
@@ -103,7 +105,12 @@ where
     /// Whether the socket is read now.
     pub(super) fn takes_input(&self) -> bool {
         let is_read = self.remainder.as_ref().is_some_and(|rest| rest.is_read || rest.bytes == 0);
-        !self.io.is_over && !is_read && self.end.is_none() && self.ahead.has_room() && self.reads.not_before().is_none()
+        !self.io.is_over
+            && !is_read
+            && self.end.is_none()
+            && self.ahead.has_room()
+            && self.readable() > 0
+            && self.reads.not_before().is_none()
     }
 
     /// Handles the packets that are there, as far as they are taken now.
@@ -112,6 +119,7 @@ where
             self.session.log_stands_at(self.account.tail_sequence());
         }
         self.answer_pings();
+        self.begin_turn_of_rates();
         loop {
             self.is_through = self.handle_packets();
             self.start_subscribes();
@@ -143,7 +151,7 @@ where
             };
             let is_next = self.ahead.is_empty() && self.takes(&received);
             match received {
-                Ok(packet) if is_next || self.passes(&packet) => self.tell(Input::Packet(packet)),
+                Ok(packet) if is_next || self.passes(&packet) => self.tell_packet(packet),
                 Err(violation) if is_next => self.violated(violation),
                 received => self.ahead.push(received, before - self.io.input.len()),
             }
@@ -163,11 +171,16 @@ where
     fn handle_ahead(&mut self) {
         while self.end.is_none() && self.ahead.front().is_some_and(|next| self.takes(next)) {
             match self.ahead.pop() {
-                Some(Ok(packet)) => self.tell(Input::Packet(packet)),
+                Some(Ok(packet)) => self.tell_packet(packet),
                 Some(Err(violation)) => self.violated(violation),
                 None => return,
             }
         }
+    }
+
+    fn tell_packet(&mut self, packet: Packet) {
+        self.spend_message(&packet);
+        self.tell(Input::Packet(packet));
     }
 
     /// The connection ends [MQTT-4.13.1-1].
@@ -179,6 +192,9 @@ where
         }
         if let Violation::TopicLevels(_) = violation {
             self.account.refusals.refuse(Limit::TopicLevels, client_id);
+        }
+        if let Some(ip) = remote.ip() {
+            self.entrance.bans.violated(ip);
         }
         self.end = Some(End::ByServer(violation.reason_code()));
         self.violation = Some(violation);
@@ -212,6 +228,7 @@ where
         if let Some(rest) = &mut self.remainder {
             rest.bytes = rest.bytes.saturating_sub(bytes);
         }
+        self.spend_bytes(bytes);
     }
 
     /// Nothing is there to be read now. Where we end the connection, what comes later comes too late; returns whether that is

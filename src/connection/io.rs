@@ -14,7 +14,7 @@ use crate::metrics::Counts;
 use crate::overload::{Held, PROCESS};
 
 /// Bytes that one read takes at most.
-const READ_SIZE: usize = 32 * 1024;
+pub(super) const READ_SIZE: usize = 32 * 1024;
 
 /// Reads of what is not handled any more, before a socket is closed: as much as a kernel keeps for one at first, or more.
 const DISCARDED_READS: usize = 32;
@@ -81,9 +81,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
 
     /// Reads what is there behind `input`. Zero is the end of the stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_read_most(cx, READ_SIZE)
+    }
+
+    /// The same, and not more than so many bytes, which are not 0.
+    pub(super) fn poll_read_most(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.resize(READ_SIZE, 0);
-            let mut buffer = ReadBuf::new(scratch);
+            let mut buffer = ReadBuf::new(&mut scratch[..most.min(READ_SIZE)]);
             let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
             let count = buffer.filled().len();
             match polled {

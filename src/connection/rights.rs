@@ -32,6 +32,7 @@ where
     pub(super) fn judge_rights(&mut self) {
         self.has_judged = self.inbox.rights.version();
         self.look_for_ending();
+        self.look_for_rates();
         self.judge_will();
         let rights = &self.inbox.rights;
         let is_unwanted = |filter: &&TopicFilter| self.account.judge(filter, rights).is_err();

@@ -1,6 +1,6 @@
-//! The loop that takes connections. At the limit of handshakes the oldest one of the address that has most makes room; at a limit
-//! of connections it accepts and closes, so that devices try elsewhere (`reception`). What the system refuses (no more
-//! files, no more memory) is tried again later.
+//! The loop that takes connections. At the limit of handshakes the oldest one of the address that has most makes room; who is
+//! refused for another limit is told so, or closed at once (`reception`). What the system refuses (no more files, no more memory)
+//! is tried again later.
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use mqtt_codec::{Version, Versions};
 use proto_map::MountPoint;
 
+use super::admission::LimitsInForce;
+use crate::bans::Bans;
 use crate::config::{ClientCertificate, Config, ListenerAuth, ListenerConfig, ListenerKind};
 use crate::shutdown::ShutdownSignal;
 
@@ -32,10 +34,14 @@ pub struct Entrance {
     /// Triggered when the listener is gone while the process goes on: those who came by it are let go. What a listener becomes by
     /// another configuration has the same one.
     pub closing: ShutdownSignal,
+    /// How many may come and how much each may send, which can change.
+    pub limits: Arc<LimitsInForce>,
+    /// Who may not connect, wherever.
+    pub(crate) bans: Arc<Bans>,
 }
 
 impl Entrance {
-    /// Of a listener of this configuration, with its mount point.
+    /// Of a listener of this configuration, with its mount point, at which nobody is banned.
     #[must_use]
     pub fn new(config: &Config, listener: &ListenerConfig, mount: Option<Arc<MountPoint>>) -> Self {
         Self {
@@ -48,6 +54,8 @@ impl Entrance {
             mount,
             auth: ListenerAuth::new(&config.auth, &listener.auth),
             closing: ShutdownSignal::new(),
+            limits: Arc::new(LimitsInForce::new(listener.limits.over(&config.limits))),
+            bans: Bans::none(),
         }
     }
 
@@ -64,6 +72,8 @@ impl Entrance {
             mount: None,
             auth: ListenerAuth::default(),
             closing: ShutdownSignal::new(),
+            limits: Arc::default(),
+            bans: Bans::none(),
         }
     }
 }

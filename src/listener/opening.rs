@@ -7,13 +7,15 @@ use proto_map::MountPoint;
 use tokio_util::task::TaskTracker;
 
 use super::accept::Acceptor;
+use super::admission::Gate;
 use super::listening::ListeningSocket;
 use super::proxied::Proxied;
-use super::reception::{Limits, Reception};
+use super::reception::{Reception, Shared};
 use super::tls::{Revocations, Tls};
 use super::upgrade::Upgrade;
 use super::way::Way;
 use super::{Bound, Dispatch, Entrance, ListenerError, Serve, socket, tls, unix};
+use crate::bans::Bans;
 use crate::config::{Config, ListenerChange, ListenerConfig, ListenerKind};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
@@ -21,9 +23,10 @@ use crate::shutdown::ShutdownSignal;
 /// What all listeners have in common.
 #[derive(Clone)]
 struct Common<H> {
-    limits: Limits,
+    shared: Shared,
     metrics: Arc<Metrics>,
     revocations: Arc<Revocations>,
+    bans: Arc<Bans>,
     serve: H,
     shutdown: ShutdownSignal,
 }
@@ -47,6 +50,8 @@ impl<H> fmt::Debug for Listening<H> {
 struct Running {
     config: ListenerConfig,
     bound: Bound,
+    /// What it counts, which goes on when the listener becomes another one.
+    gate: Arc<Gate>,
     /// It is closed when nobody accepts there any more.
     socket: Weak<ListeningSocket>,
     /// It accepts nothing more.
@@ -91,19 +96,20 @@ pub struct Prepared<H> {
 }
 
 /// Opens every configured listener and serves what connects, until shutdown. Client certificates that are revoked meanwhile are
-/// put into `revocations`.
+/// put into `revocations`; whoever `bans` has does not get in.
 ///
 /// # Errors
 /// An address cannot be bound, or a file of TLS cannot be used; those bound before are closed again.
-pub async fn spawn<H: Serve>(
+pub(crate) async fn spawn<H: Serve>(
     config: &Config,
     metrics: Arc<Metrics>,
-    revocations: &Arc<Revocations>,
+    (revocations, bans): (&Arc<Revocations>, &Arc<Bans>),
     serve: H,
     shutdown: ShutdownSignal,
 ) -> Result<Listening<H>, ListenerError> {
-    let limits = Limits::new(&config.listeners, socket::raise_open_files_limit());
-    let common = Common { limits, metrics, revocations: Arc::clone(revocations), serve, shutdown };
+    let shared = Shared::new(config, socket::raise_open_files_limit());
+    let (revocations, bans) = (Arc::clone(revocations), Arc::clone(bans));
+    let common = Common { shared, metrics, revocations, bans, serve, shutdown };
     let mut opened = Vec::new();
     for listener in config.listeners.all().filter(|listener| listener.place().is_some()) {
         opened.push(common.open(config, listener, None).await?);
@@ -125,19 +131,28 @@ impl<H: Serve> Common<H> {
         listener: &ListenerConfig,
         before: Option<&Running>,
     ) -> Result<Opened<H>, ListenerError> {
-        let mut entrance = Entrance::new(config, listener, mount_of(config, listener)?);
+        let mount = mount_of(config, listener)?;
+        if mount.is_some() {
+            self.bans.expect_mounts();
+        }
+        let mut entrance = Entrance { bans: Arc::clone(&self.bans), ..Entrance::new(config, listener, mount) };
         if let Some(before) = before {
-            // Its clients are let go when this one goes.
+            // Its clients are let go when this one goes, and its limits are theirs.
             entrance.closing = before.bound.entrance.closing.clone();
+            entrance.limits = Arc::clone(&before.bound.entrance.limits);
         }
         let entrance = Arc::new(entrance);
+        let gate = match before {
+            Some(before) => Arc::clone(&before.gate),
+            None => Arc::new(self.shared.gate(&entrance)),
+        };
         let tls = tls_of(config, listener, &entrance, (&self.metrics, &self.revocations))?;
         let socket = match before.and_then(|before| before.socket.upgrade()) {
             Some(socket) => socket,
             None => Arc::new(ListeningSocket::open(listener).await?.ok_or(ListenerError::None)?),
         };
         let way = Way {
-            reception: Reception::new(Arc::clone(&entrance), self.limits.clone(), Arc::clone(&self.metrics)),
+            reception: Reception::new(Arc::clone(&entrance), gate, self.shared.clone(), Arc::clone(&self.metrics)),
             proxied: proxied_of(config, listener, &self.metrics),
             tls,
             upgrade: upgrade_of(config, listener, &entrance, &self.metrics),
@@ -196,12 +211,21 @@ impl<H: Serve> Listening<H> {
         is_closing
     }
 
+    /// The limits of a configuration count from now on, for whoever comes.
+    pub fn limit(&self, config: &Config) {
+        self.common.shared.limit(config);
+        for Running { config: listener, bound, .. } in &self.running {
+            bound.entrance.limits.set(listener.limits.over(&config.limits));
+        }
+    }
+
     fn run(&mut self, opened: Opened<H>) {
         let Opened { config, acceptor, dispatch } = opened;
         let stop = self.common.shutdown.child();
         self.running.push(Running {
             config,
             bound: acceptor.bound.clone(),
+            gate: dispatch.way.reception.gate(),
             socket: Arc::downgrade(&acceptor.socket),
             stop: stop.clone(),
         });

@@ -7,7 +7,17 @@ use tokio::time::Instant;
 
 use super::entrance::Entrance;
 use super::places::Handshake;
+use crate::metrics::Limit;
 use crate::network::PeerAddr;
+
+/// Why somebody is not let in, whoever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There are too many.
+    Limit(Limit),
+    /// Its address is banned.
+    Banned,
+}
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -22,6 +32,8 @@ pub struct Peer {
     pub place: u64,
     /// This connection's place among those that have not completed CONNECT.
     pub handshake: Handshake,
+    /// It is not let in, because of this, which its CONNACK says.
+    pub refused: Option<Refused>,
     /// The certificate that it has shown, verified.
     pub certificate: Option<Box<Certificate>>,
     /// The account of the name that it has asked for by TLS (SNI), which stands in place of its listener's.
@@ -33,6 +45,7 @@ impl Peer {
     #[must_use]
     pub fn new(addr: PeerAddr, entrance: Arc<Entrance>) -> Self {
         let handshake = Handshake::default();
-        Self { addr, entrance, since: Instant::now(), place: 0, handshake, certificate: None, account: None }
+        let (since, refused) = (Instant::now(), None);
+        Self { addr, entrance, since, place: 0, handshake, refused, certificate: None, account: None }
     }
 }

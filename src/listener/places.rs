@@ -120,27 +120,21 @@ impl Handshake {
     }
 }
 
-/// Connections of each address, of which there is a limited number. 0: as many as it wants.
-#[derive(Debug)]
-pub(super) struct Addresses {
-    max: u32,
-    counts: Mutex<HashMap<IpAddr, u32>>,
-}
+/// Connections of each address, of which there is a limited number.
+#[derive(Debug, Default)]
+pub(super) struct Addresses(Mutex<HashMap<IpAddr, u32>>);
 
 impl Addresses {
-    pub(super) fn new(max: u32) -> Arc<Self> {
-        Arc::new(Self { max, counts: Mutex::default() })
-    }
-
-    /// Counts a connection until the guard is dropped; `None` when there are too many.
-    pub(super) fn enter(self: &Arc<Self>, addr: IpAddr) -> Option<Counted> {
-        if self.max == 0 {
+    /// Counts a connection until the guard is dropped; `None` when there are too many. `most`: 0 is as many as it wants, which are
+    /// not counted, so that those that are there when a limit comes are beside it.
+    pub(super) fn enter(self: &Arc<Self>, addr: IpAddr, most: u32) -> Option<Counted> {
+        if most == 0 {
             return Some(Counted(None));
         }
         let addr = network_of(addr);
-        let mut counts = self.counts.lock();
+        let mut counts = self.0.lock();
         let count = counts.entry(addr).or_default();
-        if *count >= self.max {
+        if *count >= most {
             return None;
         }
         *count += 1;
@@ -155,7 +149,7 @@ pub(super) struct Counted(Option<(Arc<Addresses>, IpAddr)>);
 impl Drop for Counted {
     fn drop(&mut self) {
         let Some((addresses, addr)) = &self.0 else { return };
-        let mut counts = addresses.counts.lock();
+        let mut counts = addresses.0.lock();
         if let Some(count) = counts.get_mut(addr) {
             *count -= 1;
             if *count == 0 {
@@ -218,14 +212,15 @@ mod tests {
 
     #[test]
     fn an_address_has_so_many_connections_and_no_more() {
-        let addresses = Addresses::new(2);
-        let [first, second] = [addresses.enter(addr(1)), addresses.enter(addr(1))];
-        assert!(first.is_some() && second.is_some() && addresses.enter(addr(1)).is_none());
-        assert!(addresses.enter(addr(2)).is_some());
+        let addresses = Arc::<Addresses>::default();
+        let enter = |addr| addresses.enter(addr, 2);
+        let [first, second] = [enter(addr(1)), enter(addr(1))];
+        assert!(first.is_some() && second.is_some() && enter(addr(1)).is_none());
+        assert!(enter(addr(2)).is_some());
         drop(first);
-        assert!(addresses.enter(addr(1)).is_some());
+        assert!(enter(addr(1)).is_some());
         let network = |last| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
-        let held = [addresses.enter(network(1)), addresses.enter(network(2))];
-        assert!(held.iter().all(Option::is_some) && addresses.enter(network(3)).is_none(), "one network of 64 bits");
+        let held = [enter(network(1)), enter(network(2))];
+        assert!(held.iter().all(Option::is_some) && enter(network(3)).is_none(), "one network of 64 bits");
     }
 }

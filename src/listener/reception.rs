@@ -1,122 +1,181 @@
-//! What those take of the limits who come to one listener: a place among all connections, one of their address, and one among
-//! those that have not completed CONNECT. Behind a proxy it is the address of the client that counts, once it is known.
+//! What those take of the limits who come to one listener (`admission`), and a place among those that have not completed
+//! CONNECT. Behind a proxy it is the address of the client that counts, once it is known.
+//!
+//! Whoever is refused is told so by CONNACK as long as that is cheap, and closed otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-use super::places::{Addresses, Counted, Handshakes};
-use super::{Entrance, Peer};
-use crate::config::ListenersConfig;
-use crate::metrics::{Limit, Metrics};
+use super::admission::{Admitted, Gate, Hall, Telling};
+use super::places::Handshakes;
+use super::{Entrance, Peer, Refused};
+use crate::config::Config;
+use crate::metrics::{BanKind, Limit, Metrics};
 use crate::network::PeerAddr;
 
-/// Files that are kept for NATS connections, the admin listener and the rest of the process.
-const FILES_RESERVED: u64 = 128;
+/// Files that are kept for NATS connections, the admin listener, connections that are told that they are refused, and the rest of
+/// the process.
+const FILES_RESERVED: u64 = 192;
 
 /// Connections when neither the configuration nor the system sets a limit.
-const CONNECTIONS_MAX: u64 = 1_000_000;
+const CONNECTIONS_MAX: u32 = 1_000_000;
 
 /// The same warning comes at most once in this time.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// Limits of all listeners together.
+/// What all listeners share.
 #[derive(Clone, Debug)]
-pub(super) struct Limits {
-    connections: Arc<Semaphore>,
+pub(super) struct Shared {
+    hall: Arc<Hall>,
+    /// Files that may be open.
+    open_files: Option<u64>,
     handshakes: Arc<Handshakes>,
-    addresses: Arc<Addresses>,
     /// Connections that were taken.
     taken: Arc<AtomicU64>,
 }
 
-impl Limits {
-    pub(super) fn new(config: &ListenersConfig, open_files: Option<u64>) -> Self {
-        let connections = match config.max_connections {
-            0 => open_files
-                .map_or(CONNECTIONS_MAX, |files| files.saturating_sub(FILES_RESERVED).clamp(1, CONNECTIONS_MAX)),
-            limit => u64::from(limit),
-        };
-        // As many as can be counted, when there is no limit worth naming.
-        let connections = usize::try_from(connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+impl Shared {
+    pub(super) fn new(config: &Config, open_files: Option<u64>) -> Self {
         Self {
-            connections: Arc::new(Semaphore::new(connections)),
-            handshakes: Handshakes::new(config.max_handshakes),
-            addresses: Addresses::new(config.max_connections_per_address),
+            hall: Hall::new(connections_max(config, open_files)),
+            open_files,
+            handshakes: Handshakes::new(config.listeners.max_handshakes),
             taken: Arc::default(),
         }
     }
+
+    /// These limits of all listeners count from now on.
+    pub(super) fn limit(&self, config: &Config) {
+        self.hall.set_connections_max(connections_max(config, self.open_files));
+    }
+
+    /// A way into the hall, for one listener.
+    pub(super) fn gate(&self, entrance: &Entrance) -> Gate {
+        Gate::new(Arc::clone(&self.hall), Arc::clone(&entrance.limits))
+    }
 }
 
-/// What a connection takes of the limits, until it is over.
+/// Connections of all listeners: never 0.
+fn connections_max(config: &Config, open_files: Option<u64>) -> u32 {
+    let most = config.limits.connections.filter(|most| *most > 0);
+    most.unwrap_or_else(|| connections_of(open_files))
+}
+
+/// Connections that the open files leave.
+fn connections_of(open_files: Option<u64>) -> u32 {
+    let files = open_files.and_then(|files| u32::try_from(files.saturating_sub(FILES_RESERVED)).ok());
+    files.map_or(CONNECTIONS_MAX, |files| files.clamp(1, CONNECTIONS_MAX))
+}
+
+/// What a connection takes, until it is over.
 #[derive(Debug)]
-pub(super) struct Taken {
-    _connection: OwnedSemaphorePermit,
-    /// `None`: it is not known yet whose it is.
-    address: Option<Counted>,
+pub(super) enum Taken {
+    /// It was let in.
+    Admitted(Admitted),
+    /// It was not, and is told so.
+    Telling(#[expect(dead_code, reason = "given back when it is dropped")] Telling),
 }
 
 /// Where those come in who come to one listener.
 #[derive(Debug)]
 pub(super) struct Reception {
     entrance: Arc<Entrance>,
-    limits: Limits,
+    gate: Arc<Gate>,
+    shared: Shared,
     metrics: Arc<Metrics>,
     refused: Mutex<Seldom>,
     evicted: Mutex<Seldom>,
 }
 
 impl Reception {
-    pub(super) fn new(entrance: Arc<Entrance>, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        Self { entrance, limits, metrics, refused: Mutex::default(), evicted: Mutex::default() }
+    /// `gate`: that of the listener, also of what it was before.
+    pub(super) fn new(entrance: Arc<Entrance>, gate: Arc<Gate>, shared: Shared, metrics: Arc<Metrics>) -> Self {
+        Self { entrance, gate, shared, metrics, refused: Mutex::default(), evicted: Mutex::default() }
     }
 
-    /// Takes somebody in; `None`: a limit is reached. `speaks_for_others`: it is a proxy, whose connections are not its own.
+    /// What the listener counts.
+    pub(super) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
+    /// Takes somebody in, perhaps only to be told that it is refused; `None`: it is closed. `speaks_for_others`: it is a proxy, whose
+    /// connections are not its own.
     pub(super) fn take(&self, addr: PeerAddr, speaks_for_others: bool) -> Option<(Peer, Taken)> {
-        let counted = if speaks_for_others { Ok(None) } else { self.counted(addr).map(Some) };
-        let permit = self.limits.connections.clone().try_acquire_owned().map_err(|_| Limit::Connections);
-        let taken = permit.and_then(|_connection| Ok(Taken { _connection, address: counted? }));
-        let taken = taken.map_err(|limit| self.over_limit(&self.refused, addr, limit)).ok()?;
-        let (handshake, has_evicted) = self.limits.handshakes.enter(addr.counted_by());
-        if has_evicted {
-            self.over_limit(&self.evicted, addr, Limit::Handshakes);
-        }
-        let place = self.limits.taken.fetch_add(1, Ordering::Relaxed);
-        let peer = Peer { place, handshake, ..Peer::new(addr, Arc::clone(&self.entrance)) };
+        let mut peer = Peer::new(addr, Arc::clone(&self.entrance));
+        let admitted = match speaks_for_others {
+            true => self.gate.admit(None).map_err(Refused::Limit),
+            false if self.is_banned(addr) => Err(Refused::Banned),
+            false => self.gate.admit(Some(addr.counted_by())).map_err(Refused::Limit),
+        };
+        let taken = match admitted {
+            Ok(admitted) => {
+                let (handshake, has_evicted) = self.shared.handshakes.enter(addr.counted_by());
+                if has_evicted {
+                    self.metrics.connect_over_limit();
+                    self.note(&self.evicted, addr, Refused::Limit(Limit::Handshakes), "closed");
+                }
+                peer.handshake = handshake;
+                Taken::Admitted(admitted)
+            }
+            Err(why) => {
+                let telling = self.refuse(addr, why)?;
+                peer.refused = Some(why);
+                Taken::Telling(telling)
+            }
+        };
+        peer.place = self.shared.taken.fetch_add(1, Ordering::Relaxed);
         Some((peer, taken))
     }
 
-    /// It is known now whose connection it is: what counts for addresses counts for that of the peer from now on. `false`: a
-    /// limit is reached, and it is to be closed.
+    /// It is known now whose connection it is: what counts for addresses counts for that of the peer from now on. `false`: it is to
+    /// be closed.
     pub(super) fn take_as(&self, peer: &mut Peer, taken: &mut Taken) -> bool {
-        match self.counted(peer.addr) {
-            Ok(counted) => {
-                taken.address = Some(counted);
-                peer.handshake.move_to(peer.addr.counted_by());
-                true
-            }
-            Err(limit) => {
-                self.over_limit(&self.refused, peer.addr, limit);
-                false
+        let Taken::Admitted(admitted) = taken else { return true };
+        let moved = match self.is_banned(peer.addr) {
+            true => Err(Refused::Banned),
+            false => self.gate.move_to(admitted, peer.addr.counted_by()).map_err(Refused::Limit),
+        };
+        match moved {
+            Ok(()) => peer.handshake.move_to(peer.addr.counted_by()),
+            Err(why) => {
+                let Some(telling) = self.refuse(peer.addr, why) else { return false };
+                (*taken, peer.refused) = (Taken::Telling(telling), Some(why));
             }
         }
+        true
     }
 
-    fn counted(&self, addr: PeerAddr) -> Result<Counted, Limit> {
-        self.limits.addresses.enter(addr.counted_by()).ok_or(Limit::ConnectionsPerAddress)
+    fn is_banned(&self, addr: PeerAddr) -> bool {
+        addr.ip().is_some_and(|ip| self.entrance.bans.is_address_banned(ip))
     }
 
-    /// A connection was closed because of a limit.
-    fn over_limit(&self, seldom: &Mutex<Seldom>, remote: PeerAddr, limit: Limit) {
-        self.metrics.connect_over_limit();
-        self.metrics.over_limit(limit);
-        let limit = limit.key();
-        if let Some(suppressed) = seldom.lock().due() {
-            warn!(listener = &*self.entrance.name, %remote, suppressed, "a connection was closed: {limit} reached");
+    /// Somebody is refused; `None`: it is not told.
+    fn refuse(&self, addr: PeerAddr, why: Refused) -> Option<Telling> {
+        let telling = self.shared.hall.tells();
+        if telling.is_none() {
+            self.metrics.connect_over_limit();
+        }
+        self.note(&self.refused, addr, why, if telling.is_some() { "refused" } else { "closed" });
+        telling
+    }
+
+    /// A connection was closed or refused because of a limit or a ban.
+    fn note(&self, seldom: &Mutex<Seldom>, remote: PeerAddr, why: Refused, was: &str) {
+        match why {
+            Refused::Limit(limit) => self.metrics.over_limit(limit),
+            Refused::Banned => self.metrics.bans.refused(BanKind::Address),
+        }
+        let Some(suppressed) = seldom.lock().due() else { return };
+        let listener = &*self.entrance.name;
+        match why {
+            Refused::Limit(limit) => {
+                warn!(listener, %remote, suppressed, "a connection was {was}: {} is reached", limit.key());
+            }
+            Refused::Banned => warn!(listener, %remote, suppressed, "a connection was {was}: its address is banned"),
         }
     }
 }

@@ -27,6 +27,7 @@ use tokio_tungstenite::{
 
 use super::*;
 use crate::app::Mqtt;
+use crate::bans::Bans;
 use crate::config::{ByteSize, Config, Overrides};
 use crate::metrics::Metrics;
 use crate::shutdown::ShutdownSignal;
@@ -62,6 +63,10 @@ impl Serve for Echo {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        if let Some(refused) = peer.refused {
+            let why = if let Refused::Limit(limit) = refused { limit.text() } else { "banned" };
+            return self.came.lock().push(format!("refused {why}"));
+        }
         self.seen.fetch_add(1, SeqCst);
         self.remotes.lock().push(peer.addr.to_string());
         let identities = peer.certificate.as_deref().map_or(&[][..], mqtt_access::Certificate::identities);
@@ -123,7 +128,8 @@ impl Running {
         let revocations = Arc::<Revocations>::default();
         let [came, remotes] = [0, 1].map(|_| Arc::<parking_lot::Mutex<Vec<String>>>::default());
         let serve = Echo { ended, complete, seen: seen.clone(), came: came.clone(), remotes: remotes.clone() };
-        let listening = spawn(&config, metrics.clone(), &revocations, serve, shutdown.clone()).await.unwrap();
+        let listening =
+            spawn(&config, metrics.clone(), (&revocations, &Bans::none()), serve, shutdown.clone()).await.unwrap();
         Self { listening, shutdown, metrics, ended: ends, seen, came, remotes, revocations }
     }
 
@@ -364,36 +370,57 @@ async fn a_websocket_handshake_that_never_ends_is_closed() {
     assert_eq!(running.seen.load(SeqCst), 0);
 }
 
-/// It is counted that a connection was closed because of a limit.
+/// It is counted that a connection was closed or refused because of a limit.
 pub(super) fn assert_counted(running: &Running, limit: &str) {
-    let text = running.metrics.render();
-    for line in
-        ["mqtt_connect_total{result=\"over_limit\"} 1", &format!("mqtt_over_limit_total{{limit=\"{limit}\"}} 1")]
-    {
-        assert!(text.lines().any(|have| have == line), "no line {line}\n{text}");
-    }
+    let (text, line) = (running.metrics.render(), format!("mqtt_over_limit_total{{limit=\"{limit}\"}} 1"));
+    assert!(text.lines().any(|have| have == line), "no line {line}\n{text}");
 }
 
 /// The limit is one connection.
-async fn second_is_closed_and_counted(name: &str, limit: impl FnOnce(&mut Config)) {
+async fn second_is_refused_and_counted(name: &str, limit: impl FnOnce(&mut Config)) {
     let running = Running::with(limit, true).await;
     let mut first = running.tcp().await;
     first.write_all(b"x").await.unwrap();
     first.read_exact(&mut [0]).await.unwrap();
     let mut second = running.tcp().await;
     assert!(matches!(second.read(&mut [0]).await, Ok(0) | Err(_)));
+    assert_eq!(running.came.lock().last(), Some(&format!("refused {name}")), "it is told");
     assert_counted(&running, name);
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_limit_is_closed_and_counted() {
-    second_is_closed_and_counted("connections", |config| config.listeners.max_connections = 1).await;
+async fn a_connection_beyond_the_limit_is_refused_and_counted() {
+    second_is_refused_and_counted("connections", |config| config.limits.connections = Some(1)).await;
+    let own = |config: &mut Config| config.listeners.tcp[0].limits.connections = Some(1);
+    second_is_refused_and_counted("listener_connections", own).await;
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_limit_of_its_address_is_closed_and_counted() {
-    let limit = |config: &mut Config| config.listeners.max_connections_per_address = 1;
-    second_is_closed_and_counted("connections_per_address", limit).await;
+async fn a_connection_beyond_the_limit_of_its_address_is_refused_and_counted() {
+    let limit = |config: &mut Config| config.limits.connections_per_address = Some(1);
+    second_is_refused_and_counted("connections_per_address", limit).await;
+}
+
+#[tokio::test]
+async fn connections_that_come_too_fast_are_told_so_up_to_a_limit_and_closed_beyond() {
+    let limit = |config: &mut Config| config.limits.connection_rate = Some(crate::config::Rate(1));
+    let running = Running::with(limit, true).await;
+    let mut first = running.tcp().await;
+    first.write_all(b"x").await.unwrap();
+    first.read_exact(&mut [0]).await.unwrap();
+    for _ in 0..300 {
+        let mut next = running.tcp().await;
+        assert!(matches!(next.read(&mut [0]).await, Ok(0) | Err(_)));
+    }
+    let told = running.came.lock().iter().filter(|came| came.starts_with("refused")).count();
+    let text = running.metrics.render();
+    let counted = |series: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.unwrap().parse::<f64>().unwrap()
+    };
+    let closed = counted("mqtt_connect_total{result=\"over_limit\"}");
+    assert!(told >= 100 && closed > 0.0, "{told} are told, {closed} closed");
+    assert_eq!(counted("mqtt_over_limit_total{limit=\"connection_rate\"}"), told as f64 + closed);
 }
 
 #[tokio::test]
@@ -436,7 +463,9 @@ async fn an_address_in_use_is_an_error_that_names_the_listener() {
     let config = Config::assemble(None, &[], &overrides).unwrap();
     let (ended, _ends) = mpsc::unbounded_channel();
     let serve = Echo { ended, complete: true, seen: Arc::default(), came: Arc::default(), remotes: Arc::default() };
-    let error =
-        spawn(&config, Metrics::new(), &Arc::default(), serve, ShutdownSignal::new()).await.unwrap_err().to_string();
+    let error = spawn(&config, Metrics::new(), (&Arc::default(), &Bans::none()), serve, ShutdownSignal::new())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with(&format!("listener tcp: cannot listen on {addr}: ")), "{error}");
 }

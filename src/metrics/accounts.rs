@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::{Counts, Totals, Vitals, Work, process};
+use super::{BanCounts, Counts, Totals, Vitals, Work, process};
 use crate::readiness::Readiness;
 
 /// The metrics of the process. By itself it counts what belongs to no account, or to none yet.
@@ -21,6 +21,8 @@ pub struct Metrics {
     readiness: OnceLock<Readiness>,
     /// Until when what is in the files of TLS counts, by listener and key, in seconds since 1970.
     tls_terms: Mutex<BTreeMap<String, Vec<(&'static str, u64)>>>,
+    /// Of bans.
+    pub(crate) bans: BanCounts,
 }
 
 /// The metrics of one account, in those of the process for as long as this is there.

@@ -175,10 +175,24 @@ labels! {
         MessageSize = "message_size",
         /// Clients that say something about themselves below `$SYS/broker/connection`.
         BridgeStates = "bridge_states",
-        /// `listeners.max_connections`.
+        /// `limits.connections`.
         Connections = "connections",
-        /// `listeners.max_connections_per_address`.
+        /// `limits.connections` of one listener.
+        ListenerConnections = "listener_connections",
+        /// `limits.connections_per_address`.
         ConnectionsPerAddress = "connections_per_address",
+        /// `limits.connections_per_user`.
+        ConnectionsPerUser = "connections_per_user",
+        /// `limits.connection_rate`.
+        ConnectionRate = "connection_rate",
+        /// `limits.connection_rate_per_address`.
+        ConnectionRatePerAddress = "connection_rate_per_address",
+        /// Bans that are in force.
+        Bans = "bans",
+        /// `limits.message_rate`: clients that were held back.
+        MessageRate = "message_rate",
+        /// `limits.byte_rate`: clients that were held back.
+        ByteRate = "byte_rate",
         /// `listeners.max_handshakes`.
         Handshakes = "handshakes",
     }
@@ -364,6 +378,35 @@ labels! {
         /// The keys of the identity provider cannot be had.
         OidcUnreachable = "oidc_unreachable",
     }
+}
+
+labels! {
+    /// What a ban is of.
+    BanKind {
+        /// An address or a network.
+        Address = "address",
+        /// A client id of an account.
+        Client = "client",
+        /// A user of an account.
+        User = "user",
+    }
+}
+
+labels! {
+    /// Why somebody was banned by a rule.
+    BanCause {
+        /// The client id has connected too often.
+        Flapping = "flapping",
+        /// Too many were refused at the address for what they said about who they are.
+        FailedLogins = "failed_logins",
+        /// The protocol was broken too often at the address.
+        Violations = "violations",
+    }
+}
+
+impl BanKind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Address, Self::Client, Self::User];
 }
 
 labels! {

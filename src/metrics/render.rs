@@ -18,8 +18,8 @@ use prometheus_client::{
 };
 
 use super::{
-    ACK_BUCKETS_US, AuthStep, Counts, DropReason, Limit, Metrics, Opening, ProxyRefusal, RequestEvent, SessionState,
-    ShareEvent, TakenBy, TlsFailure, Vitals, WebSocketRefusal, WillCause, process::Process,
+    ACK_BUCKETS_US, AuthStep, BanCause, BanCounts, BanKind, Counts, DropReason, Limit, Metrics, Opening, ProxyRefusal,
+    RequestEvent, SessionState, ShareEvent, TakenBy, TlsFailure, Vitals, WebSocketRefusal, WillCause, process::Process,
 };
 use crate::overload::{Deed, Overload, PROCESS};
 use crate::readiness::Readiness;
@@ -94,6 +94,7 @@ impl Collector for Snapshot {
         shared(&total, &mut out)?;
         acknowledgements(&total, &mut out)?;
         connects(&total, &mut out)?;
+        bans(&self.0.bans, &mut out)?;
         nats(&total, &mut out)?;
         overload(&PROCESS, &mut out)?;
         out.counter(
@@ -206,6 +207,15 @@ fn work(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {
     out.gauge("mqtt_scans_running", "Scans that run", metrics.scans_running.load(Relaxed))?;
     let held = "Answers and messages that wait until the session's record or progress is saved";
     out.gauge("mqtt_outputs_held", held, metrics.outputs_held.load(Relaxed))
+}
+
+fn bans(bans: &BanCounts, out: &mut Families<'_>) -> fmt::Result {
+    let in_force = BanKind::TEXTS.iter().zip(&bans.in_force).map(|(kind, n)| ([("kind", *kind)], n.load(Relaxed)));
+    out.gauges("mqtt_bans", "Bans that are in force", in_force)?;
+    let refused = BanKind::TEXTS.iter().zip(&bans.refused).map(|(kind, n)| ([("kind", *kind)], n));
+    out.counters("mqtt_bans_refused", "Connections that were refused or ended since somebody is banned", refused)?;
+    let made = BanCause::TEXTS.iter().zip(&bans.made).map(|(cause, n)| ([("cause", *cause)], n));
+    out.counters("mqtt_bans_made", "Bans that were made here by a rule", made)
 }
 
 fn shared(metrics: &Counts, out: &mut Families<'_>) -> fmt::Result {

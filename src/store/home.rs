@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::Accounts;
 use super::api::Api;
+use super::bans::Bans;
 use super::bucket::{Bucket, Fence, Value, Write};
 use super::error::{OpenError, Unavailable, WriteError};
 use super::keys::Keys;
@@ -59,6 +60,8 @@ pub(super) struct Home {
     /// Where other accounts have their leases here.
     pub(super) accounts: Option<Accounts>,
     pub(super) nodes: Nodes,
+    /// Who may not connect, where the leases are here.
+    pub(super) bans: Option<Bans>,
 }
 
 impl Home {
@@ -77,7 +80,7 @@ impl Home {
             Leases::Here | Leases::ForOthers => Nodes::new(nodes, api.clone(), names.clone()),
             Leases::In { nodes, .. } => nodes,
         };
-        Ok(Self { account_name, accounts, nodes })
+        Ok(Self { account_name, accounts, nodes, bans: None })
     }
 }
 

@@ -19,6 +19,7 @@
 //! - `kv_updates`: what NATS clients put into the bucket of retained messages
 //! - `backlog`: copies for sessions that are away for longer than the log reaches back
 //! - `share`: the consumers of shared subscriptions
+//! - `bans`: who may not connect
 //! - `accounts`: which accounts have sessions, and `account_jwts`, which JWTs of them have counted; `home`: which account has the leases of the sidecars
 //! - `reply_key`: what tokens of replies are made with; `keys`: what sidecars share and nobody else is to know
 //! - `core`: plain NATS
@@ -34,6 +35,7 @@ mod api;
 mod api_errors;
 mod assets;
 mod backlog;
+mod bans;
 mod bucket;
 mod clock;
 mod connection;
@@ -98,6 +100,7 @@ use self::api::Api;
 pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
 pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
+pub use self::bans::{BanNews, Bans, BansReader};
 use self::bucket::Bucket;
 pub use self::clock::{SERVERS_DIFFER_MS, ServerClock};
 pub(crate) use self::connection::{Connector, Link, Role};
@@ -293,7 +296,13 @@ impl Store {
         let kv_updates = KvUpdates::new(sessions_bucket.clone(), puts, names.clone());
         let sessions = Sessions::new(sessions_bucket.clone(), api.clone(), names.clone(), payload_max);
         let keys_bucket = bucket(specs.keys);
-        let home = Home::find(leases, &keys_bucket, bucket(specs.nodes), bucket(specs.accounts), &api, &names).await?;
+        let bans_are_here = leases.are_here();
+        let mut home =
+            Home::find(leases, &keys_bucket, bucket(specs.nodes), bucket(specs.accounts), &api, &names).await?;
+        home.bans = bans_are_here.then(|| {
+            let (of_bans, spec) = (bucket(specs.bans.clone()), specs.bans);
+            Bans::new(of_bans, api.clone(), names.clone(), assets.clone(), spec)
+        });
         let reply_keys = ReplyKeys::new(keys_bucket.clone(), sessions_bucket.clone(), &names);
         let keys = Keys::open(keys_bucket, names.account_keys()).await?;
         let echo = serve_echo(&api.link, &names).await?;
@@ -368,6 +377,11 @@ impl Store {
     /// The accounts that have sessions, where sidecars have their leases for other accounts.
     pub fn accounts(&self) -> Option<&Accounts> {
         self.home.accounts.as_ref()
+    }
+
+    /// Who may not connect, where sidecars have their leases. Its bucket need not be there.
+    pub fn bans(&self) -> Option<&Bans> {
+        self.home.bans.as_ref()
     }
 
     /// Errors that JetStream has answered.

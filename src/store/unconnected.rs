@@ -67,7 +67,7 @@ impl Store {
             keys,
             peers: NatsPeers::new(&nodes, &core, names.clone()),
             core,
-            home: Home { account_name: None, accounts: None, nodes },
+            home: Home { account_name: None, accounts: None, nodes, bans: None },
             shares: Shares::new(api.clone(), share.clone(), state.link.clone(), seals, ""),
             links: Box::new([&core_link, &api.link, &tail, &state.link, &share].map(Link::clone)),
             core_link,

@@ -65,7 +65,7 @@ impl Store {
             backlog,
             kv_updates: KvUpdates::new(sessions.clone(), log(&names.retained_stream()), names.clone()),
             sessions: Sessions::new(sessions, api.clone(), names.clone(), payload_max),
-            home: Home { account_name: None, accounts: None, nodes: nodes.clone() },
+            home: Home { account_name: None, accounts: None, nodes: nodes.clone(), bans: None },
             reply_keys: ReplyKeys::derived(keys.clone()),
             keys,
             peers: NatsPeers::new(nodes, &core, names),

@@ -77,7 +77,7 @@ async fn a_client_is_known_by_what_its_proxy_says() {
         assert!(log.contains(&line), "{line}: {log}");
     }
     // Two of one address, and nobody else of that proxy is held back.
-    assert!(Client::try_open(text, anonymous("third")).await.is_err());
+    assert_eq!(Client::open(text, anonymous("third")).await.connack.reason, ReasonCode::QuotaExceeded);
     let other = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 1883\r\n".to_vec();
     Client::connect(proxy(sidecar.mqtt_port, other).await, anonymous("fourth")).await.ping().await;
     assert_eq!(sidecar.metric("mqtt_over_limit_total{limit=\"connections_per_address\"}").await, 1.0);

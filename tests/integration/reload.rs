@@ -246,3 +246,41 @@ async fn a_file_that_is_watched_is_read_when_it_changes() {
     let opened = format!("SIGHUP: listener more: opened on 127.0.0.1:{more_port}");
     sidecar.logs(&opened).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_bans_are_others_and_a_listener_that_changes_goes_on_counting() {
+    let (nats, port, flooding) = (NatsServer::start(), free_port(), unique("floods"));
+    let sidecar = Configured::start(&nats, &listener("door", port, "limits = { connections = 2 }")).await;
+    let mut stays = Client::connect(port, Options::v5(&unique("stays"))).await;
+    let mut floods = Client::connect(port, Options::v5(&flooding)).await;
+    let answer = async |id: &str| Client::open(port, Options::v5(id)).await.connack.reason;
+    assert_eq!(answer("third").await, ReasonCode::QuotaExceeded);
+    let changed = "listener renamed: changed for those who connect from now on\n";
+    let ban = format!("[[bans.list]]\nclient_id = \"{flooding}\"\n");
+    for (now, bans, lines, third) in [
+        // Those whom it had by its other name are counted.
+        ("connections = 2", "", changed.to_owned(), ReasonCode::QuotaExceeded),
+        ("connections = 3", "", changed.to_owned(), ReasonCode::Success),
+        (
+            "connections = 3",
+            "[limits]\nconnections = 2\n",
+            "limits.connections: replaced\n".to_owned(),
+            ReasonCode::QuotaExceeded,
+        ),
+        (
+            "connections = 3",
+            &*ban,
+            "limits.connections: replaced\nbans.list: replaced\n".to_owned(),
+            ReasonCode::Success,
+        ),
+    ] {
+        sidecar.write(&(listener("renamed", port, &format!("limits = {{ {now} }}")) + bans));
+        let reloaded = sidecar.program("reload").await;
+        assert_eq!((reloaded.code, &*reloaded.stdout), (0, &*lines), "{reloaded:?}");
+        // Whoever was there a moment ago may be counted still.
+        eventually(&format!("{now} {bans}"), async || answer("third").await == third).await;
+    }
+    assert_eq!(floods.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(answer(&flooding).await, ReasonCode::Banned);
+    stays.ping().await;
+}

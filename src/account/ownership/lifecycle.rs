@@ -124,7 +124,8 @@ impl Account {
                 self.options.inbox,
             )
             .taken_at(peer.place)
-            .come_by(peer.closing),
+            .come_by(peer.closing)
+            .coming_from(peer.addr.ip()),
         );
         let registered = Registered::new(self, &control);
         if !self.store.has_jetstream() {

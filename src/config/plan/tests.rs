@@ -55,12 +55,31 @@ fn values_are_replaced_or_need_a_restart_and_are_named() {
         ("[admin]\nbind = \":1\"", format!("admin.bind: {RESTART}")),
         ("[admin]\nsocket = \"/run/x\"", format!("admin.socket: {RESTART}")),
         ("[admin]\nwatch = true", "admin.watch: replaced".to_owned()),
+        ("[limits]\nconnections = 5\nmessage_rate = \"9/s\"", "limits.connections: replaced; limits.message_rate: replaced".to_owned()),
+        ("[bans]\nshared = false\nflapping = { count = 5 }", format!("bans.shared: {RESTART}; bans.flapping.count: replaced")),
+        ("[[bans.list]]\nuser = \"u\"", "bans.list: replaced".to_owned()),
     ] {
         let (mut got, mut expected): (Vec<String>, Vec<String>) =
             (lines("", text), expected.split("; ").map(str::to_owned).collect());
         got.sort_unstable();
         expected.sort_unstable();
         assert_eq!(got, expected, "{text}");
+    }
+}
+
+#[test]
+fn numbers_of_all_listeners_are_limits_but_that_of_handshakes() {
+    let door = "[listeners.tcp.a]\nbind = \":1\"\n";
+    for (text, expected) in [
+        ("max_connections = 5", "listeners.max_connections: replaced"),
+        ("max_connections_per_address = 5", "listeners.max_connections_per_address: replaced"),
+        ("max_handshakes = 5", "listeners.max_handshakes: stays as it was, this needs a restart"),
+    ] {
+        let (old, new) = (config(door), config(&format!("[listeners]\n{text}\n{door}")));
+        let plan = Plan::new(&old, &new);
+        assert_eq!(plan.lines(), [expected]);
+        assert_eq!(Plan::new(&plan.next, &new).replaced.len(), 0, "done once, it is done: {text}");
+        assert_eq!(plan.next.limits, new.limits, "{text}");
     }
 }
 

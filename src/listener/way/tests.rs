@@ -136,7 +136,7 @@ async fn a_header_that_never_comes_is_not_waited_for() {
 async fn limits_of_addresses_are_those_of_clients_and_never_of_the_proxy() {
     let limited = |config: &mut Config| {
         behind_proxies(config);
-        config.listeners.max_connections_per_address = 1;
+        config.limits.connections_per_address = Some(1);
     };
     let running = Running::with(limited, true).await;
     let client = |last: u8| format!("PROXY TCP4 192.0.2.{last} 198.51.100.1 9 1883\r\nx").into_bytes();
@@ -246,7 +246,7 @@ async fn compression_is_not_agreed_on() {
 #[tokio::test]
 async fn whom_a_trusted_proxy_forwards_for_is_who_counts() {
     let trusting = |config: &mut Config| {
-        config.listeners.max_connections_per_address = 1;
+        config.limits.connections_per_address = Some(1);
         config.listeners.ws[0].trusted_forwarders = networks(&["127.0.0.0/8", "10.0.0.0/8"]);
     };
     let running = Running::with(trusting, true).await;
@@ -275,7 +275,7 @@ async fn whom_a_trusted_proxy_forwards_for_is_who_counts() {
 async fn who_forwards_behind_a_proxy_says_it_after_its_header() {
     let both = |config: &mut Config| {
         let trusted = networks(&["127.0.0.1/32"]);
-        config.listeners.max_connections_per_address = 1;
+        config.limits.connections_per_address = Some(1);
         config.listeners.ws[0].proxy_protocol = Some(ProxyProtocolConfig { trusted, ..ProxyProtocolConfig::default() });
         config.listeners.ws[0].trusted_forwarders = networks(&["192.0.2.0/24"]);
     };
@@ -307,7 +307,7 @@ async fn a_process_connects_by_the_file_system() {
         let mode: FileMode = "0600".parse().unwrap();
         config.listeners.unix =
             vec![ListenerConfig { name, path, mode, kind: ListenerKind::Unix, ..ListenerConfig::default() }];
-        config.listeners.max_connections_per_address = 1;
+        config.limits.connections_per_address = Some(1);
     };
     let running = Running::with(local, true).await;
     let mut stream = UnixStream::connect(&path).await.unwrap();

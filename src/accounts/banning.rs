@@ -1,0 +1,192 @@
+//! What follows from bans: whoever is banned and connected is disconnected, and bans are shared with other sidecars through a
+//! bucket of the home account. Without the bucket, and while NATS is away, they are those of this sidecar.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::HashSet;
+use mqtt_access::AccountId;
+use mqtt_codec::ReasonCode;
+use proto_map::{BanSubject, client_of};
+
+use super::Accounts;
+use crate::account::{Control, Order};
+use crate::bans::{Bans, Whom};
+use crate::config::read_network;
+use crate::store::{self, BanNews};
+
+/// Those that are banned are looked for at most so often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Clients that are judged before others have their turn.
+const AT_ONCE: usize = 256;
+
+/// Bans that are over are forgotten so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// How long to wait before JetStream is asked again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The same for the bucket, when it cannot be made.
+const MAKE_AGAIN: Duration = Duration::from_secs(60);
+
+/// Carries out what `bans` says, for as long as accounts are served. `shared`: where other sidecars say the same.
+pub(crate) fn keep_bans(accounts: &Arc<Accounts>, bans: &Arc<Bans>, shared: Option<store::Bans>) {
+    let tasks = accounts.tasks();
+    tasks.spawn(end_banned(Arc::clone(accounts), Arc::clone(bans)));
+    tasks.spawn(sweep(Arc::clone(bans)));
+    if let Some(shared) = shared {
+        tasks.spawn(follow(Arc::clone(accounts), Arc::clone(bans), shared));
+    }
+}
+
+async fn sweep(bans: Arc<Bans>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        bans.sweep();
+    }
+}
+
+/// Ends the connections of those who are banned.
+async fn end_banned(accounts: Arc<Accounts>, bans: Arc<Bans>) {
+    let mut changes = bans.changes();
+    while changes.changed().await.is_ok() {
+        let fresh = bans.take_fresh();
+        let of_client = fresh.some.iter().filter_map(|whom| match whom {
+            Whom::Client(account, client_id, _) => accounts.client(account, client_id),
+            Whom::Address(_) | Whom::User(..) => None,
+        });
+        of_client.for_each(|control| judge(&accounts, &bans, &control));
+        let is_wide = |whom: &Whom| match whom {
+            Whom::Address(_) | Whom::User(..) => true,
+            Whom::Client(_, session_name, _) => bans.has_mounts() && client_of(session_name).0.is_none(),
+        };
+        if fresh.is_everybody || fresh.some.iter().any(is_wide) {
+            let everybody: Vec<_> = accounts.all().iter().flat_map(|account| account.clients()).collect();
+            for some in everybody.chunks(AT_ONCE) {
+                some.iter().for_each(|control| judge(&accounts, &bans, control));
+                tokio::task::yield_now().await;
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Ends a connection whose client is banned.
+fn judge(accounts: &Accounts, bans: &Bans, control: &Control) {
+    let principal = control.inbox().rights.principal();
+    let account = accounts.account_of_ban(&principal.account);
+    let kind = bans.judge(control.remote(), &account, principal.user.owner(), &control.client_id);
+    let Some(kind) = kind else { return };
+    bans.refused(kind);
+    let client_id = control.client_id.escape_debug().to_string();
+    tracing::info!(client_id, remote = ?control.remote(), "ended: its {} is banned", kind.text());
+    control.order(Order::Close(ReasonCode::AdministrativeAction));
+}
+
+/// Reads what others say, and writes what we do.
+async fn follow(accounts: Arc<Accounts>, bans: Arc<Bans>, shared: store::Bans) {
+    let mut is_told = false;
+    while let Err(error) = shared.ensure().await {
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!(%error, "bans are those of this sidecar alone: the bucket of bans cannot be made; bans.shared = false says so at once");
+        }
+        tokio::time::sleep(MAKE_AGAIN).await;
+    }
+    tokio::join!(read(&accounts, &bans, &shared), write(&bans, &shared));
+}
+
+async fn read(accounts: &Accounts, bans: &Bans, shared: &store::Bans) {
+    let mut reader = shared.follow();
+    // While all of it is read: those that are there.
+    let mut seen = None;
+    loop {
+        for news in reader.next().await {
+            match news {
+                BanNews::Begins => seen = Some(HashSet::default()),
+                BanNews::Banned(subject, left) => {
+                    let Some(whom) = whom(accounts, &subject) else { continue };
+                    if let Some(seen) = &mut seen {
+                        seen.insert(whom.clone());
+                    }
+                    bans.put(whom, left);
+                }
+                BanNews::Ended(subject) => {
+                    let Some(whom) = whom(accounts, &subject) else { continue };
+                    if let Some(seen) = &mut seen {
+                        seen.remove(&whom);
+                    }
+                    bans.remove(&whom);
+                }
+                BanNews::Complete => {
+                    if let Some(seen) = seen.take() {
+                        bans.retain(|whom| seen.contains(whom));
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn write(bans: &Bans, shared: &store::Bans) {
+    let mut changes = bans.changes();
+    let mut is_told = false;
+    loop {
+        let mut made = bans.take_made().into_iter();
+        while let Some(ban) = made.next() {
+            let put = shared.put(&subject(&ban.whom), ban.left, ban.cause.text()).await;
+            let Err(error) = put else {
+                is_told = false;
+                continue;
+            };
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::warn!(%error, "bans that were made here cannot be written down yet, and count here alone");
+            }
+            bans.give_back([ban].into_iter().chain(made).collect());
+            tokio::time::sleep(RETRY).await;
+            break;
+        }
+        if bans.has_made() {
+            continue;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whom a key of the bucket is about.
+fn whom(accounts: &Accounts, subject: &BanSubject) -> Option<Whom> {
+    let account =
+        |account: &Option<String>| accounts.account_of_ban(&AccountId::new(account.as_deref().unwrap_or_default()));
+    Some(match subject {
+        BanSubject::Address(text) => {
+            let network = read_network(text);
+            if network.is_none() {
+                tracing::warn!(key = ?text, "a key in the bucket of bans is no address: write address.192.0.2.0/24, and =3A for each \":\"");
+            }
+            Whom::Address(network?)
+        }
+        BanSubject::Client { account: of, client_id, user } => {
+            Whom::Client(account(of), client_id.as_str().into(), user.as_deref().map(Into::into))
+        }
+        BanSubject::User { account: of, user } => Whom::User(account(of), user.as_str().into()),
+    })
+}
+
+/// The key of a ban. The home account has no name in it.
+fn subject(whom: &Whom) -> BanSubject {
+    let named = |account: &AccountId| (!account.is_empty()).then(|| account.as_str().to_owned());
+    match whom {
+        Whom::Address(network) => {
+            let is_single = matches!((network.address().is_ipv4(), network.prefix()), (true, 32));
+            BanSubject::Address(if is_single { network.address().to_string() } else { network.to_string() })
+        }
+        Whom::Client(account, client_id, user) => BanSubject::Client {
+            account: named(account),
+            client_id: client_id.to_string(),
+            user: user.as_deref().map(str::to_owned),
+        },
+        Whom::User(account, user) => BanSubject::User { account: named(account), user: user.to_string() },
+    }
+}

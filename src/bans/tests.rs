@@ -1,0 +1,154 @@
+//! Bans as whoever lets clients in sees them.
+
+use super::strikes::{Rule, Strikes};
+use super::*;
+use crate::config::{BanRule, Duration as Span};
+
+fn addr(last: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, last])
+}
+
+fn account(name: &str) -> AccountId {
+    AccountId::new(name)
+}
+
+fn rule(count: u32, window_s: u64, duration_s: u64) -> BanRule {
+    BanRule { count, window: Span::from_secs(window_s), duration: Span::from_secs(duration_s) }
+}
+
+#[test]
+fn so_many_within_the_window_are_too_often_and_counted_anew_then() {
+    let mut strikes = Strikes::default();
+    assert_eq!(strikes.strike(0, || 1), None, "without a rule nothing is counted");
+    assert_eq!(strikes.len(), 0);
+    strikes.set_rule(Rule::of(&rule(3, 10, 60)));
+    let banned = Some(Duration::from_secs(60));
+    for (now_s, who, expected) in [
+        (0, 1, None),
+        (1, 2, None),
+        (9, 1, None),
+        // The window of the first is over: it is the first of the next.
+        (10, 1, None),
+        (11, 2, None),
+        (12, 1, None),
+        (19, 1, banned),
+        (19, 1, None),
+        (20, 1, None),
+        (21, 1, banned),
+        (21, 2, None),
+    ] {
+        assert_eq!(strikes.strike(now_s * 1_000, || who), expected, "{who} at {now_s} s");
+    }
+    strikes.set_rule(Rule::of(&rule(1, 10, 60)));
+    assert_eq!(strikes.strike(0, || 1), banned);
+    strikes.set_rule(Rule::of(&rule(0, 10, 60)));
+    assert_eq!(strikes.strike(0, || 1), None);
+}
+
+#[test]
+fn ten_million_client_ids_have_an_end() {
+    let mut strikes = Strikes::default();
+    strikes.set_rule(Rule::of(&rule(2, 10, 60)));
+    for id in 0..10_000_000_u32 {
+        assert_eq!(strikes.strike(u64::from(id) / 10_000_000, || id), None);
+    }
+    assert_eq!(strikes.len(), BANS_MAX);
+    assert_eq!(strikes.strike(0, || 0), Some(Duration::from_secs(60)), "who is watched still is");
+    assert_eq!(strikes.strike(0, || 10_000_000), None);
+    assert_eq!(strikes.strike(10_000, || 10_000_001), None);
+    assert_eq!(strikes.len(), 1, "those whose window is over make room");
+}
+
+#[test]
+fn the_configuration_bans_addresses_clients_and_users_of_an_account() {
+    let list = |text: &str| {
+        let config = crate::config::Config::assemble(Some(("f", text)), &[], &crate::config::Overrides::default());
+        config.unwrap().bans
+    };
+    let config = list(
+        "[[bans.list]]\naddress = \"192.0.2.0/28\"\n[[bans.list]]\naddress = \"2001:db8::/64\"\n\
+         [[bans.list]]\nclient_id = \"lamp\"\n[[bans.list]]\nuser = \"eve\"\naccount = \"T1\"",
+    );
+    let bans = Bans::new(&config, Metrics::new());
+    let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert!(bans.is_address_banned(addr(15)) && !bans.is_address_banned(addr(16)));
+    assert!(bans.is_address_banned(v6("::ffff:192.0.2.1")) && bans.is_address_banned(v6("2001:db8::7:1")));
+    assert!(!bans.is_address_banned(v6("2001:db8:0:1::1")));
+    let of = |account_name: &str, user: &str, id: &str| bans.of_client(&account(account_name), user, &id.into());
+    assert_eq!(of("", "", "lamp"), Some(BanKind::Client));
+    assert_eq!(of("T1", "adam", "lamp"), None, "of another account");
+    assert_eq!(of("T1", "eve", "x"), Some(BanKind::User));
+    assert_eq!(of("", "eve", "x"), None);
+    let mount = proto_map::MountPoint::new("site7/", "$NMQ").unwrap();
+    assert_eq!(
+        of("", "", &proto_map::session_name(Some(&mount), "lamp")),
+        Some(BanKind::Client),
+        "wherever it is mounted"
+    );
+    assert_eq!(bans.judge(Some(addr(1)), &account(""), "", &"x".into()), Some(BanKind::Address));
+    // Another configuration: whoever is not in it any more is not banned.
+    bans.configure(&list("[[bans.list]]\nuser = \"adam\""));
+    assert!(!bans.is_address_banned(addr(1)));
+    assert_eq!((of("", "", "lamp"), of("", "adam", "x")), (None, Some(BanKind::User)));
+    assert!(bans.take_fresh().is_everybody);
+}
+
+#[test]
+fn a_ban_ends_by_itself_by_its_end_and_with_what_others_know() {
+    let bans = Bans::none();
+    let client = |id: &str| Whom::Client(account(""), id.into(), None);
+    let is_banned = |id: &str| bans.of_client(&account(""), "", &id.into()).is_some();
+    bans.put(client("short"), Some(Duration::ZERO));
+    bans.put(client("long"), Some(Duration::from_secs(600)));
+    bans.put(client("ever"), None);
+    assert!(!is_banned("short") && is_banned("long") && is_banned("ever"));
+    bans.sweep();
+    bans.put(client("long"), Some(Duration::ZERO));
+    assert!(!is_banned("long"), "it has another end by now");
+    bans.put(client("long"), None);
+    bans.remove(&client("ever"));
+    assert!(!is_banned("ever") && is_banned("long"));
+    bans.retain(|_| false);
+    assert!(!is_banned("long"));
+}
+
+#[test]
+fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
+    let config = BansConfig { flapping: rule(3, 60, 600), failed_logins: rule(2, 60, 60), ..BansConfig::default() };
+    let bans = Bans::new(&config, Metrics::new());
+    let connect = |id: &str| bans.connected(&account("T1"), "eve", &id.into());
+    (0..2).for_each(|_| connect("lamp"));
+    connect("other");
+    assert!(!bans.has_made());
+    connect("lamp");
+    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), Some(BanKind::Client));
+    assert_eq!(bans.of_client(&account("T1"), "adam", &"lamp".into()), None, "whose client id it may be");
+    let network: [IpAddr; 2] = ["2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+    network.iter().for_each(|addr| bans.failed_login(*addr));
+    assert!(bans.is_address_banned("2001:db8::3".parse().unwrap()), "one network of 64 bits");
+    bans.violated(addr(1));
+    // Everything that others know is read: what they could not know stays.
+    bans.retain(|_| false);
+    let made = bans.take_made();
+    let shown: Vec<_> = made.iter().map(|made| (made.whom.to_string(), made.cause)).collect();
+    let flapping = ("client lamp of user eve of account T1".to_owned(), BanCause::Flapping);
+    assert_eq!(shown, [flapping, ("address 2001:db8::/64".to_owned(), BanCause::FailedLogins)]);
+    assert!(made.iter().all(|made| made.left > Duration::from_secs(50)) && !bans.has_made());
+    bans.give_back(made);
+    assert_eq!(bans.take_made().len(), 2);
+    assert_eq!(bans.take_fresh().some.len(), 2);
+}
+
+#[test]
+fn there_is_an_end_to_bans_and_those_that_are_over_make_room() {
+    let mut table = Table::new(2);
+    let client = |id: &str| Whom::Client(account(""), id.into(), None);
+    let until = |until| Ban { until: Some(until) };
+    assert!(table.put(client("a"), until(10), 0) && table.put(client("b"), until(20), 0));
+    assert!(
+        !table.put(client("c"), until(30), 0) && table.put(client("b"), until(30), 0),
+        "another end is no other ban"
+    );
+    assert!(table.put(client("c"), until(30), 10));
+    assert!(!table.has(&client("a"), 10) && table.has(&client("b"), 29) && !table.has(&client("b"), 30));
+}

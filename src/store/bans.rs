@@ -1,0 +1,191 @@
+//! Who may not connect, in a bucket of the home account that all its sidecars read, and an operator writes as well: `nats kv put
+//! MQTT_bans client.lamp ''`. A ban ends with its value, by the time to live that we give it, and by the duration that it has from
+//! when the server stored it: nobody's clock counts but the server's.
+//!
+//! The bucket need not be there: an account that has no room for it, or does not let us make it, has bans of each sidecar alone.
+//! Then it is tried again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto_map::{BanSubject, Names, StreamSpec};
+use serde::{Deserialize, Serialize};
+
+use super::api::Api;
+use super::assets::Assets;
+use super::bucket::{Bucket, Content, Fence, Value, Write};
+use super::clock::ServerClock;
+use super::entry::LogEntry;
+use super::error::{OpenError, Unavailable};
+use super::reader::{Pace, Progress, Reader, Source};
+
+/// Version of what is written here.
+const ENTRY_VERSION: u32 = 1;
+const BATCH_MAX: usize = 512;
+const MISSING_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest time to live that is given, seconds: ten years.
+const TTL_MAX_S: u64 = 315_360_000;
+
+/// The bucket of bans.
+#[derive(Clone, Debug)]
+pub struct Bans {
+    bucket: Bucket,
+    readers: Api,
+    names: Names,
+    assets: Assets,
+    spec: Arc<StreamSpec>,
+    clock: ServerClock,
+}
+
+/// What has become of a ban.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BanNews {
+    /// What follows is everything that there is, up to [`BanNews::Complete`].
+    Begins,
+    /// Somebody is banned, for so long from now, or for ever.
+    Banned(BanSubject, Option<Duration>),
+    /// Somebody is not banned any more.
+    Ended(BanSubject),
+    /// Everything was read.
+    Complete,
+}
+
+/// As it is stored. An operator may leave out everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Entry {
+    version: u32,
+    /// From when it was stored.
+    duration_s: Option<u64>,
+    /// Why, for people.
+    reason: Option<String>,
+}
+
+impl Bans {
+    pub(super) fn new(bucket: Bucket, readers: Api, names: Names, assets: Assets, spec: StreamSpec) -> Self {
+        let clock = readers.link.clock.clone();
+        Self { bucket, readers, names, assets, spec: Arc::new(spec), clock }
+    }
+
+    /// Makes sure that the bucket is there.
+    ///
+    /// # Errors
+    /// It is not, and cannot be made.
+    pub async fn ensure(&self) -> Result<(), OpenError> {
+        self.assets.ensure(&self.spec).await.map(drop)
+    }
+
+    /// Writes a ban down.
+    ///
+    /// # Errors
+    /// When JetStream does not answer, or the name is too long.
+    pub async fn put(&self, whom: &BanSubject, left: Duration, reason: &str) -> Result<(), Unavailable> {
+        let subject = self.names.ban(whom).map_err(Unavailable::new)?;
+        let seconds = left.as_secs().clamp(1, TTL_MAX_S);
+        let entry = Entry { version: ENTRY_VERSION, duration_s: Some(seconds), reason: Some(reason.to_owned()) };
+        let value = Value::Put(serde_json::to_vec(&entry).map_err(Unavailable::new)?.into());
+        let ttl_s = u32::try_from(seconds).ok();
+        let write = Write { subject: &subject, value, fence: Fence::None, ttl_s };
+        self.bucket.write(&write).await.map(drop).map_err(Unavailable::new)
+    }
+
+    /// Reads the bucket, and what is written there from then on.
+    pub fn follow(&self) -> BansReader {
+        let subjects = self.names.bans_subjects();
+        let source = Source {
+            stream: Arc::clone(&self.bucket.stream),
+            prefix: Arc::from(subjects.trim_end_matches('>')),
+            purpose: "bans",
+            last_per_subject: true,
+            pace: Pace { batch: BATCH_MAX, bytes: 2 << 20, overlap: true },
+        };
+        let reader = Reader::new(self.readers.clone(), self.readers.link.clone(), source, 1);
+        BansReader { bans: self.clone(), reader, is_snapshot: true }
+    }
+
+    fn news(&self, entry: LogEntry) -> Option<BanNews> {
+        let Some(whom) = self.names.strip_ban(entry.stream_subject()) else {
+            let key = entry.stream_subject().escape_debug().to_string();
+            tracing::warn!(key, "a key in the bucket of bans says nothing: write address.…, client.… or user.…");
+            return None;
+        };
+        let stored_at_ms = entry.stored_at_ms;
+        let value = match Content::of(&entry.headers.unwrap_or_default(), entry.payload) {
+            Content::Value(value) => value,
+            Content::Expired | Content::Deleted | Content::Cleaned => return Some(BanNews::Ended(whom)),
+        };
+        let entry = read(&value).unwrap_or_else(|| {
+            tracing::warn!(?whom, "what is written of a ban cannot be read: it has no end, until it is deleted");
+            Entry::default()
+        });
+        let Some(seconds) = entry.duration_s else { return Some(BanNews::Banned(whom, None)) };
+        let passed = Duration::from_millis(self.clock.earliest_ms().saturating_sub(stored_at_ms));
+        let left = Duration::from_secs(seconds).saturating_sub(passed);
+        Some(if left.is_zero() { BanNews::Ended(whom) } else { BanNews::Banned(whom, Some(left)) })
+    }
+}
+
+/// Nothing at all says nothing.
+fn read(value: &[u8]) -> Option<Entry> {
+    if value.iter().all(u8::is_ascii_whitespace) {
+        return Some(Entry::default());
+    }
+    serde_json::from_slice(value).ok()
+}
+
+/// The bucket being read.
+pub struct BansReader {
+    bans: Bans,
+    reader: Reader,
+    is_snapshot: bool,
+}
+
+impl BansReader {
+    /// What is new, in its order; perhaps nothing. Waits for more, and comes back now and then. A bucket that is gone is made again.
+    pub async fn next(&mut self) -> Vec<BanNews> {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut news = Vec::new();
+        match self.reader.next(&mut batch, BATCH_MAX).await {
+            Ok(Progress::SnapshotBegins { .. }) => {
+                self.is_snapshot = true;
+                news.push(BanNews::Begins);
+            }
+            Ok(Progress::StreamMissing) => {
+                tokio::time::sleep(MISSING_PAUSE).await;
+                self.bans.bucket.make_again().await;
+            }
+            Ok(Progress::Restarted { .. } | Progress::Read) => {}
+            // The reader has paused already.
+            Err(_) => return news,
+        }
+        news.extend(batch.into_iter().filter_map(|entry| self.bans.news(entry)));
+        if self.is_snapshot && self.reader.is_caught_up() {
+            self.is_snapshot = false;
+            news.push(BanNews::Complete);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_leaves_out_is_not_said_and_what_a_later_version_adds_is_left_alone() {
+        let entry = |duration_s, reason: Option<&str>| Entry { version: 0, duration_s, reason: reason.map(Into::into) };
+        for (text, expected) in [
+            ("", Some(entry(None, None))),
+            (" \n", Some(entry(None, None))),
+            ("{}", Some(entry(None, None))),
+            (r#"{"duration_s":600}"#, Some(entry(Some(600), None))),
+            (r#"{"reason":"noisy","colour":3}"#, Some(entry(None, Some("noisy")))),
+            (r#"{"duration_s":"10m"}"#, None),
+            (r#"{"duration_s":-1}"#, None),
+            ("forever", None),
+        ] {
+            assert_eq!(read(text.as_bytes()), expected, "{text}");
+        }
+    }
+}

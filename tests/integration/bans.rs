@@ -1,0 +1,142 @@
+//! Who is banned does not get in, and does not stay: by the configuration, by the bucket, and by rules.
+
+use mqtt_codec::ReasonCode;
+use tempfile::TempDir;
+
+use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, eventually, js_api, msg};
+
+async fn answer(sidecar: &Sidecar, options: Options) -> ReasonCode {
+    Client::open(sidecar.mqtt_port, options).await.connack.reason
+}
+
+/// What `nats kv put` and `nats kv del` do, once the bucket is there.
+async fn put(nats: &async_nats::Client, key: &str, value: &str) {
+    eventually("the bucket is there", async || {
+        let info = js_api(nats, "STREAM.INFO.KV_MQTT_bans", &serde_json::json!({})).await;
+        info["error"].is_null()
+    })
+    .await;
+    nats.publish(format!("$KV.MQTT_bans.{key}"), value.to_owned().into()).await.unwrap();
+    nats.flush().await.unwrap();
+}
+
+async fn delete(nats: &async_nats::Client, key: &str) {
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    nats.publish_with_headers(format!("$KV.MQTT_bans.{key}"), headers, "".into()).await.unwrap();
+    nats.flush().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_configuration_bans_is_told_so() {
+    let server = NatsServer::start();
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("nats-mqtt.toml");
+    let list = "[[bans.list]]\naddress = \"127.0.0.7\"\n[[bans.list]]\nclient_id = \"lamp\"\n";
+    std::fs::write(&config, list).unwrap();
+    let args = ["--nats", &server.url(), "-c", config.to_str().unwrap()];
+    let sidecar = SidecarBuilder::new("sidecar", &args).open().start().await;
+    assert_eq!(answer(&sidecar, Options::v5("lamp")).await, ReasonCode::Banned);
+    assert_eq!(answer(&sidecar, Options::v311("lamp")).await, ReasonCode::NotAuthorized, "code 5");
+    assert_eq!(answer(&sidecar, Options::v5("other").from(7)).await, ReasonCode::Banned);
+    assert_eq!(answer(&sidecar, Options::v5("other").from(8)).await, ReasonCode::Success);
+    assert!(sidecar.metric("mqtt_bans_refused_total{kind=\"client\"}").await > 1.5);
+    assert!(sidecar.metric("mqtt_bans_refused_total{kind=\"address\"}").await > 0.5);
+    assert!((sidecar.metric("mqtt_bans{kind=\"address\"}").await - 1.0).abs() < 0.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_in_the_bucket_ends_who_is_connected_wherever_and_a_deletion_lets_it_in_again() {
+    let server = NatsServer::start();
+    let (mut a, b) = (Sidecar::start(&server, "a").await, Sidecar::start(&server, "b").await);
+    let nats = server.client().await;
+    let mut watcher = b.v5("watcher").await;
+    watcher.subscribe("will", 1).await;
+    let mut lamp = a.connect(Options::v5("la mp").will(msg("will", "gone").qos(1))).await;
+    let mut far = b.connect(Options::v5("far").from(9)).await;
+    put(&nats, "client.la=20mp", r#"{"reason":"noisy"}"#).await;
+    put(&nats, "address.127.0.0.9/32", "").await;
+    assert_eq!(lamp.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(far.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(watcher.receive_shown().await, "will gone qos1");
+    for sidecar in [&a, &b] {
+        eventually("it is known everywhere", async || {
+            answer(sidecar, Options::v5("la mp")).await == ReasonCode::Banned
+                && answer(sidecar, Options::v5("x").from(9)).await == ReasonCode::Banned
+        })
+        .await;
+    }
+    // A sidecar that starts knows it as well.
+    a.restart().await;
+    eventually("after a restart", async || answer(&a, Options::v5("la mp")).await == ReasonCode::Banned).await;
+    delete(&nats, "client.la=20mp").await;
+    delete(&nats, "address.127.0.0.9/32").await;
+    for sidecar in [&a, &b] {
+        eventually("it may come again", async || {
+            answer(sidecar, Options::v5("la mp")).await == ReasonCode::Success
+                && answer(sidecar, Options::v5("x").from(9)).await == ReasonCode::Success
+        })
+        .await;
+    }
+    put(&nats, "nonsense.x", "").await;
+    eventually("a key that says nothing is told", async || a.log().contains("says nothing")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_too_often_is_banned_everywhere_for_a_while() {
+    let server = NatsServer::start();
+    let builder = |name| {
+        let builder = SidecarBuilder::of(&server, name).set("BANS__FLAPPING__COUNT", "5");
+        builder.set("BANS__FLAPPING__DURATION", "4s")
+    };
+    let (a, b) = (builder("a").start().await, builder("b").start().await);
+    let mut neighbour = a.v5("neighbour").await;
+    for _ in 0..4 {
+        assert_eq!(answer(&a, Options::v5("flaps")).await, ReasonCode::Success);
+    }
+    // The fifth gets in, and is disconnected for it.
+    let mut fifth = a.connect(Options::v5("flaps")).await;
+    assert_eq!(fifth.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(answer(&a, Options::v5("flaps")).await, ReasonCode::Banned);
+    eventually("the other one knows", async || answer(&b, Options::v5("flaps")).await == ReasonCode::Banned).await;
+    neighbour.ping().await;
+    eventually("it is over", async || answer(&a, Options::v5("flaps")).await == ReasonCode::Success).await;
+    eventually("everywhere", async || answer(&b, Options::v5("flaps")).await == ReasonCode::Success).await;
+    assert!(a.metric("mqtt_bans_made_total{cause=\"flapping\"}").await > 0.5);
+    assert!(a.log().contains("client flaps"), "{}", a.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_breaks_the_protocol_again_and_again_is_banned_and_its_neighbours_are_not() {
+    let server = NatsServer::start();
+    let builder = SidecarBuilder::of(&server, "sidecar").set("BANS__VIOLATIONS__COUNT", "3");
+    let sidecar = builder.set("BANS__SHARED", "false").start().await;
+    for _ in 0..3 {
+        let mut bad = sidecar.connect(Options::v5("bad").from(5)).await;
+        // No packet has this type.
+        bad.write_raw(&[0, 0]);
+        bad.flush().await;
+        assert_eq!(bad.closed().await, Some(ReasonCode::MalformedPacket));
+    }
+    assert_eq!(answer(&sidecar, Options::v5("good").from(5)).await, ReasonCode::Banned);
+    assert_eq!(answer(&sidecar, Options::v5("good").from(6)).await, ReasonCode::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_nats_takes_no_ban_away_and_what_is_made_meanwhile_is_written_later() {
+    let mut server = NatsServer::start();
+    let builder = |name| SidecarBuilder::of(&server, name).set("BANS__FLAPPING__COUNT", "3");
+    let (a, b) = (builder("a").start().await, builder("b").start().await);
+    let nats = server.client().await;
+    put(&nats, "client.old", "").await;
+    eventually("it is known", async || answer(&a, Options::v5("old")).await == ReasonCode::Banned).await;
+    server.kill();
+    let clean = || Options::v5("new");
+    for _ in 0..3 {
+        answer(&a, clean()).await;
+    }
+    assert_eq!(answer(&a, clean()).await, ReasonCode::Banned);
+    assert_eq!(answer(&a, Options::v5("old")).await, ReasonCode::Banned);
+    server.restart();
+    eventually("the other one learns of it", async || answer(&b, clean()).await == ReasonCode::Banned).await;
+}
