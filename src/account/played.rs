@@ -151,13 +151,15 @@ impl PlayedClient {
     pub(in crate::account) fn publication(&self, topic: &str, qos: QoS, retain: bool, payload: &str) -> Publication {
         Publication {
             token: (qos > QoS::AtMostOnce).then_some(self.last_token),
-            once: None,
-            topic: TopicName::new(topic.to_owned()).unwrap(),
-            qos,
-            retain,
             payload: Bytes::copy_from_slice(payload.as_bytes()),
-            properties: None,
+            ..Self::publication_on(topic, qos, retain)
         }
+    }
+
+    /// Without payload and token.
+    pub(in crate::account) fn publication_on(topic: &str, qos: QoS, retain: bool) -> Publication {
+        let (topic, payload) = (TopicName::new(topic.to_owned()).unwrap(), Bytes::new());
+        Publication { token: None, once: None, topic, qos, retain, payload, properties: None }
     }
 
     pub(in crate::account) fn publish_as(&mut self, publication: Publication) -> Result<Token, super::Refused> {

@@ -79,6 +79,8 @@ struct State {
     last_pull: u64,
     streams: BTreeMap<String, PlayedStream>,
     rule: Option<Rule>,
+    /// Connections whose names end so do not stand.
+    shut: Option<&'static str>,
     /// Where they go, and what they are.
     held: Vec<(String, String)>,
     /// All that it was sent but what is asked of JetStream.
@@ -98,6 +100,7 @@ impl PlayedServer {
                 last_pull: 0,
                 streams: BTreeMap::new(),
                 rule: None,
+                shut: None,
                 held: Vec::new(),
                 said: Vec::new(),
             })
@@ -152,6 +155,16 @@ impl PlayedServer {
     /// Ends the connections whose names end so.
     pub(crate) fn sever(&self, name: &str) {
         self.state.lock().peers.retain(|_, peer| !peer.name.ends_with(name));
+    }
+
+    /// The same, and there are none until it opens.
+    pub(crate) fn shut(&self, name: &'static str) {
+        self.state.lock().shut = Some(name);
+        self.sever(name);
+    }
+
+    pub(crate) fn open(&self) {
+        self.state.lock().shut = None;
     }
 
     /// What it was sent on subjects that match, but for what is asked of JetStream, in its order.

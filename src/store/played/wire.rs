@@ -117,6 +117,9 @@ impl State {
             Operation::Connect(options) => {
                 peer.name = options["name"].as_str().unwrap_or_default().to_owned();
                 peer.no_echo = options["echo"] == false;
+                if self.shut.is_some_and(|name| peer.name.ends_with(name)) {
+                    self.peers.remove(&number);
+                }
             }
             Operation::Ping => _ = peer.out.send(b"PONG\r\n".to_vec()),
             Operation::Subscribe(sid, subject, queue) => _ = peer.subscriptions.insert(sid, (subject, queue)),

@@ -239,3 +239,28 @@ async fn when_the_log_is_another_one_it_is_copied_from_its_beginning() {
     let all = until("copies of the new one", look).await;
     assert_eq!(all[before.len()], 1);
 }
+
+/// [MQTT-3.3.2-5]
+#[tokio::test]
+async fn what_has_expired_is_not_copied() {
+    use mqtt_codec::MessageProperties;
+    use mqtt_session::Publication;
+    let world = world().await;
+    away(&world, "c", "a/#", |_| ()).await;
+    let mut publisher = world.client("expiring");
+    for expiry_s in [1, 1_000] {
+        let properties =
+            MessageProperties { message_expiry_interval_s: Some(expiry_s), ..MessageProperties::default() };
+        let publication = publisher.publication("a/b", QoS::AtLeastOnce, false, "x");
+        publisher.publish_as(Publication { properties: Some(Box::new(properties)), ..publication }).unwrap();
+    }
+    publisher.settle().await;
+    world.server.age(LOG, 10_000);
+    fill(&world, "a/b", 50).await;
+    let copies = copied(&world, "c").await;
+    assert_eq!(copies[..2], [2, 3]);
+    // As long as it may still be sent.
+    let (_, kept) = world.server.messages(BACKLOG).into_iter().next().unwrap();
+    let left_s: u64 = kept.header("Nats-TTL").unwrap().parse().unwrap();
+    assert!((980..=991).contains(&left_s), "{left_s}");
+}

@@ -34,6 +34,11 @@ async fn a_stream_that_comes_has_its_subjects_from_then_on_and_who_is_subscribed
     assert!(log.is_attached() && log.created_ms().is_some() && !log.is_gone());
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("m/+").unwrap()), [0, log.number]);
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("n").unwrap()), [0]);
+    let retained = mqtt_session::RETAINED + 7;
+    for place in [7, retained] {
+        let (sequence, key) = world.account.logs.name_of(place);
+        assert_eq!((sequence, world.account.logs.place_of(sequence, key.as_deref())), (7, place));
+    }
     let named = world.account.logs.name_of(log.position(7));
     assert_eq!(named, (7, Some(log.key.to_string())));
     assert_eq!(world.account.logs.place_of(7, named.1.as_deref()), log.position(7));
@@ -76,7 +81,7 @@ async fn streams_that_cannot_be_logs_or_are_ignored_are_none_and_others_change_t
 
 #[tokio::test]
 async fn what_a_stream_had_before_it_was_found_is_for_who_was_subscribed() {
-    let world = World::start().await;
+    let world = World::with(|config| config.jetstream.ingest = crate::config::Ingest::Off).await;
     let mut client = world.client("c");
     client.subscribe(&["m/#"], QoS::AtLeastOnce).await;
     // It is new, so it is read from its beginning.

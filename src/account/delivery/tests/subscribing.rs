@@ -139,7 +139,7 @@ async fn a_subscribe_waits_for_what_answers_and_goes_on_without_what_does_not() 
         client.settle().await;
         assert_eq!(client.receives(1).await, ["x"]);
     }
-    world.server.sever("-core");
+    world.server.shut("-core");
     world.account.store.connected().wait_for(|is_connected| !is_connected).await.unwrap();
     assert_eq!(reasons(&client.subscribe(&["away"], QoS::AtLeastOnce).await), [ReasonCode::GrantedQoS1]);
 }

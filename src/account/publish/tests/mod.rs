@@ -6,12 +6,24 @@ mod refusals;
 mod retained;
 mod writer;
 
-use crate::account::played::{Fate, LOG, PlayedServer};
+use mqtt_codec::QoS;
+
+use crate::account::played::{Fate, LOG, PlayedServer, World};
 use crate::store::played::Said;
 
-/// The payloads of the log, in its order.
+/// The payloads of the log, in its order, but for what [`measure`] has put there.
 fn logged(server: &PlayedServer) -> Vec<String> {
-    server.messages(LOG).into_iter().map(|(_, said)| payload(&said)).collect()
+    let all = server.messages(LOG).into_iter().filter(|(_, said)| !said.subject.ends_with(MEASURED));
+    all.map(|(_, said)| payload(&said)).collect()
+}
+
+const MEASURED: &str = "measured";
+
+/// From here on it is known how long an answer takes, so that a silence is doubt at once.
+async fn measure(world: &World) {
+    let mut client = world.client(MEASURED);
+    client.publish(MEASURED, QoS::AtLeastOnce, false, "");
+    client.settle().await;
 }
 
 fn payload(said: &Said) -> String {

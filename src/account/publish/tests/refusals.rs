@@ -150,6 +150,8 @@ async fn what_a_bridge_says_of_itself_stays_on_this_sidecar_and_is_short() {
     let (mut out, mut messages, mut behind) = (crate::account::Segments::default(), Vec::new(), Vec::new());
     let copies = other.control.inbox().take_messages(&mut out, 0, &mut messages, &mut behind);
     assert_eq!(copies, [1, 1]);
+    let late = world.client("late").subscribe(&[topic], QoS::AtMostOnce).await;
+    assert_eq!(late.retained.len(), 1, "it is kept here");
     assert!(super::logged(&world.server).is_empty());
     assert!(world.server.said("$SYS.broker.connection.>").is_empty());
     assert_eq!(bridge.try_publish(topic, QoS::AtLeastOnce, true, &"x".repeat(100)), Err(Refused::TooLarge));

@@ -1,11 +1,14 @@
 //! Retained messages: through the bucket to the log, and what waits behind them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use mqtt_codec::{QoS, ReasonCode};
+use mqtt_codec::{QoS, ReasonCode, Version};
 
 use super::{is_for_bucket, is_for_log, logged, payload};
-use crate::account::Refused;
-use crate::account::played::{Fate, LOG, RETAINED, World, answers, text, until};
+use crate::account::played::{Fate, LOG, PlayedClient, RETAINED, World, answers, text, until};
+use crate::account::publish::completions::Completions;
+use crate::account::{Publishing, Refused, Wakes};
 
 #[tokio::test]
 async fn the_bucket_comes_first_and_the_log_says_where_it_is_there() {
@@ -117,6 +120,14 @@ async fn what_is_beyond_a_limit_is_refused_above_qos_0_and_not_retained_at_qos_0
     client.publish("c", QoS::AtLeastOnce, true, "");
     client.publish("c", QoS::AtMostOnce, true, "live");
     client.settle().await;
+    // Nobody is there to be told of a will.
+    let completions = Completions::new(world.account.next_session_id(), "w".into(), Version::V5);
+    let mut will = Publishing::of_will(Arc::clone(&world.account), Arc::new(completions), None, 1);
+    let publication = client.publication("c", QoS::AtLeastOnce, true, "will");
+    will.publish(publication, &mut Wakes::default()).unwrap();
+    will.settle().await.unwrap();
+    assert_eq!(logged(&world.server).last().map(String::as_str), Some("will"));
+    assert_eq!(world.server.messages(LOG).pop().unwrap().1.header("Mqtt-Retain"), None);
     let live = until("it is said", || world.server.said("c").into_iter().find(|said| payload(said) == "live")).await;
     assert_eq!(live.header("Mqtt-Retain"), None);
     assert_eq!(world.server.messages(RETAINED).iter().filter(|(_, said)| is_for_log(said)).count(), 0);
@@ -130,27 +141,39 @@ async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_r
     let world = World::start().await;
     let mut client = world.client("c");
     client.control.completions().set_epoch(4);
+    let client_publication = |payload: &'static str| Publication {
+        token: Some(1),
+        payload: Bytes::from_static(payload.as_bytes()),
+        ..PlayedClient::publication_on("a", QoS::AtLeastOnce, true)
+    };
     let repeated = |number: u64, payload: &'static str, maybe_above| {
         let message = MessageId { epoch: 3, number, key: 0 };
         Publication {
             token: Some(number),
             once: Some(Once { message, maybe_above }),
             payload: Bytes::from_static(payload.as_bytes()),
-            ..client.publication("a", QoS::ExactlyOnce, true, "")
+            ..PlayedClient::publication_on("a", QoS::ExactlyOnce, true)
         }
     };
-    let (old, new) = (repeated(1, "old", None), repeated(2, "new", None));
-    let (old_again, new_again) = (repeated(1, "old", Some(0)), repeated(2, "new", Some(0)));
-    client.publish_as(old).unwrap();
+    // At QoS 1 nothing says that it was stored before.
+    let (new, new_again) = (repeated(2, "new", None), repeated(2, "new", Some(0)));
+    let older = || client_publication("older");
+    client.publish_as(older()).unwrap();
     client.publish_as(new).unwrap();
     client.settle().await;
-    assert_eq!(logged(&world.server), ["old", "new"]);
-    client.publish_as(old_again).unwrap();
-    client.publish_as(new_again).unwrap();
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
-    assert_eq!(told, [(1, ReasonCode::Success), (2, ReasonCode::Success)]);
-    assert_eq!(logged(&world.server), ["old", "new"]);
-    let (_, last) = world.server.messages(RETAINED).pop().unwrap();
-    assert_eq!(text(&last.payload), "new");
+    assert_eq!(logged(&world.server), ["older", "new"]);
+    for is_settled in [false, true] {
+        client.publish_as(older()).unwrap();
+        if is_settled {
+            client.settle().await;
+        }
+        client.publish_as(new_again.clone()).unwrap();
+        let told = answers(&client.settle().await);
+        assert!(
+            told.iter().all(|(_, reason)| *reason == ReasonCode::Success) && told.contains(&(2, ReasonCode::Success))
+        );
+        let (_, last) = world.server.messages(RETAINED).pop().unwrap();
+        assert_eq!(text(&last.payload), "new", "{is_settled}");
+    }
+    assert_eq!(logged(&world.server), ["older", "new", "older", "older"], "it was stored once");
 }
