@@ -30,6 +30,8 @@ CITATION = re.compile(r"\[(MQTT-\d[\d.]*-\d+)((?:, (?:MQTT-[\d.]+)?-\d+)*)( of 3
 TEST_NAME = re.compile(r"fn mqtt_(311_)?(\d+)_(\d+)_(\d+)_(\d+)_")
 VIOLATION = re.compile(r"Violation::([A-Z]\w+)")
 CLAUSE_OF_VIOLATION = re.compile(r"Self::(\w+)[^=\n]*=> \"(MQTT-[\d.]+-\d+(?: of 3\.1\.1)?)\"")
+# Where the tests of a file begin. What else is there for tests only, such as a constructor, is code.
+TESTS = re.compile(r"^#\[cfg\(test\)\]\n(?:#\[[^\n]*\n)*mod \w*tests\b", re.MULTILINE)
 # Who plays a client, or measures, is neither the code nor a test of it.
 NOT_OURS = ("examples", "benches", "fuzz")
 
@@ -56,7 +58,7 @@ def collect():
     for path in sources():
         text = (ROOT / path).read_text()
         is_test = any(part.endswith("tests") for part in Path(path).with_suffix("").parts)
-        code, _, tests = ("", "", text) if is_test else text.partition("#[cfg(test)]")
+        code, tests = ("", text) if is_test else (TESTS.split(text, maxsplit=1) + [""])[:2]
         for part, where in ((code, done), (tests, tested)):
             for clause in cited(part):
                 where[clause].add(path)
