@@ -118,6 +118,16 @@ impl Pki {
         std::fs::rename(self.path("new.ocsp"), self.path("server.ocsp")).unwrap();
     }
 
+    /// Has what the authority says end in the past: openssl makes no such response. Nobody here looks at its signature.
+    fn expire(&self) {
+        const NEXT_UPDATE: [u8; 4] = [0xa0, 0x11, 0x18, 0x0f];
+        let mut response = std::fs::read(self.path("server.ocsp")).unwrap();
+        let at = response.windows(4).position(|bytes| bytes == NEXT_UPDATE).unwrap() + 4;
+        response[at..at + 4].copy_from_slice(b"2020");
+        std::fs::write(self.path("new.ocsp"), response).unwrap();
+        std::fs::rename(self.path("new.ocsp"), self.path("server.ocsp")).unwrap();
+    }
+
     /// Keys of `tls` with which clients are asked for a certificate.
     fn asking(&self, how: &str) -> String {
         self.revoke(&[7]);
@@ -203,7 +213,7 @@ async fn who_asks_for_the_status_of_the_certificate_is_given_it() {
     // A new one is sent as soon as it is there, and one that has expired is not.
     pki.say("R", "60").await;
     eventually("a new response", async || status().await.contains("Cert Status: revoked")).await;
-    pki.say("V", "0").await;
+    pki.expire();
     eventually("a new response", async || status().await.contains("OCSP response: no response sent")).await;
     eventually("its end is told", async || sidecar.log().contains("the response has expired")).await;
 }
