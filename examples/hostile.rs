@@ -12,7 +12,7 @@
 //! the neighbour that was closed, or 64 MiB of growth in all; with `--memory-mib`, more memory than that at any time.
 //!
 //! # Layout
-//! - `device`: what says anything to a server; `attacks`: what it says; `neighbour`: who is beside it
+//! - `device`: what says anything to a server; `attacks`: what it says; `neighbour`: who is beside it; `world`: the processes
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a program for developers")]
 #![allow(clippy::large_futures, reason = "there is one of each")]
@@ -27,22 +27,18 @@ mod device;
 mod harness;
 #[path = "hostile/neighbour.rs"]
 mod neighbour;
+#[path = "hostile/world.rs"]
+mod world;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 
 use attacks::Attack;
-use harness::{Process, free_port, nats_server_program};
+use harness::free_port;
 use neighbour::{Fared, Neighbour};
-
-/// Set for the copy of this program that is the sidecar.
-const SIDECAR: &str = "HOSTILE_SIDECAR";
-
-/// How long something may take to start.
-const READY: Duration = Duration::from_secs(60);
+use world::{World, role};
 
 /// How long the neighbour stays when an attack is over.
 const AFTERWARDS: Duration = Duration::from_secs(2);
@@ -69,74 +65,28 @@ struct Args {
     sidecar_log: String,
 }
 
-/// The server and the sidecar.
-struct World {
-    dir: PathBuf,
-    sidecar: Process,
-    _server: Process,
+/// The ports of the sidecar.
+#[derive(Clone, Copy)]
+struct Ports {
     mqtt: u16,
     ws: u16,
-    admin: u16,
 }
 
-impl World {
-    async fn start(args: &Args) -> Self {
-        let dir = std::env::temp_dir().join(format!("nats-mqtt-hostile-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a directory");
-        let [nats, mqtt, ws, admin] = [(); 4].map(|()| free_port());
-        let text = format!(
-            "listen: \"127.0.0.1:{nats}\"\nmax_payload: 8MB\n\
-             jetstream {{ store_dir: data, max_file_store: 64GB, max_memory_store: 1GB }}\n"
-        );
-        std::fs::write(dir.join("nats.conf"), text).expect("write the configuration");
-        let mut command = Command::new(nats_server_program());
-        command.current_dir(&dir).args(["-c", "nats.conf"]);
-        let server = Process::spawn("nats-server", &mut command, &dir.join("nats.log"));
-        until("nats-server", || server.log().contains("Server is ready")).await;
+async fn start(args: &Args) -> (World, Ports) {
+    let [mqtt, ws, admin] = [(); 3].map(|()| free_port());
+    let world = World::start("hostile", |command, _| {
         let address = |port: u16| format!("127.0.0.1:{port}");
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.env(SIDECAR, "1").args(["--nats", &format!("nats://127.0.0.1:{nats}")]);
         command.args(["--listen", &address(mqtt), "--listen-ws", &address(ws), "--admin", &address(admin)]);
         command.args(["--log-level", &args.sidecar_log]);
         if let Some(memory) = args.memory_mib {
             command.env("NATS_MQTT__OVERLOAD__MEMORY", format!("{memory}MiB"));
         }
-        let sidecar = Process::spawn("sidecar", &mut command, &dir.join("sidecar.log"));
-        until("the sidecar", || sidecar.log().contains("ready")).await;
-        Self { dir, sidecar, _server: server, mqtt, ws, admin }
-    }
-
-    /// Resident memory of the sidecar.
-    fn memory_kib(&self) -> u64 {
-        self.status("VmRSS:")
-    }
-
-    /// The most that it has had.
-    fn most_memory_kib(&self) -> u64 {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.sidecar.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    }
-
-    fn log_kib(&self) -> u64 {
-        std::fs::metadata(self.dir.join("sidecar.log")).map_or(0, |file| file.len() / 1024)
-    }
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = std::time::Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < READY, "{what} does not start");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    });
+    (world.await, Ports { mqtt, ws })
 }
 
 fn main() -> ExitCode {
-    if std::env::var_os(SIDECAR).is_some() {
+    if role().is_some() {
         return nats_mqtt::cli::main();
     }
     let args = Args::parse();
@@ -144,8 +94,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> ExitCode {
-    let world = World::start(args).await;
-    let calm = beside(&world, None, args).await;
+    let (world, ports) = start(args).await;
+    let calm = beside(ports, None, args).await;
     let (before, mut is_right) = (world.memory_kib(), true);
     println!(
         "{:<18} {:>8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>9} {:>8}",
@@ -154,10 +104,10 @@ async fn run(args: &Args) -> ExitCode {
     report("nothing", &calm, 0, 0);
     let chosen = Attack::all().filter(|attack| args.only.is_empty() || args.only.contains(attack));
     for attack in chosen {
-        let log = world.log_kib();
-        let fared = beside(&world, Some(attack), args).await;
+        let log = world.log().len();
+        let fared = beside(ports, Some(attack), args).await;
         let grown = world.memory_kib().saturating_sub(before);
-        report(&attack.name(), &fared, grown, world.log_kib().saturating_sub(log));
+        report(&attack.name(), &fared, grown, world.log().len().saturating_sub(log) / 1024);
         is_right &= fared.is_well(P99_MAX);
     }
     let grown = world.memory_kib().saturating_sub(before);
@@ -169,22 +119,18 @@ async fn run(args: &Args) -> ExitCode {
         "memory has grown by {grown} MiB, and was {most} MiB at most; {}",
         if is_right { "nobody suffered" } else { "FAILED" }
     );
-    if is_right {
-        remove(&world.dir);
-        return ExitCode::SUCCESS;
-    }
-    println!("logs are in {}", world.dir.display());
-    ExitCode::FAILURE
+    world.tidy(is_right);
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// How the neighbour fares while an attack goes on.
-async fn beside(world: &World, attack: Option<Attack>, args: &Args) -> Fared {
-    let neighbour = Neighbour::move_in(world.mqtt).await;
+async fn beside(ports: Ports, attack: Option<Attack>, args: &Args) -> Fared {
+    let neighbour = Neighbour::move_in(ports.mqtt).await;
     let within = Duration::from_secs(args.seconds);
     match attack {
         Some(attack) => {
             // What an attack cannot do any more, because it was shut out, is over for it; what it has left behind is not.
-            let _ = tokio::time::timeout(within, attack.carry_out(world.mqtt, world.ws)).await;
+            let _ = tokio::time::timeout(within, attack.carry_out(ports.mqtt, ports.ws)).await;
             tokio::time::sleep(AFTERWARDS).await;
         }
         None => tokio::time::sleep(within / 2).await,
@@ -192,7 +138,7 @@ async fn beside(world: &World, attack: Option<Attack>, args: &Args) -> Fared {
     neighbour.move_out().await
 }
 
-fn report(name: &str, fared: &Fared, grown_kib: u64, log_kib: u64) {
+fn report(name: &str, fared: &Fared, grown_kib: u64, log_kib: usize) {
     let ms = |duration: Duration| format!("{:.1} ms", duration.as_secs_f64() * 1_000.0);
     let (p50, p99, connect) = (fared.percentile(50), fared.percentile(99), fared.slowest_connect);
     let closed = if fared.was_closed { "  its connection was closed" } else { "" };
@@ -206,9 +152,4 @@ fn report(name: &str, fared: &Fared, grown_kib: u64, log_kib: u64) {
         fared.lost,
         grown_kib / 1024,
     );
-}
-
-fn remove(dir: &Path) {
-    // What cannot be removed stays.
-    let _ = std::fs::remove_dir_all(dir);
 }

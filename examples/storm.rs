@@ -14,7 +14,7 @@
 //! by a thousand lines.
 //!
 //! # Layout
-//! - `attack`: what the storm is made of, in a process of its own; `devices`: those who behave
+//! - `attack`: what the storm is made of, in a process of its own; `devices`: those who behave; `world`: the processes, as of `hostile`
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a program for developers")]
 #![allow(clippy::large_futures, reason = "there is one of each")]
@@ -27,22 +27,19 @@ mod attack;
 mod devices;
 #[path = "chaos/harness.rs"]
 mod harness;
+#[path = "hostile/world.rs"]
+mod world;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
 use devices::{Devices, Fared};
-use harness::{Process, free_port, nats_server_program};
-
-/// Set for the copies of this program that are something else: the sidecar, or the storm.
-const ROLE: &str = "STORM_ROLE";
-
-/// How long something may take to start.
-const READY: Duration = Duration::from_secs(60);
+use harness::{Process, free_port};
+use world::{World, copy, is_sidecar, role};
 
 /// How long the sidecar has to give back what the storm took: longer than anybody may take to connect.
 const CALM: Duration = Duration::from_secs(30);
@@ -83,49 +80,24 @@ struct Args {
     sidecar_log: String,
 }
 
-/// The server and the sidecar.
-struct World {
-    dir: PathBuf,
-    sidecar: Process,
-    _server: Process,
+/// The ports of the sidecar.
+#[derive(Clone, Copy)]
+struct Ports {
     mqtt: u16,
     tls: u16,
 }
 
-impl World {
-    async fn start(args: &Args) -> Self {
-        let dir = std::env::temp_dir().join(format!("nats-mqtt-storm-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a directory");
-        let [nats, mqtt, tls] = [(); 3].map(|()| free_port());
-        let text = format!("listen: \"127.0.0.1:{nats}\"\njetstream {{ store_dir: data }}\n");
-        std::fs::write(dir.join("nats.conf"), text).expect("write the configuration");
-        let mut command = Command::new(nats_server_program());
-        command.current_dir(&dir).args(["-c", "nats.conf"]);
-        let server = Process::spawn("nats-server", &mut command, &dir.join("nats.log"));
-        until("nats-server", || server.log().contains("Server is ready")).await;
-        let config = configuration(&dir, (mqtt, tls));
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        command.env(ROLE, "sidecar").args(["--nats", &format!("nats://127.0.0.1:{nats}"), "--admin", ""]);
-        command.arg("-c").arg(config).args(["--log-level", &args.sidecar_log]);
-        let sidecar = Process::spawn("sidecar", &mut command, &dir.join("sidecar.log"));
-        until("the sidecar", || sidecar.log().contains("ready")).await;
-        Self { dir, sidecar, _server: server, mqtt, tls }
-    }
-
-    /// Resident memory of the sidecar.
-    fn memory_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.sidecar.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    }
-
-    fn lines(&self) -> usize {
-        self.sidecar.log().lines().count()
-    }
+async fn start(args: &Args) -> (World, Ports) {
+    let [mqtt, tls] = [(); 2].map(|()| free_port());
+    let ports = Ports { mqtt, tls };
+    let world = World::start("storm", |command, dir| {
+        command.args(["--admin", "", "--log-level", &args.sidecar_log]).arg("-c").arg(configuration(dir, ports));
+    });
+    (world.await, ports)
 }
 
 /// Users with passwords, and a listener with TLS beside one without.
-fn configuration(dir: &Path, (mqtt, tls): (u16, u16)) -> PathBuf {
+fn configuration(dir: &Path, Ports { mqtt, tls }: Ports) -> PathBuf {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let certificate = certificate.self_signed(&key).expect("a certificate");
@@ -144,30 +116,22 @@ fn configuration(dir: &Path, (mqtt, tls): (u16, u16)) -> PathBuf {
 }
 
 fn hash() -> String {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let command = command.env(ROLE, "sidecar").arg("passwd").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut command = world::sidecar();
+    let command = command.arg("passwd").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().expect("this program");
     child.stdin.take().expect("a pipe").write_all(format!("{PASSWORD}\n").as_bytes()).expect("write a password");
     let output = child.wait_with_output().expect("a hash");
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = std::time::Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < READY, "{what} does not start");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 fn main() -> ExitCode {
-    match std::env::var(ROLE).as_deref() {
-        Ok("sidecar") => nats_mqtt::cli::main(),
-        Ok(storm) => {
-            attack::main(storm);
+    match role() {
+        Some(role) if is_sidecar(&role) => nats_mqtt::cli::main(),
+        Some(storm) => {
+            attack::main(&storm);
             ExitCode::SUCCESS
         }
-        Err(_) => tokio::runtime::Runtime::new().expect("a runtime").block_on(run(&Args::parse())),
+        None => tokio::runtime::Runtime::new().expect("a runtime").block_on(run(&Args::parse())),
     }
 }
 
@@ -179,13 +143,9 @@ async fn run(args: &Args) -> ExitCode {
     );
     for from in [From::Many, From::One] {
         if args.from.is_none_or(|only| only == from) {
-            let world = World::start(args).await;
-            let is_well = storm(&world, from, args).await;
-            if is_well {
-                let _ = std::fs::remove_dir_all(&world.dir);
-            } else {
-                println!("logs are in {}", world.dir.display());
-            }
+            let (world, ports) = start(args).await;
+            let is_well = storm((&world, ports), from, args).await;
+            world.tidy(is_well);
             is_right &= is_well;
         }
     }
@@ -194,14 +154,14 @@ async fn run(args: &Args) -> ExitCode {
 }
 
 /// One storm, and whether everybody and everything is well behind it.
-async fn storm(world: &World, from: From, args: &Args) -> bool {
-    let devices = Devices::come(world.mqtt, args.devices).await;
-    let (memory, lines) = (world.memory_kib(), world.lines());
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let role = format!("{from:?} {} {} {}", world.mqtt, world.tls, args.seconds);
-    let mut attack = Process::spawn("storm", command.env(ROLE, role), &world.dir.join("storm.log"));
+async fn storm((world, ports): (&World, Ports), from: From, args: &Args) -> bool {
+    let devices = Devices::come(ports.mqtt, args.devices).await;
+    let lines = || world.log().lines().count();
+    let (memory, before) = (world.memory_kib(), lines());
+    let role = format!("{from:?} {} {} {}", ports.mqtt, ports.tls, args.seconds);
+    let mut attack = Process::spawn("storm", &mut copy(&role), &world.dir.join("storm.log"));
     attack.ended().await;
-    let grown = world.lines() - lines;
+    let grown = lines() - before;
     tokio::time::sleep(CALM).await;
     let kept = world.memory_kib();
     let fared = devices.leave().await;

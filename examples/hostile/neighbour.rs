@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use mqtt_codec::{Packet, ReasonCode};
 
 use crate::harness::{Client, Options, msg};
+use crate::world::percentile;
 
 /// Between two pings, two messages, and two CONNECTs.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,10 +34,7 @@ pub(crate) struct Fared {
 impl Fared {
     /// Of the round trips of pings.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.pings.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-        sorted.get(index).copied().unwrap_or_default()
+        percentile(&self.pings, percent)
     }
 
     /// Whether it has nothing to complain of.

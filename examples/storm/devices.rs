@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::PASSWORD;
 use crate::harness::{Client, Options, msg};
+use crate::world::percentile;
 
 /// Between two messages of a device.
 const EVERY: Duration = Duration::from_secs(1);
@@ -29,10 +30,7 @@ pub(crate) struct Fared {
 
 impl Fared {
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.round_trips.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-        sorted.get(index).copied().unwrap_or_default()
+        percentile(&self.round_trips, percent)
     }
 
     /// Whether they have nothing to complain of.
