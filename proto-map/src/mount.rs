@@ -17,7 +17,7 @@ use std::fmt;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, Packet, PublishTopic, TopicError, TopicFilter, TopicName, Violation};
 
-use crate::ClosedTrees;
+use crate::{ClosedTrees, ReplyTopic, ReplyTopics};
 
 /// Longest mount point, in bytes: topics of devices have to fit behind it.
 pub const MOUNT_POINT_LEN_MAX: usize = 256;
@@ -37,8 +37,8 @@ pub struct MountPoint {
     levels: u16,
     /// First level of our own topics.
     own: Box<str>,
-    /// Below these, the rest of a topic is one that the device has seen.
-    named: [Box<str>; 2],
+    /// Of these, some name a topic that the device has seen.
+    replies: ReplyTopics,
 }
 
 /// Why a text is no mount point.
@@ -67,27 +67,27 @@ impl MountPoint {
     /// # Errors
     /// It is none; see [`MountPointError`].
     pub fn new(text: &str, subject_prefix: &str) -> Result<Self, MountPointError> {
-        let named = |error: fn(String) -> MountPointError| Err(error(text.to_owned()));
+        let wrong = |error: fn(String) -> MountPointError| Err(error(text.to_owned()));
         if text.contains(['+', '#', '$', '\0']) {
-            return named(MountPointError::Character);
+            return wrong(MountPointError::Character);
         }
         if text.len() > MOUNT_POINT_LEN_MAX {
-            return named(MountPointError::TooLong);
+            return wrong(MountPointError::TooLong);
         }
-        let Some(levels) = text.strip_suffix('/') else { return named(MountPointError::Open) };
+        let Some(levels) = text.strip_suffix('/') else { return wrong(MountPointError::Open) };
         if levels.split('/').any(str::is_empty) {
-            return named(MountPointError::EmptyLevel);
+            return wrong(MountPointError::EmptyLevel);
         }
         let closed = ClosedTrees::new(subject_prefix, &[]);
         if TopicName::new(levels).is_ok_and(|levels| closed.is_closed_topic(&levels)) {
-            return named(MountPointError::Closed);
+            return wrong(MountPointError::Closed);
         }
         let count = levels.split('/').count();
         Ok(Self {
             prefix: text.into(),
             levels: u16::try_from(count).unwrap_or(u16::MAX),
             own: subject_prefix.split('.').next().unwrap_or(subject_prefix).into(),
-            named: ["next", "last"].map(|which| format!("{subject_prefix}/reply/{which}/").into()),
+            replies: ReplyTopics::new(subject_prefix),
         })
     }
 
@@ -225,9 +225,9 @@ impl MountPoint {
     }
 
     /// What a topic of replies has in front of the topic that the device has seen, and that one.
-    fn named_by<'a>(&'a self, topic: &'a str) -> Option<(&'a str, &'a str)> {
-        let of_root = |root: &'a str| Some((root, topic.strip_prefix(root).filter(|of| !of.is_empty())?));
-        self.named.iter().find_map(|root| of_root(root))
+    fn named_by<'a>(&self, topic: &'a str) -> Option<(&'a str, &'a str)> {
+        let (ReplyTopic::Next(of) | ReplyTopic::Last(of)) = self.replies.parse(topic)? else { return None };
+        (!of.is_empty()).then(|| topic.split_at(topic.len() - of.len()))
     }
 }
 
