@@ -17,7 +17,8 @@ use crate::network::{BoundTo, PeerAddr};
 #[derive(Debug)]
 pub(super) enum ListeningSocket {
     Tcp(TcpListener, SocketAddr),
-    Unix(UnixListener, SocketFile),
+    /// The file goes first: one whose socket is closed is taken for one that was left, and what took its place would be removed.
+    Unix(SocketFile, UnixListener),
 }
 
 impl ListeningSocket {
@@ -25,7 +26,7 @@ impl ListeningSocket {
     pub(super) async fn open(listener: &ListenerConfig) -> Result<Option<Self>, ListenerError> {
         let name = &listener.name;
         if let Some(socket) = listener.unix_socket() {
-            let opened = unix::listen(&socket).map(|(listener, file)| Some(Self::Unix(listener, file)));
+            let opened = unix::listen(&socket).map(|(listener, file)| Some(Self::Unix(file, listener)));
             let failed = |source| ListenerError::Socket { name: name.clone(), path: socket.path.clone(), source };
             return opened.map_err(failed);
         }
@@ -41,7 +42,7 @@ impl ListeningSocket {
     pub(super) fn bound_to(&self) -> BoundTo {
         match self {
             Self::Tcp(_, addr) => BoundTo::Ip(*addr),
-            Self::Unix(_, file) => BoundTo::Unix(file.path().to_owned()),
+            Self::Unix(file, _) => BoundTo::Unix(file.path().to_owned()),
         }
     }
 
@@ -49,7 +50,7 @@ impl ListeningSocket {
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener, _) => listener.accept().await.map(|(stream, addr)| Accepted::Tcp(stream, addr)),
-            Self::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+            Self::Unix(_, listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         }
     }
 }

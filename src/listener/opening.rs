@@ -65,12 +65,6 @@ impl<H> Listening<H> {
         self.running.iter().map(|running| running.bound.clone()).collect()
     }
 
-    /// Connections that are being served, WebSocket handshakes included.
-    #[must_use]
-    pub fn open_connections(&self) -> usize {
-        self.connections.len()
-    }
-
     /// Resolves when shutdown was triggered, nothing is accepted any more and every connection has ended. Ending them
     /// is up to [`Serve`].
     pub fn drained(&self) -> impl Future<Output = ()> + Send + use<H> {
