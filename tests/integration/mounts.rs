@@ -167,6 +167,15 @@ async fn requests_are_answered_both_ways() {
         assert_eq!(got.response_topic.as_deref(), expected, "{given}");
         assert_eq!(got.correlation_data.as_deref(), Some(&b"c"[..]));
     }
+    // A client without properties is not made to publish there either.
+    outside.subscribe("elsewhere/r", 1).await;
+    outside.subscribe("site7/r", 1).await;
+    for (given, answer) in [("elsewhere/r", "out"), ("site7/r", "in")] {
+        outside.publish(request("site7/old/cmd", given, b"c", 1)).await;
+        old.receive().await;
+        old.publish(msg("$NMQ/reply/next/old/cmd", answer).qos(1)).await;
+    }
+    assert_eq!(outside.receive_shown().await, "site7/r in qos1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -309,9 +309,13 @@ impl Inbox {
         result
     }
 
-    /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do.
+    /// The client gets a message at QoS 1 or 2: if it is a request that it will not know how to answer, we do. To one whose Response
+    /// Topic is outside of its mount point it could not answer if it had properties either.
     pub(crate) fn remember_request(&self, message: &Message) {
-        if let Some(open_requests) = &self.open_requests {
+        let Some(open_requests) = &self.open_requests else { return };
+        let response_topic = message.properties.as_deref().and_then(|properties| properties.response_topic.as_ref());
+        let is_within = |mount: &Arc<MountPoint>| response_topic.is_some_and(|topic| mount.has(topic));
+        if self.mount_point().is_none_or(is_within) {
             open_requests.remember(message);
         }
     }
