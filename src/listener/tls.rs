@@ -38,7 +38,7 @@ use revoked::Lists;
 pub use revoked::Revocations;
 use setup::Setup;
 pub use setup::TlsError;
-use terms::{Told, Warning};
+use terms::Told;
 
 /// Encrypted bytes that wait to be sent, at most: what is behind them waits where it is counted.
 const BUFFERED_MAX: usize = 32 * 1024;
@@ -106,12 +106,11 @@ impl Tls {
         self.metrics.tls_terms(&self.entrance.name, terms);
     }
 
-    /// Says what has ended or is about to. An OCSP response that has ended is not sent any more, so everything is read again.
-    fn warn_of(&self, told: &mut Told) -> bool {
+    /// Says what has ended or is about to.
+    fn warn_of(&self, told: &mut Told) {
         let setup = self.setup();
         let due = told.due(&setup.terms, UnixTime::now().as_secs());
         due.iter().for_each(|warning| warn!(listener = &*self.entrance.name, "tls: {warning}"));
-        due.iter().any(Warning::ends_stapling)
     }
 
     fn setup(&self) -> Arc<Setup> {
@@ -124,9 +123,9 @@ impl Tls {
         let (mut taken, mut wrong) = (self.seen.clone(), None);
         let mut told = Told::default();
         loop {
-            let reads_again = self.warn_of(&mut told);
+            self.warn_of(&mut told);
             tokio::time::sleep(LOOK_EVERY).await;
-            let (seen, read) = self.look(&taken, reads_again).await;
+            let (seen, read) = self.look(&taken).await;
             match read {
                 None => wrong = None,
                 Some(Ok(setup)) => {
@@ -145,11 +144,11 @@ impl Tls {
     }
 
     /// How the files are, and what is in them where that is not as it was.
-    async fn look(self: &Arc<Self>, taken: &Seen, reads_again: bool) -> (Seen, Option<Result<Setup, TlsError>>) {
+    async fn look(self: &Arc<Self>, taken: &Seen) -> (Seen, Option<Result<Setup, TlsError>>) {
         let (tls, taken) = (Arc::clone(self), taken.clone());
         let looking = tokio::task::spawn_blocking(move || {
             let seen = Seen::now(&tls.config);
-            if seen == taken && !reads_again {
+            if seen == taken {
                 return (seen, None);
             }
             let before = tls.setup();

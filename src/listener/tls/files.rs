@@ -42,8 +42,31 @@ pub(super) struct Own<'a> {
     pub(super) ocsp: (&'static str, Option<&'a Path>),
 }
 
-/// A certificate with its chain, its key and what its authority says of it, with what ends some time.
-pub(super) fn certified_key(own: &Own<'_>, now_s: u64) -> Result<(Arc<CertifiedKey>, Vec<Term>), TlsFileError> {
+/// A certificate with its chain and its key.
+#[derive(Clone, Debug)]
+pub(super) struct Certified {
+    plain: Arc<CertifiedKey>,
+    stapled: Option<Stapled>,
+}
+
+/// The same with what its authority says of it.
+#[derive(Clone, Debug)]
+struct Stapled {
+    key: Arc<CertifiedKey>,
+    /// Seconds since 1970.
+    until_s: Option<u64>,
+}
+
+impl Certified {
+    /// As it is shown at a time. With an old response clients would take the certificate for one that may be revoked: it is left out.
+    pub(super) fn at(&self, now_s: u64) -> &Arc<CertifiedKey> {
+        let counts = |stapled: &&Stapled| stapled.until_s.is_none_or(|until_s| until_s > now_s);
+        self.stapled.as_ref().filter(counts).map_or(&self.plain, |stapled| &stapled.key)
+    }
+}
+
+/// What is in the files of a certificate, with what ends some time.
+pub(super) fn certified(own: &Own<'_>) -> Result<(Certified, Vec<Term>), TlsFileError> {
     let ((of_cert, cert), (of_key, key), (of_ocsp, ocsp)) = (own.cert, own.key, own.ocsp);
     let chain = certificates(of_cert, cert)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
@@ -52,7 +75,7 @@ pub(super) fn certified_key(own: &Own<'_>, now_s: u64) -> Result<(Arc<CertifiedK
         }
         other => TlsFileError::new(of_key, key, told(&other)),
     })?;
-    let mut certified = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
+    let plain = CertifiedKey::from_der(chain, private, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             TlsFileError::new(of_key, key, format!("it is not the key of the certificate in {}", cert.display()))
         }
@@ -61,17 +84,18 @@ pub(super) fn certified_key(own: &Own<'_>, now_s: u64) -> Result<(Arc<CertifiedK
         }
         error => TlsFileError::new(of_key, key, format!("the key cannot be used: {error}")),
     })?;
-    let first = certified.cert.first();
+    let first = plain.cert.first();
     let mut terms: Vec<_> = first.and_then(|first| Term::of_certificate(of_cert, cert, first)).into_iter().collect();
+    let mut stapled = None;
     if let Some(file) = ocsp {
         let wrong = |what: String| TlsFileError::new(of_ocsp, file, what);
         let response = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
         let until_s = terms::ocsp_until_s(&response).map_err(wrong)?;
         terms.extend(until_s.map(|until_s| Term::of_ocsp(of_ocsp, file, until_s)));
-        // With an old one clients would take the certificate for one that may be revoked.
-        certified.ocsp = until_s.is_none_or(|until_s| until_s > now_s).then_some(response);
+        let key = Arc::new(CertifiedKey { ocsp: Some(response), ..plain.clone() });
+        stapled = Some(Stapled { key, until_s });
     }
-    Ok((Arc::new(certified), terms))
+    Ok((Certified { plain: Arc::new(plain), stapled }, terms))
 }
 
 /// All certificates of a file; at least one.
@@ -100,5 +124,26 @@ fn told(error: &pem::Error) -> String {
         pem::Error::Io(error) => error.to_string(),
         pem::Error::NoItemsFound => "there is nothing of PEM in it".to_owned(),
         _ => "it is no PEM: a section is cut off, or not Base64".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::crypto::ring::sign::any_supported_type;
+
+    use super::*;
+
+    #[test]
+    fn a_response_is_shown_until_its_second_and_no_longer() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let key = any_supported_type(&PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
+        let plain = CertifiedKey::new(Vec::new(), key);
+        let shown = |until_s: Option<u64>, now_s: u64| {
+            let key = Arc::new(CertifiedKey { ocsp: Some(b"good".to_vec()), ..plain.clone() });
+            let certified = Certified { plain: Arc::new(plain.clone()), stapled: Some(Stapled { key, until_s }) };
+            certified.at(now_s).ocsp.is_some()
+        };
+        assert!(shown(Some(100), 99) && shown(None, u64::MAX));
+        assert!(!shown(Some(100), 100) && !shown(Some(100), u64::MAX));
     }
 }

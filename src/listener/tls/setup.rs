@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 
 use super::super::entrance::Protocol;
 use super::super::names::Names;
-use super::files::{self, Own, TlsFileError};
+use super::files::{self, Certified, Own, TlsFileError};
 use super::revoked::Lists;
 use super::terms::Term;
 use crate::config::{ClientCertificate, ListenerTlsConfig};
@@ -48,7 +48,7 @@ impl Setup {
         protocol: Protocol,
         before: Option<&Self>,
     ) -> Result<Self, TlsError> {
-        let (certificates, mut terms) = Certificates::read(config, UnixTime::now().as_secs())?;
+        let (certificates, mut terms) = Certificates::read(config)?;
         let certificates = Arc::new(certificates);
         let lists = config.crl_file.as_deref().map(files::revocation_lists).transpose()?;
         let revoked = match (&config.crl_file, &lists) {
@@ -111,25 +111,25 @@ fn verifier(
 /// Our certificates, by the names that clients ask for.
 #[derive(Debug)]
 struct Certificates {
-    usual: Arc<CertifiedKey>,
+    usual: Certified,
     by_name: Names<Named>,
 }
 
 #[derive(Clone, Debug)]
 struct Named {
-    key: Arc<CertifiedKey>,
+    key: Certified,
     account: Option<Arc<str>>,
 }
 
 impl Certificates {
     /// With what in the files ends some time.
-    fn read(config: &ListenerTlsConfig, now_s: u64) -> Result<(Self, Vec<Term>), TlsFileError> {
+    fn read(config: &ListenerTlsConfig) -> Result<(Self, Vec<Term>), TlsFileError> {
         let own = Own {
             cert: ("cert_file", &config.cert_file),
             key: ("key_file", &config.key_file),
             ocsp: ("ocsp_file", config.ocsp_file.as_deref()),
         };
-        let (usual, mut terms) = files::certified_key(&own, now_s)?;
+        let (usual, mut terms) = files::certified(&own)?;
         let mut by_name = Vec::new();
         for sni in &config.sni {
             let own = Own {
@@ -137,7 +137,7 @@ impl Certificates {
                 key: ("sni.key_file", &sni.key_file),
                 ocsp: ("sni.ocsp_file", sni.ocsp_file.as_deref()),
             };
-            let (key, of_name) = files::certified_key(&own, now_s)?;
+            let (key, of_name) = files::certified(&own)?;
             terms.extend(of_name);
             let named = Named { key, account: sni.account.as_deref().map(Arc::from) };
             by_name.extend(sni.names.iter().map(|name| (name.as_str(), named.clone())));
@@ -149,6 +149,6 @@ impl Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let named = hello.server_name().and_then(|name| self.by_name.of(name));
-        Some(Arc::clone(named.map_or(&self.usual, |named| &named.key)))
+        Some(Arc::clone(named.map_or(&self.usual, |named| &named.key).at(UnixTime::now().as_secs())))
     }
 }

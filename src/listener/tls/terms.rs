@@ -95,13 +95,6 @@ pub(super) struct Warning<'t> {
     now_s: u64,
 }
 
-impl Warning<'_> {
-    /// Whether what was sent to clients is not to be sent any more.
-    pub(super) fn ends_stapling(&self) -> bool {
-        self.term.kind == Kind::Ocsp
-    }
-}
-
 impl fmt::Display for Warning<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Term { key, file, kind, until_s } = self.term;
