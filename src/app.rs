@@ -35,6 +35,8 @@ mod ways;
 
 /// How long connections may take to finish what is in flight, from when the last one is told to leave.
 const DRAIN_REST: Duration = Duration::from_secs(10);
+// They end by themselves before that.
+const _: () = assert!(connection::LET_GO_WITHIN.as_secs() + connection::GOODBYE.as_secs() < DRAIN_REST.as_secs());
 
 /// How long those who are not known to an account yet may take to be told that the process ends, at least.
 const ARRIVING: Duration = Duration::from_secs(2);

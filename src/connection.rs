@@ -56,6 +56,8 @@ use ahead::Ahead;
 use arriving::Arrived;
 pub(crate) use handshake::Door;
 use identity::Identity;
+pub(crate) use input::LET_GO_WITHIN;
+pub(crate) use io::GOODBYE;
 use io::Io;
 use pace::Pace;
 use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};

@@ -10,6 +10,9 @@
 //!   └──── DISCONNECT, a violation, keep alive ─▶ over          (DISCONNECT in a remainder ends it as well)
 //! ```
 //!
+//! **Invariant:** a remainder has an end that nobody else decides: neither a peer that takes nothing of what is written, nor a
+//! store that does not answer, keeps a connection that is to end.
+//!
 //! What cannot be handled yet waits in `ahead`, where what need not wait overtakes it.
 //!
 //! After a reset only the kernel's receive buffer is left: Linux hands it out, other systems may have discarded it, and what
@@ -36,6 +39,10 @@ const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The same when we end the connection, for which somebody waits.
 const ORDERED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a client that is let go may take to read what we have for it, while what it has published is answered. With what closing
+/// its socket takes, less than a drain waits for the last client.
+pub(crate) const LET_GO_WITHIN: Duration = Duration::from_secs(6);
 
 /// Bytes that are read of the rest: more than a kernel keeps for a socket.
 const REST_MAX: usize = 16 * 1024 * 1024;
@@ -211,11 +218,13 @@ where
     }
 
     fn begin_remainder(&mut self, end: End, within: Duration) {
-        let until = Instant::now() + within;
+        let now = Instant::now();
+        let (until, over) = (now + within, now + within.max(LET_GO_WITHIN));
         match &mut self.remainder {
-            None => self.remainder = Some(Remainder { end, until: Some(until), bytes: REST_MAX, is_read: false }),
+            None => self.remainder = Some(Remainder { end, until: Some(until), over, bytes: REST_MAX, is_read: false }),
             Some(rest) => {
                 rest.until = rest.until.map(|old| old.min(until));
+                rest.over = rest.over.min(over);
                 if rest.is_draining() && end != End::Lost {
                     rest.end = end;
                 }
@@ -246,9 +255,9 @@ where
         self.end.is_none() && self.remainder.as_ref().is_none_or(Remainder::is_draining)
     }
 
-    /// When the remainder is given up.
+    /// When the remainder is given up, or else the connection.
     pub(super) fn remainder_until(&self) -> Option<Instant> {
-        self.remainder.as_ref().and_then(|rest| rest.until)
+        self.remainder.as_ref().map(|rest| rest.until.unwrap_or(rest.over))
     }
 
     /// How the connection ends, once it does.
@@ -266,11 +275,12 @@ where
         if is_handled && is_settled {
             return Some(end);
         }
-        if rest.until.is_none_or(|until| Instant::now() < until) {
+        let (now, over) = (Instant::now(), rest.over);
+        if now < rest.until.unwrap_or(over) {
             return None;
         }
         self.give_up_rest();
-        self.end.or_else(|| (is_settled || !is_waiting).then_some(end))
+        self.end.or_else(|| (is_settled || !is_waiting || over <= now).then_some(end))
     }
 
     fn is_all_answered(&self) -> bool {

@@ -28,7 +28,7 @@ thread_local! {
 }
 
 /// How long the last packets may take to leave.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A socket with its buffers.
 #[derive(Debug)]

@@ -317,6 +317,42 @@ async fn a_connection_that_is_drained_finishes_what_is_under_way() {
     assert_eq!(client.disconnected(&world.account).await, ReasonCode::ServerShuttingDown);
 }
 
+/// How long a connection that is let go may take in all.
+const LET_GO: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_let_go_and_reads_nothing_is_gone_in_time() {
+    let world = World::new().await;
+    let Client { mut wire, control, served } = world.client_with("c", 64, ConnectProperties::default()).await;
+    // Answers that it does not read.
+    for _ in 0..1_000 {
+        let sending = wire.send(&Packet::PingReq);
+        tokio::time::timeout(Duration::from_millis(1), sending).await.unwrap_or_default();
+    }
+    control.order(Order::Drain);
+    tokio::time::timeout(LET_GO, served).await.expect("it ends").unwrap();
+    assert!(world.account.control_of("c").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_let_go_is_closed_in_time_while_the_store_does_not_answer() {
+    let world = World::new().await;
+    let mut client = world.client("c").await;
+    client.publish("t", Delivery::AtLeastOnce(id(5))).await;
+    assert_eq!(client.ping().await, []);
+    client.control.order(Order::Drain);
+    let closing = async {
+        let Some(Packet::Disconnect(disconnect)) = client.wire.next().await else { panic!("not told why") };
+        assert_eq!(disconnect.reason, ReasonCode::ServerShuttingDown);
+        assert!(client.wire.next().await.is_none());
+    };
+    tokio::time::timeout(LET_GO, closing).await.expect("it is closed");
+    // What it has published is followed on: it is not known to be lost.
+    assert!(!client.served.is_finished());
+    client.stored(0, STORED);
+    tokio::time::timeout(PATIENCE, client.served).await.expect("it ends").unwrap();
+}
+
 /// [MQTT-3.1.0-2]
 #[tokio::test]
 async fn a_second_connect_ends_it() {

@@ -89,6 +89,8 @@ pub(super) struct Remainder {
     pub(super) end: End,
     /// What is left then is given up; `None` once it is.
     pub(super) until: Option<Instant>,
+    /// The connection ends then, whatever it still waits for.
+    pub(super) over: Instant,
     /// Bytes that may still be read.
     pub(super) bytes: usize,
     /// Nothing more is read.
