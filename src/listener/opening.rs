@@ -126,9 +126,6 @@ impl<H: Serve> Common<H> {
         before: Option<&Running>,
     ) -> Result<Opened<H>, ListenerError> {
         let mount = mount_of(config, listener)?;
-        if mount.is_some() {
-            self.bans.expect_mounts();
-        }
         let mut entrance = Entrance { bans: Arc::clone(&self.bans), ..Entrance::new(config, listener, mount) };
         if let Some(before) = before {
             // Its clients are let go when this one goes, and its limits are theirs.
@@ -199,7 +196,6 @@ impl<H: Serve> Listening<H> {
             stopped.stop.trigger();
             if index >= kept {
                 stopped.bound.entrance.closing.trigger();
-                tls::forget(&self.common.revocations, &stopped.bound.entrance);
             }
         }
         is_closing
@@ -216,6 +212,9 @@ impl<H: Serve> Listening<H> {
     fn run(&mut self, opened: Opened<H>) {
         let Opened { config, acceptor, dispatch } = opened;
         let stop = self.common.shutdown.child();
+        if acceptor.bound.entrance.mount.is_some() {
+            self.common.bans.expect_mounts();
+        }
         self.running.push(Running {
             config,
             bound: acceptor.bound.clone(),
@@ -224,11 +223,11 @@ impl<H: Serve> Listening<H> {
             stop: stop.clone(),
         });
         if let Some(tls) = &dispatch.way.tls {
-            let (tls, stop) = (Arc::clone(tls), stop.clone());
+            let (published, tls, stop) = (tls.publish(), Arc::clone(tls), stop.clone());
             self.connections.spawn(async move {
                 tokio::select! {
                     () = stop.wait() => {}
-                    () = tls.follow() => {}
+                    () = tls.follow(published) => {}
                 }
             });
         }

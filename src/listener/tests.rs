@@ -50,7 +50,7 @@ fn the_task_of_a_connection_is_small() {
 
 /// Sends back what it reads, in pieces of eight bytes and one flush for each read; tells when it ends and how.
 #[derive(Clone)]
-struct Echo {
+pub(super) struct Echo {
     ended: mpsc::UnboundedSender<std::io::Result<()>>,
     complete: bool,
     seen: Arc<AtomicUsize>,
@@ -102,7 +102,8 @@ impl Serve for Echo {
 }
 
 pub(super) struct Running {
-    listening: Listening<Echo>,
+    pub(super) listening: Listening<Echo>,
+    pub(super) config: Config,
     shutdown: ShutdownSignal,
     pub(super) metrics: Arc<Metrics>,
     pub(super) ended: mpsc::UnboundedReceiver<std::io::Result<()>>,
@@ -130,7 +131,7 @@ impl Running {
         let serve = Echo { ended, complete, seen: seen.clone(), came: came.clone(), remotes: remotes.clone() };
         let listening =
             spawn(&config, metrics.clone(), (&revocations, &Bans::none()), serve, shutdown.clone()).await.unwrap();
-        Self { listening, shutdown, metrics, ended: ends, seen, came, remotes, revocations }
+        Self { listening, config, shutdown, metrics, ended: ends, seen, came, remotes, revocations }
     }
 
     async fn new() -> Self {

@@ -2,13 +2,15 @@
 //! get through costs one place among the handshakes, one deadline for everything up to CONNECT, and one line of the log.
 //!
 //! - `setup`: what TLS goes by, from the configuration and `files`, which says what is wrong with one.
-//! - `follow`: whether files are others than before; `revoked`: certificates that are; `terms`: until when they count.
+//! - `follow`: whether files are others than before; `revoked`: certificates that are; `terms`: until when they count; `published`:
+//!   what of that counts beyond the listener.
 //! - `names`: whom the certificate of a client names; `failure`: why a handshake failed.
 
 mod failure;
 mod files;
 mod follow;
 mod names;
+mod published;
 mod revoked;
 mod setup;
 mod terms;
@@ -34,7 +36,7 @@ use crate::metrics::{Metrics, TlsFailure};
 use failure::Failed;
 pub use files::TlsFileError;
 use follow::Seen;
-use revoked::Lists;
+pub(super) use published::Published;
 pub use revoked::Revocations;
 use setup::Setup;
 pub use setup::TlsError;
@@ -67,7 +69,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Reads what is in the files.
+    /// Reads what is in the files. Nothing is different for anybody yet.
     pub(super) fn new(
         entrance: Arc<Entrance>,
         config: &ListenerTlsConfig,
@@ -77,33 +79,23 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         // What changes while it is read is for the first look to notice.
         let seen = Seen::now(config);
-        let mut setup = Setup::read(config, entrance.protocol, None)?;
-        let revoked = setup.revoked.take();
+        let setup = Setup::read(config, entrance.protocol, None)?;
         let (config, setup) = (config.clone(), RwLock::new(Arc::new(setup)));
-        let tls = Self { entrance, config, seen, setup, revocations, within, metrics };
-        tls.revoke(revoked);
-        tls.show_terms();
-        Ok(tls)
+        Ok(Self { entrance, config, seen, setup, revocations, within, metrics })
     }
 
-    fn take(&self, mut setup: Setup) {
-        let revoked = setup.revoked.take();
-        *self.setup.write() = Arc::new(setup);
-        self.show_terms();
+    /// The listener runs: what it has read counts beyond it, until what this returns is dropped.
+    pub(super) fn publish(&self) -> Published {
+        let published = Published::new(&self.entrance.name, &self.revocations, &self.metrics);
+        published.say(&self.setup());
+        published
+    }
+
+    fn take(&self, setup: Setup, published: &Published) {
+        let setup = Arc::new(setup);
+        *self.setup.write() = Arc::clone(&setup);
         // Behind it: whoever has come in by the setup before is judged again now.
-        self.revoke(revoked);
-    }
-
-    fn revoke(&self, revoked: Option<Lists>) {
-        if let Some(lists) = revoked {
-            self.revocations.put(&name_of(&self.entrance), lists);
-        }
-    }
-
-    /// Shows until when what is in the files counts.
-    fn show_terms(&self) {
-        let terms = self.setup().terms.iter().map(|term| (term.key, term.until_s)).collect();
-        self.metrics.tls_terms(&self.entrance.name, terms);
+        published.say(&setup);
     }
 
     /// Says what has ended or is about to.
@@ -119,7 +111,7 @@ impl Tls {
 
     /// Looks at the files again and again. What is new in them counts for whoever comes then; what cannot be used leaves
     /// everything as it was. Never ends.
-    pub(super) async fn follow(self: Arc<Self>) {
+    pub(super) async fn follow(self: Arc<Self>, published: Published) {
         let (mut taken, mut wrong) = (self.seen.clone(), None);
         let mut told = Told::default();
         loop {
@@ -129,7 +121,7 @@ impl Tls {
             match read {
                 None => wrong = None,
                 Some(Ok(setup)) => {
-                    self.take(setup);
+                    self.take(setup, &published);
                     info!(listener = &*self.entrance.name, "the files of TLS were read again");
                     (taken, wrong) = (seen, None);
                 }
@@ -254,16 +246,6 @@ fn judge_again(setup: &Setup, session: &ServerConnection) -> Result<(), Certific
         Err(Error::InvalidCertificate(error)) => Err(error),
         Err(_) => Err(CertificateError::ApplicationVerificationFailure),
     }
-}
-
-/// What tells a listener from others.
-fn name_of(entrance: &Entrance) -> String {
-    format!("{} {}", entrance.protocol, entrance.name)
-}
-
-/// What is revoked by the lists of a listener is not looked at any more: it is closed.
-pub(super) fn forget(revocations: &Revocations, entrance: &Entrance) {
-    revocations.forget(&name_of(entrance));
 }
 
 /// Type of a record that begins a handshake.

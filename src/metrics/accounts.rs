@@ -19,10 +19,17 @@ pub struct Metrics {
     own: Counts,
     accounts: Mutex<Vec<Arc<Counts>>>,
     readiness: OnceLock<Readiness>,
-    /// Until when what is in the files of TLS counts, by listener and key, in seconds since 1970.
-    tls_terms: Mutex<BTreeMap<String, Vec<(&'static str, u64)>>>,
+    /// Until when what is in the files of TLS counts.
+    tls_terms: Mutex<BTreeMap<u64, TlsTerms>>,
     /// Of bans.
     pub(crate) bans: BanCounts,
+}
+
+/// What is shown of the files of one TLS.
+#[derive(Debug)]
+struct TlsTerms {
+    listener: Box<str>,
+    terms: Vec<(&'static str, u64)>,
 }
 
 /// The metrics of one account, in those of the process for as long as this is there.
@@ -60,16 +67,27 @@ impl Metrics {
         let _ = self.readiness.set(readiness.clone());
     }
 
-    /// Shows until when what is in the files of a listener counts, each by its key and in seconds since 1970. Of several of a key, the
-    /// first that ends is shown.
-    pub(crate) fn tls_terms(&self, listener: &str, mut terms: Vec<(&'static str, u64)>) {
-        terms.sort_unstable();
-        terms.dedup_by_key(|(key, _)| *key);
-        self.tls_terms.lock().insert(listener.to_owned(), terms);
+    /// Shows until when what is in the files of one TLS counts, each by its key and in seconds since 1970, in place of what was shown of
+    /// it before.
+    pub(crate) fn tls_terms(&self, tls: u64, listener: &str, terms: Vec<(&'static str, u64)>) {
+        self.tls_terms.lock().insert(tls, TlsTerms { listener: listener.into(), terms });
     }
 
-    pub(super) fn shown_tls_terms(&self) -> BTreeMap<String, Vec<(&'static str, u64)>> {
-        self.tls_terms.lock().clone()
+    /// Shows nothing of one TLS any more.
+    pub(crate) fn forget_tls_terms(&self, tls: u64) {
+        self.tls_terms.lock().remove(&tls);
+    }
+
+    /// By listener and key; of several, the first that ends.
+    pub(super) fn shown_tls_terms(&self) -> BTreeMap<(String, &'static str), u64> {
+        let mut shown = BTreeMap::new();
+        for TlsTerms { listener, terms } in self.tls_terms.lock().values() {
+            for (key, until_s) in terms {
+                let first = shown.entry((listener.to_string(), *key)).or_insert(*until_s);
+                *first = (*first).min(*until_s);
+            }
+        }
+        shown
     }
 
     /// What tells how much there is to do, of all accounts since the start.

@@ -81,9 +81,8 @@ impl Collector for Snapshot {
         let accounts = i64::try_from(self.0.accounts()).unwrap_or(i64::MAX);
         out.gauge("mqtt_accounts", "Accounts that are open here, that of [nats] among them", accounts)?;
         let terms = self.0.shown_tls_terms();
-        let terms = terms.iter().flat_map(|(listener, terms)| {
-            terms.iter().map(move |(key, until_s)| ([("listener", &**listener), ("file", *key)], *until_s))
-        });
+        let terms =
+            terms.iter().map(|((listener, key), until_s)| ([("listener", &**listener), ("file", *key)], *until_s));
         out.gauges(
             "mqtt_tls_valid_until_seconds",
             "When what is in a file of TLS expires, in seconds of Unix time; of several things, the first",

@@ -274,7 +274,7 @@ async fn a_certificate_that_is_revoked_ends_who_has_shown_it_in_every_mode() {
     let credentials = || Credentials { connect: &connect, data: None, challenge: None, round: 0 };
     let Verdict::Accepted(principal, _) = dispatch.judge(credentials(), &with(&id)).await else { panic!("refused") };
     assert!(matches!(dispatch.judge_again(&principal, "c"), Again::Same));
-    revocations.put_one("tcp", &id);
+    revocations.put_one(&id);
     assert!(matches!(dispatch.judge_again(&principal, "c"), Again::Gone(AuthStep::CertificateRevoked)));
     // Between TLS and CONNECT as well.
     assert_eq!(judged(&dispatch, &connect, &with(&id)).await, "NotAuthorized");

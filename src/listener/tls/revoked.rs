@@ -45,40 +45,45 @@ pub(super) fn ids_of(chain: &[CertificateDer<'_>]) -> Arc<[CertificateId]> {
 /// What is revoked, of all listeners.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    of_listeners: Mutex<HashMap<String, Lists>>,
+    /// By the TLS that has read it.
+    of_tls: Mutex<HashMap<u64, Arc<Lists>>>,
     changes: watch::Sender<u64>,
 }
 
 impl Revocations {
-    /// Takes what is revoked at one listener now.
-    pub(super) fn put(&self, listener: &str, lists: Lists) {
-        let mut of_listeners = self.of_listeners.lock();
-        if of_listeners.get(listener) == Some(&lists) {
+    /// Takes what is revoked by one TLS now.
+    pub(super) fn put(&self, tls: u64, lists: Arc<Lists>) {
+        let mut of_tls = self.of_tls.lock();
+        if of_tls.get(&tls) == Some(&lists) {
             return;
         }
-        of_listeners.insert(listener.to_owned(), lists);
-        drop(of_listeners);
+        of_tls.insert(tls, lists);
+        drop(of_tls);
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// Nobody comes by a listener any more.
-    pub(super) fn forget(&self, listener: &str) {
-        self.of_listeners.lock().remove(listener);
+    /// Nobody comes by that TLS any more.
+    pub(super) fn forget(&self, tls: u64) {
+        self.of_tls.lock().remove(&tls);
+    }
+
+    /// Whether nothing is revoked.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_tls.lock().is_empty()
     }
 
     #[cfg(test)]
-    pub(crate) fn put_one(&self, listener: &str, id: &CertificateId) {
-        self.put(
-            listener,
-            Lists([(id.issuer.clone(), [id.serial.clone()].into_iter().collect())].into_iter().collect()),
-        );
+    pub(crate) fn put_one(&self, id: &CertificateId) {
+        let one = [(id.issuer.clone(), [id.serial.clone()].into_iter().collect())];
+        self.put(u64::MAX, Arc::new(Lists(one.into_iter().collect())));
     }
 
     /// Whether one of these is revoked.
     #[must_use]
     pub fn has_one_of(&self, certificates: &[CertificateId]) -> bool {
-        let of_listeners = self.of_listeners.lock();
-        certificates.iter().any(|id| of_listeners.values().any(|lists| lists.has(id)))
+        let of_tls = self.of_tls.lock();
+        certificates.iter().any(|id| of_tls.values().any(|lists| lists.has(id)))
     }
 
     /// Changes whenever something may be revoked that was not.

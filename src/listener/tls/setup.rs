@@ -35,7 +35,7 @@ pub(super) struct Setup {
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
     certificates: Arc<Certificates>,
     /// What is revoked, by lists that count here.
-    pub(super) revoked: Option<Lists>,
+    pub(super) revoked: Option<Arc<Lists>>,
     tickets: Arc<dyn ProducesTickets>,
     /// What in the files ends some time.
     pub(super) terms: Vec<Term>,
@@ -52,9 +52,9 @@ impl Setup {
         let certificates = Arc::new(certificates);
         let lists = config.crl_file.as_deref().map(files::revocation_lists).transpose()?;
         let revoked = match (&config.crl_file, &lists) {
-            (Some(file), Some(lists)) => Some(Lists::read(lists).map_err(|error| {
+            (Some(file), Some(lists)) => Some(Arc::new(Lists::read(lists).map_err(|error| {
                 TlsFileError::new("crl_file", file, format!("a list of revoked certificates cannot be read: {error}"))
-            })?),
+            })?)),
             _ => None,
         };
         let of_lists = config.crl_file.as_deref().zip(lists.as_deref());

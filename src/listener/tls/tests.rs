@@ -17,7 +17,7 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use super::authority::{Authority, Files, Issued};
 use super::*;
-use crate::config::{ClientCertificate, Config, Duration as ConfigDuration, SniConfig};
+use crate::config::{ClientCertificate, Config, Duration as ConfigDuration, ListenerChange, ListenerConfig, SniConfig};
 use crate::listener::tests::Running;
 
 /// What `openssl x509 -req` has made.
@@ -423,6 +423,40 @@ async fn files_that_are_replaced_count_for_who_comes_then_and_bad_ones_do_not() 
     let resumed = keeper.gets_in(addr).await.unwrap();
     assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
     echoed(&mut old, b"and still").await;
+}
+
+#[tokio::test]
+async fn what_is_prepared_counts_for_nobody_before_it_runs_and_what_has_stopped_no_more() {
+    let (authority, files) = (Authority::new("ours"), Files::new());
+    let plain = tls_of(files.put_server(&authority.issue("localhost")));
+    let mut running = running(plain.clone(), |_| ()).await;
+    let crl_file = Some(files.put("crl.pem", &authority.revoke(&[7])));
+    let revoking = ListenerTlsConfig { crl_file, ..asking(&authority, &files, ClientCertificate::Optional) };
+    let of = |name: &str, tls: &ListenerTlsConfig, running: &Running| ListenerConfig {
+        name: name.to_owned(),
+        tls: Some(tls.clone()),
+        ..running.config.listeners.tcp[0].clone()
+    };
+    let shown = |running: &Running, name: &str| {
+        running.metrics.render().contains(&format!("mqtt_tls_valid_until_seconds{{listener=\"{name}\""))
+    };
+    let listeners = [of("tcp", &plain, &running), of("renamed", &revoking, &running), of("again", &plain, &running)];
+    let change =
+        |from: usize| [ListenerChange::Change(Box::new((listeners[from].clone(), listeners[from + 1].clone())))];
+    let counts =
+        |running: &Running| [!running.revocations.is_empty(), shown(running, "tcp"), shown(running, "renamed")];
+    let prepared = running.listening.prepare(&running.config, &change(0)).await.unwrap();
+    assert_eq!(counts(&running), [false, true, false], "it is only prepared");
+    drop(prepared);
+    assert_eq!(counts(&running), [false, true, false], "it has come to nothing");
+    let prepared = running.listening.prepare(&running.config, &change(0)).await.unwrap();
+    running.listening.take(prepared);
+    assert!(!running.revocations.is_empty() && shown(&running, "renamed"));
+    in_the_end("the one before has stopped", async || counts(&running) == [true, false, true]).await;
+    let prepared = running.listening.prepare(&running.config, &change(1)).await.unwrap();
+    running.listening.take(prepared);
+    in_the_end("its lists count no more", async || counts(&running) == [false, false, false]).await;
+    assert!(shown(&running, "again"));
 }
 
 #[tokio::test]
