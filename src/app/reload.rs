@@ -3,7 +3,8 @@
 //!
 //! **Invariant:** one at a time, and whoever asks while one is under way gets one that begins later: what was written before is read.
 //!
-//! **Invariant:** what can fail comes before anything is different: files, addresses, TLS.
+//! **Invariant:** what can fail comes before anything is different: files, addresses, TLS. What is looked at as a whole is what will run,
+//! which has something of the file and something of what has run so far.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,15 +95,16 @@ impl<H: Serve> Reloader<H> {
 
     /// What a reload would do now.
     async fn plan(&self, current: &Config) -> Result<Plan, String> {
-        let source = self.source.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let config = source.load().map_err(|error| error.to_string())?;
-            listener::check(&config).map_err(|error| error.to_string())?;
-            Ok(config)
+        let (source, current) = (self.source.clone(), current.clone());
+        let planning = tokio::task::spawn_blocking(move || {
+            let new = source.load().map_err(|error| error.to_string())?;
+            listener::check(&new).map_err(|error| error.to_string())?;
+            let plan = Plan::new(&current, &new);
+            plan.check().map_err(|error| error.to_string())?;
+            Ok(plan)
         });
-        // Who reads does not panic; should it, nothing is different.
-        let new = read.await.map_err(|error| error.to_string()).flatten()?;
-        Ok(Plan::new(current, &new))
+        // Who plans does not panic; should it, nothing is different.
+        planning.await.map_err(|error| error.to_string()).flatten()
     }
 
     /// Reads it, and does what is to be done. Says so in the log, and to who asks.

@@ -98,7 +98,7 @@ impl Config {
     }
 
     /// What no key can check alone. Answers the key and what is wrong with it.
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         self.check_nats()?;
         self.check_auth()?;
         self.check_mounts()?;

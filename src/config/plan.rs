@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::error::{ConfigError, Origin};
 use super::{
     AdminConfig, AuthConfig, AuthMode, BansConfig, Config, ListenerAuth, ListenerConfig, ListenersConfig, LogConfig,
 };
@@ -44,6 +45,18 @@ impl Plan {
         planning.auth();
         planning.listeners();
         planning.plan
+    }
+
+    /// Looks whether what counts from then on is right as a whole: each of the two configurations is by itself, and it has something of
+    /// both.
+    ///
+    /// # Errors
+    /// It is not: a restart is needed before this can be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.next.check().map_err(|(key, message)| {
+            let message = format!("{message}, beside what needs a restart and stays as it was");
+            ConfigError::invalid(&Origin::Default, key, message)
+        })
     }
 
     /// Whether nothing is different.

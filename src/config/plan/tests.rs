@@ -102,6 +102,30 @@ fn what_needs_a_restart_counts_as_it_was_and_the_rest_as_it_is() {
 }
 
 #[test]
+fn what_will_run_is_looked_at_as_a_whole() {
+    let door = |more: &str| format!("[listeners.tcp.a]\nbind = \":1\"\n{more}\n");
+    let wrong =
+        |old: &str, new: &str| Plan::new(&config(old), &config(new)).check().err().map(|error| error.to_string());
+    // Each of both is right.
+    let said = wrong(
+        &format!("{}[mqtt]\nmax_topic_levels = 2", door("")),
+        &format!("{}[mqtt]\nmax_topic_levels = 8", door("mount_point = \"plant/hall/\"")),
+    );
+    assert_eq!(
+        said.as_deref(),
+        Some(
+            "configuration: listeners.tcp: mount_point of a leaves no level of mqtt.max_topic_levels to topics, beside what needs a restart and stays as it was"
+        )
+    );
+    let said = wrong(
+        &format!("{}[jetstream]\nsubject_prefix = \"A\"", door("")),
+        &format!("{}[jetstream]\nsubject_prefix = \"B\"", door("mount_point = \"A/\"")),
+    );
+    assert!(said.is_some_and(|said| said.contains("mount_point of a")));
+    assert_eq!(wrong(&door(""), &door("mount_point = \"plant/hall/\"")), None);
+}
+
+#[test]
 fn a_secret_that_is_another_one_in_its_file_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
