@@ -122,9 +122,8 @@ impl FileUsers {
         let users = config.users.iter().chain(&of_file);
         let is_same =
             held.configured == sources.configured && held.anonymous == sources.anonymous && before.of_file == of_file;
-        if held.file != sources.file {
-            *self.seen.lock() = None;
-        }
+        // What was seen last may be newer than what the configuration was read with: it is looked at again.
+        *self.seen.lock() = None;
         if !is_same {
             let latest = now().max(UnixTime::from_millis(before.latest.as_millis().saturating_add(1)));
             let users = Users::new(users, sources.anonymous, Some((&before.users, latest)));
@@ -267,22 +266,23 @@ impl FileUsers {
 
     async fn look(&self, file: PathBuf, configured: Arc<[UserConfig]>, anonymous: bool) {
         let (seen, before) = (*self.seen.lock(), self.current());
+        let looked_at = Arc::clone(&before);
         let look = tokio::task::spawn_blocking(move || {
             let Found { stamp, users } = users_file::look(&file, &configured, seen)?;
             let written = stamp.written();
             Some((stamp, users.and_then(|users| before.followed_by(users, written, &configured, anonymous))))
         });
         if let Ok(Some((stamp, next))) = look.await {
-            self.take(stamp, next);
+            self.take(&looked_at, stamp, next);
         }
     }
 
-    /// Takes over what the file has now. One that is wrong changes nothing, and neither does one with the same users.
-    fn take(&self, stamp: Stamp, next: Result<Option<Current>, String>) {
+    /// Takes over what the file has now, by comparison with the users before. One that is wrong changes nothing, and neither does one
+    /// with the same users.
+    fn take(&self, before: &Current, stamp: Stamp, next: Result<Option<Current>, String>) {
         let _held = self.sources.read();
-        let is_late = |next: &Current| next.version != self.current().version + 1;
-        if matches!(&next, Ok(Some(next)) if is_late(next)) {
-            // The configuration was read meanwhile: the next look has it.
+        if before.version != self.current().version {
+            // The configuration was read meanwhile: the next look has it, also what is as it was then, or wrong.
             return;
         }
         *self.seen.lock() = Some(stamp);

@@ -163,7 +163,7 @@ async fn a_password_that_was_right_needs_no_turn_until_the_users_change() {
 fn replace(users: &FileUsers, of_file: Vec<UserConfig>, written: UnixTime) {
     let (current, sources) = (users.current(), users.sources.read().clone());
     let next = current.followed_by(of_file, written, &sources.configured, sources.anonymous);
-    users.take(Stamp::default(), next);
+    users.take(&current, Stamp::default(), next);
 }
 
 fn parsed(users: &str) -> Vec<UserConfig> {
@@ -244,6 +244,40 @@ async fn a_file_is_read_when_it_is_another_one_and_a_wrong_one_changes_nothing()
     put("");
     assert!(look(&users).await);
     assert!(!has(&users, "b") && has(&users, "lamp"), "there are others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_before_the_configuration_was_taken_is_looked_at_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users.toml");
+    let config = |name: &str| {
+        std::fs::write(&file, user(name, LIGHT, "")).unwrap();
+        let text = format!("[auth]\nmode = \"file\"\nusers_file = {file:?}\n");
+        Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap()
+    };
+    let users = FileUsers::new(&config("a"), Metrics::new());
+    let older = config("b");
+    std::fs::write(&file, user("newest", LIGHT, "")).unwrap();
+    assert!(look(&users).await && has(&users, "newest"));
+    // Read before that, taken after it.
+    users.reconfigure(&older);
+    assert!(has(&users, "b") && !has(&users, "newest"));
+    look(&users).await;
+    assert!(has(&users, "newest") && !has(&users, "b"));
+}
+
+#[tokio::test]
+async fn a_look_that_the_configuration_has_overtaken_counts_for_nothing() {
+    let users = authenticator("", &lamp());
+    let before = users.current();
+    let text = format!("[auth]\nmode = \"file\"\n{}", user("other", LIGHT, ""));
+    users.reconfigure(&Config::assemble(Some(("c.toml", &text)), &[], &Overrides::default()).unwrap());
+    for looked in
+        [Ok(None), Err("wrong".to_owned()), before.followed_by(parsed(&lamp()), UnixTime::default(), &[], false)]
+    {
+        users.take(&before, Stamp::of(std::path::Path::new("/")), looked);
+        assert!(users.seen.lock().is_none() && has(&users, "other") && !has(&users, "lamp"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
