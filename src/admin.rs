@@ -76,12 +76,15 @@ pub struct AdminError {
 /// The address cannot be bound.
 pub async fn spawn(bind: &BindAddr, readiness: Readiness, metrics: Arc<Metrics>) -> Result<Admin, AdminError> {
     let opened = async {
-        let listener = listener::listen(bind).await?;
+        let (listener, claim) = listener::listen(bind).await?;
         let addr = listener.local_addr()?;
-        Ok((listener, addr))
+        Ok((listener, claim, addr))
     };
-    let (listener, addr) = opened.await.map_err(|source| AdminError { bind: bind.clone(), source })?;
-    let task = tokio::spawn(run(listener, Pages { readiness, metrics }));
+    let (listener, claim, addr) = opened.await.map_err(|source| AdminError { bind: bind.clone(), source })?;
+    let task = tokio::spawn(async move {
+        run(listener, Pages { readiness, metrics }).await;
+        drop(claim);
+    });
     Ok(Admin { addr, task })
 }
 

@@ -11,4 +11,4 @@ mod sockets;
 
 pub(crate) use keeping::{keep_alive, keep_starting, keep_told};
 pub use notify::Notifier;
-pub(crate) use sockets::passed;
+pub(crate) use sockets::{Claim, passed};

@@ -1,12 +1,14 @@
 //! Loading: the sources over each other, secrets from their files, and the checks that need more than one key.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::{
-    AccountConfig, AuthMode, Config, ConfigError, LimitsConfig, ListenerKind, listeners, nats,
+    AccountConfig, AuthMode, BindAddr, Config, ConfigError, LimitsConfig, ListenerKind, listeners, nats,
     tree::{self, Node, Origin, Value, Written},
+    unix_socket::check_path,
     users,
 };
 
@@ -104,6 +106,7 @@ impl Config {
         self.check_mounts()?;
         self.check_limits()?;
         self.bans.check()?;
+        self.check_sockets()?;
         self.check_jetstream()?;
         self.drain.check()?;
         if self.mqtt.receive_maximum == 0 {
@@ -139,6 +142,24 @@ impl Config {
         if super::units::parse_level(&self.log.level).is_none() {
             let message = format!("{:?} is not a level: write error, warn, info, debug or trace", self.log.level);
             return Err(("log.level", message));
+        }
+        Ok(())
+    }
+
+    /// Looks whether every socket can be, and belongs to one.
+    fn check_sockets(&self) -> Result<(), (&'static str, String)> {
+        let control = self.admin.socket.as_deref().map_or(Ok(()), check_path);
+        control.map_err(|message| ("admin.socket", message))?;
+        let listeners = self.listeners.all().map(|it| (it.kind.key(), format!("listener {}", it.name), &it.bind));
+        let admin = ("admin.bind", "admin.bind".to_owned(), &self.admin.bind);
+        let mut claimed = HashMap::new();
+        for (key, who, bind) in listeners.chain([admin]) {
+            let Some(name) = bind.as_ref().and_then(BindAddr::passed) else { continue };
+            if let Some(other) = claimed.insert(name, who.clone()) {
+                let message =
+                    format!("systemd:{name} is one socket, and {other} and {who} both name it: give each its own");
+                return Err((key, message));
+            }
         }
         Ok(())
     }

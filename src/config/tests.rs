@@ -220,6 +220,34 @@ fn what_a_listener_cannot_be_is_said() {
 }
 
 #[test]
+fn a_socket_that_was_passed_belongs_to_one_and_that_of_the_process_can_be() {
+    let error = |text: &str| {
+        let result = Config::assemble(Some(("c.toml", text)), &[], &Overrides::default());
+        result.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    let of = |kind: &str, name: &str, socket: &str| format!("[listeners.{kind}.{name}]\nbind = \"systemd:{socket}\"\n");
+    for (text, why) in [
+        (
+            of("tcp", "a", "field") + &of("tcp", "b", "field"),
+            "listeners.tcp: systemd:field is one socket, and listener a and listener b both name it: give each its own",
+        ),
+        (
+            of("tcp", "a", "field") + &of("ws", "b", "field"),
+            "listeners.ws: systemd:field is one socket, and listener a and listener b both name it: give each its own",
+        ),
+        (
+            of("tcp", "a", "field") + "[admin]\nbind = \"systemd:field\"\n",
+            "admin.bind: systemd:field is one socket, and listener a and admin.bind both name it: give each its own",
+        ),
+        (format!("[admin]\nsocket = \"/{}\"", "x".repeat(107)), "admin.socket: path has 108 bytes"),
+        ("[admin]\nsocket = \"\"".to_owned(), "admin.socket: path is missing"),
+    ] {
+        assert!(error(&text).contains(why), "{text}: {}", error(&text));
+    }
+    assert_eq!(error(&(of("tcp", "a", "field") + &of("ws", "b", "web") + &of("ws", "c", "other"))), "");
+}
+
+#[test]
 fn errors_name_the_line_the_key_and_the_way_out() {
     for (text, error) in [
         ("[listeners.tcp]\nbnd = \"x\"", "c.toml:2: listeners.tcp.bnd: unknown key: did you mean \"bind\"?"),

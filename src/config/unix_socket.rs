@@ -1,6 +1,6 @@
 //! `[listeners.unix]`: what a socket of the file system is like.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
@@ -19,15 +19,21 @@ pub struct UnixSocketConfig {
     pub group: Option<String>,
 }
 
+/// Looks whether a socket can be there.
+pub(super) fn check_path(path: &Path) -> Result<(), String> {
+    let len = path.as_os_str().len();
+    if len == 0 {
+        return Err(r#"path is missing: write where the socket is to be, as in "/run/nats-mqtt.sock""#.to_owned());
+    }
+    if len > PATH_MAX {
+        return Err(format!("path has {len} bytes: a socket can have {PATH_MAX}"));
+    }
+    Ok(())
+}
+
 impl UnixSocketConfig {
     pub(super) fn check(&self) -> Result<(), String> {
-        let len = self.path.as_os_str().len();
-        if len == 0 {
-            return Err(r#"path is missing: write where the socket is to be, as in "/run/nats-mqtt.sock""#.to_owned());
-        }
-        if len > PATH_MAX {
-            return Err(format!("path has {len} bytes: a socket can have {PATH_MAX}"));
-        }
+        check_path(&self.path)?;
         if self.group.as_ref().is_some_and(String::is_empty) {
             return Err("group is empty: name a group, or leave it out".to_owned());
         }

@@ -12,11 +12,12 @@ use super::unix::{self, SocketFile};
 use super::{Entrance, ListenerError};
 use crate::config::ListenerConfig;
 use crate::network::{BoundTo, PeerAddr};
+use crate::systemd::Claim;
 
 /// A socket that listens.
 #[derive(Debug)]
 pub(super) enum ListeningSocket {
-    Tcp(TcpListener, SocketAddr),
+    Tcp(TcpListener, SocketAddr, #[expect(dead_code, reason = "given back when it is dropped")] Option<Claim>),
     /// The file goes first: one whose socket is closed is taken for one that was left, and what took its place would be removed.
     Unix(SocketFile, UnixListener),
 }
@@ -31,9 +32,9 @@ impl ListeningSocket {
             return opened.map_err(failed);
         }
         let Some(bind) = &listener.bind else { return Ok(None) };
-        let opened = socket::listen(bind).await.and_then(|listener| {
+        let opened = socket::listen(bind).await.and_then(|(listener, claim)| {
             let addr = listener.local_addr()?;
-            Ok(Some(Self::Tcp(listener, addr)))
+            Ok(Some(Self::Tcp(listener, addr, claim)))
         });
         opened.map_err(|source| ListenerError::Bind { name: name.clone(), bind: bind.clone(), source })
     }
@@ -41,7 +42,7 @@ impl ListeningSocket {
     /// Where it is.
     pub(super) fn bound_to(&self) -> BoundTo {
         match self {
-            Self::Tcp(_, addr) => BoundTo::Ip(*addr),
+            Self::Tcp(_, addr, _) => BoundTo::Ip(*addr),
             Self::Unix(file, _) => BoundTo::Unix(file.path().to_owned()),
         }
     }
@@ -49,7 +50,7 @@ impl ListeningSocket {
     /// The next who connects.
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener, _) => listener.accept().await.map(|(stream, addr)| Accepted::Tcp(stream, addr)),
+            Self::Tcp(listener, ..) => listener.accept().await.map(|(stream, addr)| Accepted::Tcp(stream, addr)),
             Self::Unix(_, listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
         }
     }

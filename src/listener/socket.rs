@@ -29,15 +29,16 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
 /// Listens on the first address that `bind` resolves to and that can be bound: TCP carries MQTT [MQTT-4.2.0-1], [MQTT-7.1.1-1].
-/// Or on a socket that the service manager has opened for us.
-pub(crate) async fn listen(bind: &BindAddr) -> io::Result<TcpListener> {
+/// Or on a socket that the service manager has opened for us, which is ours while what comes with it is kept.
+pub(crate) async fn listen(bind: &BindAddr) -> io::Result<(TcpListener, Option<systemd::Claim>)> {
     if let Some(name) = bind.passed() {
-        return TcpListener::from_std(systemd::passed(name)?);
+        let (socket, claim) = systemd::passed(name)?;
+        return Ok((TcpListener::from_std(socket)?, Some(claim)));
     }
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
     for addr in tokio::net::lookup_host((bind.host.as_str(), bind.port)).await? {
         match listen_on(addr) {
-            Ok(listener) => return Ok(listener),
+            Ok(listener) => return Ok((listener, None)),
             Err(error) => last = error,
         }
     }
