@@ -11,13 +11,16 @@ use crate::readiness::{Missing, Readiness};
 /// How often it is told how the process is, where that is news.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
+/// How often it is told again what it had no room for.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// While NATS is away a start asks for so much more time, again and again: it is no reason to be started again.
 const LONGER: Duration = Duration::from_secs(30);
 
 /// Asks for more time, again and again, and says what is missing. Never ends: dropped when devices are served.
 pub(crate) async fn keep_starting(notifier: Notifier, readiness: Readiness) {
     while notifier.is_heard() {
-        notifier.tell(Message::Starting(&format!("waiting for {}", names(&readiness.missing())), LONGER));
+        _ = notifier.tell(Message::Starting(&format!("waiting for {}", names(&readiness.missing())), LONGER));
         sleep(TELL_EVERY).await;
     }
 }
@@ -33,7 +36,7 @@ pub(crate) async fn keep_alive(notifier: Notifier, readiness: Readiness) {
     loop {
         turns.tick().await;
         if is_alive(&readiness, every).await {
-            notifier.tell(Message::Alive);
+            _ = notifier.tell(Message::Alive);
         }
     }
 }
@@ -50,10 +53,12 @@ async fn is_alive(readiness: &Readiness, within: Duration) -> bool {
 pub(crate) async fn keep_told(notifier: Notifier, readiness: Readiness, mut told: String) {
     while notifier.is_heard() {
         sleep(TELL_EVERY).await;
+        while notifier.tell_waiting() {
+            sleep(AGAIN).await;
+        }
         let missing = readiness.missing();
         let now = if missing.is_empty() { "ready".to_owned() } else { format!("not ready: {}", names(&missing)) };
-        if now != told {
-            notifier.tell(Message::Status(&now));
+        if now != told && notifier.tell(Message::Status(&now)) {
             told = now;
         }
     }

@@ -1,10 +1,14 @@
 //! The words of `sd_notify(3)`, and the socket of the service manager that they go to. Written here, and not taken from a crate: it is
 //! a datagram.
+//!
+//! **Invariant:** what the service manager goes by, READY, RELOADING and STOPPING, reaches it in its order, also when it has no room at
+//! the moment: a start whose READY is lost is ended by it. What waits is no more than the last state. Everything else is said again
+//! anyway, and is lost then.
 
 use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, ErrorKind::WouldBlock};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -12,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Characters of a status: more than a line has room for.
@@ -75,6 +80,15 @@ struct Channel {
     to: SocketAddr,
     /// It wants to hear within this time that we are alive.
     watchdog: Option<Duration>,
+    /// States that it had no room for: none, one, or READY behind RELOADING.
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// A state that waits to be told.
+#[derive(Debug)]
+struct Waiting {
+    is_ready: bool,
+    text: String,
 }
 
 impl Notifier {
@@ -103,33 +117,65 @@ impl Notifier {
         self.0.as_ref()?.watchdog.map(|within| within / 2)
     }
 
-    /// Tells it. What it does not take now is lost, and nothing waits for that.
-    pub(super) fn tell(&self, message: Message<'_>) {
-        let Some(channel) = &self.0 else { return };
-        if let Err(error) = channel.socket.send_to_addr(message.text().as_bytes(), &channel.to) {
-            tracing::debug!(%error, ?message, "the service manager was not told");
+    /// Tells it. What it does not take now is lost, but for states, and nothing waits for that. Returns whether it was told.
+    pub(super) fn tell(&self, message: Message<'_>) -> bool {
+        let Some(channel) = &self.0 else { return false };
+        let text = message.text();
+        let is_ready = matches!(message, Message::Ready(_));
+        let is_state = is_ready || matches!(message, Message::Reloading(_) | Message::Stopping(_));
+        let mut waiting = channel.waiting.lock();
+        channel.tell_waiting(&mut waiting);
+        let is_full = !waiting.is_empty() || channel.send(&text).is_err_and(|error| error.kind() == WouldBlock);
+        if is_full && is_state {
+            // What was to be said before is not so any more, but that it is reading again.
+            waiting.retain(|before| is_ready && !before.is_ready);
+            waiting.push(Waiting { is_ready, text });
         }
+        !is_full
+    }
+
+    /// Tells it what it had no room for, if there is anything. Returns whether something still waits.
+    pub(super) fn tell_waiting(&self) -> bool {
+        let Some(channel) = &self.0 else { return false };
+        let mut waiting = channel.waiting.lock();
+        channel.tell_waiting(&mut waiting);
+        !waiting.is_empty()
     }
 
     /// The configuration is being read again, until [`Notifier::ready`].
     pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
-        self.tell(Message::Reloading(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())));
+        _ = self.tell(Message::Reloading(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())));
     }
 
     /// Devices are served.
     pub(crate) fn ready(&self, status: &str) {
-        self.tell(Message::Ready(status));
+        _ = self.tell(Message::Ready(status));
     }
 
     /// The process ends, within this time.
     pub(crate) fn stopping(&self, within: Duration) {
-        self.tell(Message::Stopping(within));
+        _ = self.tell(Message::Stopping(within));
     }
 }
 
 impl Channel {
+    fn send(&self, text: &str) -> io::Result<()> {
+        let sent = self.socket.send_to_addr(text.as_bytes(), &self.to).map(|_| ());
+        if let Err(error) = &sent {
+            tracing::debug!(%error, text, "the service manager was not told");
+        }
+        sent
+    }
+
+    fn tell_waiting(&self, waiting: &mut Vec<Waiting>) {
+        // One that is gone is told nothing more.
+        let is_full = |one: &Waiting| self.send(&one.text).is_err_and(|error| error.kind() == WouldBlock);
+        let told = waiting.iter().position(is_full).unwrap_or(waiting.len());
+        waiting.drain(..told);
+    }
+
     fn open(name: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
         let to = match name.as_bytes() {
             [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
@@ -138,7 +184,7 @@ impl Channel {
         };
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, to, watchdog })
+        Ok(Self { socket, to, watchdog, waiting: Mutex::default() })
     }
 }
 
@@ -215,5 +261,55 @@ mod tests {
         let notifier = Notifier(Some(Arc::new(Channel::open(path.as_os_str(), None).unwrap())));
         // More than any kernel keeps.
         (0..100_000).for_each(|_| notifier.ready("serves"));
+        assert_eq!(notifier.0.unwrap().waiting.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_state_for_which_there_is_no_room_is_told_when_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let heard = || {
+            let mut room = [0; 200];
+            let count = manager.recv(&mut room).ok()?;
+            Some(String::from_utf8_lossy(&room[..count]).lines().next().unwrap_or_default().to_owned())
+        };
+        let notifier = Notifier(Some(Arc::new(Channel::open(path.as_os_str(), None).unwrap())));
+        fn reload(notifier: &Notifier) {
+            notifier.reloading();
+            notifier.ready("again");
+        }
+        type Tell = fn(&Notifier);
+        let cases: [(Tell, &[&str]); 4] = [
+            (|notifier| notifier.ready("serves"), &["READY=1"]),
+            (reload, &["RELOADING=1", "READY=1"]),
+            (
+                |notifier| {
+                    reload(notifier);
+                    reload(notifier);
+                },
+                &["RELOADING=1", "READY=1"],
+            ),
+            (
+                |notifier| {
+                    reload(notifier);
+                    notifier.stopping(Duration::from_secs(1));
+                },
+                &["STOPPING=1"],
+            ),
+        ];
+        for (tell, expected) in cases {
+            while notifier.tell(Message::Alive) {}
+            tell(&notifier);
+            assert!(notifier.tell_waiting(), "there is no room yet");
+            while let Some(line) = heard() {
+                assert_eq!(line, "WATCHDOG=1");
+            }
+            // What is told next does not overtake it.
+            assert!(notifier.tell(Message::Alive) && !notifier.tell_waiting());
+            let told: Vec<_> = std::iter::from_fn(heard).collect();
+            assert_eq!(told, [expected, &["WATCHDOG=1"]].concat());
+        }
     }
 }

@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Finished, NatsServer, Options, PATIENCE, PROGRAM, SidecarBuilder, eventually, free_port, http_get, unique,
+    Client, Finished, NatsServer, Options, PATIENCE, PROGRAM, SidecarBuilder, eventually, free_port, http_get,
+    unique,
 };
 
 /// The socket of a service manager.
@@ -76,6 +77,19 @@ async fn it_is_ready_when_devices_are_served_and_asks_for_more_time_before() {
     let ending = manager.hears("STOPPING=1").await;
     assert!(has(&ending, "EXTEND_TIMEOUT_USEC=") && !has(&ending, "READY"), "{ending:?}");
     assert_eq!(sidecar.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_had_no_room_hears_that_it_is_ready_all_the_same() {
+    let (manager, nats) = (Manager::open(), NatsServer::start());
+    let filling = UnixDatagram::unbound().unwrap();
+    filling.set_nonblocking(true).unwrap();
+    let address = SocketAddr::from_abstract_name(&manager.name[1..]).unwrap();
+    while filling.send_to_addr(b"STATUS=of somebody else", &address).is_ok() {}
+    // It serves, and its words have gone nowhere.
+    let sidecar = manager.of(SidecarBuilder::of(&nats, "sidecar")).start().await;
+    sidecar.v5("device").await.ping().await;
+    manager.hears("READY=1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
