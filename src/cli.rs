@@ -10,13 +10,16 @@ mod run;
 mod settings;
 mod topic;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
 use crate::embedded;
 use failure::{FAILED, Failure};
 use settings::Settings;
+
+/// How long threads may take that block, when everything else has ended.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 /// MQTT 3.1, 3.1.1 and 5.0 for NATS and JetStream.
 #[derive(Debug, Parser)]
@@ -100,7 +103,12 @@ pub fn main() -> ExitCode {
         return report(Err(Failure::new(FAILED, embedded::become_server(*parent, command))));
     }
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => report(runtime.block_on(dispatch(cli))),
+        Ok(runtime) => {
+            let result = runtime.block_on(dispatch(cli));
+            // A thread that waits for a file system that does not answer holds up nothing.
+            runtime.shutdown_timeout(LAST_THREADS);
+            report(result)
+        }
         Err(error) => report(Err(Failure::new(FAILED, error))),
     }
 }

@@ -1,5 +1,7 @@
 //! The configuration is read again under connected clients: what changes for them, and what does not.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -64,10 +66,39 @@ impl Configured {
 
     /// `nats-mqtt COMMAND -c FILE`.
     async fn program(&self, command: &str) -> Finished {
+        self.program_of(command, &self.file).await
+    }
+
+    async fn program_of(&self, command: &str, file: &Path) -> Finished {
         let mut program = Command::new(PROGRAM);
-        program.args([command, "-c"]).arg(&self.file).env("NATS_MQTT__DRAIN__DURATION", "0s").env_remove("RUST_LOG");
+        program
+            .args(command.split(' '))
+            .arg("-c")
+            .arg(file)
+            .env("NATS_MQTT__DRAIN__DURATION", "0s")
+            .env_remove("RUST_LOG");
         run(program, PATIENCE).await
     }
+}
+
+/// In place of a file: whoever reads it waits until somebody has written it.
+pub(crate) fn make_pipe(path: &Path) {
+    let aside = path.with_extension("pipe");
+    assert!(Command::new("mkfifo").arg(&aside).status().expect("mkfifo").success());
+    std::fs::rename(aside, path).expect("put it there");
+}
+
+/// The end of such a file that is written, when somebody waits at the other one.
+pub(crate) async fn end_of_pipe(path: &Path) -> File {
+    /// `O_NONBLOCK`: opening fails while nobody reads.
+    const NONBLOCK: i32 = 0o4000;
+    let mut opened = None;
+    eventually("somebody reads", async || {
+        opened = OpenOptions::new().write(true).custom_flags(NONBLOCK).open(path).ok();
+        opened.is_some()
+    })
+    .await;
+    opened.expect("it was opened")
 }
 
 fn text(nats: &str, admin: u16, dir: &Path, more: &str) -> String {
@@ -283,4 +314,16 @@ async fn limits_and_bans_are_others_and_a_listener_that_changes_goes_on_counting
     assert_eq!(floods.closed().await, Some(ReasonCode::AdministrativeAction));
     assert_eq!(answer(&flooding).await, ReasonCode::Banned);
     stays.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_does_not_hold_up_the_end() {
+    let (nats, port) = (NatsServer::start(), free_port());
+    let mut sidecar = Configured::start(&nats, &listener("door", port, "")).await;
+    make_pipe(&sidecar.file);
+    sidecar.process.hang_up();
+    // It reads, and nothing comes.
+    let _pipe = end_of_pipe(&sidecar.file).await;
+    sidecar.process.terminate();
+    assert_eq!(sidecar.process.ended().await.code(), Some(0));
 }
