@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::overload::{PROCESS, Source};
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
+use crate::stamp::Stamp;
 use crate::store::{OpenError, Store};
 use crate::systemd::{self, Notifier};
 use reload::{Parts, Reloader, State};
@@ -114,6 +115,8 @@ pub fn account_spec(config: &Config) -> Result<AccountSpec, AppError> {
 pub struct Outside {
     /// Where the configuration comes from.
     pub source: ConfigSource,
+    /// How its file was before it was read.
+    pub(crate) stamp: Stamp,
     /// SIGHUP: it is to be read again.
     pub hangups: Signal,
     /// The service manager, which is told how the process is.
@@ -205,7 +208,7 @@ impl Process {
 /// # Errors
 /// A listener cannot be opened, or NATS cannot be used as it is.
 pub async fn run(config: Config, shutdown: ShutdownSignal, outside: Outside) -> Result<(), AppError> {
-    let Outside { source, hangups, notifier } = outside;
+    let Outside { source, stamp, hangups, notifier } = outside;
     auth::warnings(&config).iter().for_each(|warning| tracing::warn!("{warning}"));
     // What is wrong with them is told at once, also when NATS is not there yet.
     listener::check(&config)?;
@@ -232,7 +235,7 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, outside: Outside) -> 
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
     let opener = Configured::new(&config, &authenticator, &process.metrics, &process.redirect);
     let accounts = accounts::begin(home, Box::new(opener), most);
-    let served = Box::pin(serve(config, &process, &accounts, dispatch, (source, hangups), shutdown)).await;
+    let served = Box::pin(serve(config, &process, &accounts, dispatch, (source, stamp, hangups), shutdown)).await;
     if tokio::time::timeout(CLOSE, accounts.close()).await.is_err() {
         tracing::warn!("some of the accounts do not close; ending without");
     }
@@ -245,7 +248,7 @@ async fn serve(
     process: &Process,
     accounts: &Arc<Accounts>,
     dispatch: Arc<Dispatch>,
-    (source, hangups): (ConfigSource, Signal),
+    (source, stamp, hangups): (ConfigSource, Stamp, Signal),
     shutdown: ShutdownSignal,
 ) -> Result<(), AppError> {
     let home = accounts.home();
@@ -275,7 +278,7 @@ async fn serve(
         bans,
         notifier: process.notifier.clone(),
     };
-    let reloader = Reloader::new(source, State { config, listening }, parts);
+    let reloader = Reloader::new(source, State { config, stamp, listening }, parts);
     let _ = until(&shutdown, Box::pin(process.follow(&reloader, hangups))).await;
     // First of all, so that load balancers send nobody any more.
     process.readiness.drain();

@@ -41,6 +41,8 @@ pub(super) struct Reloader<H> {
 pub(super) struct State<H> {
     /// What counts.
     pub(super) config: Config,
+    /// How its file was before it was read last.
+    pub(super) stamp: Stamp,
     pub(super) listening: Listening<H>,
 }
 
@@ -51,6 +53,13 @@ pub(super) struct Parts {
     pub(super) redirect: Arc<Redirect>,
     pub(super) bans: Arc<Bans>,
     pub(super) notifier: Notifier,
+}
+
+impl<H> State<H> {
+    /// Whether the file, which is so now, is to be read by itself.
+    fn is_due(&self, now: Stamp) -> bool {
+        self.config.admin.watch && now != self.stamp
+    }
 }
 
 impl<H: Serve> Reloader<H> {
@@ -77,17 +86,15 @@ impl<H: Serve> Reloader<H> {
 
     /// Reads the file when it is another one, and has been for a look: who writes it may not be done.
     async fn watch(&self) {
-        let Some(file) = self.source.file() else { return std::future::pending().await };
-        let (mut taken, mut seen) = (Stamp::of(file), None);
+        if self.source.file().is_none() {
+            return std::future::pending().await;
+        }
+        let mut seen = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let now = Stamp::of(file);
+            let now = self.source.stamp();
             let is_settled = seen.replace(now) == Some(now);
-            if now == taken || !is_settled {
-                continue;
-            }
-            taken = now;
-            if self.state.lock().await.config.admin.watch {
+            if is_settled && self.state.lock().await.is_due(now) {
                 self.reload("the file is another one").await;
             }
         }
@@ -111,9 +118,14 @@ impl<H: Serve> Reloader<H> {
     async fn reload(&self, why: &str) -> Answer {
         self.parts.notifier.reloading();
         let mut state = self.state.lock().await;
-        let done = self.replace(&mut state).await;
+        state.stamp = self.source.stamp();
+        let answer = self.replace_and_tell(&mut state, why).await;
         drop(state);
-        match done {
+        answer
+    }
+
+    async fn replace_and_tell(&self, state: &mut State<H>, why: &str) -> Answer {
+        match self.replace(state).await {
             Ok(plan) => {
                 let lines = plan.lines();
                 for line in &lines {

@@ -57,6 +57,8 @@ pub(crate) struct JwtUsers {
     system: Option<Arc<System>>,
     files: Option<Arc<Mutex<Files>>>,
     operator: Option<PathBuf>,
+    /// How its file was before it was read at the start.
+    operator_seen: Option<Stamp>,
     ways: Ways,
     failures: Failures,
     refusals: Refusals,
@@ -104,6 +106,7 @@ impl JwtUsers {
             files,
             known,
             operator: config.operator.clone(),
+            operator_seen: config.operator.as_deref().map(Stamp::of),
             failures: Failures::default(),
             refusals: Refusals::new(metrics),
         };
@@ -133,7 +136,7 @@ impl JwtUsers {
 
     /// Looks at the files for ever.
     async fn look_again_and_again(&self) {
-        let mut seen = self.operator.as_deref().map(Stamp::of);
+        let mut seen = self.operator_seen;
         if self.operator.is_none() && self.files.is_none() {
             return std::future::pending().await;
         }

@@ -317,6 +317,18 @@ async fn limits_and_bans_are_others_and_a_listener_that_changes_goes_on_counting
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_the_process_starts_is_read_when_its_file_is_watched() {
+    let (mut nats, port, more_port) = (NatsServer::prepared(true, ""), free_port(), free_port());
+    let watching = |more: &str| format!("watch = true\n{}{more}", listener("door", port, ""));
+    let mut sidecar = Configured::launch(&nats, &watching(""));
+    sidecar.logs("nats-mqtt starts").await;
+    sidecar.write(&watching(&listener("more", more_port, "")));
+    nats.restart();
+    sidecar.ready().await;
+    eventually("it listens there", async || !is_closed(more_port).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_read_does_not_hold_up_the_end() {
     let (nats, port) = (NatsServer::start(), free_port());
     let mut sidecar = Configured::start(&nats, &listener("door", port, "")).await;

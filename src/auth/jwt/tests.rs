@@ -260,6 +260,20 @@ async fn who_is_connected_is_judged_again_when_its_account_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_operator_that_is_replaced_between_the_start_and_the_first_look_is_noticed() {
+    let guarded = Guarded::new(&world());
+    let before = guarded.users.known.operators_version();
+    let aside = guarded.dir.path().join("aside");
+    std::fs::write(&aside, World::numbered(1, 0, time::now().as_secs()).operator_jwt()).unwrap();
+    std::fs::rename(&aside, guarded.dir.path().join("O.jwt")).unwrap();
+    tokio::select! {
+        () = guarded.users.look_again_and_again() => panic!("it ended"),
+        () = tokio::time::sleep(2 * LOOK_EVERY) => {}
+    }
+    assert_ne!(guarded.users.known.operators_version(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn accounts_are_found_in_a_store_of_nsc_and_in_the_configuration_of_a_server() {
     let dir = TempDir::new().unwrap();
     let worlds = [0, 1].map(|number| World::numbered(0, number, time::now().as_secs()));
