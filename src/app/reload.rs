@@ -116,8 +116,9 @@ impl<H: Serve> Reloader<H> {
 
     /// Reads it, and does what is to be done. Says so in the log, and to who asks.
     async fn reload(&self, why: &str) -> Answer {
-        self.parts.notifier.reloading();
         let mut state = self.state.lock().await;
+        // Behind the lock: each is followed by its end before the next one begins.
+        self.parts.notifier.reloading();
         state.stamp = self.source.stamp();
         let answer = self.replace_and_tell(&mut state, why).await;
         drop(state);

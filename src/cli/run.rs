@@ -19,14 +19,14 @@ use crate::{
 const DRAIN_WITHOUT_NATS: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(source: ConfigSource) -> Result<(), Failure> {
+    // First of all: from here on it ends nothing.
+    let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::new(FAILED, error))?;
     let stamp = source.stamp();
     let mut config = source.load()?;
     logging::init(&config.log);
     info!(version = env!("CARGO_PKG_VERSION"), "nats-mqtt starts");
     let shutdown = ShutdownSignal::new();
     shutdown.trigger_on_signals();
-    // From here on it ends nothing.
-    let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::new(FAILED, error))?;
     let mut outside = Outside { source, stamp, hangups, notifier: Notifier::from_environment() };
     if !config.embedded.enabled {
         return Box::pin(app::run(config, shutdown, outside)).await.map_err(Failure::from);

@@ -1,6 +1,7 @@
 //! The configuration is read again under connected clients: what changes for them, and what does not.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -314,6 +315,21 @@ async fn limits_and_bans_are_others_and_a_listener_that_changes_goes_on_counting
     assert_eq!(floods.closed().await, Some(ReasonCode::AdministrativeAction));
     assert_eq!(answer(&flooding).await, ReasonCode::Banned);
     stays.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_before_the_file_is_read_ends_nothing() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let file = dir.path().join("nats-mqtt.toml");
+    make_pipe(&file);
+    let mut command = Command::new(PROGRAM);
+    command.arg("-c").arg(&file);
+    let mut process = Process::spawn("sidecar", &mut command, &dir.path().join("sidecar.log"));
+    let mut pipe = end_of_pipe(&file).await;
+    process.hang_up();
+    pipe.write_all(b"= nonsense").expect("it reads");
+    drop(pipe);
+    assert_eq!(process.ended().await.code(), Some(78), "it has read what was written, which is wrong");
 }
 
 #[tokio::test(flavor = "multi_thread")]

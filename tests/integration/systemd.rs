@@ -1,5 +1,6 @@
 //! What a service manager is told, by a test in its place.
 
+use std::io::Write as _;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
@@ -8,10 +9,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt as _;
+
 use crate::harness::{
-    Client, Finished, NatsServer, Options, PATIENCE, PROGRAM, SidecarBuilder, eventually, free_port, http_get,
+    Client, Finished, NatsServer, Options, PATIENCE, PROGRAM, Process, SidecarBuilder, eventually, free_port, http_get,
     unique,
 };
+use crate::reload::{end_of_pipe, make_pipe};
 
 /// The socket of a service manager.
 struct Manager {
@@ -90,6 +94,48 @@ async fn a_manager_that_had_no_room_hears_that_it_is_ready_all_the_same() {
     let sidecar = manager.of(SidecarBuilder::of(&nats, "sidecar")).start().await;
     sidecar.v5("device").await.ping().await;
     manager.hears("READY=1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_reload_is_told_from_its_beginning_to_its_end_before_the_next() {
+    let (manager, nats, dir) = (Manager::open(), NatsServer::start(), tempfile::tempdir().unwrap());
+    let (file, socket) = (dir.path().join("nats-mqtt.toml"), dir.path().join("control"));
+    let [port, admin] = [free_port(), free_port()];
+    let text = format!(
+        "[nats]\nurls = [\"{}\"]\n[admin]\nbind = \"127.0.0.1:{admin}\"\nsocket = {socket:?}\n[listeners.tcp]\nbind = \"127.0.0.1:{port}\"\n",
+        nats.url()
+    );
+    std::fs::write(&file, &text).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("-c").arg(&file).env("NOTIFY_SOCKET", &manager.name).env("NATS_MQTT__DRAIN__DURATION", "0s");
+    let process = Process::spawn("sidecar", &mut command, &dir.path().join("log"));
+    manager.hears("READY=1").await;
+    // It is under way until this is written.
+    make_pipe(&file);
+    process.hang_up();
+    let mut pipe = end_of_pipe(&file).await;
+    let mut all = manager.hears("RELOADING=1").await;
+    let mut asking = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    asking.write_all(b"reload\n").await.unwrap();
+    // Long enough for it to be there.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    all.extend(manager.heard());
+    pipe.write_all(text.as_bytes()).unwrap();
+    drop(pipe);
+    all.extend(manager.hears("READY=1").await);
+    let mut pipe = end_of_pipe(&file).await;
+    pipe.write_all(text.as_bytes()).unwrap();
+    drop(pipe);
+    while states(&all).len() < 4 {
+        all.extend(manager.hears("READY=1").await);
+    }
+    assert_eq!(states(&all), ["RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]);
+}
+
+/// What of it says in which state the process is.
+fn states(heard: &[String]) -> Vec<&str> {
+    let first = heard.iter().filter_map(|message| message.lines().next());
+    first.filter(|line| ["RELOADING=1", "READY=1"].contains(line)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
