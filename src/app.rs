@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::account::{Account, AccountSpec, CoreInlet, Redirect};
 use crate::accounts::{self, Accounts};
-use crate::admin::control::{ControlError, ControlSocket};
+use crate::admin::control::{Answers, ControlError, ControlSocket, Desk};
 use crate::admin::{self, Admin, AdminError};
 use crate::announce;
 use crate::auth::{self, Authenticator, Dispatch};
@@ -135,8 +135,10 @@ struct Process {
     revocations: Arc<Revocations>,
     /// Where clients are told to go.
     redirect: Arc<Redirect>,
-    /// For `nats-mqtt reload`, until somebody answers there.
-    control: Mutex<Option<ControlSocket>>,
+    /// Who answers on the socket for `nats-mqtt reload`, once the process has started.
+    desk: Arc<Desk>,
+    /// Who passes on what is asked there; until the drain.
+    asked: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The service manager.
     notifier: Notifier,
     /// Who tells it how the process is.
@@ -159,7 +161,11 @@ impl Process {
             Some(bind) => Some(admin::spawn(bind, readiness.clone(), Arc::clone(&metrics)).await?),
             None => None,
         };
-        let control = config.admin.socket.as_deref().map(ControlSocket::open).transpose()?;
+        let (control, desk) = (config.admin.socket.as_deref().map(ControlSocket::open).transpose()?, Arc::default());
+        let asked = control.map(|control| {
+            let desk = Arc::clone(&desk);
+            AbortOnDropHandle::new(tokio::spawn(async move { control.serve(&desk).await }))
+        });
         Ok(Self {
             metrics,
             readiness,
@@ -168,7 +174,8 @@ impl Process {
             admin,
             revocations: Arc::default(),
             redirect: options::redirect(config),
-            control: Mutex::new(control),
+            desk,
+            asked: Mutex::new(asked),
             notifier,
             keeping,
             memory,
@@ -185,16 +192,12 @@ impl Process {
         self.notifier.ready(&line);
     }
 
-    /// The configuration is read again whenever there is a reason; never ends. Whoever comes to the socket later is not answered.
-    async fn follow(&self, reloader: &Reloader<Mqtt>, hangups: Signal) {
-        let control = self.control.lock().take();
-        let answering = async {
-            match &control {
-                Some(socket) => socket.serve(reloader).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::join!(reloader.follow(hangups), answering);
+    /// The configuration is read again whenever there is a reason, until this ends. Whoever comes to the socket later is not answered.
+    async fn follow(&self, reloader: &Arc<Reloader<Mqtt>>, hangups: Signal, shutdown: &ShutdownSignal) {
+        // There is one desk, and nobody at it before.
+        let _ = self.desk.set(Arc::clone(reloader) as Arc<dyn Answers>);
+        let _ = until(shutdown, Box::pin(reloader.follow(hangups))).await;
+        drop(self.asked.lock().take());
     }
 
     /// From now on the account is asked how it is.
@@ -278,8 +281,8 @@ async fn serve(
         bans,
         notifier: process.notifier.clone(),
     };
-    let reloader = Reloader::new(source, State { config, stamp, listening }, parts);
-    let _ = until(&shutdown, Box::pin(process.follow(&reloader, hangups))).await;
+    let reloader = Arc::new(Reloader::new(source, State { config, stamp, listening }, parts));
+    process.follow(&reloader, hangups, &shutdown).await;
     // First of all, so that load balancers send nobody any more.
     process.readiness.drain();
     let DrainConfig { notice, duration, .. } = reloader.config().await.drain;

@@ -117,7 +117,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { command, before } = cli;
     match command.unwrap_or_default() {
         Command::Run(settings) => Box::pin(run::run(before.with(settings)?.source())).await,
-        Command::Check { settings, offline } => check::check(&before.with(settings)?.load()?, offline).await,
+        Command::Check { settings, offline } => check::check(&before.with(settings)?.source(), offline).await,
         Command::Health { settings } => health::health(&before.with(settings)?.load()?).await,
         Command::Reload { settings } => reload::reload(&before.with(settings)?.load()?).await,
         Command::Topic { what } => before.unused_by("topic").and_then(|()| topic::topic(&what)),

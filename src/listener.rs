@@ -54,6 +54,7 @@ pub use crate::network::{BoundTo, PeerAddr};
 use reception::Taken;
 pub(crate) use socket::listen;
 use stream::Stream;
+pub(crate) use unix::{SocketFile, listen as listen_at};
 use way::Way;
 
 /// What is done with a connection. One value serves all listeners; it is cloned for each connection.

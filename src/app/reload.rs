@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::account::Redirect;
 use crate::accounts::Accounts;
-use crate::admin::control::{Answer, Answering, Answers, Command};
+use crate::admin::control::{Answer, Answering, Answers, Candidate, Command};
 use crate::auth::{self, Dispatch};
 use crate::bans::Bans;
 use crate::config::{Config, ConfigSource, Plan};
@@ -100,11 +100,15 @@ impl<H: Serve> Reloader<H> {
         }
     }
 
-    /// What a reload would do now.
-    async fn plan(&self, current: &Config) -> Result<Plan, String> {
+    /// What a reload would do now, or with this in place of the file.
+    async fn plan(&self, current: &Config, candidate: Option<Candidate>) -> Result<Plan, String> {
         let (source, current) = (self.source.clone(), current.clone());
         let planning = tokio::task::spawn_blocking(move || {
-            let new = source.load().map_err(|error| error.to_string())?;
+            let new = match &candidate {
+                Some(Candidate { name, text }) => source.load_as(name, text),
+                None => source.load(),
+            };
+            let new = new.map_err(|error| error.to_string())?;
             listener::check(&new).map_err(|error| error.to_string())?;
             let plan = Plan::new(&current, &new);
             plan.check().map_err(|error| error.to_string())?;
@@ -144,7 +148,7 @@ impl<H: Serve> Reloader<H> {
     }
 
     async fn replace(&self, state: &mut State<H>) -> Result<Plan, String> {
-        let plan = self.plan(&state.config).await?;
+        let plan = self.plan(&state.config, None).await?;
         let Plan { next, listeners, .. } = &plan;
         let prepared = state.listening.prepare(next, listeners).await.map_err(|error| error.to_string())?;
         // Nothing fails from here on. Users before listeners: who comes by a new one is judged by them.
@@ -177,9 +181,9 @@ impl<H: Serve> Answers for Reloader<H> {
         Box::pin(async move {
             match command {
                 Command::Reload => self.reload("nats-mqtt reload").await,
-                Command::Plan => {
+                Command::Plan(candidate) => {
                     let state = self.state.lock().await;
-                    match self.plan(&state.config).await {
+                    match self.plan(&state.config, candidate).await {
                         Ok(plan) => Answer::Done(plan.lines()),
                         Err(error) => Answer::Refused(error),
                     }

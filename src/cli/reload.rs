@@ -16,6 +16,7 @@ pub(super) async fn reload(config: &Config) -> Result<(), Failure> {
             Ok(())
         }
         Ok(Answer::Refused(why)) => Err(Failure::new(FAILED, why)),
+        Ok(Answer::Starting) => Err(Failure::new(FAILED, "the process is starting: ask again when it is ready")),
         Err(error) => Err(Failure::new(FAILED, format!("{}: {error}", socket.display()))),
     }
 }

@@ -1,6 +1,7 @@
 //! Loading: the sources over each other, secrets from their files, and the checks that need more than one key.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -58,10 +59,7 @@ impl Config {
             }
             None => None,
         };
-        let environment: Vec<(String, String)> = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        Self::assemble(text.as_ref().map(|(file, text)| (file.as_str(), text.as_str())), &environment, overrides)
+        Self::assemble(text.as_ref().map(|(file, text)| (file.as_str(), text.as_str())), &environment(), overrides)
     }
 
     /// The same from values in memory: `file` is a name and a text.
@@ -296,6 +294,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The variables of this process.
+pub(super) fn environment() -> Vec<(String, String)> {
+    let variable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    std::env::vars_os().filter_map(variable).collect()
 }
 
 fn apply_environment(root: &mut Node, environment: &[(String, String)]) -> Result<(), ConfigError> {

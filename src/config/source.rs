@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, ConfigError, Overrides};
+use super::{Config, ConfigError, Overrides, load::environment};
 use crate::stamp::Stamp;
 
 /// A file, the environment and a command line.
@@ -43,10 +43,22 @@ impl ConfigSource {
     /// # Errors
     /// See [`Config::load`].
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let mut config = Config::load(self.file(), &self.overrides)?;
+        Config::load(self.file(), &self.overrides).map(|config| self.with_urls(config))
+    }
+
+    /// The same with this text in place of that of its file.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn load_as(&self, name: &str, text: &str) -> Result<Config, ConfigError> {
+        let config = Config::assemble(Some((name, text)), &environment(), &self.overrides);
+        config.map(|config| self.with_urls(config))
+    }
+
+    fn with_urls(&self, mut config: Config) -> Config {
         if let Some(urls) = &self.urls {
             config.nats.urls.clone_from(urls);
         }
-        Ok(config)
+        config
     }
 }

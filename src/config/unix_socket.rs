@@ -46,6 +46,9 @@ impl UnixSocketConfig {
 pub struct FileMode(u32);
 
 impl FileMode {
+    /// `"0600"`: nobody but the user of the process.
+    pub const OWNER: Self = Self(0o600);
+
     /// As the system has them.
     #[must_use]
     pub const fn bits(self) -> u32 {

@@ -17,7 +17,7 @@ const GROUPS: &str = "/etc/group";
 
 /// The file of a socket that listens. It is removed with it.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and number of the file: another one of this name is not ours to remove.
     id: (u64, u64),
@@ -39,7 +39,7 @@ impl Drop for SocketFile {
 }
 
 /// Listens at a path. A file that somebody left there who has ended is replaced.
-pub(super) fn listen(config: &UnixSocketConfig) -> io::Result<(UnixListener, SocketFile)> {
+pub(crate) fn listen(config: &UnixSocketConfig) -> io::Result<(UnixListener, SocketFile)> {
     let path = &config.path;
     let group = config.group.as_deref().map(|name| group(name, GROUPS)).transpose()?;
     make_room(path)?;

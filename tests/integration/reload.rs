@@ -345,6 +345,48 @@ async fn what_is_written_while_the_process_starts_is_read_when_its_file_is_watch
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_says_so_when_it_is_asked() {
+    let (mut nats, port) = (NatsServer::prepared(true, ""), free_port());
+    let mut sidecar = Configured::launch(&nats, &listener("door", port, ""));
+    eventually("its socket is there", async || sidecar.dir.path().join("control").exists()).await;
+    let reloaded = sidecar.program("reload").await;
+    assert!(reloaded.code == 1 && reloaded.stderr.contains("is starting"), "{reloaded:?}");
+    let checked = sidecar.program("check --offline").await;
+    assert!(checked.code == 0 && checked.stdout.contains("reload: the process is starting"), "{checked:?}");
+    nats.restart();
+    sidecar.ready().await;
+    eventually("it reloads", async || sidecar.program("reload").await.code == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_another_file_would_do_in_place_of_that_of_the_process() {
+    let (nats, port, more_port) = (NatsServer::start(), free_port(), free_port());
+    let levels = |levels: u32| format!("[mqtt]\nmax_topic_levels = {levels}\n");
+    let mut sidecar = Configured::start(&nats, &(listener("door", port, "") + &levels(4))).await;
+    let candidate = sidecar.dir.path().join("candidate.toml");
+    let put = |more: &str| {
+        let all = listener("door", port, "") + more;
+        std::fs::write(&candidate, text(&sidecar.nats, sidecar.admin, sidecar.dir.path(), &all)).expect("write it");
+    };
+    put(&(listener("more", more_port, "") + &levels(4) + "window = 7\n"));
+    let checked = sidecar.program_of("check --offline", &candidate).await;
+    for line in [&*format!("listener more: opened on 127.0.0.1:{more_port}"), "mqtt.window: stays as it was"] {
+        assert!(checked.code == 0 && checked.stdout.contains(&format!("reload: {line}")), "{checked:?}");
+    }
+    assert!(sidecar.program("check --offline").await.stdout.contains("reload: nothing is different"));
+    // Right by itself, and not beside what the process goes on with.
+    put(&("mount_point = \"a/b/c/d/\"\n".to_owned() + &levels(8)));
+    let checked = sidecar.program_of("check --offline", &candidate).await;
+    let why = "a reload would change nothing: configuration: listeners.tcp: mount_point of door leaves no level";
+    assert!(checked.code == 78 && checked.stderr.contains(why), "{checked:?}");
+    sidecar.process.terminate();
+    assert_eq!(sidecar.process.ended().await.code(), Some(0));
+    let checked = sidecar.program("check --offline").await;
+    let none = format!("reload: none runs that answers on {}", sidecar.dir.path().join("control").display());
+    assert!(checked.code == 0 && checked.stdout.contains(&none), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_read_does_not_hold_up_the_end() {
     let (nats, port) = (NatsServer::start(), free_port());
     let mut sidecar = Configured::start(&nats, &listener("door", port, "")).await;
