@@ -44,6 +44,7 @@ struct Given {
     order: Option<Order>,
     owned: Option<Box<OwnedSession>>,
     has_new_rights: bool,
+    has_new_limits: bool,
     is_closed: bool,
 }
 
@@ -56,6 +57,8 @@ pub(crate) struct Taken {
     pub(crate) owned: Option<Box<OwnedSession>>,
     /// What the client may do has changed.
     pub(crate) has_new_rights: bool,
+    /// How fast it may do it has.
+    pub(crate) has_new_limits: bool,
 }
 
 /// The control of one connection.
@@ -140,7 +143,7 @@ impl Control {
         // An order stays.
         self.is_given.store(given.order.is_some(), Ordering::Release);
         let (owned, has_new_rights) = (given.owned.take(), std::mem::take(&mut given.has_new_rights));
-        Taken { order: given.order, owned, has_new_rights }
+        Taken { order: given.order, owned, has_new_rights, has_new_limits: std::mem::take(&mut given.has_new_limits) }
     }
 
     /// Orders the connection to end. The first order stays, but `Close` overrides `Drain`.
@@ -177,6 +180,15 @@ impl Control {
         self.inbox.change_rights(principal);
         let mut given = self.given.lock();
         given.has_new_rights = true;
+        self.is_given.store(true, Ordering::Release);
+        drop(given);
+        self.wake.notify_one();
+    }
+
+    /// Its listener has other limits from now on.
+    pub(crate) fn change_limits(&self) {
+        let mut given = self.given.lock();
+        given.has_new_limits = true;
         self.is_given.store(true, Ordering::Release);
         drop(given);
         self.wake.notify_one();

@@ -293,6 +293,17 @@ impl Accounts {
         pacing::let_go(pacing::in_turn(self.all().iter().map(of).collect()), over).await;
     }
 
+    /// Has those who are connected look again at the limits of their listeners. Whoever comes meanwhile looks when it does.
+    pub(crate) async fn change_limits(&self) {
+        /// Clients that are told before others have their turn.
+        const AT_ONCE: usize = 256;
+        let everybody: Vec<_> = self.all().iter().flat_map(|account| account.clients()).collect();
+        for some in everybody.chunks(AT_ONCE) {
+            some.iter().for_each(|control| control.change_limits());
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Ends all of them.
     pub(crate) async fn close(&self) {
         self.rooms.lock().is_ending = true;

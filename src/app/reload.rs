@@ -131,7 +131,10 @@ impl<H: Serve> Reloader<H> {
 
     async fn replace_and_tell(&self, state: &mut State<H>, why: &str) -> Answer {
         match self.replace(state).await {
-            Ok(plan) => {
+            Ok((plan, has_new_limits)) => {
+                if has_new_limits {
+                    self.parts.accounts.change_limits().await;
+                }
                 let lines = plan.lines();
                 for line in &lines {
                     info!("{why}: {line}");
@@ -147,7 +150,8 @@ impl<H: Serve> Reloader<H> {
         }
     }
 
-    async fn replace(&self, state: &mut State<H>) -> Result<Plan, String> {
+    /// Whether limits of listeners are others now as well.
+    async fn replace(&self, state: &mut State<H>) -> Result<(Plan, bool), String> {
         let plan = self.plan(&state.config, None).await?;
         let Plan { next, listeners, .. } = &plan;
         let prepared = state.listening.prepare(next, listeners).await.map_err(|error| error.to_string())?;
@@ -162,7 +166,7 @@ impl<H: Serve> Reloader<H> {
             warn!("RUST_LOG is set, and says what is logged in place of log.level");
         }
         let is_closing = state.listening.take(prepared);
-        state.listening.limit(next);
+        let has_new_limits = state.listening.limit(next);
         if is_closing {
             let (accounts, over) = (Arc::clone(accounts), next.drain.duration.get());
             tokio::spawn(async move { accounts.let_go_without_listener(over).await });
@@ -172,7 +176,7 @@ impl<H: Serve> Reloader<H> {
             auth::tell_open_listeners(&state.listening.bound());
         }
         state.config = next.clone();
-        Ok(plan)
+        Ok((plan, has_new_limits))
     }
 }
 

@@ -51,7 +51,7 @@ where
         mail.restarts.drain(..).for_each(|restart| self.log_restarted(restart));
         let session = &mut self.session;
         self.publishing.complete(&mut self.answers, &mut self.wakes, |token| session.not_published(token));
-        let Taken { order, owned, has_new_rights } = self.control.take();
+        let Taken { order, owned, has_new_rights, has_new_limits } = self.control.take();
         if let Some(owned) = owned {
             self.owned = Some(owned);
             self.judge_will();
@@ -63,6 +63,8 @@ where
         }
         if has_new_rights {
             self.judge_rights();
+        } else if has_new_limits {
+            self.look_for_rates();
         }
         if self.control.completions().has_failed() {
             self.end_by_order(ReasonCode::ServerBusy);

@@ -42,9 +42,9 @@ impl LimitsInForce {
         *self.0.read()
     }
 
-    /// These count from now on, for whoever comes.
-    pub fn set(&self, limits: Limits) {
-        *self.0.write() = limits;
+    /// These count from now on, for whoever comes. Whether they are others than before: those who are there are to look again.
+    pub fn set(&self, limits: Limits) -> bool {
+        std::mem::replace(&mut *self.0.write(), limits) != limits
     }
 }
 

@@ -201,12 +201,15 @@ impl<H: Serve> Listening<H> {
         is_closing
     }
 
-    /// The limits of a configuration count from now on, for whoever comes.
-    pub fn limit(&self, config: &Config) {
+    /// The limits of a configuration count from now on, for whoever comes. Whether those of a listener are others than before: who is
+    /// connected is to look again.
+    pub fn limit(&self, config: &Config) -> bool {
         self.common.shared.limit(config);
+        let mut is_other = false;
         for Running { config: listener, bound, .. } in &self.running {
-            bound.entrance.limits.set(listener.limits.over(&config.limits));
+            is_other |= bound.entrance.limits.set(listener.limits.over(&config.limits));
         }
+        is_other
     }
 
     fn run(&mut self, opened: Opened<H>) {

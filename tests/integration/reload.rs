@@ -397,3 +397,27 @@ async fn a_file_that_cannot_be_read_does_not_hold_up_the_end() {
     sidecar.process.terminate();
     assert_eq!(sidecar.process.ended().await.code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_that_is_another_one_counts_for_those_who_are_connected() {
+    let (nats, port) = (NatsServer::start(), free_port());
+    let door = |limits: &str| listener("door", port, "") + limits;
+    let sidecar = Configured::start(&nats, &door("")).await;
+    let mut client = Client::connect(port, Options::v5(&unique("fast"))).await;
+    client.publish(msg("t", "x").qos(1)).await;
+    for (limits, count, least, most) in [
+        ("[limits]\nmessage_rate = \"20/s\"\nmessage_burst = 1\n", 41, 2, 20),
+        ("[limits]\nmessage_rate = \"1/s\"\nmessage_burst = 1\n", 3, 2, 20),
+        ("", 100, 0, 20),
+    ] {
+        sidecar.write(&door(limits));
+        let reloaded = sidecar.program("reload").await;
+        assert_eq!(reloaded.code, 0, "{reloaded:?}");
+        // By its answer it is known that the client has been told.
+        client.ping().await;
+        let began = Instant::now();
+        client.publish_all((0..count).map(|n| msg("t", n.to_string()).qos(1)), 50, |_| ()).await;
+        let took = began.elapsed();
+        assert!((Duration::from_secs(least)..Duration::from_secs(most)).contains(&took), "{limits}: {took:?}");
+    }
+}
