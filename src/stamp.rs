@@ -32,6 +32,11 @@ impl Stamp {
         }))
     }
 
+    /// The same of a file that need not be named. Taken before it is read, so that what is written meanwhile is another one.
+    pub(crate) fn of_some(path: Option<&Path>) -> Self {
+        path.map(Self::of).unwrap_or_default()
+    }
+
     /// When it was written, as the file system says.
     pub(crate) fn written(&self) -> UnixTime {
         let (seconds, nanoseconds) = self.0.map_or((0, 0), |marks| marks.changed);

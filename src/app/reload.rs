@@ -92,7 +92,7 @@ impl<H: Serve> Reloader<H> {
         let mut seen = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let now = self.source.stamp();
+            let now = Stamp::of_some(self.source.file());
             let is_settled = seen.replace(now) == Some(now);
             if is_settled && self.state.lock().await.is_due(now) {
                 self.reload("the file is another one").await;
@@ -123,8 +123,8 @@ impl<H: Serve> Reloader<H> {
         let mut state = self.state.lock().await;
         // Behind the lock: each is followed by its end before the next one begins.
         self.parts.notifier.reloading();
-        state.stamp = self.source.stamp();
-        let answer = self.replace_and_tell(&mut state, why).await;
+        state.stamp = Stamp::of_some(self.source.file());
+        let answer = Box::pin(self.replace_and_tell(&mut state, why)).await;
         drop(state);
         answer
     }

@@ -12,6 +12,7 @@ use crate::{
     embedded::{Embedded, Launcher},
     logging,
     shutdown::ShutdownSignal,
+    stamp::Stamp,
     systemd::Notifier,
 };
 
@@ -21,7 +22,7 @@ const DRAIN_WITHOUT_NATS: Duration = Duration::from_secs(5);
 pub(super) async fn run(source: ConfigSource) -> Result<(), Failure> {
     // First of all: from here on it ends nothing.
     let hangups = signal(SignalKind::hangup()).map_err(|error| Failure::new(FAILED, error))?;
-    let stamp = source.stamp();
+    let stamp = Stamp::of_some(source.file());
     let mut config = source.load()?;
     logging::init(&config.log);
     info!(version = env!("CARGO_PKG_VERSION"), "nats-mqtt starts");

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::{Config, ConfigError, Overrides, load::environment};
-use crate::stamp::Stamp;
 
 /// A file, the environment and a command line.
 #[derive(Clone, Debug, Default)]
@@ -31,11 +30,6 @@ impl ConfigSource {
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
-    }
-
-    /// How its file is now: before it is read, so that what is written meanwhile is another one.
-    pub(crate) fn stamp(&self) -> Stamp {
-        self.file().map(Stamp::of).unwrap_or_default()
     }
 
     /// Reads it.
