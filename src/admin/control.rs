@@ -152,8 +152,9 @@ impl Answer {
 /// The socket of this process. Its file goes with it.
 #[derive(Debug)]
 pub struct ControlSocket {
-    listener: UnixListener,
+    /// It goes first: one whose socket is closed is taken for one that was left.
     _file: SocketFile,
+    listener: UnixListener,
 }
 
 /// The socket cannot be opened.
@@ -171,7 +172,7 @@ impl ControlSocket {
     /// It cannot be made there, something else is there, or another process answers.
     pub fn open(path: &Path) -> Result<Self, ControlError> {
         let config = UnixSocketConfig { path: path.to_owned(), mode: FileMode::OWNER, group: None };
-        let opened = listen_at(&config).map(|(listener, file)| Self { listener, _file: file });
+        let opened = listen_at(&config).map(|(listener, file)| Self { _file: file, listener });
         opened.map_err(|source| ControlError { path: path.to_owned(), source })
     }
 
