@@ -53,6 +53,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use mqtt_access::User;
 use mqtt_codec::TopicName;
 use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
 use proto_map::{Names, Subject};
@@ -385,14 +386,15 @@ impl Account {
         dropped.len()
     }
 
-    /// The connection that has a client id, also while it has yet to be answered.
-    pub(crate) fn client(&self, client_id: &str) -> Option<Arc<Control>> {
-        self.registry.find(client_id)
+    /// The connection that has a session, also while it has yet to be answered.
+    pub(crate) fn client(&self, session_name: &str) -> Option<Arc<Control>> {
+        self.registry.find(session_name)
     }
 
-    /// Whether a client with this id is connected here.
-    pub(crate) fn is_connected(&self, client_id: &str) -> bool {
-        self.registry.find(client_id).is_some()
+    /// Whether a session is connected here, and by this user.
+    pub(crate) fn has_connection_of(&self, user: &User, session_name: &str) -> bool {
+        let is_of_user = |control: Arc<Control>| control.inbox().rights.principal().user.owner() == user.owner();
+        self.registry.find(session_name).is_some_and(is_of_user)
     }
 
     /// Connected clients.

@@ -89,20 +89,21 @@ impl Accounts {
     }
 
     /// The same for a client, which needs one of the places that its account has, and of `most_of_user` that its user has here. One
-    /// with the client id of somebody who is connected here takes that one's in a moment.
+    /// that takes the place of an earlier connection of its own, which ends in a moment, gets in however many there are, and is
+    /// counted as everybody is. `session_name`: the client id, with the mount point of its listener.
     pub(crate) async fn enter_as(
         self: &Arc<Self>,
         principal: &Principal,
-        client_id: &str,
+        session_name: &str,
         most_of_user: Limit,
     ) -> Result<Stay, NotServed> {
         let entered = self.enter(&principal.account, For::Client).await;
         if matches!(entered, Err(NotServed::TooMany)) {
-            self.home.refusals.refuse(metrics::Limit::Accounts, client_id);
+            self.home.refusals.refuse(metrics::Limit::Accounts, session_name);
         }
         let stay = entered?;
-        let of_user = self.place_of_user(&stay, principal, client_id, most_of_user)?;
-        let of_account = self.place_of_account(&stay, principal, client_id)?;
+        let of_user = self.place_of_user(&stay, principal, session_name, most_of_user)?;
+        let of_account = self.place_of_account(&stay, principal, session_name)?;
         Ok(stay.with(Places { of_account, of_user }))
     }
 
@@ -110,24 +111,25 @@ impl Accounts {
         &self,
         stay: &Stay,
         principal: &Principal,
-        client_id: &str,
+        session_name: &str,
     ) -> Result<Option<Place>, NotServed> {
         let Limit::Max(most) = principal.limits.connections else { return Ok(None) };
         let name = self.name_of(&principal.account);
         let occupancy = self.home.membership().nodes().occupancy();
+        let is_instead = stay.account().has_connection_of(&principal.user, session_name);
+        let most = if is_instead { u64::MAX } else { most };
         let place = Place::take(occupancy, &name, self.elsewhere(&name), most);
-        if place.is_none() && !stay.account().is_connected(client_id) {
-            stay.account().refusals.refuse(metrics::Limit::AccountConnections, client_id);
-            return Err(NotServed::Full);
+        if place.is_none() {
+            stay.account().refusals.refuse(metrics::Limit::AccountConnections, session_name);
         }
-        Ok(place)
+        place.map(Some).ok_or(NotServed::Full)
     }
 
     fn place_of_user(
         &self,
         stay: &Stay,
         principal: &Principal,
-        client_id: &str,
+        session_name: &str,
         most: Limit,
     ) -> Result<Option<OfUser>, NotServed> {
         let Limit::Max(most) = most else { return Ok(None) };
@@ -136,10 +138,10 @@ impl Accounts {
             return Ok(None);
         }
         let account = self.name_of(&principal.account);
-        let is_instead = stay.account().is_connected(client_id);
+        let is_instead = stay.account().has_connection_of(&principal.user, session_name);
         let of_user = self.users.enter(&account, &principal.user, most, is_instead);
         if of_user.is_none() {
-            stay.account().refusals.refuse(metrics::Limit::ConnectionsPerUser, client_id);
+            stay.account().refusals.refuse(metrics::Limit::ConnectionsPerUser, session_name);
         }
         of_user.map(Some).ok_or(NotServed::FullOfUser)
     }
@@ -258,13 +260,13 @@ impl Accounts {
         visited.map(|(id, _)| id.clone()).collect()
     }
 
-    /// The connection of a client, if its account is open; the home account has no name.
-    pub(super) fn client(&self, account: &AccountId, client_id: &str) -> Option<Arc<Control>> {
+    /// The connection of a session by its name, if its account is open; the home account has no name.
+    pub(super) fn client(&self, account: &AccountId, session_name: &str) -> Option<Arc<Control>> {
         if account.is_empty() {
-            return self.home.client(client_id);
+            return self.home.client(session_name);
         }
         let room = self.rooms.lock().by_account.get(account).cloned()?;
-        room.account()?.client(client_id)
+        room.account()?.client(session_name)
     }
 
     /// Those that are open.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use mqtt_access::Limit;
 use mqtt_codec::{Decoder, ReasonCode};
 use mqtt_session::Welcome;
@@ -64,11 +65,9 @@ where
 }
 
 /// Whether a client that is known is banned.
-fn banned(peer: &Peer, accounts: &Accounts, welcome: &Welcome<Arc<Principal>>) -> Option<BanKind> {
-    let principal = &welcome.principal;
+fn banned(peer: &Peer, accounts: &Accounts, principal: &Principal, session_name: &ByteString) -> Option<BanKind> {
     let account = accounts.account_of_ban(&principal.account);
-    let client_id = session_name(peer.entrance.mount.as_deref(), &welcome.connect.client_id);
-    peer.entrance.bans.of_client(&account, principal.user.owner(), &client_id)
+    peer.entrance.bans.of_client(&account, principal.user.owner(), session_name)
 }
 
 /// Why a client did not get into its account.
@@ -91,15 +90,16 @@ async fn enter<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    if let Some(kind) = banned(peer, accounts, welcome) {
+    let principal = &welcome.principal;
+    let name = session_name(peer.entrance.mount.as_deref(), &welcome.connect.client_id);
+    if let Some(kind) = banned(peer, accounts, principal, &name) {
         peer.entrance.bans.refused(kind);
         return Err(Outside::Refused(ReasonCode::Banned));
     }
-    let principal = &welcome.principal;
     let configured =
         peer.entrance.limits.get().connections_per_user.map_or(Limit::Unlimited, |most| Limit::Max(most.into()));
     let most = principal.rules.connections.unwrap_or(configured);
-    let entering = accounts.enter_as(principal, &welcome.connect.client_id, most);
+    let entering = accounts.enter_as(principal, &name, most);
     tokio::select! {
         biased;
         entered = timeout(JUDGED_WITHIN, entering) => match entered {

@@ -1,6 +1,7 @@
 //! A connection in memory: a pipe for its socket, an account that never reaches NATS, and the three by which the rest of the
 //! sidecar reaches it: its inbox, its completions and its control.
 
+mod places;
 mod rights;
 
 use std::num::NonZeroU16;
@@ -81,17 +82,29 @@ impl World {
 
     /// A CONNECT and its answer.
     async fn answered(&self, pipe: usize, connect: &Packet) -> (Wire, JoinHandle<()>, ConnAck) {
+        self.answered_at(&entrance(), pipe, connect).await
+    }
+
+    /// The same at a listener.
+    async fn answered_at(
+        &self,
+        entrance: &Arc<Entrance>,
+        pipe: usize,
+        connect: &Packet,
+    ) -> (Wire, JoinHandle<()>, ConnAck) {
         let (socket, server) = tokio::io::duplex(pipe);
-        let peer = Peer::new(
-            ([192, 0, 2, 1], 1883).into(),
-            Arc::new(crate::listener::Entrance::plain("test", crate::listener::Protocol::Mqtt)),
-        );
+        let peer = Peer::new(([192, 0, 2, 1], 1883).into(), Arc::clone(entrance));
         let served = tokio::spawn(serve(server, peer, Arc::clone(&self.door), Arc::clone(&self.accounts)));
         let mut wire = Wire::new(socket);
         wire.send(connect).await;
         let Some(Packet::ConnAck(connack)) = wire.next().await else { panic!("no CONNACK") };
         (wire, served, *connack)
     }
+}
+
+/// A listener that asks for nothing.
+fn entrance() -> Arc<Entrance> {
+    Arc::new(Entrance::plain("test", crate::listener::Protocol::Mqtt))
 }
 
 fn connect(client_id: &'static str, properties: ConnectProperties) -> Packet {

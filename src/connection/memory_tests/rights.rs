@@ -17,7 +17,7 @@ use crate::metrics::AuthStep;
 
 /// Knows users by their names.
 #[derive(Clone, Default)]
-struct Known {
+pub(super) struct Known {
     users: Arc<Mutex<HashMap<&'static str, Arc<Principal>>>>,
     changes: watch::Sender<u64>,
 }
@@ -31,7 +31,7 @@ impl Known {
         self.set(name, Principal { permissions: Arc::new(permissions), user, ..Principal::all() });
     }
 
-    fn set(&self, name: &'static str, principal: Principal) {
+    pub(super) fn set(&self, name: &'static str, principal: Principal) {
         self.users.lock().insert(name, Arc::new(principal));
     }
 }
@@ -60,7 +60,7 @@ impl Authenticator for Known {
 }
 
 impl World {
-    async fn with_users() -> (Self, Known) {
+    pub(super) async fn with_users() -> (Self, Known) {
         let (mut world, known) = (Self::new().await, Known::default());
         let size = world.account.max_packet_size();
         let door = options::door(&Config::default(), Arc::new(known.clone()), size, Metrics::new());
