@@ -10,6 +10,9 @@
 //! **Invariant:** whatever hostile clients choose, there are at most `BANS_MAX` bans, and as many are watched.
 //!
 //! **Invariant:** while nobody is banned, it costs an atomic load to know that somebody is not.
+//!
+//! **Invariant:** whoever takes a ban from [`Bans::take_fresh`] finds it in force, and so does whoever connects later: a ban is in
+//! its table, then in the counts, then among the fresh ones, and only then [`Bans::changes`] says so.
 
 mod strikes;
 mod table;
@@ -71,6 +74,8 @@ pub(crate) struct Bans {
     shared: RwLock<Table>,
     /// How many there are of each kind, of both.
     counts: [AtomicUsize; 3],
+    /// Held while those are counted and written down, so that what is written last was counted last.
+    counting: Mutex<()>,
     flapping: Mutex<Strikes<(AccountId, ByteString, Box<str>)>>,
     failed_logins: Mutex<Strikes<IpAddr>>,
     violations: Mutex<Strikes<IpAddr>>,
@@ -96,6 +101,7 @@ impl Bans {
             configured: RwLock::default(),
             shared: RwLock::new(Table::new(BANS_MAX)),
             counts: Default::default(),
+            counting: Mutex::default(),
             flapping: Mutex::default(),
             failed_logins: Mutex::default(),
             violations: Mutex::default(),
@@ -118,11 +124,12 @@ impl Bans {
             table.put(whom(ban), Ban { until }, now);
         }
         *self.configured.write() = table;
+        self.count();
         self.fresh.lock().is_everybody = true;
         self.flapping.lock().set_rule(Rule::of(&config.flapping));
         self.failed_logins.lock().set_rule(Rule::of(&config.failed_logins));
         self.violations.lock().set_rule(Rule::of(&config.violations));
-        self.changed();
+        self.tell();
     }
 
     /// A listener has a mount point: a client id may be that of several sessions from now on.
@@ -144,13 +151,18 @@ impl Bans {
         self.changes.subscribe()
     }
 
-    fn changed(&self) {
+    /// A table is different: what it has is counted.
+    fn count(&self) {
+        let _counting = self.counting.lock();
         let (configured, shared) = (self.configured.read().counts(), self.shared.read().counts());
         let both = configured.into_iter().zip(shared).map(|(configured, shared)| configured + shared);
         for ((count, all), kind) in self.counts.iter().zip(both).zip(BanKind::ALL) {
             count.store(all, Ordering::Relaxed);
             self.metrics.bans.in_force(kind, all);
         }
+    }
+
+    fn tell(&self) {
         self.changes.send_modify(|version| *version += 1);
     }
 
@@ -204,25 +216,29 @@ impl Bans {
     pub(crate) fn put(&self, whom: Whom, left: Option<Duration>) {
         let now = self.now();
         let until = left.map(|left| now.saturating_add(millis(left)));
-        self.fresh.lock().push(whom.clone());
-        if !self.shared.write().put(whom, Ban { until }, now) {
+        if !self.shared.write().put(whom.clone(), Ban { until }, now) {
             self.metrics.over_limit(crate::metrics::Limit::Bans);
             tracing::warn!("a ban does not count here: {BANS_MAX} are in force");
+            return;
         }
-        self.changed();
+        self.count();
+        self.fresh.lock().push(whom);
+        self.tell();
     }
 
     /// Somebody else has said that this one is not banned any more.
     pub(crate) fn remove(&self, whom: &Whom) {
         self.shared.write().remove(whom);
-        self.changed();
+        self.count();
+        self.tell();
     }
 
     /// Those that somebody else knows of, after everything was read: others are over, but for those that wait to be written.
     pub(crate) fn retain(&self, is_known: impl Fn(&Whom) -> bool) {
         let unwritten: Vec<Whom> = self.unwritten.lock().iter().map(|(made, _)| made.whom.clone()).collect();
         self.shared.write().retain(|whom| is_known(whom) || unwritten.contains(whom));
-        self.changed();
+        self.count();
+        self.tell();
     }
 
     /// Forgets those that are over.
@@ -230,7 +246,8 @@ impl Bans {
         let now = self.now();
         let [configured, shared] = [&self.configured, &self.shared].map(|table| table.write().sweep(now));
         if configured || shared {
-            self.changed();
+            self.count();
+            self.tell();
         }
     }
 

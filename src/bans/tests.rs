@@ -152,3 +152,43 @@ fn there_is_an_end_to_bans_and_those_that_are_over_make_room() {
     assert!(table.put(client("c"), until(30), 10));
     assert!(!table.has(&client("a"), 10) && table.has(&client("b"), 29) && !table.has(&client("b"), 30));
 }
+
+#[test]
+fn whoever_looks_for_who_is_banned_finds_the_ban() {
+    let (bans, rounds) = (Bans::none(), 50_000_u32);
+    let client = |number: u32| Whom::Client(account(""), number.to_string().into(), None);
+    std::thread::scope(|scope| {
+        let puts = scope.spawn(|| (0..rounds).for_each(|number| bans.put(client(number), None)));
+        loop {
+            let is_over = puts.is_finished();
+            for whom in bans.take_fresh().some {
+                let Whom::Client(account, id, _) = &whom else { unreachable!() };
+                assert!(bans.of_client(account, "", id).is_some(), "{whom} is said to be banned, and is not");
+            }
+            if is_over {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_ban_that_is_put_while_another_one_ends_counts() {
+    let bans = Bans::none();
+    let of = |user: String| Whom::User(account(""), user.into());
+    for round in 0..20_000 {
+        let (ends, begins) = (of(format!("a{round}")), of(format!("b{round}")));
+        bans.put(ends.clone(), None);
+        let barrier = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                barrier.wait();
+                bans.remove(&ends);
+            });
+            barrier.wait();
+            bans.put(begins.clone(), None);
+        });
+        assert!(bans.of_client(&account(""), &format!("b{round}"), &"x".into()).is_some(), "round {round}");
+        bans.remove(&begins);
+    }
+}
