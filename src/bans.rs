@@ -83,7 +83,7 @@ pub(crate) struct Bans {
     has_mounts: AtomicBool,
     /// Those of whom somebody may be connected.
     fresh: Mutex<Fresh>,
-    /// To be written, with when they were made.
+    /// To be written, with when they were made. Whether they are, and when, is nothing to whether they are in force.
     unwritten: Mutex<Vec<(Made, Millis)>>,
     changes: watch::Sender<u64>,
     metrics: Arc<Metrics>,
@@ -121,7 +121,7 @@ impl Bans {
         let mut table = Table::new(usize::MAX);
         for ban in &config.list {
             let until = ban.duration.map(|duration| now.saturating_add(millis(duration.get())));
-            table.put(whom(ban), Ban { until }, now);
+            table.put(whom(ban), Ban { until, is_ours: false }, now);
         }
         *self.configured.write() = table;
         self.count();
@@ -216,14 +216,20 @@ impl Bans {
     pub(crate) fn put(&self, whom: Whom, left: Option<Duration>) {
         let now = self.now();
         let until = left.map(|left| now.saturating_add(millis(left)));
-        if !self.shared.write().put(whom.clone(), Ban { until }, now) {
+        self.enter(whom, Ban { until, is_ours: false }, now);
+    }
+
+    /// One more is banned. False when there is no room.
+    fn enter(&self, whom: Whom, ban: Ban, now: Millis) -> bool {
+        if !self.shared.write().put(whom.clone(), ban, now) {
             self.metrics.over_limit(crate::metrics::Limit::Bans);
             tracing::warn!("a ban does not count here: {BANS_MAX} are in force");
-            return;
+            return false;
         }
         self.count();
         self.fresh.lock().push(whom);
         self.tell();
+        true
     }
 
     /// Somebody else has said that this one is not banned any more.
@@ -233,10 +239,10 @@ impl Bans {
         self.tell();
     }
 
-    /// Those that somebody else knows of, after everything was read: others are over, but for those that wait to be written.
+    /// Those that somebody else knows of, after everything was read: others are over, but for those that were made here and that
+    /// nobody else has said yet. Whether they are being written, were written a moment ago or cannot be, they last until their end.
     pub(crate) fn retain(&self, is_known: impl Fn(&Whom) -> bool) {
-        let unwritten: Vec<Whom> = self.unwritten.lock().iter().map(|(made, _)| made.whom.clone()).collect();
-        self.shared.write().retain(|whom| is_known(whom) || unwritten.contains(whom));
+        self.shared.write().retain(is_known);
         self.count();
         self.tell();
     }
@@ -278,15 +284,20 @@ impl Bans {
     }
 
     fn make(&self, whom: Whom, left: Duration, cause: BanCause) {
+        let now = self.now();
         tracing::warn!(%whom, cause = cause.text(), for_s = left.as_secs(), "banned");
         self.metrics.bans.made(cause);
-        let made = Made { whom: whom.clone(), left, cause };
+        let until = Some(now.saturating_add(millis(left)));
+        if !self.enter(whom.clone(), Ban { until, is_ours: true }, now) {
+            return;
+        }
         let mut unwritten = self.unwritten.lock();
         if unwritten.len() < UNWRITTEN_MAX {
-            unwritten.push((made, self.now()));
+            unwritten.push((Made { whom, left, cause }, now));
         }
         drop(unwritten);
-        self.put(whom, Some(left));
+        // Whoever writes it may have looked before.
+        self.tell();
     }
 
     /// Those that were made here and have to be written, with what is left of them; those that are over are left out.
@@ -310,7 +321,7 @@ impl Bans {
         !self.unwritten.lock().is_empty()
     }
 
-    /// They could not be written yet.
+    /// They could not be written yet. The last of them is tried last.
     pub(crate) fn give_back(&self, made: Vec<Made>) {
         let now = self.now();
         let mut unwritten = self.unwritten.lock();

@@ -13,7 +13,7 @@ use super::Accounts;
 use crate::account::{Control, Order};
 use crate::bans::{Bans, Whom};
 use crate::config::read_network;
-use crate::store::{self, BanNews};
+use crate::store::{self, BanError, BanNews};
 
 /// Those that are banned are looked for at most so often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -134,17 +134,20 @@ async fn write(bans: &Bans, shared: &store::Bans) {
     loop {
         let mut made = bans.take_made().into_iter();
         while let Some(ban) = made.next() {
-            let put = shared.put(&subject(&ban.whom), ban.left, ban.cause.text()).await;
-            let Err(error) = put else {
-                is_told = false;
-                continue;
-            };
-            if !std::mem::replace(&mut is_told, true) {
-                tracing::warn!(%error, "bans that were made here cannot be written down yet, and count here alone");
+            match shared.put(&subject(&ban.whom), ban.left, ban.cause.text()).await {
+                Ok(()) => is_told = false,
+                Err(error @ BanError::TooLong) => {
+                    tracing::warn!(whom = %ban.whom, %error, "a ban is that of this sidecar alone");
+                }
+                Err(BanError::Unavailable(error)) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(%error, "bans that were made here cannot be written down yet, and count here alone");
+                    }
+                    // Behind the others: it may be refused for something that those have not.
+                    bans.give_back(made.by_ref().chain([ban]).collect());
+                    tokio::time::sleep(RETRY).await;
+                }
             }
-            bans.give_back([ban].into_iter().chain(made).collect());
-            tokio::time::sleep(RETRY).await;
-            break;
         }
         if bans.has_made() {
             continue;

@@ -51,6 +51,8 @@ impl fmt::Display for Whom {
 pub(crate) struct Ban {
     /// When it is over; `None`: never.
     pub(super) until: Option<Millis>,
+    /// It was made here, and nobody else has said the same yet.
+    pub(super) is_ours: bool,
 }
 
 impl Ban {
@@ -153,13 +155,16 @@ impl Table {
         }
     }
 
-    /// Forgets all but these.
-    pub(super) fn retain(&mut self, is_kept: impl Fn(&Whom) -> bool) {
+    /// Forgets all but these, and ours.
+    pub(super) fn retain(&mut self, is_known: impl Fn(&Whom) -> bool) {
+        let is_kept = |ban: &Ban, whom: &dyn Fn() -> Whom| ban.is_ours || is_known(&whom());
         let network = |addr: &IpAddr| Network::of(*addr, if addr.is_ipv4() { 32 } else { 64 });
-        self.addresses.retain(|addr, _| is_kept(&Whom::Address(network(addr))));
-        self.networks.retain(|(network, _)| is_kept(&Whom::Address(*network)));
-        self.clients.retain(|(account, id, user), _| is_kept(&Whom::Client(account.clone(), id.clone(), user.clone())));
-        self.users.retain(|(account, user), _| is_kept(&Whom::User(account.clone(), user.clone())));
+        self.addresses.retain(|addr, ban| is_kept(ban, &|| Whom::Address(network(addr))));
+        self.networks.retain(|(network, ban)| is_kept(ban, &|| Whom::Address(*network)));
+        self.clients.retain(|(account, id, user), ban| {
+            is_kept(ban, &|| Whom::Client(account.clone(), id.clone(), user.clone()))
+        });
+        self.users.retain(|(account, user), ban| is_kept(ban, &|| Whom::User(account.clone(), user.clone())));
     }
 
     /// Forgets those that are over. Whether there were any.

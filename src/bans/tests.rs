@@ -127,9 +127,11 @@ fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     network.iter().for_each(|addr| bans.failed_login(*addr));
     assert!(bans.is_address_banned("2001:db8::3".parse().unwrap()), "one network of 64 bits");
     bans.violated(addr(1));
-    // Everything that others know is read: what they could not know stays.
+    // Everything that others know is read: what they could not know stays, also while it is written.
     bans.retain(|_| false);
     let made = bans.take_made();
+    bans.retain(|_| false);
+    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), Some(BanKind::Client));
     let shown: Vec<_> = made.iter().map(|made| (made.whom.to_string(), made.cause)).collect();
     let flapping = ("client lamp of user eve of account T1".to_owned(), BanCause::Flapping);
     assert_eq!(shown, [flapping, ("address 2001:db8::/64".to_owned(), BanCause::FailedLogins)]);
@@ -137,13 +139,19 @@ fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     bans.give_back(made);
     assert_eq!(bans.take_made().len(), 2);
     assert_eq!(bans.take_fresh().some.len(), 2);
+    // What others have said and do not say any more is over.
+    let flapping = Whom::Client(account("T1"), "lamp".into(), Some("eve".into()));
+    bans.put(flapping, Some(Duration::from_secs(500)));
+    bans.retain(|_| false);
+    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), None);
+    assert!(bans.is_address_banned("2001:db8::3".parse().unwrap()));
 }
 
 #[test]
 fn there_is_an_end_to_bans_and_those_that_are_over_make_room() {
     let mut table = Table::new(2);
     let client = |id: &str| Whom::Client(account(""), id.into(), None);
-    let until = |until| Ban { until: Some(until) };
+    let until = |until| Ban { until: Some(until), is_ours: false };
     assert!(table.put(client("a"), until(10), 0) && table.put(client("b"), until(20), 0));
     assert!(
         !table.put(client("c"), until(30), 0) && table.put(client("b"), until(30), 0),

@@ -51,6 +51,17 @@ pub enum BanNews {
     Complete,
 }
 
+/// Why a ban was not written down.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BanError {
+    /// Whom it is of is longer than a key may be: it never will be.
+    #[error("whom it is of is longer than a key of NATS may be")]
+    TooLong,
+    /// JetStream does not take it now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
 /// As it is stored. An operator may leave out everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -79,15 +90,15 @@ impl Bans {
     /// Writes a ban down.
     ///
     /// # Errors
-    /// When JetStream does not answer, or the name is too long.
-    pub async fn put(&self, whom: &BanSubject, left: Duration, reason: &str) -> Result<(), Unavailable> {
-        let subject = self.names.ban(whom).map_err(Unavailable::new)?;
+    /// See [`BanError`].
+    pub async fn put(&self, whom: &BanSubject, left: Duration, reason: &str) -> Result<(), BanError> {
+        let subject = self.names.ban(whom).map_err(|_| BanError::TooLong)?;
         let seconds = left.as_secs().clamp(1, TTL_MAX_S);
         let entry = Entry { version: ENTRY_VERSION, duration_s: Some(seconds), reason: Some(reason.to_owned()) };
         let value = Value::Put(serde_json::to_vec(&entry).map_err(Unavailable::new)?.into());
         let ttl_s = u32::try_from(seconds).ok();
         let write = Write { subject: &subject, value, fence: Fence::None, ttl_s };
-        self.bucket.write(&write).await.map(drop).map_err(Unavailable::new)
+        self.bucket.write(&write).await.map(drop).map_err(|error| Unavailable::new(error).into())
     }
 
     /// Reads the bucket, and what is written there from then on.

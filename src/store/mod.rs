@@ -100,7 +100,7 @@ use self::api::Api;
 pub use self::api_errors::ApiErrors;
 use self::assets::Assets;
 pub use self::backlog::{Backlog, BacklogEnd, BacklogPosition, BacklogReader, Lengths, LogInfo};
-pub use self::bans::{BanNews, Bans, BansReader};
+pub use self::bans::{BanError, BanNews, Bans, BansReader};
 use self::bucket::Bucket;
 pub use self::clock::{SERVERS_DIFFER_MS, ServerClock};
 pub(crate) use self::connection::{Connector, Link, Role};
