@@ -257,8 +257,12 @@ impl Bans {
         }
     }
 
-    /// A client has logged in. What is too often for one user bans nobody who has the same client id and is another one.
+    /// A client has logged in. What is too often for one user bans nobody who has the same client id and is another one. Whoever is
+    /// banned already is not counted.
     pub(crate) fn connected(&self, account: &AccountId, user: &str, client_id: &ByteString) {
+        if self.of_client(account, user, client_id).is_some() {
+            return;
+        }
         let key = || (account.clone(), client_id.clone(), user.into());
         if let Some(left) = self.flapping.lock().strike(self.now(), key) {
             self.make(Whom::Client(account.clone(), client_id.clone(), Some(user.into())), left, BanCause::Flapping);
@@ -275,7 +279,11 @@ impl Bans {
         self.strike(&self.violations, addr, BanCause::Violations);
     }
 
+    /// Whoever is banned already is not counted: that it is refused is no more than what the ban says.
     fn strike(&self, strikes: &Mutex<Strikes<IpAddr>>, addr: IpAddr, cause: BanCause) {
+        if self.is_address_banned(addr) {
+            return;
+        }
         let addr = network_of(addr);
         if let Some(left) = strikes.lock().strike(self.now(), || addr) {
             let network = Network::of(addr, if addr.is_ipv4() { 32 } else { 64 });
@@ -283,12 +291,16 @@ impl Bans {
         }
     }
 
+    /// Bans somebody by a rule, unless that is so already until then or for longer: no ban ends sooner for it.
     fn make(&self, whom: Whom, left: Duration, cause: BanCause) {
         let now = self.now();
+        let until = now.saturating_add(millis(left));
+        if [&self.configured, &self.shared].iter().any(|table| table.read().lasts_until(&whom, until)) {
+            return;
+        }
         tracing::warn!(%whom, cause = cause.text(), for_s = left.as_secs(), "banned");
         self.metrics.bans.made(cause);
-        let until = Some(now.saturating_add(millis(left)));
-        if !self.enter(whom.clone(), Ban { until, is_ours: true }, now) {
+        if !self.enter(whom.clone(), Ban { until: Some(until), is_ours: true }, now) {
             return;
         }
         let mut unwritten = self.unwritten.lock();

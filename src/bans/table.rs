@@ -128,6 +128,11 @@ impl Table {
         }
     }
 
+    /// Whether somebody is banned until this end, or for longer.
+    pub(super) fn lasts_until(&self, whom: &Whom, until: Millis) -> bool {
+        self.find(whom).is_some_and(|ban| ban.until.is_none_or(|end| end >= until))
+    }
+
     /// Whether a client or a user is banned.
     pub(super) fn has(&self, whom: &Whom, now: Millis) -> bool {
         self.find(whom).is_some_and(|ban| ban.is_in_force(now))

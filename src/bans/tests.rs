@@ -200,3 +200,28 @@ fn a_ban_that_is_put_while_another_one_ends_counts() {
         bans.remove(&begins);
     }
 }
+
+#[test]
+fn who_is_banned_is_not_counted_and_no_ban_of_a_rule_ends_another_one_sooner() {
+    let config = BansConfig { flapping: rule(1, 60, 60), violations: rule(1, 60, 60), ..BansConfig::default() };
+    let bans = Bans::new(&config, Metrics::new());
+    let network = |text: &str| Whom::Address(text.parse().unwrap());
+    bans.put(network("192.0.2.1/32"), None);
+    bans.put(network("192.0.2.128/25"), None);
+    bans.put(Whom::Client(account(""), "lamp".into(), None), None);
+    bans.violated(addr(1));
+    bans.violated(addr(129));
+    bans.connected(&account(""), "eve", &"lamp".into());
+    assert!(!bans.has_made(), "{:?}", bans.take_made());
+    // Two are refused in the same moment, and an operator has banned it for longer in between.
+    let of = |left| (network("192.0.2.2/32"), Duration::from_secs(left));
+    let make = |(whom, left)| bans.make(whom, left, BanCause::Violations);
+    make(of(60));
+    bans.put(of(0).0, Some(Duration::from_secs(600)));
+    make(of(60));
+    assert_eq!(bans.take_made().len(), 1);
+    bans.retain(|_| true);
+    assert!(bans.shared.read().lasts_until(&of(0).0, bans.now() + 590_000));
+    make(of(6_000));
+    assert_eq!(bans.take_made().len(), 1, "for longer it may be");
+}

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::Api;
 use super::assets::Assets;
-use super::bucket::{Bucket, Content, Fence, Value, Write};
+use super::bucket::{Bucket, Content, Fence, Last, Value, Write};
 use super::clock::ServerClock;
 use super::entry::LogEntry;
 use super::error::{OpenError, Unavailable};
@@ -87,18 +87,37 @@ impl Bans {
         self.assets.ensure(&self.spec).await.map(drop)
     }
 
-    /// Writes a ban down.
+    /// Writes a ban down, unless there is one of the same that ends no sooner, an operator's or another sidecar's.
     ///
     /// # Errors
     /// See [`BanError`].
     pub async fn put(&self, whom: &BanSubject, left: Duration, reason: &str) -> Result<(), BanError> {
         let subject = self.names.ban(whom).map_err(|_| BanError::TooLong)?;
+        let last = self.bucket.last(&subject).await?;
+        let is_there = |last: &Last| last.value().is_some_and(|value| self.covers(value, last.stored_at_ms, left));
+        if last.as_ref().is_some_and(is_there) {
+            return Ok(());
+        }
         let seconds = left.as_secs().clamp(1, TTL_MAX_S);
         let entry = Entry { version: ENTRY_VERSION, duration_s: Some(seconds), reason: Some(reason.to_owned()) };
         let value = Value::Put(serde_json::to_vec(&entry).map_err(Unavailable::new)?.into());
         let ttl_s = u32::try_from(seconds).ok();
-        let write = Write { subject: &subject, value, fence: Fence::None, ttl_s };
+        // Who has written since knows better; then it is looked at again.
+        let fence = Fence::Own(last.map_or(0, |last| last.sequence));
+        let write = Write { subject: &subject, value, fence, ttl_s };
         self.bucket.write(&write).await.map(drop).map_err(|error| Unavailable::new(error).into())
+    }
+
+    /// Whether a ban that is there lasts as long as another one would.
+    fn covers(&self, value: &[u8], stored_at_ms: u64, left: Duration) -> bool {
+        let there = read(value).unwrap_or_default().duration_s;
+        there.is_none_or(|seconds| self.left(seconds, stored_at_ms) >= left)
+    }
+
+    /// What is left of so many seconds.
+    fn left(&self, seconds: u64, stored_at_ms: u64) -> Duration {
+        let passed = Duration::from_millis(self.clock.earliest_ms().saturating_sub(stored_at_ms));
+        Duration::from_secs(seconds).saturating_sub(passed)
     }
 
     /// Reads the bucket, and what is written there from then on.
@@ -131,8 +150,7 @@ impl Bans {
             Entry::default()
         });
         let Some(seconds) = entry.duration_s else { return Some(BanNews::Banned(whom, None)) };
-        let passed = Duration::from_millis(self.clock.earliest_ms().saturating_sub(stored_at_ms));
-        let left = Duration::from_secs(seconds).saturating_sub(passed);
+        let left = self.left(seconds, stored_at_ms);
         Some(if left.is_zero() { BanNews::Ended(whom) } else { BanNews::Banned(whom, Some(left)) })
     }
 }

@@ -81,6 +81,8 @@ pub(crate) struct Write<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Last {
     pub(crate) sequence: u64,
+    /// When the server stored it, milliseconds since 1970.
+    pub(crate) stored_at_ms: u64,
     pub(crate) content: Content,
     /// The write that put it there.
     pub(crate) write_id: Option<String>,
@@ -402,6 +404,7 @@ impl Last {
         let headers = stored.headers()?;
         Ok(Self {
             sequence: stored.seq,
+            stored_at_ms: super::time::rfc3339_ms(&stored.time).unwrap_or_default(),
             content: Content::of(&headers, stored.payload()?),
             write_id: headers::first(&headers, WRITE_ID).map(str::to_owned),
         })

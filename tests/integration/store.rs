@@ -1,6 +1,7 @@
 //! Tests of `nats_mqtt::store` against a real nats-server: order and completeness through `kill -9`, readers through restarts,
 //! retained messages, and the errors at start.
 
+mod bans;
 mod core;
 mod faults;
 mod open;
