@@ -267,7 +267,7 @@ async fn serve(
     let ends = shutdown.clone();
     tokio::spawn(async move { until(&ends, watching).await });
     let metrics = Arc::clone(&process.metrics);
-    let bans = Bans::new(&config.bans, Arc::clone(&metrics));
+    let bans = Bans::new(&config.bans, home.store().account_name(), Arc::clone(&metrics));
     let shared = home.store().bans().filter(|_| config.bans.shared).cloned();
     accounts::keep_bans(accounts, &bans, shared);
     let listening = listener::spawn(&config, metrics, (&process.revocations, &bans), mqtt, closing.clone()).await?;

@@ -68,6 +68,8 @@ impl Fresh {
 #[derive(Debug)]
 pub(crate) struct Bans {
     began: Instant,
+    /// What the home account is called, which has no name in bans.
+    home: Option<AccountId>,
     /// Of the configuration.
     configured: RwLock<Table>,
     /// All others.
@@ -92,12 +94,14 @@ pub(crate) struct Bans {
 impl Bans {
     /// Nobody is banned, and what is counted is shown to nobody.
     pub(crate) fn none() -> Arc<Self> {
-        Self::new(&BansConfig::default(), Metrics::new())
+        Self::new(&BansConfig::default(), None, Metrics::new())
     }
 
-    pub(crate) fn new(config: &BansConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// `home`: what the home account is called, where that is known.
+    pub(crate) fn new(config: &BansConfig, home: Option<&str>, metrics: Arc<Metrics>) -> Arc<Self> {
         let bans = Self {
             began: Instant::now(),
+            home: home.map(AccountId::new),
             configured: RwLock::default(),
             shared: RwLock::new(Table::new(BANS_MAX)),
             counts: Default::default(),
@@ -121,7 +125,7 @@ impl Bans {
         let mut table = Table::new(usize::MAX);
         for ban in &config.list {
             let until = ban.duration.map(|duration| now.saturating_add(millis(duration.get())));
-            table.put(whom(ban), Ban { until, is_ours: false }, now);
+            table.put(self.whom(ban), Ban { until, is_ours: false }, now);
         }
         *self.configured.write() = table;
         self.count();
@@ -130,6 +134,16 @@ impl Bans {
         self.failed_logins.lock().set_rule(Rule::of(&config.failed_logins));
         self.violations.lock().set_rule(Rule::of(&config.violations));
         self.tell();
+    }
+
+    fn whom(&self, ban: &BanConfig) -> Whom {
+        let named = AccountId::new(&ban.account);
+        let account = if self.home.as_ref() == Some(&named) { AccountId::new("") } else { named };
+        match (&ban.address, &ban.client_id, &ban.user) {
+            (Some(address), ..) => Whom::Address(*address),
+            (None, Some(client_id), _) => Whom::Client(account, client_id.as_str().into(), None),
+            (None, None, user) => Whom::User(account, user.as_deref().unwrap_or_default().into()),
+        }
     }
 
     /// A listener has a mount point: a client id may be that of several sessions from now on.
@@ -344,15 +358,6 @@ impl Bans {
     /// A client or connection was refused since it is banned.
     pub(crate) fn refused(&self, kind: BanKind) {
         self.metrics.bans.refused(kind);
-    }
-}
-
-fn whom(ban: &BanConfig) -> Whom {
-    let account = AccountId::new(&ban.account);
-    match (&ban.address, &ban.client_id, &ban.user) {
-        (Some(address), ..) => Whom::Address(*address),
-        (None, Some(client_id), _) => Whom::Client(account, client_id.as_str().into(), None),
-        (None, None, user) => Whom::User(account, user.as_deref().unwrap_or_default().into()),
     }
 }
 

@@ -69,7 +69,7 @@ fn the_configuration_bans_addresses_clients_and_users_of_an_account() {
         "[[bans.list]]\naddress = \"192.0.2.0/28\"\n[[bans.list]]\naddress = \"2001:db8::/64\"\n\
          [[bans.list]]\nclient_id = \"lamp\"\n[[bans.list]]\nuser = \"eve\"\naccount = \"T1\"",
     );
-    let bans = Bans::new(&config, Metrics::new());
+    let bans = Bans::new(&config, None, Metrics::new());
     let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
     assert!(bans.is_address_banned(addr(15)) && !bans.is_address_banned(addr(16)));
     assert!(bans.is_address_banned(v6("::ffff:192.0.2.1")) && bans.is_address_banned(v6("2001:db8::7:1")));
@@ -91,6 +91,9 @@ fn the_configuration_bans_addresses_clients_and_users_of_an_account() {
     assert!(!bans.is_address_banned(addr(1)));
     assert_eq!((of("", "", "lamp"), of("", "adam", "x")), (None, Some(BanKind::User)));
     assert!(bans.take_fresh().is_everybody);
+    // The home account by its name, which clients of it do not have.
+    let bans = Bans::new(&list("[[bans.list]]\nuser = \"eve\"\naccount = \"HOME\""), Some("HOME"), Metrics::new());
+    assert_eq!(bans.of_client(&account(""), "eve", &"x".into()), Some(BanKind::User));
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn a_ban_ends_by_itself_by_its_end_and_with_what_others_know() {
 #[test]
 fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     let config = BansConfig { flapping: rule(3, 60, 600), failed_logins: rule(2, 60, 60), ..BansConfig::default() };
-    let bans = Bans::new(&config, Metrics::new());
+    let bans = Bans::new(&config, None, Metrics::new());
     let connect = |id: &str| bans.connected(&account("T1"), "eve", &id.into());
     (0..2).for_each(|_| connect("lamp"));
     connect("other");
@@ -204,7 +207,7 @@ fn a_ban_that_is_put_while_another_one_ends_counts() {
 #[test]
 fn who_is_banned_is_not_counted_and_no_ban_of_a_rule_ends_another_one_sooner() {
     let config = BansConfig { flapping: rule(1, 60, 60), violations: rule(1, 60, 60), ..BansConfig::default() };
-    let bans = Bans::new(&config, Metrics::new());
+    let bans = Bans::new(&config, None, Metrics::new());
     let network = |text: &str| Whom::Address(text.parse().unwrap());
     bans.put(network("192.0.2.1/32"), None);
     bans.put(network("192.0.2.128/25"), None);
