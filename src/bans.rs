@@ -7,7 +7,8 @@
 //! - Here: both together, for whoever lets clients in. Nothing is read, written or ended here: who does follows [`Bans::changes`] and
 //!   takes [`Bans::take_made`].
 //!
-//! **Invariant:** whatever hostile clients choose, there are at most `BANS_MAX` bans, and as many are watched.
+//! **Invariant:** whatever hostile clients choose, there are at most `BY_RULES_MAX` bans by rules, which take no room of those of
+//! operators, `BANS_MAX`; and as many as those are watched.
 //!
 //! **Invariant:** while nobody is banned, it costs an atomic load to know that somebody is not.
 //!
@@ -29,14 +30,17 @@ use proto_map::client_of;
 use tokio::sync::watch;
 
 use self::strikes::{Rule, Strikes};
-use self::table::{BANS_MAX, Millis, Table, millis};
-pub(crate) use self::table::{Ban, Whom};
+use self::table::{BANS_MAX, BY_RULES_MAX, Ban, Millis, Room, Table, millis};
+pub(crate) use self::table::{By, Whom};
 use crate::config::{BanConfig, BansConfig};
 use crate::metrics::{BanCause, BanKind, Metrics};
 use crate::network::network_of;
 
 /// Bans that wait to be written. What is beyond stays a ban of this sidecar.
 const UNWRITTEN_MAX: usize = 4_096;
+
+/// The configuration is as long as it is.
+const NO_LIMIT: Room = Room { of_operators: usize::MAX, of_rules: 0 };
 
 /// A ban that was made here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +106,8 @@ impl Bans {
         let bans = Self {
             began: Instant::now(),
             home: home.map(AccountId::new),
-            configured: RwLock::default(),
-            shared: RwLock::new(Table::new(BANS_MAX)),
+            configured: RwLock::new(Table::new(NO_LIMIT)),
+            shared: RwLock::new(Table::new(Room { of_operators: BANS_MAX, of_rules: BY_RULES_MAX })),
             counts: Default::default(),
             counting: Mutex::default(),
             flapping: Mutex::default(),
@@ -122,10 +126,10 @@ impl Bans {
     /// What the configuration says now. Bans that were made by a rule stay.
     pub(crate) fn configure(&self, config: &BansConfig) {
         let now = self.now();
-        let mut table = Table::new(usize::MAX);
+        let mut table = Table::new(NO_LIMIT);
         for ban in &config.list {
             let until = ban.duration.map(|duration| now.saturating_add(millis(duration.get())));
-            table.put(self.whom(ban), Ban { until, is_ours: false }, now);
+            table.put(self.whom(ban), Ban { until, by: By::Operator, is_ours: false }, now);
         }
         *self.configured.write() = table;
         self.count();
@@ -227,17 +231,22 @@ impl Bans {
     }
 
     /// Somebody else has said that this one is banned, for so long from now, or for ever.
-    pub(crate) fn put(&self, whom: Whom, left: Option<Duration>) {
+    pub(crate) fn put(&self, whom: Whom, left: Option<Duration>, by: By) {
         let now = self.now();
         let until = left.map(|left| now.saturating_add(millis(left)));
-        self.enter(whom, Ban { until, is_ours: false }, now);
+        self.enter(whom, Ban { until, by, is_ours: false }, now);
     }
 
     /// One more is banned. False when there is no room.
     fn enter(&self, whom: Whom, ban: Ban, now: Millis) -> bool {
         if !self.shared.write().put(whom.clone(), ban, now) {
             self.metrics.over_limit(crate::metrics::Limit::Bans);
-            tracing::warn!("a ban does not count here: {BANS_MAX} are in force");
+            match ban.by {
+                By::Operator => {
+                    tracing::warn!(%whom, "a ban does not count here: {BANS_MAX} of operators are in force")
+                }
+                By::Rule => tracing::warn!(%whom, "a ban does not count here: {BY_RULES_MAX} of rules are in force"),
+            }
             return false;
         }
         self.count();
@@ -314,7 +323,7 @@ impl Bans {
         }
         tracing::warn!(%whom, cause = cause.text(), for_s = left.as_secs(), "banned");
         self.metrics.bans.made(cause);
-        if !self.enter(whom.clone(), Ban { until: Some(until), is_ours: true }, now) {
+        if !self.enter(whom.clone(), Ban { until: Some(until), by: By::Rule, is_ours: true }, now) {
             return;
         }
         let mut unwritten = self.unwritten.lock();

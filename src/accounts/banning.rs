@@ -11,7 +11,7 @@ use proto_map::{BanSubject, client_of};
 
 use super::Accounts;
 use crate::account::{Control, Order};
-use crate::bans::{Bans, Whom};
+use crate::bans::{Bans, By, Whom};
 use crate::config::read_network;
 use crate::store::{self, BanError, BanNews};
 
@@ -104,12 +104,12 @@ async fn read(accounts: &Accounts, bans: &Bans, shared: &store::Bans) {
         for news in reader.next().await {
             match news {
                 BanNews::Begins => seen = Some(HashSet::default()),
-                BanNews::Banned(subject, left) => {
+                BanNews::Banned { whom: subject, left, is_by_rule } => {
                     let Some(whom) = whom(accounts, &subject) else { continue };
                     if let Some(seen) = &mut seen {
                         seen.insert(whom.clone());
                     }
-                    bans.put(whom, left);
+                    bans.put(whom, left, if is_by_rule { By::Rule } else { By::Operator });
                 }
                 BanNews::Ended(subject) => {
                     let Some(whom) = whom(accounts, &subject) else { continue };

@@ -8,10 +8,17 @@ use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_access::{AccountId, Network};
 
+use crate::metrics::BanKind;
 use crate::network::network_of;
 
-/// Bans of a sidecar that are in force, those of the configuration left out; as many are watched.
+/// Bans of operators that are in force on a sidecar, those of the configuration left out; as many are watched.
 pub(super) const BANS_MAX: usize = 65_536;
+
+/// Bans of rules, which take no room of those.
+pub(super) const BY_RULES_MAX: usize = 32_768;
+
+/// Those that are over are looked for at most so often to make room.
+const SWEEP_EVERY_MS: Millis = 1_000;
 
 /// A moment, milliseconds since the start of the process.
 pub(super) type Millis = u64;
@@ -31,6 +38,17 @@ pub(crate) enum Whom {
     User(AccountId, Box<str>),
 }
 
+impl Whom {
+    /// What kind of ban it is.
+    pub(crate) const fn kind(&self) -> BanKind {
+        match self {
+            Self::Address(_) => BanKind::Address,
+            Self::Client(..) => BanKind::Client,
+            Self::User(..) => BanKind::User,
+        }
+    }
+}
+
 impl fmt::Display for Whom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, account, name) = match self {
@@ -46,11 +64,21 @@ impl fmt::Display for Whom {
     }
 }
 
+/// Who has banned somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A person, in the configuration or in the bucket.
+    Operator,
+    /// A sidecar, by a rule.
+    Rule,
+}
+
 /// A ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ban {
     /// When it is over; `None`: never.
     pub(super) until: Option<Millis>,
+    pub(super) by: By,
     /// It was made here, and nobody else has said the same yet.
     pub(super) is_ours: bool,
 }
@@ -61,124 +89,152 @@ impl Ban {
     }
 }
 
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Table {
-    max: usize,
-    /// Networks that are what counts as one address, which are found at once.
-    addresses: HashMap<IpAddr, Ban>,
-    /// All others.
-    networks: Vec<(Network, Ban)>,
-    clients: HashMap<ClientKey, Ban>,
-    users: HashMap<(AccountId, Box<str>), Ban>,
+/// How many bans a table has room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) of_operators: usize,
+    pub(super) of_rules: usize,
 }
 
-/// A client id of an account, and of a user.
-type ClientKey = (AccountId, ByteString, Option<Box<str>>);
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Table {
+    room: Room,
+    bans: HashMap<Whom, Ban>,
+    /// Networks that are not what counts as one address, which is found at once.
+    networks: Vec<Network>,
+    counts: Counts,
+    /// When it was last looked for those that are over.
+    swept: Option<Millis>,
+}
 
-/// The address that a network is.
-fn single(network: &Network) -> Option<IpAddr> {
-    let is_single = matches!((network.address(), network.prefix()), (IpAddr::V4(_), 32) | (IpAddr::V6(_), 64));
-    is_single.then(|| network_of(network.address()))
+/// How many bans there are, those that are over included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    of_kinds: [usize; 3],
+    of_rules: usize,
+}
+
+impl Counts {
+    fn add(&mut self, whom: &Whom, ban: Ban) {
+        if let Some(count) = self.of_kinds.get_mut(whom.kind() as usize) {
+            *count += 1;
+        }
+        self.of_rules += usize::from(ban.by == By::Rule);
+    }
+
+    fn subtract(&mut self, whom: &Whom, ban: Ban) {
+        if let Some(count) = self.of_kinds.get_mut(whom.kind() as usize) {
+            *count -= 1;
+        }
+        self.of_rules -= usize::from(ban.by == By::Rule);
+    }
+}
+
+/// What counts as one address.
+fn single(addr: IpAddr) -> Whom {
+    let addr = network_of(addr);
+    Whom::Address(Network::of(addr, if addr.is_ipv4() { 32 } else { 64 }))
+}
+
+/// The network of a ban that is of more than what counts as one address, or of less.
+fn wide(whom: &Whom) -> Option<Network> {
+    match whom {
+        Whom::Address(network) if single(network.address()) != *whom => Some(*network),
+        Whom::Address(_) | Whom::Client(..) | Whom::User(..) => None,
+    }
 }
 
 impl Table {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, ..Self::default() }
+    pub(super) fn new(room: Room) -> Self {
+        Self { room, bans: HashMap::default(), networks: Vec::new(), counts: Counts::default(), swept: None }
     }
 
     /// How many there are of addresses, clients and users, those that are over included.
-    pub(super) fn counts(&self) -> [usize; 3] {
-        [self.addresses.len() + self.networks.len(), self.clients.len(), self.users.len()]
+    pub(super) const fn counts(&self) -> [usize; 3] {
+        self.counts.of_kinds
+    }
+
+    fn has_room(&self, by: By) -> bool {
+        let of_rules = self.counts.of_rules;
+        match by {
+            By::Operator => self.bans.len() - of_rules < self.room.of_operators,
+            By::Rule => of_rules < self.room.of_rules,
+        }
     }
 
     /// One more, or another end for one that is there. False when there is no room.
     pub(super) fn put(&mut self, whom: Whom, ban: Ban, now: Millis) -> bool {
-        if self.counts().iter().sum::<usize>() >= self.max {
-            self.sweep(now);
+        if self.bans.get(&whom).is_none_or(|known| known.by != ban.by) && !self.has_room(ban.by) {
+            self.make_room(now);
+            if !self.has_room(ban.by) {
+                return false;
+            }
         }
-        let is_full = self.counts().iter().sum::<usize>() >= self.max;
-        if is_full && !self.is_known(&whom) {
-            return false;
-        }
-        match whom {
-            Whom::Address(network) => match single(&network) {
-                Some(addr) => drop(self.addresses.insert(addr, ban)),
-                None => match self.networks.iter_mut().find(|(known, _)| *known == network) {
-                    Some((_, known)) => *known = ban,
-                    None => self.networks.push((network, ban)),
-                },
-            },
-            Whom::Client(account, id, user) => drop(self.clients.insert((account, id, user), ban)),
-            Whom::User(account, user) => drop(self.users.insert((account, user), ban)),
+        self.counts.add(&whom, ban);
+        match self.bans.insert(whom.clone(), ban) {
+            Some(before) => self.counts.subtract(&whom, before),
+            None => self.networks.extend(wide(&whom)),
         }
         true
     }
 
     pub(super) fn remove(&mut self, whom: &Whom) {
-        match whom {
-            Whom::Address(network) => match single(network) {
-                Some(addr) => drop(self.addresses.remove(&addr)),
-                None => self.networks.retain(|(known, _)| known != network),
-            },
-            Whom::Client(account, id, user) => {
-                self.clients.remove(&(account.clone(), id.clone(), user.clone()));
+        if let Some(ban) = self.bans.remove(whom) {
+            self.counts.subtract(whom, ban);
+            if let Some(network) = wide(whom) {
+                self.networks.retain(|known| *known != network);
             }
-            Whom::User(account, user) => drop(self.users.remove(&(account.clone(), user.clone()))),
         }
     }
 
     /// Whether somebody is banned until this end, or for longer.
     pub(super) fn lasts_until(&self, whom: &Whom, until: Millis) -> bool {
-        self.find(whom).is_some_and(|ban| ban.until.is_none_or(|end| end >= until))
+        self.bans.get(whom).is_some_and(|ban| ban.until.is_none_or(|end| end >= until))
     }
 
     /// Whether a client or a user is banned.
     pub(super) fn has(&self, whom: &Whom, now: Millis) -> bool {
-        self.find(whom).is_some_and(|ban| ban.is_in_force(now))
+        self.bans.get(whom).is_some_and(|ban| ban.is_in_force(now))
     }
 
     /// Whether an address is banned.
     pub(super) fn has_address(&self, addr: IpAddr, now: Millis) -> bool {
-        let is_single = || self.addresses.get(&network_of(addr)).is_some_and(|ban| ban.is_in_force(now));
-        let is_in = |(network, ban): &(Network, Ban)| ban.is_in_force(now) && network.contains(addr);
-        !self.addresses.is_empty() && is_single() || self.networks.iter().any(is_in)
-    }
-
-    fn is_known(&self, whom: &Whom) -> bool {
-        self.find(whom).is_some()
-    }
-
-    fn find(&self, whom: &Whom) -> Option<&Ban> {
-        match whom {
-            Whom::Address(network) => match single(network) {
-                Some(addr) => self.addresses.get(&addr),
-                None => self.networks.iter().find(|(known, _)| known == network).map(|(_, ban)| ban),
-            },
-            Whom::Client(account, id, user) => self.clients.get(&(account.clone(), id.clone(), user.clone())),
-            Whom::User(account, user) => self.users.get(&(account.clone(), user.clone())),
-        }
+        let is_in = |network: &Network| network.contains(addr) && self.has(&Whom::Address(*network), now);
+        self.counts.of_kinds.first().is_some_and(|addresses| *addresses > 0)
+            && (self.has(&single(addr), now) || self.networks.iter().any(is_in))
     }
 
     /// Forgets all but these, and ours.
     pub(super) fn retain(&mut self, is_known: impl Fn(&Whom) -> bool) {
-        let is_kept = |ban: &Ban, whom: &dyn Fn() -> Whom| ban.is_ours || is_known(&whom());
-        let network = |addr: &IpAddr| Network::of(*addr, if addr.is_ipv4() { 32 } else { 64 });
-        self.addresses.retain(|addr, ban| is_kept(ban, &|| Whom::Address(network(addr))));
-        self.networks.retain(|(network, ban)| is_kept(ban, &|| Whom::Address(*network)));
-        self.clients.retain(|(account, id, user), ban| {
-            is_kept(ban, &|| Whom::Client(account.clone(), id.clone(), user.clone()))
-        });
-        self.users.retain(|(account, user), ban| is_kept(ban, &|| Whom::User(account.clone(), user.clone())));
+        self.bans.retain(|whom, ban| ban.is_ours || is_known(whom));
+        self.index();
     }
 
     /// Forgets those that are over. Whether there were any.
     pub(super) fn sweep(&mut self, now: Millis) -> bool {
-        let before = self.counts();
-        self.addresses.retain(|_, ban| ban.is_in_force(now));
-        self.networks.retain(|(_, ban)| ban.is_in_force(now));
-        self.clients.retain(|_, ban| ban.is_in_force(now));
-        self.users.retain(|_, ban| ban.is_in_force(now));
-        before != self.counts()
+        let before = self.bans.len();
+        self.swept = Some(now);
+        self.bans.retain(|_, ban| ban.is_in_force(now));
+        let is_less = self.bans.len() < before;
+        if is_less {
+            self.index();
+        }
+        is_less
+    }
+
+    /// A flood of bans for which there is no room does not have all be looked at for each.
+    fn make_room(&mut self, now: Millis) {
+        if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_EVERY_MS) {
+            self.sweep(now);
+        }
+    }
+
+    /// Some are gone.
+    fn index(&mut self) {
+        let Self { networks, bans, counts, .. } = self;
+        networks.retain(|network| bans.contains_key(&Whom::Address(*network)));
+        *counts = Counts::default();
+        bans.iter().for_each(|(whom, ban)| counts.add(whom, *ban));
     }
 }

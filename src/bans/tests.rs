@@ -101,14 +101,14 @@ fn a_ban_ends_by_itself_by_its_end_and_with_what_others_know() {
     let bans = Bans::none();
     let client = |id: &str| Whom::Client(account(""), id.into(), None);
     let is_banned = |id: &str| bans.of_client(&account(""), "", &id.into()).is_some();
-    bans.put(client("short"), Some(Duration::ZERO));
-    bans.put(client("long"), Some(Duration::from_secs(600)));
-    bans.put(client("ever"), None);
+    bans.put(client("short"), Some(Duration::ZERO), By::Operator);
+    bans.put(client("long"), Some(Duration::from_secs(600)), By::Operator);
+    bans.put(client("ever"), None, By::Operator);
     assert!(!is_banned("short") && is_banned("long") && is_banned("ever"));
     bans.sweep();
-    bans.put(client("long"), Some(Duration::ZERO));
+    bans.put(client("long"), Some(Duration::ZERO), By::Operator);
     assert!(!is_banned("long"), "it has another end by now");
-    bans.put(client("long"), None);
+    bans.put(client("long"), None, By::Operator);
     bans.remove(&client("ever"));
     assert!(!is_banned("ever") && is_banned("long"));
     bans.retain(|_| false);
@@ -144,7 +144,7 @@ fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     assert_eq!(bans.take_fresh().some.len(), 2);
     // What others have said and do not say any more is over.
     let flapping = Whom::Client(account("T1"), "lamp".into(), Some("eve".into()));
-    bans.put(flapping, Some(Duration::from_secs(500)));
+    bans.put(flapping, Some(Duration::from_secs(500)), By::Operator);
     bans.retain(|_| false);
     assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), None);
     assert!(bans.is_address_banned("2001:db8::3".parse().unwrap()));
@@ -152,16 +152,39 @@ fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
 
 #[test]
 fn there_is_an_end_to_bans_and_those_that_are_over_make_room() {
-    let mut table = Table::new(2);
+    let mut table = Table::new(Room { of_operators: 2, of_rules: 1 });
     let client = |id: &str| Whom::Client(account(""), id.into(), None);
-    let until = |until| Ban { until: Some(until), is_ours: false };
+    let until = |until_s: u64| Ban { until: Some(until_s * 1_000), by: By::Operator, is_ours: false };
     assert!(table.put(client("a"), until(10), 0) && table.put(client("b"), until(20), 0));
     assert!(
         !table.put(client("c"), until(30), 0) && table.put(client("b"), until(30), 0),
         "another end is no other ban"
     );
-    assert!(table.put(client("c"), until(30), 10));
-    assert!(!table.has(&client("a"), 10) && table.has(&client("b"), 29) && !table.has(&client("b"), 30));
+    assert!(table.put(client("c"), until(30), 10_000));
+    assert!(!table.has(&client("a"), 10_000) && table.has(&client("b"), 29_999) && !table.has(&client("b"), 30_000));
+    assert!(!table.put(client("d"), until(90), 29_999));
+    assert!(!table.put(client("d"), until(90), 30_500), "it was looked for room a moment ago");
+    assert!(table.put(client("d"), until(90), 30_999));
+    assert_eq!(table.counts(), [0, 1, 0]);
+}
+
+#[test]
+fn a_flood_of_bans_by_rules_keeps_no_operator_from_banning() {
+    let mut table = Table::new(Room { of_operators: 100, of_rules: 50 });
+    let client = |id: u32| Whom::Client(account(""), id.to_string().into(), None);
+    let ban = |by| Ban { until: None, by, is_ours: false };
+    let by_rules = (0..1_000).filter(|id| table.put(client(*id), ban(By::Rule), 0)).count();
+    assert_eq!(by_rules, 50);
+    // One of them is an operator's from now on, and makes room for another rule.
+    assert!(table.put(client(0), ban(By::Operator), 0) && table.put(client(50), ban(By::Rule), 0));
+    let by_operators = (1_000..2_000).filter(|id| table.put(client(*id), ban(By::Operator), 0)).count();
+    assert_eq!((by_operators, table.counts()), (99, [0, 150, 0]));
+    assert!(!table.put(client(1), ban(By::Operator), 0) && table.has(&client(1), 0), "it stays the rule's");
+    table.remove(&client(0));
+    table.retain(|whom| *whom != client(2));
+    assert_eq!(table.counts(), [0, 148, 0]);
+    assert!(table.put(client(3_000), ban(By::Operator), 0) && table.put(client(3_001), ban(By::Rule), 0));
+    assert!(!table.put(client(3_002), ban(By::Operator), 0) && !table.put(client(3_002), ban(By::Rule), 0));
 }
 
 #[test]
@@ -169,7 +192,7 @@ fn whoever_looks_for_who_is_banned_finds_the_ban() {
     let (bans, rounds) = (Bans::none(), 50_000_u32);
     let client = |number: u32| Whom::Client(account(""), number.to_string().into(), None);
     std::thread::scope(|scope| {
-        let puts = scope.spawn(|| (0..rounds).for_each(|number| bans.put(client(number), None)));
+        let puts = scope.spawn(|| (0..rounds).for_each(|number| bans.put(client(number), None, By::Operator)));
         loop {
             let is_over = puts.is_finished();
             for whom in bans.take_fresh().some {
@@ -189,7 +212,7 @@ fn a_ban_that_is_put_while_another_one_ends_counts() {
     let of = |user: String| Whom::User(account(""), user.into());
     for round in 0..20_000 {
         let (ends, begins) = (of(format!("a{round}")), of(format!("b{round}")));
-        bans.put(ends.clone(), None);
+        bans.put(ends.clone(), None, By::Operator);
         let barrier = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -197,7 +220,7 @@ fn a_ban_that_is_put_while_another_one_ends_counts() {
                 bans.remove(&ends);
             });
             barrier.wait();
-            bans.put(begins.clone(), None);
+            bans.put(begins.clone(), None, By::Operator);
         });
         assert!(bans.of_client(&account(""), &format!("b{round}"), &"x".into()).is_some(), "round {round}");
         bans.remove(&begins);
@@ -209,9 +232,9 @@ fn who_is_banned_is_not_counted_and_no_ban_of_a_rule_ends_another_one_sooner() {
     let config = BansConfig { flapping: rule(1, 60, 60), violations: rule(1, 60, 60), ..BansConfig::default() };
     let bans = Bans::new(&config, None, Metrics::new());
     let network = |text: &str| Whom::Address(text.parse().unwrap());
-    bans.put(network("192.0.2.1/32"), None);
-    bans.put(network("192.0.2.128/25"), None);
-    bans.put(Whom::Client(account(""), "lamp".into(), None), None);
+    bans.put(network("192.0.2.1/32"), None, By::Operator);
+    bans.put(network("192.0.2.128/25"), None, By::Operator);
+    bans.put(Whom::Client(account(""), "lamp".into(), None), None, By::Operator);
     bans.violated(addr(1));
     bans.violated(addr(129));
     bans.connected(&account(""), "eve", &"lamp".into());
@@ -220,7 +243,7 @@ fn who_is_banned_is_not_counted_and_no_ban_of_a_rule_ends_another_one_sooner() {
     let of = |left| (network("192.0.2.2/32"), Duration::from_secs(left));
     let make = |(whom, left)| bans.make(whom, left, BanCause::Violations);
     make(of(60));
-    bans.put(of(0).0, Some(Duration::from_secs(600)));
+    bans.put(of(0).0, Some(Duration::from_secs(600)), By::Operator);
     make(of(60));
     assert_eq!(bans.take_made().len(), 1);
     bans.retain(|_| true);

@@ -43,8 +43,15 @@ pub struct Bans {
 pub enum BanNews {
     /// What follows is everything that there is, up to [`BanNews::Complete`].
     Begins,
-    /// Somebody is banned, for so long from now, or for ever.
-    Banned(BanSubject, Option<Duration>),
+    /// Somebody is banned.
+    Banned {
+        /// Whom it is of.
+        whom: BanSubject,
+        /// For so long from now; `None`: for ever.
+        left: Option<Duration>,
+        /// By a rule of a sidecar, not by a person.
+        is_by_rule: bool,
+    },
     /// Somebody is not banned any more.
     Ended(BanSubject),
     /// Everything was read.
@@ -71,6 +78,8 @@ struct Entry {
     duration_s: Option<u64>,
     /// Why, for people.
     reason: Option<String>,
+    /// A sidecar has written it, by a rule.
+    by_rule: bool,
 }
 
 impl Bans {
@@ -87,7 +96,7 @@ impl Bans {
         self.assets.ensure(&self.spec).await.map(drop)
     }
 
-    /// Writes a ban down, unless there is one of the same that ends no sooner, an operator's or another sidecar's.
+    /// Writes a ban of a rule down, unless there is one of the same that ends no sooner, an operator's or another sidecar's.
     ///
     /// # Errors
     /// See [`BanError`].
@@ -99,7 +108,8 @@ impl Bans {
             return Ok(());
         }
         let seconds = left.as_secs().clamp(1, TTL_MAX_S);
-        let entry = Entry { version: ENTRY_VERSION, duration_s: Some(seconds), reason: Some(reason.to_owned()) };
+        let (duration_s, reason) = (Some(seconds), Some(reason.to_owned()));
+        let entry = Entry { version: ENTRY_VERSION, duration_s, reason, by_rule: true };
         let value = Value::Put(serde_json::to_vec(&entry).map_err(Unavailable::new)?.into());
         let ttl_s = u32::try_from(seconds).ok();
         // Who has written since knows better; then it is looked at again.
@@ -149,9 +159,9 @@ impl Bans {
             tracing::warn!(?whom, "what is written of a ban cannot be read: it has no end, until it is deleted");
             Entry::default()
         });
-        let Some(seconds) = entry.duration_s else { return Some(BanNews::Banned(whom, None)) };
-        let left = self.left(seconds, stored_at_ms);
-        Some(if left.is_zero() { BanNews::Ended(whom) } else { BanNews::Banned(whom, Some(left)) })
+        let (left, is_by_rule) = (entry.duration_s.map(|seconds| self.left(seconds, stored_at_ms)), entry.by_rule);
+        let is_over = left.is_some_and(|left| left.is_zero());
+        Some(if is_over { BanNews::Ended(whom) } else { BanNews::Banned { whom, left, is_by_rule } })
     }
 }
 
@@ -203,7 +213,8 @@ mod tests {
 
     #[test]
     fn what_an_operator_leaves_out_is_not_said_and_what_a_later_version_adds_is_left_alone() {
-        let entry = |duration_s, reason: Option<&str>| Entry { version: 0, duration_s, reason: reason.map(Into::into) };
+        let entry =
+            |duration_s, reason: Option<&str>| Entry { duration_s, reason: reason.map(Into::into), ..Entry::default() };
         for (text, expected) in [
             ("", Some(entry(None, None))),
             (" \n", Some(entry(None, None))),
