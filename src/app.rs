@@ -269,7 +269,7 @@ async fn serve(
     let metrics = Arc::clone(&process.metrics);
     let bans = Bans::new(&config.bans, home.store().account_name(), Arc::clone(&metrics));
     let shared = home.store().bans().filter(|_| config.bans.shared).cloned();
-    accounts::keep_bans(accounts, &bans, shared);
+    let _ = until(&shutdown, Box::pin(accounts::keep_bans(accounts, &bans, shared))).await;
     let listening = listener::spawn(&config, metrics, (&process.revocations, &bans), mqtt, closing.clone()).await?;
     let (bound, arriving) = (listening.bound(), listening.drained());
     auth::tell_open_listeners(&bound);

@@ -321,11 +321,11 @@ impl Bans {
         if [&self.configured, &self.shared].iter().any(|table| table.read().lasts_until(&whom, until)) {
             return;
         }
-        tracing::warn!(%whom, cause = cause.text(), for_s = left.as_secs(), "banned");
-        self.metrics.bans.made(cause);
         if !self.enter(whom.clone(), Ban { until: Some(until), by: By::Rule, is_ours: true }, now) {
             return;
         }
+        tracing::warn!(%whom, cause = cause.text(), for_s = left.as_secs(), "banned");
+        self.metrics.bans.made(cause);
         let mut unwritten = self.unwritten.lock();
         if unwritten.len() < UNWRITTEN_MAX {
             unwritten.push((Made { whom, left, cause }, now));

@@ -8,6 +8,7 @@ use foldhash::HashSet;
 use mqtt_access::AccountId;
 use mqtt_codec::ReasonCode;
 use proto_map::{BanSubject, client_of};
+use tokio::sync::watch;
 
 use super::Accounts;
 use crate::account::{Control, Order};
@@ -24,19 +25,38 @@ const AT_ONCE: usize = 256;
 /// Bans that are over are forgotten so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
+/// How long listeners wait at most until it is known who is banned.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the bucket may take to be made before it is looked for.
+const MADE_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long to wait before JetStream is asked again.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The same for the bucket, when it cannot be made.
 const MAKE_AGAIN: Duration = Duration::from_secs(60);
 
-/// Carries out what `bans` says, for as long as accounts are served. `shared`: where other sidecars say the same.
-pub(crate) fn keep_bans(accounts: &Arc<Accounts>, bans: &Arc<Bans>, shared: Option<store::Bans>) {
+/// Carries out what `bans` says, for as long as accounts are served. `shared`: where other sidecars say the same. What this returns
+/// waits until all is known that they have said, for [`READ_WITHIN`] at most: who is let in before may be one who is banned.
+pub(crate) fn keep_bans(
+    accounts: &Arc<Accounts>,
+    bans: &Arc<Bans>,
+    shared: Option<store::Bans>,
+) -> impl Future<Output = ()> + use<> {
     let tasks = accounts.tasks();
     tasks.spawn(end_banned(Arc::clone(accounts), Arc::clone(bans)));
     tasks.spawn(sweep(Arc::clone(bans)));
+    let (is_read, mut read) = watch::channel(shared.is_none());
     if let Some(shared) = shared {
-        tasks.spawn(follow(Arc::clone(accounts), Arc::clone(bans), shared));
+        tasks.spawn(follow(Arc::clone(accounts), Arc::clone(bans), shared, is_read));
+    }
+    async move {
+        if tokio::time::timeout(READ_WITHIN, read.wait_for(|is_read| *is_read)).await.is_err() {
+            tracing::warn!(
+                "clients are let in before it is known who is banned: the bucket of bans cannot be read yet"
+            );
+        }
     }
 }
 
@@ -84,19 +104,30 @@ fn judge(accounts: &Accounts, bans: &Bans, control: &Control) {
     control.order(Order::Close(ReasonCode::AdministrativeAction));
 }
 
-/// Reads what others say, and writes what we do.
-async fn follow(accounts: Arc<Accounts>, bans: Arc<Bans>, shared: store::Bans) {
+/// Reads what others say, and writes what we do. A bucket that is not as it has to be may be there all the same.
+async fn follow(accounts: Arc<Accounts>, bans: Arc<Bans>, shared: store::Bans, is_read: watch::Sender<bool>) {
+    let (tried, mut is_tried) = watch::channel(false);
+    let sharing = async {
+        let _ = tokio::time::timeout(MADE_WITHIN, is_tried.wait_for(|is_tried| *is_tried)).await;
+        tokio::join!(read(&accounts, &bans, &shared, &is_read), write(&bans, &shared))
+    };
+    tokio::join!(make(&shared, &tried), sharing);
+}
+
+/// Makes sure that the bucket is there, and as it has to be.
+async fn make(shared: &store::Bans, tried: &watch::Sender<bool>) {
     let mut is_told = false;
     while let Err(error) = shared.ensure().await {
+        tried.send_replace(true);
         if !std::mem::replace(&mut is_told, true) {
-            tracing::warn!(%error, "bans are those of this sidecar alone: the bucket of bans cannot be made; bans.shared = false says so at once");
+            tracing::warn!(%error, "the bucket of bans is not there, or not as it has to be: bans that are made here may be those of this sidecar alone; bans.shared = false says so at once");
         }
         tokio::time::sleep(MAKE_AGAIN).await;
     }
-    tokio::join!(read(&accounts, &bans, &shared), write(&bans, &shared));
+    tried.send_replace(true);
 }
 
-async fn read(accounts: &Accounts, bans: &Bans, shared: &store::Bans) {
+async fn read(accounts: &Accounts, bans: &Bans, shared: &store::Bans, is_read: &watch::Sender<bool>) {
     let mut reader = shared.follow();
     // While all of it is read: those that are there.
     let mut seen = None;
@@ -122,7 +153,9 @@ async fn read(accounts: &Accounts, bans: &Bans, shared: &store::Bans) {
                     if let Some(seen) = seen.take() {
                         bans.retain(|whom| seen.contains(whom));
                     }
+                    is_read.send_replace(true);
                 }
+                BanNews::Missing => drop(is_read.send_replace(true)),
             }
         }
     }

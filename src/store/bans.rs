@@ -56,6 +56,8 @@ pub enum BanNews {
     Ended(BanSubject),
     /// Everything was read.
     Complete,
+    /// There is no bucket, and so nothing to read yet.
+    Missing,
 }
 
 /// Why a ban was not written down.
@@ -141,7 +143,7 @@ impl Bans {
             pace: Pace { batch: BATCH_MAX, bytes: 2 << 20, overlap: true },
         };
         let reader = Reader::new(self.readers.clone(), self.readers.link.clone(), source, 1);
-        BansReader { bans: self.clone(), reader, is_snapshot: true }
+        BansReader { bans: self.clone(), reader, is_snapshot: true, is_missing: false }
     }
 
     fn news(&self, entry: LogEntry) -> Option<BanNews> {
@@ -178,11 +180,16 @@ pub struct BansReader {
     bans: Bans,
     reader: Reader,
     is_snapshot: bool,
+    is_missing: bool,
 }
 
 impl BansReader {
     /// What is new, in its order; perhaps nothing. Waits for more, and comes back now and then. A bucket that is gone is made again.
     pub async fn next(&mut self) -> Vec<BanNews> {
+        if std::mem::take(&mut self.is_missing) {
+            tokio::time::sleep(MISSING_PAUSE).await;
+            self.bans.bucket.make_again().await;
+        }
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut news = Vec::new();
         match self.reader.next(&mut batch, BATCH_MAX).await {
@@ -191,8 +198,8 @@ impl BansReader {
                 news.push(BanNews::Begins);
             }
             Ok(Progress::StreamMissing) => {
-                tokio::time::sleep(MISSING_PAUSE).await;
-                self.bans.bucket.make_again().await;
+                self.is_missing = true;
+                return vec![BanNews::Missing];
             }
             Ok(Progress::Restarted { .. } | Progress::Read) => {}
             // The reader has paused already.

@@ -16,8 +16,12 @@ async fn put(nats: &async_nats::Client, key: &str, value: &str) {
         info["error"].is_null()
     })
     .await;
-    nats.publish(format!("$KV.MQTT_bans.{key}"), value.to_owned().into()).await.unwrap();
+    put_now(nats, key, value).await;
     nats.flush().await.unwrap();
+}
+
+async fn put_now(nats: &async_nats::Client, key: &str, value: &str) {
+    nats.publish(format!("$KV.MQTT_bans.{key}"), value.to_owned().into()).await.unwrap();
 }
 
 async fn delete(nats: &async_nats::Client, key: &str) {
@@ -139,4 +143,44 @@ async fn an_outage_of_nats_takes_no_ban_away_and_what_is_made_meanwhile_is_writt
     assert_eq!(answer(&a, Options::v5("old")).await, ReasonCode::Banned);
     server.restart();
     eventually("the other one learns of it", async || answer(&b, clean()).await == ReasonCode::Banned).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_let_in_before_it_is_known_who_is_banned() {
+    let server = NatsServer::start();
+    let mut sidecar = Sidecar::start(&server, "sidecar").await;
+    let nats = server.client().await;
+    // The last of many.
+    for number in 0..3_000 {
+        put_now(&nats, &format!("client.{number}"), "").await;
+    }
+    put(&nats, "client.lamp", "").await;
+    eventually("it is known", async || answer(&sidecar, Options::v5("lamp")).await == ReasonCode::Banned).await;
+    for _ in 0..3 {
+        sidecar.restart().await;
+        assert_eq!(answer(&sidecar, Options::v5("lamp")).await, ReasonCode::Banned);
+    }
+    assert!(!sidecar.log().contains("let in before"), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_an_operator_has_made_in_a_way_of_his_own_is_read_all_the_same() {
+    let server = NatsServer::start();
+    let nats = server.client().await;
+    let config = serde_json::json!({
+        "name": "KV_MQTT_bans", "subjects": ["$KV.MQTT_bans.>"], "max_msgs_per_subject": 5, "allow_direct": true
+    });
+    let made = js_api(&nats, "STREAM.CREATE.KV_MQTT_bans", &config).await;
+    assert!(made["error"].is_null(), "{made}");
+    put(&nats, "client.lamp", "").await;
+    let sidecar = Sidecar::start(&server, "sidecar").await;
+    assert_eq!(answer(&sidecar, Options::v5("lamp")).await, ReasonCode::Banned);
+    delete(&nats, "client.lamp").await;
+    put(&nats, "client.hub", "").await;
+    eventually("it is followed", async || {
+        answer(&sidecar, Options::v5("lamp")).await == ReasonCode::Success
+            && answer(&sidecar, Options::v5("hub")).await == ReasonCode::Banned
+    })
+    .await;
+    assert_eq!(sidecar.log().matches("not as it has to be").count(), 1, "{}", sidecar.log());
 }
