@@ -58,7 +58,7 @@ pub struct Limits {
     pub scopes: Scopes,
 }
 
-/// What a listener counts by itself, since it has a limit of its own; everything else is counted of all listeners.
+/// What a listener counts by itself, since it has a limit or a burst of its own; everything else is counted of all listeners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scopes {
     /// Connections of an address.
@@ -89,8 +89,9 @@ impl LimitsConfig {
             byte_rate: allowance(byte, byte_of_all),
             scopes: Scopes {
                 per_address: self.connections_per_address.is_some(),
-                rate: self.connection_rate.is_some(),
-                rate_per_address: self.connection_rate_per_address.is_some(),
+                // A burst of its own needs a bucket of its own.
+                rate: connection.0.or(connection.1).is_some(),
+                rate_per_address: per_address.0.or(per_address.1).is_some(),
             },
         }
     }

@@ -1,7 +1,11 @@
 //! Who is let in, as far as numbers go: connections, of all listeners, of one, and of an address, and how many are taken in a
 //! second. The limits can change while listeners are open; a lower one ends nobody.
 //!
-//! What belongs to an address can be taken for another one later ([`Gate::move_to`]), when it is known who is behind a proxy.
+//! What belongs to an address can be taken for another one later ([`Gate::move_to`]), when it is known who is behind a proxy; until
+//! then a connection takes nothing of any rate.
+//!
+//! **Invariant:** whoever is refused takes nothing: places come first and are given back, and of rates it takes only when there is
+//! everything else.
 //!
 //! Whoever is refused is told so by CONNACK as long as that is cheap: so many a second, and so many at a time. What is beyond is
 //! closed when it is accepted.
@@ -14,7 +18,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::pacing::Pacing;
+use super::pacing::{self, Pacing};
 use super::places::{Addresses, Counted};
 use crate::config::Limits;
 use crate::metrics::Limit;
@@ -78,6 +82,8 @@ pub(super) struct Admitted {
     _places: [Place; 2],
     /// `None`: it is not known yet whose it is.
     _address: Option<Counted>,
+    /// It has taken of the rate of all.
+    is_paced: bool,
 }
 
 /// One more that is counted.
@@ -138,35 +144,49 @@ impl Gate {
     }
 
     /// Lets somebody in, or says what there is no more of. What is of the address comes first, so that whoever asks too often takes
-    /// nothing from others; `None`: it is a proxy, and not known yet whose connection it is.
+    /// nothing from others; `None`: it is a proxy, and not known yet whose connection it is, which [`Gate::move_to`] or
+    /// [`Gate::settle`] says later.
     pub(super) fn admit(&self, addr: Option<IpAddr>) -> Result<Admitted, Limit> {
-        let (limits, now) = (self.limits.get(), self.hall.now());
-        let address = addr.map(|addr| self.address(addr, &limits, now)).transpose()?;
-        let pacing = if limits.scopes.rate { &self.pacing } else { &self.hall.pacing };
-        if !pacing.takes(limits.connection_rate, now) {
-            return Err(Limit::ConnectionRate);
-        }
+        let limits = self.limits.get();
+        let address = addr.map(|addr| self.address(addr, &limits)).transpose()?;
         let most = self.hall.connections_max.load(Ordering::Relaxed);
         let in_hall = Place::take(&self.hall.connections, most).ok_or(Limit::Connections)?;
         let most = limits.connections.unwrap_or(u32::MAX);
         let here = Place::take(&self.connections, most).ok_or(Limit::ListenerConnections)?;
-        Ok(Admitted { _places: [in_hall, here], _address: address })
+        if addr.is_some() {
+            self.pace(addr, true, &limits)?;
+        }
+        Ok(Admitted { _places: [in_hall, here], _address: address, is_paced: addr.is_some() })
     }
 
     /// This address is behind a connection: it counts for that one from now on. What it has taken stays when that one has too many.
     pub(super) fn move_to(&self, admitted: &mut Admitted, addr: IpAddr) -> Result<(), Limit> {
-        admitted._address = Some(self.address(addr, &self.limits.get(), self.hall.now())?);
+        let limits = self.limits.get();
+        let address = self.address(addr, &limits)?;
+        self.pace(Some(addr), !admitted.is_paced, &limits)?;
+        (admitted._address, admitted.is_paced) = (Some(address), true);
         Ok(())
     }
 
-    fn address(&self, addr: IpAddr, limits: &Limits, now: Nanos) -> Result<Counted, Limit> {
-        let addr = network_of(addr);
-        let pacing = if limits.scopes.rate_per_address { &self.pacing } else { &self.hall.pacing };
-        if !pacing.takes_address(addr, limits.connection_rate_per_address, now) {
-            return Err(Limit::ConnectionRatePerAddress);
-        }
+    /// Nobody is behind a connection but the proxy itself: it counts for no address.
+    pub(super) fn settle(&self, admitted: &mut Admitted) -> Result<(), Limit> {
+        self.pace(None, !admitted.is_paced, &self.limits.get())?;
+        admitted.is_paced = true;
+        Ok(())
+    }
+
+    fn address(&self, addr: IpAddr, limits: &Limits) -> Result<Counted, Limit> {
         let addresses = if limits.scopes.per_address { &self.addresses } else { &self.hall.addresses };
-        addresses.enter(addr, limits.connections_per_address.unwrap_or(0)).ok_or(Limit::ConnectionsPerAddress)
+        let most = limits.connections_per_address.unwrap_or(0);
+        addresses.enter(network_of(addr), most).ok_or(Limit::ConnectionsPerAddress)
+    }
+
+    /// Takes of the rates: of that of an address, and of that of all.
+    fn pace(&self, addr: Option<IpAddr>, of_all: bool, limits: &Limits) -> Result<(), Limit> {
+        let pacing = |is_own: bool| if is_own { &self.pacing } else { &self.hall.pacing };
+        let all = (pacing(limits.scopes.rate), limits.connection_rate.filter(|_| of_all));
+        let of_address = (pacing(limits.scopes.rate_per_address), limits.connection_rate_per_address);
+        pacing::take(all, addr.map(|addr| (network_of(addr), of_address)), self.hall.now())
     }
 }
 
@@ -219,6 +239,44 @@ mod tests {
         assert_eq!(gate.admit(Some(addr(50))).err(), Some(Limit::ConnectionRate));
         assert!(own.admit(Some(addr(51))).is_ok());
         assert_eq!(own.admit(Some(addr(52))).err(), Some(Limit::ConnectionRate), "its own");
+    }
+
+    #[test]
+    fn whoever_finds_no_place_takes_nothing_of_a_rate() {
+        let [gate, _] = gates(
+            "connection_rate = \"1/s\"\nconnection_burst = 3\nconnection_rate_per_address = \"1/s\"\nconnection_burst_per_address = 2",
+            "",
+        );
+        gate.hall.set_connections_max(1);
+        let held = gate.admit(Some(addr(1))).unwrap();
+        assert!((0..10).all(|_| gate.admit(Some(addr(1))).err() == Some(Limit::Connections)));
+        drop(held);
+        assert!(gate.admit(Some(addr(1))).is_ok() && gate.admit(Some(addr(2))).is_ok());
+        assert_eq!(gate.hall.connections.load(Ordering::Relaxed), 0, "whoever is refused gives back what it has");
+        assert_eq!(gate.admit(Some(addr(1))).err(), Some(Limit::ConnectionRatePerAddress));
+        assert_eq!(gate.admit(Some(addr(3))).err(), Some(Limit::ConnectionRate));
+        assert_eq!(gate.hall.connections.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_rate_is_taken_when_it_is_known_whose_a_connection_is_and_once() {
+        let [gate, _] = gates("connection_rate = \"1/s\"\nconnection_burst = 3", "");
+        let mut unknown: Vec<_> = (0..5).map(|_| gate.admit(None).unwrap()).collect();
+        let mut direct = gate.admit(Some(addr(1))).unwrap();
+        assert!(gate.move_to(&mut direct, addr(2)).is_ok(), "it has taken of the rate");
+        let [first, second, third, ..] = &mut *unknown else { unreachable!() };
+        assert_eq!((gate.settle(first), gate.settle(first)), (Ok(()), Ok(())));
+        assert!(gate.move_to(second, addr(3)).is_ok() && gate.move_to(second, addr(4)).is_ok());
+        assert_eq!(gate.move_to(third, addr(5)), Err(Limit::ConnectionRate));
+        assert_eq!(gate.settle(third), Err(Limit::ConnectionRate));
+    }
+
+    #[test]
+    fn a_burst_of_one_listener_is_nothing_to_the_others() {
+        let [plain, own] = gates("connection_rate = \"1/s\"\nconnection_burst = 20", "connection_burst = 1");
+        assert!(own.admit(Some(addr(1))).is_ok());
+        assert_eq!(own.admit(Some(addr(1))).err(), Some(Limit::ConnectionRate));
+        assert!((0..20).all(|_| plain.admit(Some(addr(2))).is_ok()));
     }
 
     #[test]

@@ -139,13 +139,24 @@ impl Reception {
             true => Err(Refused::Banned),
             false => self.gate.move_to(admitted, peer.addr.counted_by()).map_err(Refused::Limit),
         };
-        match moved {
-            Ok(()) => peer.handshake.move_to(peer.addr.counted_by()),
-            Err(why) => {
-                let Some(telling) = self.refuse(peer.addr, why) else { return false };
-                (*taken, peer.refused) = (Taken::Telling(telling), Some(why));
-            }
+        if moved.is_ok() {
+            peer.handshake.move_to(peer.addr.counted_by());
         }
+        self.stays(peer, taken, moved)
+    }
+
+    /// It is known now that it is nobody's but the proxy's. `false`: it is to be closed.
+    pub(super) fn take_as_own(&self, peer: &mut Peer, taken: &mut Taken) -> bool {
+        let Taken::Admitted(admitted) = taken else { return true };
+        let settled = self.gate.settle(admitted).map_err(Refused::Limit);
+        self.stays(peer, taken, settled)
+    }
+
+    /// Whether a connection stays, perhaps only to be told that it is refused.
+    fn stays(&self, peer: &mut Peer, taken: &mut Taken, settled: Result<(), Refused>) -> bool {
+        let Err(why) = settled else { return true };
+        let Some(telling) = self.refuse(peer.addr, why) else { return false };
+        (*taken, peer.refused) = (Taken::Telling(telling), Some(why));
         true
     }
 

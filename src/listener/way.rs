@@ -46,10 +46,15 @@ impl Way {
         if !proxied.accept(stream, peer).await {
             return false;
         }
-        // Who speaks HTTP for others behind the proxy says it later. A connection of the proxy's own is nobody else's.
-        let is_of_others =
-            peer.addr == before || self.upgrade.as_ref().is_some_and(|upgrade| upgrade.trusts(peer.addr));
-        is_of_others || self.reception.take_as(peer, taken)
+        if self.upgrade.as_ref().is_some_and(|upgrade| upgrade.trusts(peer.addr)) {
+            // Who speaks HTTP for others behind the proxy says it later.
+            return true;
+        }
+        match peer.addr == before {
+            // A connection of the proxy's own is nobody else's.
+            true => self.reception.take_as_own(peer, taken),
+            false => self.reception.take_as(peer, taken),
+        }
     }
 
     /// The stream of a connection with all that is encrypted taken off.
