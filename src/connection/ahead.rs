@@ -45,6 +45,11 @@ impl Ahead {
         self.cost < AHEAD_MAX && !self.is_complete
     }
 
+    /// Whether the last packet of the client is among them.
+    pub(super) const fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
     /// Bytes that wait, about.
     pub(super) const fn cost(&self) -> usize {
         self.cost

@@ -2,6 +2,8 @@
 //! overtake them, and when that is full, or bytes are what there are too many of, the socket is not read. Nothing is lost, and
 //! nobody is taken for dead for that (`life`).
 //!
+//! Who has said goodbye is waited for at most [`GOODBYE_WITHIN`], and who is gone not at all: what is left then is published at once.
+//!
 //! **Invariant:** who has no rate pays one look at an `Option`.
 
 use std::time::Instant;
@@ -10,6 +12,7 @@ use mqtt_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
+use super::input::GOODBYE_WITHIN;
 use super::io::READ_SIZE;
 use super::rates::Rates;
 
@@ -24,9 +27,10 @@ where
         }
     }
 
-    /// Whether a publish is handled now, as far as rates go.
+    /// Whether a publish is handled now, as far as rates go. What has come of who is gone waits for none: it is what the connection
+    /// and the kernel have room for, and nobody else is to wait for who does not come back.
     pub(super) fn takes_message(&self) -> bool {
-        self.rates.as_ref().is_none_or(|rates| rates.takes_message())
+        self.remainder.is_some() || self.rates.as_ref().is_none_or(|rates| rates.takes_message())
     }
 
     /// A packet is handled.
@@ -61,6 +65,9 @@ where
     /// Says so when the client is held back, once until it has been slower for long enough.
     pub(super) fn tell_held_back(&mut self) {
         let Some(rates) = &mut self.rates else { return };
+        if self.ahead.is_complete() {
+            rates.end_within(GOODBYE_WITHIN);
+        }
         for limit in rates.news(!self.ahead.is_empty()) {
             self.account.refusals.hold_back(limit, &self.control.client_id);
         }

@@ -34,8 +34,8 @@ use crate::metrics::{Direction, DropReason, Limit};
 /// How long the rest is handled of a client that is gone, while JetStream takes its time.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a goodbye waits for the answers to what came before it.
-const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a goodbye waits for the answers to what came before it, and for rates.
+pub(super) const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The same when we end the connection, for which somebody waits.
 const ORDERED_WITHIN: Duration = Duration::from_secs(1);

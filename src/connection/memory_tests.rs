@@ -1,6 +1,7 @@
 //! A connection in memory: a pipe for its socket, an account that never reaches NATS, and the three by which the rest of the
 //! sidecar reaches it: its inbox, its completions and its control.
 
+mod held_back;
 mod places;
 mod rights;
 

@@ -1,7 +1,7 @@
 //! How fast a client is heard: messages that it may publish and bytes that it may send in a second.
 
 use std::num::NonZeroU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mqtt_access::{DeviceRules, Limit as Most};
 
@@ -22,6 +22,8 @@ pub(super) struct Rates {
     turn: Nanos,
     messages: Option<Rate>,
     bytes: Option<Rate>,
+    /// From then on messages are taken without a rate: there are no more to come.
+    ends: Option<Nanos>,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,7 @@ impl Rates {
     /// Of a client at a listener with these limits; `None` when it may send as fast as it likes.
     pub(super) fn of(limits: &Limits, rules: &DeviceRules, began: Instant) -> Option<Box<Self>> {
         let [messages, bytes] = allowances(limits, rules).map(|allowance| allowance.map(|of| Rate::new(of, 0)));
-        (messages.is_some() || bytes.is_some()).then(|| Box::new(Self { began, turn: 0, messages, bytes }))
+        (messages.is_some() || bytes.is_some()).then(|| Box::new(Self { began, turn: 0, messages, bytes, ends: None }))
     }
 
     /// The rates that count now, in place of others: what was gathered or taken stays so.
@@ -82,9 +84,16 @@ impl Rates {
         self.turn = Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX);
     }
 
+    /// The client has said its last word: what of it waits does so for this long at most.
+    pub(super) fn end_within(&mut self, within: Duration) {
+        let within = Nanos::try_from(within.as_nanos()).unwrap_or(Nanos::MAX);
+        self.ends.get_or_insert(self.turn.saturating_add(within));
+    }
+
     /// Whether one more message is taken now.
     pub(super) fn takes_message(&self) -> bool {
-        self.messages.as_ref().is_none_or(|rate| rate.bucket.tokens(self.turn) > 0)
+        self.ends.is_some_and(|ends| ends <= self.turn)
+            || self.messages.as_ref().is_none_or(|rate| rate.bucket.tokens(self.turn) > 0)
     }
 
     /// How many bytes are read now; 0: it is read later.
@@ -121,8 +130,9 @@ impl Rates {
         let now = self.turn;
         let messages = self.messages.as_ref().and_then(|rate| rate.bucket.until(1, now));
         let bytes = self.bytes.as_ref().and_then(|rate| rate.bucket.until(worth_reading(&rate.bucket), now));
-        let due = messages.into_iter().chain(bytes).min()?;
-        Some(self.began + std::time::Duration::from_nanos(now.saturating_add(due)))
+        let ends = self.ends.and_then(|ends| ends.checked_sub(now)).filter(|_| messages.is_some());
+        let due = messages.into_iter().chain(bytes).chain(ends).min()?;
+        Some(self.began + Duration::from_nanos(now.saturating_add(due)))
     }
 }
 
@@ -134,8 +144,6 @@ fn worth_reading(bucket: &Bucket) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn allowance(per_second: u64, burst: u64) -> Option<Allowance> {
