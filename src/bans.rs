@@ -82,7 +82,7 @@ pub(crate) struct Bans {
     counts: [AtomicUsize; 3],
     /// Held while those are counted and written down, so that what is written last was counted last.
     counting: Mutex<()>,
-    flapping: Mutex<Strikes<(AccountId, ByteString, Box<str>)>>,
+    flapping: Mutex<Strikes<Whom>>,
     failed_logins: Mutex<Strikes<IpAddr>>,
     violations: Mutex<Strikes<IpAddr>>,
     /// There is, or was, a listener with a mount point.
@@ -198,7 +198,13 @@ impl Bans {
 
     /// Whether a client of an account is banned, by its client id or its user. The account is nameless when it is the home account.
     /// `session_name`: the client id, with the mount point of its listener; a ban may be of either.
-    pub(crate) fn of_client(&self, account: &AccountId, user: &str, session_name: &ByteString) -> Option<BanKind> {
+    pub(crate) fn of_client(
+        &self,
+        account: &AccountId,
+        user: &str,
+        session_name: &ByteString,
+        addr: Option<IpAddr>,
+    ) -> Option<BanKind> {
         let is_banned =
             |whom: Whom, now: Millis| self.configured.read().has(&whom, now) || self.shared.read().has(&whom, now);
         let now = self.now();
@@ -207,7 +213,9 @@ impl Bans {
             let plain = mount_point.map(|_| ByteString::from(client_id));
             for name in [Some(session_name.clone()), plain].into_iter().flatten() {
                 let of_user = Whom::Client(account.clone(), name.clone(), Some(user.into()));
-                if is_banned(Whom::Client(account.clone(), name, None), now) || is_banned(of_user, now) {
+                let at = addr.map(|addr| Whom::ClientAt(account.clone(), name.clone(), user.into(), network_of(addr)));
+                let of_all = Whom::Client(account.clone(), name, None);
+                if [Some(of_all), Some(of_user), at].into_iter().flatten().any(|whom| is_banned(whom, now)) {
                     return Some(BanKind::Client);
                 }
             }
@@ -222,12 +230,12 @@ impl Bans {
         addr: Option<IpAddr>,
         account: &AccountId,
         user: &str,
-        client_id: &ByteString,
+        session_name: &ByteString,
     ) -> Option<BanKind> {
         if addr.is_some_and(|addr| self.is_address_banned(addr)) {
             return Some(BanKind::Address);
         }
-        self.of_client(account, user, client_id)
+        self.of_client(account, user, session_name, addr)
     }
 
     /// Somebody else has said that this one is banned, for so long from now, or for ever.
@@ -280,15 +288,22 @@ impl Bans {
         }
     }
 
-    /// A client has logged in. What is too often for one user bans nobody who has the same client id and is another one. Whoever is
-    /// banned already is not counted.
-    pub(crate) fn connected(&self, account: &AccountId, user: &str, client_id: &ByteString) {
-        if self.of_client(account, user, client_id).is_some() {
+    /// A client has logged in. Whoever is banned already is not counted.
+    ///
+    /// A client id is no proof of who somebody is. Where its user has the same name, nobody else has it, and it is counted wherever
+    /// it comes from; where many may share the user, or there is none, it is counted of its address, and banned there: nobody has
+    /// another one banned by taking its client id, nor as another user.
+    pub(crate) fn connected(&self, account: &AccountId, user: &str, session_name: &ByteString, addr: Option<IpAddr>) {
+        if self.judge(addr, account, user, session_name).is_some() {
             return;
         }
-        let key = || (account.clone(), client_id.clone(), user.into());
+        let is_proven = !user.is_empty() && client_of(session_name).1 == user;
+        let key = || match addr.filter(|_| !is_proven) {
+            Some(addr) => Whom::ClientAt(account.clone(), session_name.clone(), user.into(), network_of(addr)),
+            None => Whom::Client(account.clone(), session_name.clone(), Some(user.into())),
+        };
         if let Some(left) = self.flapping.lock().strike(self.now(), key) {
-            self.make(Whom::Client(account.clone(), client_id.clone(), Some(user.into())), left, BanCause::Flapping);
+            self.make(key(), left, BanCause::Flapping);
         }
     }
 

@@ -14,6 +14,7 @@ use super::Accounts;
 use crate::account::{Control, Order};
 use crate::bans::{Bans, By, Whom};
 use crate::config::read_network;
+use crate::network::network_of;
 use crate::store::{self, BanError, BanNews};
 
 /// Those that are banned are looked for at most so often.
@@ -73,13 +74,17 @@ async fn end_banned(accounts: Arc<Accounts>, bans: Arc<Bans>) {
     while changes.changed().await.is_ok() {
         let fresh = bans.take_fresh();
         let of_client = fresh.some.iter().filter_map(|whom| match whom {
-            Whom::Client(account, client_id, _) => accounts.client(account, client_id),
+            Whom::Client(account, client_id, _) | Whom::ClientAt(account, client_id, ..) => {
+                accounts.client(account, client_id)
+            }
             Whom::Address(_) | Whom::User(..) => None,
         });
         of_client.for_each(|control| judge(&accounts, &bans, &control));
         let is_wide = |whom: &Whom| match whom {
             Whom::Address(_) | Whom::User(..) => true,
-            Whom::Client(_, session_name, _) => bans.has_mounts() && client_of(session_name).0.is_none(),
+            Whom::Client(_, session_name, _) | Whom::ClientAt(_, session_name, ..) => {
+                bans.has_mounts() && client_of(session_name).0.is_none()
+            }
         };
         if fresh.is_everybody || fresh.some.iter().any(is_wide) {
             let everybody: Vec<_> = accounts.all().iter().flat_map(|account| account.clients()).collect();
@@ -203,7 +208,10 @@ fn whom(accounts: &Accounts, subject: &BanSubject) -> Option<Whom> {
             }
             Whom::Address(network?)
         }
-        BanSubject::Client { account: of, client_id, user } => {
+        BanSubject::Client { account: of, client_id, user: Some(user), address: Some(addr) } => {
+            Whom::ClientAt(account(of), client_id.as_str().into(), user.as_str().into(), network_of(*addr))
+        }
+        BanSubject::Client { account: of, client_id, user, .. } => {
             Whom::Client(account(of), client_id.as_str().into(), user.as_deref().map(Into::into))
         }
         BanSubject::User { account: of, user } => Whom::User(account(of), user.as_str().into()),
@@ -222,6 +230,13 @@ fn subject(whom: &Whom) -> BanSubject {
             account: named(account),
             client_id: client_id.to_string(),
             user: user.as_deref().map(str::to_owned),
+            address: None,
+        },
+        Whom::ClientAt(account, client_id, user, addr) => BanSubject::Client {
+            account: named(account),
+            client_id: client_id.to_string(),
+            user: Some(user.to_string()),
+            address: Some(*addr),
         },
         Whom::User(account, user) => BanSubject::User { account: named(account), user: user.to_string() },
     }

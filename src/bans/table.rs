@@ -34,6 +34,8 @@ pub(crate) enum Whom {
     Address(Network),
     /// A client id of an account, of one user or whoever it is.
     Client(AccountId, ByteString, Option<Box<str>>),
+    /// A client id of an account and a user, from one address, or what counts as one.
+    ClientAt(AccountId, ByteString, Box<str>, IpAddr),
     /// A user of an account.
     User(AccountId, Box<str>),
 }
@@ -43,7 +45,7 @@ impl Whom {
     pub(crate) const fn kind(&self) -> BanKind {
         match self {
             Self::Address(_) => BanKind::Address,
-            Self::Client(..) => BanKind::Client,
+            Self::Client(..) | Self::ClientAt(..) => BanKind::Client,
             Self::User(..) => BanKind::User,
         }
     }
@@ -53,12 +55,17 @@ impl fmt::Display for Whom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, account, name) = match self {
             Self::Address(network) => return write!(f, "address {network}"),
-            Self::Client(account, client_id, _) => ("client", account, &**client_id),
+            Self::Client(account, client_id, _) | Self::ClientAt(account, client_id, ..) => {
+                ("client", account, &**client_id)
+            }
             Self::User(account, user) => ("user", account, &**user),
         };
         write!(f, "{kind} {}", name.escape_debug())?;
-        if let Self::Client(_, _, Some(user)) = self {
+        if let Self::Client(_, _, Some(user)) | Self::ClientAt(_, _, user, _) = self {
             write!(f, " of user {}", user.escape_debug())?;
+        }
+        if let Self::ClientAt(.., addr) = self {
+            write!(f, " at {addr}")?;
         }
         if account.is_empty() { Ok(()) } else { write!(f, " of account {}", account.as_str().escape_debug()) }
     }
@@ -141,7 +148,7 @@ fn single(addr: IpAddr) -> Whom {
 fn wide(whom: &Whom) -> Option<Network> {
     match whom {
         Whom::Address(network) if single(network.address()) != *whom => Some(*network),
-        Whom::Address(_) | Whom::Client(..) | Whom::User(..) => None,
+        Whom::Address(_) | Whom::Client(..) | Whom::ClientAt(..) | Whom::User(..) => None,
     }
 }
 

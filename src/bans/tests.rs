@@ -74,7 +74,7 @@ fn the_configuration_bans_addresses_clients_and_users_of_an_account() {
     assert!(bans.is_address_banned(addr(15)) && !bans.is_address_banned(addr(16)));
     assert!(bans.is_address_banned(v6("::ffff:192.0.2.1")) && bans.is_address_banned(v6("2001:db8::7:1")));
     assert!(!bans.is_address_banned(v6("2001:db8:0:1::1")));
-    let of = |account_name: &str, user: &str, id: &str| bans.of_client(&account(account_name), user, &id.into());
+    let of = |account_name: &str, user: &str, id: &str| bans.of_client(&account(account_name), user, &id.into(), None);
     assert_eq!(of("", "", "lamp"), Some(BanKind::Client));
     assert_eq!(of("T1", "adam", "lamp"), None, "of another account");
     assert_eq!(of("T1", "eve", "x"), Some(BanKind::User));
@@ -93,14 +93,14 @@ fn the_configuration_bans_addresses_clients_and_users_of_an_account() {
     assert!(bans.take_fresh().is_everybody);
     // The home account by its name, which clients of it do not have.
     let bans = Bans::new(&list("[[bans.list]]\nuser = \"eve\"\naccount = \"HOME\""), Some("HOME"), Metrics::new());
-    assert_eq!(bans.of_client(&account(""), "eve", &"x".into()), Some(BanKind::User));
+    assert_eq!(bans.of_client(&account(""), "eve", &"x".into(), None), Some(BanKind::User));
 }
 
 #[test]
 fn a_ban_ends_by_itself_by_its_end_and_with_what_others_know() {
     let bans = Bans::none();
     let client = |id: &str| Whom::Client(account(""), id.into(), None);
-    let is_banned = |id: &str| bans.of_client(&account(""), "", &id.into()).is_some();
+    let is_banned = |id: &str| bans.of_client(&account(""), "", &id.into(), None).is_some();
     bans.put(client("short"), Some(Duration::ZERO), By::Operator);
     bans.put(client("long"), Some(Duration::from_secs(600)), By::Operator);
     bans.put(client("ever"), None, By::Operator);
@@ -119,13 +119,13 @@ fn a_ban_ends_by_itself_by_its_end_and_with_what_others_know() {
 fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     let config = BansConfig { flapping: rule(3, 60, 600), failed_logins: rule(2, 60, 60), ..BansConfig::default() };
     let bans = Bans::new(&config, None, Metrics::new());
-    let connect = |id: &str| bans.connected(&account("T1"), "eve", &id.into());
+    let connect = |id: &str| bans.connected(&account("T1"), "eve", &id.into(), None);
     (0..2).for_each(|_| connect("lamp"));
     connect("other");
     assert!(!bans.has_made());
     connect("lamp");
-    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), Some(BanKind::Client));
-    assert_eq!(bans.of_client(&account("T1"), "adam", &"lamp".into()), None, "whose client id it may be");
+    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into(), None), Some(BanKind::Client));
+    assert_eq!(bans.of_client(&account("T1"), "adam", &"lamp".into(), None), None, "whose client id it may be");
     let network: [IpAddr; 2] = ["2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap()];
     network.iter().for_each(|addr| bans.failed_login(*addr));
     assert!(bans.is_address_banned("2001:db8::3".parse().unwrap()), "one network of 64 bits");
@@ -134,7 +134,7 @@ fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     bans.retain(|_| false);
     let made = bans.take_made();
     bans.retain(|_| false);
-    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), Some(BanKind::Client));
+    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into(), None), Some(BanKind::Client));
     let shown: Vec<_> = made.iter().map(|made| (made.whom.to_string(), made.cause)).collect();
     let flapping = ("client lamp of user eve of account T1".to_owned(), BanCause::Flapping);
     assert_eq!(shown, [flapping, ("address 2001:db8::/64".to_owned(), BanCause::FailedLogins)]);
@@ -146,7 +146,7 @@ fn what_a_rule_bans_is_to_be_written_and_stays_while_it_is_not() {
     let flapping = Whom::Client(account("T1"), "lamp".into(), Some("eve".into()));
     bans.put(flapping, Some(Duration::from_secs(500)), By::Operator);
     bans.retain(|_| false);
-    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into()), None);
+    assert_eq!(bans.of_client(&account("T1"), "eve", &"lamp".into(), None), None);
     assert!(bans.is_address_banned("2001:db8::3".parse().unwrap()));
 }
 
@@ -197,7 +197,7 @@ fn whoever_looks_for_who_is_banned_finds_the_ban() {
             let is_over = puts.is_finished();
             for whom in bans.take_fresh().some {
                 let Whom::Client(account, id, _) = &whom else { unreachable!() };
-                assert!(bans.of_client(account, "", id).is_some(), "{whom} is said to be banned, and is not");
+                assert!(bans.of_client(account, "", id, None).is_some(), "{whom} is said to be banned, and is not");
             }
             if is_over {
                 break;
@@ -222,7 +222,7 @@ fn a_ban_that_is_put_while_another_one_ends_counts() {
             barrier.wait();
             bans.put(begins.clone(), None, By::Operator);
         });
-        assert!(bans.of_client(&account(""), &format!("b{round}"), &"x".into()).is_some(), "round {round}");
+        assert!(bans.of_client(&account(""), &format!("b{round}"), &"x".into(), None).is_some(), "round {round}");
         bans.remove(&begins);
     }
 }
@@ -237,7 +237,7 @@ fn who_is_banned_is_not_counted_and_no_ban_of_a_rule_ends_another_one_sooner() {
     bans.put(Whom::Client(account(""), "lamp".into(), None), None, By::Operator);
     bans.violated(addr(1));
     bans.violated(addr(129));
-    bans.connected(&account(""), "eve", &"lamp".into());
+    bans.connected(&account(""), "eve", &"lamp".into(), None);
     assert!(!bans.has_made(), "{:?}", bans.take_made());
     // Two are refused in the same moment, and an operator has banned it for longer in between.
     let of = |left| (network("192.0.2.2/32"), Duration::from_secs(left));
@@ -250,4 +250,26 @@ fn who_is_banned_is_not_counted_and_no_ban_of_a_rule_ends_another_one_sooner() {
     assert!(bans.shared.read().lasts_until(&of(0).0, bans.now() + 590_000));
     make(of(6_000));
     assert_eq!(bans.take_made().len(), 1, "for longer it may be");
+}
+
+#[test]
+fn nobody_has_another_one_banned_by_taking_its_client_id() {
+    let config = BansConfig { flapping: rule(3, 60, 600), ..BansConfig::default() };
+    for (user, address_counts) in [("", true), ("shared", true), ("lamp", false)] {
+        let bans = Bans::new(&config, None, Metrics::new());
+        let connect = |from| bans.connected(&account("T1"), user, &"lamp".into(), Some(addr(from)));
+        let is_banned = |user: &str, from| {
+            bans.of_client(&account("T1"), user, &"lamp".into(), Some(addr(from))) == Some(BanKind::Client)
+        };
+        connect(1);
+        connect(1);
+        connect(2);
+        assert_eq!(is_banned(user, 1), !address_counts, "{user:?}");
+        connect(1);
+        assert!(is_banned(user, 1), "{user:?}");
+        assert_eq!(is_banned(user, 2), !address_counts, "{user:?}");
+        assert!(!is_banned("adam", 1));
+        bans.put(bans.take_made()[0].whom.clone(), None, By::Rule);
+        assert!(is_banned(user, 1), "as others say it");
+    }
 }

@@ -67,7 +67,7 @@ where
 /// Whether a client that is known is banned.
 fn banned(peer: &Peer, accounts: &Accounts, principal: &Principal, session_name: &ByteString) -> Option<BanKind> {
     let account = accounts.account_of_ban(&principal.account);
-    peer.entrance.bans.of_client(&account, principal.user.owner(), session_name)
+    peer.entrance.bans.of_client(&account, principal.user.owner(), session_name, peer.addr.ip())
 }
 
 /// Why a client did not get into its account.

@@ -164,7 +164,7 @@ where
 fn heed_bans(peer: &Peer, stay: &Stay, control: &Control) {
     let (bans, principal) = (&peer.entrance.bans, control.inbox().rights.principal());
     let account = stay.account_of_ban(&principal.account);
-    bans.connected(&account, principal.user.owner(), &control.client_id);
+    bans.connected(&account, principal.user.owner(), &control.client_id, peer.addr.ip());
     if let Some(kind) = bans.judge(peer.addr.ip(), &account, principal.user.owner(), &control.client_id) {
         bans.refused(kind);
         control.order(Order::Close(ReasonCode::AdministrativeAction));

@@ -3,9 +3,16 @@
 use mqtt_codec::ReasonCode;
 use tempfile::TempDir;
 
+use crate::auth_file::hash;
 use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, eventually, js_api, msg};
 
+/// Who is banned while its session is being opened may be closed without an answer: then it asks again.
 async fn answer(sidecar: &Sidecar, options: Options) -> ReasonCode {
+    for _ in 0..3 {
+        if let Ok(client) = Client::try_open(sidecar.mqtt_port, options.clone()).await {
+            return client.connack.reason;
+        }
+    }
     Client::open(sidecar.mqtt_port, options).await.connack.reason
 }
 
@@ -146,6 +153,28 @@ async fn an_outage_of_nats_takes_no_ban_away_and_what_is_made_meanwhile_is_writt
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ban_that_no_key_has_room_for_keeps_no_other_from_being_shared() {
+    let server = NatsServer::start();
+    let (dir, eve) = (TempDir::new().unwrap(), "e".repeat(200));
+    let rule = "[bans]\nflapping = { count = 3 }";
+    let a = with_users(&server, &dir, rule, &[&eve, "adam"]).await;
+    let b = with_users(&server, &dir, rule, &[&eve, "adam"]).await;
+    // Its session has room in a key; its ban has the user beside it.
+    let long = "l".repeat(3_800);
+    let (of_eve, of_adam) = (|| user(&long, &eve, "right"), || user("short", "adam", "right"));
+    for options in [&of_eve as &dyn Fn() -> Options, &of_adam] {
+        for _ in 0..3 {
+            answer(&a, options()).await;
+        }
+        assert_eq!(answer(&a, options()).await, ReasonCode::Banned);
+    }
+    eventually("the other one knows", async || answer(&b, of_adam()).await == ReasonCode::Banned).await;
+    eventually("it is said", async || a.log().contains("longer than a key of NATS may be")).await;
+    assert_eq!(answer(&a, of_eve()).await, ReasonCode::Banned, "here it counts on");
+    assert_eq!(answer(&b, of_eve()).await, ReasonCode::Success);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_let_in_before_it_is_known_who_is_banned() {
     let server = NatsServer::start();
     let mut sidecar = Sidecar::start(&server, "sidecar").await;
@@ -183,4 +212,89 @@ async fn a_bucket_that_an_operator_has_made_in_a_way_of_his_own_is_read_all_the_
     })
     .await;
     assert_eq!(sidecar.log().matches("not as it has to be").count(), 1, "{}", sidecar.log());
+}
+
+/// A sidecar that knows users by their passwords, all "right".
+async fn with_users(server: &NatsServer, dir: &TempDir, more: &str, users: &[&str]) -> Sidecar {
+    let config = dir.path().join("nats-mqtt.toml");
+    let user = |name: &&str| format!("[[users]]\nname = \"{name}\"\npassword = \"{}\"\n", hash("right"));
+    let users: String = users.iter().map(user).collect();
+    std::fs::write(&config, format!("[auth]\nmode = \"file\"\n{more}\n{users}")).unwrap();
+    SidecarBuilder::new("sidecar", &["--nats", &server.url(), "-c", config.to_str().unwrap()]).start().await
+}
+
+fn user(id: &str, name: &str, password: &str) -> Options {
+    let mut options = Options::v5(id).password(password);
+    options.connect.username = Some(name.into());
+    options
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_from_which_too_many_fail_to_log_in_is_banned_whatever_its_passwords_are() {
+    let (server, dir) = (NatsServer::start(), TempDir::new().unwrap());
+    let sidecar = with_users(&server, &dir, "[bans]\nfailed_logins = { count = 3 }", &["eve", "adam"]).await;
+    let mut before = sidecar.connect(user("before", "adam", "right").from(5)).await;
+    for number in 0..3 {
+        let options = user(&format!("guess-{number}"), "eve", &number.to_string()).from(5);
+        assert_eq!(answer(&sidecar, options).await, ReasonCode::BadUserNameOrPassword);
+    }
+    assert_eq!(answer(&sidecar, user("eve", "eve", "right").from(5)).await, ReasonCode::Banned);
+    assert_eq!(before.closed().await, Some(ReasonCode::AdministrativeAction));
+    assert_eq!(answer(&sidecar, user("eve", "eve", "right").from(6)).await, ReasonCode::Success);
+    // That it is refused makes nothing of it worse.
+    for _ in 0..5 {
+        assert_eq!(answer(&sidecar, user("eve", "eve", "wrong").from(5)).await, ReasonCode::Banned);
+    }
+    assert!((sidecar.metric("mqtt_bans_made_total{cause=\"failed_logins\"}").await - 1.0).abs() < 0.1);
+    let nats = server.client().await;
+    delete(&nats, "address.127.0.0.5").await;
+    eventually("it may come again", async || {
+        answer(&sidecar, user("eve", "eve", "right").from(5)).await == ReasonCode::Success
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whom_an_operator_bans_is_disconnected_and_refused_whatever_its_client_ids_are() {
+    let (server, dir) = (NatsServer::start(), TempDir::new().unwrap());
+    let sidecar = with_users(&server, &dir, "", &["eve", "adam"]).await;
+    let nats = server.client().await;
+    let mut of_eve = Vec::new();
+    for id in ["one", "two"] {
+        of_eve.push(sidecar.connect(user(id, "eve", "right")).await);
+    }
+    let mut of_adam = sidecar.connect(user("three", "adam", "right")).await;
+    put(&nats, "user.eve", r#"{"duration_s":3600,"reason":"floods"}"#).await;
+    for client in &mut of_eve {
+        assert_eq!(client.closed().await, Some(ReasonCode::AdministrativeAction));
+    }
+    assert_eq!(answer(&sidecar, user("one", "eve", "right")).await, ReasonCode::Banned);
+    assert_eq!(answer(&sidecar, user("four", "eve", "right")).await, ReasonCode::Banned);
+    of_adam.ping().await;
+    assert_eq!(answer(&sidecar, user("five", "adam", "right")).await, ReasonCode::Success);
+    assert!(sidecar.metric("mqtt_bans_refused_total{kind=\"user\"}").await > 3.5);
+    assert!((sidecar.metric("mqtt_bans{kind=\"user\"}").await - 1.0).abs() < 0.1);
+    delete(&nats, "user.eve").await;
+    eventually("it may come again", async || {
+        answer(&sidecar, user("one", "eve", "right")).await == ReasonCode::Success
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_the_client_id_of_another_one_again_and_again_is_banned_and_the_other_one_is_not() {
+    let server = NatsServer::start();
+    let builder = |name| SidecarBuilder::of(&server, name).set("BANS__FLAPPING__COUNT", "4");
+    let (a, b) = (builder("a").start().await, builder("b").start().await);
+    for _ in 0..4 {
+        assert_eq!(answer(&a, Options::v5("lamp").from(5)).await, ReasonCode::Success);
+    }
+    for sidecar in [&a, &b] {
+        eventually("the other one knows", async || {
+            answer(sidecar, Options::v5("lamp").from(5)).await == ReasonCode::Banned
+        })
+        .await;
+        let mut lamp = sidecar.connect(Options::v5("lamp").from(6)).await;
+        lamp.ping().await;
+    }
 }

@@ -1,6 +1,8 @@
 //! Whom a ban is of, as a key of the bucket of bans. An operator writes such keys by hand, so that what is plain is plain there:
 //! `address.192.0.2.0/24`, `client.lamp`, `user.T1.lamp`; everything that a key cannot have is `=XX`.
 
+use std::net::IpAddr;
+
 use bytestring::ByteString;
 
 use super::Names;
@@ -20,6 +22,8 @@ pub enum BanSubject {
         client_id: String,
         /// Of this user only.
         user: Option<String>,
+        /// From this address only, where it is of one user.
+        address: Option<IpAddr>,
     },
     /// A user of an account.
     User {
@@ -49,7 +53,8 @@ impl Names {
 
     /// A ban: `$KV.MQTT_bans.address.<address>`, `$KV.MQTT_bans.client.<client>` of the home account,
     /// `$KV.MQTT_bans.client.<account>.<client>` of another one, and `user.` in the same way. Of a client id of one user only it is
-    /// `$KV.MQTT_bans.client.<account>.<client>.<user>`, with `=` for the home account.
+    /// `$KV.MQTT_bans.client.<account>.<client>.<user>`, with `=` for the home account, and from one address only
+    /// `$KV.MQTT_bans.client.<account>.<client>.<user>.<address>`.
     ///
     /// # Errors
     /// [`MapError::TooLong`]
@@ -74,11 +79,15 @@ impl Names {
                 }
                 Ok(out.into())
             }
-            BanSubject::Client { account, client_id, user: None } => named(CLIENT, account, client_id),
-            BanSubject::Client { account, client_id, user: Some(user) } => {
+            BanSubject::Client { account, client_id, user: None, .. } => named(CLIENT, account, client_id),
+            BanSubject::Client { account, client_id, user: Some(user), address } => {
                 let of_account = Some(account.clone().unwrap_or_default());
                 let client = named(CLIENT, &of_account, client_id)?;
-                client_key(&format!("{client}."), user, "")
+                let of_user = client_key(&format!("{client}."), user, "")?;
+                match address {
+                    None => Ok(of_user),
+                    Some(address) => client_key(&format!("{of_user}."), &address.to_string(), ""),
+                }
             }
             BanSubject::User { account, user } => named(USER, account, user),
         }
@@ -91,23 +100,29 @@ impl Names {
         if let Some(address) = key.strip_prefix(ADDRESS) {
             return unescaped(address).map(BanSubject::Address);
         }
-        let named = |rest: &str| match rest.split_once('.') {
-            None => Some((None, client_of_key(rest)?)),
-            Some((account, name)) => {
-                let account = Some(client_of_key(account)?).filter(|account| !account.is_empty());
-                Some((account, client_of_key(name)?))
-            }
-        };
+        let account_of = |token: &str| Some(Some(client_of_key(token)?).filter(|account| !account.is_empty()));
         if let Some(rest) = key.strip_prefix(CLIENT) {
-            let (rest, user) = match rest.rsplit_once('.') {
-                Some((rest, user)) if rest.contains('.') => (rest, Some(client_of_key(user)?)),
-                _ => (rest, None),
+            let mut tokens = rest.split('.');
+            let all = [tokens.next(), tokens.next(), tokens.next(), tokens.next(), tokens.next()];
+            let (account, client_id, user, address) = match all {
+                [Some(client_id), None, ..] => (None, client_id, None, None),
+                [Some(account), Some(client_id), user, address, None] => {
+                    (account_of(account)?, client_id, user, address)
+                }
+                _ => return None,
             };
-            let (account, client_id) = named(rest)?;
-            return Some(BanSubject::Client { account, client_id, user });
+            let client_id = client_of_key(client_id)?;
+            let user = user.map(|token| client_of_key(token).ok_or(())).transpose().ok()?;
+            let address = address.map(|token| client_of_key(token).ok_or(())).transpose().ok()?;
+            let address = address.map(|text| text.parse()).transpose().ok()?;
+            return Some(BanSubject::Client { account, client_id, user, address });
         }
-        let (account, user) = named(key.strip_prefix(USER)?)?;
-        Some(BanSubject::User { account, user })
+        let rest = key.strip_prefix(USER)?;
+        let (account, user) = match rest.split_once('.') {
+            None => (None, rest),
+            Some((account, user)) => (account_of(account)?, user),
+        };
+        Some(BanSubject::User { account, user: client_of_key(user)? })
     }
 }
 

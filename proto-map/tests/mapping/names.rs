@@ -75,10 +75,17 @@ fn a_ban_is_found_under_what_an_operator_writes_and_under_what_somebody_hostile_
         account: account.clone(),
         client_id: id.into(),
         user: None,
+        address: None,
     };
     let of_user = |account: &Option<String>, id: &str, user: &str| {
         let user = Some(user.into());
-        BanSubject::Client { account: account.clone(), client_id: id.into(), user }
+        BanSubject::Client { account: account.clone(), client_id: id.into(), user, address: None }
+    };
+    let at = |id: &str, user: &str, address: &str| BanSubject::Client {
+        account: None,
+        client_id: id.into(),
+        user: Some(user.into()),
+        address: Some(address.parse().unwrap()),
     };
     let user = |account: &Option<String>, user: &str| BanSubject::User { account: account.clone(), user: user.into() };
     for (key, subject) in [
@@ -91,6 +98,8 @@ fn a_ban_is_found_under_what_an_operator_writes_and_under_what_somebody_hostile_
         ("client.T=2E1.=", client(&other, "")),
         ("client.=.lamp.eve", of_user(&home, "lamp", "eve")),
         ("client.T=2E1.lamp.e=2Eve", of_user(&other, "lamp", "e.ve")),
+        ("client.=.lamp.eve.192=2E0=2E2=2E7", at("lamp", "eve", "192.0.2.7")),
+        ("client.=.lamp.=.2001=3Adb8=3A=3A", at("lamp", "", "2001:db8::")),
         ("user.lamp", user(&home, "lamp")),
         ("user.T=2E1.lamp", user(&other, "lamp")),
     ] {
@@ -98,9 +107,17 @@ fn a_ban_is_found_under_what_an_operator_writes_and_under_what_somebody_hostile_
         assert_eq!(names.ban(&subject).unwrap().to_string(), full);
         assert_eq!(names.strip_ban(&full), Some(subject), "{key}");
     }
-    for key in
-        ["client", "client.a.b.c.d", "client.=4", "client.a=2eb", "address.=ZZ", "other.x", "users.x", "client.."]
-    {
+    for key in [
+        "client",
+        "client.a.b.c.d",
+        "client.=.a.b.192=2E0=2E2=2E7.e",
+        "client.=4",
+        "client.a=2eb",
+        "address.=ZZ",
+        "other.x",
+        "users.x",
+        "client..",
+    ] {
         assert_eq!(names.strip_ban(&format!("$KV.MQTT_bans.{key}")), None, "{key}");
     }
     assert!(names.ban(&client(&home, &"\u{1}".repeat(4_000))).is_err());

@@ -5,7 +5,7 @@ use nats_mqtt::store::BanError;
 use proto_map::BanSubject;
 
 fn client(client_id: &str) -> BanSubject {
-    BanSubject::Client { account: None, client_id: client_id.to_owned(), user: None }
+    BanSubject::Client { account: None, client_id: client_id.to_owned(), user: None, address: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
