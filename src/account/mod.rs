@@ -10,7 +10,7 @@
 //! - `shared`: shared subscriptions; `requests`: request and reply between MQTT and NATS
 //! - `interop`: what NATS clients do that concerns sessions
 //! - `sys`: `$SYS/broker/…`; `events`: who comes and goes, for NATS
-//! - `membership`: our lease among the sidecars; `election`, `lead`: what one sidecar does for all; `registry`: who is connected; `control`: what is ordered of a connection
+//! - `membership`: our lease among the sidecars; `election`, `lead`: what one sidecar does for all; `registry`: who is connected; `rivals`: devices with one client id; `control`: what is ordered of a connection
 //! - `publishers`: who is asked what users may do that are away
 //! - `redirect`: where clients are told to go that are let go
 //! - `quotas`: how much a client may have; `census`: how many sessions there are; `vitals`: how all of this is, for metrics
@@ -41,6 +41,7 @@ pub(crate) mod redirect;
 mod registry;
 mod requests;
 mod rights;
+mod rivals;
 mod session_id;
 mod shared;
 mod starting;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::account::control::Control;
+use crate::account::rivals::Rivals;
 use crate::network::PeerAddr;
 use crate::shutdown::ShutdownSignal;
 
@@ -46,6 +47,7 @@ pub(crate) struct Registry {
     /// Connections that were taken over and have not ended yet are not in `clients` any more.
     leaving: Mutex<HashMap<ByteString, Vec<Arc<Control>>>>,
     changed: Notify,
+    rivals: Rivals,
     /// Whether anybody is in either.
     is_occupied: watch::Sender<bool>,
 }
@@ -83,6 +85,12 @@ impl Registry {
                 None => Entered::Alone,
             },
         }
+    }
+
+    /// A connection takes the session of these over: of two devices with one client id something is said.
+    pub(crate) fn note_takeover(&self, old: &[Arc<Control>], control: &Control) {
+        let from = old.last().and_then(|last| last.remote());
+        self.rivals.taken_over(&control.client_id, from, control.remote());
     }
 
     /// Nobody is entered any more. Returns all that are there.

@@ -378,3 +378,23 @@ async fn a_durable_subscriber_is_not_owed_the_wills_of_its_own_takeovers_twice()
     let got = watcher.shown_until("end").await;
     assert_eq!(got, (0..9).map(|n| format!("{topic} {n} qos2")).collect::<Vec<_>>(), "one will a takeover, in order");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_devices_with_one_client_id_are_named_in_one_line_with_both_addresses() {
+    let nats = NatsServer::start();
+    let sidecar = Sidecar::start(&nats, "sidecar").await;
+    let mut held = Vec::new();
+    // A device that comes back from where it was is no news, and neither is one that has moved.
+    for from in [2, 2, 2, 3] {
+        held.push(sidecar.connect(Options::v5("lamp").from(from)).await);
+    }
+    const LINE: &str = "take its session over from each other";
+    assert!(!sidecar.log().contains(LINE), "{}", sidecar.log());
+    for from in [2, 3, 2, 3] {
+        held.push(sidecar.connect(Options::v5("lamp").from(from)).await);
+    }
+    let log = sidecar.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(LINE)).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(["lamp", "127.0.0.2", "127.0.0.3"].iter().all(|text| lines[0].contains(text)), "{lines:?}");
+}
