@@ -9,7 +9,7 @@
 //!
 //! # Layout
 //! - `serving`: who enters, what opens and closes them; `room`: one account, from when it is wanted to when it is closed; `users`: how many
-//!   connections a user has
+//!   connections a user has; `rates`: how fast all clients of a user or an account are heard together
 //! - `banning`: ends those who are banned, and shares bans with other sidecars
 //! - `duties`: accounts that are open although nobody is connected
 //! - `pacing`: clients are let go in even steps
@@ -21,6 +21,7 @@
 mod banning;
 mod duties;
 mod pacing;
+mod rates;
 mod room;
 mod serving;
 mod users;
@@ -28,6 +29,7 @@ mod users;
 use std::sync::Arc;
 
 pub(crate) use banning::keep_bans;
+pub(crate) use rates::Shared;
 pub(crate) use room::{NotServed, Stay};
 pub(crate) use serving::{Accounts, Opener, Opening};
 

@@ -238,6 +238,7 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, outside: Outside) -> 
     let most = usize::try_from(config.nats.max_accounts).unwrap_or(usize::MAX);
     let opener = Configured::new(&config, &authenticator, &process.metrics, &process.redirect);
     let accounts = accounts::begin(home, Box::new(opener), most);
+    accounts.set_rates(config.limits.common());
     let served = Box::pin(serve(config, &process, &accounts, dispatch, (source, stamp, hangups), shutdown)).await;
     if tokio::time::timeout(CLOSE, accounts.close()).await.is_err() {
         tracing::warn!("some of the accounts do not close; ending without");

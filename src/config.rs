@@ -50,7 +50,7 @@ pub use drain::DrainConfig;
 pub use error::ConfigError;
 pub use jetstream::{BacklogLimits, DeclaredLogConfig, Ingest, JetStreamConfig, LogLimits, LogStorage};
 pub use jwt::{JwtConfig, ResolverConfig, read_operator, read_signing_key};
-pub use limits::{Limits, LimitsConfig, Scopes};
+pub use limits::{CommonLimits, Limits, LimitsConfig, Scopes};
 pub use listener_tls::{ClientCertificate, ListenerTlsConfig, SniConfig};
 pub use listeners::{ListenerAuth, ListenerConfig, ListenerKind, ListenersConfig, MqttVersion};
 pub use load::Overrides;

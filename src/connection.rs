@@ -28,6 +28,7 @@ mod reasons;
 mod reauthentication;
 mod retained;
 mod rights;
+mod shared_rates;
 mod subscribes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -138,7 +139,7 @@ struct Connection<S> {
     remote: PeerAddr,
     started: Instant,
     /// Its account is open until it is over.
-    _stay: Stay,
+    stay: Stay,
     /// It is counted until it is over.
     _counted: ConnectionGuard,
     /// SUBSCRIBE packets that are not carried out yet.

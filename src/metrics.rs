@@ -141,7 +141,7 @@ impl Default for Counts {
             share_groups: AtomicI64::new(0),
             share_members: AtomicI64::new(0),
             shared: Default::default(),
-            over_limit: Default::default(),
+            over_limit: [const { AtomicU64::new(0) }; Limit::COUNT],
             takeovers: Default::default(),
             scans: AtomicU64::new(0),
             scans_running: AtomicI64::new(0),

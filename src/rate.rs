@@ -2,7 +2,11 @@
 //! numbers: a unit is a billionth of a token, of which a nanosecond brings as many as a second brings tokens, so that nothing is
 //! lost to rounding however often somebody looks.
 
+mod line;
+
 use std::num::NonZeroU64;
+
+pub(crate) use self::line::{Line, Ticket};
 
 /// Units of one token.
 const TOKEN: u64 = 1_000_000_000;

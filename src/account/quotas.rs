@@ -79,6 +79,10 @@ impl Limit {
             Self::Bans => "the number of bans in force",
             Self::MessageRate => "limits.message_rate, or `mqtt:msg-rate` of the user,",
             Self::ByteRate => "limits.byte_rate, or `mqtt:byte-rate` of the user,",
+            Self::MessageRatePerUser => "limits.message_rate_per_user",
+            Self::ByteRatePerUser => "limits.byte_rate_per_user",
+            Self::MessageRatePerAccount => "limits.message_rate_per_account",
+            Self::ByteRatePerAccount => "limits.byte_rate_per_account",
             Self::Handshakes => "listeners.max_handshakes",
         }
     }
@@ -92,7 +96,12 @@ impl Limit {
             Self::Handshakes | Self::OpeningSize => ReasonCode::ServerBusy,
             Self::ConnectionRate | Self::ConnectionRatePerAddress => ReasonCode::ConnectionRateExceeded,
             // Nobody is told; what is beyond is read later.
-            Self::MessageRate | Self::ByteRate => ReasonCode::MessageRateTooHigh,
+            Self::MessageRate
+            | Self::ByteRate
+            | Self::MessageRatePerUser
+            | Self::ByteRatePerUser
+            | Self::MessageRatePerAccount
+            | Self::ByteRatePerAccount => ReasonCode::MessageRateTooHigh,
             Self::Subscriptions
             | Self::UserSubscriptions
             | Self::Accounts

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mqtt_access::AccountId;
 use tokio::sync::watch;
 
+use super::rates::Shared;
 use super::users::OfUser;
 use crate::account::Account;
 use crate::store::Occupancy;
@@ -96,11 +97,13 @@ pub(super) struct Places {
     pub(super) of_account: Option<Place>,
     /// Of its user.
     pub(super) of_user: Option<OfUser>,
+    /// How fast it is heard, together with others.
+    pub(super) rates: Vec<Shared>,
 }
 
 impl Places {
     const fn are_none(&self) -> bool {
-        self.of_account.is_none() && self.of_user.is_none()
+        self.of_account.is_none() && self.of_user.is_none() && self.rates.is_empty()
     }
 }
 
@@ -143,6 +146,11 @@ impl Stay {
     pub(super) fn with(mut self, places: Places) -> Self {
         self.places = (!places.are_none()).then(|| Box::new(places));
         self
+    }
+
+    /// How fast its client is heard, together with others.
+    pub(crate) fn rates(&self) -> &[Shared] {
+        self.places.as_ref().map_or(&[], |places| &places.rates)
     }
 
     /// Whether it is entered for a client as well.

@@ -11,9 +11,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::pacing;
+use super::rates::CommonRates;
 use super::room::{For, Guest, NotServed, Place, Places, Room, Stay};
 use super::users::{OfUser, Users};
 use crate::account::{Account, Control};
+use crate::config::CommonLimits;
 use crate::metrics;
 use crate::tasks::Tasks;
 
@@ -48,6 +50,8 @@ pub(crate) struct Accounts {
     rooms: Mutex<Rooms>,
     /// How many connections users have that have a limit.
     users: Arc<Users>,
+    /// How fast clients are heard together.
+    rates: CommonRates,
     /// What runs for none of them, or keeps one.
     tasks: Tasks,
 }
@@ -61,12 +65,18 @@ struct Rooms {
 impl Accounts {
     /// Beside a home account that is open, none is. `most`: those that may be there beside it.
     pub(crate) fn new(home: Arc<Account>, opener: Box<dyn Opener>, most: usize) -> Arc<Self> {
-        Arc::new(Self { home, opener, most, rooms: Mutex::default(), users: Arc::default(), tasks: Tasks::default() })
+        let (rooms, users, rates, tasks) = Default::default();
+        Arc::new(Self { home, opener, most, rooms, users, rates, tasks })
     }
 
     /// The home account.
     pub(crate) const fn home(&self) -> &Arc<Account> {
         &self.home
+    }
+
+    /// So fast all clients of a user or of an account are heard together from now on.
+    pub(crate) fn set_rates(&self, limits: CommonLimits) {
+        self.rates.set(limits);
     }
 
     /// What runs for none of them.
@@ -104,7 +114,8 @@ impl Accounts {
         let stay = entered?;
         let of_user = self.place_of_user(&stay, principal, session_name, most_of_user)?;
         let of_account = self.place_of_account(&stay, principal, session_name)?;
-        Ok(stay.with(Places { of_account, of_user }))
+        let rates = self.rates.of(|| self.name_of(&principal.account), principal.user.owner());
+        Ok(stay.with(Places { of_account, of_user, rates }))
     }
 
     fn place_of_account(

@@ -130,7 +130,7 @@ impl<H: Serve> Reloader<H> {
     }
 
     async fn replace_and_tell(&self, state: &mut State<H>, why: &str) -> Answer {
-        match self.replace(state).await {
+        match Box::pin(self.replace(state)).await {
             Ok((plan, has_new_limits)) => {
                 if has_new_limits {
                     self.parts.accounts.change_limits().await;
@@ -167,6 +167,7 @@ impl<H: Serve> Reloader<H> {
         }
         let is_closing = state.listening.take(prepared);
         let has_new_limits = state.listening.limit(next);
+        accounts.set_rates(next.limits.common());
         if is_closing {
             let (accounts, over) = (Arc::clone(accounts), next.drain.duration.get());
             tokio::spawn(async move { accounts.let_go_without_listener(over).await });

@@ -35,6 +35,32 @@ pub struct LimitsConfig {
     pub byte_rate: Option<ByteRate>,
     /// How many of them may come at once. Default: what a second brings.
     pub byte_burst: Option<ByteSize>,
+    /// Messages that all clients of one user may publish in a second together; what is beyond is read later. Default: no limit. This
+    /// and what follows is of all listeners, and none has one of its own.
+    pub message_rate_per_user: Option<Rate>,
+    /// How many of them may come at once. Default: what a second brings.
+    pub message_burst_per_user: Option<u32>,
+    /// Bytes that all clients of one user may send in a second together. Default: no limit.
+    pub byte_rate_per_user: Option<ByteRate>,
+    /// How many of them may come at once. Default: what a second brings.
+    pub byte_burst_per_user: Option<ByteSize>,
+    /// Messages that all clients of one account may publish in a second together. Default: no limit.
+    pub message_rate_per_account: Option<Rate>,
+    /// How many of them may come at once. Default: what a second brings.
+    pub message_burst_per_account: Option<u32>,
+    /// Bytes that all clients of one account may send in a second together. Default: no limit.
+    pub byte_rate_per_account: Option<ByteRate>,
+    /// How many of them may come at once. Default: what a second brings.
+    pub byte_burst_per_account: Option<ByteSize>,
+}
+
+/// Rates that several clients share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommonLimits {
+    /// Messages and bytes of all clients of one user.
+    pub of_user: [Option<Allowance>; 2],
+    /// Messages and bytes of all clients of one account.
+    pub of_account: [Option<Allowance>; 2],
 }
 
 /// What counts: nothing is absent any more, and `None` is no limit.
@@ -96,6 +122,27 @@ impl LimitsConfig {
         }
     }
 
+    /// The rates that several clients share.
+    #[must_use]
+    pub fn common(&self) -> CommonLimits {
+        let [user_messages, user_bytes, messages, bytes] =
+            self.common_rates().map(|written| allowance(written, (None, None)));
+        CommonLimits { of_user: [user_messages, user_bytes], of_account: [messages, bytes] }
+    }
+
+    fn common_rates(&self) -> [Written; 4] {
+        let messages = |rate: Option<Rate>, burst: Option<u32>| (rate.map(|Rate(rate)| rate), burst.map(u64::from));
+        let bytes = |rate: Option<ByteRate>, burst: Option<ByteSize>| {
+            (rate.map(|ByteRate(rate)| rate), burst.map(|ByteSize(bytes)| bytes))
+        };
+        [
+            messages(self.message_rate_per_user, self.message_burst_per_user),
+            bytes(self.byte_rate_per_user, self.byte_burst_per_user),
+            messages(self.message_rate_per_account, self.message_burst_per_account),
+            bytes(self.byte_rate_per_account, self.byte_burst_per_account),
+        ]
+    }
+
     fn rates(&self) -> [Written; 4] {
         let rate = |rate: Option<Rate>| rate.map(|Rate(rate)| rate);
         [
@@ -108,13 +155,18 @@ impl LimitsConfig {
 
     /// Looks whether bursts are those of something. `all`: what `[limits]` says, for that of a listener.
     pub(super) fn check(&self, all: &Self) -> Result<(), String> {
-        const NAMES: [(&str, &str); 4] = [
+        const NAMES: [(&str, &str); 8] = [
             ("connection_burst", "connection_rate"),
             ("connection_burst_per_address", "connection_rate_per_address"),
             ("message_burst", "message_rate"),
             ("byte_burst", "byte_rate"),
+            ("message_burst_per_user", "message_rate_per_user"),
+            ("byte_burst_per_user", "byte_rate_per_user"),
+            ("message_burst_per_account", "message_rate_per_account"),
+            ("byte_burst_per_account", "byte_rate_per_account"),
         ];
-        for (((rate, burst), (rate_of_all, _)), (key, of)) in self.rates().into_iter().zip(all.rates()).zip(NAMES) {
+        let of = |config: &Self| config.rates().into_iter().chain(config.common_rates());
+        for (((rate, burst), (rate_of_all, _)), (key, of)) in of(self).zip(of(all)).zip(NAMES) {
             match burst {
                 Some(0) => {
                     return Err(format!("{key} = 0 would let nothing through: write 1 or more, or leave it out"));
@@ -126,6 +178,13 @@ impl LimitsConfig {
             }
         }
         Ok(())
+    }
+
+    /// Looks whether a listener has what is of all of them only.
+    pub(super) fn check_own(&self) -> Result<(), String> {
+        let has = self.common_rates().iter().any(|(rate, burst)| rate.or(*burst).is_some());
+        let why = "what all clients of a user or an account share is of all listeners: write what ends in _per_user or _per_account, but for connections_per_user, in [limits]";
+        if has { Err(why.to_owned()) } else { Ok(()) }
     }
 }
 
@@ -165,6 +224,24 @@ mod tests {
         let own = LimitsConfig { connections_per_user: Some(0), ..LimitsConfig::default() };
         assert_eq!(own.over(&all), Limits::default(), "0 is no limit, and that of all is not that of each");
         assert_eq!(LimitsConfig::default().over(&all).connections_per_user, Some(3));
+    }
+
+    #[test]
+    fn what_clients_share_is_of_all_listeners() {
+        let all = LimitsConfig {
+            message_rate_per_user: Some(Rate(5)),
+            message_burst_per_user: Some(7),
+            byte_rate_per_account: Some(ByteRate(9)),
+            byte_rate_per_user: Some(ByteRate(0)),
+            ..LimitsConfig::default()
+        };
+        let shown = |of: [Option<Allowance>; 2]| of.map(|of| of.map(|of| (of.per_second.get(), of.burst.get())));
+        let CommonLimits { of_user, of_account } = all.common();
+        assert_eq!((shown(of_user), shown(of_account)), ([Some((5, 7)), None], [None, Some((9, 9))]));
+        assert_eq!((all.check(&LimitsConfig::default()), LimitsConfig::default().check_own()), (Ok(()), Ok(())));
+        assert!(all.check_own().is_err());
+        let burst = LimitsConfig { byte_burst_per_account: Some(ByteSize(1)), ..LimitsConfig::default() };
+        assert!(burst.check(&LimitsConfig::default()).unwrap_err().contains("byte_burst_per_account"));
     }
 
     #[test]

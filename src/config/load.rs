@@ -166,7 +166,7 @@ impl Config {
         self.limits.check(&LimitsConfig::default()).map_err(|message| ("limits", message))?;
         let mut listeners = self.listeners.all();
         listeners.try_for_each(|listener| {
-            let checked = listener.limits.check(&self.limits);
+            let checked = listener.limits.check_own().and_then(|()| listener.limits.check(&self.limits));
             checked.map_err(|message| (listener.kind.key(), format!("limits of {}: {message}", listener.name)))
         })
     }

@@ -119,7 +119,7 @@ where
             shares: HashMap::new(),
             remote,
             started: Instant::now(),
-            _stay: stay,
+            stay,
             _counted: counted,
             reads: Reads::default(),
             subscribes: Vec::new(),

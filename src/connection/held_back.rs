@@ -76,6 +76,6 @@ where
     /// Its user, or its listener, may say something else now.
     pub(super) fn look_for_rates(&mut self) {
         let (limits, principal) = (self.entrance.limits.get(), self.inbox.rights.principal());
-        self.rates = Rates::changed(self.rates.take(), &limits, &principal.rules);
+        self.rates = Rates::changed(self.rates.take(), &limits, &principal.rules, self.stay.rates());
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use mqtt_access::{DeviceRules, Limit as Most};
 
 use super::io::READ_SIZE;
+use super::shared_rates::SharedRates;
+use crate::accounts::Shared;
 use crate::config::Limits;
 use crate::metrics::Limit;
 use crate::rate::{Allowance, Bucket, Nanos};
@@ -22,6 +24,8 @@ pub(super) struct Rates {
     turn: Nanos,
     messages: Option<Rate>,
     bytes: Option<Rate>,
+    /// What it shares with others.
+    shared: Option<Box<SharedRates>>,
     /// From then on messages are taken without a rate: there are no more to come.
     ends: Option<Nanos>,
 }
@@ -57,15 +61,25 @@ fn allowances(limits: &Limits, rules: &DeviceRules) -> [Option<Allowance>; 2] {
 }
 
 impl Rates {
-    /// Of a client at a listener with these limits; `None` when it may send as fast as it likes.
-    pub(super) fn of(limits: &Limits, rules: &DeviceRules, began: Instant) -> Option<Box<Self>> {
+    /// Of a client at a listener with these limits, and what it shares with others; `None` when it may send as fast as it likes.
+    pub(super) fn of(limits: &Limits, rules: &DeviceRules, shared: &[Shared], began: Instant) -> Option<Box<Self>> {
         let [messages, bytes] = allowances(limits, rules).map(|allowance| allowance.map(|of| Rate::new(of, 0)));
-        (messages.is_some() || bytes.is_some()).then(|| Box::new(Self { began, turn: 0, messages, bytes, ends: None }))
+        let rates = Self { began, turn: 0, messages, bytes, shared: SharedRates::of(shared), ends: None };
+        (!rates.are_none()).then(|| Box::new(rates))
     }
 
-    /// The rates that count now, in place of others: what was gathered or taken stays so.
-    pub(super) fn changed(before: Option<Box<Self>>, limits: &Limits, rules: &DeviceRules) -> Option<Box<Self>> {
-        let Some(mut rates) = before else { return Self::of(limits, rules, Instant::now()) };
+    const fn are_none(&self) -> bool {
+        self.messages.is_none() && self.bytes.is_none() && self.shared.is_none()
+    }
+
+    /// The rates that count now, in place of others: what was gathered or taken stays so, and what it shares is the same.
+    pub(super) fn changed(
+        before: Option<Box<Self>>,
+        limits: &Limits,
+        rules: &DeviceRules,
+        shared: &[Shared],
+    ) -> Option<Box<Self>> {
+        let Some(mut rates) = before else { return Self::of(limits, rules, shared, Instant::now()) };
         let now = rates.turn;
         let change = |rate: &mut Option<Rate>, allowance: Option<Allowance>| match (rate.as_mut(), allowance) {
             (Some(rate), Some(allowance)) if rate.bucket.allowance() != allowance => rate.bucket.change(allowance, now),
@@ -75,13 +89,18 @@ impl Rates {
         let [messages, bytes] = allowances(limits, rules);
         change(&mut rates.messages, messages);
         change(&mut rates.bytes, bytes);
-        (rates.messages.is_some() || rates.bytes.is_some()).then_some(rates)
+        (!rates.are_none()).then_some(rates)
     }
 
     /// From now on it is this late.
     pub(super) fn begin_turn(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.began);
         self.turn = Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX);
+    }
+
+    /// The moment of this turn.
+    fn at(&self) -> Instant {
+        self.began + Duration::from_nanos(self.turn)
     }
 
     /// The client has said its last word: what of it waits does so for this long at most.
@@ -92,12 +111,20 @@ impl Rates {
 
     /// Whether one more message is taken now.
     pub(super) fn takes_message(&self) -> bool {
-        self.ends.is_some_and(|ends| ends <= self.turn)
-            || self.messages.as_ref().is_none_or(|rate| rate.bucket.tokens(self.turn) > 0)
+        if self.ends.is_some_and(|ends| ends <= self.turn) {
+            return true;
+        }
+        self.messages.as_ref().is_none_or(|rate| rate.bucket.tokens(self.turn) > 0)
+            && self.shared.as_ref().is_none_or(|shared| shared.takes_message(self.at()))
     }
 
     /// How many bytes are read now; 0: it is read later.
     pub(super) fn readable(&self) -> usize {
+        let shared = self.shared.as_ref().map_or(usize::MAX, |shared| shared.readable(self.at()));
+        self.readable_of_its_own().min(shared)
+    }
+
+    fn readable_of_its_own(&self) -> usize {
         let Some(Rate { bucket, .. }) = &self.bytes else { return READ_SIZE };
         let there = bucket.tokens(self.turn);
         if there < worth_reading(bucket) { 0 } else { usize::try_from(there).unwrap_or(READ_SIZE) }
@@ -108,6 +135,10 @@ impl Rates {
         if let Some(rate) = &mut self.messages {
             rate.bucket.spend(1, self.turn);
         }
+        let now = self.at();
+        if let Some(shared) = &mut self.shared {
+            shared.spend_message(now);
+        }
     }
 
     /// So many bytes were read.
@@ -115,14 +146,21 @@ impl Rates {
         if let Some(rate) = &mut self.bytes {
             rate.bucket.spend(u64::try_from(bytes).unwrap_or(u64::MAX), self.turn);
         }
+        let now = self.at();
+        if let Some(shared) = &mut self.shared {
+            shared.spend_bytes(bytes, now);
+        }
     }
 
     /// Which rates were reached that had not been for as long as it takes to gather their bursts. `is_waiting`: a message waits.
-    pub(super) fn news(&mut self, is_waiting: bool) -> impl Iterator<Item = Limit> + use<> {
-        let (now, is_held, is_unread) = (self.turn, is_waiting && !self.takes_message(), self.readable() == 0);
-        let messages = self.messages.as_mut().is_some_and(|rate| rate.note(is_held, now));
+    pub(super) fn news(&mut self, is_waiting: bool) -> impl Iterator<Item = Limit> {
+        let (now, at) = (self.turn, self.at());
+        let is_held = |rate: &Rate| is_waiting && rate.bucket.tokens(now) == 0;
+        let messages = self.messages.as_mut().is_some_and(|rate| rate.note(is_held(rate), now));
+        let is_unread = self.readable_of_its_own() == 0;
         let bytes = self.bytes.as_mut().is_some_and(|rate| rate.note(is_unread, now));
-        [messages.then_some(Limit::MessageRate), bytes.then_some(Limit::ByteRate)].into_iter().flatten()
+        let shared = self.shared.as_mut().into_iter().flat_map(move |shared| shared.news(is_waiting, at));
+        [messages.then_some(Limit::MessageRate), bytes.then_some(Limit::ByteRate)].into_iter().flatten().chain(shared)
     }
 
     /// When what was not taken will be.
@@ -130,8 +168,10 @@ impl Rates {
         let now = self.turn;
         let messages = self.messages.as_ref().and_then(|rate| rate.bucket.until(1, now));
         let bytes = self.bytes.as_ref().and_then(|rate| rate.bucket.until(worth_reading(&rate.bucket), now));
-        let ends = self.ends.and_then(|ends| ends.checked_sub(now)).filter(|_| messages.is_some());
-        let due = messages.into_iter().chain(bytes).chain(ends).min()?;
+        let ends = self.ends.and_then(|ends| ends.checked_sub(now)).filter(|ends| *ends > 0);
+        let shared = self.shared.as_ref().and_then(|shared| shared.due_in(self.at()));
+        let shared = shared.map(|due| Nanos::try_from(due.as_nanos()).unwrap_or(Nanos::MAX));
+        let due = messages.into_iter().chain(bytes).chain(ends).chain(shared).min()?;
         Some(self.began + Duration::from_nanos(now.saturating_add(due)))
     }
 }
@@ -162,7 +202,7 @@ mod tests {
             (&configured, Some(Most::Unlimited), None),
         ] {
             let rules = DeviceRules { message_rate: tag, ..DeviceRules::default() };
-            let rates = Rates::of(limits, &rules, Instant::now());
+            let rates = Rates::of(limits, &rules, &[], Instant::now());
             assert_eq!(rates.and_then(|rates| rates.messages).map(|rate| rate.bucket.allowance()), expected, "{tag:?}");
         }
     }
@@ -171,19 +211,19 @@ mod tests {
     fn a_rate_that_changes_gives_nothing_back() {
         let rules = DeviceRules::default();
         let limits = |rate| Limits { message_rate: rate, ..Limits::default() };
-        let mut rates = Rates::of(&limits(allowance(1, 5)), &rules, Instant::now()).unwrap();
+        let mut rates = Rates::of(&limits(allowance(1, 5)), &rules, &[], Instant::now()).unwrap();
         (0..5).for_each(|_| rates.spend_message());
-        let rates = Rates::changed(Some(rates), &limits(allowance(1, 50)), &rules).unwrap();
+        let rates = Rates::changed(Some(rates), &limits(allowance(1, 50)), &rules, &[]).unwrap();
         assert!(!rates.takes_message());
-        let rates = Rates::changed(Some(rates), &limits(allowance(1, 50)), &rules);
-        assert!(Rates::changed(rates, &limits(None), &rules).is_none());
-        assert!(Rates::changed(None, &limits(allowance(1, 1)), &rules).unwrap().takes_message());
+        let rates = Rates::changed(Some(rates), &limits(allowance(1, 50)), &rules, &[]);
+        assert!(Rates::changed(rates, &limits(None), &rules, &[]).is_none());
+        assert!(Rates::changed(None, &limits(allowance(1, 1)), &rules, &[]).unwrap().takes_message());
     }
 
     #[test]
     fn who_is_held_back_is_woken_when_it_is_not_any_more_whatever_the_time_is_by_then() {
         let (limits, began) = (Limits { message_rate: allowance(100, 1), ..Limits::default() }, Instant::now());
-        let mut rates = Rates::of(&limits, &DeviceRules::default(), began).unwrap();
+        let mut rates = Rates::of(&limits, &DeviceRules::default(), &[], began).unwrap();
         assert!(rates.takes_message() && rates.due_at().is_none());
         rates.spend_message();
         for late_ms in [10, 0, 25, 1_000] {
@@ -202,7 +242,7 @@ mod tests {
             [(100_000, 100_000, 10_000), (5, 5, 1), (1 << 30, 1 << 30, 32 * 1024), (1_000, 7, 7)]
         {
             let (limits, began) = (Limits { byte_rate: allowance(rate, burst), ..Limits::default() }, Instant::now());
-            let mut rates = Rates::of(&limits, &DeviceRules::default(), began).unwrap();
+            let mut rates = Rates::of(&limits, &DeviceRules::default(), &[], began).unwrap();
             assert_eq!((rates.readable() as u64, rates.due_at()), (burst, None));
             rates.spend_bytes(usize::try_from(burst).unwrap());
             let due = rates.due_at().unwrap();

@@ -193,6 +193,14 @@ labels! {
         MessageRate = "message_rate",
         /// `limits.byte_rate`: clients that were held back.
         ByteRate = "byte_rate",
+        /// `limits.message_rate_per_user`: clients that were held back.
+        MessageRatePerUser = "message_rate_per_user",
+        /// `limits.byte_rate_per_user`: clients that were held back.
+        ByteRatePerUser = "byte_rate_per_user",
+        /// `limits.message_rate_per_account`: clients that were held back.
+        MessageRatePerAccount = "message_rate_per_account",
+        /// `limits.byte_rate_per_account`: clients that were held back.
+        ByteRatePerAccount = "byte_rate_per_account",
         /// `listeners.max_handshakes`.
         Handshakes = "handshakes",
     }

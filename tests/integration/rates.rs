@@ -6,7 +6,7 @@ use mqtt_codec::Packet;
 use tempfile::TempDir;
 
 use crate::auth_file::hash;
-use crate::harness::{NatsServer, Options, SidecarBuilder, Watch, msg};
+use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, Watch, msg};
 
 /// How long so many messages take at a rate, with a burst.
 fn least(messages: u32, rate: u32, burst: u32) -> Duration {
@@ -100,4 +100,87 @@ async fn a_user_may_have_a_rate_of_its_own_or_none() {
     };
     assert!(took("slow", 50).await >= least(50, 20, 20));
     assert!(took("backend", 400).await < least(400, 40, 40));
+}
+
+/// A sidecar that knows users by their passwords, with these limits.
+async fn with_users(server: &NatsServer, dir: &TempDir, limits: &str, users: &[&str]) -> Sidecar {
+    let config = dir.path().join("nats-mqtt.toml");
+    let user = |name: &&str| format!("[[users]]\nname = \"{name}\"\npassword = \"{}\"\n", hash("x"));
+    let users: String = users.iter().map(user).collect();
+    std::fs::write(&config, format!("[auth]\nmode = \"file\"\n[limits]\n{limits}\n{users}")).unwrap();
+    SidecarBuilder::new("sidecar", &["--nats", &server.url(), "-c", config.to_str().unwrap()]).start().await
+}
+
+async fn of_user(sidecar: &Sidecar, id: &str, user: &str) -> Client {
+    let mut options = Options::v5(id).password("x");
+    options.connect.username = Some(user.into());
+    sidecar.connect(options).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_clients_of_a_user_have_one_rate_and_its_next_connection_has_no_more() {
+    let (server, dir) = (NatsServer::start(), TempDir::new().unwrap());
+    let limits = "message_rate_per_user = \"50/s\"\nmessage_burst_per_user = 20";
+    let sidecar = with_users(&server, &dir, limits, &["hub", "calm"]).await;
+    let nats = server.client().await;
+    let mut heard = Watch::new(&nats, "t.>").await;
+    let began = Instant::now();
+    let mut clients = vec![of_user(&sidecar, "one", "hub").await, of_user(&sidecar, "two", "hub").await];
+    for (client, topic) in clients.iter_mut().zip(["t/one", "t/two"]) {
+        (0..60).for_each(|number| _ = client.start_publish(&msg(topic, number.to_string()).qos(1)));
+        client.flush().await;
+        client.ping().await;
+    }
+    // Others have nothing to do with it.
+    let mut calm = of_user(&sidecar, "calm", "calm").await;
+    calm.publish(msg("calm", "").qos(1)).await;
+    assert!(began.elapsed() < least(120, 50, 22), "{:?}", began.elapsed());
+    for client in &mut clients {
+        for number in 0..60 {
+            client.other(|packet| matches!(packet, Packet::PubAck(_))).await;
+            if number % 10 == 0 {
+                client.ping().await;
+            }
+        }
+    }
+    // Of what is more than there is, each has had one.
+    assert!(began.elapsed() >= least(120, 50, 22), "{:?}", began.elapsed());
+    let mut counts = std::collections::HashMap::<String, usize>::new();
+    for _ in 0..120 {
+        let message = heard.next().await;
+        let count = counts.entry(message.subject.to_string()).or_default();
+        assert_eq!(message.payload, count.to_string().as_bytes(), "in order");
+        *count += 1;
+    }
+    assert!(sidecar.metric("mqtt_over_limit_total{limit=\"message_rate_per_user\"}").await > 1.5);
+    // Neither does it help to come again.
+    let began = Instant::now();
+    for number in 0..50 {
+        let mut again = of_user(&sidecar, "again", "hub").await;
+        again.publish(msg("again", number.to_string()).qos(1)).await;
+        again.publish(msg("again", number.to_string()).qos(1)).await;
+        again.goodbye().await;
+    }
+    assert!(began.elapsed() >= least(100, 50, 20 + 50), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_clients_of_an_account_have_one_rate_of_bytes() {
+    let (server, dir) = (NatsServer::start(), TempDir::new().unwrap());
+    let limits = "byte_rate_per_account = \"40KiB/s\"\nbyte_burst_per_account = \"10KiB\"";
+    let sidecar = with_users(&server, &dir, limits, &["hub", "lamp"]).await;
+    let began = Instant::now();
+    let (mut hub, mut lamp) = (of_user(&sidecar, "hub", "hub").await, of_user(&sidecar, "lamp", "lamp").await);
+    for client in [&mut hub, &mut lamp] {
+        client.start_publish(&msg("t", vec![b'x'; 60 * 1024]).qos(1));
+        client.flush().await;
+    }
+    for client in [&mut hub, &mut lamp] {
+        client.other(|packet| matches!(packet, Packet::PubAck(_))).await;
+        client.ping().await;
+    }
+    // Each is read once beyond what there is, of no more than a burst.
+    let least = Duration::from_secs_f64((120.0 - 10.0 - 20.0) / 40.0);
+    assert!(began.elapsed() >= least && began.elapsed() < 5 * least, "{:?}", began.elapsed());
+    assert!(sidecar.metric("mqtt_over_limit_total{limit=\"byte_rate_per_account\"}").await > 1.5);
 }
