@@ -462,13 +462,16 @@ impl Publishing {
     /// Tells whoever runs this of a message that is too large.
     fn tell_size(&self, job: &Job, error: &PutError) {
         if *error == PutError::TooLarge {
-            self.account.tell_size_refusal(&self.completions.client_id, TooLarge::Message(weight(job)));
+            let bytes = job.publication.payload.len() + job.route.subject.as_str().len();
+            self.account.tell_size_refusal(&self.completions.client_id, TooLarge::Message(bytes));
         }
     }
 }
 
+/// Bytes that one takes while it waits, and while it is under way.
 fn weight(job: &Job) -> usize {
-    job.publication.payload.len() + job.route.subject.as_str().len() + 128
+    let properties = job.publication.properties.as_ref().map_or(0, |all| all.weight());
+    job.publication.payload.len() + properties + job.route.subject.as_str().len() + 128
 }
 
 fn answer(job: &Job, result: Result<ReasonCode, ReasonCode>, answers: &mut Vec<PublishOutcome>) {

@@ -73,7 +73,7 @@ impl Ahead {
             Some(topic) => *self.topics.entry(topic.clone()).or_default() += 1,
             None => self.barriers += 1,
         }
-        let cost = bytes + PACKET_COST;
+        let cost = bytes.max(weight_of(&received)) + PACKET_COST;
         self.cost += cost;
         self.received.push_back((received, cost));
     }
@@ -110,6 +110,18 @@ const fn topic_of(received: &Received) -> Option<&TopicName> {
     }
 }
 
+/// Bytes of memory of what can take more of it than it was sent in.
+fn weight_of(received: &Received) -> usize {
+    match received {
+        Ok(Packet::Publish(publish)) => {
+            publish.payload.len() + publish.properties.as_ref().map_or(0, |all| all.weight())
+        }
+        Ok(Packet::Subscribe(subscribe)) => size_of_val(&*subscribe.entries),
+        Ok(Packet::Unsubscribe(unsubscribe)) => size_of_val(&*unsubscribe.filters),
+        _ => 0,
+    }
+}
+
 fn owning_itself(packet: Packet) -> Packet {
     match packet {
         Packet::Publish(mut publish) if publish.payload.len() < COPIED_BELOW => {
@@ -127,7 +139,8 @@ fn owning_itself(packet: Packet) -> Packet {
 mod tests {
     use std::num::NonZeroU16;
 
-    use mqtt_codec::{Delivery, Disconnect, PacketId, ReasonCode};
+    use bytestring::ByteString;
+    use mqtt_codec::{Delivery, Disconnect, MessageProperties, PacketId, ReasonCode};
 
     use super::*;
 
@@ -156,6 +169,18 @@ mod tests {
         assert!(ahead.lets_pass(&topic("a")));
         ahead.push(publish(PublishTopic::Alias(NonZeroU16::MIN)), 10);
         assert!(!ahead.lets_pass(&topic("b")), "the alias may be of its topic");
+    }
+
+    #[test]
+    fn what_takes_more_memory_than_it_was_sent_in_counts_for_that() {
+        let user_properties = vec![(ByteString::new(), ByteString::new()); 2_000];
+        let Ok(Packet::Publish(plain)) = publish(PublishTopic::Name(topic("a"))) else { unreachable!() };
+        let properties = Some(Box::new(MessageProperties { user_properties, ..MessageProperties::default() }));
+        let mut ahead = Ahead::default();
+        ahead.push(Ok(Packet::Publish(Publish { properties, ..plain })), 10_000);
+        assert!(!ahead.has_room(), "{} bytes", ahead.cost());
+        ahead.pop();
+        assert_eq!(ahead.cost(), 0);
     }
 
     #[test]

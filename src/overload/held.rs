@@ -35,6 +35,12 @@ impl Held {
         Self { budget, counted: bytes }
     }
 
+    /// Bytes that are counted for it.
+    #[cfg(test)]
+    pub(crate) const fn counted(&self) -> usize {
+        self.counted
+    }
+
     /// Of which budget.
     pub(crate) const fn budget(&self) -> &'static Budget {
         self.budget

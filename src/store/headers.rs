@@ -14,6 +14,12 @@ pub(crate) const WRITE_ID: &str = "Mqtt-Write";
 /// In the place of a line end inside a value, and of what is no UTF-8.
 const REPLACED: char = char::REPLACEMENT_CHARACTER;
 
+/// Bytes of memory that headers take, each with its place.
+pub(super) fn weight(headers: Option<&Headers>) -> usize {
+    let lines = headers.into_iter().flatten();
+    lines.map(|line| size_of_val(line) + line.0.len() + line.1.len()).sum()
+}
+
 /// Headers of a message that came in, in their order; `None` when there are none.
 pub(crate) fn incoming(message: &Message, counts: &LinkCounts) -> Option<Headers> {
     incoming_but(message, counts, "")

@@ -60,6 +60,17 @@ impl MessageProperties {
             && user_properties.is_empty()
     }
 
+    /// Bytes of memory that its texts and data take, each with its place. A name of one letter takes more than what it was sent in.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let Self { content_type, response_topic, correlation_data, user_properties, .. } = self;
+        let pairs = user_properties.iter().map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len());
+        content_type.as_ref().map_or(0, |text| text.len())
+            + response_topic.as_ref().map_or(0, |topic| topic.as_str().len())
+            + correlation_data.as_ref().map_or(0, Bytes::len)
+            + pairs.sum::<usize>()
+    }
+
     /// Reads the value when it is a property of a message; otherwise says no. Response Topic and Content Type are text
     /// [MQTT-3.3.2-13], [MQTT-3.3.2-19].
     pub(super) fn read(&mut self, property: Property, all: &mut Properties<'_>) -> Result<bool, Violation> {

@@ -39,7 +39,8 @@ pub(crate) struct Message {
     frames: Frames,
     mounted: OnceLock<Box<Mounted>>,
     /// It is counted as long as somebody has it.
-    _held: Held,
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be dropped with the message"))]
+    held: Held,
 }
 
 /// A large payload, which clients have that have not the message.
@@ -94,7 +95,8 @@ impl Message {
             let held = Held::exactly(budget, payload.len());
             (Bytes::from_owner(Counted { payload, _held: held }), 0)
         };
-        let held = Held::exactly(budget, size_of::<Self>() + 2 * topic.len() + of_payload);
+        let of_properties = properties.as_ref().map_or(0, |all| size_of_val(&**all) + 2 * all.weight());
+        let held = Held::exactly(budget, size_of::<Self>() + 2 * topic.len() + of_properties + of_payload);
         Self {
             topic,
             payload,
@@ -109,7 +111,7 @@ impl Message {
             came: COME.fetch_add(1, Ordering::Relaxed),
             frames: Frames::default(),
             mounted: OnceLock::new(),
-            _held: held,
+            held,
         }
     }
 
@@ -159,9 +161,15 @@ impl Message {
         }
     }
 
+    /// What of the budget is held for it, without a payload that others may have alone.
+    #[cfg(test)]
+    pub(crate) const fn counted(&self) -> usize {
+        self.held.counted()
+    }
+
     /// What it counts for in a queue, in bytes.
     pub(crate) fn weight(&self) -> usize {
-        self.topic.as_str().len() + self.payload.len() + 128
+        self.topic.as_str().len() + self.payload.len() + self.properties.as_ref().map_or(0, |all| all.weight()) + 128
     }
 }
 
@@ -172,6 +180,32 @@ pub(crate) struct Expired;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With properties of every kind that has a size, of so many bytes each.
+    fn with_properties(bytes: usize) -> Message {
+        let text = || ByteString::from("x".repeat(bytes));
+        let properties = MessageProperties {
+            content_type: Some(text()),
+            response_topic: TopicName::new(text()).ok(),
+            correlation_data: Some(Bytes::from(vec![0; bytes])),
+            user_properties: vec![(text(), text())],
+            ..MessageProperties::default()
+        };
+        Message::new(TopicName::new("t").unwrap(), Bytes::new(), Some(Box::new(properties)))
+    }
+
+    #[test]
+    fn what_is_in_properties_is_counted_and_weighs_something() {
+        let (small, large) = (with_properties(10), with_properties(10_010));
+        assert_eq!(large.weight() - small.weight(), 50_000);
+        // In the message and in its frame.
+        assert_eq!(large.counted() - small.counted(), 100_000);
+        // Many that say nothing take more than they were sent in.
+        let empty = (0..10_000).map(|_| (ByteString::new(), ByteString::new())).collect();
+        let many = MessageProperties { user_properties: empty, ..MessageProperties::default() };
+        let many = Message::new(TopicName::new("t").unwrap(), Bytes::new(), Some(Box::new(many)));
+        assert!(many.weight() >= 10_000 * 2 * size_of::<ByteString>() && many.counted() > many.weight());
+    }
 
     #[test]
     fn mqtt_3_3_2_6_the_interval_that_is_sent_is_what_is_left_of_it() {

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use proto_map::Headers;
 
+use crate::store::headers;
+
 /// A message that a subscription got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoreMessage {
@@ -19,6 +21,14 @@ pub struct CoreMessage {
     pub status: Option<u16>,
 }
 
+impl CoreMessage {
+    /// Bytes that it takes while it waits.
+    pub fn weight(&self) -> usize {
+        let texts = self.subject.len() + self.reply.as_ref().map_or(0, |reply| reply.len());
+        size_of::<Self>() + texts + headers::weight(self.headers.as_ref()) + self.payload.len()
+    }
+}
+
 /// Gets the messages of all subscriptions. Must not block.
 pub trait CoreSink: Send + Sync {
     /// One message of one subscription; in order within a subscription.
@@ -29,4 +39,18 @@ pub trait CoreSink: Send + Sync {
     }
     /// What was there has been handed over: time to wake whoever waits.
     fn flush(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_weigh_more_than_their_text() {
+        let message =
+            |headers| CoreMessage { subject: "a".into(), headers, payload: Bytes::new(), reply: None, status: None };
+        let header = || ("name".into(), "value".into());
+        let (plain, told) = (message(None), message(Some(vec![header(); 1_000])));
+        assert!(told.weight() - plain.weight() >= 1_000 * (9 + 2 * size_of::<ByteString>()));
+    }
 }

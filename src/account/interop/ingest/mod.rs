@@ -237,7 +237,7 @@ impl Ingest {
                 self.wake.notified().await;
                 continue;
             };
-            let permit = self.publisher.permit(message.payload.len() + message.subject.len() + 128).await;
+            let permit = self.publisher.permit(message.weight()).await;
             match self.put(message, place) {
                 Some(put) => self.publisher.submit(permit, put),
                 None => self.metrics.dropped(DropReason::TooLarge, 1),
@@ -248,7 +248,7 @@ impl Ingest {
     fn next(&self) -> Option<CoreMessage> {
         let mut state = self.state.lock();
         let message = state.queue.pop_front()?;
-        state.queued_bytes -= size(&message);
+        state.queued_bytes -= message.weight();
         Some(message)
     }
 
@@ -386,7 +386,7 @@ impl State {
     }
 
     fn queue(&mut self, message: CoreMessage) -> bool {
-        let size = size(&message);
+        let size = message.weight();
         if self.queue.len() >= QUEUE_MAX || self.queued_bytes + size > PROCESS.at_most(QUEUE_BYTES_MAX) {
             return false;
         }
@@ -394,10 +394,6 @@ impl State {
         self.queue.push_back(message);
         true
     }
-}
-
-fn size(message: &CoreMessage) -> usize {
-    message.subject.len() + message.payload.len() + 128
 }
 
 async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {

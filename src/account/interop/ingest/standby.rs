@@ -40,10 +40,6 @@ fn print(subject: &str, payload: &[u8]) -> Print {
     FixedState::default().hash_one((subject, payload))
 }
 
-fn size(message: &CoreMessage) -> usize {
-    message.subject.len() + message.payload.len() + 64
-}
-
 /// What two have heard, as one would have heard it: each message as often as the one who heard it more often. What only
 /// they have heard comes before what both heard next.
 pub(super) fn merge(ours: Vec<CoreMessage>, theirs: Vec<CoreMessage>) -> Vec<CoreMessage> {
@@ -85,7 +81,7 @@ impl Standby {
             }
             return;
         }
-        self.bytes += size(&message);
+        self.bytes += message.weight();
         self.kept.insert(self.next, Kept { print, message, since: now });
         self.by_print.entry(print).or_default().push_back(self.next);
         self.next += 1;
@@ -135,7 +131,7 @@ impl Standby {
 
     fn forget(&mut self, number: u64) {
         let Some(kept) = self.kept.remove(&number) else { return };
-        self.bytes -= size(&kept.message);
+        self.bytes -= kept.message.weight();
         if let Some(numbers) = self.by_print.get_mut(&kept.print) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
