@@ -5,7 +5,8 @@
 //! queues something asks it, whatever account it belongs to.
 //!
 //! # Layout
-//! - `budget`: bytes that wait, and who may queue more; `held`: what one owner holds of it
+//! - `budget`: bytes that wait, and who may queue more; `held`: what one owner holds of it;
+//!   `lent`: payloads that several have
 //! - `levels`: from readings to a level; `heaviest`: how fast clients are read while the heaviest are read later;
 //!   `slowest`: who loses what waits at QoS 0; `spare`: memory that the allocator keeps
 //! - `system`: memory, its limit and open files, as the system tells them
@@ -15,6 +16,7 @@
 mod budget;
 mod heaviest;
 mod held;
+mod lent;
 mod levels;
 mod slowest;
 mod spare;
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 pub(crate) use budget::{Budget, Large};
 pub(crate) use heaviest::Cap;
 pub(crate) use held::Held;
+pub(crate) use lent::{Lent, counted};
 pub(crate) use levels::{Change, Level, Levels, Reading};
 pub(crate) use slowest::cut_of;
 pub(crate) use spare::Spare;

@@ -27,6 +27,7 @@ use super::head::Head;
 use super::headers;
 use super::pulse::{Pulse, READS_WITHIN};
 use super::reader::{Pace, Progress, Reader, Source};
+use crate::overload::Lent;
 
 const BATCH_MAX: usize = 512;
 /// How often expired entries are removed at most; they are not shown before that.
@@ -198,7 +199,7 @@ impl Shared {
         let entry = stored.and_then(|stored| LogEntry::of_stored(stored, ""));
         Ok(entry.and_then(|entry| {
             let topic = topic_of(self.names.strip_retained(entry.stream_subject())?.as_str()).ok()?;
-            Some(RetainedEntry { topic, sequence, version: 0, message: retained(entry)? })
+            Some(RetainedEntry { topic, sequence, version: 0, message: retained(entry)?, lent: Lent::default() })
         }))
     }
 

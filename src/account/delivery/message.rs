@@ -9,15 +9,17 @@ use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, PAYLOAD_COPY_MAX, PublishFrame, QoS, TopicName, Version};
 use proto_map::MountPoint;
 
-use crate::overload::{Held, PROCESS};
+use crate::overload::{self, Held, Lent, PROCESS};
 
 /// A message from MQTT or NATS.
 #[derive(Debug)]
 pub(crate) struct Message {
     /// Topic name.
     pub(crate) topic: TopicName,
-    /// Payload.
+    /// Payload. Nothing is held for it: whoever keeps it for ever may have it.
     pub(crate) payload: Bytes,
+    /// The same, when it is large, for frames: clients have those that have not the message, and it is counted as long as one has it.
+    counted_payload: Option<Bytes>,
     /// Message properties.
     pub(crate) properties: Option<Box<MessageProperties>>,
     /// QoS at which it was published.
@@ -41,18 +43,6 @@ pub(crate) struct Message {
     /// It is counted as long as somebody has it.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be dropped with the message"))]
     held: Held,
-}
-
-/// A large payload, which clients have that have not the message.
-struct Counted {
-    payload: Bytes,
-    _held: Held,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.payload
-    }
 }
 
 /// Messages that have come.
@@ -86,20 +76,43 @@ struct Mounted {
 impl Message {
     /// A QoS 0 message without retain.
     pub(crate) fn new(topic: TopicName, payload: Bytes, properties: Option<Box<MessageProperties>>) -> Self {
-        let budget = &PROCESS.budget;
-        // A small payload is in the message and in what is encoded of it, a large one is in both by reference.
-        let (payload, of_payload) = if payload.len() < PAYLOAD_COPY_MAX {
+        if payload.len() < PAYLOAD_COPY_MAX {
+            // A small payload is in the message and in what is encoded of it, a large one is in both by reference.
             let of_payload = 2 * payload.len();
-            (payload, of_payload)
-        } else {
-            let held = Held::exactly(budget, payload.len());
-            (Bytes::from_owner(Counted { payload, _held: held }), 0)
-        };
+            return Self::made(topic, payload, None, of_payload, properties);
+        }
+        let counted_payload = overload::counted(&PROCESS.budget, payload.clone());
+        Self::made(topic, payload, Some(counted_payload), 0, properties)
+    }
+
+    /// The same of a payload that is kept beside this, and that others may have as well.
+    pub(crate) fn of_kept(
+        topic: TopicName,
+        payload: Bytes,
+        lent: &Lent,
+        properties: Option<Box<MessageProperties>>,
+    ) -> Self {
+        if payload.len() < PAYLOAD_COPY_MAX {
+            let of_payload = payload.len();
+            return Self::made(topic, payload, None, of_payload, properties);
+        }
+        let counted_payload = lent.lend(&PROCESS.budget, &payload);
+        Self::made(topic, payload, Some(counted_payload), 0, properties)
+    }
+
+    fn made(
+        topic: TopicName,
+        payload: Bytes,
+        counted_payload: Option<Bytes>,
+        of_payload: usize,
+        properties: Option<Box<MessageProperties>>,
+    ) -> Self {
         let of_properties = properties.as_ref().map_or(0, |all| size_of_val(&**all) + 2 * all.weight());
-        let held = Held::exactly(budget, size_of::<Self>() + 2 * topic.len() + of_properties + of_payload);
+        let bytes = size_of::<Self>() + 2 * topic.len() + of_properties + of_payload;
         Self {
             topic,
             payload,
+            counted_payload,
             properties,
             qos: QoS::AtMostOnce,
             retain: false,
@@ -111,15 +124,20 @@ impl Message {
             came: COME.fetch_add(1, Ordering::Relaxed),
             frames: Frames::default(),
             mounted: OnceLock::new(),
-            held,
+            held: Held::exactly(&PROCESS.budget, bytes),
         }
+    }
+
+    /// The payload as frames have it.
+    fn framed(&self) -> &Bytes {
+        self.counted_payload.as_ref().unwrap_or(&self.payload)
     }
 
     /// The frame for a version. `None` when the message cannot be said in it (a property above 65,535 bytes).
     pub(crate) fn frame(&self, version: Version, with_packet_id: bool) -> Option<&PublishFrame> {
         self.frames.get(version, with_packet_id, || {
             let properties = self.properties.as_deref();
-            PublishFrame::new(version, with_packet_id, &self.topic, properties, &self.payload).ok()
+            PublishFrame::new(version, with_packet_id, &self.topic, properties, self.framed()).ok()
         })
     }
 
@@ -145,7 +163,7 @@ impl Message {
         mounted.frames.get(version, with_packet_id, || {
             let topic = mount.outside(&self.topic)?;
             let properties = self.properties.as_deref().map(|properties| mount.properties_outside(properties));
-            PublishFrame::new(version, with_packet_id, &topic, properties.as_ref(), &self.payload).ok()
+            PublishFrame::new(version, with_packet_id, &topic, properties.as_ref(), self.framed()).ok()
         })
     }
 

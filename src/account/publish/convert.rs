@@ -245,8 +245,13 @@ fn is_marked(keys: &Keys, subject: &str, headers: Option<&Headers>, payload: &[u
     marked.is_some_and(|headers| keys.ring().is_marked(subject, headers, payload))
 }
 
-fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, envelope: Envelope, since_ms: u64) -> Message {
-    let mut message = Message::new(topic, payload, envelope.properties);
+fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, mut envelope: Envelope, since_ms: u64) -> Message {
+    let message = Message::new(topic, payload, envelope.properties.take());
+    enveloped(message, envelope, since_ms)
+}
+
+/// With what an envelope says beside the properties.
+fn enveloped(mut message: Message, envelope: Envelope, since_ms: u64) -> Message {
     message.qos = envelope.qos;
     message.retain = envelope.retained_seq.is_some();
     message.retained_at = envelope.retained_seq;
@@ -290,9 +295,11 @@ pub(crate) fn from_core(
 /// The message that a retained entry is.
 pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Message {
     // NATS clients write there, too.
-    let envelope = read(entry.message.headers.as_ref(), STORED, nats_headers, false);
+    let mut envelope = read(entry.message.headers.as_ref(), STORED, nats_headers, false);
     let stored = &entry.message;
-    let mut message = message(entry.topic.clone(), stored.payload.clone(), envelope, stored.stored_at_ms);
+    let (topic, payload, properties) = (entry.topic.clone(), stored.payload.clone(), envelope.properties.take());
+    let message = Message::of_kept(topic, payload, &entry.lent, properties);
+    let mut message = enveloped(message, envelope, stored.stored_at_ms);
     message.retain = true;
     message.retained_at = Some(entry.sequence);
     message

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use proto_map::Headers;
 
 use super::order::{Key, Ordered, Place, Verdict, first_place, judge};
+use crate::overload::Lent;
 
 /// The content of a retained message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct RetainedMessage {
 }
 
 /// A retained message in the index.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RetainedEntry {
     /// Its topic.
     pub topic: TopicName,
@@ -40,6 +41,8 @@ pub struct RetainedEntry {
     pub sequence: u64,
     /// Version of the index that it came with.
     pub version: u64,
+    /// Who has its payload beside the index.
+    pub(crate) lent: Lent,
 }
 
 impl RetainedEntry {
@@ -394,7 +397,7 @@ impl Inner {
                 if let Some(end) = message.expires_at_ms {
                     self.expiries.insert((end, sequence), topic.clone());
                 }
-                let entry = RetainedEntry { topic: topic.clone(), message, sequence, version };
+                let entry = RetainedEntry { topic: topic.clone(), message, sequence, version, lent: Lent::default() };
                 self.live += 1;
                 self.bytes += entry.size();
                 Some(Arc::new(entry))

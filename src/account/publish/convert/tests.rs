@@ -2,6 +2,7 @@ use bytes::Bytes;
 use mqtt_codec::{MessageProperties, TopicName};
 
 use super::*;
+use crate::overload::{Lent, PROCESS};
 
 const CARRIERS: [Carrier; 4] =
     [Carrier::Stream, Carrier::StreamWithTtl, Carrier::Attached { ttl: true }, Carrier::Attached { ttl: false }];
@@ -125,12 +126,41 @@ fn what_the_index_keeps_of_a_retained_message_is_what_was_published() {
     let kept = retained_of(&message, QoS::ExactlyOnce).unwrap();
     assert_eq!(kept.expires_at_ms, Some(6_000));
     assert_eq!(header(kept.headers.as_ref().unwrap(), name::QOS), Some("2"));
-    let entry = RetainedEntry { topic: message.topic.clone(), message: kept, sequence: 8, version: 0 };
+    let entry =
+        RetainedEntry { topic: message.topic.clone(), message: kept, sequence: 8, version: 0, lent: Lent::default() };
     let read = from_retained(&entry, false);
     assert_eq!((read.qos, read.retain, read.retained_at), (QoS::ExactlyOnce, true, Some(8)));
     assert_eq!(read.expiry(3_000), Ok(Some(3)));
     message.payload = Bytes::new();
     assert!(retained_of(&message, QoS::AtLeastOnce).is_none());
+}
+
+/// So large that other tests, which count in the same budget, do not.
+const LARGE: usize = 128 << 20;
+
+/// Bytes that wait in this process, in whole large payloads.
+fn large_ones() -> usize {
+    (PROCESS.budget.held() + LARGE / 2) / LARGE
+}
+
+#[test]
+fn what_is_kept_for_ever_of_a_retained_message_is_not_counted_as_waiting_and_who_has_it_is_counted_once() {
+    let topic = TopicName::new("a").unwrap();
+    let message = Message::new(topic.clone(), Bytes::from(vec![0; LARGE]), None);
+    let frame = message.frame(mqtt_codec::Version::V5, false).unwrap().tail().unwrap().clone();
+    assert_eq!(large_ones(), 1);
+    let kept = retained_of(&message, QoS::AtLeastOnce).unwrap();
+    drop(message);
+    assert_eq!(large_ones(), 1, "a client has it");
+    drop(frame);
+    assert_eq!(large_ones(), 0, "only the index has it");
+    let entry = RetainedEntry { topic, message: kept, sequence: 8, version: 0, lent: Lent::default() };
+    let given: Vec<Message> = (0..5).map(|_| from_retained(&entry, false)).collect();
+    assert_eq!(large_ones(), 1, "it is one buffer");
+    drop(entry);
+    assert_eq!(large_ones(), 1, "the index has another one now");
+    drop(given);
+    assert_eq!(large_ones(), 0);
 }
 
 #[test]
