@@ -384,6 +384,7 @@ where
             .chain(self.remainder_until())
             .chain(self.ends_at())
             .chain(self.reads.not_before())
+            .chain(self.reads.place_due_at())
             .min()
             .unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }

@@ -24,7 +24,7 @@ mod system;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
-pub(crate) use budget::{Budget, Large};
+pub(crate) use budget::{Budget, Large, WaitsForLarge};
 pub(crate) use heaviest::Cap;
 pub(crate) use held::Held;
 pub(crate) use lent::{Lent, counted};
@@ -50,6 +50,8 @@ pub(crate) enum Deed {
     ReadLater,
     /// The socket of a client was not read on because there was no room for its packet.
     PacketWaited,
+    /// A client was disconnected that sent a large packet too slowly, while others waited for its place.
+    PlaceLost,
     /// What waited at QoS 0 for a slow reader was dropped.
     Dropped,
     /// A session fell behind its log because there was no room for its messages.
@@ -58,8 +60,8 @@ pub(crate) enum Deed {
 
 impl Deed {
     /// The values of the label.
-    pub(crate) const TEXTS: [&'static str; 6] =
-        ["connect_refused", "tls_closed", "read_later", "packet_waited", "lane_dropped", "fell_behind"];
+    pub(crate) const TEXTS: [&'static str; 7] =
+        ["connect_refused", "tls_closed", "read_later", "packet_waited", "place_lost", "lane_dropped", "fell_behind"];
 }
 
 /// What everybody reads: the level, and what follows from it.

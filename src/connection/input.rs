@@ -218,6 +218,7 @@ where
     }
 
     fn begin_remainder(&mut self, end: End, within: Duration) {
+        self.reads.end();
         let now = Instant::now();
         let (until, over) = (now + within, now + within.max(LET_GO_WITHIN));
         match &mut self.remainder {

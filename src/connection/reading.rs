@@ -1,9 +1,12 @@
 //! The socket is read later: see `reads`.
 
+use mqtt_codec::ReasonCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::Connection;
+use super::parts::End;
+use super::reads::Asked;
 use crate::overload::{Deed, PROCESS};
 
 impl<S> Connection<S>
@@ -18,11 +21,19 @@ where
         }
     }
 
-    /// Asks for a place when a large packet has begun to come.
+    /// Asks for a place when a large packet has begun to come. Who keeps one from others for too long is told to come back.
     pub(super) fn ask_for_place(&mut self) {
         let (decoder, input) = (&self.decoder, &self.io.input);
-        if self.reads.ask_for_place(input.len(), || decoder.next_size(input), &PROCESS.budget) {
-            PROCESS.did(Deed::PacketWaited);
+        let (waiting, is_read) = (input.len(), self.takes_input());
+        match self.reads.ask_for_place(waiting, || decoder.next_size(input), is_read, &PROCESS.budget) {
+            Asked::Fine => {}
+            Asked::Waits => PROCESS.did(Deed::PacketWaited),
+            Asked::Overdue => {
+                PROCESS.did(Deed::PlaceLost);
+                let (client_id, remote) = (&*self.control.client_id, self.remote);
+                tracing::info!(client_id, %remote, waiting, "its large packet comes too slowly, and others wait for the memory");
+                self.end = self.end.or(Some(End::ByServer(ReasonCode::ServerBusy)));
+            }
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Budget {
     share: AtomicUsize,
     /// Bytes of large packets that are being read.
     large: AtomicUsize,
+    /// Who waits for a place to read one.
+    large_waiting: AtomicUsize,
 }
 
 /// A place for a large packet that is being read, until it is dropped.
@@ -56,9 +58,26 @@ pub(crate) struct Large {
     bytes: usize,
 }
 
+impl Large {
+    /// Whether somebody waits for a place.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.budget.large_waiting.load(Relaxed) > 0
+    }
+}
+
 impl Drop for Large {
     fn drop(&mut self) {
         self.budget.large.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// Somebody waits for a place for a large packet, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct WaitsForLarge(&'static Budget);
+
+impl Drop for WaitsForLarge {
+    fn drop(&mut self) {
+        self.0.large_waiting.fetch_sub(1, Relaxed);
     }
 }
 
@@ -70,6 +89,7 @@ impl Budget {
             max: AtomicUsize::new(UNLIMITED),
             share: AtomicUsize::new(UNLIMITED / SHARE_PART),
             large: AtomicUsize::new(0),
+            large_waiting: AtomicUsize::new(0),
         }
     }
 
@@ -111,6 +131,12 @@ impl Budget {
         let large = Large { budget: self, bytes };
         let fits = others == 0 || others.saturating_add(bytes) <= self.max() / 4;
         (fits || !self.is_short()).then_some(large)
+    }
+
+    /// Somebody waits who got none.
+    pub(crate) fn wait_for_large(&'static self) -> WaitsForLarge {
+        self.large_waiting.fetch_add(1, Relaxed);
+        WaitsForLarge(self)
     }
 
     /// Whether less than half of it is left.
