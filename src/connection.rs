@@ -77,14 +77,26 @@ const OUTPUT_HIGH: usize = 512 * 1024;
 /// Both are less when memory is short, but not less than this, bytes.
 const OUTPUT_LEAST: usize = 8 * 1024;
 
+/// How often a connection that is held back by that, and not by its client alone, looks whether it still is: nobody tells it.
+const OUTPUT_LOOK: Duration = Duration::from_millis(100);
+
 /// See [`OUTPUT_LOW`]: now.
 fn output_low() -> usize {
-    OUTPUT_LOW.min(PROCESS.budget.share().max(OUTPUT_LEAST))
+    OUTPUT_LOW.min(share().max(OUTPUT_LEAST))
 }
 
 /// See [`OUTPUT_HIGH`]: now.
 fn output_high() -> usize {
-    OUTPUT_HIGH.min(PROCESS.budget.share().max(OUTPUT_LEAST))
+    OUTPUT_HIGH.min(share().max(OUTPUT_LEAST))
+}
+
+/// Bytes that one queue may have now.
+fn share() -> usize {
+    #[cfg(test)]
+    if let Some(share) = memory_tests::SHARE.get() {
+        return share;
+    }
+    PROCESS.budget.share()
 }
 
 /// SUBSCRIBE packets that are carried out together when they come in a burst.
@@ -373,6 +385,12 @@ where
         self.session.deadline().filter(|_| self.remainder.is_none()).map_or(IDLE, left)
     }
 
+    /// Whether something of the client would be handled if there was more memory for what it does not read.
+    fn waits_for_memory(&self) -> bool {
+        let waiting = self.io.output.len();
+        (!self.is_through || self.life.pings_owed > 0) && waiting < OUTPUT_HIGH && waiting >= output_high()
+    }
+
     /// When the next lazy write is due, or one that keeps its pace, more is taken of a client that is held back, the remainder is given up, or the next look at the clock.
     fn wake_at(&self) -> tokio::time::Instant {
         let lazily = self.unsaved_since.filter(|_| self.writing.is_none()).map(|since| since + LAZY_AGE);
@@ -385,6 +403,7 @@ where
             .chain(self.ends_at())
             .chain(self.reads.not_before())
             .chain(self.reads.place_due_at())
+            .chain(self.waits_for_memory().then(|| tokio::time::Instant::now() + OUTPUT_LOOK))
             .min()
             .unwrap_or_else(|| tokio::time::Instant::now() + IDLE)
     }

@@ -13,7 +13,7 @@ use mqtt_session::log_of;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Page;
-use super::{Connection, OUTPUT_LOW};
+use super::{Connection, output_low};
 use crate::account::grant::{self, Audience, MessageFacts, Permits as _, Terms};
 use crate::account::{Account, Outgoing, message_of_backlog};
 use crate::store::{BacklogReader, LogEntry};
@@ -78,7 +78,7 @@ where
     /// Delivers what was read of the backlog, as far as there is room.
     pub(super) fn fill_backlog(&mut self) {
         let Some(until) = self.backlog.until.filter(|_| self.backlog.fetching.is_none()) else { return };
-        while self.io.output.len() < OUTPUT_LOW && self.session.window_room() > 0 && self.copies.is_empty() {
+        while self.io.output.len() < output_low() && self.session.window_room() > 0 && self.copies.is_empty() {
             match self.backlog.page.pop_front() {
                 Some(entry) if entry.sequence < until => {
                     if let Some(outgoing) = self.owed_copy(&entry) {

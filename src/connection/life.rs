@@ -3,7 +3,7 @@
 //!
 //! **Invariant:** a client is judged by what it did, never by what we did not do. While the socket is not read because we wait
 //! for something, nobody is silent. While it is not read because the client takes nothing of what we have for it, its taking
-//! some is its sign of life.
+//! some is its sign of life. That we have less memory for what it does not take is nothing that it did.
 
 use mqtt_access::Ending;
 use mqtt_codec::{Packet, ReasonCode};
@@ -11,7 +11,7 @@ use mqtt_session::Input;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::{Connection, IDLE, output_high};
+use super::{Connection, IDLE, OUTPUT_HIGH, output_high};
 use crate::auth;
 
 impl<S> Connection<S>
@@ -81,7 +81,7 @@ where
 
     /// Whether a client that is not read from need not be heard.
     fn is_excused(&self) -> bool {
-        self.io.output.len() < output_high() || self.io.taken > self.life.taken
+        self.io.output.len() < OUTPUT_HIGH || self.io.taken > self.life.taken
     }
 
     /// Answers PINGREQs that had to wait.

@@ -2,9 +2,11 @@
 //! sidecar reaches it: its inbox, its completions and its control.
 
 mod held_back;
+mod memory;
 mod places;
 mod rights;
 
+use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -33,6 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes between a connection and its client.
 const PIPE: usize = 64 * 1024;
+
+thread_local! {
+    /// What connections of this thread take for the share that one queue has of the memory.
+    pub(super) static SHARE: Cell<Option<usize>> = const { Cell::new(None) };
+}
 
 /// There is no other account.
 struct NoOthers;
