@@ -30,6 +30,8 @@ pub(super) struct Lanes {
     pub(super) restarts: Vec<LogRestart>,
     pub(super) is_woken: bool,
     pub(super) is_closed: bool,
+    /// Something that was taken from here was not written yet, as far as is known.
+    pub(super) is_output_waiting: bool,
     /// What of the budget is held for all of this, but for the messages, which hold their own.
     pub(super) held: Held,
 }
@@ -55,14 +57,19 @@ impl Lanes {
             restarts: Vec::new(),
             is_woken: false,
             is_closed: false,
+            is_output_waiting: false,
             held: Held::of(&PROCESS.budget),
         }
     }
 
     /// Bytes that wait here and nowhere else.
     fn own(&self) -> usize {
-        let places: usize = self.feeds().map(|(_, feed)| feed.len()).sum();
-        self.qos0.own() + (places + self.shared.len()) * PLACE
+        self.qos0.own() + (self.in_feeds() + self.shared.len()) * PLACE
+    }
+
+    /// Messages in all feeds.
+    fn in_feeds(&self) -> usize {
+        self.feeds().map(|(_, feed)| feed.len()).sum()
     }
 
     /// Counts what is here.
@@ -71,8 +78,18 @@ impl Lanes {
         self.held.set(own);
     }
 
+    /// Whether the session has nothing: then it may have one message, however little memory there is, and however large that is.
+    /// Who reads gets on by that, and what others hold becomes less.
+    fn is_idle(&self) -> bool {
+        !self.is_output_waiting && self.qos0.is_empty() && self.shared.is_empty() && self.in_feeds() == 0
+    }
+
     /// Whether there is memory for one more packet at QoS 0: `own` bytes of it are copied, and the others are somebody's.
     pub(super) fn has_memory_for(&mut self, own: usize, shared: usize) -> bool {
+        if self.held.budget().is_full() && self.is_idle() {
+            self.held.set(self.own() + own);
+            return true;
+        }
         // Who has the payload until now may be done with it.
         if shared > 0 && self.held.budget().is_full() {
             return false;
@@ -91,7 +108,7 @@ impl Lanes {
 
     /// Whether there is memory for a message of this weight. For a small one there is: who reads it gets along with few of them.
     pub(super) fn takes(&self, weight: usize) -> bool {
-        weight <= FEED_LEAST || !self.held.budget().is_full()
+        weight <= FEED_LEAST || !self.held.budget().is_full() || self.is_idle()
     }
 
     /// Bytes that a feed may have now.

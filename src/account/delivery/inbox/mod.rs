@@ -412,6 +412,7 @@ impl Inbox {
         let before = messages.len();
         lanes.pop(count, messages);
         let has_room = messages.len() > before && lanes.has_room_for_scan();
+        lanes.is_output_waiting = !out.is_empty() || messages.len() > before;
         behind.extend(lanes.behind());
         lanes.count();
         drop(lanes);

@@ -291,3 +291,41 @@ fn a_session_without_memory_falls_behind_and_catches_up() {
     inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
     assert_eq!(messages.len(), 5);
 }
+
+#[test]
+fn a_session_that_has_nothing_may_have_one_message_when_there_is_no_memory() {
+    let (inbox, budget) = poor(0);
+    assert!(budget.is_full());
+    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+    let (mut wakes, large) = (Wakes::default(), 100_000);
+    for sequence in 1..5 {
+        inbox.offer_live(LOG, 2 * sequence, large, outgoing, &mut wakes);
+        assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (1, FeedState::Live { after: 0 }));
+        inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+        // What was taken is still on its way.
+        inbox.with_feed(LOG, |feed| feed.fall_behind(2 * sequence + 1));
+        assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(2 * sequence + 1));
+        assert_eq!(inbox.offer_scanned(LOG, 2 * sequence + 1, large, outgoing, &mut wakes), Offer::Full);
+        // Now it is not any more.
+        inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+        inbox.with_feed(LOG, |feed| *feed = Feed::new(0, 1_000, 0));
+    }
+    assert_eq!(messages.len(), 4);
+}
+
+#[test]
+fn who_reads_gets_large_messages_at_qos_0_also_when_there_is_no_memory() {
+    let (inbox, _) = poor(0);
+    let message = Message::new(TopicName::new("t").unwrap(), Bytes::from(vec![0; 100_000]), None);
+    let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
+    let (mut messages, mut behind, mut wakes) = (Vec::new(), Vec::new(), Wakes::default());
+    for _ in 0..3 {
+        assert!(inbox.offer_qos0(&message, &grant, 0, &mut wakes));
+        assert!(!inbox.offer_qos0(&message, &grant, 0, &mut wakes), "one waits");
+        let mut out = Segments::default();
+        inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
+        assert!(!inbox.offer_qos0(&message, &grant, 0, &mut wakes), "it is being written");
+        out = Segments::default();
+        inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
+    }
+}
