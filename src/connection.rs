@@ -40,12 +40,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use mqtt_codec::{Decoder, Packet, PacketId, TopicFilter, Version, Violation};
-use mqtt_session::{Close, Input, Output, Resend, Session, SubscribeRequest, Time, Verdict};
+use mqtt_session::{Close, Input, Output, Session, SubscribeRequest, Time, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Account, Control, Done, Inbox, Mail, Message, Outgoing, OwnedSession, PublishOutcome, Publishing, Share,
-    Subscribed, Wakes,
+    Account, Control, Done, Inbox, Mail, Outgoing, OwnedSession, PublishOutcome, Publishing, Share, Subscribed, Wakes,
 };
 use crate::accounts::{Accounts, Stay};
 use crate::auth::Principal;
@@ -61,7 +60,9 @@ pub(crate) use input::LET_GO_WITHIN;
 pub(crate) use io::GOODBYE;
 use io::Io;
 use pace::Pace;
-use parts::{Answered, Claimed, Counts, End, Eventual, LAZY_AGE, Life, Page, Reading, Remainder, Written};
+use parts::{
+    Answered, Claimed, Counts, End, Eventual, Fetched, LAZY_AGE, Life, Page, Reading, Remainder, Resending, Written,
+};
 use rates::Rates;
 use reads::Reads;
 use retained::PendingRetained;
@@ -107,9 +108,6 @@ const SUBSCRIBE_FILTERS: usize = 1_024;
 
 /// How long a connection without a keep alive sleeps at most between looks at the clock.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// What is repeated, each with its message, unless that is lost.
-type Fetched = Vec<(Resend, Option<Arc<Message>>)>;
 
 /// What ended a wait.
 enum Event {
@@ -173,7 +171,7 @@ struct Connection<S> {
     /// When the oldest change was made that nobody waits for.
     unsaved_since: Option<Instant>,
     /// Messages to repeat that are being fetched. Nothing new is delivered meanwhile.
-    resending: Option<Eventual<Fetched>>,
+    resending: Resending,
     /// What shared subscriptions gave at QoS 2, saved; its consumers are to be told.
     claimed: Claimed,
     /// The same, while they are being told.
@@ -328,7 +326,7 @@ where
         if let Poll::Ready(written) = poll_some(&mut self.writing, cx) {
             return Poll::Ready(Event::Written(written));
         }
-        if let Poll::Ready(fetched) = poll_some(&mut self.resending, cx) {
+        if let Poll::Ready(fetched) = poll_some(&mut self.resending.fetching, cx) {
             return Poll::Ready(Event::Fetched(fetched));
         }
         if let Poll::Ready(claimed) = poll_some(&mut self.confirming, cx) {

@@ -79,7 +79,7 @@ where
     pub(super) fn fill_backlog(&mut self) {
         let Some(until) = self.backlog.until.filter(|_| self.backlog.fetching.is_none()) else { return };
         while self.io.output.len() < output_low() && self.session.window_room() > 0 && self.copies.is_empty() {
-            match self.backlog.page.pop_front() {
+            match self.backlog.pop() {
                 Some(entry) if entry.sequence < until => {
                     if let Some(outgoing) = self.owed_copy(&entry) {
                         self.deliver(entry.sequence, outgoing);

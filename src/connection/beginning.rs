@@ -15,7 +15,7 @@ use super::handshake;
 use super::identity::Identity;
 use super::io::{self, Io};
 use super::pace::Pace;
-use super::parts::{Claimed, Counts, Life, Reading};
+use super::parts::{Claimed, Counts, Life, Reading, Resending};
 use super::reads::Reads;
 use super::retained::PendingRetained;
 use super::rights::judge_again;
@@ -133,7 +133,7 @@ where
             record_pace: Pace::new(Instant::now()),
             answers_after_record: VecDeque::new(),
             unsaved_since: None,
-            resending: None,
+            resending: Resending::default(),
             claimed: Claimed::new(),
             confirming: None,
             backlog: Reading::default(),

@@ -12,7 +12,7 @@ where
 {
     pub(super) fn count(&mut self) {
         self.held.set(self.session.held_count() + self.answers_after_record.len());
-        self.io.hold(self.ahead.cost() + self.publishing.bytes_behind());
+        self.io.hold(self.ahead.cost() + self.publishing.bytes_behind() + self.backlog.bytes());
         let metrics = &self.account.metrics;
         let [received, sent] = std::mem::take(&mut self.io.uncounted);
         metrics.bytes(received, sent);

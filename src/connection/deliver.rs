@@ -21,7 +21,7 @@ where
     pub(super) fn fill_output(&mut self) {
         while self.delivers() && self.io.output.len() < output_low() {
             // What is repeated comes before anything new.
-            let is_repeating = self.resending.is_some();
+            let is_repeating = self.resending.fetching.is_some();
             if !is_repeating {
                 self.fill_copies();
             }
@@ -89,7 +89,7 @@ where
 
     /// Tells shared subscriptions how many messages the client takes.
     pub(super) fn offer_share_room(&self) {
-        let takes = self.resending.is_none() && self.remainder.is_none() && self.end.is_none();
+        let takes = self.resending.fetching.is_none() && self.remainder.is_none() && self.end.is_none();
         let room = if takes && self.io.output.len() < output_low() { self.session.window_room() } else { 0 };
         self.inbox.offer_share_room(room.saturating_sub(self.mail.shared.len()));
     }

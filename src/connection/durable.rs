@@ -10,11 +10,12 @@ use mqtt_codec::{PacketId, QoS, ReasonCode, TopicName};
 use mqtt_session::{Input, RETAINED, Resend, Save, is_shared};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Connection;
 use super::parts::{Answered, LAZY_AGE, Written};
+use super::{Connection, OUTPUT_LOW, output_low};
 use crate::account::grant::{Everybody, MessageFacts, Permits as _, Terms, grant_again};
 use crate::account::{Message, Outgoing, SessionError, SessionWritten, progress_record};
 use crate::metrics::DropReason;
+use crate::overload::PROCESS;
 use crate::store::{Arrival, WriteError};
 
 /// Changes that are saved without anybody waiting for them.
@@ -156,12 +157,14 @@ where
         }
     }
 
-    /// Starts to fetch what of the last connection is to be repeated, as far as the window goes.
+    /// Starts to fetch what of the last connection is to be repeated, as far as the window goes, a piece at a time: what a client
+    /// does not take is not fetched.
     pub(super) fn start_resends(&mut self) {
-        if self.resending.is_some() || !self.delivers() {
+        if self.resending.fetching.is_some() || !self.delivers() || self.io.output.len() >= output_low() {
             return;
         }
-        let resends: Vec<Resend> = std::iter::from_fn(|| self.session.next_resend()).collect();
+        let count = self.resending.piece.count(PROCESS.budget.is_short());
+        let resends: Vec<Resend> = std::iter::from_fn(|| self.session.next_resend()).take(count).collect();
         if resends.is_empty() {
             return;
         }
@@ -169,7 +172,7 @@ where
         // What a consumer does not know may come to somebody else as long as it does not.
         let claims = self.owned.iter().map(|owned| &owned.claims);
         let acks: Vec<_> = claims.flat_map(|c| resends.iter().filter_map(|r| c.get(&r.packet_id()).cloned())).collect();
-        self.resending = Some(Box::pin(async move {
+        self.resending.fetching = Some(Box::pin(async move {
             account.confirm_shared(&acks).await;
             account.fetch_resends(&client_id, resends).await
         }));
@@ -177,7 +180,9 @@ where
 
     /// Repeats: PUBLISH with DUP and PUBREL, in their old order.
     pub(super) fn fetched(&mut self, fetched: Vec<(Resend, Option<Arc<Message>>)>) {
-        self.resending = None;
+        self.resending.fetching = None;
+        let bytes = fetched.iter().flat_map(|(_, message)| message).map(|message| message.weight()).sum();
+        self.resending.piece.took(fetched.len(), bytes, OUTPUT_LOW);
         for (resend, message) in fetched {
             if let Some(owned) = &mut self.owned {
                 owned.claims.remove(&resend.packet_id());

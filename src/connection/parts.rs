@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use mqtt_access::{Ending, UnixTime};
 use mqtt_codec::{PacketId, ReasonCode};
-use mqtt_session::Input;
+use mqtt_session::{Input, Resend};
 use tokio::time::Instant;
 
 use crate::account::redirect::is_drain;
-use crate::account::{Outgoing, SessionWritten};
+use crate::account::{Message, Outgoing, SessionWritten};
 use crate::store::{Arrival, BacklogReader, LogEntry, WriteError};
 
 /// How a connection ended.
@@ -33,6 +33,43 @@ pub(super) type Eventual<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// How old changes get before they are saved without anybody waiting for them.
 pub(super) const LAZY_AGE: Duration = Duration::from_secs(1);
+
+/// What is repeated, each with its message, unless that is lost.
+pub(super) type Fetched = Vec<(Resend, Option<Arc<Message>>)>;
+
+/// What of the last connection is repeated.
+#[derive(Default)]
+pub(super) struct Resending {
+    /// Messages that are being fetched. Nothing new is delivered meanwhile.
+    pub(super) fetching: Option<Eventual<Fetched>>,
+    pub(super) piece: Piece,
+}
+
+/// How many messages are fetched at a time that are to be repeated: as many as the output has room for, going by the last ones.
+#[derive(Debug)]
+pub(super) struct Piece(usize);
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+impl Piece {
+    /// So many before anything is known of their size, and at most.
+    const FIRST: usize = 8;
+    const MOST: usize = 512;
+
+    /// How many are fetched next.
+    pub(super) fn count(&self, is_memory_short: bool) -> usize {
+        if is_memory_short { 1 } else { self.0 }
+    }
+
+    /// So many were, of so many bytes together, and there was room for so many.
+    pub(super) fn took(&mut self, count: usize, bytes: usize, room: usize) {
+        self.0 = (count * room / bytes.max(1)).clamp(1, Self::MOST.min(self.0 * 8));
+    }
+}
 
 /// An answer that waits until what is answered is written.
 pub(super) enum Answered {
@@ -116,7 +153,9 @@ pub(super) struct Reading {
     pub(super) until: Option<u64>,
     pub(super) fetching: Option<Fetching>,
     pub(super) reader: Option<Box<BacklogReader>>,
-    pub(super) page: VecDeque<LogEntry>,
+    page: VecDeque<LogEntry>,
+    /// Bytes of it, which wait for the client.
+    page_bytes: usize,
     /// No page follows.
     pub(super) is_last: bool,
     /// Something was read, and is not yet known to be gone.
@@ -142,6 +181,39 @@ impl Reading {
         self.fetching = None;
         self.is_last = page.is_empty();
         self.reader = reader;
+        self.page_bytes = page.iter().map(LogEntry::weight).sum();
         self.page = page.into();
+    }
+
+    /// The next message of the page.
+    pub(super) fn pop(&mut self) -> Option<LogEntry> {
+        let entry = self.page.pop_front()?;
+        self.page_bytes = self.page_bytes.saturating_sub(entry.weight());
+        Some(entry)
+    }
+
+    /// Bytes that wait for the client.
+    pub(super) const fn bytes(&self) -> usize {
+        self.page_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_ones_are_fetched_together_and_large_ones_one_by_one() {
+        let mut piece = Piece::default();
+        assert_eq!((piece.count(false), piece.count(true)), (8, 1));
+        piece.took(8, 8 * 300, 64 * 1_024);
+        assert_eq!(piece.count(false), 64, "not all at once");
+        piece.took(64, 64 * 300, 64 * 1_024);
+        assert_eq!(piece.count(false), 218);
+        piece.took(218, 218 * 1_000_000, 64 * 1_024);
+        assert_eq!(piece.count(false), 1);
+        // Those that are gone have no size.
+        piece.took(1, 0, 64 * 1_024);
+        assert_eq!(piece.count(false), 8);
     }
 }

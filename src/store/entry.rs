@@ -28,6 +28,11 @@ pub struct LogEntry {
 }
 
 impl LogEntry {
+    /// Bytes that it takes while it waits.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.subject.len() + headers::weight(self.headers.as_ref()) + self.payload.len()
+    }
+
     /// The natural subject: without the log's prefix.
     pub fn subject(&self) -> &str {
         self.subject.get(usize::from(self.natural_at)..).unwrap_or_default()

@@ -141,3 +141,40 @@ async fn what_jetstream_has_removed_cannot_be_sent_again() {
         assert!(client.next_shown().await.starts_with(&format!("{topic} next qos1")));
     }
 }
+
+/// It may have more in flight than the sidecar has memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_repeated_is_fetched_as_far_as_the_client_reads() {
+    const MESSAGES: usize = 100;
+    const SIZE: usize = 200_000;
+    let world = World::own().await;
+    let mut publisher = world.a.v5("publisher").await;
+    let mut client = world.a.connect(Options::v5("large").durable(600)).await;
+    client.acknowledges = false;
+    client.subscribe("large", 1).await;
+    for _ in 0..MESSAGES {
+        publisher.publish(msg("large", vec![b'.'; SIZE]).qos(1)).await;
+    }
+    for _ in 0..MESSAGES {
+        client.receive().await;
+    }
+    client.reset();
+
+    let mut client = world.b.connect(Options::v5("large").durable(600).receive_buffer(4_096)).await;
+    assert!(client.is_resumed());
+    let waiting = async || world.b.metric("mqtt_waiting_bytes").await;
+    let (mut most, mut last) = (0.0_f64, -1.0);
+    eventually("it waits for the client", async || {
+        let now = waiting().await;
+        most = most.max(now);
+        // Nothing more comes.
+        std::mem::replace(&mut last, now) == now && now >= SIZE as f64
+    })
+    .await;
+    assert!(most < (MESSAGES * SIZE / 4) as f64, "{most} bytes");
+    for _ in 0..MESSAGES {
+        let message = client.receive().await;
+        assert!(message.dup && message.payload.len() == SIZE);
+    }
+    client.ping().await;
+}
