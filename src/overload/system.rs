@@ -1,8 +1,12 @@
 //! Memory, its limit and open files, as the system tells them. What cannot be read is as if there was no limit.
 //!
-//! The limit is that of the control group (cgroup v2 and v1), or that of the machine. What counts against it is what the kernel
-//! cannot take back when it needs room: in a control group all that it is charged for but the pages of files that are not in use;
-//! otherwise the pages of this process.
+//! A process is within several rooms, one in the other: its control group (cgroup v2 and v1), those that this is part of, and the
+//! machine. Each has a limit, and others may be in it as well. So of each is read what is in use and what is left, and the limit of
+//! this process is what it has and what is left in the room where the least is.
+//!
+//! **Invariant:** what is compared with a limit was read of the same room, at the same time.
+//!
+//! What the kernel can take back when it needs room is not in use: pages of files that are not to be written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,14 +34,16 @@ impl Memory {
 
 /// Where both are read.
 #[derive(Clone, Debug)]
-pub(crate) struct Source {
-    group: Option<Group>,
-    limit: u64,
+pub(crate) enum Source {
+    /// What the configuration says, for the pages of this process: what else is there has no part in it.
+    Configured(u64),
+    /// The control group of this process first, then those that it is part of; there may be none.
+    Rooms(Vec<Group>),
 }
 
-/// The control group that limits memory.
+/// A control group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Group {
+pub(crate) struct Group {
     dir: PathBuf,
     is_v2: bool,
 }
@@ -45,29 +51,52 @@ struct Group {
 impl Source {
     /// Finds out what limits this process. `configured`: the limit in its place; 0: none.
     pub(crate) fn find(configured: u64) -> Self {
+        if configured > 0 {
+            return Self::Configured(configured);
+        }
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let found = group_of(&own, Path::new(MOUNT), &|path: &Path| path.is_dir());
-        let of_group = found.and_then(|group| Some((group.limit()?, group)));
-        let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of(&text)).unwrap_or(NO_LIMIT);
-        match (configured, of_group) {
-            // What else runs in the group has no part in what was configured.
-            (1.., _) => Self { group: None, limit: configured },
-            (0, Some((limit, group))) if limit < physical => Self { group: Some(group), limit },
-            (0, _) => Self { group: None, limit: physical },
+        let mount = Path::new(MOUNT);
+        let found = group_of(&own, mount, &|path: &Path| path.is_dir());
+        Self::Rooms(found.map(|group| group.with_those_above(mount)).unwrap_or_default())
+    }
+
+    /// Whether a control group sets the limit now.
+    pub(crate) fn is_of_group(&self) -> bool {
+        match self {
+            Self::Configured(_) => false,
+            Self::Rooms(groups) => groups.iter().filter_map(Group::read).any(|group| group.limit < machine().limit),
         }
     }
 
-    /// Whether the limit is that of a control group.
-    pub(crate) const fn is_of_group(&self) -> bool {
-        self.group.is_some()
-    }
-
-    /// What is in use now.
+    /// What is in use now, and its limit.
     pub(crate) fn read(&self) -> Memory {
-        let resident = fs::read_to_string("/proc/self/statm").ok().and_then(|text| resident_of(&text)).unwrap_or(0);
-        let used = self.group.as_ref().and_then(Group::used).unwrap_or(0).max(resident);
-        Memory { used, limit: self.limit }
+        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        match self {
+            Self::Configured(limit) => Memory { used: resident_of(&statm).unwrap_or(0), limit: *limit },
+            Self::Rooms(groups) => {
+                let rooms: Vec<Option<Memory>> = groups.iter().map(Group::read).collect();
+                // What is in a group with a limit is ours, as far as the limit goes; of what has none, as little as is for sure. A
+                // process can be moved, and leaves behind what it has.
+                let own = rooms.first().copied().flatten().map_or(0, |group| group.used);
+                let own = own.max(private_of(&statm).unwrap_or(0));
+                within(own, rooms.into_iter().flatten().chain([machine()]))
+            }
+        }
     }
+}
+
+/// What is in use of what this process may have, when it is within all of these rooms.
+fn within(own: u64, rooms: impl Iterator<Item = Memory>) -> Memory {
+    let limit = rooms.map(|room| own.saturating_add(room.limit.saturating_sub(room.used)).min(room.limit)).min();
+    Memory { used: own, limit: limit.unwrap_or(NO_LIMIT) }
+}
+
+/// The outermost room.
+fn machine() -> Memory {
+    fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| machine_of(&text))
+        .unwrap_or(Memory { used: 0, limit: NO_LIMIT })
 }
 
 impl Group {
@@ -75,23 +104,35 @@ impl Group {
         fs::read_to_string(self.dir.join(file)).ok()?.trim().parse().ok()
     }
 
-    /// Its limit, or that of a group that it is part of.
-    fn limit(&self) -> Option<u64> {
-        let file = if self.is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
-        let all = self.dir.ancestors().take_while(|dir| dir.starts_with(MOUNT));
-        let limits = all.filter_map(|dir| Self { dir: dir.to_owned(), is_v2: self.is_v2 }.number(file));
-        limits.min().filter(|limit| *limit < NO_LIMIT)
+    /// This one, and those that it is part of, from within to without.
+    fn with_those_above(&self, mount: &Path) -> Vec<Self> {
+        let all = self.dir.ancestors().take_while(|dir| dir.starts_with(mount));
+        all.map(|dir| Self { dir: dir.to_owned(), is_v2: self.is_v2 }).collect()
+    }
+
+    /// What is in use in it, and its limit, if it has one.
+    fn read(&self) -> Option<Memory> {
+        let limit = self.number(if self.is_v2 { "memory.max" } else { "memory.limit_in_bytes" })?;
+        Some(Memory { used: self.used()?, limit }).filter(|memory| memory.limit < NO_LIMIT)
     }
 
     fn used(&self) -> Option<u64> {
-        let (file, idle) = if self.is_v2 {
-            ("memory.current", "inactive_file")
-        } else {
-            ("memory.usage_in_bytes", "total_inactive_file")
-        };
+        let charged = self.number(if self.is_v2 { "memory.current" } else { "memory.usage_in_bytes" })?;
         let stat = fs::read_to_string(self.dir.join("memory.stat")).unwrap_or_default();
-        Some(self.number(file)?.saturating_sub(field_of(&stat, idle).unwrap_or(0)))
+        Some(charged.saturating_sub(reclaimable_of(&stat, self.is_v2)))
     }
+}
+
+/// Bytes that a control group is charged for and the kernel takes back when there is need: pages of files, whether they were used
+/// lately or not, but for those that have to be written first, and what of its own the kernel can give up.
+fn reclaimable_of(stat: &str, is_v2: bool) -> u64 {
+    let (cached, unwritten): (&[_], &[_]) = if is_v2 {
+        (&["inactive_file", "active_file", "slab_reclaimable"], &["file_dirty", "file_writeback"])
+    } else {
+        (&["total_inactive_file", "total_active_file"], &["total_dirty", "total_writeback"])
+    };
+    let sum = |names: &[&str]| names.iter().filter_map(|name| field_of(stat, name)).sum::<u64>();
+    sum(cached).saturating_sub(sum(unwritten))
 }
 
 /// The group of memory in what `/proc/self/cgroup` says: `4:memory:/path` of version 1, `0::/path` of version 2. Inside a
@@ -128,14 +169,27 @@ pub(crate) fn files_left() -> Option<u64> {
 
 /// The second number of `/proc/self/statm` is resident pages.
 fn resident_of(statm: &str) -> Option<u64> {
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    pages_of(statm, 1)
+}
+
+/// Without those of files and what is shared with others, which is the third.
+fn private_of(statm: &str) -> Option<u64> {
+    Some(pages_of(statm, 1)?.saturating_sub(pages_of(statm, 2)?))
+}
+
+fn pages_of(statm: &str, index: usize) -> Option<u64> {
+    let pages: u64 = statm.split_whitespace().nth(index)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// `MemTotal` of `/proc/meminfo`, bytes.
-fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1_024)
+/// What `/proc/meminfo` says of the machine. `MemAvailable` is what can be had without swapping, caches included.
+fn machine_of(meminfo: &str) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1_024)
+    };
+    let limit = bytes("MemTotal")?;
+    Some(Memory { used: bytes("MemAvailable").map_or(0, |available| limit.saturating_sub(available)), limit })
 }
 
 fn field_of(stat: &str, name: &str) -> Option<u64> {
@@ -165,11 +219,43 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_is_that_of_the_room_where_the_least_is_left_whoever_takes_it() {
+        const MIB: u64 = 1 << 20;
+        let within = |own: u64, rooms: &[(u64, u64)]| {
+            let rooms = rooms.iter().map(|(used, limit)| Memory { used: used * MIB, limit: limit * MIB });
+            let memory = within(own * MIB, rooms);
+            (memory.used / MIB, memory.limit / MIB)
+        };
+        assert_eq!(within(100, &[(100, 256), (900, 24_000)]), (100, 256), "alone in its own");
+        assert_eq!(within(100, &[(3_900, 4_000), (9_000, 24_000)]), (100, 200), "its slice is nearly full of others");
+        assert_eq!(within(100, &[(100, 256), (3_950, 4_000)]), (100, 150));
+        assert_eq!(within(100, &[(100, 256), (4_100, 4_000)]), (100, 100), "there is nothing left");
+        assert_eq!(within(300, &[(100, 256)]), (300, 256), "some of it is another group's");
+        assert_eq!(within(100, &[]).0, 100);
+        let group = |dir: &str| Group { dir: dir.into(), is_v2: true };
+        let above = group("/c/a/b").with_those_above(Path::new("/c"));
+        assert_eq!(above, [group("/c/a/b"), group("/c/a"), group("/c")]);
+    }
+
+    #[test]
+    fn what_the_kernel_takes_back_is_not_in_use() {
+        let v2 = "anon 1000\ninactive_file 50\nactive_file 70\nslab_reclaimable 5\nfile_dirty 20\nfile_writeback 1\n";
+        assert_eq!(reclaimable_of(v2, true), 104);
+        let v1 = "active_file 9\ntotal_inactive_file 50\ntotal_active_file 70\ntotal_dirty 20\ntotal_writeback 0\n";
+        assert_eq!(reclaimable_of(v1, false), 100);
+        assert_eq!((reclaimable_of("", true), reclaimable_of("file_dirty 7", true)), (0, 0));
+    }
+
+    #[test]
     fn what_the_system_says_is_understood() {
-        assert_eq!(total_of("MemTotal:       24105 kB\nMemFree: 1 kB\n"), Some(24_105 * 1_024));
+        let meminfo = "MemTotal:       24105 kB\nMemFree: 1 kB\nMemAvailable:   20000 kB\n";
+        assert_eq!(machine_of(meminfo), Some(Memory { used: 4_105 * 1_024, limit: 24_105 * 1_024 }));
+        assert_eq!(machine_of("MemTotal: 24105 kB\n"), Some(Memory { used: 0, limit: 24_105 * 1_024 }));
+        assert_eq!(machine_of("rubbish"), None);
         assert_eq!(field_of("anon 5\ninactive_file 77\n", "inactive_file"), Some(77));
         assert_eq!(field_of("total_inactive_file 77\n", "inactive_file"), None);
-        assert_eq!(resident_of("rubbish"), None);
+        assert_eq!((resident_of("rubbish"), private_of("9 7")), (None, None));
+        assert_eq!(private_of("9 7 3 1"), resident_of("0 4"));
     }
 
     #[test]
