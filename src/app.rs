@@ -239,6 +239,9 @@ pub async fn run(config: Config, shutdown: ShutdownSignal, outside: Outside) -> 
     let opener = Configured::new(&config, &authenticator, &process.metrics, &process.redirect);
     let accounts = accounts::begin(home, Box::new(opener), most);
     accounts.set_rates(config.limits.common());
+    // As long as anybody is connected: who is let go takes memory until the end of that.
+    let watching = overload::watch(process.memory.clone(), Arc::clone(&accounts), Arc::clone(&process.metrics));
+    let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     let served = Box::pin(serve(config, &process, &accounts, dispatch, (source, stamp, hangups), shutdown)).await;
     if tokio::time::timeout(CLOSE, accounts.close()).await.is_err() {
         tracing::warn!("some of the accounts do not close; ending without");
@@ -264,9 +267,6 @@ async fn serve(
     let metrics = Arc::clone(&process.metrics);
     let door = Arc::new(options::door(&config, authenticator, home.max_packet_size(), metrics));
     let mqtt = Mqtt { door, accounts: Arc::clone(accounts) };
-    let watching = overload::watch(process.memory.clone(), Arc::clone(accounts), Arc::clone(&process.metrics));
-    let ends = shutdown.clone();
-    tokio::spawn(async move { until(&ends, watching).await });
     let metrics = Arc::clone(&process.metrics);
     let bans = Bans::new(&config.bans, home.store().account_name(), Arc::clone(&metrics));
     let shared = home.store().bans().filter(|_| config.bans.shared).cloned();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::harness::sessions::record;
 use crate::harness::{
-    Client, Ended, NatsServer, Options, PATIENCE, Sidecar, SidecarBuilder, Socket, eventually, unique,
+    Client, Ended, NatsServer, Options, PATIENCE, Sidecar, SidecarBuilder, Socket, eventually, msg, unique,
 };
 
 const ELSEWHERE: &str = "other.example:8883";
@@ -133,4 +133,20 @@ async fn before_the_drain_balancers_have_time_to_notice() {
     assert_eq!(late.closed().await, Some(ReasonCode::ServerShuttingDown));
     assert!(began.elapsed() >= Duration::from_secs(1));
     assert_eq!(sidecar.ended().await.code(), Some(0));
+}
+
+/// Whoever is let go takes memory until the end of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_looked_at_until_the_last_one_is_gone() {
+    let nats = NatsServer::start();
+    let sidecar = SidecarBuilder::of(&nats, "sidecar").set("DRAIN__NOTICE", "60s").start().await;
+    let mut client = sidecar.v5("late").await;
+    sidecar.terminate();
+    eventually("it drains", async || sidecar.answers("/readyz", 503).await).await;
+    let used = async || sidecar.metric("mqtt_memory_used_bytes").await;
+    let before = used().await;
+    for n in 0..100 {
+        client.publish(msg(&format!("kept/{n}"), vec![b'.'; 100_000]).qos(1).retained()).await;
+    }
+    eventually("it is seen", async || used().await > before + 5e6).await;
 }
