@@ -68,6 +68,8 @@ mod operations;
 mod outage;
 mod overlapping;
 mod overload;
+mod overload_group;
+mod overload_levels;
 mod properties;
 mod protocol;
 mod proxy_protocol;

@@ -36,6 +36,12 @@ impl Message {
         self
     }
 
+    /// Adds a user property.
+    pub(crate) fn property(mut self, name: &str, value: &str) -> Self {
+        self.properties.get_or_insert_default().user_properties.push((name.into(), value.into()));
+        self
+    }
+
     /// The packet; QoS 1 and 2 need `packet_id`.
     pub(crate) fn packet(&self, packet_id: Option<PacketId>) -> Publish {
         Publish {

@@ -23,6 +23,8 @@ pub(crate) struct SidecarBuilder {
     env: Vec<(String, String)>,
     /// In mode `none`, whatever the mode of the tests is.
     is_open: bool,
+    /// The control group that it runs in.
+    group: Option<PathBuf>,
 }
 
 /// A running sidecar. Started again it has the same ports.
@@ -41,7 +43,7 @@ impl SidecarBuilder {
     /// With these arguments besides those for the ports.
     pub(crate) fn new(name: &str, args: &[&str]) -> Self {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        Self { name: name.to_owned(), args, env: Vec::new(), is_open: false }
+        Self { name: name.to_owned(), args, env: Vec::new(), is_open: false, group: None }
     }
 
     /// For this nats-server.
@@ -65,6 +67,12 @@ impl SidecarBuilder {
     /// Sets a variable of the environment.
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// It runs in the control group that is this directory.
+    pub(crate) fn in_group(mut self, group: &Path) -> Self {
+        self.group = Some(group.to_owned());
         self
     }
 
@@ -121,6 +129,13 @@ impl SidecarBuilder {
     }
 }
 
+/// The program, in a control group before its first instruction.
+fn within(group: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.join("cgroup.procs")).arg(PROGRAM);
+    command
+}
+
 /// The library that a process with another clock is started with: of Python's package or of the system's.
 fn libfaketime() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -143,7 +158,10 @@ impl Sidecar {
     fn launch(&mut self) {
         self.process = None;
         let address = |port: u16| format!("127.0.0.1:{port}");
-        let mut command = Command::new(PROGRAM);
+        let mut command = match &self.builder.group {
+            None => Command::new(PROGRAM),
+            Some(group) => within(group),
+        };
         command
             .current_dir(self.dir.path())
             .args(["--listen", &address(self.mqtt_port), "--listen-ws", &address(self.ws_port)])
