@@ -184,8 +184,9 @@ impl Process {
 
     /// Devices are served.
     fn tell_ready(&self, bound: &[Bound], config: &Config) {
-        self.listeners.open();
+        // The line first: whoever waits for it and whoever asks `/readyz` find both.
         let line = announce::ready(bound, &config.nats.urls, self.admin.as_ref().map(|admin| admin.addr));
+        self.listeners.open();
         let telling = systemd::keep_told(self.notifier.clone(), self.readiness.clone(), line.clone());
         // Nobody asks for more time behind it.
         *self.keeping.lock() = AbortOnDropHandle::new(tokio::spawn(telling));
