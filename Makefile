@@ -52,7 +52,7 @@ test: tools ## Run every test: unit, property, and integration against a real na
 test-modes: tools ## Run integration tests in the other modes of authentication
 	@set -e; for mode in $(MODES); do \
 	    echo "TEST_AUTH=$$mode"; \
-	    TEST_AUTH=$$mode cargo test $(CARGO_FLAGS) --test integration -- $(MODE_TESTS:%=%::) $(MODE_SKIPPED:%=--skip %::); \
+	    TEST_AUTH=$$mode cargo test $(CARGO_FLAGS) --workspace --test integration -- $(MODE_TESTS:%=%::) $(MODE_SKIPPED:%=--skip %::); \
 	done
 
 .PHONY: ci
