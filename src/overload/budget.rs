@@ -16,10 +16,11 @@ const STRIPES: usize = 8;
 
 /// Memory that is in use when all that may wait waits, in thousandths of the limit. Below where levels begin: the allocator needs
 /// some more than what is asked of it, and so does the kernel for sockets.
-const AIM_PERMILLE: usize = 700;
+const AIM_PERMILLE: usize = 600;
 
-/// These parts of the limit may wait at most, and at least: whatever else takes memory, something has to wait for clients.
-const MOST_PART: usize = 2;
+/// These parts of the limit may wait at most, and at least. What waits can come within less time than it takes to look at memory, and the
+/// allocator takes up to twice of it until it has given back what it can; whatever else takes memory, something has to wait for clients.
+const MOST_PART: usize = 3;
 const LEAST_PART: usize = 32;
 
 /// The share is this part of what is left.
@@ -220,9 +221,9 @@ mod tests {
             budget.keep_to(Memory { used: used * MIB, limit: 256 * MIB });
             budget.max() as u64 / MIB
         };
-        assert_eq!(max(40, 0), 128, "half of it at most");
-        assert_eq!(max(100, 0), 79);
-        assert_eq!(max(150, 50 << 20), 79, "what waits is not counted twice");
+        assert_eq!(max(40, 0), 85, "a third of it at most");
+        assert_eq!(max(100, 0), 53);
+        assert_eq!(max(150, 50 << 20), 53, "what waits is not counted twice");
         assert_eq!(max(250, 0), 8, "something always may");
     }
 }
