@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use mqtt_codec::{Decoder, Packet, PacketId, TopicFilter, Version, Violation};
-use mqtt_session::{Close, Input, Output, Session, SubscribeRequest, Time, Verdict};
+use mqtt_session::{Close, Input, Output, Position, Session, SubscribeRequest, Time, Verdict};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
@@ -190,11 +190,11 @@ struct Connection<S> {
     wakes: Wakes,
     mail: Mail,
     answers: Vec<PublishOutcome>,
-    messages: Vec<(u64, Outgoing)>,
+    messages: Vec<(Position, Outgoing)>,
     /// Messages that wait until the window has room for all their copies, and what is behind them.
-    copies: VecDeque<(u64, Outgoing)>,
+    copies: VecDeque<(Position, Outgoing)>,
     /// Places in logs from which on the session is behind.
-    behind: Vec<u64>,
+    behind: Vec<Position>,
     counts: Counts,
     /// What waits to be saved before the client gets it.
     held: HeldOutputs,

@@ -8,6 +8,7 @@ use mqtt_codec::{MessageProperties, Packet, PacketId, QoS, ReasonCode, Subscribe
 
 use crate::handshake::Verdict;
 use crate::inbound::{Once, Token};
+use crate::position::Position;
 use crate::reauthentication::Evidence;
 
 /// Something that happened.
@@ -25,9 +26,9 @@ pub enum Input<M> {
     Subscribed(PacketId, Vec<ReasonCode>),
     /// An [`UnsubscribeRequest`] was carried out.
     Unsubscribed(PacketId, Vec<ReasonCode>),
-    /// A QoS 1 or 2 message, with its log sequence, is to be delivered. Only while [`Session::window_room`](crate::Session::window_room) is above
+    /// A QoS 1 or 2 message, with where it is stored, is to be delivered. Only while [`Session::window_room`](crate::Session::window_room) is above
     /// zero.
-    Deliver(QoS, u64, M),
+    Deliver(QoS, Position, M),
     /// The message with this packet id, of an [`Output::Transmit`] or a [`Resend::Publish`](crate::Resend::Publish), is not sent: it is lost, or the
     /// client cannot take it. That counts as delivered [MQTT-3.1.2-25].
     Unsendable(PacketId),

@@ -13,7 +13,7 @@ use std::num::NonZeroU16;
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
-use crate::position::{Cursors, RETAINED, after_restart, is_in_log, is_shared};
+use crate::position::{Cursors, Position};
 use crate::progress::{Durability, InFlightState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ enum State {
 #[derive(Debug)]
 struct InFlight {
     qos: QoS,
-    sequence: u64,
+    position: Position,
     /// Ascends in the order of sending.
     order: u64,
     state: State,
@@ -38,7 +38,7 @@ struct InFlight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resend {
     /// PUBLISH with DUP: the message at this position.
-    Publish(QoS, PacketId, u64),
+    Publish(QoS, PacketId, Position),
     /// PUBREL.
     PubRel(PacketId),
 }
@@ -56,8 +56,8 @@ impl Resend {
     #[must_use]
     pub const fn retained(&self) -> Option<u64> {
         match self {
-            Self::Publish(_, _, position) if *position >= RETAINED => Some(*position - RETAINED),
-            Self::Publish(..) | Self::PubRel(_) => None,
+            Self::Publish(_, _, position) => position.retained(),
+            Self::PubRel(_) => None,
         }
     }
 }
@@ -85,7 +85,7 @@ impl Outbound {
         for (order, s) in (0..).zip(states) {
             let state = if s.is_released { State::Released(0) } else { State::Sent };
             in_flight
-                .insert(s.packet_id, InFlight { qos: s.qos, sequence: s.sequence, order, state, is_active: false });
+                .insert(s.packet_id, InFlight { qos: s.qos, position: s.position, order, state, is_active: false });
             next_id = successor(s.packet_id);
         }
         Self {
@@ -106,10 +106,10 @@ impl Outbound {
         let mut all: Vec<(u64, InFlightState)> = self
             .in_flight
             .iter()
-            .filter(|(_, m)| m.qos == QoS::ExactlyOnce || !is_shared(m.sequence))
+            .filter(|(_, m)| m.qos == QoS::ExactlyOnce || !m.position.is_shared())
             .map(|(id, m)| {
                 let is_released = matches!(m.state, State::Released(_));
-                (m.order, InFlightState { packet_id: *id, sequence: m.sequence, qos: m.qos, is_released })
+                (m.order, InFlightState { packet_id: *id, position: m.position, qos: m.qos, is_released })
             })
             .collect();
         all.sort_unstable_by_key(|(order, _)| *order);
@@ -130,16 +130,16 @@ impl Outbound {
             m.is_active = true;
             self.active += 1;
             return Some(match m.state {
-                State::Sent => Resend::Publish(m.qos, id, m.sequence),
+                State::Sent => Resend::Publish(m.qos, id, m.position),
                 State::Released(_) => Resend::PubRel(id),
             });
         }
         None
     }
 
-    /// Takes a packet id for a message of this QoS and sequence, one that is not in use [MQTT-2.2.1-4], [MQTT-4.3.2-1],
+    /// Takes a packet id for a message of this QoS at this place, one that is not in use [MQTT-2.2.1-4], [MQTT-4.3.2-1],
     /// [MQTT-4.3.3-1], or `None` when the window is full [MQTT-3.3.4-9], [MQTT-4.9.0-2].
-    pub(crate) fn send(&mut self, qos: QoS, sequence: u64) -> Option<PacketId> {
+    pub(crate) fn send(&mut self, qos: QoS, position: Position) -> Option<PacketId> {
         if self.room() == 0 {
             return None;
         }
@@ -151,10 +151,10 @@ impl Outbound {
         self.next_id = successor(id);
         let order = self.next_order;
         self.next_order += 1;
-        self.in_flight.insert(id, InFlight { qos, sequence, order, state: State::Sent, is_active: true });
+        self.in_flight.insert(id, InFlight { qos, position, order, state: State::Sent, is_active: true });
         self.active += 1;
-        if is_in_log(sequence) {
-            self.cursors.raise(sequence);
+        if position.is_in_log() {
+            self.cursors.raise(position);
         }
         Some(id)
     }
@@ -180,14 +180,14 @@ impl Outbound {
     /// A log goes on with the sequence `next`. What was sent of what it had from there on cannot be sent again.
     pub(crate) fn log_restarted(&mut self, log: u16, next: u64) {
         self.cursors.restart(log, next);
-        self.in_flight.values_mut().for_each(|m| m.sequence = after_restart(m.sequence, log, next));
+        self.in_flight.values_mut().for_each(|m| m.position = m.position.after_restart(log, next));
     }
 
     /// Ends a delivery. Returns whether a shared subscription gave it.
     fn forget(&mut self, id: PacketId, durability: &mut Durability) -> bool {
         let Some(m) = self.in_flight.remove(&id) else { return false };
         self.active -= usize::from(m.is_active);
-        let is_shared = is_shared(m.sequence);
+        let is_shared = m.position.is_shared();
         if m.qos == QoS::ExactlyOnce || !is_shared {
             durability.change();
         }
@@ -196,7 +196,7 @@ impl Outbound {
 
     /// A message of a shared subscription that was not sent yet is not this session's any more. Returns whether it is one.
     pub(crate) fn withdraw(&mut self, id: PacketId, durability: &mut Durability) -> bool {
-        let is_shared = self.in_flight.get(&id).is_some_and(|m| is_shared(m.sequence));
+        let is_shared = self.in_flight.get(&id).is_some_and(|m| m.position.is_shared());
         if is_shared {
             self.forget(id, durability);
         }

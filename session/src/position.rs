@@ -11,11 +11,9 @@
 //! So a place in log 0 is its sequence. Numbers of logs mean nothing outside the process: whoever stores a position stores
 //! the log's name.
 
-/// From here on a position is of a retained message: less this, it is a sequence of the bucket.
-pub const RETAINED: u64 = 1 << 63;
+const RETAINED: u64 = 1 << 63;
 
-/// Set in the position of a message that came by a shared subscription.
-pub const SHARED: u64 = 1 << 62;
+const SHARED: u64 = 1 << 62;
 
 const LOG_SHIFT: u32 = 48;
 
@@ -25,61 +23,111 @@ pub const LOG_MAX: u16 = (1 << (62 - LOG_SHIFT)) - 1;
 /// The number of a log that is gone: no log has it, and what is there is found nowhere.
 pub const GONE: u16 = LOG_MAX;
 
-/// The place of a sequence in a log.
-#[must_use]
-pub const fn position(log: u16, sequence: u64) -> u64 {
-    ((log & LOG_MAX) as u64) << LOG_SHIFT | sequence & ((1 << LOG_SHIFT) - 1)
-}
+/// Where a message is stored: a place in a log, or in the bucket of retained messages. Those of one log ascend with their
+/// sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
 
-/// The number of the log of a place, shared or not. Of a retained message it means nothing.
-#[must_use]
-pub const fn log_of(position: u64) -> u16 {
-    ((position >> LOG_SHIFT) as u16) & LOG_MAX
-}
+impl Position {
+    /// The place of a sequence in a log.
+    #[must_use]
+    pub const fn new(log: u16, sequence: u64) -> Self {
+        Self(((log & LOG_MAX) as u64) << LOG_SHIFT | sequence & ((1 << LOG_SHIFT) - 1))
+    }
 
-/// The sequence of a place in its log.
-#[must_use]
-pub const fn sequence_of(position: u64) -> u64 {
-    position & ((1 << LOG_SHIFT) - 1)
-}
+    /// The place of a sequence in the log that is always there.
+    #[must_use]
+    pub const fn in_main_log(sequence: u64) -> Self {
+        Self(sequence)
+    }
 
-/// Whether it is a place that a session reads by itself, so that it moves a cursor.
-#[must_use]
-pub const fn is_in_log(position: u64) -> bool {
-    position < SHARED
-}
+    /// The place of a retained message that has this sequence in the bucket.
+    #[must_use]
+    pub const fn of_retained(sequence: u64) -> Self {
+        Self(RETAINED | sequence)
+    }
 
-/// Whether it is the place of a message that came by a shared subscription.
-#[must_use]
-pub const fn is_shared(position: u64) -> bool {
-    position & (RETAINED | SHARED) == SHARED
-}
+    /// The place of a message in a log that came by a shared subscription.
+    #[must_use]
+    pub const fn by_share(self) -> Self {
+        Self(self.0 | SHARED)
+    }
 
-/// The same place once its log was made anew, or has lost its end, and goes on with the sequence `next`: from there on what was
-/// there is gone, and others have these sequences.
-#[must_use]
-pub const fn after_restart(place: u64, log: u16, next: u64) -> u64 {
-    if place < RETAINED && log_of(place) == log && sequence_of(place) >= next {
-        place | position(GONE, 0)
-    } else {
-        place
+    /// The number of its log, shared or not. Of a retained message it means nothing.
+    #[must_use]
+    pub const fn log(self) -> u16 {
+        ((self.0 >> LOG_SHIFT) as u16) & LOG_MAX
+    }
+
+    /// The sequence in its log.
+    #[must_use]
+    pub const fn sequence(self) -> u64 {
+        self.0 & ((1 << LOG_SHIFT) - 1)
+    }
+
+    /// The sequence in the bucket of retained messages, of one of these.
+    #[must_use]
+    pub const fn retained(self) -> Option<u64> {
+        if self.is_retained() { Some(self.0 - RETAINED) } else { None }
+    }
+
+    /// Whether it is the place of a retained message.
+    #[must_use]
+    pub const fn is_retained(self) -> bool {
+        self.0 >= RETAINED
+    }
+
+    /// Whether it is a place that a session reads by itself, so that it moves a cursor.
+    #[must_use]
+    pub const fn is_in_log(self) -> bool {
+        self.0 < SHARED
+    }
+
+    /// Whether it is the place of a message that came by a shared subscription.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        self.0 & (RETAINED | SHARED) == SHARED
+    }
+
+    /// The sequence in its log, with the mark of what came by a shared subscription: what is left of it without the number of
+    /// the log.
+    #[must_use]
+    pub const fn marked_sequence(self) -> u64 {
+        self.0 & !Self::new(LOG_MAX, 0).0
+    }
+
+    /// The place in a log that has this [`Self::marked_sequence`].
+    #[must_use]
+    pub const fn from_marked(log: u16, sequence: u64) -> Self {
+        Self(sequence | Self::new(log, 0).0)
+    }
+
+    /// The same place once its log was made anew, or has lost its end, and goes on with the sequence `next`: from there on what
+    /// was there is gone, and others have these sequences.
+    #[must_use]
+    pub const fn after_restart(self, log: u16, next: u64) -> Self {
+        if !self.is_retained() && self.log() == log && self.sequence() >= next {
+            Self(self.0 | Self::new(GONE, 0).0)
+        } else {
+            self
+        }
     }
 }
 
 /// How far a session has read, in each log; each a place in its log. Ascending, at most one of each log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cursors(Vec<u64>);
+pub struct Cursors(Vec<Position>);
 
 impl Cursors {
     /// The cursor of a log: the last sequence read; `None` when nothing was.
     #[must_use]
     pub fn get(&self, log: u16) -> Option<u64> {
-        self.find(log).ok().map(|index| sequence_of(self.0[index]))
+        self.find(log).ok().map(|index| self.0[index].sequence())
     }
 
     /// Everything in the log of this place, up to it, was read. Cursors never go back. Returns whether it moved.
-    pub fn raise(&mut self, position: u64) -> bool {
-        match self.find(log_of(position)) {
+    pub fn raise(&mut self, position: Position) -> bool {
+        match self.find(position.log()) {
             Ok(index) if self.0[index] < position => {
                 self.0[index] = position;
                 true
@@ -95,22 +143,22 @@ impl Cursors {
     /// The log goes on with `next`, which may be a sequence that was there before: what comes is not read yet.
     pub fn restart(&mut self, log: u16, next: u64) {
         if let Ok(index) = self.find(log) {
-            self.0[index] = self.0[index].min(position(log, next.saturating_sub(1)));
+            self.0[index] = self.0[index].min(Position::new(log, next.saturating_sub(1)));
         }
     }
 
     /// The cursors, as places in their logs.
-    pub fn iter(&self) -> impl Iterator<Item = u64> {
+    pub fn iter(&self) -> impl Iterator<Item = Position> {
         self.0.iter().copied()
     }
 
     fn find(&self, log: u16) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&log, |position| log_of(*position))
+        self.0.binary_search_by_key(&log, |position| position.log())
     }
 }
 
-impl FromIterator<u64> for Cursors {
-    fn from_iter<I: IntoIterator<Item = u64>>(positions: I) -> Self {
+impl FromIterator<Position> for Cursors {
+    fn from_iter<I: IntoIterator<Item = Position>>(positions: I) -> Self {
         let mut cursors = Self::default();
         for position in positions {
             cursors.raise(position);
@@ -123,40 +171,50 @@ impl FromIterator<u64> for Cursors {
 mod tests {
     use super::*;
 
+    const fn at(log: u16, sequence: u64) -> Position {
+        Position::new(log, sequence)
+    }
+
     #[test]
     fn a_place_is_taken_apart_into_what_it_was_made_of() {
         for (log, sequence) in [(0, 0), (0, 7), (1, 1), (LOG_MAX, (1 << 48) - 1)] {
-            let place = position(log, sequence);
-            assert_eq!((log_of(place), sequence_of(place)), (log, sequence));
-            assert_eq!((log_of(place | SHARED), sequence_of(place | SHARED)), (log, sequence));
-            assert!(is_in_log(place) && !is_in_log(place | SHARED) && !is_in_log(RETAINED + sequence));
-            assert!(is_shared(place | SHARED) && !is_shared(place) && !is_shared(RETAINED | SHARED | sequence));
+            let (place, shared) = (at(log, sequence), at(log, sequence).by_share());
+            let retained = Position::of_retained(sequence);
+            assert_eq!((place.log(), place.sequence()), (log, sequence));
+            assert_eq!((shared.log(), shared.sequence()), (log, sequence));
+            assert_eq!((place.retained(), shared.retained(), retained.retained()), (None, None, Some(sequence)));
+            assert!(place.is_in_log() && !shared.is_in_log() && !retained.is_in_log());
+            assert!(shared.is_shared() && !place.is_shared() && !retained.by_share().is_shared());
+            for place in [place, shared] {
+                assert_eq!(Position::from_marked(log, place.marked_sequence()), place);
+            }
         }
-        assert_eq!(position(0, 42), 42);
+        assert_eq!(at(0, 42), Position::in_main_log(42));
+        assert_eq!(at(3, 42).marked_sequence(), 42);
     }
 
     #[test]
     fn what_a_log_had_before_it_was_made_anew_is_nowhere() {
-        let moved = |place| after_restart(place, 0, 5);
-        assert_eq!((moved(4), moved(5)), (4, position(GONE, 5)));
-        assert_eq!(moved(SHARED | 9), SHARED | position(GONE, 9));
-        for elsewhere in [position(2, 9), RETAINED + 9] {
+        let moved = |place: Position| place.after_restart(0, 5);
+        assert_eq!((moved(at(0, 4)), moved(at(0, 5))), (at(0, 4), at(GONE, 5)));
+        assert_eq!(moved(at(0, 9).by_share()), at(GONE, 9).by_share());
+        for elsewhere in [at(2, 9), Position::of_retained(9)] {
             assert_eq!(moved(elsewhere), elsewhere);
         }
-        let mut cursors: Cursors = [9, position(2, 9)].into_iter().collect();
+        let mut cursors: Cursors = [at(0, 9), at(2, 9)].into_iter().collect();
         cursors.restart(0, 5);
         assert_eq!((cursors.get(0), cursors.get(2)), (Some(4), Some(9)));
-        assert!(cursors.raise(5));
+        assert!(cursors.raise(at(0, 5)));
     }
 
     #[test]
     fn each_log_has_a_cursor_that_never_goes_back() {
         let mut cursors = Cursors::default();
         assert_eq!(cursors.get(3), None);
-        assert!(cursors.raise(position(3, 5)));
-        assert!(cursors.raise(9));
-        assert!(!cursors.raise(position(3, 4)));
-        assert!(cursors.raise(position(1, 1)));
+        assert!(cursors.raise(at(3, 5)));
+        assert!(cursors.raise(at(0, 9)));
+        assert!(!cursors.raise(at(3, 4)));
+        assert!(cursors.raise(at(1, 1)));
         assert_eq!((cursors.get(0), cursors.get(1), cursors.get(3)), (Some(9), Some(1), Some(5)));
         assert_eq!(cursors.iter().collect::<Cursors>(), cursors);
     }

@@ -2,7 +2,7 @@
 
 use mqtt_codec::{PacketId, QoS};
 
-use crate::position::{Cursors, after_restart};
+use crate::position::{Cursors, Position};
 
 /// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it; and which
 /// secret of the account makes what it is called in the log.
@@ -22,7 +22,7 @@ pub struct InFlightState {
     /// Its packet id.
     pub packet_id: PacketId,
     /// Where it is stored.
-    pub sequence: u64,
+    pub position: Position,
     /// The QoS at which it was sent.
     pub qos: QoS,
     /// PUBREC came: PUBREL is what is repeated.
@@ -55,7 +55,7 @@ impl Progress {
     /// The log that is always there is another one, which goes on with the sequence `next`.
     pub fn log_restarted(&mut self, next: u64) {
         self.cursors.restart(0, next);
-        self.in_flight.iter_mut().for_each(|m| m.sequence = after_restart(m.sequence, 0, next));
+        self.in_flight.iter_mut().for_each(|m| m.position = m.position.after_restart(0, next));
         self.received.iter_mut().for_each(|r| r.after = r.after.min(next.saturating_sub(1)));
     }
 }

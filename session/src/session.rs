@@ -14,7 +14,7 @@ use crate::handshake::Verdict;
 use crate::held::{GatedOutput, HeldPublishes};
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
-use crate::position::is_shared;
+use crate::position::Position;
 use crate::progress::{Durability, Progress, Save};
 use crate::reauthentication::Reauthentication;
 use crate::{Parameters, Time};
@@ -186,7 +186,7 @@ impl<M> Session<M> {
     }
 
     /// Nothing up to this place in its log is owed beyond what was delivered.
-    pub fn has_read_up_to(&mut self, position: u64) {
+    pub fn has_read_up_to(&mut self, position: Position) {
         self.outbound.cursors.raise(position);
     }
 
@@ -262,7 +262,7 @@ impl<M> Session<M> {
             Input::Unsubscribed(packet_id, reasons) => {
                 out.push(Output::Send(Packet::UnsubAck(SubAck { packet_id, reasons, properties: None })));
             }
-            Input::Deliver(qos, sequence, message) => self.deliver(qos, sequence, message, out),
+            Input::Deliver(qos, position, message) => self.deliver(qos, position, message, out),
             Input::Unsendable(packet_id) => {
                 if let Some((needs, packet)) = self.outbound.unsendable(packet_id, &mut self.durability) {
                     self.hold(needs, Output::Send(packet), out);
@@ -371,10 +371,10 @@ impl<M> Session<M> {
         self.held.push_back(GatedOutput { needs, output: Output::Publish(publication) });
     }
 
-    fn deliver(&mut self, qos: QoS, sequence: u64, message: M, out: &mut Vec<Output<M>>) {
-        let Some(id) = self.outbound.send(qos, sequence) else { return };
+    fn deliver(&mut self, qos: QoS, position: Position, message: M, out: &mut Vec<Output<M>>) {
+        let Some(id) = self.outbound.send(qos, position) else { return };
         // Of a QoS 1 message of a shared subscription nothing is saved.
-        let is_saved = qos == QoS::ExactlyOnce || !is_shared(sequence);
+        let is_saved = qos == QoS::ExactlyOnce || !position.is_shared();
         let version = if is_saved { self.durability.change() } else { 0 };
         // A QoS 2 packet id is saved before the client sees it: whatever happens, the message keeps it.
         let needs = if qos == QoS::ExactlyOnce { version } else { 0 };

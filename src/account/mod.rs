@@ -56,7 +56,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_access::User;
 use mqtt_codec::TopicName;
-use mqtt_session::{Cursors, FeedState, Limits, RETAINED, Resend, log_of, sequence_of};
+use mqtt_session::{Cursors, FeedState, Limits, Position, Resend};
 use proto_map::{Names, Subject};
 
 pub(crate) use control::{Control, Order, Taken};
@@ -260,10 +260,10 @@ impl Account {
     }
 
     /// A session is behind in a log from this place on: has it brought up.
-    pub(crate) fn catch_up(&self, place: u64, inbox: &Arc<Inbox>) {
-        match self.logs.get(log_of(place)) {
+    pub(crate) fn catch_up(&self, place: Position, inbox: &Arc<Inbox>) {
+        match self.logs.get(place.log()) {
             Some(log) if !log.is_gone() => log.catch_up.ask(inbox),
-            _ => inbox.forget_log(log_of(place)),
+            _ => inbox.forget_log(place.log()),
         }
     }
 
@@ -296,21 +296,21 @@ impl Account {
         client_id: &str,
         resends: Vec<Resend>,
     ) -> Vec<(Resend, Option<Arc<Message>>)> {
-        let mut places: Vec<u64> = resends
+        let mut places: Vec<Position> = resends
             .iter()
             .filter_map(|resend| match resend {
-                Resend::Publish(_, _, place) if *place < RETAINED => Some(*place),
+                Resend::Publish(_, _, place) if !place.is_retained() => Some(*place),
                 Resend::Publish(..) | Resend::PubRel(_) => None,
             })
             .collect();
-        places.sort_unstable_by_key(|place| (log_of(*place), *place));
-        let mut found: HashMap<u64, Arc<Message>> = HashMap::new();
-        for in_log in places.chunk_by(|a, b| log_of(*a) == log_of(*b)) {
+        places.sort_unstable_by_key(|place| (place.log(), *place));
+        let mut found: HashMap<Position, Arc<Message>> = HashMap::new();
+        for in_log in places.chunk_by(|a, b| a.log() == b.log()) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
         let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
         let retained = self.find_retained(&retained).await;
-        found.extend(retained.into_iter().map(|(sequence, message)| (RETAINED + sequence, message)));
+        found.extend(retained.into_iter().map(|(sequence, message)| (Position::of_retained(sequence), message)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.get(&place).cloned()),
             Resend::PubRel(_) => (resend, None),
@@ -319,9 +319,9 @@ impl Account {
     }
 
     /// Fetches messages of one log, at these places, from the log or, where it has lost them, from the session's backlog.
-    async fn fetch_from_log(&self, client_id: &str, places: &[u64], found: &mut HashMap<u64, Arc<Message>>) {
-        let Some(log) = places.first().and_then(|place| self.logs.get(log_of(*place))) else { return };
-        let sequences: Vec<u64> = places.iter().map(|place| sequence_of(*place)).collect();
+    async fn fetch_from_log(&self, client_id: &str, places: &[Position], found: &mut HashMap<Position, Arc<Message>>) {
+        let Some(log) = places.first().and_then(|place| self.logs.get(place.log())) else { return };
+        let sequences: Vec<u64> = places.iter().map(|place| place.sequence()).collect();
         let mut entries = loop {
             match log.log.get_many(&sequences).await {
                 Ok(entries) => break entries,
@@ -341,7 +341,7 @@ impl Account {
             Some((entry.sequence, Arc::new(message)))
         };
         let by_sequence: HashMap<u64, Arc<Message>> = entries.iter().filter_map(message).collect();
-        let at = |place: &u64| Some((*place, by_sequence.get(&sequence_of(*place))?.clone()));
+        let at = |place: &Position| Some((*place, by_sequence.get(&place.sequence())?.clone()));
         found.extend(places.iter().filter_map(at));
     }
 

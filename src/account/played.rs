@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, SubscribeEntry, SubscriptionOptions, TopicFilter, TopicName, Version};
-use mqtt_session::{Publication, SubscribeRequest, Token};
+use mqtt_session::{Position, Publication, SubscribeRequest, Token};
 
 use super::publish::completions::PublishOutcome;
 use super::registry::Entered;
@@ -181,7 +181,7 @@ impl PlayedClient {
     }
 
     /// The same with its places, as it is granted.
-    pub(in crate::account) fn outgoing(&self) -> Vec<(u64, Outgoing)> {
+    pub(in crate::account) fn outgoing(&self) -> Vec<(Position, Outgoing)> {
         let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
         self.control.inbox().take_messages(&mut out, 10_000, &mut messages, &mut behind);
         for place in behind {

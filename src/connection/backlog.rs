@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::QoS;
-use mqtt_session::log_of;
+use mqtt_session::Position;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Page;
@@ -52,11 +52,11 @@ where
 {
     /// The session is behind, from this place on: has it brought up, from its backlog where the log that is always there has
     /// lost it. `is_drained`: nothing older is queued.
-    pub(super) fn catch_up(&mut self, place: u64, is_drained: bool) {
-        if log_of(place) != 0 {
+    pub(super) fn catch_up(&mut self, place: Position, is_drained: bool) {
+        if place.log() != 0 {
             return self.account.catch_up(place, &self.inbox);
         }
-        let next = place;
+        let next = place.sequence();
         if self.backlog.until.is_some() {
             return;
         }
@@ -66,7 +66,7 @@ where
                 self.backlog.until = Some(first);
                 self.fetch_backlog(next.saturating_sub(1), None);
             }
-            None => self.account.catch_up(next, &self.inbox),
+            None => self.account.catch_up(place, &self.inbox),
         }
     }
 
@@ -82,7 +82,7 @@ where
             match self.backlog.pop() {
                 Some(entry) if entry.sequence < until => {
                     if let Some(outgoing) = self.owed_copy(&entry) {
-                        self.deliver(entry.sequence, outgoing);
+                        self.deliver(Position::in_main_log(entry.sequence), outgoing);
                     }
                 }
                 None if !self.backlog.is_last => {
@@ -102,7 +102,7 @@ where
         if reading.reader.is_some() {
             self.backlog.is_left.store(true, Ordering::Relaxed);
         }
-        self.session.has_read_up_to(until - 1);
+        self.session.has_read_up_to(Position::in_main_log(until - 1));
         self.inbox.with_feed(0, |feed| feed.fall_behind(until));
     }
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::PacketId;
+use mqtt_session::Position;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Connection;
@@ -19,7 +20,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// Delivers a message that is stored at this place.
-    pub(super) fn deliver(&mut self, place: u64, outgoing: Outgoing) {
+    pub(super) fn deliver(&mut self, place: Position, outgoing: Outgoing) {
         if !self.copies.is_empty() {
             return self.copies.push_back((place, outgoing));
         }
@@ -36,7 +37,7 @@ where
         }
     }
 
-    fn deliver_copies(&mut self, place: u64, mut outgoing: Outgoing) {
+    fn deliver_copies(&mut self, place: Position, mut outgoing: Outgoing) {
         let others = std::mem::take(&mut outgoing.others);
         let message = Arc::clone(&outgoing.message);
         self.deliver_copy(place, outgoing);

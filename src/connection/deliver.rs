@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::{PacketId, QoS};
-use mqtt_session::{Input, RETAINED};
+use mqtt_session::{Input, Position};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Connection, output_low};
@@ -62,8 +62,8 @@ where
                 break;
             }
             if let Some(outgoing) = self.retained.take() {
-                let sequence = RETAINED + outgoing.message.retained_at.unwrap_or(0);
-                self.deliver(sequence, outgoing);
+                let place = Position::of_retained(outgoing.message.retained_at.unwrap_or(0));
+                self.deliver(place, outgoing);
             }
         }
         if self.retained.is_unsaved() && self.session.is_durable() && self.session.unsaved() == 0 {
@@ -102,7 +102,7 @@ where
     }
 
     /// Delivers a message that is stored at this place, once.
-    pub(super) fn deliver_copy(&mut self, place: u64, outgoing: Outgoing) {
+    pub(super) fn deliver_copy(&mut self, place: Position, outgoing: Outgoing) {
         match outgoing.grant.qos {
             QoS::AtMostOnce => self.write(false, QoS::AtMostOnce, None, &outgoing),
             qos if self.is_deliverable(&outgoing) => self.tell(Input::Deliver(qos, place, outgoing)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mqtt_codec::{PacketId, QoS, ReasonCode, TopicName};
-use mqtt_session::{Input, RETAINED, Resend, Save, is_shared};
+use mqtt_session::{Input, Position, Resend, Save};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::{Answered, LAZY_AGE, Written};
@@ -206,10 +206,10 @@ where
                 (Resend::Publish(_, packet_id, _), None) if resend.retained().is_some() => {
                     self.tell(Input::Unsendable(packet_id));
                 }
-                (Resend::Publish(_, packet_id, sequence), None) => {
+                (Resend::Publish(_, packet_id, place), None) => {
                     tracing::warn!(
                         client_id = &*self.control.client_id,
-                        sequence,
+                        sequence = place.0,
                         "the log has lost a message in flight"
                     );
                     self.account.metrics.dropped(DropReason::LogDiscarded, 1);
@@ -237,12 +237,12 @@ where
 
     /// A message that is sent again, for the subscriptions that it matches now, shared ones or others; `None` when the client
     /// may not have it any more.
-    fn as_subscribed(&self, qos: QoS, message: Arc<Message>, packet_id: PacketId, place: u64) -> Option<Outgoing> {
+    fn as_subscribed(&self, qos: QoS, message: Arc<Message>, packet_id: PacketId, place: Position) -> Option<Outgoing> {
         let topic = &message.topic;
         if self.account.is_closed(topic) {
             return None;
         }
-        let (is_retained, is_shared) = (place >= RETAINED, is_shared(place));
+        let (is_retained, is_shared) = (place.is_retained(), place.is_shared());
         let is_own = message.publisher.as_ref() == Some(&self.control.client_id);
         let all = self.owned.iter().flat_map(|owned| owned.subscriptions.iter());
         let matching = all.filter(|(f, _)| f.is_shared() == is_shared && f.matches(topic)).map(|(_, s)| s);

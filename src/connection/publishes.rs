@@ -1,7 +1,7 @@
 //! What the client publishes, between the session and the account.
 
 use mqtt_codec::{ReasonCode, Version};
-use mqtt_session::{Input, Publication, after_restart};
+use mqtt_session::{Input, Publication};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Reading;
@@ -76,7 +76,7 @@ where
     /// A log goes on elsewhere: what the session and its record say of places in it is about what was there before.
     pub(super) fn log_restarted(&mut self, LogRestart { log, next }: LogRestart) {
         self.session.log_restarted(log, next);
-        self.copies.iter_mut().for_each(|(place, _)| *place = after_restart(*place, log, next));
+        self.copies.iter_mut().for_each(|(place, _)| *place = place.after_restart(log, next));
         if log != 0 {
             return;
         }

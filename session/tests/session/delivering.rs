@@ -206,7 +206,7 @@ fn the_cursor_is_what_was_read_and_never_goes_back() {
 
 #[test]
 fn a_retained_message_is_repeated_like_any_other_and_does_not_move_the_cursor() {
-    let retained = mqtt_session::RETAINED + 10;
+    let retained = mqtt_session::Position::of_retained(10).0;
     check(
         V5.durable(),
         &format!(

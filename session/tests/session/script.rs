@@ -38,8 +38,8 @@ use mqtt_codec::{
     Unsubscribe, Version,
 };
 use mqtt_session::{
-    Close, GONE, Input, Output, Parameters, Progress, Publication, Resend, SHARED, Save, Session, SubscribeRequest,
-    Time, is_shared, log_of, sequence_of,
+    Close, GONE, Input, Output, Parameters, Position, Progress, Publication, Resend, Save, Session, SubscribeRequest,
+    Time,
 };
 
 /// Epoch of the first connection of a script.
@@ -159,7 +159,7 @@ struct Run {
     windows: VecDeque<u16>,
     epoch: u64,
     now: Time,
-    session: Session<u64>,
+    session: Session<Position>,
     outputs: VecDeque<String>,
     begun: Option<(u64, Progress)>,
     saved: Progress,
@@ -202,11 +202,11 @@ impl Run {
             }
             "deliver" => {
                 let (qos, place) = (qos(words.next())?, words.next());
-                let sequence = match place.and_then(|place| place.strip_prefix('s')) {
-                    Some(sequence) => SHARED | number::<u64>(Some(sequence))?,
-                    None => number(place)?,
+                let position = match place.and_then(|place| place.strip_prefix('s')) {
+                    Some(sequence) => Position(number(Some(sequence))?).by_share(),
+                    None => Position(number(place)?),
                 };
-                self.tell(Input::Deliver(qos, sequence, sequence));
+                self.tell(Input::Deliver(qos, position, position));
             }
             "subscribed" => self.tell(Input::Subscribed(id(words.next())?, reasons(words)?)),
             "unsubscribed" => self.tell(Input::Unsubscribed(id(words.next())?, reasons(words)?)),
@@ -226,7 +226,7 @@ impl Run {
             "unpublished" => self.session.not_published(number(words.next())?),
             "unsendable" => self.tell(Input::Unsendable(id(words.next())?)),
             "log" => self.session.log_stands_at(number(words.next())?),
-            "read" => self.session.has_read_up_to(number(words.next())?),
+            "read" => self.session.has_read_up_to(Position(number(words.next())?)),
             "reconnect" => self.connect(self.session.progress().1),
             "crash" => self.connect(self.saved.clone()),
             _ => return Err("there is no such step".into()),
@@ -234,7 +234,7 @@ impl Run {
         Ok(())
     }
 
-    fn tell(&mut self, input: Input<u64>) {
+    fn tell(&mut self, input: Input<Position>) {
         let mut out = Vec::new();
         self.session.handle(self.now, input, &mut out);
         self.outputs.extend(out.iter().map(output_text));
@@ -296,17 +296,17 @@ impl Run {
     }
 }
 
-fn place_text(place: u64) -> String {
-    if log_of(place) == GONE {
+fn place_text(place: Position) -> String {
+    if place.log() == GONE {
         return "#gone".into();
     }
-    if is_shared(place) { format!("#s{}", sequence_of(place)) } else { format!("#{place}") }
+    if place.is_shared() { format!("#s{}", place.sequence()) } else { format!("#{}", place.0) }
 }
 
 fn in_flight_text(progress: &Progress) -> String {
     let text = |s: &mqtt_session::InFlightState| {
         let state = if s.is_released { "released" } else { "sent" };
-        format!("{}:q{}:{}:{state}", s.packet_id, s.qos as u8, place_text(s.sequence))
+        format!("{}:q{}:{}:{state}", s.packet_id, s.qos as u8, place_text(s.position))
     };
     progress.in_flight.iter().map(text).collect::<Vec<_>>().join(" ")
 }
@@ -318,7 +318,7 @@ fn received_text(progress: &Progress) -> String {
     progress.received.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
-fn output_text(output: &Output<u64>) -> String {
+fn output_text(output: &Output<Position>) -> String {
     match output {
         Output::Send(packet) => packet_text(packet),
         Output::Publish(publication) => publication_text(publication),

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
-use mqtt_session::{Cursors, GONE, LOG_MAX, log_of, position, sequence_of};
+use mqtt_session::{Cursors, GONE, Position};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::{Carrier, Names, Subject, SubjectMap};
 
@@ -108,8 +108,8 @@ impl LogHandle {
     }
 
     /// The place of a sequence.
-    pub(crate) const fn position(&self, sequence: u64) -> u64 {
-        position(self.number, sequence)
+    pub(crate) const fn position(&self, sequence: u64) -> Position {
+        Position::new(self.number, sequence)
     }
 
     /// Whether the stream is gone.
@@ -264,24 +264,23 @@ impl Logs {
 
     /// How a record names a place: its sequence, with the mark of what came by a shared subscription, and the key of its log
     /// unless that is the first one.
-    pub(crate) fn name_of(&self, place: u64) -> (u64, Option<String>) {
-        let number = log_of(place);
-        if place >= mqtt_session::RETAINED {
-            return (place - mqtt_session::RETAINED, Some(IN_RETAINED.to_owned()));
+    pub(crate) fn name_of(&self, place: Position) -> (u64, Option<String>) {
+        if let Some(sequence) = place.retained() {
+            return (sequence, Some(IN_RETAINED.to_owned()));
         }
-        if number == 0 {
-            return (place, None);
-        }
-        let key = self.get(number).map_or_else(|| "?".to_owned(), |log| log.key.to_string());
-        (place & !position(LOG_MAX, 0), Some(key))
+        let key = match place.log() {
+            0 => None,
+            number => Some(self.get(number).map_or_else(|| "?".to_owned(), |log| log.key.to_string())),
+        };
+        (place.marked_sequence(), key)
     }
 
     /// The place that a record names. In a log that is gone it is one where nothing is found.
-    pub(crate) fn place_of(&self, sequence: u64, key: Option<&str>) -> u64 {
+    pub(crate) fn place_of(&self, sequence: u64, key: Option<&str>) -> Position {
         match key {
-            None => sequence,
-            Some(IN_RETAINED) => mqtt_session::RETAINED | sequence,
-            Some(key) => sequence | position(self.with_key(key).map_or(GONE, |log| log.number), 0),
+            None => Position::in_main_log(sequence),
+            Some(IN_RETAINED) => Position::of_retained(sequence),
+            Some(key) => Position::from_marked(self.with_key(key).map_or(GONE, |log| log.number), sequence),
         }
     }
 
@@ -293,8 +292,8 @@ impl Logs {
 
     /// Cursors of logs beside the first, as a record names them.
     pub(crate) fn names_of(&self, places: &Cursors) -> std::collections::BTreeMap<String, u64> {
-        let others = places.iter().filter(|place| log_of(*place) != 0);
-        others.filter_map(|place| Some((self.get(log_of(place))?.key.to_string(), sequence_of(place)))).collect()
+        let others = places.iter().filter(|place| place.log() != 0);
+        others.filter_map(|place| Some((self.get(place.log())?.key.to_string(), place.sequence()))).collect()
     }
 
     /// Whether a record names a log that we do not know.

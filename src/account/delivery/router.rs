@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
-use mqtt_session::{Cursors, Offer, log_of, position};
+use mqtt_session::{Cursors, Offer, Position};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
@@ -136,7 +136,7 @@ impl Router {
         let state = self.index.state();
         let stands = |log: &u16| {
             let index = logs.binary_search_by_key(log, |handle| handle.number).ok()?;
-            Some(position(*log, tails[index].sequence().max(ends.get(*log).unwrap_or(0))))
+            Some(Position::new(*log, tails[index].sequence().max(ends.get(*log).unwrap_or(0))))
         };
         let mut all = Vec::with_capacity(new.len());
         for s in new {
@@ -153,7 +153,7 @@ impl Router {
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
             if s.options.qos > QoS::AtMostOnce {
-                after.iter().for_each(|place| inbox.with_feed(log_of(place), |_| ()));
+                after.iter().for_each(|place| inbox.with_feed(place.log(), |_| ()));
             }
             all.push(after);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
-use mqtt_session::{Cursors, log_of};
+use mqtt_session::Cursors;
 
 use self::children::Children;
 use crate::account::delivery::inbox::Inbox;
@@ -68,7 +68,7 @@ pub(crate) struct Gates {
 impl Gates {
     /// Gates at these places.
     pub(crate) fn new(places: &Cursors) -> Self {
-        let others: Cursors = places.iter().filter(|place| log_of(*place) != 0).collect();
+        let others: Cursors = places.iter().filter(|place| place.log() != 0).collect();
         let has_others = others.iter().next().is_some();
         Self { first: places.get(0).unwrap_or(0), others: has_others.then(|| Box::new(others)) }
     }

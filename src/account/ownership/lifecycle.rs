@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
 use mqtt_ownership::{Epoch, Stop};
-use mqtt_session::{Cursors, Negotiated, Progress, log_of, sequence_of};
+use mqtt_session::{Cursors, Negotiated, Position, Progress};
 
 use crate::account::control::{Control, Order};
 use crate::account::delivery::retained::RetainedCursor;
@@ -383,7 +383,10 @@ impl Account {
             });
             progress
         } else {
-            Progress { cursors: [self.tail_sequence()].into_iter().collect(), ..Progress::default() }
+            Progress {
+                cursors: [Position::in_main_log(self.tail_sequence())].into_iter().collect(),
+                ..Progress::default()
+            }
         };
         let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
         Ok(Claim { owned, is_present, progress, retained, leaves_pages_of, leaves_wills })
@@ -415,7 +418,7 @@ impl Account {
             None => {
                 let first = subscriptions.values().map(|s| s.since).min();
                 let cursor = first.unwrap_or_else(|| self.tail_sequence());
-                Progress { cursors: [cursor].into_iter().collect(), ..Progress::default() }
+                Progress { cursors: [Position::in_main_log(cursor)].into_iter().collect(), ..Progress::default() }
             }
         };
         let places = self.places_in_other_logs(subscriptions, &progress.cursors, was_there_ms).await?;
@@ -468,7 +471,7 @@ impl Account {
         let mut filters = HashSet::new();
         if is_present {
             for place in progress.cursors.iter() {
-                control.inbox().with_feed(log_of(place), |feed| feed.fall_behind(sequence_of(place) + 1));
+                control.inbox().with_feed(place.log(), |feed| feed.fall_behind(place.sequence() + 1));
             }
             for (filter, stored) in owned.subscriptions.iter() {
                 if let Some(share) = records::share(stored) {

@@ -6,7 +6,7 @@ use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
 };
-use mqtt_session::{Cursors, InFlightState, MessageId, Once, Progress, Publication, ReceivedState};
+use mqtt_session::{Cursors, InFlightState, MessageId, Once, Position, Progress, Publication, ReceivedState};
 
 use crate::account::delivery::logs::Logs;
 use crate::account::delivery::router::NewSubscription;
@@ -39,7 +39,7 @@ pub(crate) fn progress_record(
     logs: &Logs,
 ) -> ProgressRecord {
     let in_flight = progress.in_flight.iter().map(|m| {
-        let (sequence, log) = logs.name_of(m.sequence);
+        let (sequence, log) = logs.name_of(m.position);
         InFlightRecord {
             packet_id: m.packet_id.get(),
             sequence,
@@ -72,7 +72,7 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     let in_flight = record.in_flight.iter().filter_map(|m| {
         Some(InFlightState {
             packet_id: PacketId::new(m.packet_id)?,
-            sequence: logs.place_of(m.sequence, m.log.as_deref()),
+            position: logs.place_of(m.sequence, m.log.as_deref()),
             qos: QoS::try_from(m.qos).ok()?,
             is_released: m.state == InFlightRecordState::Released,
         })
@@ -85,7 +85,7 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
         })
     });
     let mut cursors = logs.places_of(&record.cursors);
-    cursors.raise(record.cursor);
+    cursors.raise(Position::in_main_log(record.cursor));
     Progress { cursors, in_flight: in_flight.collect(), received: received.collect() }
 }
 
@@ -123,7 +123,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
 /// The places that a stored subscription begins after.
 pub(crate) fn begins_after(stored: &StoredSubscription, logs: &Logs) -> Cursors {
     let mut places = logs.places_of(&stored.since_in);
-    places.raise(stored.since);
+    places.raise(Position::in_main_log(stored.since));
     places
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn subscription(
         is_owed_retained: false,
         before: stored.before.as_ref().and_then(|before| {
             let mut until = logs.places_of(&before.up_to_in);
-            until.raise(before.up_to);
+            until.raise(Position::in_main_log(before.up_to));
             Some(Before { qos: QoS::try_from(before.qos).ok()?, until: Gates::new(&until) })
         }),
     })

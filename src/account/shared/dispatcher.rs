@@ -9,6 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
+use mqtt_session::Position;
+
 use super::given::Hold;
 
 /// A message that a member was given and has not acknowledged.
@@ -27,9 +29,9 @@ pub(super) struct Left<M, A> {
     /// The member, unless it had been withdrawn.
     pub(super) member: Option<M>,
     /// What is for others, in the order of the messages, with its answers.
-    pub(super) back: Vec<(u64, A)>,
+    pub(super) back: Vec<(Position, A)>,
     /// What stays its session's.
-    pub(super) kept: Vec<(u64, A)>,
+    pub(super) kept: Vec<(Position, A)>,
 }
 
 /// One group's members here, and what they have. `Id` names a member, `M` is one, `A` is how a message is answered.
@@ -40,7 +42,7 @@ pub(super) struct Dispatcher<Id, M, A> {
     ids: HashSet<Id>,
     /// Whose turn it is.
     turn: usize,
-    given: HashMap<u64, Given<Id, A>>,
+    given: HashMap<Position, Given<Id, A>>,
 }
 
 impl<Id, M, A> Default for Dispatcher<Id, M, A> {
@@ -75,9 +77,9 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
 
     /// A member is gone: the answers of what it was given come back. What is in doubt stays.
     pub(super) fn leave(&mut self, id: Id) -> Left<M, A> {
-        let of = |given: &mut HashMap<u64, Given<Id, A>>, hold| {
+        let of = |given: &mut HashMap<Position, Given<Id, A>>, hold| {
             let taken = given.extract_if(|_, given| given.to == id && given.hold == hold);
-            let mut taken: Vec<(u64, A)> = taken.map(|(position, given)| (position, given.answer)).collect();
+            let mut taken: Vec<(Position, A)> = taken.map(|(position, given)| (position, given.answer)).collect();
             taken.sort_unstable_by_key(|(position, _)| *position);
             taken
         };
@@ -111,22 +113,22 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
     }
 
     /// A member has this message from now on.
-    pub(super) fn note(&mut self, position: u64, to: Id, answer: A, now_ms: u64) {
+    pub(super) fn note(&mut self, position: Position, to: Id, answer: A, now_ms: u64) {
         self.given.insert(position, Given { to, answer, said_at_ms: now_ms, hold: Hold::Connection });
     }
 
     /// Whether a member has this message.
-    pub(super) fn has(&self, position: u64) -> bool {
+    pub(super) fn has(&self, position: Position) -> bool {
         self.given.contains_key(&position)
     }
 
     /// How a message is answered that a member has.
-    pub(super) fn answer_of(&self, position: u64) -> Option<A> {
+    pub(super) fn answer_of(&self, position: Position) -> Option<A> {
         self.given.get(&position).map(|given| given.answer.clone())
     }
 
     /// Says whose a message is that a member has.
-    pub(super) fn set_hold(&mut self, position: u64, hold: Hold) {
+    pub(super) fn set_hold(&mut self, position: Position, hold: Hold) {
         if let Some(given) = self.given.get_mut(&position) {
             given.hold = hold;
         }
@@ -134,19 +136,19 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
 
     /// A message came again that a member has: it is answered as it came last, and nobody else gets it. False when nobody
     /// has it.
-    pub(super) fn renew(&mut self, position: u64, answer: &A, now_ms: u64) -> bool {
+    pub(super) fn renew(&mut self, position: Position, answer: &A, now_ms: u64) -> bool {
         let Some(given) = self.given.get_mut(&position) else { return false };
         (given.answer, given.said_at_ms) = (answer.clone(), now_ms);
         true
     }
 
     /// A message is done with.
-    pub(super) fn finish(&mut self, position: u64) -> Option<A> {
+    pub(super) fn finish(&mut self, position: Position) -> Option<A> {
         self.given.remove(&position).map(|given| given.answer)
     }
 
     /// The messages of which the server has not heard for so long, with how to tell it that they are being worked on.
-    pub(super) fn due(&mut self, now_ms: u64, age_ms: u64) -> Vec<(u64, A)> {
+    pub(super) fn due(&mut self, now_ms: u64, age_ms: u64) -> Vec<(Position, A)> {
         let mut due = Vec::new();
         for (position, given) in &mut self.given {
             if given.said_at_ms + age_ms <= now_ms {
@@ -204,16 +206,16 @@ mod tests {
     fn what_a_member_has_when_it_leaves_comes_back_in_order() {
         let mut group = group(&['a', 'b']);
         for (position, to, answer) in [(9, 'a', "9"), (2, 'a', "2"), (3, 'b', "3"), (1, 'a', "1")] {
-            group.note(position, to, answer, 0);
+            group.note(Position(position), to, answer, 0);
         }
-        assert_eq!(group.finish(2), Some("2"));
-        assert_eq!(group.finish(2), None, "acknowledged once");
-        assert_eq!(group.leave('a').back, [(1, "1"), (9, "9")]);
+        assert_eq!(group.finish(Position(2)), Some("2"));
+        assert_eq!(group.finish(Position(2)), None, "acknowledged once");
+        assert_eq!(group.leave('a').back, [(Position(1), "1"), (Position(9), "9")]);
         assert_eq!(group.leave('a'), Left { member: None, back: vec![], kept: vec![] });
         assert_eq!(passed(&mut group, 2, |_| true), "bb");
         assert_eq!(group.withdraw('b'), Some(0));
         assert!(!group.is_idle(), "it has a message still");
-        assert_eq!(group.finish(3), Some("3"));
+        assert_eq!(group.finish(Position(3)), Some("3"));
         assert!(group.is_idle());
     }
 
@@ -221,26 +223,32 @@ mod tests {
     fn what_is_the_session_s_or_in_doubt_does_not_come_back() {
         let mut group = group(&['a']);
         for (position, answer) in [(1, "1"), (2, "2"), (3, "3")] {
-            group.note(position, 'a', answer, 0);
+            group.note(Position(position), 'a', answer, 0);
         }
-        group.set_hold(1, Hold::Session);
-        group.set_hold(2, Hold::Doubt);
-        group.set_hold(7, Hold::Session);
-        assert_eq!(group.leave('a'), Left { member: Some(0), back: vec![(3, "3")], kept: vec![(1, "1")] });
-        assert!(group.has(2) && !group.has(1) && !group.is_idle());
-        assert_eq!((group.answer_of(2), group.finish(2), group.answer_of(2)), (Some("2"), Some("2"), None));
+        group.set_hold(Position(1), Hold::Session);
+        group.set_hold(Position(2), Hold::Doubt);
+        group.set_hold(Position(7), Hold::Session);
+        assert_eq!(
+            group.leave('a'),
+            Left { member: Some(0), back: vec![(Position(3), "3")], kept: vec![(Position(1), "1")] }
+        );
+        assert!(group.has(Position(2)) && !group.has(Position(1)) && !group.is_idle());
+        assert_eq!(
+            (group.answer_of(Position(2)), group.finish(Position(2)), group.answer_of(Position(2))),
+            (Some("2"), Some("2"), None)
+        );
         assert!(group.is_idle());
     }
 
     #[test]
     fn a_message_that_comes_again_while_a_member_has_it_is_given_to_nobody_else() {
         let mut group = group(&['a']);
-        assert!(!group.renew(5, &"first", 0));
-        group.note(5, 'a', "first", 0);
-        assert!(group.renew(5, &"second", 10));
+        assert!(!group.renew(Position(5), &"first", 0));
+        group.note(Position(5), 'a', "first", 0);
+        assert!(group.renew(Position(5), &"second", 10));
         assert_eq!(group.due(19, 10), []);
-        assert_eq!(group.due(20, 10), [(5, "second")]);
+        assert_eq!(group.due(20, 10), [(Position(5), "second")]);
         assert_eq!(group.due(20, 10), [], "said once");
-        assert_eq!(group.finish(5), Some("second"));
+        assert_eq!(group.finish(Position(5)), Some("second"));
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use mqtt_session::Position;
 
 use crate::store::ShareAnswer;
 
@@ -21,28 +22,28 @@ pub(crate) enum Hold {
 /// Whoever gave a message away.
 pub(crate) trait Giver: Debug + Send + Sync {
     /// The message at this position is done with; `answer` is what its consumer is told.
-    fn finish(&self, position: u64, answer: Option<ShareAnswer>);
+    fn finish(&self, position: Position, answer: Option<ShareAnswer>);
     /// Where the consumer is told what becomes of it; `None` when nobody has to tell it.
-    fn ack(&self, position: u64) -> Option<ByteString>;
+    fn ack(&self, position: Position) -> Option<ByteString>;
     /// Says whose it is from now on.
-    fn set_hold(&self, position: u64, hold: Hold);
+    fn set_hold(&self, position: Position, hold: Hold);
 }
 
 /// A message that a group gave to a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Share {
     giver: Arc<dyn Giver>,
-    position: u64,
+    position: Position,
 }
 
 impl Share {
     /// The message at this position.
-    pub(super) const fn new(giver: Arc<dyn Giver>, position: u64) -> Self {
+    pub(super) const fn new(giver: Arc<dyn Giver>, position: Position) -> Self {
         Self { giver, position }
     }
 
     /// Its place.
-    pub(super) const fn position(&self) -> u64 {
+    pub(super) const fn position(&self) -> Position {
         self.position
     }
 

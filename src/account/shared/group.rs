@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
-use mqtt_session::{SHARED, log_of};
+use mqtt_session::Position;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Group {
 }
 
 impl Giver for Group {
-    fn finish(&self, position: u64, answer: Option<ShareAnswer>) {
+    fn finish(&self, position: Position, answer: Option<ShareAnswer>) {
         let mut state = self.state.lock();
         if let Some(ack) = state.members.finish(position) {
             if let Some(answer) = answer {
@@ -111,24 +111,24 @@ impl Giver for Group {
         }
     }
 
-    fn ack(&self, position: u64) -> Option<ByteString> {
+    fn ack(&self, position: Position) -> Option<ByteString> {
         self.state.lock().members.answer_of(position)
     }
 
-    fn set_hold(&self, position: u64, hold: Hold) {
+    fn set_hold(&self, position: Position, hold: Hold) {
         self.state.lock().members.set_hold(position, hold);
     }
 }
 
 impl State {
-    fn answer(&mut self, position: u64, ack: ByteString, answer: ShareAnswer) {
-        if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.log == log_of(position)) {
+    fn answer(&mut self, position: Position, ack: ByteString, answer: ShareAnswer) {
+        if let Some(feed) = self.feeds.iter_mut().find(|feed| feed.log == position.log()) {
             feed.answers.push((ack, answer));
         }
     }
 
-    fn wake(&self, position: u64) {
-        if let Some(feed) = self.feeds.iter().find(|feed| feed.log == log_of(position)) {
+    fn wake(&self, position: Position) {
+        if let Some(feed) = self.feeds.iter().find(|feed| feed.log == position.log()) {
             feed.wake.notify_one();
         }
     }
@@ -274,7 +274,7 @@ impl Group {
         let state = self.state.lock();
         let is_doubtful = |entry: &mut ShareEntry| {
             entry.is_again
-                && !state.members.has(SHARED | log.position(entry.entry.sequence))
+                && !state.members.has(log.position(entry.entry.sequence).by_share())
                 && self.router.message_of(log, &entry.entry).is_some_and(|m| m.qos == QoS::ExactlyOnce)
         };
         entries.extract_if(.., is_doubtful).collect()
@@ -291,7 +291,7 @@ impl Group {
         let now_ms = self.router.clock().earliest_ms();
         let mut state = self.state.lock();
         for ShareEntry { entry, ack, is_again } in entries.drain(..) {
-            let place = SHARED | log.position(entry.sequence);
+            let place = log.position(entry.sequence).by_share();
             if state.members.renew(place, &ack, uptime_ms()) {
                 continue;
             }
@@ -333,7 +333,7 @@ impl Group {
     fn offer(
         self: &Arc<Self>,
         state: &mut State,
-        place: u64,
+        place: Position,
         ack: &ByteString,
         message: Arc<Message>,
         now_ms: u64,

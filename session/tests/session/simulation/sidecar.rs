@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use mqtt_codec::{Ack, Packet, QoS, ReasonCode};
-use mqtt_session::{Close, Feed, FeedState, Input, Output, Resend, Session, Time, Token};
+use mqtt_session::{Close, Feed, FeedState, Input, Output, Position, Resend, Session, Time, Token};
 
 use super::client::{delivery, letter};
 use super::log::{Letter, Log, Name};
@@ -118,7 +118,7 @@ impl Connection {
                 }
                 witness.sends(self.client, self.epoch, sequence);
                 let qos = qos_of(&log.ever(sequence).unwrap().letter);
-                self.tell(Input::Deliver(qos, sequence, message));
+                self.tell(Input::Deliver(qos, Position::in_main_log(sequence), message));
             } else if let Some(resend) = self.session.next_resend() {
                 self.resend(resend, log, witness);
             } else {
@@ -131,11 +131,12 @@ impl Connection {
         match resend {
             Resend::PubRel(id) => self.to_client.push_back(Packet::PubRel(Ack::new(id, ReasonCode::Success))),
             // As if it had been delivered [MQTT-3.1.2-25].
-            Resend::Publish(_, id, sequence) if self.is_too_large(sequence) => {
-                witness.passes_over(self.client, sequence);
+            Resend::Publish(_, id, place) if self.is_too_large(place.sequence()) => {
+                witness.passes_over(self.client, place.sequence());
                 self.tell(Input::Unsendable(id));
             }
-            Resend::Publish(qos, id, sequence) if log.get(sequence).is_some() => {
+            Resend::Publish(qos, id, place) if log.get(place.sequence()).is_some() => {
+                let sequence = place.sequence();
                 witness.sends(self.client, self.epoch, sequence);
                 self.to_client.push_back(delivery(qos, id, sequence, true));
             }
@@ -153,7 +154,7 @@ impl Connection {
         if let FeedState::Live { after } = self.feed.state()
             && self.feed.is_empty()
         {
-            self.session.has_read_up_to(after.max(tail));
+            self.session.has_read_up_to(Position::in_main_log(after.max(tail)));
         }
     }
 

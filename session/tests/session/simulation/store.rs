@@ -1,7 +1,7 @@
 //! The store of sessions: who owns which, and its progress. Whoever claimed last is the owner; nobody else writes.
 
 use mqtt_codec::{PacketId, QoS};
-use mqtt_session::{InFlightState, Progress};
+use mqtt_session::{InFlightState, Position, Progress};
 
 #[derive(Clone, Debug, Default)]
 struct Record {
@@ -16,7 +16,8 @@ impl Store {
     /// The sessions of these clients, each with the packet id that it used last: with a message in flight that nobody can
     /// find any more.
     pub(crate) fn new(last_ids: impl Iterator<Item = Option<PacketId>>) -> Self {
-        let lost = |packet_id| InFlightState { packet_id, sequence: 0, qos: QoS::AtLeastOnce, is_released: false };
+        let lost =
+            |packet_id| InFlightState { packet_id, position: Position(0), qos: QoS::AtLeastOnce, is_released: false };
         let progress =
             |id: Option<PacketId>| Progress { in_flight: id.map(lost).into_iter().collect(), ..Progress::default() };
         Self(last_ids.map(|id| Record { epoch: 0, progress: progress(id) }).collect())

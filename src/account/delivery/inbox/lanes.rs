@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt_session::{Feed, FeedState, GONE, position};
+use mqtt_session::{Feed, FeedState, GONE, Position};
 use tokio::sync::Notify;
 
 use super::mail::{InboxLimits, LogRestart, Outgoing};
@@ -22,7 +22,7 @@ pub(super) struct Lanes {
     /// Of the others that it reads, by number.
     pub(super) others: Vec<(u16, Feed<Outgoing>)>,
     /// What shared subscriptions gave, with its position. No more than the window has room for.
-    pub(super) shared: VecDeque<(u64, Outgoing)>,
+    pub(super) shared: VecDeque<(Position, Outgoing)>,
     /// Wake those that give.
     pub(super) share_wakes: Vec<Arc<Notify>>,
     pub(super) retained: Vec<RetainedCursor>,
@@ -180,21 +180,23 @@ impl Lanes {
     }
 
     /// The places from which on the session is behind, in the logs in which there is room to catch up.
-    pub(super) fn behind(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn behind(&self) -> impl Iterator<Item = Position> {
         self.feeds().filter_map(|(log, feed)| match feed.state() {
-            FeedState::Behind { next } if feed.is_half_empty() && self.restarts.is_empty() => Some(position(log, next)),
+            FeedState::Behind { next } if feed.is_half_empty() && self.restarts.is_empty() => {
+                Some(Position::new(log, next))
+            }
             _ => None,
         })
     }
 
     /// Up to `count` messages of all feeds, in the order in which they have come. **Invariant:** what is behind another message in
     /// this sidecar stays behind it, also when a topic has moved from one log to another.
-    pub(super) fn pop(&mut self, count: usize, messages: &mut Vec<(u64, Outgoing)>) {
+    pub(super) fn pop(&mut self, count: usize, messages: &mut Vec<(Position, Outgoing)>) {
         let count = if self.restarts.is_empty() { count } else { 0 };
         for _ in 0..count {
             let Some((log, feed)) = self.first_feed() else { return };
             let Some((sequence, outgoing)) = feed.pop() else { return };
-            messages.push((position(log, sequence), outgoing));
+            messages.push((Position::new(log, sequence), outgoing));
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use mqtt_session::Position;
+
 use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
 use crate::account::shared::Share;
@@ -44,7 +46,7 @@ pub(crate) struct LogRestart {
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
     /// What shared subscriptions gave, with its position; it stays here until it is taken out.
-    pub(crate) shared: VecDeque<(u64, Outgoing)>,
+    pub(crate) shared: VecDeque<(Position, Outgoing)>,
     /// Logs that go on elsewhere.
     pub(crate) restarts: Vec<LogRestart>,
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{PublishFrame, QoS, TopicName, Version};
-use mqtt_session::{Feed, FeedState, Offer};
+use mqtt_session::{Feed, FeedState, Offer, Position};
 use parking_lot::Mutex;
 use proto_map::MountPoint;
 use tokio::sync::Notify;
@@ -400,8 +400,8 @@ impl Inbox {
         &self,
         out: &mut Segments,
         count: usize,
-        messages: &mut Vec<(u64, Outgoing)>,
-        behind: &mut Vec<u64>,
+        messages: &mut Vec<(Position, Outgoing)>,
+        behind: &mut Vec<Position>,
     ) -> [u64; 2] {
         let mut lanes = self.lanes.lock();
         let qos0 = std::mem::take(&mut lanes.qos0_counts);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use mqtt_session::Position;
 use tokio::sync::Notify;
 
 use super::{Inbox, Outgoing, Wakes};
@@ -54,7 +55,7 @@ impl Inbox {
     /// A shared subscription gives a message. False when there is no room, and it has to go elsewhere.
     pub(crate) fn offer_shared(
         self: &Arc<Self>,
-        position: u64,
+        position: Position,
         wakes: &mut Wakes,
         outgoing: impl FnOnce() -> Outgoing,
     ) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use mqtt_codec::{MessageProperties, QoS, TopicName, Version};
-use mqtt_session::{Feed, FeedState, GONE, Offer, log_of, sequence_of};
+use mqtt_session::{Feed, FeedState, GONE, Offer, Position};
 use tokio::sync::Notify;
 
 use super::{Inbox, InboxLimits, Outgoing, Permits as _, Wakes};
@@ -93,7 +93,7 @@ async fn a_session_that_is_behind_asks_for_a_scan_when_it_is_worth_its_while() {
         behind
     };
     assert!(behind(1).is_empty());
-    assert_eq!(behind(1), [5]);
+    assert_eq!(behind(1), [Position::in_main_log(5)]);
 }
 
 fn inbox(client_max_packet_size: u32) -> Arc<Inbox> {
@@ -157,7 +157,7 @@ fn several_logs_take_turns_in_the_order_in_which_their_messages_came() {
     let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
     inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
     inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
-    let places: Vec<_> = messages.iter().map(|(place, _)| (log_of(*place), sequence_of(*place))).collect();
+    let places: Vec<_> = messages.iter().map(|(place, _)| (place.log(), place.sequence())).collect();
     assert_eq!(places, [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)]);
     assert_eq!((inbox.reads(), inbox.feeds_behind(), behind), (vec![0, 2, 1], 0, vec![]));
     inbox.release();
@@ -178,7 +178,7 @@ fn when_a_log_is_made_anew_what_was_read_of_it_stays_and_has_no_place_any_more()
     let places = || {
         let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
         inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
-        messages.iter().map(|(place, _)| (log_of(*place), sequence_of(*place))).collect::<Vec<_>>()
+        messages.iter().map(|(place, _)| (place.log(), place.sequence())).collect::<Vec<_>>()
     };
     assert_eq!(places(), []);
     let restarts = inbox.take_restarts();
@@ -199,7 +199,7 @@ fn shared_subscriptions_give_what_there_is_room_for_and_are_woken_when_there_is_
     inbox.join_share(&one);
     inbox.join_share(&two);
     inbox.join_share(&two);
-    let give = |place| inbox.offer_shared(place, &mut Wakes::default(), outgoing);
+    let give = |place| inbox.offer_shared(Position(place), &mut Wakes::default(), outgoing);
     assert!(!give(1), "it has not said that it has room");
     inbox.offer_share_room(3);
     assert!(is_woken(&one) && is_woken(&two));
@@ -210,7 +210,7 @@ fn shared_subscriptions_give_what_there_is_room_for_and_are_woken_when_there_is_
     assert!(!give(4) && !is_woken(&one));
     let mut mail = super::Mail::default();
     inbox.take(&mut mail);
-    assert_eq!(mail.shared.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(mail.shared.iter().map(|(place, _)| place.0).collect::<Vec<_>>(), [1, 2, 3]);
     inbox.leave_share(&two);
     inbox.offer_share_room(1);
     assert!(is_woken(&one) && !is_woken(&two) && inbox.share_room() == 1);
@@ -282,7 +282,7 @@ fn a_session_without_memory_falls_behind_and_catches_up() {
     assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (4, FeedState::Behind { next: 5 }));
     let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
     inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
-    assert_eq!((messages.len(), &*behind), (4, &[5][..]), "it has some, and asks for a scan");
+    assert_eq!((messages.len(), &*behind), (4, &[Position::in_main_log(5)][..]), "it has some, and asks for a scan");
     assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(5));
     assert_eq!(inbox.offer_scanned(LOG, 5, large, outgoing, &mut wakes), Offer::Full, "not even one of those");
     budget.set_max(1 << 20);

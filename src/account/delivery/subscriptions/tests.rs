@@ -1,7 +1,7 @@
 use super::*;
 use crate::account::delivery::inbox::InboxLimits;
 use mqtt_codec::{TopicName, Version};
-use mqtt_session::position;
+use mqtt_session::Position;
 
 fn inbox(id: SessionId) -> Arc<Inbox> {
     let limits = InboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
@@ -22,11 +22,16 @@ fn subscriber(inbox: &Arc<Inbox>, after: u64) -> Subscriber {
         options: SubscriptionOptions::default(),
         subscription_id: None,
         leads: false,
-        gates: Gates::new(&[after].into_iter().collect()),
+        gates: gates(&[(0, after)]),
         before: None,
         retained: CameRetained::default(),
         made: 0,
     }
+}
+
+/// Gates at these sequences of logs.
+fn gates(at: &[(u16, u64)]) -> Gates {
+    Gates::new(&at.iter().map(|(log, sequence)| Position::new(*log, *sequence)).collect())
 }
 
 fn filter(text: &str) -> TopicFilter {
@@ -105,7 +110,7 @@ fn what_a_replaced_subscription_was_owed_stays_owed() {
     let (f, one) = (filter("a"), inbox(1));
     let step = |qos: QoS, at: u64| Subscriber {
         options: SubscriptionOptions { qos, ..SubscriptionOptions::default() },
-        gates: Gates::new(&[at, position(OTHER, 10 * at)].into_iter().collect()),
+        gates: gates(&[(0, at), (OTHER, 10 * at)]),
         retained: came(at),
         ..subscriber(&one, 0)
     };
@@ -145,13 +150,13 @@ fn what_a_replaced_subscription_was_owed_stays_owed() {
 
 #[test]
 fn gates_are_lowered_in_the_log_that_goes_on_with_lower_sequences_and_in_no_other() {
-    let mut gates = Gates::new(&[9, position(3, 90), position(4, 90)].into_iter().collect());
-    gates.lower(0, 4);
-    gates.lower(3, 40);
-    gates.lower(4, 100);
-    gates.lower(5, 1);
-    assert_eq!([0, 3, 4, 5].map(|log| gates.of(log)), [4, 40, 90, 0]);
-    let mut first = Gates::new(&[9].into_iter().collect());
+    let mut lowered = gates(&[(0, 9), (3, 90), (4, 90)]);
+    lowered.lower(0, 4);
+    lowered.lower(3, 40);
+    lowered.lower(4, 100);
+    lowered.lower(5, 1);
+    assert_eq!([0, 3, 4, 5].map(|log| lowered.of(log)), [4, 40, 90, 0]);
+    let mut first = gates(&[(0, 9)]);
     first.lower(3, 1);
     assert_eq!((first.of(0), first.of(3)), (9, 0));
 }

@@ -1,7 +1,7 @@
 //! Sessions that fall behind the tail of a log get what the tail passed over, from the log, in its order, once.
 
 use mqtt_codec::QoS;
-use mqtt_session::FeedState;
+use mqtt_session::{FeedState, Position};
 
 use crate::account::played::{Fate, LOG, PlayedClient, World, until};
 
@@ -138,7 +138,7 @@ async fn a_session_that_ends_while_a_scan_waits_for_it_keeps_nobody() {
     fill(&world, &mut publisher, 0, 40).await;
     // It asks once, and takes nothing of what the scan brings.
     assert_eq!(stuck.stored().len(), 4);
-    world.account.catch_up(5, stuck.control.inbox());
+    world.account.catch_up(Position::new(0, 5), stuck.control.inbox());
     assert_eq!(other.receives(40).await, numbers(0, 40), "it waits for nobody");
     let filters = stuck.filters.iter().cloned();
     world.account.forget_subscriptions(&stuck.control, filters);
@@ -217,6 +217,6 @@ async fn who_is_behind_in_a_log_that_is_gone_waits_for_nothing() {
         is_live(&slow).then_some(())
     })
     .await;
-    world.account.catch_up(mqtt_session::position(number, 1), slow.control.inbox());
+    world.account.catch_up(Position::new(number, 1), slow.control.inbox());
     assert!(is_live(&slow), "nobody asks for a log that is not there");
 }

@@ -1,6 +1,7 @@
 //! Which streams are logs, while clients are there.
 
 use mqtt_codec::{QoS, TopicFilter};
+use mqtt_session::Position;
 use serde_json::json;
 
 use crate::account::played::{Fate, LOG, World, answers, until};
@@ -34,8 +35,7 @@ async fn a_stream_that_comes_has_its_subjects_from_then_on_and_who_is_subscribed
     assert!(log.is_attached() && log.created_ms().is_some() && !log.is_gone());
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("m/+").unwrap()), [0, log.number]);
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("n").unwrap()), [0]);
-    let retained = mqtt_session::RETAINED + 7;
-    for place in [7, retained] {
+    for place in [Position::in_main_log(7), Position::of_retained(7)] {
         let (sequence, key) = world.account.logs.name_of(place);
         assert_eq!((sequence, world.account.logs.place_of(sequence, key.as_deref())), (7, place));
     }

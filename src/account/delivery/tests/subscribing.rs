@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscriptionOptions, TopicFilter};
+use mqtt_session::Position;
 
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::played::{Fate, PlayedClient, World, text, until};
@@ -159,7 +160,7 @@ async fn a_subscription_made_again_begins_where_it_was() {
     let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
     let (subscription_id, logs, is_owed_retained, before) = (None, vec![0], false, None);
     let new = NewSubscription { filter, options, subscription_id, order, logs, is_owed_retained, before };
-    world.account.router.restore(client.control.inbox(), &[2].into_iter().collect(), &new);
+    world.account.router.restore(client.control.inbox(), &[Position::new(0, 2)].into_iter().collect(), &new);
     // It was away, and has read up to the second one.
     client.control.inbox().with_feed(0, |feed| feed.fall_behind(2));
     assert_eq!(client.receives(2).await, ["2", "3"]);
