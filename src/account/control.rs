@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{ReasonCode, Version};
-use mqtt_ownership::Arrival;
+use mqtt_ownership::{Arrival, Epoch};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -279,12 +279,12 @@ impl Control {
     }
 
     /// Epoch of the connection in its session's record; 0 without one.
-    pub(crate) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> Epoch {
         self.completions.epoch()
     }
 
     /// The session has a record of ours, with this epoch, written with this sequence.
-    pub(crate) fn owns(&self, epoch: u64, sequence: u64) {
+    pub(crate) fn owns(&self, epoch: Epoch, sequence: u64) {
         let mut footing = self.footing.lock();
         self.completions.set_epoch(epoch);
         footing.written = sequence;
@@ -386,20 +386,20 @@ mod tests {
 
     fn owner() -> Control {
         let control = control();
-        control.owns(7, 20);
+        control.owns(Epoch(7), 20);
         control
     }
 
     #[test]
     fn a_connection_ends_when_what_is_newer_than_its_record_is_not_its_own() {
         for (sequence, record, ends, is_withdrawn) in [
-            (19, SeenRecord::Connected(6), false, false),
+            (19, SeenRecord::Connected(Epoch(6)), false, false),
             (19, SeenRecord::Ended, false, false),
-            (20, SeenRecord::Connected(7), false, false),
-            (21, SeenRecord::Connected(7), false, false),
-            (21, SeenRecord::Connected(8), true, false),
-            (21, SeenRecord::Left(8), true, false),
-            (21, SeenRecord::Left(7), true, true),
+            (20, SeenRecord::Connected(Epoch(7)), false, false),
+            (21, SeenRecord::Connected(Epoch(7)), false, false),
+            (21, SeenRecord::Connected(Epoch(8)), true, false),
+            (21, SeenRecord::Left(Epoch(8)), true, false),
+            (21, SeenRecord::Left(Epoch(7)), true, true),
             (21, SeenRecord::Ended, true, false),
         ] {
             let control = owner();
@@ -418,11 +418,11 @@ mod tests {
     fn what_was_read_before_its_own_write_was_acknowledged_counts() {
         let early = control();
         assert!(!early.sees_record(21, SeenRecord::Ended), "it may be that of the connection before");
-        early.owns(7, 20);
+        early.owns(Epoch(7), 20);
         assert!(early.is_displaced());
         let later = control();
         later.sees_record(19, SeenRecord::Ended);
-        later.owns(7, 20);
+        later.owns(Epoch(7), 20);
         assert!(!later.is_displaced());
     }
 
@@ -430,7 +430,7 @@ mod tests {
     fn a_connection_that_has_ended_keeps_what_it_has_sent() {
         let control = owner();
         control.close();
-        assert!(!control.sees_record(21, SeenRecord::Left(7)), "it has written that itself");
+        assert!(!control.sees_record(21, SeenRecord::Left(Epoch(7))), "it has written that itself");
         assert!(
             !control.completions.is_withdrawn() && control.is_displaced(),
             "nobody has said yet that it was itself"

@@ -103,7 +103,7 @@ impl Host for Arc<Account> {
         epoch: Epoch,
         cause: WillCause,
     ) -> WillOutcome {
-        Account::publish_will(self, client_id, will, epoch.0, cause).await
+        Account::publish_will(self, client_id, will, epoch, cause).await
     }
 
     async fn remove(&self, client_id: &ByteString, remain: Remain) {

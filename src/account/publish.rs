@@ -36,6 +36,7 @@ use std::time::Instant;
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
+use mqtt_ownership::Epoch;
 use mqtt_session::Publication;
 use proto_map::Subject;
 
@@ -95,7 +96,7 @@ pub(crate) struct Publishing {
     /// What the client may do; of what we publish ourselves there is none.
     rights: Option<Arc<Rights>>,
     /// Epoch of the connection whose will this publishes, which is over.
-    will_of: Option<u64>,
+    will_of: Option<Epoch>,
     /// How what it publishes into a log says whose it is.
     epoch_text: Option<EpochText>,
 }

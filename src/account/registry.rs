@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytestring::ByteString;
 use foldhash::HashMap;
+use mqtt_ownership::Epoch;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -106,12 +107,14 @@ impl Registry {
     }
 
     /// The connection that owned a session last before an epoch, also while it ends.
-    pub(crate) fn find_before(&self, client_id: &str, epoch: u64) -> Option<Arc<Control>> {
+    pub(crate) fn find_before(&self, client_id: &str, epoch: Epoch) -> Option<Arc<Control>> {
         let clients = self.clients.lock();
         let leaving = self.leaving.lock();
         let all = clients.get(client_id).into_iter().chain(leaving.get(client_id).into_iter().flatten());
         // One without an epoch has yet to write its record.
-        all.filter(|control| (1..epoch).contains(&control.epoch())).max_by_key(|control| control.epoch()).cloned()
+        all.filter(|control| (Epoch(1)..epoch).contains(&control.epoch()))
+            .max_by_key(|control| control.epoch())
+            .cloned()
     }
 
     /// A connection has ended.

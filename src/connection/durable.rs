@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mqtt_codec::{PacketId, QoS, ReasonCode, TopicName};
+use mqtt_ownership::Epoch;
 use mqtt_session::{Input, Position, Resend, Save};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -51,7 +52,7 @@ where
             let (version, progress) = self.session.progress();
             let (fence, client_id) = (owned.sequence, self.control.client_id.clone());
             let mut progress =
-                progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.account.logs);
+                progress_record(Epoch(owned.record.epoch), &progress, &claims, &owned.sent_for, &self.account.logs);
             progress.retained = self.retained.begin_save();
             progress.rest.clone_from(&owned.progress_rest);
             self.unsaved_since = None;

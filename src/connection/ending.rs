@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_codec::{Disconnect, Packet, ReasonCode, Version};
+use mqtt_ownership::Epoch;
 use mqtt_session::Publication;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -56,7 +57,7 @@ where
         let last_progress = self.owned.as_ref().map(|owned| ProgressRecord {
             retained: self.retained.progress(),
             rest: owned.progress_rest.clone(),
-            ..progress_record(owned.record.epoch, &progress, &claims, &owned.sent_for, &self.account.logs)
+            ..progress_record(Epoch(owned.record.epoch), &progress, &claims, &owned.sent_for, &self.account.logs)
         });
         self.control.hand_over(last_progress.clone().filter(|_| self.session.is_durable()));
         self.account.forget_subscriptions(&self.control, self.filters.drain());

@@ -1,12 +1,14 @@
 //! Whose session it is, as far as its record says so.
 
+use mqtt_ownership::Epoch;
+
 /// What was read of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SeenRecord {
     /// The connection of this epoch is there.
-    Connected(u64),
+    Connected(Epoch),
     /// It is not any more.
-    Left(u64),
+    Left(Epoch),
     /// There is no session.
     Ended,
 }
@@ -22,7 +24,7 @@ pub(super) struct Footing {
 }
 
 impl Footing {
-    pub(super) fn is_displaced(&self, epoch: u64) -> bool {
+    pub(super) fn is_displaced(&self, epoch: Epoch) -> bool {
         self.written > 0 && self.seen > self.written && self.record != Some(SeenRecord::Connected(epoch))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::HashSet;
 use mqtt_codec::{QoS, TopicFilter, TopicName};
+use mqtt_ownership::Epoch;
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 use tokio::sync::watch;
@@ -172,12 +173,12 @@ impl SessionsSink for DurableInterest {
         );
         if record.accepted {
             let mut held = self.held.lock();
-            self.remove_all(&held.parts.take_before(&client, record.first_epoch));
+            self.remove_all(&held.parts.take_before(&client, Epoch(record.first_epoch)));
         }
     }
 
     fn page(&self, _sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
-        let client = proto_map::client_token(client_id);
+        let (client, first_epoch) = (proto_map::client_token(client_id), Epoch(first_epoch));
         self.set_part(
             above_0(&page.subscriptions),
             |parts| parts.page(&client, first_epoch, number),

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use mqtt_ownership::Epoch;
+
 use crate::account::control::SeenRecord;
 use crate::account::registry::Registry;
 use crate::metrics::{AccountMetrics, TakenBy};
@@ -47,7 +49,7 @@ impl Displaced {
 impl SessionsSink for Displaced {
     fn record(&self, sequence: u64, record: SessionRecord) {
         let seen = if record.connected { SeenRecord::Connected } else { SeenRecord::Left };
-        self.saw(&record.client_id, sequence, seen(record.epoch));
+        self.saw(&record.client_id, sequence, seen(Epoch(record.epoch)));
         self.next.record(sequence, record);
     }
 
@@ -106,7 +108,7 @@ mod tests {
             let metrics = process.account();
             let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::new(Nobody));
             registry.enter(&old, || false);
-            old.owns(7, 20);
+            old.owns(Epoch(7), 20);
             displaced.record(21, record(epoch, connected));
             displaced.record(22, record(epoch, connected));
             let text = process.render();
@@ -121,7 +123,7 @@ mod tests {
         let (registry, old, new) = (Arc::new(Registry::default()), control(1), control(2));
         let displaced = Displaced::new(Arc::clone(&registry), Metrics::new().account(), Arc::new(Nobody));
         registry.enter(&old, || false);
-        old.owns(7, 20);
+        old.owns(Epoch(7), 20);
         assert!(matches!(registry.enter(&new, || false), Entered::Behind(_)));
         old.take_over();
         let adopted =

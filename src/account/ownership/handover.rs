@@ -64,7 +64,7 @@ impl Account {
     /// Answers a sidecar that has taken a session over: the connection here ends, and its progress is handed over.
     pub(crate) async fn hand_over(&self, request: Bytes) -> Option<Bytes> {
         let HandoverRequest { client_id, epoch } = serde_json::from_slice(&request).ok()?;
-        let Some(control) = self.registry.find_before(&client_id, epoch) else {
+        let Some(control) = self.registry.find_before(&client_id, Epoch(epoch)) else {
             return Some(Bytes::from_static(b"null"));
         };
         tracing::info!(client_id, "taken over by a connection elsewhere");

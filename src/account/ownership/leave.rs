@@ -105,7 +105,7 @@ impl Account {
             }
         }
         for (number, page) in pages {
-            match self.store.sessions().put_page(&client_id, first_epoch, number, &page, sequence).await {
+            match self.store.sessions().put_page(&client_id, first_epoch.0, number, &page, sequence).await {
                 Ok(arrival) => {
                     is_fence_due |= arrival == Arrival::Again;
                     unwritten.retain(|unwritten| *unwritten != number);

@@ -55,7 +55,7 @@ pub(crate) struct Attached {
     /// The session was there before.
     pub(crate) is_present: bool,
     /// Epoch of the connection.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
     /// Where it goes on.
     pub(crate) progress: Progress,
     /// How far it is in the retained messages that it is owed.
@@ -68,7 +68,7 @@ pub(crate) struct Attached {
 
 impl Attached {
     /// One that nothing is written of, and that was not there before.
-    fn without_record(control: Arc<Control>, epoch: u64) -> Self {
+    fn without_record(control: Arc<Control>, epoch: Epoch) -> Self {
         control.set_answered();
         let (retained, filters, owned) = (RetainedProgress::default(), HashSet::new(), None);
         Self { control, is_present: false, epoch, progress: Progress::default(), retained, filters, owned }
@@ -154,7 +154,7 @@ impl Account {
             }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {
                 self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&control), came);
-                Ok(Attached::without_record(control, self.store.clock().earliest_ms()))
+                Ok(Attached::without_record(control, Epoch(self.store.clock().earliest_ms())))
             }
             Err(Abandoned { refusal, unsaved, .. }) => {
                 tracing::info!(client_id = &*control.client_id, ?refusal, "a session is not opened");
@@ -496,7 +496,7 @@ impl Account {
             self.router.lower_gates(0, next.saturating_sub(1), |session| session == control.id);
         }
         control.inbox().owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
-        let epoch = owned.record.epoch;
+        let epoch = Epoch(owned.record.epoch);
         control.set_answered();
         Attached { control, is_present, epoch, progress, retained, filters, owned: Some(owned) }
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use bytestring::ByteString;
 use mqtt_codec::PacketId;
+use mqtt_ownership::Epoch;
 
 use crate::account::ownership::paged::PagedSubscriptions;
 use crate::store::{PageRecord, Rest, SessionRecord, StoredRetained};
@@ -42,7 +43,7 @@ pub(crate) struct SessionWrite {
     /// Whose.
     pub(crate) client_id: String,
     /// The epoch in which the session began.
-    pub(crate) first_epoch: u64,
+    pub(crate) first_epoch: Epoch,
     /// The sequence of the record that is there.
     pub(crate) sequence: u64,
     /// The record, if it is to be written.
@@ -68,7 +69,7 @@ impl OwnedSession {
         let (is_record, pages) = self.subscriptions.begin_write();
         let mut write = SessionWrite {
             client_id: self.record.client_id.clone(),
-            first_epoch: self.record.first_epoch,
+            first_epoch: Epoch(self.record.first_epoch),
             sequence: self.sequence,
             record: None,
             pages: Vec::with_capacity(pages.len()),

@@ -5,6 +5,7 @@ use std::borrow::Borrow;
 use std::hash::Hash;
 
 use foldhash::HashMap;
+use mqtt_ownership::Epoch;
 
 /// Parts of sessions, by client.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(crate) struct Parts<K, T> {
 
 #[derive(Debug)]
 struct Page<T> {
-    first_epoch: u64,
+    first_epoch: Epoch,
     number: u32,
     has: Box<[T]>,
 }
@@ -36,7 +37,7 @@ impl<K: Hash + Eq, T> Parts<K, T> {
     }
 
     /// What a page says.
-    pub(crate) fn page<Q: Hash + Eq + ?Sized>(&self, client: &Q, first_epoch: u64, number: u32) -> &[T]
+    pub(crate) fn page<Q: Hash + Eq + ?Sized>(&self, client: &Q, first_epoch: Epoch, number: u32) -> &[T]
     where
         K: Borrow<Q>,
     {
@@ -51,7 +52,7 @@ impl<K: Hash + Eq, T> Parts<K, T> {
     }
 
     /// The same of a page.
-    pub(crate) fn set_page(&mut self, client: K, first_epoch: u64, number: u32, has: Vec<T>) -> Box<[T]> {
+    pub(crate) fn set_page(&mut self, client: K, first_epoch: Epoch, number: u32, has: Vec<T>) -> Box<[T]> {
         if has.is_empty() && !self.pages.contains_key(&client) {
             return Box::default();
         }
@@ -67,7 +68,7 @@ impl<K: Hash + Eq, T> Parts<K, T> {
     }
 
     /// Takes out the pages of sessions of a client that began before this epoch.
-    pub(crate) fn take_before<Q: Hash + Eq + ?Sized>(&mut self, client: &Q, first_epoch: u64) -> Vec<T>
+    pub(crate) fn take_before<Q: Hash + Eq + ?Sized>(&mut self, client: &Q, first_epoch: Epoch) -> Vec<T>
     where
         K: Borrow<Q>,
     {
@@ -93,7 +94,7 @@ impl<K: Hash + Eq, T> Parts<K, T> {
 }
 
 impl<T> Page<T> {
-    const fn is(&self, first_epoch: u64, number: u32) -> bool {
+    fn is(&self, first_epoch: Epoch, number: u32) -> bool {
         self.first_epoch == first_epoch && self.number == number
     }
 }
@@ -108,19 +109,19 @@ mod tests {
         let client = || "c".to_owned();
         let joined = |has: Box<[&str]>| has.join(" ");
         assert_eq!(joined(parts.set_record(client(), vec!["1", "2"])), "");
-        assert_eq!(joined(parts.set_page(client(), 5, 1, vec!["3"])), "");
-        assert_eq!(joined(parts.set_page(client(), 5, 2, vec!["4", "5"])), "");
-        assert_eq!(joined(parts.set_page(client(), 5, 1, vec!["6"])), "3");
-        assert_eq!(joined(parts.set_page(client(), 9, 1, vec!["7"])), "", "of the session behind it");
-        assert_eq!((parts.record("c"), parts.page("c", 5, 1)), (&["1", "2"][..], &["6"][..]));
-        assert!(parts.page("c", 9, 2).is_empty());
-        assert_eq!(joined(parts.set_page(client(), 5, 2, vec![])), "4 5");
-        assert_eq!(parts.take_before("c", 9), ["6"]);
+        assert_eq!(joined(parts.set_page(client(), Epoch(5), 1, vec!["3"])), "");
+        assert_eq!(joined(parts.set_page(client(), Epoch(5), 2, vec!["4", "5"])), "");
+        assert_eq!(joined(parts.set_page(client(), Epoch(5), 1, vec!["6"])), "3");
+        assert_eq!(joined(parts.set_page(client(), Epoch(9), 1, vec!["7"])), "", "of the session behind it");
+        assert_eq!((parts.record("c"), parts.page("c", Epoch(5), 1)), (&["1", "2"][..], &["6"][..]));
+        assert!(parts.page("c", Epoch(9), 2).is_empty());
+        assert_eq!(joined(parts.set_page(client(), Epoch(5), 2, vec![])), "4 5");
+        assert_eq!(parts.take_before("c", Epoch(9)), ["6"]);
         assert_eq!(joined(parts.set_record(client(), vec![])), "1 2");
         assert_eq!(joined(parts.set_record(client(), vec!["8"])), "");
         assert_eq!(parts.take("c"), ["8", "7"]);
-        assert!(parts.take("c").is_empty() && parts.take_before("c", 100).is_empty());
-        assert_eq!(joined(parts.set_page(client(), 9, 1, vec![])), "");
+        assert!(parts.take("c").is_empty() && parts.take_before("c", Epoch(100)).is_empty());
+        assert_eq!(joined(parts.set_page(client(), Epoch(9), 1, vec![])), "");
         assert!(parts.records.is_empty() && parts.pages.is_empty());
     }
 }

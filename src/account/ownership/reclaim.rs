@@ -33,7 +33,7 @@ impl Account {
     /// Puts the session of a client in order whose CONNECT was given up. False when JetStream cannot be asked, or we hold no lease
     /// by which others see that we do.
     async fn reclaim(self: &Arc<Self>, client_id: &ByteString) -> bool {
-        if self.registry.find(client_id).is_some_and(|control| control.epoch() > 0) {
+        if self.registry.find(client_id).is_some_and(|control| control.epoch() > Epoch(0)) {
             return true;
         }
         // Those of one bad moment come up together.

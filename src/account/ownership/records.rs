@@ -6,6 +6,7 @@ use mqtt_codec::{
     Connect, MessageProperties, PacketId, QoS, RetainHandling, SubscriptionOptions, TopicFilter, TopicName, Version,
     Will,
 };
+use mqtt_ownership::Epoch;
 use mqtt_session::{Cursors, InFlightState, MessageId, Once, Position, Progress, Publication, ReceivedState};
 
 use crate::account::delivery::logs::Logs;
@@ -32,7 +33,7 @@ pub(crate) const fn protocol(version: Version) -> &'static str {
 
 /// The progress of a session as it is stored.
 pub(crate) fn progress_record(
-    epoch: u64,
+    epoch: Epoch,
     progress: &Progress,
     claims: &Claims,
     sent_for: &SentFor,
@@ -58,7 +59,7 @@ pub(crate) fn progress_record(
         after: r.after,
     });
     ProgressRecord {
-        epoch,
+        epoch: epoch.0,
         cursor: progress.cursors.get(0).unwrap_or(0),
         cursors: logs.names_of(&progress.cursors),
         in_flight: in_flight.collect(),
@@ -215,7 +216,7 @@ pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<Stored
 }
 
 /// The publish that a will is. `None` when it has no topic, which no will of ours lacks.
-pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publication> {
+pub(crate) fn will_publication(will: &StoredWill, epoch: Epoch) -> Option<Publication> {
     let properties = MessageProperties {
         payload_is_utf8: will.payload_is_utf8,
         message_expiry_interval_s: will.message_expiry_s,
@@ -233,7 +234,7 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: u64) -> Option<Publicat
     Some(Publication {
         token: None,
         once: (qos != QoS::AtMostOnce)
-            .then_some(Once { message: MessageId { epoch, number: WILL_NUMBER, key: 0 }, maybe_above }),
+            .then_some(Once { message: MessageId { epoch: epoch.0, number: WILL_NUMBER, key: 0 }, maybe_above }),
         topic: TopicName::new(will.topic.as_str()).ok()?,
         qos,
         // [MQTT-3.1.2-14, -15]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_access::{Mode, Principal, Publisher};
 use mqtt_codec::TopicName;
+use mqtt_ownership::Epoch;
 
 use crate::account::Account;
 use crate::account::publish::Refused;
@@ -46,9 +47,10 @@ impl Account {
         &self,
         client_id: &ByteString,
         will: &StoredWill,
-        epoch: u64,
+        epoch: Epoch,
     ) -> Result<Option<Arc<Rights>>, Refused> {
-        let control = self.registry.find_before(client_id, epoch + 1).filter(|control| control.epoch() == epoch);
+        let control =
+            self.registry.find_before(client_id, Epoch(epoch.0 + 1)).filter(|control| control.epoch() == epoch);
         if let Some(control) = control {
             return Ok(Some(Arc::clone(&control.inbox().rights)));
         }

@@ -50,11 +50,11 @@ impl Account {
         self: &Arc<Self>,
         client_id: &ByteString,
         will: &Will<Message>,
-        epoch: u64,
+        epoch: Epoch,
         cause: WillCause,
     ) -> WillOutcome {
         let name = |will: &StoredWill, epoch| self.name_will(client_id, will, epoch);
-        let stored = stored_will(will.clone(), &name, Epoch(epoch));
+        let stored = stored_will(will.clone(), &name, epoch);
         let is_read = stored.body.is_some() && will.message.whole().is_none();
         let _room = if is_read { Some(self.will_room.enter(stored.whole_size()).await) } else { None };
         let stored = match self.whole_will(client_id, &will.message, stored).await {
@@ -80,7 +80,7 @@ impl Account {
         self: &Arc<Self>,
         client_id: &ByteString,
         stored: &StoredWill,
-        (epoch, rights): (u64, Option<Arc<Rights>>),
+        (epoch, rights): (Epoch, Option<Arc<Rights>>),
         cause: WillCause,
     ) -> WillOutcome {
         let key = self.client_key(client_id);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, Version};
+use mqtt_ownership::Epoch;
 use mqtt_session::Token;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -113,13 +114,13 @@ impl Completions {
     }
 
     /// Epoch of the connection in its session's record; 0 without one.
-    pub(in crate::account) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+    pub(in crate::account) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Relaxed))
     }
 
     /// The session has a record of ours, with this epoch.
-    pub(in crate::account) fn set_epoch(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Relaxed);
+    pub(in crate::account) fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Relaxed);
     }
 
     /// The epoch of the connection has ended: its client is elsewhere, or its sidecar may own nothing any more. What it has

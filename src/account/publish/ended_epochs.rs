@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
+use mqtt_ownership::Epoch;
 use parking_lot::Mutex;
 
 /// Epochs that are remembered, of one log: those of the clients that published last, most of which have one.
@@ -23,27 +24,27 @@ pub(crate) struct PublisherEpoch {
     /// Stands for the client.
     pub(crate) token: u64,
     /// Epoch of its connection.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
 }
 
 impl PublisherEpoch {
     /// As it stands in a header.
     pub(crate) fn to_text(self) -> ByteString {
-        format!("{:x}.{:x}", self.token, self.epoch).into()
+        format!("{:x}.{:x}", self.token, self.epoch.0).into()
     }
 
     /// From a header. `None` when it is none.
     pub(crate) fn of_text(text: &str) -> Option<Self> {
         let (token, rest) = text.split_once('.')?;
         let (epoch, _seal) = rest.split_once('.').unwrap_or((rest, ""));
-        Some(Self { token: u64::from_str_radix(token, 16).ok()?, epoch: u64::from_str_radix(epoch, 16).ok()? })
+        Some(Self { token: u64::from_str_radix(token, 16).ok()?, epoch: Epoch(u64::from_str_radix(epoch, 16).ok()?) })
     }
 }
 
 /// Where an epoch of a client begins in a log, as far as was read.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
-    epoch: u64,
+    epoch: Epoch,
     at: u64,
 }
 
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     fn of(token: u64, epoch: u64) -> PublisherEpoch {
-        PublisherEpoch { token, epoch }
+        PublisherEpoch { token, epoch: Epoch(epoch) }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use mqtt_codec::QoS;
+use mqtt_ownership::Epoch;
 use mqtt_session::Publication;
 use proto_map::Carrier;
 
@@ -22,7 +23,7 @@ impl Publishing {
         account: Arc<Account>,
         completions: Arc<Completions>,
         client_key: Option<ByteString>,
-        epoch: u64,
+        epoch: Epoch,
     ) -> Self {
         Self { will_of: Some(epoch), ..Self::new(account, completions, client_key) }
     }
@@ -38,19 +39,19 @@ impl Publishing {
     }
 
     /// Epoch of the connection that published; 0 without a record.
-    fn epoch(&self) -> u64 {
+    fn epoch(&self) -> Epoch {
         self.will_of.unwrap_or_else(|| self.completions.epoch())
     }
 
     pub(super) fn behalf(&self) -> Option<OnBehalf> {
         let (client_id, is_will) = (self.completions.client_id.clone(), self.will_of.is_some());
-        Some(self.epoch()).filter(|epoch| *epoch > 0).map(|epoch| OnBehalf { client_id, epoch, is_will })
+        Some(self.epoch()).filter(|epoch| *epoch > Epoch(0)).map(|epoch| OnBehalf { client_id, epoch, is_will })
     }
 
     /// Once for a connection: nothing is made for each message.
     pub(super) fn make_epoch_text(&mut self) {
         let epoch = self.epoch();
-        if epoch > 0 && self.epoch_text.as_ref().is_none_or(|text| text.made_for != epoch) {
+        if epoch > Epoch(0) && self.epoch_text.as_ref().is_none_or(|text| text.made_for != epoch) {
             let token = proto_map::client_token(&self.completions.client_id);
             let plain = PublisherEpoch { token, epoch }.to_text();
             let keys = self.account.store.keys();

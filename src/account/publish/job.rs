@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
+use mqtt_ownership::Epoch;
 use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Subject};
 
@@ -132,7 +133,7 @@ pub(crate) struct CoreCopy {
 /// How the messages of a connection say whose they are.
 #[derive(Debug)]
 pub(super) struct EpochText {
-    pub(super) made_for: u64,
+    pub(super) made_for: Epoch,
     /// Where sidecars alone write.
     pub(super) plain: ByteString,
     /// Where others write too.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use mqtt_codec::{Connect, QoS, ReasonCode};
+use mqtt_ownership::Epoch;
 use mqtt_session::Publication;
 use proto_map::Headers;
 
@@ -50,7 +51,7 @@ impl Account {
             return Err(if connect.version.is_v5() { reason } else { ReasonCode::NotAuthorized });
         }
         // Of the longest epoch.
-        let Some(publication) = records::will_publication(&will, u64::MAX) else { return Ok(()) };
+        let Some(publication) = records::will_publication(&will, Epoch(u64::MAX)) else { return Ok(()) };
         // Without a key the client id is refused.
         let Some(key) = self.client_key(client_id) else { return Ok(()) };
         let completions = Arc::new(Completions::new(self.next_session_id(), client_id.clone(), connect.version));

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_codec::TopicName;
+use mqtt_ownership::Epoch;
 use parking_lot::Mutex;
 use proto_map::Headers;
 use tokio::sync::watch;
@@ -53,7 +54,7 @@ pub(crate) struct OnBehalf {
     /// The client.
     pub(crate) client_id: ByteString,
     /// Epoch of its connection.
-    pub(crate) epoch: u64,
+    pub(crate) epoch: Epoch,
     /// It is the will of that connection, so it is published when the epoch has ended.
     pub(crate) is_will: bool,
 }
@@ -271,9 +272,9 @@ impl RetainedWriter {
     async fn has_ended(&self, behalf: &OnBehalf) -> Result<bool, Unavailable> {
         let Loaded { record, sequence, .. } = self.sessions.load(&behalf.client_id).await?;
         let has_ended = match record {
-            Some(record) if behalf.is_will => !record.owes_will_of(behalf.epoch),
+            Some(record) if behalf.is_will => !record.owes_will_of(behalf.epoch.0),
             None => behalf.is_will,
-            Some(record) => record.epoch > behalf.epoch,
+            Some(record) => Epoch(record.epoch) > behalf.epoch,
         };
         // A leader that has been deposed, or has just been elected, may answer with a record that is not the last one.
         Ok(has_ended || !self.sessions.is_last(&behalf.client_id, sequence).await?)

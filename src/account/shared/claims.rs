@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqtt_codec::TopicFilter;
+use mqtt_ownership::Epoch;
 use parking_lot::Mutex;
 
 use super::group::{GroupKey, key_of};
@@ -104,7 +105,7 @@ fn groups(subscriptions: &[StoredSubscription], is_it: impl Fn(&StoredSubscripti
 impl SessionsSink for Claimants {
     fn record(&self, sequence: u64, record: SessionRecord) {
         let client_id = record.client_id.as_str();
-        let before = record.accepted.then_some(record.first_epoch);
+        let before = record.accepted.then_some(Epoch(record.first_epoch));
         self.holders.lock().set(client_id, groups(&record.subscriptions, |_| true), before);
         let at_qos_2 = groups(&record.subscriptions, |s| s.qos == 2 && record.expiry_s > 0);
         self.has_set(client_id, &at_qos_2, |parts| {
@@ -118,10 +119,10 @@ impl SessionsSink for Claimants {
     }
 
     fn page(&self, sequence: u64, client_id: &str, first_epoch: u64, number: u32, page: PageRecord) {
-        self.holders.lock().set_page(client_id, first_epoch, number, groups(&page.subscriptions, |_| true));
+        self.holders.lock().set_page(client_id, Epoch(first_epoch), number, groups(&page.subscriptions, |_| true));
         let at_qos_2 = groups(&page.subscriptions, |s| s.qos == 2);
         self.has_set(client_id, &at_qos_2, |parts| {
-            parts.set_page(client_id.to_owned(), first_epoch, number, at_qos_2.clone()).into_vec()
+            parts.set_page(client_id.to_owned(), Epoch(first_epoch), number, at_qos_2.clone()).into_vec()
         });
         if let Some(next) = &self.next {
             next.page(sequence, client_id, first_epoch, number, page);

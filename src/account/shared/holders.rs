@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use mqtt_ownership::Epoch;
+
 use super::group::GroupKey;
 use crate::account::ownership::parts::Parts;
 
@@ -15,7 +17,7 @@ pub(super) struct Holders {
 
 impl Holders {
     /// The record of a session holds these; `before`: the pages of sessions that began before this epoch are of no use.
-    pub(super) fn set(&mut self, client_id: &str, groups: Vec<GroupKey>, before: Option<u64>) {
+    pub(super) fn set(&mut self, client_id: &str, groups: Vec<GroupKey>, before: Option<Epoch>) {
         self.add(&groups);
         let mut old = self.groups.set_record(client_id.to_owned(), groups).into_vec();
         old.extend(before.map(|first_epoch| self.groups.take_before(client_id, first_epoch)).into_iter().flatten());
@@ -23,7 +25,7 @@ impl Holders {
     }
 
     /// A page beside it holds these.
-    pub(super) fn set_page(&mut self, client_id: &str, first_epoch: u64, number: u32, groups: Vec<GroupKey>) {
+    pub(super) fn set_page(&mut self, client_id: &str, first_epoch: Epoch, number: u32, groups: Vec<GroupKey>) {
         self.add(&groups);
         let old = self.groups.set_page(client_id.to_owned(), first_epoch, number, groups);
         self.remove(old.into_vec());

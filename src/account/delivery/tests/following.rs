@@ -1,6 +1,7 @@
 //! Which streams are logs, while clients are there.
 
 use mqtt_codec::{QoS, TopicFilter};
+use mqtt_ownership::Epoch;
 use mqtt_session::Position;
 use serde_json::json;
 
@@ -125,8 +126,8 @@ async fn what_an_ended_connection_has_left_on_the_wire_is_nobodys() {
     let world = World::start().await;
     let (mut subscriber, old, new) = (world.client("s"), world.client("c"), world.client("c"));
     subscriber.subscribe(&["a"], QoS::AtLeastOnce).await;
-    old.control.completions().set_epoch(5);
-    new.control.completions().set_epoch(6);
+    old.control.completions().set_epoch(Epoch(5));
+    new.control.completions().set_epoch(Epoch(6));
     let mut clients = [old, new];
     for (client, payload) in [(0, "first"), (1, "newer"), (0, "late"), (1, "last")] {
         let client = &mut clients[client];

@@ -1,6 +1,7 @@
 //! A log that is made anew, or has lost its end: nobody waits for a sequence that it had.
 
 use mqtt_codec::QoS;
+use mqtt_ownership::Epoch;
 
 use crate::account::played::{LOG, World, until};
 
@@ -9,7 +10,7 @@ async fn when_the_log_is_made_anew_whoever_reads_it_goes_on_with_what_it_has_now
     let world = World::start().await;
     let (mut live, mut slow) = (world.client("live"), world.slow_client("slow", 4));
     let mut publisher = world.client("p");
-    publisher.control.completions().set_epoch(9);
+    publisher.control.completions().set_epoch(Epoch(9));
     for number in 0..20 {
         publisher.publish("before", QoS::AtLeastOnce, false, &number.to_string());
     }
@@ -35,7 +36,7 @@ async fn when_the_log_is_made_anew_whoever_reads_it_goes_on_with_what_it_has_now
     }
     // Whose epochs the log had is forgotten with it: nothing of what it has now is late for that.
     let mut again = world.client("p");
-    again.control.completions().set_epoch(5);
+    again.control.completions().set_epoch(Epoch(5));
     for payload in ["new", "newer"] {
         again.publish("a/b", QoS::AtLeastOnce, false, payload);
     }

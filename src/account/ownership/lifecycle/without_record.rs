@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use mqtt_codec::{Connect, ReasonCode};
+use mqtt_ownership::Epoch;
 use serde::{Deserialize, Serialize};
 
 use super::{Attached, Registered};
@@ -73,7 +74,7 @@ impl Account {
             ended = &mut asking => {
                 ended?;
                 registered.settle();
-                return Ok(Attached::without_record(Arc::clone(&control), came_ms));
+                return Ok(Attached::without_record(Arc::clone(&control), Epoch(came_ms)));
             }
             order = control.ordered(None) => self.gives_way(order, connect),
             // Nobody hears what it is told.
@@ -163,8 +164,8 @@ impl Account {
     /// The connection of a session without a record is over, and what it has published is settled: its will is published, for this
     /// reason, or for none never.
     pub(crate) async fn leave_unrecorded(self: &Arc<Self>, control: &Control, cause: Option<WillCause>) {
-        let (Some((will, epoch)), Some(cause)) = (self.unrecorded.take_will(control.id), cause) else { return };
+        let (Some((will, came_ms)), Some(cause)) = (self.unrecorded.take_will(control.id), cause) else { return };
         let rights = Some(Arc::clone(&control.inbox().rights));
-        self.send_will(&control.client_id, &will, (epoch, rights), cause).await;
+        self.send_will(&control.client_id, &will, (Epoch(came_ms), rights), cause).await;
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mqtt_codec::{QoS, ReasonCode, Version};
+use mqtt_ownership::Epoch;
 
 use super::{is_for_bucket, is_for_log, logged, payload};
 use crate::account::played::{Fate, LOG, PlayedClient, RETAINED, World, answers, text, until};
@@ -122,7 +123,7 @@ async fn what_is_beyond_a_limit_is_refused_above_qos_0_and_not_retained_at_qos_0
     client.settle().await;
     // Nobody is there to be told of a will.
     let completions = Completions::new(world.account.next_session_id(), "w".into(), Version::V5);
-    let mut will = Publishing::of_will(Arc::clone(&world.account), Arc::new(completions), None, 1);
+    let mut will = Publishing::of_will(Arc::clone(&world.account), Arc::new(completions), None, Epoch(1));
     let publication = client.publication("c", QoS::AtLeastOnce, true, "will");
     will.publish(publication, &mut Wakes::default()).unwrap();
     will.settle().await.unwrap();
@@ -140,7 +141,7 @@ async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_r
     use mqtt_session::{MessageId, Once, Publication};
     let world = World::start().await;
     let mut client = world.client("c");
-    client.control.completions().set_epoch(4);
+    client.control.completions().set_epoch(Epoch(4));
     let client_publication = |payload: &'static str| Publication {
         token: Some(1),
         payload: Bytes::from_static(payload.as_bytes()),

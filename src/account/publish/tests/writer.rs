@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mqtt_codec::{QoS, ReasonCode, Version};
+use mqtt_ownership::Epoch;
 
 use super::{is_for_bucket, logged, payload};
 use crate::account::played::PlayedServer;
@@ -41,7 +42,7 @@ async fn who_finds_another_message_puts_its_own_behind_it_as_long_as_its_client_
     let world = World::start().await;
     record(&world, 5, |_| ()).await;
     let mut client = world.client("c");
-    client.control.completions().set_epoch(5);
+    client.control.completions().set_epoch(Epoch(5));
     world.is_beyond_doubt().await;
     for times in [1, 4] {
         race(&world.server, "theirs", times);
@@ -62,11 +63,11 @@ async fn who_finds_another_message_and_its_client_elsewhere_writes_nothing() {
     let world = World::start().await;
     record(&world, 6, |_| ()).await;
     let mut client = world.client("c");
-    client.control.completions().set_epoch(5);
+    client.control.completions().set_epoch(Epoch(5));
     world.is_beyond_doubt().await;
     race(&world.server, "newer", 1);
     let mut at_qos0 = world.client("c");
-    at_qos0.control.completions().set_epoch(5);
+    at_qos0.control.completions().set_epoch(Epoch(5));
     at_qos0.publish("a", QoS::AtMostOnce, true, "late at QoS 0");
     at_qos0.settle().await;
     assert!(world.server.said("a").is_empty(), "nobody hears of it either");
@@ -95,7 +96,7 @@ async fn a_will_is_retained_while_the_record_owes_it_and_not_when_it_is_done_wit
         world.is_beyond_doubt().await;
         race(&world.server, "theirs", 1);
         let completions = Arc::new(Completions::new(world.account.next_session_id(), "c".into(), Version::V5));
-        let mut will = Publishing::of_will(Arc::clone(&world.account), completions, Some("c".into()), 5);
+        let mut will = Publishing::of_will(Arc::clone(&world.account), completions, Some("c".into()), Epoch(5));
         let publication = client.publication("a", QoS::AtLeastOnce, true, "will");
         will.publish(mqtt_session::Publication { token: Some(0), ..publication }, &mut Default::default()).unwrap();
         let told = answers(&will.settle().await.unwrap());
@@ -163,7 +164,7 @@ async fn what_is_known_by_its_id_is_put_again_when_its_publisher_has_put_somethi
     let world = World::start().await;
     record(&world, 5, |_| ()).await;
     let mut client = world.client("c");
-    client.control.completions().set_epoch(5);
+    client.control.completions().set_epoch(Epoch(5));
     for (id, expected) in [("1", "1"), ("2", "2"), ("1", "1"), ("2", "2")] {
         let user_properties = vec![("Nats-Msg-Id".into(), id.into())];
         let properties = Some(Box::new(MessageProperties { user_properties, ..MessageProperties::default() }));
