@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{ReasonCode, Version};
-use mqtt_ownership::{Arrival, Epoch};
+use mqtt_ownership::{Arrival, Epoch, Revision};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -283,11 +283,11 @@ impl Control {
         self.completions.epoch()
     }
 
-    /// The session has a record of ours, with this epoch, written with this sequence.
-    pub(crate) fn owns(&self, epoch: Epoch, sequence: u64) {
+    /// The session has a record of ours, with this epoch, written with this revision.
+    pub(crate) fn owns(&self, epoch: Epoch, revision: Revision) {
         let mut footing = self.footing.lock();
         self.completions.set_epoch(epoch);
-        footing.written = sequence;
+        footing.written = revision;
         let is_displaced = footing.is_displaced(epoch);
         drop(footing);
         if is_displaced {
@@ -296,10 +296,10 @@ impl Control {
     }
 
     /// This is the last that was written for the client. Returns whether the connection ends for that, and not for something else.
-    pub(crate) fn sees_record(&self, sequence: u64, record: SeenRecord) -> bool {
+    pub(crate) fn sees_record(&self, revision: Revision, record: SeenRecord) -> bool {
         let mut footing = self.footing.lock();
-        if sequence > footing.seen {
-            (footing.seen, footing.record) = (sequence, Some(record));
+        if revision > footing.seen {
+            (footing.seen, footing.record) = (revision, Some(record));
         }
         drop(footing);
         // One that has ended says so in its record itself, and keeps what it has sent.
@@ -315,7 +315,7 @@ impl Control {
 
     /// The last record of the connection is written: it has left by itself, and keeps what it has sent.
     pub(crate) fn disown(&self) {
-        self.footing.lock().written = 0;
+        self.footing.lock().written = Revision(0);
     }
 
     /// Whether the session is somebody else's, as far as records were read.
@@ -386,13 +386,13 @@ mod tests {
 
     fn owner() -> Control {
         let control = control();
-        control.owns(Epoch(7), 20);
+        control.owns(Epoch(7), Revision(20));
         control
     }
 
     #[test]
     fn a_connection_ends_when_what_is_newer_than_its_record_is_not_its_own() {
-        for (sequence, record, ends, is_withdrawn) in [
+        for (revision, record, ends, is_withdrawn) in [
             (19, SeenRecord::Connected(Epoch(6)), false, false),
             (19, SeenRecord::Ended, false, false),
             (20, SeenRecord::Connected(Epoch(7)), false, false),
@@ -403,7 +403,7 @@ mod tests {
             (21, SeenRecord::Ended, true, false),
         ] {
             let control = owner();
-            assert_eq!(control.sees_record(sequence, record), ends, "{sequence} {record:?}");
+            assert_eq!(control.sees_record(Revision(revision), record), ends, "{revision} {record:?}");
             assert_eq!(
                 (control.is_displaced(), control.completions.is_withdrawn()),
                 (ends, is_withdrawn),
@@ -417,12 +417,12 @@ mod tests {
     #[test]
     fn what_was_read_before_its_own_write_was_acknowledged_counts() {
         let early = control();
-        assert!(!early.sees_record(21, SeenRecord::Ended), "it may be that of the connection before");
-        early.owns(Epoch(7), 20);
+        assert!(!early.sees_record(Revision(21), SeenRecord::Ended), "it may be that of the connection before");
+        early.owns(Epoch(7), Revision(20));
         assert!(early.is_displaced());
         let later = control();
-        later.sees_record(19, SeenRecord::Ended);
-        later.owns(Epoch(7), 20);
+        later.sees_record(Revision(19), SeenRecord::Ended);
+        later.owns(Epoch(7), Revision(20));
         assert!(!later.is_displaced());
     }
 
@@ -430,7 +430,7 @@ mod tests {
     fn a_connection_that_has_ended_keeps_what_it_has_sent() {
         let control = owner();
         control.close();
-        assert!(!control.sees_record(21, SeenRecord::Left(Epoch(7))), "it has written that itself");
+        assert!(!control.sees_record(Revision(21), SeenRecord::Left(Epoch(7))), "it has written that itself");
         assert!(
             !control.completions.is_withdrawn() && control.is_displaced(),
             "nobody has said yet that it was itself"

@@ -50,7 +50,7 @@ where
             let claims = self.claims();
             let Some(owned) = &self.owned else { return };
             let (version, progress) = self.session.progress();
-            let (fence, client_id) = (owned.sequence, self.control.client_id.clone());
+            let (fence, client_id) = (owned.revision, self.control.client_id.clone());
             let mut progress =
                 progress_record(Epoch(owned.record.epoch), &progress, &claims, &owned.sent_for, &self.account.logs);
             progress.retained = self.retained.begin_save();
@@ -58,7 +58,7 @@ where
             self.unsaved_since = None;
             let (is_left, account) = (self.backlog.is_left(), Arc::clone(&self.account));
             self.writing = Some(Box::pin(async move {
-                let saved = sessions.put_progress(&client_id, &progress, fence, None).await;
+                let saved = sessions.put_progress(&client_id, &progress, fence.0, None).await;
                 if let (Ok(_), Some(is_left)) = (&saved, is_left) {
                     account.leave_backlog(&client_id, progress, is_left);
                 }
@@ -109,9 +109,9 @@ where
     }
 
     fn session_written(&mut self, written: SessionWritten, answers: usize) {
-        let SessionWritten { sequence, unwritten, is_fence_due, result } = written;
+        let SessionWritten { revision, unwritten, is_fence_due, result } = written;
         let Some(owned) = &mut self.owned else { return };
-        owned.sequence = sequence;
+        owned.revision = revision;
         match result {
             Ok(()) => {
                 self.is_record_dirty |= is_fence_due;

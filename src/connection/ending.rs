@@ -165,8 +165,8 @@ impl LastWrite<'_> {
         }
     }
 
-    fn session_written(&mut self, SessionWritten { sequence, unwritten, is_fence_due, .. }: SessionWritten) {
-        self.leave.owned.sequence = sequence;
+    fn session_written(&mut self, SessionWritten { revision, unwritten, is_fence_due, .. }: SessionWritten) {
+        self.leave.owned.revision = revision;
         self.leave.owned.subscriptions.not_written(unwritten);
         self.is_fence_due |= is_fence_due;
     }

@@ -141,7 +141,7 @@ impl Account {
         let (outcome, order) = driver.claim(&mut claim, control, socket, listens, deadline).await;
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
-                control.owns(claimed.state.epoch, claimed.revision.0);
+                control.owns(claimed.state.epoch, claimed.revision);
                 Ok(claimed)
             }
             ClaimOutcome::GivenUp(given_up) => {
@@ -271,7 +271,7 @@ impl<H: Host> Driver<'_, H> {
             };
             if let Some((epoch, revision)) = claim.written_at() {
                 // From now on whoever comes later asks us to hand over.
-                control.owns(epoch, revision.0);
+                control.owns(epoch, revision);
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, Revision};
 
 use crate::account::control::SeenRecord;
 use crate::account::registry::Registry;
@@ -30,9 +30,9 @@ impl Displaced {
         Self { registry, metrics, next }
     }
 
-    fn saw(&self, client_id: &str, sequence: u64, record: SeenRecord) {
+    fn saw(&self, client_id: &str, revision: Revision, record: SeenRecord) {
         for control in self.registry.all_of(client_id) {
-            if !control.sees_record(sequence, record) {
+            if !control.sees_record(revision, record) {
                 continue;
             }
             match record {
@@ -49,7 +49,7 @@ impl Displaced {
 impl SessionsSink for Displaced {
     fn record(&self, sequence: u64, record: SessionRecord) {
         let seen = if record.connected { SeenRecord::Connected } else { SeenRecord::Left };
-        self.saw(&record.client_id, sequence, seen(Epoch(record.epoch)));
+        self.saw(&record.client_id, Revision(sequence), seen(Epoch(record.epoch)));
         self.next.record(sequence, record);
     }
 
@@ -58,7 +58,7 @@ impl SessionsSink for Displaced {
     }
 
     fn gone(&self, client_id: &str, sequence: u64, why: Gone) {
-        self.saw(client_id, sequence, SeenRecord::Ended);
+        self.saw(client_id, Revision(sequence), SeenRecord::Ended);
         self.next.gone(client_id, sequence, why);
     }
 
@@ -108,7 +108,7 @@ mod tests {
             let metrics = process.account();
             let displaced = Displaced::new(Arc::clone(&registry), Arc::clone(&metrics), Arc::new(Nobody));
             registry.enter(&old, || false);
-            old.owns(Epoch(7), 20);
+            old.owns(Epoch(7), Revision(20));
             displaced.record(21, record(epoch, connected));
             displaced.record(22, record(epoch, connected));
             let text = process.render();
@@ -123,7 +123,7 @@ mod tests {
         let (registry, old, new) = (Arc::new(Registry::default()), control(1), control(2));
         let displaced = Displaced::new(Arc::clone(&registry), Metrics::new().account(), Arc::new(Nobody));
         registry.enter(&old, || false);
-        old.owns(Epoch(7), 20);
+        old.owns(Epoch(7), Revision(20));
         assert!(matches!(registry.enter(&new, || false), Entered::Behind(_)));
         old.take_over();
         let adopted =

@@ -12,17 +12,22 @@ use crate::metrics::WillCause;
 use crate::store::SessionRecord;
 
 impl Account {
-    /// Puts one session in order whose connection is gone, as it was read with this sequence. Returns when it is, but for a
+    /// Puts one session in order whose connection is gone, as it was read with this revision. Returns when it is, but for a
     /// will that waits for its time, and whether we have done it. `node`: ours, when it was decided that we do; should we lose its
     /// lease, or give it back, meanwhile, whoever sees that goes on.
-    pub(in crate::account) async fn adopt(self: &Arc<Self>, node: &str, record: SessionRecord, sequence: u64) -> bool {
+    pub(in crate::account) async fn adopt(
+        self: &Arc<Self>,
+        node: &str,
+        record: SessionRecord,
+        revision: Revision,
+    ) -> bool {
         let client_id = ByteString::from(record.client_id.as_str());
         let remote = record.remote.as_deref().and_then(|remote| remote.parse().ok());
         let lost: Option<Arc<str>> = record.owner.as_deref().filter(|_| record.connected).map(Arc::from);
         let mut driver = Driver::new(self, &client_id, WillCause::NodeLost).finishing(&record);
         let (state, now) = (state_of(record), self.session_time());
         let node = NodeId(node.to_owned());
-        let mut machine = self.orphans.failover(&client_id, state, Revision(sequence), node, now);
+        let mut machine = self.orphans.failover(&client_id, state, revision, node, now);
         let mut next: FailoverStep = machine.begin(self.session_time());
         let mut lost = lost;
         loop {

@@ -29,8 +29,8 @@ pub(crate) struct LeaveEnd {
 
 /// What became of a [`SessionWrite`].
 pub(crate) struct SessionWritten {
-    /// The sequence of the record now.
-    pub(crate) sequence: u64,
+    /// The revision of the record now.
+    pub(crate) revision: Revision,
     /// Pages that are not written, or nobody knows.
     pub(crate) unwritten: Vec<u32>,
     /// The record is to be written before anything else: an attempt to write a page may arrive again.
@@ -87,25 +87,25 @@ impl Account {
         let mut record = owned.record();
         record.expiry_s = expiry_s;
         let mut driver = Driver::new(self, &control.client_id, cause).finishing(&record);
-        driver.leave(Leave::new(state_of(record), Revision(owned.sequence), progress, will.is_some())).await
+        driver.leave(Leave::new(state_of(record), owned.revision, progress, will.is_some())).await
     }
 
     /// Writes what has changed of a session that is ours, one after the other; the record in `tries`.
     pub(crate) async fn write_session(self: &Arc<Self>, write: SessionWrite, tries: usize) -> SessionWritten {
-        let SessionWrite { client_id, first_epoch, mut sequence, record, pages, .. } = write;
+        let SessionWrite { client_id, first_epoch, mut revision, record, pages, .. } = write;
         let mut unwritten: Vec<u32> = pages.iter().map(|(number, _)| *number).collect();
         let mut is_fence_due = false;
         if let Some(record) = record {
-            match self.amend_session(record, sequence, tries).await {
-                Ok(written) => sequence = written,
+            match self.amend_session(record, revision, tries).await {
+                Ok(written) => revision = written,
                 Err(error) => {
                     let result = Err(SessionError::Record(error));
-                    return SessionWritten { sequence, unwritten, is_fence_due: true, result };
+                    return SessionWritten { revision, unwritten, is_fence_due: true, result };
                 }
             }
         }
         for (number, page) in pages {
-            match self.store.sessions().put_page(&client_id, first_epoch.0, number, &page, sequence).await {
+            match self.store.sessions().put_page(&client_id, first_epoch.0, number, &page, revision.0).await {
                 Ok(arrival) => {
                     is_fence_due |= arrival == Arrival::Again;
                     unwritten.retain(|unwritten| *unwritten != number);
@@ -113,31 +113,31 @@ impl Account {
                 // It may still arrive, after a later one. A record written anew is a fence that keeps it out.
                 Err(error) => {
                     let result = Err(SessionError::Page(error));
-                    return SessionWritten { sequence, unwritten, is_fence_due: true, result };
+                    return SessionWritten { revision, unwritten, is_fence_due: true, result };
                 }
             }
         }
-        SessionWritten { sequence, unwritten, is_fence_due, result: Ok(()) }
+        SessionWritten { revision, unwritten, is_fence_due, result: Ok(()) }
     }
 
-    /// Writes the record of a session that is ours. Returns its sequence.
+    /// Writes the record of a session that is ours. Returns its revision.
     ///
     /// # Errors
     /// Somebody else owns the session, the record is too large, or JetStream does not take it within `tries`.
     pub(crate) async fn amend_session(
         self: &Arc<Self>,
         record: SessionRecord,
-        sequence: u64,
+        revision: Revision,
         tries: usize,
-    ) -> Result<u64, WriteError> {
+    ) -> Result<Revision, WriteError> {
         let client_id = bytestring::ByteString::from(record.client_id.as_str());
-        let mut machine: Amend<Message, Rest> = Amend::new(state_of(record), Revision(sequence));
+        let mut machine: Amend<Message, Rest> = Amend::new(state_of(record), revision);
         let mut driver = Driver::new(self, &client_id, WillCause::TakenOver);
         let mut next: Step<Message, Rest, ProgressRecord, AmendOutcome> = machine.begin();
         let mut failures = 0;
         loop {
             match next {
-                Step::Done(AmendOutcome::Written(revision)) => return Ok(revision.0),
+                Step::Done(AmendOutcome::Written(revision)) => return Ok(revision),
                 Step::Done(AmendOutcome::Theirs) => return Err(WriteError::Fenced),
                 Step::Done(AmendOutcome::TooLarge) => return Err(WriteError::TooLarge),
                 Step::Wait => return Err(WriteError::Unavailable { reason: "nothing is to be done".to_owned() }),

@@ -269,19 +269,19 @@ impl Account {
                     }
                     Err(_) => return control.give_way(),
                 };
-                let sequence = claimed.revision.0;
+                let revision = claimed.revision;
                 let mut record =
                     record_of(claimed.state, &|will, epoch| account.name_will(&control.client_id, will, epoch));
                 record.accepted = true;
                 let subscriptions = PagedSubscriptions::with_pages(record.pages);
                 let (claims, progress_rest) = (Claims::default(), Rest::new());
                 let sent_for = SentFor::default();
-                let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
+                let owned = Box::new(OwnedSession { record, revision, subscriptions, claims, sent_for, progress_rest });
                 if control.give(owned) {
                     return;
                 }
                 // The connection has ended meanwhile.
-                let ended = account.store.sessions().end(&control.client_id, sequence, Beside::Perhaps).await;
+                let ended = account.store.sessions().end(&control.client_id, revision.0, Beside::Perhaps).await;
                 tracing::debug!(client_id = &*control.client_id, ?ended, "a record that came too late");
             }
         });
@@ -341,7 +341,7 @@ impl Account {
             self.forget_backlog(&record.client_id);
         }
         let was_there_ms = found.as_ref().map_or(0, |found| found.disconnected_at.unwrap_or(found.since).0);
-        let (mut subscriptions, sequence) = self.subscriptions_of(&mut record, revision.0, rights).await?;
+        let (mut subscriptions, revision) = self.subscriptions_of(&mut record, revision, rights).await?;
         let (mut claims, mut sent_for) = (Claims::default(), SentFor::default());
         let (mut retained, mut progress_rest) = (RetainedProgress::default(), Rest::new());
         let progress = if is_present {
@@ -388,7 +388,7 @@ impl Account {
                 ..Progress::default()
             }
         };
-        let owned = Box::new(OwnedSession { record, sequence, subscriptions, claims, sent_for, progress_rest });
+        let owned = Box::new(OwnedSession { record, revision, subscriptions, claims, sent_for, progress_rest });
         Ok(Claim { owned, is_present, progress, retained, leaves_pages_of, leaves_wills })
     }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use mqtt_ownership::Revision;
 use tokio::sync::mpsc;
 
 use crate::account::Account;
@@ -159,7 +160,7 @@ impl Pass<'_> {
         while let Some(records) = scan.next().await? {
             for (sequence, record) in records {
                 match self.kind_of(&record).await?.filter(|_| self.is_ours(&record.client_id)) {
-                    Some(kind) if kinds(kind) => self.begin(kind, record, sequence).await?,
+                    Some(kind) if kinds(kind) => self.begin(kind, record, Revision(sequence)).await?,
                     Some(_) => others += 1,
                     None => {}
                 }
@@ -208,7 +209,7 @@ impl Pass<'_> {
     }
 
     /// Begins with one as soon as there is room, if its owner is gone still.
-    async fn begin(&mut self, kind: Kind, record: SessionRecord, sequence: u64) -> Result<(), Unavailable> {
+    async fn begin(&mut self, kind: Kind, record: SessionRecord, revision: Revision) -> Result<(), Unavailable> {
         let Ok(room) = Arc::clone(&self.account.ordering).acquire_owned().await else { return Ok(()) };
         if kind != Kind::Expired && !self.is_orphan(&record).await? {
             return Ok(());
@@ -219,7 +220,7 @@ impl Pass<'_> {
             let (_room, _under_way) = (room, under_way);
             // One that has expired the server was to remove, and has lost that. Should somebody come back to it now, they are
             // faster.
-            if account.adopt(&node, record, sequence).await && kind != Kind::Expired {
+            if account.adopt(&node, record, revision).await && kind != Kind::Expired {
                 account.metrics.session_adopted();
                 done.fetch_add(1, Ordering::Relaxed);
             }

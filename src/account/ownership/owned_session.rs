@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use bytestring::ByteString;
 use mqtt_codec::PacketId;
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, Revision};
 
 use crate::account::ownership::paged::PagedSubscriptions;
 use crate::store::{PageRecord, Rest, SessionRecord, StoredRetained};
@@ -25,8 +25,8 @@ const RECORD_LEN: usize = 512;
 pub(crate) struct OwnedSession {
     /// The record as it was written last, but for its subscriptions.
     pub(crate) record: SessionRecord,
-    /// Its sequence: the fence of every write.
-    pub(crate) sequence: u64,
+    /// Its revision: the fence of every write.
+    pub(crate) revision: Revision,
     /// The subscriptions, of a session that outlives its connection.
     pub(crate) subscriptions: PagedSubscriptions,
     /// What its progress says of shared subscriptions, and they may not know.
@@ -44,8 +44,8 @@ pub(crate) struct SessionWrite {
     pub(crate) client_id: String,
     /// The epoch in which the session began.
     pub(crate) first_epoch: Epoch,
-    /// The sequence of the record that is there.
-    pub(crate) sequence: u64,
+    /// The revision of the record that is there.
+    pub(crate) revision: Revision,
     /// The record, if it is to be written.
     pub(crate) record: Option<SessionRecord>,
     /// Pages by their numbers.
@@ -70,7 +70,7 @@ impl OwnedSession {
         let mut write = SessionWrite {
             client_id: self.record.client_id.clone(),
             first_epoch: Epoch(self.record.first_epoch),
-            sequence: self.sequence,
+            revision: self.revision,
             record: None,
             pages: Vec::with_capacity(pages.len()),
             len: 0,

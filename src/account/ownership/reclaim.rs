@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, Revision};
 use tokio::time::Instant;
 
 use super::orphaned_connects::{LOOK_AFTER, Orphan};
@@ -42,7 +42,7 @@ impl Account {
         let Ok(loaded) = self.store.sessions().load(client_id).await else { return false };
         let left = loaded.record.filter(|r| r.connected && self.orphans.has(client_id, Epoch(r.epoch)));
         let Some(record) = left else { return true };
-        self.adopt(&node, record, loaded.sequence).await;
+        self.adopt(&node, record, Revision(loaded.sequence)).await;
         true
     }
 

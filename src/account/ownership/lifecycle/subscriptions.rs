@@ -1,6 +1,7 @@
 //! The subscriptions of a session that is ours: from its record and the pages beside it, as far as it may have them today.
 
 use mqtt_codec::TopicFilter;
+use mqtt_ownership::Revision;
 
 use super::Account;
 use crate::account::ownership::paged::PagedSubscriptions;
@@ -11,17 +12,20 @@ use crate::store::{SessionRecord, Unavailable, WriteError};
 const TRIES: usize = 3;
 
 impl Account {
-    /// The subscriptions of a session whose record we have written, with this sequence; and the sequence that it has now.
+    /// The subscriptions of a session whose record we have written, with this revision; and the revision that it has now.
     pub(super) async fn subscriptions_of(
         self: &std::sync::Arc<Self>,
         record: &mut SessionRecord,
-        sequence: u64,
+        revision: Revision,
         rights: &Rights,
-    ) -> Result<(PagedSubscriptions, u64), Unavailable> {
+    ) -> Result<(PagedSubscriptions, Revision), Unavailable> {
         let pages = match record.pages {
             0 => std::collections::BTreeMap::new(),
             _ => {
-                self.store.sessions().load_pages(&record.client_id, record.first_epoch, record.pages, sequence).await?
+                self.store
+                    .sessions()
+                    .load_pages(&record.client_id, record.first_epoch, record.pages, revision.0)
+                    .await?
             }
         };
         let inline = std::mem::take(&mut record.subscriptions);
@@ -36,23 +40,23 @@ impl Account {
             is_above
         });
         if !subscriptions.spill() {
-            return Ok((subscriptions, sequence));
+            return Ok((subscriptions, revision));
         }
         // At each moment every subscription is stored: see there.
         tracing::info!(client_id, pages = subscriptions.pages(), "the record of a session is divided");
         let unavailable = |error: WriteError| Unavailable { reason: error.to_string() };
         let whole = SessionRecord { subscriptions: inline, pages: subscriptions.pages(), ..record.clone() };
-        let mut sequence = self.amend_session(whole, sequence, TRIES).await.map_err(unavailable)?;
+        let mut revision = self.amend_session(whole, revision, TRIES).await.map_err(unavailable)?;
         let (_, pages) = subscriptions.begin_write();
         for number in pages {
             let page = subscriptions.page(number);
-            let put = self.store.sessions().put_page(client_id, record.first_epoch, number, &page, sequence).await;
+            let put = self.store.sessions().put_page(client_id, record.first_epoch, number, &page, revision.0).await;
             put.map_err(unavailable)?;
         }
         record.pages = subscriptions.pages();
         let rest = SessionRecord { subscriptions: subscriptions.inline(), ..record.clone() };
-        sequence = self.amend_session(rest, sequence, TRIES).await.map_err(unavailable)?;
-        Ok((subscriptions, sequence))
+        revision = self.amend_session(rest, revision, TRIES).await.map_err(unavailable)?;
+        Ok((subscriptions, revision))
     }
 
     /// Whether a session may have a subscription today. **Invariant:** what SUBSCRIBE refuses does not come by a session that
