@@ -15,6 +15,13 @@ impl ServerTime {
         Self(if ms > u64::MAX as u128 { u64::MAX } else { self.0.saturating_add(ms as u64) })
     }
 
+    /// So much earlier, and not before the epoch.
+    #[must_use]
+    pub const fn before(self, duration: Duration) -> Self {
+        let ms = duration.as_millis();
+        Self(if ms > u64::MAX as u128 { 0 } else { self.0.saturating_sub(ms as u64) })
+    }
+
     /// How long it is since then; nothing when that is still to come.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -178,7 +178,7 @@ impl Events {
         let Some(Queue { sender, clock, metrics }) = &self.0 else { return };
         match sender.try_reserve() {
             Ok(slot) => {
-                let at_ms = clock.earliest_ms();
+                let at_ms = clock.earliest().0;
                 slot.send(Queued { at_ms, node, client_id: client_id.clone(), event: event() });
             }
             Err(_) => metrics.events_dropped(1),

@@ -360,8 +360,8 @@ impl Account {
     ) -> bool {
         let closed = Some(self.router.closed()).filter(|_| cursor.leads_with_wildcard());
         let index = if cursor.is_sys { &self.sys.index } else { self.store.retained().index() };
-        let now_ms = self.store.clock().earliest_ms();
-        cursor.page(index, looks, now_ms, &Visible { rights, closed }, self.options.nats_headers, out)
+        let now = self.store.clock().earliest();
+        cursor.page(index, looks, now, &Visible { rights, closed }, self.options.nats_headers, out)
     }
 
     /// Whether we hold a lease, so that sessions can be ours.

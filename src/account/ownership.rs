@@ -45,7 +45,7 @@ mod wills;
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use mqtt_ownership::{Epoch, Now, ServerTime, Will, WillOutcome};
+use mqtt_ownership::{Epoch, Now, Will, WillOutcome};
 
 pub(in crate::account) use self::claim::{Abandoned, Ask, Claimed};
 pub(crate) use self::claim::{PeerSocket, Refusal, Told};
@@ -63,12 +63,8 @@ impl Account {
     /// The server's time, for machines. It is known before any session is owned.
     fn session_time(&self) -> Now {
         let clock = self.store.clock();
-        let earliest_ms = clock.earliest_ms();
-        Now {
-            earliest: ServerTime(earliest_ms),
-            certain: ServerTime(clock.certain_ms()),
-            stamp: ServerTime(clock.now_ms().unwrap_or(earliest_ms)),
-        }
+        let earliest = clock.earliest();
+        Now { earliest, certain: clock.certain(), stamp: clock.now().unwrap_or(earliest) }
     }
 }
 

@@ -36,7 +36,7 @@ use std::time::Instant;
 use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, ServerTime};
 use mqtt_session::Publication;
 use proto_map::Subject;
 
@@ -207,9 +207,9 @@ impl Publishing {
         let maybe_above = publication.once.and_then(|once| once.maybe_above);
         // What goes into the log has the log's time.
         let is_live = publication.qos == QoS::AtMostOnce;
-        let since_ms = if is_live { self.account.store.clock().latest_ms() } else { 0 };
+        let since = if is_live { self.account.store.clock().latest() } else { ServerTime(0) };
         let (began, stage, retained_at, logged_at) = (Instant::now(), Stage::Log, None, None);
-        let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above, logged_at };
+        let job = Job { publication, route, retained_at, since, began, stage, maybe_above, logged_at };
         self.begin(job, wakes);
         Ok(())
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytestring::ByteString;
 use mqtt_access::{Limit, Permissions, Principal, ReplyBudget, SubscribeVerdict, UnixTime};
 use mqtt_codec::{QoS, ReasonCode, TopicFilter, TopicName};
+use mqtt_ownership::ServerTime;
 use mqtt_session::Limits;
 use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, MountPoint, Subject, SubjectFilter};
@@ -143,13 +144,13 @@ impl Rights {
 
     /// Whether it may answer a request on its reply subject, which counts: one that it may publish on, or any when replies are
     /// allowed, so many for so long from the first one on.
-    pub(crate) fn take_reply(&self, subject: &Subject, now_ms: u64) -> bool {
+    pub(crate) fn take_reply(&self, subject: &Subject, now: ServerTime) -> bool {
         let principal = self.principal.read();
         if principal.permissions.is_publish_allowed(subject.as_str()) {
             return true;
         }
         let Some(limits) = principal.permissions.response_limits() else { return false };
-        let now = UnixTime::from_millis(i64::try_from(now_ms).unwrap_or(i64::MAX));
+        let now = UnixTime::from_millis(i64::try_from(now.0).unwrap_or(i64::MAX));
         let mut replies = self.replies.lock();
         let place = match replies.iter().position(|(of, _)| of == subject) {
             Some(place) => place,

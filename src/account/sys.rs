@@ -132,7 +132,7 @@ impl Teller {
             let Ok(topic) = TopicName::new(format!("$SYS/broker/{name}")) else { continue };
             let mut message = Message::new(topic, Bytes::from(payload.clone()), None);
             message.retain = true;
-            message.since_ms = account.store.clock().latest_ms();
+            message.since = account.store.clock().latest();
             account.sys.tell(&mut message, NOBODY, &mut wakes);
             self.told.insert(name, payload);
         }

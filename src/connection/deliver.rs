@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::{PacketId, QoS};
+use mqtt_ownership::ServerTime;
 use mqtt_session::{Input, Position};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -115,14 +116,14 @@ where
     }
 
     /// The server's time, at the earliest.
-    fn now_ms(&self) -> u64 {
-        self.account.store().clock().earliest_ms()
+    fn server_time(&self) -> ServerTime {
+        self.account.store().clock().earliest()
     }
 
     /// A message that has expired, or that the client cannot take, is passed over before it gets a packet id
     /// [MQTT-3.1.2-25], [MQTT-3.3.2-5].
     fn is_deliverable(&self, outgoing: &Outgoing) -> bool {
-        if outgoing.message.expiry(self.now_ms()).is_err() {
+        if outgoing.message.expiry(self.server_time()).is_err() {
             self.account.metrics.dropped(DropReason::Expired, 1);
             return false;
         }
@@ -173,7 +174,7 @@ where
         let Some(frame) = self.inbox.frame(&message, packet_id.is_some()) else {
             return self.give_up(packet_id, DropReason::TooLarge);
         };
-        let expiry_s = match message.expiry(self.now_ms()) {
+        let expiry_s = match message.expiry(self.server_time()) {
             Ok(left_s) => left_s,
             // What was sent does not expire any more [MQTT-4.3.3-7].
             Err(_) if dup => Some(0),

@@ -16,6 +16,7 @@ use mqtt_codec::{
     Ack, ConnAck, Connect, ConnectProperties, Decoder, DecoderOptions, Delivery, Disconnect, Publish, PublishTopic,
     QoS, ReasonCode, Role, Subscribe, SubscribeEntry, SubscriptionOptions, TopicName,
 };
+use mqtt_ownership::ServerTime;
 use proto_map::ClosedTrees;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
@@ -392,7 +393,7 @@ async fn a_client_that_does_not_read_gets_what_its_lane_has_room_for() {
     // The output has room of its own, which it takes from the lane as soon as it runs.
     for number in 0..2_000_u64 {
         let (inbox, mut wakes) = (client.control.inbox(), Wakes::default());
-        if inbox.offer_qos0(&message(number), &grant, 0, &mut wakes) {
+        if inbox.offer_qos0(&message(number), &grant, ServerTime(0), &mut wakes) {
             kept.push(number.to_string());
         }
     }

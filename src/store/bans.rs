@@ -128,7 +128,7 @@ impl Bans {
 
     /// What is left of so many seconds.
     fn left(&self, seconds: u64, stored_at_ms: u64) -> Duration {
-        let passed = Duration::from_millis(self.clock.earliest_ms().saturating_sub(stored_at_ms));
+        let passed = Duration::from_millis(self.clock.earliest().0.saturating_sub(stored_at_ms));
         Duration::from_secs(seconds).saturating_sub(passed)
     }
 

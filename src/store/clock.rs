@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use mqtt_ownership::ServerTime;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -104,36 +105,36 @@ impl ServerClock {
         self.shared.at.store(bounds.at, Ordering::Release);
     }
 
-    /// It is this late at the server at least, milliseconds since the epoch. 0 before anything is known: nothing is over yet.
+    /// It is this late at the server at least. 0 before anything is known: nothing is over yet.
     #[must_use]
-    pub fn earliest_ms(&self) -> u64 {
-        self.read().map_or(0, |(now, bounds)| u64::try_from(now.saturating_add(bounds.low)).unwrap_or(0))
+    pub fn earliest(&self) -> ServerTime {
+        ServerTime(self.read().map_or(0, |(now, bounds)| u64::try_from(now.saturating_add(bounds.low)).unwrap_or(0)))
     }
 
     /// It is this late at the server at most; [`u64::MAX`] before anything is known.
     #[must_use]
-    pub fn latest_ms(&self) -> u64 {
-        self.now_ms().unwrap_or(u64::MAX)
+    pub fn latest(&self) -> ServerTime {
+        self.now().unwrap_or(ServerTime(u64::MAX))
     }
 
     /// The time to be written down for what happens now: not before it happens, so that nothing that is counted from it ends
     /// early. `None` before anything is known.
     #[must_use]
-    pub fn now_ms(&self) -> Option<u64> {
-        self.read().map(|(now, bounds)| u64::try_from(now.saturating_add(bounds.high)).unwrap_or(0))
+    pub fn now(&self) -> Option<ServerTime> {
+        self.read().map(|(now, bounds)| ServerTime(u64::try_from(now.saturating_add(bounds.high)).unwrap_or(0)))
     }
 
     /// It is this late by the clock of every server of the account: what is somebody else's is over only when it was to be
     /// over by then. 0 before anything is known.
     #[must_use]
-    pub fn certain_ms(&self) -> u64 {
-        self.earliest_ms().saturating_sub(SERVERS_DIFFER_MS)
+    pub fn certain(&self) -> ServerTime {
+        self.earliest().before(Duration::from_millis(SERVERS_DIFFER_MS))
     }
 
     /// When something was, so long ago, at the earliest.
     #[must_use]
-    pub fn ago_ms(&self, ago: Duration) -> u64 {
-        self.earliest_ms().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
+    pub fn ago(&self, ago: Duration) -> ServerTime {
+        self.earliest().before(ago)
     }
 
     fn read(&self) -> Option<(i64, Bounds)> {
@@ -189,17 +190,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn before_it_is_known_nothing_is_over_and_nothing_can_be_written_down() {
         let clock = ServerClock::default();
-        assert_eq!((clock.earliest_ms(), clock.latest_ms()), (0, u64::MAX));
-        assert_eq!((clock.certain_ms(), clock.now_ms()), (0, None));
+        assert_eq!((clock.earliest(), clock.latest()), (ServerTime(0), ServerTime(u64::MAX)));
+        assert_eq!((clock.certain(), clock.now()), (ServerTime(0), None));
         let sent = Instant::now();
         tokio::time::advance(Duration::from_millis(30)).await;
         clock.observe(sent, 1_700_000_000_000);
         tokio::time::advance(Duration::from_millis(100)).await;
-        let (earliest, latest) = (clock.earliest_ms(), clock.latest_ms());
+        let (earliest, latest) = (clock.earliest().0, clock.latest().0);
         assert!((1_700_000_000_095..=1_700_000_000_100).contains(&earliest), "{earliest}");
         assert!((1_700_000_000_130..=1_700_000_000_135).contains(&latest), "{latest}");
-        assert_eq!(clock.certain_ms(), earliest - SERVERS_DIFFER_MS);
-        assert_eq!(clock.now_ms(), Some(latest));
-        assert_eq!(clock.ago_ms(Duration::from_secs(2)), earliest - 2_000);
+        assert_eq!(clock.certain().0, earliest - SERVERS_DIFFER_MS);
+        assert_eq!(clock.now(), Some(ServerTime(latest)));
+        assert_eq!(clock.ago(Duration::from_secs(2)).0, earliest - 2_000);
     }
 }

@@ -135,7 +135,7 @@ impl Keys {
     /// The time by the server's clock, milliseconds since the epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        self.clock().earliest_ms()
+        self.clock().earliest().0
     }
 
     /// The clock of the server where they are kept.
@@ -192,7 +192,7 @@ async fn load(bucket: &Bucket, subject: &ByteString, known: Option<&KeyRing>) ->
         };
         let ring = match known {
             Some(known) if !was_deleted => known.clone(),
-            known => with_new_key(known, new_key(bucket.api.link.clock.earliest_ms())),
+            known => with_new_key(known, new_key(bucket.api.link.clock.earliest().0)),
         };
         let value = Value::Put(written(&ring)?.into());
         let write = Write { subject, value, fence: Fence::Own(sequence), ttl_s: None };

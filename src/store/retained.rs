@@ -232,7 +232,7 @@ impl Shared {
         if u64::try_from(self.index.len()).is_ok_and(|len| len <= head.messages) || known() <= head.messages {
             return;
         }
-        self.index.expire(self.api.link.clock.earliest_ms());
+        self.index.expire(self.api.link.clock.earliest().0);
         self.index.drop_before(head.first_seq);
         if self.index.state().applied == head.last_seq && known() > head.messages {
             tracing::warn!(stream = %self.stream, "retained messages were purged, reading all of them again");
@@ -255,7 +255,7 @@ impl Shared {
     /// When entries are to be removed next, which have been at `last`: when the first of them expires. What is seen live is
     /// brought by the reader as well, so nothing comes that this is not asked about.
     fn expiry(&self, last: Instant) -> Option<Instant> {
-        let left_ms = self.index.next_expiry_ms()?.saturating_sub(self.api.link.clock.earliest_ms());
+        let left_ms = self.index.next_expiry_ms()?.saturating_sub(self.api.link.clock.earliest().0);
         Some((Instant::now() + Duration::from_millis(left_ms).min(EXPIRE_WITHIN)).max(last + EXPIRE_EVERY))
     }
 
@@ -307,7 +307,7 @@ impl Follower {
             let progress = tokio::select! {
                 progress = reader.next(&mut batch, BATCH_MAX) => progress,
                 () = tokio::time::sleep_until(expiry.unwrap_or(expired_at)), if expiry.is_some() => {
-                    self.shared.index.expire(self.shared.api.link.clock.earliest_ms());
+                    self.shared.index.expire(self.shared.api.link.clock.earliest().0);
                     expired_at = Instant::now();
                     continue;
                 }

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
+use mqtt_ownership::ServerTime;
 use mqtt_session::{Cursors, GONE, Position};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::{Carrier, Names, Subject, SubjectMap};
@@ -80,9 +81,9 @@ impl LogHandle {
         Self { number, key, owner, log, catch_up, epochs, tail, tail_sequence, is_gone }
     }
 
-    /// When the stream was created, milliseconds since the epoch; `None` of the log that is always there.
-    pub(crate) fn created_ms(&self) -> Option<u64> {
-        self.key.rsplit_once('@')?.1.parse().ok()
+    /// When the stream was created; `None` of the log that is always there.
+    pub(crate) fn created(&self) -> Option<ServerTime> {
+        self.key.rsplit_once('@')?.1.parse().ok().map(ServerTime)
     }
 
     /// Stops the tail while the guard lives.

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, PAYLOAD_COPY_MAX, PublishFrame, QoS, TopicName, Version};
+use mqtt_ownership::ServerTime;
 use proto_map::MountPoint;
 
 use crate::overload::{self, Held, Lent, PROCESS};
@@ -34,8 +35,8 @@ pub(crate) struct Message {
     pub(crate) publisher: Option<ByteString>,
     /// It was published on core NATS, where who takes QoS 0 has had it from, and copied into the log.
     pub(crate) is_ingested: bool,
-    /// When its Message Expiry Interval began to run, in milliseconds since the epoch.
-    pub(crate) since_ms: u64,
+    /// When its Message Expiry Interval began to run, by the clock of the server.
+    pub(crate) since: ServerTime,
     /// Its place in the order in which messages have come to this sidecar.
     pub(crate) came: u64,
     frames: Frames,
@@ -120,7 +121,7 @@ impl Message {
             indexed_at: None,
             publisher: None,
             is_ingested: false,
-            since_ms: 0,
+            since: ServerTime(0),
             came: COME.fetch_add(1, Ordering::Relaxed),
             frames: Frames::default(),
             mounted: OnceLock::new(),
@@ -167,12 +168,12 @@ impl Message {
         })
     }
 
-    /// Remaining Message Expiry Interval in seconds at `now_ms`, the server's time at the earliest; `Err` when it is over [MQTT-3.3.2-5, -6].
-    pub(crate) fn expiry(&self, now_ms: u64) -> Result<Option<u32>, Expired> {
+    /// Remaining Message Expiry Interval in seconds at this time, the server's at the earliest; `Err` when it is over [MQTT-3.3.2-5, -6].
+    pub(crate) fn expiry(&self, now: ServerTime) -> Result<Option<u32>, Expired> {
         let Some(interval_s) = self.properties.as_ref().and_then(|p| p.message_expiry_interval_s) else {
             return Ok(None);
         };
-        let waited_s = now_ms.saturating_sub(self.since_ms) / 1000;
+        let waited_s = now.since(self.since).as_secs();
         match u64::from(interval_s).checked_sub(waited_s) {
             Some(left) if left > 0 || interval_s == 0 && waited_s == 0 => Ok(u32::try_from(left).ok()),
             _ => Err(Expired),
@@ -229,12 +230,12 @@ mod tests {
     fn mqtt_3_3_2_6_the_interval_that_is_sent_is_what_is_left_of_it() {
         let properties = MessageProperties { message_expiry_interval_s: Some(10), ..MessageProperties::default() };
         let mut m = Message::new(TopicName::new("t").unwrap(), Bytes::new(), Some(Box::new(properties)));
-        m.since_ms = 1000;
-        assert_eq!(m.expiry(1000), Ok(Some(10)));
-        assert_eq!(m.expiry(4500), Ok(Some(7)));
-        assert_eq!(m.expiry(11_000), Err(Expired));
+        m.since = ServerTime(1000);
+        assert_eq!(m.expiry(ServerTime(1000)), Ok(Some(10)));
+        assert_eq!(m.expiry(ServerTime(4500)), Ok(Some(7)));
+        assert_eq!(m.expiry(ServerTime(11_000)), Err(Expired));
         let plain = Message::new(TopicName::new("t").unwrap(), Bytes::new(), None);
-        assert_eq!(plain.expiry(u64::MAX), Ok(None));
+        assert_eq!(plain.expiry(ServerTime(u64::MAX)), Ok(None));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
+use mqtt_ownership::ServerTime;
 use mqtt_session::{Cursors, Offer, Position};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
@@ -235,10 +236,10 @@ impl Router {
         if entries.is_empty() {
             return;
         }
-        let now_ms = self.reading.clock.earliest_ms();
+        let now = self.reading.clock.earliest();
         let mut dropped = 0;
         entries.targets(message, source, audience, |target| {
-            dropped += u64::from(!target.inbox.offer_qos0(message, target.grant, now_ms, wakes));
+            dropped += u64::from(!target.inbox.offer_qos0(message, target.grant, now, wakes));
         });
         if dropped > 0 {
             self.metrics.dropped(DropReason::SlowReader, dropped);
@@ -252,14 +253,14 @@ impl Router {
         log: &LogHandle,
         sequence: u64,
         message: &Arc<Message>,
-        now_ms: u64,
+        now: ServerTime,
         wakes: &mut Wakes,
     ) {
         let mut dropped = 0;
         let source = Source::Log { log: log.number, sequence };
         self.matching(subscriptions, message).targets(message, source, audience_of(message, log), |t| {
             if t.grant.qos == QoS::AtMostOnce {
-                dropped += u64::from(!t.inbox.offer_qos0(message, t.grant, now_ms, wakes));
+                dropped += u64::from(!t.inbox.offer_qos0(message, t.grant, now, wakes));
             } else {
                 t.inbox.offer_live(log.number, sequence, message.weight(), || t.outgoing(message), wakes);
             }
@@ -324,7 +325,7 @@ impl Router {
         let mut wakes = Wakes::default();
         let mut tail = log.hold();
         let subscriptions = self.subscriptions.read();
-        let now_ms = self.reading.clock.earliest_ms();
+        let now = self.reading.clock.earliest();
         for entry in batch.drain(..) {
             tail.0 = entry.sequence;
             let Some(mut message) = self.message_of(log, &entry) else { continue };
@@ -333,7 +334,7 @@ impl Router {
             }
             let qos = message.qos;
             self.index(&mut message, qos);
-            self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now_ms, &mut wakes);
+            self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now, &mut wakes);
         }
         log.routed(&tail);
     }
@@ -346,7 +347,7 @@ impl Router {
     /// A message of core NATS, with a topic to answer on when it is a request. It is not put into the retained index.
     pub(in crate::account) fn message_of_core(&self, core: &CoreMessage) -> Option<Message> {
         let Reading { clock, nats_headers, keys } = &self.reading;
-        let mut message = convert::from_core(core, clock.latest_ms(), *nats_headers, keys).ok()?;
+        let mut message = convert::from_core(core, clock.latest(), *nats_headers, keys).ok()?;
         self.requests.make_answerable(core, &mut message, || true);
         Some(message)
     }
@@ -409,7 +410,7 @@ impl CoreSink for Router {
         }
         let audience = self.audience_on_core(&core);
         let Reading { clock, nats_headers, keys } = &self.reading;
-        let Ok(mut message) = convert::from_core(&core, clock.latest_ms(), *nats_headers, keys) else {
+        let Ok(mut message) = convert::from_core(&core, clock.latest(), *nats_headers, keys) else {
             self.metrics.dropped(DropReason::NoTopic, 1);
             return;
         };

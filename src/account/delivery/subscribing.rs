@@ -154,7 +154,7 @@ impl Account {
         made.extend(new.iter().zip(&after).map(|(s, after)| (s.filter.clone(), stored(s, after))));
         let owed = new.iter().filter(|s| s.is_owed_retained).cloned();
         let cursors: Vec<_> = owed.map(|s| RetainedCursor::new(s, seen, is_sys)).collect();
-        finding::owed(cursors, index, self.router.closed(), seen, self.store.clock().earliest_ms()).await
+        finding::owed(cursors, index, self.router.closed(), seen, self.store.clock().earliest()).await
     }
 
     /// Has the sidecar that copies messages of NATS hear what is wanted.

@@ -111,7 +111,7 @@ impl Account {
             return Err(Expired);
         }
         // It was stored by now, however little we know of the server's time: no lifetime grows.
-        let now_ms = self.store.clock().earliest_ms().max(put.stored_at_ms);
+        let now_ms = self.store.clock().earliest().0.max(put.stored_at_ms);
         let left_ms = put.message.as_ref().and_then(|m| m.expires_at_ms).map(|end| end.saturating_sub(now_ms));
         if left_ms == Some(0) {
             return Err(Expired);

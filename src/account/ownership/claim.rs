@@ -6,8 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use mqtt_codec::{Connect, ReasonCode};
 use mqtt_ownership::{
-    Claim, ClaimOutcome, GivenUp, Input, Left, NodeId, Output, Request, Revision, ServerTime, Step, Stop, Will,
-    WillState,
+    Claim, ClaimOutcome, GivenUp, Input, Left, NodeId, Output, Request, Revision, Step, Stop, Will, WillState,
 };
 use mqtt_session::Negotiated;
 use tokio::time::Instant;
@@ -111,7 +110,7 @@ impl Account {
         deadline: Instant,
     ) -> Result<Box<Claimed>, Abandoned> {
         let Ask { negotiated, connect, remote, came } = ask;
-        if self.store.clock().now_ms().is_none() {
+        if self.store.clock().now().is_none() {
             tracing::warn!(client_id = &*control.client_id, "the time of the server is not known");
             let (refusal, unsaved) = (ReasonCode::ServerUnavailable.into(), None);
             return Err(Abandoned { refusal, unsaved, is_late: true, why: Stop::Cancelled });
@@ -133,7 +132,7 @@ impl Account {
                 remote.to_string(),
                 control.inbox().rights.owner(),
             ),
-            came_at: came.map(|came| ServerTime(self.store.clock().ago_ms(came.elapsed()))),
+            came_at: came.map(|came| self.store.clock().ago(came.elapsed())),
         });
         // The orders of a client that has its answer are for its connection.
         let listens = came.is_none();

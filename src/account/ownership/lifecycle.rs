@@ -154,7 +154,7 @@ impl Account {
             }
             Err(Abandoned { is_late: true, .. }) if !needs_record => {
                 self.claim_later(negotiated.clone(), connect.clone(), peer.addr, Arc::clone(&control), came);
-                Ok(Attached::without_record(control, Epoch(self.store.clock().earliest_ms())))
+                Ok(Attached::without_record(control, Epoch(self.store.clock().earliest().0)))
             }
             Err(Abandoned { refusal, unsaved, .. }) => {
                 tracing::info!(client_id = &*control.client_id, ?refusal, "a session is not opened");

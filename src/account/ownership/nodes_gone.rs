@@ -68,7 +68,7 @@ impl Account {
             return Ok(());
         }
         let Some(node) = self.node() else { return Ok(()) };
-        if self.store.clock().now_ms().is_none() {
+        if self.store.clock().now().is_none() {
             return Err(Unavailable { reason: "the time of the server is not known".to_owned() });
         }
         let mut alive: BTreeSet<String> = self.store.peers().alive().await?.into_iter().map(|info| info.node).collect();
@@ -170,7 +170,7 @@ impl Pass<'_> {
     }
 
     async fn kind_of(&mut self, record: &SessionRecord) -> Result<Option<Kind>, Unavailable> {
-        if record.has_expired(self.account.store.clock().certain_ms()) && !record.has_will() {
+        if record.has_expired(self.account.store.clock().certain().0) && !record.has_will() {
             return Ok(Some(Kind::Expired));
         }
         let kind = if record.has_will() { Kind::Will } else { Kind::Owner };

@@ -2,6 +2,7 @@
 
 use bytestring::ByteString;
 use mqtt_codec::QoS;
+use mqtt_ownership::ServerTime;
 use mqtt_session::Publication;
 use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, MessageName, ReadOptions, Subject, name};
 
@@ -245,19 +246,19 @@ fn is_marked(keys: &Keys, subject: &str, headers: Option<&Headers>, payload: &[u
     marked.is_some_and(|headers| keys.ring().is_marked(subject, headers, payload))
 }
 
-fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, mut envelope: Envelope, since_ms: u64) -> Message {
+fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, mut envelope: Envelope, since: ServerTime) -> Message {
     let message = Message::new(topic, payload, envelope.properties.take());
-    enveloped(message, envelope, since_ms)
+    enveloped(message, envelope, since)
 }
 
 /// With what an envelope says beside the properties.
-fn enveloped(mut message: Message, envelope: Envelope, since_ms: u64) -> Message {
+fn enveloped(mut message: Message, envelope: Envelope, since: ServerTime) -> Message {
     message.qos = envelope.qos;
     message.retain = envelope.retained_seq.is_some();
     message.retained_at = envelope.retained_seq;
     message.publisher = envelope.publisher;
     message.is_ingested = envelope.is_ingested;
-    message.since_ms = since_ms;
+    message.since = since;
     message
 }
 
@@ -274,14 +275,14 @@ pub(crate) fn from_log(
     let is_genuine =
         carrier.is_ours() || keys.is_some_and(|keys| is_marked(keys, entry.subject(), headers, &entry.payload));
     let envelope = read(headers, carrier, nats_headers, is_genuine);
-    Ok(message(topic, entry.payload.clone(), envelope, entry.stored_at_ms))
+    Ok(message(topic, entry.payload.clone(), envelope, ServerTime(entry.stored_at_ms)))
 }
 
 /// The message that came over core NATS. It is QoS 0 whatever it says: nothing has stored it.
-/// `since_ms`: the server's time at the latest, so that it does not expire early.
+/// `since`: the server's time at the latest, so that it does not expire early.
 pub(crate) fn from_core(
     core: &CoreMessage,
-    since_ms: u64,
+    since: ServerTime,
     nats_headers: bool,
     keys: &Keys,
 ) -> Result<Message, MapError> {
@@ -289,7 +290,7 @@ pub(crate) fn from_core(
     let headers = core.headers.as_ref();
     let is_genuine = is_marked(keys, &core.subject, headers, &core.payload);
     let envelope = Envelope { qos: QoS::AtMostOnce, ..read(headers, Carrier::Core, nats_headers, is_genuine) };
-    Ok(message(topic, core.payload.clone(), envelope, since_ms))
+    Ok(message(topic, core.payload.clone(), envelope, since))
 }
 
 /// The message that a retained entry is.
@@ -299,7 +300,7 @@ pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Messag
     let stored = &entry.message;
     let (topic, payload, properties) = (entry.topic.clone(), stored.payload.clone(), envelope.properties.take());
     let message = Message::of_kept(topic, payload, &entry.lent, properties);
-    let mut message = enveloped(message, envelope, stored.stored_at_ms);
+    let mut message = enveloped(message, envelope, ServerTime(stored.stored_at_ms));
     message.retain = true;
     message.retained_at = Some(entry.sequence);
     message
@@ -316,8 +317,8 @@ pub(crate) fn retained_of(message: &Message, qos: QoS) -> Option<RetainedMessage
     Some(RetainedMessage {
         headers: (!headers.is_empty()).then_some(headers),
         payload: message.payload.clone(),
-        stored_at_ms: message.since_ms,
-        expires_at_ms: lives_ms.map(|ms| message.since_ms.saturating_add(ms)),
+        stored_at_ms: message.since.0,
+        expires_at_ms: lives_ms.map(|ms| message.since.0.saturating_add(ms)),
     })
 }
 

@@ -46,7 +46,7 @@ fn wait_for(account: &Account, wanted: Wanted) -> PublishWait {
                 loop {
                     let find = async {
                         // Where it was received is known in the log that is always there.
-                        let above = match (log.number, begins_ms(epoch, clock.earliest_ms())) {
+                        let above = match (log.number, begins_ms(epoch, clock.earliest().0)) {
                             (0, _) => above,
                             (_, Some(ms)) => streams.sequence_at(log.log.stream(), ms).await?.saturating_sub(1),
                             (_, None) => 0,

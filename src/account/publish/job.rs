@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, ServerTime};
 use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Subject};
 
@@ -20,7 +20,8 @@ pub(super) struct Job {
     pub(super) route: Route,
     /// Sequence in the retained bucket, once it is stored there.
     pub(super) retained_at: Option<u64>,
-    pub(super) since_ms: u64,
+    /// When its Message Expiry Interval begins to run.
+    pub(super) since: ServerTime,
     pub(super) began: Instant,
     pub(super) stage: Stage,
     /// It may be in the log already, above this sequence.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytestring::ByteString;
 use mqtt_codec::{Connect, QoS, ReasonCode};
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, ServerTime};
 use mqtt_session::Publication;
 use proto_map::Headers;
 
@@ -140,8 +140,8 @@ impl Publishing {
         let retained_at = publication.retain.then_some(u64::MAX);
         for (stage, _) in stages.into_iter().filter(|(_, is_stored)| *is_stored) {
             let (publication, route) = (publication.clone(), route.clone());
-            let (since_ms, began, maybe_above, logged_at) = (0, Instant::now(), None, None);
-            let job = Job { publication, route, retained_at, since_ms, began, stage, maybe_above, logged_at };
+            let (since, began, maybe_above, logged_at) = (ServerTime(0), Instant::now(), None, None);
+            let job = Job { publication, route, retained_at, since, began, stage, maybe_above, logged_at };
             let put = self.put(&job, 0).map_err(|_: Unstorable| Refused::TooLarge)?;
             self.judge_size(&put.headers, put.payload.len(), STORED_HEADERS_MAX)?;
         }

@@ -14,7 +14,7 @@ use crate::store::Dropped;
 impl Publishing {
     /// QoS 0: to the subscribers here and to core NATS, from one publish.
     pub(super) fn route_live(&mut self, job: Job, wakes: &mut Wakes) {
-        let Job { publication, route, retained_at, since_ms, .. } = job;
+        let Job { publication, route, retained_at, since, .. } = job;
         let asked = self.ask(&publication, &route.subject);
         let says_qos = self.account.says_qos(&publication.topic, &route.subject);
         let (client, id) = (self.named_publisher(), self.own_id(&publication));
@@ -26,7 +26,7 @@ impl Publishing {
         let mut message = Message::new(publication.topic, publication.payload, publication.properties);
         message.retain = publication.retain;
         message.retained_at = retained_at;
-        message.since_ms = since_ms;
+        message.since = since;
         self.account.router.route_local(&mut message, self.completions.id, wakes);
         self.send_asked(route.subject, asked, headers, payload);
     }

@@ -45,7 +45,7 @@ impl Publishing {
         let mut message =
             Message::new(publication.topic.to_owned_copy(), Bytes::copy_from_slice(&publication.payload), None);
         message.retain = publication.retain;
-        message.since_ms = self.account.store.clock().latest_ms();
+        message.since = self.account.store.clock().latest();
         sys.tell(&mut message, self.completions.id, wakes);
         self.answered(publication.token, Ok(ReasonCode::Success));
         Ok(None)

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, TopicName};
+use mqtt_ownership::ServerTime;
 use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::{Notify, mpsc};
@@ -226,13 +227,13 @@ impl Requests {
     /// When something ends that may take this long, rounded up.
     fn ends_s(&self, after: Duration) -> u32 {
         let after_s = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        seconds(self.clock.latest_ms()).saturating_add(u32::try_from(after_s).unwrap_or(u32::MAX))
+        seconds(self.clock.latest()).saturating_add(u32::try_from(after_s).unwrap_or(u32::MAX))
     }
 
     /// Opens a token with the key of now or the one before.
     fn open_with<T>(&self, open: impl Fn(&ReplyKey, u32) -> Result<T, ReplyError>) -> Result<T, ReplyError> {
         let keys = self.keys.read();
-        let now_s = seconds(self.clock.earliest_ms());
+        let now_s = seconds(self.clock.earliest());
         match (open(&keys.seal, now_s), &keys.previous) {
             (Err(ReplyError::Forged), Some(previous)) => open(previous, now_s),
             (opened, _) => opened,
@@ -366,8 +367,8 @@ fn tell(waiter: &Waiter, reason: ReasonCode) {
     waiter.completions.report(waiter.token, Ok(reason));
 }
 
-fn seconds(ms: u64) -> u32 {
-    u32::try_from(ms / 1000).unwrap_or(u32::MAX)
+fn seconds(at: ServerTime) -> u32 {
+    u32::try_from(at.0 / 1000).unwrap_or(u32::MAX)
 }
 
 /// Whether a message is meant for a stream, as its headers tell.

@@ -74,7 +74,7 @@ impl Publishing {
                 return Err(Box::new((publication, refused)));
             }
         };
-        if self.rights().is_some_and(|rights| !rights.take_reply(&subject, self.account.store.clock().latest_ms())) {
+        if self.rights().is_some_and(|rights| !rights.take_reply(&subject, self.account.store.clock().latest())) {
             requests.metrics.request(RequestEvent::Refused);
             return Err(Box::new((publication, Refused::Denied)));
         }

@@ -1,4 +1,5 @@
 use mqtt_access::{DeviceRules, PermissionLists, SubjectLists, User};
+use mqtt_ownership::ServerTime;
 
 use super::*;
 
@@ -101,13 +102,16 @@ fn what_is_denied_inside_a_wildcard_is_withheld() {
 #[test]
 fn replies_go_where_they_are_allowed() {
     let inbox = |number: usize| subject(&format!("_INBOX/x/{number}"));
-    assert!(Rights::all().take_reply(&inbox(1), 0));
-    assert!(!rights([&["dev.>"], &[], &[], &[]]).take_reply(&inbox(1), 0));
+    assert!(Rights::all().take_reply(&inbox(1), ServerTime(0)));
+    assert!(!rights([&["dev.>"], &[], &[], &[]]).take_reply(&inbox(1), ServerTime(0)));
     let lists = PermissionLists { responses: Some(Default::default()), ..PermissionLists::default() };
     let replies = Rights::new(principal(Permissions::new(lists).unwrap()), RightsOptions::default());
-    assert!(replies.take_reply(&inbox(1), 0) && !replies.may_publish(&subject("dev/x")), "it may answer, and no more");
-    assert!(!replies.take_reply(&inbox(1), 0), "once, as nats-server has it");
-    assert!((2..200).all(|number| replies.take_reply(&inbox(number), 0)), "each request by itself");
+    assert!(
+        replies.take_reply(&inbox(1), ServerTime(0)) && !replies.may_publish(&subject("dev/x")),
+        "it may answer, and no more"
+    );
+    assert!(!replies.take_reply(&inbox(1), ServerTime(0)), "once, as nats-server has it");
+    assert!((2..200).all(|number| replies.take_reply(&inbox(number), ServerTime(0))), "each request by itself");
     assert_eq!(replies.replies.lock().len(), REPLIES_MAX);
 }
 

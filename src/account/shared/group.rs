@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
+use mqtt_ownership::ServerTime;
 use mqtt_session::Position;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -288,7 +289,7 @@ impl Group {
     /// Gives messages of a log to members.
     pub(super) fn give(self: &Arc<Self>, log: &LogHandle, entries: &mut Vec<ShareEntry>) {
         let mut wakes = Wakes::default();
-        let now_ms = self.router.clock().earliest_ms();
+        let now = self.router.clock().earliest();
         let mut state = self.state.lock();
         for ShareEntry { entry, ack, is_again } in entries.drain(..) {
             let place = log.position(entry.sequence).by_share();
@@ -300,12 +301,12 @@ impl Group {
                 state.answer(place, ack, ShareAnswer::Ack);
                 continue;
             };
-            if message.expiry(now_ms).is_err() {
+            if message.expiry(now).is_err() {
                 self.metrics.dropped(DropReason::Expired, 1);
                 state.answer(place, ack, ShareAnswer::Ack);
                 continue;
             }
-            match self.offer(&mut state, place, &ack, Arc::new(message), now_ms, &mut wakes) {
+            match self.offer(&mut state, place, &ack, Arc::new(message), now, &mut wakes) {
                 Offered::Given(answer) => {
                     self.metrics.shared(ShareEvent::Given, 1);
                     self.metrics.shared(ShareEvent::Redelivered, u64::from(is_again));
@@ -336,7 +337,7 @@ impl Group {
         place: Position,
         ack: &ByteString,
         message: Arc<Message>,
-        now_ms: u64,
+        now: ServerTime,
         wakes: &mut Wakes,
     ) -> Offered {
         let (mut is_qos0, mut too_large, mut denied, mut full) = (false, false, false, false);
@@ -348,7 +349,7 @@ impl Group {
                     is_qos0 = grant.qos == QoS::AtMostOnce;
                     let share = || Share::new(Arc::clone(self) as Arc<dyn Giver>, place);
                     if is_qos0 {
-                        member.offer_qos0(&message, &grant, now_ms, wakes)
+                        member.offer_qos0(&message, &grant, now, wakes)
                     } else {
                         member.offer_stored(&message, grant, share, wakes)
                     }
@@ -387,7 +388,7 @@ impl Group {
         if !state.feeds.is_empty() && (convert::is_stored_copy(core) || !self.router.is_on_core_only(core)) {
             return;
         }
-        let now_ms = self.router.clock().earliest_ms();
+        let now = self.router.clock().earliest();
         let message = self.router.message_of_core(core).filter(|message| self.is_for(message));
         let Some(message) = message else { return };
         let (facts, mut reason) = (MessageFacts::of(&message), DropReason::SlowReader);
@@ -396,7 +397,7 @@ impl Group {
                 reason = DropReason::NotAuthorized;
                 return false;
             };
-            !matches!(member.offer_qos0(&message, &grant, now_ms, wakes), Taken::Full)
+            !matches!(member.offer_qos0(&message, &grant, now, wakes), Taken::Full)
         });
         match taken {
             Some(_) => self.metrics.shared(ShareEvent::Given, 1),
@@ -413,8 +414,8 @@ impl Member {
         grant(&Terms { leads, ..Terms::new(self.options, self.subscription_id) }, message, &permits)
     }
 
-    fn offer_qos0(&self, message: &Message, grant: &Grant, now_ms: u64, wakes: &mut Wakes) -> Taken {
-        if self.inbox.offer_qos0(message, grant, now_ms, wakes) { Taken::Yes } else { Taken::Full }
+    fn offer_qos0(&self, message: &Message, grant: &Grant, now: ServerTime, wakes: &mut Wakes) -> Taken {
+        if self.inbox.offer_qos0(message, grant, now, wakes) { Taken::Yes } else { Taken::Full }
     }
 
     fn offer_stored(

@@ -341,7 +341,7 @@ fn share_log(log: &LogHandle) -> ShareLog {
         Owner::Ours { prefix } => prefix.as_ref(),
         Owner::Attached { .. } => "",
     };
-    ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created_ms() }
+    ShareLog { stream: log.log.stream().into(), prefix: prefix.into(), created_ms: log.created().map(|at| at.0) }
 }
 
 /// Forgets a group without members and feeds.

@@ -7,7 +7,7 @@ async fn fill_output(client: &Client) {
     let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
     let message = Message::new(TopicName::new("t").unwrap(), Bytes::from(vec![0; 1_000]), None);
     let (inbox, mut wakes) = (client.control.inbox(), Wakes::default());
-    assert!((0..100).all(|_| inbox.offer_qos0(&message, &grant, 0, &mut wakes)));
+    assert!((0..100).all(|_| inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes)));
     drop(wakes);
     while inbox.qos0_waiting() > 0 {
         tokio::task::yield_now().await;

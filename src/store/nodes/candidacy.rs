@@ -40,7 +40,7 @@ impl Candidacy {
         let tasks = shared.bucket.api.link.tasks.clone();
         let task = tasks.spawn(async move {
             // For whoever looks at the bucket; nobody reads it.
-            let since_ms = shared.bucket.api.link.clock.earliest_ms();
+            let since_ms = shared.bucket.api.link.clock.earliest().0;
             let value = format!(r#"{{"since":"{}"}}"#, crate::store::time::rfc3339(since_ms));
             let keeper = Keeper::new(&shared, subject, Told::Same(value.into()), &new_write_id()).of_lead();
             Box::pin(run(keeper, shared, tx, resigned, challenged)).await;

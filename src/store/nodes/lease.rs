@@ -292,7 +292,7 @@ impl Nodes {
     pub async fn acquire(&self, node: &str, mqtt: Vec<String>) -> Result<Lease, Unavailable> {
         let subject = self.shared.names.node_lease(node).map_err(Unavailable::new)?;
         let boot = format!("{:016x}", rand::random::<u64>());
-        let since_ms = self.shared.bucket.api.link.clock.earliest_ms();
+        let since_ms = self.shared.bucket.api.link.clock.earliest().0;
         let (version, node, connections) = (RECORD_VERSION, node.to_owned(), self.shared.occupancy.counts());
         let info = NodeInfo {
             version,

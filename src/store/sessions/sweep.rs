@@ -48,7 +48,7 @@ impl Sessions {
     /// When JetStream does not answer; the next call finds what is left.
     pub async fn sweep(&self) -> Result<usize, Unavailable> {
         let mut removed = 0;
-        let now_ms = self.shared.bucket.api.link.clock.earliest_ms();
+        let now_ms = self.shared.bucket.api.link.clock.earliest().0;
         for (client_id, mut beside) in self.beside().await? {
             let loaded = self.load(&client_id).await?;
             beside.retain_unneeded(&loaded, now_ms);

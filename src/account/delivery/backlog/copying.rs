@@ -70,7 +70,7 @@ fn live(account: &Account, entry: &LogEntry) -> Option<(Option<u32>, bool, Messa
         return None;
     }
     let message = convert::from_log(entry, convert::STORED, false, None).ok()?;
-    match message.expiry(account.store.clock().earliest_ms()) {
+    match message.expiry(account.store.clock().earliest()) {
         Ok(Some(0)) | Err(_) => None,
         Ok(ttl_s) => Some((ttl_s, closed.hides_topic_from_wildcard(&message.topic), message)),
     }

@@ -9,6 +9,10 @@
 //! By age this is exact. By bytes and messages it is a proportion of sequences, which is early where the newer messages
 //! are the smaller ones and late where they are the larger ones; the writer looks often enough for that.
 
+use std::time::Duration;
+
+use mqtt_ownership::ServerTime;
+
 use crate::store::LogInfo;
 
 /// A copy is due when more than this part of what the log can hold lies behind a message, in eighths.
@@ -36,28 +40,28 @@ fn by_limit(log: &LogInfo, position: u64, used: u64, max: u64) -> Option<u64> {
 }
 
 /// Whether a message of this age is to be copied, for its age alone.
-pub(crate) const fn is_due_by_age(max_age_ms: u64, age_ms: u64) -> bool {
-    age_ms > max_age_ms / 8 * DUE_EIGHTHS
+pub(crate) fn is_due_by_age(max_age: Duration, age: Duration) -> bool {
+    age.as_millis() > max_age.as_millis() / 8 * u128::from(DUE_EIGHTHS)
 }
 
 /// The age from which on messages are copied when a pass is made for their age.
-pub(crate) const fn age_of_horizon_ms(max_age_ms: u64) -> u64 {
-    max_age_ms / 8 * KEPT_EIGHTHS
+pub(crate) const fn age_of_horizon(max_age: Duration) -> Duration {
+    Duration::from_millis(max_age.as_millis() as u64 / 8 * KEPT_EIGHTHS)
 }
 
-/// Finds the last message that is not newer than `until_ms` by halving: each answer is the first message at or after
+/// Finds the last message that is not newer than `until` by halving: each answer is the first message at or after
 /// what was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
     found: u64,
     last: u64,
-    until_ms: u64,
+    until: ServerTime,
 }
 
 impl Search {
     /// Looks above `position`, up to and with `last`.
-    pub(crate) const fn new(position: u64, last: u64, until_ms: u64) -> Self {
-        Self { found: position, last, until_ms }
+    pub(crate) const fn new(position: u64, last: u64, until: ServerTime) -> Self {
+        Self { found: position, last, until }
     }
 
     /// The sequence to look at, or what was found: `position` when there is none.
@@ -66,9 +70,9 @@ impl Search {
     }
 
     /// At or after `asked` the first message is this one, stored then.
-    pub(crate) const fn answer(&mut self, asked: u64, message: Option<(u64, u64)>) {
+    pub(crate) const fn answer(&mut self, asked: u64, message: Option<(u64, ServerTime)>) {
         match message {
-            Some((sequence, stored_ms)) if stored_ms <= self.until_ms && sequence <= self.last => self.found = sequence,
+            Some((sequence, stored)) if stored.0 <= self.until.0 && sequence <= self.last => self.found = sequence,
             _ => self.last = asked - 1,
         }
     }
@@ -132,18 +136,19 @@ mod tests {
 
     #[test]
     fn copies_by_age_are_due_at_half_of_it_and_go_up_to_three_eighths() {
-        assert!(!is_due_by_age(8000, 4000));
-        assert!(is_due_by_age(8000, 4001));
-        assert_eq!(age_of_horizon_ms(8000), 3000);
+        let ms = Duration::from_millis;
+        assert!(!is_due_by_age(ms(8000), ms(4000)));
+        assert!(is_due_by_age(ms(8000), ms(4001)));
+        assert_eq!(age_of_horizon(ms(8000)), ms(3000));
     }
 
     #[test]
     fn the_search_finds_the_last_message_that_is_old_enough_over_gaps() {
         let log: Vec<(u64, u64)> = [(3, 10), (4, 10), (9, 20), (10, 35), (400, 35), (401, 90)].to_vec();
-        let at = |sequence: u64| log.iter().copied().find(|(s, _)| *s >= sequence);
+        let at = |sequence: u64| log.iter().find(|(s, _)| *s >= sequence).map(|&(s, ms)| (s, ServerTime(ms)));
         for until_ms in 0..100 {
             for position in [0, 2, 3, 9, 200, 401] {
-                let mut search = Search::new(position, 401, until_ms);
+                let mut search = Search::new(position, 401, ServerTime(until_ms));
                 let mut steps = 0;
                 let found = loop {
                     match search.next() {

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use mqtt_ownership::ServerTime;
+
 use self::copying::copy;
 use self::failure::Failure;
 use self::horizon::Search;
@@ -236,22 +238,26 @@ impl Writer {
         if by_room.is_some() {
             return Ok(by_room);
         }
-        let Some(max_age_ms) = log.max_age_ms.filter(|_| log.last > position) else { return Ok(None) };
+        let max_age = log.max_age_ms.filter(|_| log.last > position).map(Duration::from_millis);
+        let Some(max_age) = max_age else { return Ok(None) };
         let backlog = account.store.backlog();
         if self.oldest.is_none_or(|(sequence, _)| sequence <= position || sequence < log.first) {
             self.oldest = backlog.log_time(position + 1).await?;
         }
         // Too early costs a copy, too late a message.
-        let Some(now_ms) = account.store.clock().now_ms() else { return Ok(None) };
+        let Some(now) = account.store.clock().now() else { return Ok(None) };
         let Some((_, stored_ms)) = self.oldest else { return Ok(None) };
-        if !horizon::is_due_by_age(max_age_ms, now_ms.saturating_sub(stored_ms)) {
+        if !horizon::is_due_by_age(max_age, now.since(ServerTime(stored_ms))) {
             return Ok(None);
         }
-        let until_ms = now_ms.saturating_sub(horizon::age_of_horizon_ms(max_age_ms));
-        let mut search = Search::new(position.max(log.first.saturating_sub(1)), log.last, until_ms);
+        let until = now.before(horizon::age_of_horizon(max_age));
+        let mut search = Search::new(position.max(log.first.saturating_sub(1)), log.last, until);
         loop {
             match search.next() {
-                Ok(asked) => search.answer(asked, backlog.log_time(asked).await?),
+                Ok(asked) => {
+                    let message = backlog.log_time(asked).await?;
+                    search.answer(asked, message.map(|(sequence, stored_ms)| (sequence, ServerTime(stored_ms))));
+                }
                 Err(found) => return Ok((found > position).then_some(found)),
             }
         }
@@ -276,7 +282,7 @@ impl Writer {
             tracing::warn!(lost, "JetStream has refused copies for sessions that are away, and taken later ones");
             account.metrics.dropped(DropReason::QueueFull, lost);
         }
-        let owed = BacklogPlan::of(&states, &ends, position, horizon, store.clock().certain_ms());
+        let owed = BacklogPlan::of(&states, &ends, position, horizon, store.clock().certain());
         drop((states, ends));
         let copies = match owed.from() {
             Some(from) => {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use mqtt_codec::{QoS, TopicFilter};
+use mqtt_ownership::ServerTime;
 
 use crate::account::delivery::grant::{Audience, Everybody, MessageFacts, Terms, grant};
 use crate::account::delivery::message::Message;
@@ -81,18 +82,18 @@ fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> b
 
 impl BacklogPlan {
     /// What of the log above `position`, up to and with `horizon`, is owed to whom. `ends`: how far each backlog reaches
-    /// already, where that may be above `position`. `now_ms`: what was to be over by then is over.
+    /// already, where that may be above `position`. `now`: what was to be over by then is over.
     pub(crate) fn of(
         states: &HashMap<String, SessionState>,
         ends: &HashMap<String, BacklogEnd>,
         position: u64,
         horizon: u64,
-        now_ms: u64,
+        now: ServerTime,
     ) -> Self {
         let mut owed = Self::default();
         for (client_id, state) in states {
             // A session of which nothing is left after its connection is owed nothing later.
-            if state.record.expiry_s == 0 || state.record.has_expired(now_ms) {
+            if state.record.expiry_s == 0 || state.record.has_expired(now.0) {
                 continue;
             }
             let (cursor, mut in_flight) = progress(&state.record, state.progress.as_ref());
@@ -208,7 +209,7 @@ mod tests {
     fn owed(session: Session, position: u64, end: Option<u64>) -> (Option<u64>, Vec<u64>) {
         let states = HashMap::from([("c".to_owned(), session.0)]);
         let ends = end.map(|log_sequence| ("c".to_owned(), BacklogEnd { stream_sequence: 1, log_sequence }));
-        let owed = BacklogPlan::of(&states, &ends.into_iter().collect(), position, 8, 0);
+        let owed = BacklogPlan::of(&states, &ends.into_iter().collect(), position, 8, ServerTime(0));
         let mut message = Message::new(TopicName::new("a/b").unwrap(), Bytes::new(), None);
         message.qos = QoS::AtLeastOnce;
         message.publisher = Some("c".into());

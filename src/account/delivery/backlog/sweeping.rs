@@ -90,10 +90,10 @@ pub(super) async fn sweep(
     states: &HashMap<String, SessionState>,
     ends: &HashMap<String, BacklogEnd>,
 ) {
-    let now_ms = account.store.clock().certain_ms();
+    let now = account.store.clock().certain();
     let is_wanted = |client_id: &str, end: &BacklogEnd| match states.get(client_id) {
         Some(SessionState { record, .. }) if record.is_too_new() => true,
-        Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now_ms) => false,
+        Some(SessionState { record, .. }) if record.expiry_s == 0 || record.has_expired(now.0) => false,
         Some(state) => !is_consumed(state, end.log_sequence),
         None => false,
     };

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{PublishFrame, QoS, TopicName, Version};
+use mqtt_ownership::ServerTime;
 use mqtt_session::{Feed, FeedState, Offer, Position};
 use parking_lot::Mutex;
 use proto_map::MountPoint;
@@ -193,10 +194,10 @@ impl Inbox {
         self: &Arc<Self>,
         message: &Message,
         grant: &Grant,
-        now_ms: u64,
+        now: ServerTime,
         wakes: &mut Wakes,
     ) -> bool {
-        let Ok(expiry_s) = message.expiry(now_ms) else { return true };
+        let Ok(expiry_s) = message.expiry(now) else { return true };
         let Some(frame) = self.frame(message, false) else { return true };
         let ids = grant.ids.as_slice();
         if frame.len_with_subscription_ids(ids) > self.client_max_packet_size as usize {

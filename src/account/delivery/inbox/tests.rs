@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use mqtt_codec::{MessageProperties, QoS, TopicName, Version};
+use mqtt_ownership::ServerTime;
 use mqtt_session::{Feed, FeedState, GONE, Offer, Position};
 use tokio::sync::Notify;
 
@@ -107,7 +108,7 @@ fn message(payload: usize) -> Message {
 
 fn offer(inbox: &Arc<Inbox>, message: &Message, now_ms: u64) -> bool {
     let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
-    inbox.offer_qos0(message, &grant, now_ms, &mut Wakes::default())
+    inbox.offer_qos0(message, &grant, ServerTime(now_ms), &mut Wakes::default())
 }
 
 fn counts(inbox: &Inbox) -> [u64; 2] {
@@ -136,7 +137,7 @@ fn what_the_client_cannot_have_is_passed_over_and_is_no_loss_of_the_lane() {
     assert!(offer(&inbox, &message(200), 0), "larger than its client takes");
     let mut expired = message(1);
     let properties = MessageProperties { message_expiry_interval_s: Some(1), ..MessageProperties::default() };
-    (expired.properties, expired.since_ms) = (Some(Box::new(properties)), 1_000);
+    (expired.properties, expired.since) = (Some(Box::new(properties)), ServerTime(1_000));
     assert!(offer(&inbox, &expired, 5_000));
     assert_eq!(counts(&inbox)[0], 0);
     assert!(offer(&inbox, &expired, 1_500));
@@ -255,7 +256,7 @@ fn a_lane_has_its_share_of_memory_and_gives_it_back() {
     let message = Message::new(TopicName::new("t").unwrap(), Bytes::from(vec![0; 1_000]), None);
     let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
     let mut wakes = Wakes::default();
-    let mut offer = || inbox.offer_qos0(&message, &grant, 0, &mut wakes);
+    let mut offer = || inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes);
     let taken = (0..10_000).take_while(|_| offer()).count();
     // x = (800,000 - x) / 8, and a little more for the pieces in which it is counted.
     assert!((80..115).contains(&taken), "{taken}");
@@ -320,11 +321,11 @@ fn who_reads_gets_large_messages_at_qos_0_also_when_there_is_no_memory() {
     let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
     let (mut messages, mut behind, mut wakes) = (Vec::new(), Vec::new(), Wakes::default());
     for _ in 0..3 {
-        assert!(inbox.offer_qos0(&message, &grant, 0, &mut wakes));
-        assert!(!inbox.offer_qos0(&message, &grant, 0, &mut wakes), "one waits");
+        assert!(inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes));
+        assert!(!inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes), "one waits");
         let mut out = Segments::default();
         inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
-        assert!(!inbox.offer_qos0(&message, &grant, 0, &mut wakes), "it is being written");
+        assert!(!inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes), "it is being written");
         out = Segments::default();
         inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
+use mqtt_ownership::ServerTime;
 use mqtt_session::GONE;
 use proto_map::{Attachment, ClosedTrees, Names, SubjectMap, TOPICS_KEY, attachment};
 
@@ -166,8 +167,8 @@ impl Follower {
             tracing::error!(stream = stream.name, "too many streams; this one is not followed");
             return Ok(None);
         };
-        let now_ms = store.clock().earliest_ms();
-        let from = if is_start { LogPosition::New } else { first_missed(store.streams(), stream, now_ms).await? };
+        let now = store.clock().earliest();
+        let from = if is_start { LogPosition::New } else { first_missed(store.streams(), stream, now).await? };
         let log = store.log_of(&stream.name, &wanted.prefix);
         let handle = Arc::new(LogHandle::new(number, wanted.key.clone(), wanted.owner, log));
         let sink = LogTail::new(Arc::clone(&self.router), Arc::clone(&handle), Arc::clone(&self.registry));
@@ -214,8 +215,8 @@ impl Follower {
 
 /// Where to begin with a stream that was found while clients were connected: a new one at its beginning, another one, which
 /// has got other subjects, a little before it was found.
-async fn first_missed(streams: &Streams, stream: &FoundStream, now_ms: u64) -> Result<LogPosition, Unavailable> {
-    let since_ms = now_ms.saturating_sub(FOUND_WITHIN_MS);
+async fn first_missed(streams: &Streams, stream: &FoundStream, now: ServerTime) -> Result<LogPosition, Unavailable> {
+    let since_ms = now.0.saturating_sub(FOUND_WITHIN_MS);
     if stream.created_ms >= since_ms {
         return Ok(LogPosition::Sequence(1));
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
+use mqtt_ownership::ServerTime;
 use proto_map::{ClosedTrees, MountPoint};
 
 use crate::account::delivery::grant::{MessageFacts, Permits, Terms, grant};
@@ -65,12 +66,12 @@ impl RetainedCursor {
         &mut self,
         index: &RetainedIndex,
         looks: &mut usize,
-        now_ms: u64,
+        now: ServerTime,
         permits: &impl Permits,
         nats_headers: bool,
         out: &mut VecDeque<Outgoing>,
     ) -> bool {
-        let page = index.search(&mut self.search, PAGE, looks, now_ms);
+        let page = index.search(&mut self.search, PAGE, looks, now.0);
         let leads = permits.leads(&self.filter);
         let terms = Terms { leads, ..Terms::new(self.options, self.subscription_id) };
         for entry in &page {

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use mqtt_codec::TopicFilter;
+use mqtt_ownership::ServerTime;
 use proto_map::ClosedTrees;
 
 use super::cursor::RetainedCursor;
@@ -27,14 +28,14 @@ pub(in crate::account) async fn owed(
     index: &RetainedIndex,
     closed: &ClosedTrees,
     seen: IndexState,
-    now_ms: u64,
+    now: ServerTime,
 ) -> Vec<RetainedCursor> {
     let mut is_owed = vec![false; cursors.len()];
     let mut unknown = Vec::new();
     let mut looks_left = LOOKS;
     for (number, cursor) in cursors.iter().enumerate() {
         let (mut search, mut looks) = (cursor.search.clone(), LOOKS_ALONE);
-        is_owed[number] = !index.search(&mut search, 1, &mut looks, now_ms).is_empty();
+        is_owed[number] = !index.search(&mut search, 1, &mut looks, now.0).is_empty();
         if !is_owed[number] && !search.is_over() {
             unknown.push(number);
         }
@@ -45,7 +46,7 @@ pub(in crate::account) async fn owed(
         }
     }
     if !unknown.is_empty() {
-        find_together(&cursors, unknown, &mut is_owed, index, closed, seen, now_ms).await;
+        find_together(&cursors, unknown, &mut is_owed, index, closed, seen, now).await;
     }
     cursors.into_iter().zip(is_owed).filter_map(|(cursor, is_owed)| is_owed.then_some(cursor)).collect()
 }
@@ -57,7 +58,7 @@ async fn find_together(
     index: &RetainedIndex,
     closed: &ClosedTrees,
     seen: IndexState,
-    now_ms: u64,
+    now: ServerTime,
 ) {
     let mut filters: Subscriptions<()> = Subscriptions::default();
     let mut of_filter: HashMap<&TopicFilter, Vec<usize>> = HashMap::new();
@@ -74,7 +75,7 @@ async fn find_together(
     let mut left = by_order.len();
     let mut everything = RetainedSearch::everything(seen);
     while left > 0 && !everything.is_over() {
-        let topics = index.search(&mut everything, LOOKS, &mut LOOKS.clone(), now_ms);
+        let topics = index.search(&mut everything, LOOKS, &mut LOOKS.clone(), now.0);
         for entry in topics {
             let is_hidden = closed.hides_topic_from_wildcard(&entry.topic);
             let mut found = Vec::new();
@@ -124,7 +125,7 @@ mod tests {
         let seen = index.state();
         let cursors = filters.iter().map(|filter| cursor(filter, seen)).collect();
         let (closed, mut longest, mut last) = (ClosedTrees::default(), Duration::ZERO, Instant::now());
-        let mut work = std::pin::pin!(owed(cursors, index, &closed, seen, 0));
+        let mut work = std::pin::pin!(owed(cursors, index, &closed, seen, ServerTime(0)));
         let owed = std::future::poll_fn(|cx| {
             let polled = work.as_mut().poll(cx);
             longest = longest.max(last.elapsed());

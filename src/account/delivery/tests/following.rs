@@ -33,7 +33,7 @@ async fn a_stream_that_comes_has_its_subjects_from_then_on_and_who_is_subscribed
     assert_eq!(stored.map(|(_, said)| said.subject).collect::<Vec<_>>(), ["m.x"]);
     assert_eq!(client.receives(2).await, ["log", "stream"], "in the order in which they came");
     let log = world.account.logs.owner_of("m.x");
-    assert!(log.is_attached() && log.created_ms().is_some() && !log.is_gone());
+    assert!(log.is_attached() && log.created().is_some() && !log.is_gone());
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("m/+").unwrap()), [0, log.number]);
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("n").unwrap()), [0]);
     for place in [Position::in_main_log(7), Position::of_retained(7)] {

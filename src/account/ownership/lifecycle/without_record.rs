@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use mqtt_codec::{Connect, ReasonCode};
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{Epoch, ServerTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Attached, Registered};
@@ -65,16 +65,16 @@ impl Account {
         socket: &mut dyn PeerSocket,
     ) -> Result<Attached, Refusal> {
         let control = Arc::clone(registered.control);
-        let came_ms = self.store.clock().earliest_ms();
-        self.unrecorded.enter(control.id, came_ms, records::stored_will(connect, 0));
+        let came = self.store.clock().earliest();
+        self.unrecorded.enter(control.id, came, records::stored_will(connect, 0));
         self.end_local_owner(&control, connect, socket).await?;
-        let mut asking = pin!(self.end_other_owners(&control, came_ms, connect));
+        let mut asking = pin!(self.end_other_owners(&control, came, connect));
         let refusal = tokio::select! {
             biased;
             ended = &mut asking => {
                 ended?;
                 registered.settle();
-                return Ok(Attached::without_record(Arc::clone(&control), Epoch(came_ms)));
+                return Ok(Attached::without_record(Arc::clone(&control), Epoch(came.0)));
             }
             order = control.ordered(None) => self.gives_way(order, connect),
             // Nobody hears what it is told.
@@ -86,9 +86,14 @@ impl Account {
     }
 
     /// Whoever has the client id on another sidecar ends first. One that does not answer is gone on without.
-    async fn end_other_owners(&self, control: &Arc<Control>, came_ms: u64, connect: &Connect) -> Result<(), Refusal> {
+    async fn end_other_owners(
+        &self,
+        control: &Arc<Control>,
+        came: ServerTime,
+        connect: &Connect,
+    ) -> Result<(), Refusal> {
         let (client_id, user) = (control.client_id.to_string(), control.inbox().rights.owner());
-        let request = TakeOver { client_id, user, came_ms, process: self.process.clone() };
+        let request = TakeOver { client_id, user, came_ms: came.0, process: self.process.clone() };
         let Ok(request) = serde_json::to_vec(&request).map(Bytes::from) else { return Ok(()) };
         let ours = self.membership.held().borrow().as_ref().map(|held| Arc::clone(&held.node));
         let nodes: Vec<String> = self.membership.alive().borrow().nodes.keys().cloned().collect();
@@ -117,8 +122,8 @@ impl Account {
         if !holder.inbox().rights.may_own(user.as_deref()) {
             return Answer::Foreign;
         }
-        let (holds, is_answered) = (self.unrecorded.came_ms(holder.id), holder.arrival(false).is_answered);
-        if is_late((came_ms, &process), (holds, &self.process), is_answered) {
+        let (holds, is_answered) = (self.unrecorded.came(holder.id), holder.arrival(false).is_answered);
+        if is_late((ServerTime(came_ms), &process), (holds, &self.process), is_answered) {
             return Answer::Late;
         }
         tracing::info!(client_id, "taken over by a connection elsewhere");
@@ -164,8 +169,8 @@ impl Account {
     /// The connection of a session without a record is over, and what it has published is settled: its will is published, for this
     /// reason, or for none never.
     pub(crate) async fn leave_unrecorded(self: &Arc<Self>, control: &Control, cause: Option<WillCause>) {
-        let (Some((will, came_ms)), Some(cause)) = (self.unrecorded.take_will(control.id), cause) else { return };
+        let (Some((will, came)), Some(cause)) = (self.unrecorded.take_will(control.id), cause) else { return };
         let rights = Some(Arc::clone(&control.inbox().rights));
-        self.send_will(&control.client_id, &will, (Epoch(came_ms), rights), cause).await;
+        self.send_will(&control.client_id, &will, (Epoch(came.0), rights), cause).await;
     }
 }

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use mqtt_codec::{MessageProperties, TopicName};
+use mqtt_ownership::ServerTime;
 
 use super::*;
 use crate::overload::{Lent, PROCESS};
@@ -119,7 +120,7 @@ fn the_copy_of_a_stored_message_is_known_on_its_subject_and_on_no_other() {
 #[test]
 fn what_the_index_keeps_of_a_retained_message_is_what_was_published() {
     let mut message = Message::new(TopicName::new("a").unwrap(), Bytes::from_static(b"x"), None);
-    message.since_ms = 1_000;
+    message.since = ServerTime(1_000);
     let plain = retained_of(&message, QoS::AtLeastOnce).unwrap();
     assert_eq!((plain.headers, plain.expires_at_ms, plain.stored_at_ms), (None, None, 1_000));
     message.properties = publication(QoS::AtMostOnce, Some(5)).properties;
@@ -130,7 +131,7 @@ fn what_the_index_keeps_of_a_retained_message_is_what_was_published() {
         RetainedEntry { topic: message.topic.clone(), message: kept, sequence: 8, version: 0, lent: Lent::default() };
     let read = from_retained(&entry, false);
     assert_eq!((read.qos, read.retain, read.retained_at), (QoS::ExactlyOnce, true, Some(8)));
-    assert_eq!(read.expiry(3_000), Ok(Some(3)));
+    assert_eq!(read.expiry(ServerTime(3_000)), Ok(Some(3)));
     message.payload = Bytes::new();
     assert!(retained_of(&message, QoS::AtLeastOnce).is_none());
 }

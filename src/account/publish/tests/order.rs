@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use mqtt_codec::{MessageProperties, QoS, ReasonCode, TopicName, Version};
+use mqtt_ownership::ServerTime;
 use mqtt_session::{MessageId, Once, Publication};
 
 use super::{log_rule, logged, measure};
@@ -198,7 +199,7 @@ async fn the_copy_for_nats_clients_says_where_the_log_has_it() {
     assert_eq!(stored.header("Mqtt-Expiry"), Some("60"));
     assert_eq!(stored.header("Nats-TTL"), Some("3660"), "it is sent again to who had it before it expired");
     assert!(stored.header("Nats-Msg-Id").is_some());
-    assert!(world.account.router.clock().earliest_ms() > 0, "what the server says of the time is known");
+    assert!(world.account.router.clock().earliest() > ServerTime(0), "what the server says of the time is known");
 }
 
 #[tokio::test]
@@ -298,7 +299,7 @@ async fn a_message_that_may_be_in_another_log_is_looked_for_there_from_when_its_
     let world = World::as_specified(|spec| spec.store.publisher.no_stream_timeout = limit).await;
     world.server.make_stream(serde_json::json!({ "name": "S", "subjects": ["a.>"], "retention": "limits" }));
     until("it is followed", || world.account.logs.is_captured("a.b").then_some(())).await;
-    let now_ms = world.account.store.clock().latest_ms();
+    let now_ms = world.account.store.clock().latest().0;
     let of_epoch = |client: &crate::account::played::PlayedClient, epoch, maybe_above| {
         let once = Some(Once { message: MessageId { epoch, number: 1, key: 0 }, maybe_above });
         Publication { once, ..client.publication("a/b", QoS::ExactlyOnce, false, "x") }
