@@ -4,22 +4,23 @@
 //! **Invariant:** at most [`IDS_MAX`] client ids are watched; of those that find no room nothing is said.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
-use crate::account::clock::uptime_ms;
+use crate::account::clock::Uptime;
 
-/// Take-overs from another address that follow each other within this, milliseconds, are no device that has moved. Of one client id
+/// Take-overs from another address that follow each other within this are no device that has moved. Of one client id
 /// it is said once in that time.
-const WITHIN_MS: u64 = 60_000;
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// Client ids that are watched at a time.
 const IDS_MAX: usize = 1_024;
 
-/// Those that may be forgotten are looked for at most so often, milliseconds.
-const SWEEP_EVERY_MS: u64 = 1_000;
+/// Those that may be forgotten are looked for at most so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,16 +29,16 @@ pub(crate) struct Rivals(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     by_name: HashMap<ByteString, Rivalry>,
-    swept_ms: Option<u64>,
+    swept: Option<Uptime>,
 }
 
 /// What is known of a client id.
 #[derive(Debug)]
 struct Rivalry {
-    last_ms: u64,
+    last: Uptime,
     /// Since the last line.
     takeovers: u32,
-    said_ms: Option<u64>,
+    said: Option<Uptime>,
 }
 
 impl Rivals {
@@ -47,41 +48,41 @@ impl Rivals {
         if from == by {
             return;
         }
-        if let Some(takeovers) = self.count(session_name, uptime_ms()) {
+        if let Some(takeovers) = self.count(session_name, Uptime::now()) {
             let client_id = session_name.escape_debug().to_string();
             tracing::warn!(client_id, %from, %by, takeovers, "two devices with one client id take its session over from each other: give each a client id of its own");
         }
     }
 
     /// How many take-overs there were since it was said last, when it is to be said.
-    fn count(&self, session_name: &ByteString, now_ms: u64) -> Option<u32> {
+    fn count(&self, session_name: &ByteString, now: Uptime) -> Option<u32> {
         let mut known = self.0.lock();
-        let begins = || Rivalry { last_ms: now_ms, takeovers: 0, said_ms: None };
-        if !known.by_name.contains_key(session_name) && !known.has_room(now_ms) {
+        let begins = || Rivalry { last: now, takeovers: 0, said: None };
+        if !known.by_name.contains_key(session_name) && !known.has_room(now) {
             return None;
         }
         let rivalry = known.by_name.entry(session_name.clone()).or_insert_with(begins);
-        if now_ms.saturating_sub(rivalry.last_ms) >= WITHIN_MS {
+        if now.since(rivalry.last) >= WITHIN {
             *rivalry = begins();
         }
-        (rivalry.last_ms, rivalry.takeovers) = (now_ms, rivalry.takeovers.saturating_add(1));
-        let is_due = match rivalry.said_ms {
+        (rivalry.last, rivalry.takeovers) = (now, rivalry.takeovers.saturating_add(1));
+        let is_due = match rivalry.said {
             None => rivalry.takeovers > 1,
-            Some(said_ms) => now_ms.saturating_sub(said_ms) >= WITHIN_MS,
+            Some(said) => now.since(said) >= WITHIN,
         };
         is_due.then(|| {
-            rivalry.said_ms = Some(now_ms);
+            rivalry.said = Some(now);
             std::mem::take(&mut rivalry.takeovers)
         })
     }
 }
 
 impl Known {
-    fn has_room(&mut self, now_ms: u64) -> bool {
+    fn has_room(&mut self, now: Uptime) -> bool {
         let is_full = self.by_name.len() >= IDS_MAX;
-        if is_full && self.swept_ms.is_none_or(|swept_ms| now_ms.saturating_sub(swept_ms) >= SWEEP_EVERY_MS) {
-            self.swept_ms = Some(now_ms);
-            self.by_name.retain(|_, rivalry| now_ms.saturating_sub(rivalry.last_ms) < WITHIN_MS);
+        if is_full && self.swept.is_none_or(|swept| now.since(swept) >= SWEEP_EVERY) {
+            self.swept = Some(now);
+            self.by_name.retain(|_, rivalry| now.since(rivalry.last) < WITHIN);
         }
         self.by_name.len() < IDS_MAX
     }
@@ -107,7 +108,7 @@ mod tests {
             (900, None),
             (901, Some(2)),
         ] {
-            assert_eq!(rivals.count(&id, now_s * 1_000), expected, "{now_s} s");
+            assert_eq!(rivals.count(&id, Uptime(now_s * 1_000)), expected, "{now_s} s");
         }
     }
 
@@ -115,10 +116,13 @@ mod tests {
     fn a_million_client_ids_have_an_end() {
         let rivals = Rivals::default();
         let id = |number: u32| ByteString::from(number.to_string());
-        assert!((0..1_000_000).all(|number| rivals.count(&id(number), 0).is_none()));
+        assert!((0..1_000_000).all(|number| rivals.count(&id(number), Uptime(0)).is_none()));
         assert_eq!(rivals.0.lock().by_name.len(), IDS_MAX);
-        assert_eq!(rivals.count(&id(0), 1), Some(2), "who is watched still is");
-        assert_eq!((rivals.count(&id(5_000_000), 1), rivals.count(&id(5_000_000), 1)), (None, None));
-        assert_eq!((rivals.count(&id(5_000_000), 60_001), rivals.count(&id(5_000_000), 60_002)), (None, Some(2)));
+        assert_eq!(rivals.count(&id(0), Uptime(1)), Some(2), "who is watched still is");
+        assert_eq!((rivals.count(&id(5_000_000), Uptime(1)), rivals.count(&id(5_000_000), Uptime(1))), (None, None));
+        assert_eq!(
+            (rivals.count(&id(5_000_000), Uptime(60_001)), rivals.count(&id(5_000_000), Uptime(60_002))),
+            (None, Some(2))
+        );
     }
 }

@@ -36,7 +36,7 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::{Notify, mpsc};
 
-use crate::account::clock::uptime_ms;
+use crate::account::clock::Uptime;
 use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
 use crate::metrics::{AccountMetrics, DropReason, RequestEvent};
@@ -154,7 +154,6 @@ impl Requests {
         let answers_root = names.answers(&core.inbox_prefix());
         // Until the key of the account is there, what is asked here can be answered here.
         let current = rand::random();
-        let timeout_ms = u64::try_from(options.timeout.as_millis()).unwrap_or(u64::MAX);
         let requests = Self {
             options,
             topics: ReplyTopics::new(names.subject_prefix()),
@@ -165,7 +164,7 @@ impl Requests {
             answers_root,
             echo: Subject::new(core.echo_subject()).ok(),
             clock: store.clock().clone(),
-            pending: Mutex::new(Pending::new(options.max_pending, options.max_pending_per_client, timeout_ms)),
+            pending: Mutex::new(Pending::new(options.max_pending, options.max_pending_per_client, options.timeout)),
             asked: Notify::new(),
             answers,
             orphans,
@@ -302,7 +301,7 @@ impl Requests {
     fn expire(&self) -> usize {
         let mut over = Vec::new();
         let mut pending = self.pending.lock();
-        let waiters = pending.expire(uptime_ms(), &mut over);
+        let waiters = pending.expire(Uptime::now(), &mut over);
         let left = pending.len();
         self.metrics.requests_pending(left as u64);
         drop(pending);
@@ -407,7 +406,7 @@ mod tests {
             answers_root: "answers.".to_owned(),
             inbox: "answers.us.".to_owned(),
             echo: None,
-            pending: Mutex::new(Pending::new(10, 10, 0)),
+            pending: Mutex::new(Pending::new(10, 10, Duration::ZERO)),
             asked: Notify::new(),
             answers: mpsc::channel(1).0,
             orphans: mpsc::channel(1).0,

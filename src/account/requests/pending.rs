@@ -4,12 +4,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_session::Token;
 use proto_map::Question;
 
+use crate::account::clock::Uptime;
 use crate::account::publish::completions::Completions;
 
 /// Bytes of topics and correlation data that pending requests may hold.
@@ -19,7 +21,7 @@ const BYTES_MAX: usize = 32 << 20;
 const CLIENT_BYTES_MAX: usize = 1 << 20;
 
 /// How long a publisher waits for its acknowledgement at most when NATS does not say whether anybody listens.
-const HEARING_MS: u64 = 2_000;
+const HEARING: Duration = Duration::from_secs(2);
 
 /// A client whose acknowledgement waits.
 #[derive(Clone, Debug)]
@@ -39,7 +41,7 @@ pub(super) struct Asker {
 #[derive(Debug)]
 struct Entry {
     question: Question,
-    since_ms: u64,
+    since: Uptime,
     asker: Asker,
     is_answered: bool,
 }
@@ -71,7 +73,7 @@ pub(super) struct Pending {
     bytes: usize,
     max: usize,
     max_per_client: usize,
-    timeout_ms: u64,
+    timeout: Duration,
 }
 
 impl OfClient {
@@ -91,10 +93,10 @@ fn trim(queue: &mut VecDeque<u64>, count: usize, entries: &HashMap<u64, Entry>) 
 }
 
 impl Pending {
-    pub(super) fn new(max: usize, max_per_client: usize, timeout_ms: u64) -> Self {
+    pub(super) fn new(max: usize, max_per_client: usize, timeout: Duration) -> Self {
         let (entries, order, waiting, clients) = Default::default();
         let (max, max_per_client) = (max.max(1), max_per_client.max(1));
-        Self { entries, order, waiting, clients, bytes: 0, max, max_per_client, timeout_ms }
+        Self { entries, order, waiting, clients, bytes: 0, max, max_per_client, timeout }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -102,7 +104,7 @@ impl Pending {
     }
 
     /// Adds a request under an id that no other has. Those that had to make room are appended to `over`.
-    pub(super) fn add(&mut self, id: u64, question: Question, asker: Asker, now_ms: u64, over: &mut Vec<Over>) {
+    pub(super) fn add(&mut self, id: u64, question: Question, asker: Asker, now: Uptime, over: &mut Vec<Over>) {
         let (client_id, weight) = (asker.client_id.clone(), question.weight());
         self.bytes += weight;
         let client = self.clients.entry(client_id.clone()).or_default();
@@ -113,7 +115,7 @@ impl Pending {
         if asker.waiter.is_some() {
             self.waiting.push_back(id);
         }
-        self.entries.insert(id, Entry { question, since_ms: now_ms, asker, is_answered: false });
+        self.entries.insert(id, Entry { question, since: now, asker, is_answered: false });
         while let Some(oldest) = self.clients.get_mut(&client_id).and_then(|client| client.above(self.max_per_client)) {
             over.extend(self.remove(oldest));
         }
@@ -157,10 +159,10 @@ impl Pending {
     }
 
     /// Time went by: those whose time is over are appended to `over`, those who waited long enough are returned.
-    pub(super) fn expire(&mut self, now_ms: u64, over: &mut Vec<Over>) -> Vec<Waiter> {
+    pub(super) fn expire(&mut self, now: Uptime, over: &mut Vec<Over>) -> Vec<Waiter> {
         while let Some(&oldest) = self.order.front() {
             match self.entries.get(&oldest) {
-                Some(entry) if now_ms.saturating_sub(entry.since_ms) < self.timeout_ms => break,
+                Some(entry) if now < entry.since.after(self.timeout) => break,
                 _ => self.order.pop_front(),
             };
             over.extend(self.remove(oldest));
@@ -168,7 +170,7 @@ impl Pending {
         let mut waiters = Vec::new();
         while let Some(&oldest) = self.waiting.front() {
             match self.entries.get_mut(&oldest) {
-                Some(entry) if entry.asker.waiter.is_some() && now_ms.saturating_sub(entry.since_ms) < HEARING_MS => {
+                Some(entry) if entry.asker.waiter.is_some() && now < entry.since.after(HEARING) => {
                     break;
                 }
                 entry => waiters.extend(entry.and_then(|entry| entry.asker.waiter.take())),
@@ -191,6 +193,8 @@ mod tests {
 
     use super::*;
 
+    const TIMEOUT: Duration = Duration::from_secs(30);
+
     fn question(correlation: usize) -> Question {
         let response_topic = TopicName::new("answers").unwrap();
         Question { response_topic, correlation_data: Some(vec![0; correlation].into()), qos: QoS::AtLeastOnce }
@@ -206,15 +210,15 @@ mod tests {
 
     #[test]
     fn the_oldest_makes_room() {
-        let (mut pending, mut over) = (Pending::new(2, 10, 30_000), Vec::new());
+        let (mut pending, mut over) = (Pending::new(2, 10, TIMEOUT), Vec::new());
         for id in 1..=3 {
-            pending.add(id, question(0), asker(["a", "b", "c"][id as usize % 3]), id, &mut over);
+            pending.add(id, question(0), asker(["a", "b", "c"][id as usize % 3]), Uptime(id), &mut over);
         }
         assert_eq!((over.len(), pending.len()), (1, 2));
         assert!(pending.answered(1).is_none());
         assert!(pending.answered(2).is_some());
         // One that is as large as all may be together stays alone.
-        pending.add(4, question(BYTES_MAX), asker("a"), 4, &mut over);
+        pending.add(4, question(BYTES_MAX), asker("a"), Uptime(4), &mut over);
         assert_eq!(pending.len(), 1);
         assert!(pending.remove(4).is_some());
         assert!(is_empty(&pending));
@@ -222,17 +226,17 @@ mod tests {
 
     #[test]
     fn a_client_makes_room_for_itself() {
-        let (mut pending, mut over) = (Pending::new(100, 2, 30_000), Vec::new());
-        pending.add(1, question(0), asker("modest"), 1, &mut over);
+        let (mut pending, mut over) = (Pending::new(100, 2, TIMEOUT), Vec::new());
+        pending.add(1, question(0), asker("modest"), Uptime(1), &mut over);
         for id in 2..=50 {
-            pending.add(id, question(0), asker("greedy"), id, &mut over);
+            pending.add(id, question(0), asker("greedy"), Uptime(id), &mut over);
         }
         assert_eq!((over.len(), pending.len()), (47, 3));
         for id in [1, 49, 50] {
             assert!(pending.answered(id).is_some(), "{id}");
         }
         // In bytes as well; one that is as large as all of one client stays alone.
-        pending.add(51, question(CLIENT_BYTES_MAX), asker("greedy"), 51, &mut over);
+        pending.add(51, question(CLIENT_BYTES_MAX), asker("greedy"), Uptime(51), &mut over);
         assert_eq!(pending.len(), 2);
         for id in [1, 51] {
             assert!(pending.remove(id).is_some(), "{id}");
@@ -242,10 +246,10 @@ mod tests {
 
     #[test]
     fn what_is_over_is_not_remembered() {
-        let (mut pending, mut over) = (Pending::new(100, 100, 30_000), Vec::new());
-        pending.add(0, question(0), asker("a"), 0, &mut over);
+        let (mut pending, mut over) = (Pending::new(100, 100, TIMEOUT), Vec::new());
+        pending.add(0, question(0), asker("a"), Uptime(0), &mut over);
         for id in 1..=10_000 {
-            pending.add(id, question(0), asker("a"), id, &mut over);
+            pending.add(id, question(0), asker("a"), Uptime(id), &mut over);
             pending.remove(id);
         }
         let remembered = [&pending.order, &pending.clients["a"].order].map(VecDeque::len);
@@ -255,17 +259,17 @@ mod tests {
 
     #[test]
     fn time_ends_a_request_answered_or_not() {
-        let (mut pending, mut over) = (Pending::new(10, 10, 30_000), Vec::new());
-        pending.add(1, question(1), asker("a"), 0, &mut over);
-        pending.add(2, question(1), asker("a"), 10_000, &mut over);
+        let (mut pending, mut over) = (Pending::new(10, 10, TIMEOUT), Vec::new());
+        pending.add(1, question(1), asker("a"), Uptime(0), &mut over);
+        pending.add(2, question(1), asker("a"), Uptime(10_000), &mut over);
         assert!(pending.answered(1).is_some());
         assert!(pending.answered(1).is_some(), "there may be more answers");
-        pending.expire(29_999, &mut over);
+        pending.expire(Uptime(29_999), &mut over);
         assert!(over.is_empty());
-        pending.expire(30_000, &mut over);
+        pending.expire(Uptime(30_000), &mut over);
         assert!(over.len() == 1 && over[0].is_answered);
         assert!(pending.answered(1).is_none());
-        pending.expire(40_000, &mut over);
+        pending.expire(Uptime(40_000), &mut over);
         assert!(over.len() == 2 && !over[1].is_answered);
         assert!(is_empty(&pending) && pending.order.is_empty());
     }

@@ -8,10 +8,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::time::Duration;
 
 use mqtt_session::Position;
 
 use super::given::Hold;
+use crate::account::clock::Uptime;
 
 /// A message that a member was given and has not acknowledged.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ struct Given<Id, A> {
     to: Id,
     answer: A,
     /// When the server last heard that it is being worked on.
-    said_at_ms: u64,
+    said_at: Uptime,
     hold: Hold,
 }
 
@@ -113,8 +115,8 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
     }
 
     /// A member has this message from now on.
-    pub(super) fn note(&mut self, position: Position, to: Id, answer: A, now_ms: u64) {
-        self.given.insert(position, Given { to, answer, said_at_ms: now_ms, hold: Hold::Connection });
+    pub(super) fn note(&mut self, position: Position, to: Id, answer: A, now: Uptime) {
+        self.given.insert(position, Given { to, answer, said_at: now, hold: Hold::Connection });
     }
 
     /// Whether a member has this message.
@@ -136,9 +138,9 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
 
     /// A message came again that a member has: it is answered as it came last, and nobody else gets it. False when nobody
     /// has it.
-    pub(super) fn renew(&mut self, position: Position, answer: &A, now_ms: u64) -> bool {
+    pub(super) fn renew(&mut self, position: Position, answer: &A, now: Uptime) -> bool {
         let Some(given) = self.given.get_mut(&position) else { return false };
-        (given.answer, given.said_at_ms) = (answer.clone(), now_ms);
+        (given.answer, given.said_at) = (answer.clone(), now);
         true
     }
 
@@ -148,11 +150,11 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
     }
 
     /// The messages of which the server has not heard for so long, with how to tell it that they are being worked on.
-    pub(super) fn due(&mut self, now_ms: u64, age_ms: u64) -> Vec<(Position, A)> {
+    pub(super) fn due(&mut self, now: Uptime, age: Duration) -> Vec<(Position, A)> {
         let mut due = Vec::new();
         for (position, given) in &mut self.given {
-            if given.said_at_ms + age_ms <= now_ms {
-                given.said_at_ms = now_ms;
+            if given.said_at.after(age) <= now {
+                given.said_at = now;
                 due.push((*position, given.answer.clone()));
             }
         }
@@ -165,6 +167,9 @@ mod tests {
     use super::*;
 
     type Group = Dispatcher<char, u32, &'static str>;
+
+    const START: Uptime = Uptime(0);
+    const AGE: Duration = Duration::from_millis(10);
 
     /// Members with room for so many messages.
     fn group(members: &[char]) -> Group {
@@ -206,7 +211,7 @@ mod tests {
     fn what_a_member_has_when_it_leaves_comes_back_in_order() {
         let mut group = group(&['a', 'b']);
         for (position, to, answer) in [(9, 'a', "9"), (2, 'a', "2"), (3, 'b', "3"), (1, 'a', "1")] {
-            group.note(Position(position), to, answer, 0);
+            group.note(Position(position), to, answer, START);
         }
         assert_eq!(group.finish(Position(2)), Some("2"));
         assert_eq!(group.finish(Position(2)), None, "acknowledged once");
@@ -223,7 +228,7 @@ mod tests {
     fn what_is_the_session_s_or_in_doubt_does_not_come_back() {
         let mut group = group(&['a']);
         for (position, answer) in [(1, "1"), (2, "2"), (3, "3")] {
-            group.note(Position(position), 'a', answer, 0);
+            group.note(Position(position), 'a', answer, START);
         }
         group.set_hold(Position(1), Hold::Session);
         group.set_hold(Position(2), Hold::Doubt);
@@ -243,12 +248,12 @@ mod tests {
     #[test]
     fn a_message_that_comes_again_while_a_member_has_it_is_given_to_nobody_else() {
         let mut group = group(&['a']);
-        assert!(!group.renew(Position(5), &"first", 0));
-        group.note(Position(5), 'a', "first", 0);
-        assert!(group.renew(Position(5), &"second", 10));
-        assert_eq!(group.due(19, 10), []);
-        assert_eq!(group.due(20, 10), [(Position(5), "second")]);
-        assert_eq!(group.due(20, 10), [], "said once");
+        assert!(!group.renew(Position(5), &"first", START));
+        group.note(Position(5), 'a', "first", START);
+        assert!(group.renew(Position(5), &"second", Uptime(10)));
+        assert_eq!(group.due(Uptime(19), AGE), []);
+        assert_eq!(group.due(Uptime(20), AGE), [(Position(5), "second")]);
+        assert_eq!(group.due(Uptime(20), AGE), [], "said once");
         assert_eq!(group.finish(Position(5)), Some("second"));
     }
 }

@@ -62,7 +62,7 @@ async fn feed(shares: &Arc<Shares>, group: Arc<Group>, log: Arc<LogHandle>, wake
             tokio::select! {
                 () = wake.notified() => {}
                 _ = keep.tick() => {
-                    group.keep(u64::try_from(keep_every.as_millis()).unwrap_or(u64::MAX));
+                    group.keep(keep_every);
                     // Of streams that have come since.
                     shares.feed_from_all(&group);
                 }

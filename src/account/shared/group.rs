@@ -7,6 +7,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
@@ -17,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
-use crate::account::clock::uptime_ms;
+use crate::account::clock::Uptime;
 use crate::account::delivery::grant::{Grant, MessageFacts, Permits as _, Terms, grant};
 use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
 use crate::account::delivery::logs::LogHandle;
@@ -262,10 +263,10 @@ impl Group {
         feed.map(|feed| std::mem::take(&mut feed.answers)).unwrap_or_default()
     }
 
-    /// Says of what members have had for `age_ms` that they have it still.
-    pub(super) fn keep(&self, age_ms: u64) {
+    /// Says of what members have had for `age` that they have it still.
+    pub(super) fn keep(&self, age: Duration) {
         let mut state = self.state.lock();
-        for (position, ack) in state.members.due(uptime_ms(), age_ms) {
+        for (position, ack) in state.members.due(Uptime::now(), age) {
             state.answer(position, ack, ShareAnswer::InProgress);
         }
     }
@@ -293,7 +294,7 @@ impl Group {
         let mut state = self.state.lock();
         for ShareEntry { entry, ack, is_again } in entries.drain(..) {
             let place = log.position(entry.sequence).by_share();
-            if state.members.renew(place, &ack, uptime_ms()) {
+            if state.members.renew(place, &ack, Uptime::now()) {
                 continue;
             }
             let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
@@ -364,7 +365,7 @@ impl Group {
             // Nobody acknowledges what is sent at QoS 0.
             Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Ack)),
             Some(id) => {
-                state.members.note(place, id, ack.clone(), uptime_ms());
+                state.members.note(place, id, ack.clone(), Uptime::now());
                 Offered::Given(None)
             }
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
