@@ -18,11 +18,15 @@ const EPOCHS_MAX: usize = 131_072;
 /// know those of that time also when the client has connected again and again since.
 const EPOCHS_OF_CLIENT_MAX: usize = 64;
 
+/// Stands for a client: [`proto_map::client_token`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PublisherToken(pub(crate) u64);
+
 /// Which connection of which client published a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PublisherEpoch {
     /// Stands for the client.
-    pub(crate) token: u64,
+    pub(crate) token: PublisherToken,
     /// Epoch of its connection.
     pub(crate) epoch: Epoch,
 }
@@ -30,14 +34,17 @@ pub(crate) struct PublisherEpoch {
 impl PublisherEpoch {
     /// As it stands in a header.
     pub(crate) fn to_text(self) -> ByteString {
-        format!("{:x}.{:x}", self.token, self.epoch.0).into()
+        format!("{:x}.{:x}", self.token.0, self.epoch.0).into()
     }
 
     /// From a header. `None` when it is none.
     pub(crate) fn of_text(text: &str) -> Option<Self> {
         let (token, rest) = text.split_once('.')?;
         let (epoch, _seal) = rest.split_once('.').unwrap_or((rest, ""));
-        Some(Self { token: u64::from_str_radix(token, 16).ok()?, epoch: Epoch(u64::from_str_radix(epoch, 16).ok()?) })
+        Some(Self {
+            token: PublisherToken(u64::from_str_radix(token, 16).ok()?),
+            epoch: Epoch(u64::from_str_radix(epoch, 16).ok()?),
+        })
     }
 }
 
@@ -48,7 +55,7 @@ struct Begun {
     at: u64,
 }
 
-type Clients = HashMap<u64, VecDeque<Begun>>;
+type Clients = HashMap<PublisherToken, VecDeque<Begun>>;
 
 /// The epochs of those who have published into one log, as its readers see them.
 ///
@@ -99,7 +106,7 @@ impl EndedEpochs {
 
 impl Inner {
     /// The epochs of a client, and how many there are of all.
-    fn of_client(&mut self, token: u64) -> (&mut VecDeque<Begun>, &mut usize) {
+    fn of_client(&mut self, token: PublisherToken) -> (&mut VecDeque<Begun>, &mut usize) {
         if !self.young.contains_key(&token) {
             // Each client of whom nothing is known is counted for one, so that nobody's token is free.
             if self.young_len.max(self.young.len()) >= EPOCHS_MAX / 2 {
@@ -119,7 +126,7 @@ mod tests {
     use super::*;
 
     fn of(token: u64, epoch: u64) -> PublisherEpoch {
-        PublisherEpoch { token, epoch: Epoch(epoch) }
+        PublisherEpoch { token: PublisherToken(token), epoch: Epoch(epoch) }
     }
 
     #[test]
@@ -193,7 +200,7 @@ mod tests {
         for epoch in 0..200 {
             epochs.is_late(of(1, epoch), epoch, || true);
         }
-        assert_eq!(epochs.0.lock().young[&1].len(), EPOCHS_OF_CLIENT_MAX);
+        assert_eq!(epochs.0.lock().young[&PublisherToken(1)].len(), EPOCHS_OF_CLIENT_MAX);
         for token in 0..EPOCHS_MAX as u64 / 16 {
             (0..40).for_each(|epoch| {
                 assert!(!epochs.is_late(of(token, epoch + 1_000), token * 40 + epoch + 1_000, || true))

@@ -14,7 +14,7 @@ use super::Publishing;
 use super::job::EpochText;
 use crate::account::Account;
 use crate::account::publish::completions::Completions;
-use crate::account::publish::ended_epochs::PublisherEpoch;
+use crate::account::publish::ended_epochs::{PublisherEpoch, PublisherToken};
 use crate::account::publish::retained_writer::OnBehalf;
 
 impl Publishing {
@@ -52,7 +52,7 @@ impl Publishing {
     pub(super) fn make_epoch_text(&mut self) {
         let epoch = self.epoch();
         if epoch > Epoch(0) && self.epoch_text.as_ref().is_none_or(|text| text.made_for != epoch) {
-            let token = proto_map::client_token(&self.completions.client_id);
+            let token = PublisherToken(proto_map::client_token(&self.completions.client_id));
             let plain = PublisherEpoch { token, epoch }.to_text();
             let keys = self.account.store.keys();
             let sealed = keys.ring().seal_epoch(keys.now_ms(), &plain);
