@@ -41,7 +41,7 @@ use mqtt_session::Publication;
 use proto_map::Subject;
 
 use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
-use self::job::{EpochText, Job, PublishWait, Route, Stage, Unstorable, Wanted};
+use self::job::{EpochText, Job, PublishWait, PutToken, Route, Stage, Unstorable, Wanted};
 use crate::account::delivery::inbox::Wakes;
 use crate::account::requests::OpenRequests;
 use crate::account::rights::Rights;
@@ -66,7 +66,7 @@ pub(crate) struct Publishing {
     pub(in crate::account) open_requests: Option<Arc<OpenRequests>>,
     /// With the store, named by their place; `None` is done.
     stored: VecDeque<Option<Job>>,
-    first: u64,
+    first: PutToken,
     /// Ready for the store, in order; the first waits for a permit.
     parked: VecDeque<Job>,
     /// Behind a retained message of the same topic that is not in the log yet.
@@ -79,7 +79,7 @@ pub(crate) struct Publishing {
     /// The version of [`Logs`](crate::account::delivery::logs::Logs) by which the last job was routed, and the place below which jobs were
     /// routed by an older one.
     version: u64,
-    older_below: u64,
+    older_below: PutToken,
     /// Publishes whose answers are reported; see [`Completions::report`].
     pub(in crate::account) untold: usize,
     /// With the version of the rights.
@@ -113,14 +113,14 @@ impl Publishing {
             client_key,
             given_id: None,
             stored: VecDeque::new(),
-            first: 0,
+            first: PutToken(0),
             parked: VecDeque::new(),
             behind: HashMap::new(),
             bytes_behind: 0,
             unsent: VecDeque::new(),
             is_handing_over: false,
             version: 0,
-            older_below: 0,
+            older_below: PutToken(0),
             untold: 0,
             last_topic: None,
             last_target: None,
@@ -306,7 +306,7 @@ impl Publishing {
                     above,
                     epoch: job.publication.once.map_or(0, |once| once.message.epoch),
                     log: Arc::clone(&job.route.log),
-                    message_id: self.message_id(0, &job.publication).unwrap_or_default(),
+                    message_id: self.message_id(PutToken(0), &job.publication).unwrap_or_default(),
                 },
             }),
         }
@@ -325,7 +325,7 @@ impl Publishing {
 
     fn submit_first(&mut self, permit: Permit) {
         let Some(job) = self.parked.pop_front() else { return };
-        let token = self.first + self.stored.len() as u64;
+        let token = self.next_token();
         self.make_epoch_text();
         match self.put(&job, token) {
             Ok(put) if job.stage == Stage::Bucket => {
@@ -342,13 +342,18 @@ impl Publishing {
                 tracing::info!(client_id, topic, %error, "a publish was refused");
                 // Its place is kept, so that it is answered in turn like what the store refuses.
                 self.stored.push_back(Some(job));
-                self.completions.stored(token, Err(PutError::TooLarge));
+                self.completions.stored(token.0, Err(PutError::TooLarge));
                 self.completions.flush();
             }
         }
     }
 
-    fn put(&mut self, job: &Job, token: u64) -> Result<Put, Unstorable> {
+    /// The name of the next one that goes to the store.
+    fn next_token(&self) -> PutToken {
+        PutToken(self.first.0 + self.stored.len() as u64)
+    }
+
+    fn put(&mut self, job: &Job, token: PutToken) -> Result<Put, Unstorable> {
         let publication = &job.publication;
         let subject = &job.route.subject;
         let is_delete = job.stage == Stage::Bucket && publication.payload.is_empty();
@@ -382,7 +387,7 @@ impl Publishing {
             expected_last: None,
             guard: self.will_of.is_none().then(|| Arc::clone(&self.completions) as Arc<dyn PutGuard>),
             sink: self.sink_of(publication.qos),
-            token,
+            token: token.0,
         })
     }
 
@@ -406,16 +411,16 @@ impl Publishing {
     /// The store has dealt with one. Answers are appended for the session.
     fn stored(
         &mut self,
-        token: u64,
+        token: PutToken,
         result: Result<Stored, PutError>,
         answers: &mut Vec<PublishOutcome>,
         wakes: &mut Wakes,
     ) {
-        let index = token.checked_sub(self.first).and_then(|i| usize::try_from(i).ok());
+        let index = token.0.checked_sub(self.first.0).and_then(|i| usize::try_from(i).ok());
         let Some(job) = index.and_then(|i| self.stored.get_mut(i)).and_then(Option::take) else { return };
         while let Some(None) = self.stored.front() {
             self.stored.pop_front();
-            self.first += 1;
+            self.first.0 += 1;
         }
         match job.stage {
             Stage::Log if token < self.older_below => {

@@ -12,6 +12,7 @@ use mqtt_session::Token;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::job::PutToken;
 use crate::account::session_id::SessionId;
 use crate::store::{PutError, PutGuard, Stored, StoredSink};
 
@@ -22,7 +23,7 @@ pub(crate) type PublishOutcome = (Token, Result<ReasonCode, ReasonCode>);
 #[derive(Debug, Default)]
 pub(super) struct Completed {
     /// What the store has dealt with.
-    pub(super) stored: Vec<(u64, Result<Stored, PutError>)>,
+    pub(super) stored: Vec<(PutToken, Result<Stored, PutError>)>,
     /// Answers that something else than the store decided.
     pub(super) reported: Vec<PublishOutcome>,
 }
@@ -154,7 +155,7 @@ impl Completions {
         }
     }
 
-    fn complete(&self, token: u64, result: Result<Stored, PutError>, is_end: impl FnOnce(&PutError) -> bool) {
+    fn complete(&self, token: PutToken, result: Result<Stored, PutError>, is_end: impl FnOnce(&PutError) -> bool) {
         if result.as_ref().is_err_and(is_end) {
             self.has_failed.store(true, Ordering::Release);
             self.wake.notify_one();
@@ -171,7 +172,7 @@ impl PutGuard for Completions {
 
 impl StoredSink for Completions {
     fn stored(&self, token: u64, result: Result<Stored, PutError>) {
-        self.complete(token, result, |error| self.ends_with(error));
+        self.complete(PutToken(token), result, |error| self.ends_with(error));
     }
 
     fn flush(&self) {
@@ -185,7 +186,7 @@ pub(super) struct Unanswered(pub(super) Arc<Completions>);
 
 impl StoredSink for Unanswered {
     fn stored(&self, token: u64, result: Result<Stored, PutError>) {
-        self.0.complete(token, result, |error| *error == PutError::Withdrawn);
+        self.0.complete(PutToken(token), result, |error| *error == PutError::Withdrawn);
     }
 
     fn flush(&self) {
@@ -204,7 +205,7 @@ mod tests {
     fn taken(completions: &Completions) -> (Vec<u64>, Vec<Token>) {
         let mut completed = Completed::default();
         completions.take(&mut completed);
-        let stored = completed.stored.iter().map(|(token, _)| *token).collect();
+        let stored = completed.stored.iter().map(|(token, _)| token.0).collect();
         (stored, completed.reported.iter().map(|(token, _)| *token).collect())
     }
 

@@ -13,6 +13,10 @@ use proto_map::{HeaderError, Headers, Subject};
 use crate::account::delivery::logs::LogHandle;
 use crate::store::{Dropped, Permit};
 
+/// Names one publish of a connection to the store: its place in the order in which they went there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PutToken(pub(super) u64);
+
 /// A publish whose topic was mapped.
 #[derive(Debug)]
 pub(super) struct Job {

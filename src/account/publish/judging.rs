@@ -15,7 +15,7 @@ use proto_map::Headers;
 
 use super::Publishing;
 use super::completions::Completions;
-use super::job::{Job, Refused, Stage, Unstorable};
+use super::job::{Job, PutToken, Refused, Stage, Unstorable};
 use crate::account::ownership::records;
 use crate::account::publish::convert;
 use crate::account::rights::Rights;
@@ -142,7 +142,7 @@ impl Publishing {
             let (publication, route) = (publication.clone(), route.clone());
             let (since, began, maybe_above, logged_at) = (ServerTime(0), Instant::now(), None, None);
             let job = Job { publication, route, retained_at, since, began, stage, maybe_above, logged_at };
-            let put = self.put(&job, 0).map_err(|_: Unstorable| Refused::TooLarge)?;
+            let put = self.put(&job, PutToken(0)).map_err(|_: Unstorable| Refused::TooLarge)?;
             self.judge_size(&put.headers, put.payload.len(), STORED_HEADERS_MAX)?;
         }
         let (client, id) = (self.named_publisher(), self.own_id(publication));

@@ -16,7 +16,7 @@ impl Publishing {
     pub(super) fn is_elsewhere(&mut self, route: &Route) -> bool {
         if route.version != self.version {
             self.version = route.version;
-            self.older_below = self.first + self.stored.len() as u64;
+            self.older_below = self.next_token();
         }
         if self.first >= self.older_below && self.parked.is_empty() {
             return false;

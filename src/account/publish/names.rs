@@ -6,6 +6,7 @@ use mqtt_session::{MessageId, Publication};
 use proto_map::{Headers, KeyId, MessageName, Subject};
 
 use super::Publishing;
+use super::job::PutToken;
 use crate::account::publish::convert;
 
 impl Publishing {
@@ -14,7 +15,7 @@ impl Publishing {
     /// its acknowledgement, and is found by whichever sidecar recovers it.
     ///
     /// **Invariant:** what is one message has one id: the key that makes it is what the session's progress says.
-    pub(super) fn message_id(&self, token: u64, publication: &Publication) -> Option<ByteString> {
+    pub(super) fn message_id(&self, token: PutToken, publication: &Publication) -> Option<ByteString> {
         if self.given_id.is_some() {
             return self.given_id.clone();
         }
@@ -36,7 +37,7 @@ impl Publishing {
                 MessageName::OfSession { client_id, epoch, number }
             }
             (None, _) if publication.qos == QoS::ExactlyOnce => {
-                MessageName::OfConnection { process, connection, number: token }
+                MessageName::OfConnection { process, connection, number: token.0 }
             }
             (None, _) => return None,
         };

@@ -45,10 +45,10 @@ impl Publishing {
 
     /// Says in its turn that one is in the log, which was there before.
     fn stored_before(&mut self, mut job: Job, sequence: u64) {
-        let token = self.first + self.stored.len() as u64;
+        let token = self.next_token();
         job.stage = Stage::Log;
         self.stored.push_back(Some(job));
-        self.completions.stored(token, Ok(Stored { sequence, duplicate: true }));
+        self.completions.stored(token.0, Ok(Stored { sequence, duplicate: true }));
         self.completions.flush();
     }
 
