@@ -36,6 +36,7 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::{Notify, mpsc};
 
+use self::pending::QuestionId;
 use crate::account::clock::Uptime;
 use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
@@ -329,7 +330,7 @@ impl Requests {
         let Some(rest) = core.subject.strip_prefix(self.inbox.as_str()) else { return };
         let (rest, is_echo) = rest.strip_prefix(ECHO).map_or((rest, false), |rest| (rest, true));
         let id = rest.split('.').next().unwrap_or_default();
-        let Ok(id) = u64::from_str_radix(id, 16) else { return };
+        let Ok(id) = u64::from_str_radix(id, 16).map(QuestionId) else { return };
         if is_echo {
             let waiter = self.pending.lock().heard(id);
             waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));

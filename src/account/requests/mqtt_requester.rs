@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Question, Subject};
 
-use super::pending::{Asker, Waiter};
+use super::pending::{Asker, QuestionId, Waiter};
 use super::{ECHO, Requests};
 use crate::account::clock::Uptime;
 use crate::account::delivery::grant::Permits as _;
@@ -52,7 +52,7 @@ impl Requests {
         let mut over = Vec::new();
         let is_first = {
             let mut pending = self.pending.lock();
-            pending.add(id, question, asker, Uptime::now(), &mut over);
+            pending.add(QuestionId(id), question, asker, Uptime::now(), &mut over);
             pending.len() == 1
         };
         if is_first {

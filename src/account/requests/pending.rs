@@ -23,6 +23,10 @@ const CLIENT_BYTES_MAX: usize = 1 << 20;
 /// How long a publisher waits for its acknowledgement at most when NATS does not say whether anybody listens.
 const HEARING: Duration = Duration::from_secs(2);
 
+/// Names a request, in the subject of its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct QuestionId(pub(super) u64);
+
 /// A client whose acknowledgement waits.
 #[derive(Clone, Debug)]
 pub(super) struct Waiter {
@@ -50,7 +54,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct OfClient {
     /// In the order in which they came; may name some that are over.
-    order: VecDeque<u64>,
+    order: VecDeque<QuestionId>,
     count: usize,
     bytes: usize,
 }
@@ -65,10 +69,10 @@ pub(super) struct Over {
 /// The pending requests.
 #[derive(Debug)]
 pub(super) struct Pending {
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<QuestionId, Entry>,
     /// In the order in which they came; may name some that are over.
-    order: VecDeque<u64>,
-    waiting: VecDeque<u64>,
+    order: VecDeque<QuestionId>,
+    waiting: VecDeque<QuestionId>,
     clients: HashMap<ByteString, OfClient>,
     bytes: usize,
     max: usize,
@@ -78,14 +82,14 @@ pub(super) struct Pending {
 
 impl OfClient {
     /// Takes the oldest one, when there are too many.
-    fn above(&mut self, max: usize) -> Option<u64> {
+    fn above(&mut self, max: usize) -> Option<QuestionId> {
         let is_above = self.count > max || (self.bytes > CLIENT_BYTES_MAX && self.count > 1);
         if is_above { self.order.pop_front() } else { None }
     }
 }
 
 /// Keeps what is over from filling a queue in which so many are not.
-fn trim(queue: &mut VecDeque<u64>, count: usize, entries: &HashMap<u64, Entry>) {
+fn trim(queue: &mut VecDeque<QuestionId>, count: usize, entries: &HashMap<QuestionId, Entry>) {
     const FEW: usize = 64;
     if queue.len() > 2 * count + FEW {
         queue.retain(|id| entries.contains_key(id));
@@ -104,7 +108,7 @@ impl Pending {
     }
 
     /// Adds a request under an id that no other has. Those that had to make room are appended to `over`.
-    pub(super) fn add(&mut self, id: u64, question: Question, asker: Asker, now: Uptime, over: &mut Vec<Over>) {
+    pub(super) fn add(&mut self, id: QuestionId, question: Question, asker: Asker, now: Uptime, over: &mut Vec<Over>) {
         let (client_id, weight) = (asker.client_id.clone(), question.weight());
         self.bytes += weight;
         let client = self.clients.entry(client_id.clone()).or_default();
@@ -132,7 +136,7 @@ impl Pending {
     }
 
     /// Removes a request that nobody will answer.
-    pub(super) fn remove(&mut self, id: u64) -> Option<Over> {
+    pub(super) fn remove(&mut self, id: QuestionId) -> Option<Over> {
         let entry = self.entries.remove(&id)?;
         let weight = entry.question.weight();
         self.bytes -= weight;
@@ -147,12 +151,12 @@ impl Pending {
     }
 
     /// NATS has the request, and somebody listens.
-    pub(super) fn heard(&mut self, id: u64) -> Option<Waiter> {
+    pub(super) fn heard(&mut self, id: QuestionId) -> Option<Waiter> {
         self.entries.get_mut(&id)?.asker.waiter.take()
     }
 
     /// An answer came. It stays pending: there may be more.
-    pub(super) fn answered(&mut self, id: u64) -> Option<Question> {
+    pub(super) fn answered(&mut self, id: QuestionId) -> Option<Question> {
         let entry = self.entries.get_mut(&id)?;
         entry.is_answered = true;
         Some(entry.question.clone())
@@ -212,34 +216,34 @@ mod tests {
     fn the_oldest_makes_room() {
         let (mut pending, mut over) = (Pending::new(2, 10, TIMEOUT), Vec::new());
         for id in 1..=3 {
-            pending.add(id, question(0), asker(["a", "b", "c"][id as usize % 3]), Uptime(id), &mut over);
+            pending.add(QuestionId(id), question(0), asker(["a", "b", "c"][id as usize % 3]), Uptime(id), &mut over);
         }
         assert_eq!((over.len(), pending.len()), (1, 2));
-        assert!(pending.answered(1).is_none());
-        assert!(pending.answered(2).is_some());
+        assert!(pending.answered(QuestionId(1)).is_none());
+        assert!(pending.answered(QuestionId(2)).is_some());
         // One that is as large as all may be together stays alone.
-        pending.add(4, question(BYTES_MAX), asker("a"), Uptime(4), &mut over);
+        pending.add(QuestionId(4), question(BYTES_MAX), asker("a"), Uptime(4), &mut over);
         assert_eq!(pending.len(), 1);
-        assert!(pending.remove(4).is_some());
+        assert!(pending.remove(QuestionId(4)).is_some());
         assert!(is_empty(&pending));
     }
 
     #[test]
     fn a_client_makes_room_for_itself() {
         let (mut pending, mut over) = (Pending::new(100, 2, TIMEOUT), Vec::new());
-        pending.add(1, question(0), asker("modest"), Uptime(1), &mut over);
+        pending.add(QuestionId(1), question(0), asker("modest"), Uptime(1), &mut over);
         for id in 2..=50 {
-            pending.add(id, question(0), asker("greedy"), Uptime(id), &mut over);
+            pending.add(QuestionId(id), question(0), asker("greedy"), Uptime(id), &mut over);
         }
         assert_eq!((over.len(), pending.len()), (47, 3));
         for id in [1, 49, 50] {
-            assert!(pending.answered(id).is_some(), "{id}");
+            assert!(pending.answered(QuestionId(id)).is_some(), "{id}");
         }
         // In bytes as well; one that is as large as all of one client stays alone.
-        pending.add(51, question(CLIENT_BYTES_MAX), asker("greedy"), Uptime(51), &mut over);
+        pending.add(QuestionId(51), question(CLIENT_BYTES_MAX), asker("greedy"), Uptime(51), &mut over);
         assert_eq!(pending.len(), 2);
         for id in [1, 51] {
-            assert!(pending.remove(id).is_some(), "{id}");
+            assert!(pending.remove(QuestionId(id)).is_some(), "{id}");
         }
         assert!(is_empty(&pending));
     }
@@ -247,28 +251,28 @@ mod tests {
     #[test]
     fn what_is_over_is_not_remembered() {
         let (mut pending, mut over) = (Pending::new(100, 100, TIMEOUT), Vec::new());
-        pending.add(0, question(0), asker("a"), Uptime(0), &mut over);
+        pending.add(QuestionId(0), question(0), asker("a"), Uptime(0), &mut over);
         for id in 1..=10_000 {
-            pending.add(id, question(0), asker("a"), Uptime(id), &mut over);
-            pending.remove(id);
+            pending.add(QuestionId(id), question(0), asker("a"), Uptime(id), &mut over);
+            pending.remove(QuestionId(id));
         }
         let remembered = [&pending.order, &pending.clients["a"].order].map(VecDeque::len);
         assert!(remembered.iter().all(|len| *len < 100), "{remembered:?}");
-        assert!(over.is_empty() && pending.answered(0).is_some());
+        assert!(over.is_empty() && pending.answered(QuestionId(0)).is_some());
     }
 
     #[test]
     fn time_ends_a_request_answered_or_not() {
         let (mut pending, mut over) = (Pending::new(10, 10, TIMEOUT), Vec::new());
-        pending.add(1, question(1), asker("a"), Uptime(0), &mut over);
-        pending.add(2, question(1), asker("a"), Uptime(10_000), &mut over);
-        assert!(pending.answered(1).is_some());
-        assert!(pending.answered(1).is_some(), "there may be more answers");
+        pending.add(QuestionId(1), question(1), asker("a"), Uptime(0), &mut over);
+        pending.add(QuestionId(2), question(1), asker("a"), Uptime(10_000), &mut over);
+        assert!(pending.answered(QuestionId(1)).is_some());
+        assert!(pending.answered(QuestionId(1)).is_some(), "there may be more answers");
         pending.expire(Uptime(29_999), &mut over);
         assert!(over.is_empty());
         pending.expire(Uptime(30_000), &mut over);
         assert!(over.len() == 1 && over[0].is_answered);
-        assert!(pending.answered(1).is_none());
+        assert!(pending.answered(QuestionId(1)).is_none());
         pending.expire(Uptime(40_000), &mut over);
         assert!(over.len() == 2 && !over[1].is_answered);
         assert!(is_empty(&pending) && pending.order.is_empty());
