@@ -16,6 +16,7 @@ use bytestring::ByteString;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::terms::Term;
 use super::{ANSWER_WITHIN, Ingest, LOOK_AGAIN, standby};
 use crate::metrics::DropReason;
 use crate::store::{CoreMessage, NodeInfo, RequestError, Served};
@@ -35,7 +36,7 @@ const HEAD_ROOM: usize = 4096;
 /// Asks for the messages that are left, from this number on, on behalf of the leader of a term; without a number, to stop.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
-    term: u64,
+    term: Term,
     from: Option<u64>,
 }
 
@@ -50,7 +51,7 @@ struct Head {
 
 impl Ingest {
     /// Leads from now on, when all that is left is known.
-    pub(super) async fn lead(&self, term: u64) {
+    pub(super) async fn lead(&self, term: Term) {
         let is_ready = async {
             self.wants.is_complete().await;
             // What is published from now on we hear ourselves.
@@ -71,7 +72,7 @@ impl Ingest {
         let _ = self.core.flush().await;
         let mut state = self.state.lock();
         if !state.terms.lead(term, Instant::now()) {
-            tracing::debug!(term, "somebody leads in a later term");
+            tracing::debug!(term = term.0, "somebody leads in a later term");
             return;
         }
         let left = others.into_iter().fold(state.standby.take().collect(), standby::merge);
@@ -80,7 +81,7 @@ impl Ingest {
         drop(state);
         self.metrics.dropped(DropReason::QueueFull, dropped as u64);
         self.wake.notify_one();
-        tracing::info!(term, left = count, "this sidecar copies messages of NATS into the log");
+        tracing::info!(term = term.0, left = count, "this sidecar copies messages of NATS into the log");
     }
 
     /// Waits until all that is in our logs is seen.
@@ -119,7 +120,7 @@ impl Ingest {
         }
     }
 
-    async fn left_of(&self, node: &str, term: u64) -> Vec<CoreMessage> {
+    async fn left_of(&self, node: &str, term: Term) -> Vec<CoreMessage> {
         let (mut all, mut from) = (Vec::new(), 0);
         loop {
             let Some(page) = self.ask(node, &Question { term, from: Some(from) }).await else { return all };

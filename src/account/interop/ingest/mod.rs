@@ -27,7 +27,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use self::standby::Standby;
 use self::subject_aggregator::{Change, SubjectAggregator};
-use self::terms::Terms;
+use self::terms::{Term, Terms};
 use crate::account::delivery::logs::{Logs, Owner};
 use crate::account::interop::durable_interest::{DurableInterest, WantsSink};
 use crate::account::lead::Lead;
@@ -360,14 +360,14 @@ impl Ingest {
     }
 
     /// Tells whoever believes to lead that we do.
-    fn tell(&self, term: u64) {
-        let text = Bytes::from(term.to_string());
+    fn tell(&self, term: Term) {
+        let text = Bytes::from(term.0.to_string());
         // Who does not hear it finds out when it refreshes its lease.
         let _ = self.core.tell(&self.news, text);
     }
 
     /// Somebody leads in a term.
-    fn heard(&self, term: u64) {
+    fn heard(&self, term: Term) {
         let is_over = self.state.lock().terms.hear(term, Instant::now());
         if is_over {
             self.stand_by();
@@ -399,7 +399,7 @@ impl State {
 async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
     let listener = Arc::clone(ingest);
     let hear = move |news: Bytes| {
-        if let Some(term) = std::str::from_utf8(&news).ok().and_then(|text| text.parse().ok()) {
+        if let Some(term) = std::str::from_utf8(&news).ok().and_then(|text| text.parse().ok()).map(Term) {
             listener.heard(term);
         }
         std::future::ready(None)
@@ -432,12 +432,12 @@ async fn take_turns(ingest: &Arc<Ingest>, candidacy: &Candidacy) {
             async move { leader.hear_wishes(&filters).await }
         };
         let _served = ingest.core.serve(&ingest.place, answer).await;
-        ingest.heard(number);
-        ingest.tell(number);
+        ingest.heard(Term(number));
+        ingest.tell(Term(number));
         let is_lost = term.wait_for(|term| *term != Some(number));
         tokio::select! {
             _ = is_lost => {}
-            () = async { ingest.lead(number).await; std::future::pending().await } => {}
+            () = async { ingest.lead(Term(number)).await; std::future::pending().await } => {}
         }
         ingest.stand_by();
     }
