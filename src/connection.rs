@@ -44,7 +44,8 @@ use mqtt_session::{Close, Input, Output, Position, Session, SubscribeRequest, Ti
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Account, Control, Done, Inbox, Mail, Outgoing, OwnedSession, PublishOutcome, Publishing, Share, Subscribed, Wakes,
+    Account, Control, Done, Inbox, Mail, Outgoing, OwnedSession, PublishOutcome, Publishing, RightsVersion, Share,
+    Subscribed, Wakes,
 };
 use crate::accounts::{Accounts, Stay};
 use crate::auth::Principal;
@@ -164,8 +165,8 @@ struct Connection<S> {
     is_unwritable: bool,
     is_record_dirty: bool,
     /// Version of the rights by which its subscriptions were judged last, and by which those were planned that are being made.
-    has_judged: u64,
-    planned_at: u64,
+    has_judged: RightsVersion,
+    planned_at: RightsVersion,
     record_pace: Pace,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.

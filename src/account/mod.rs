@@ -90,8 +90,8 @@ pub use quotas::Quotas;
 pub use redirect::Redirect;
 pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
-pub(crate) use rights::Rights;
 pub use rights::RightsOptions;
+pub(crate) use rights::{Rights, RightsVersion};
 pub(crate) use shared::Share;
 pub(crate) use starting::CoreInlet;
 

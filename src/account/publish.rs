@@ -44,7 +44,7 @@ use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
 use self::job::{EpochText, Job, PublishWait, PutToken, Route, Stage, Unstorable, Wanted};
 use crate::account::delivery::inbox::Wakes;
 use crate::account::requests::OpenRequests;
-use crate::account::rights::Rights;
+use crate::account::rights::{Rights, RightsVersion};
 use crate::account::{Account, TooLarge};
 use crate::store::{Permit, Put, PutError, PutGuard, PutTarget, Stored, StoredSink};
 
@@ -83,7 +83,7 @@ pub(crate) struct Publishing {
     /// Publishes whose answers are reported; see [`Completions::report`].
     pub(in crate::account) untold: usize,
     /// With the version of the rights.
-    last_topic: Option<(TopicName, Route, u64)>,
+    last_topic: Option<(TopicName, Route, RightsVersion)>,
     /// How the last one that went into a log is stored there: by its subject, and the version by which it was routed.
     last_target: Option<(Subject, u64, PutTarget)>,
     /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
@@ -231,7 +231,7 @@ impl Publishing {
     }
 
     fn route_of(&mut self, topic: &TopicName) -> Result<Route, Refused> {
-        let rights_version = self.rights.as_ref().map_or(0, |rights| rights.version());
+        let rights_version = self.rights.as_ref().map(|rights| rights.version()).unwrap_or_default();
         if let Some((last, route, judged_by)) = &self.last_topic
             && last == topic
             && route.version == self.account.logs.version()

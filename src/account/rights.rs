@@ -25,6 +25,10 @@ use crate::account::publish::size_refusals::HEADER_ROOM;
 /// Requests of which it is known how often one client has answered them.
 const REPLIES_MAX: usize = 64;
 
+/// Changes whenever rights do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RightsVersion(u64);
+
 /// The rights of one client.
 #[derive(Debug)]
 pub(crate) struct Rights {
@@ -128,8 +132,8 @@ impl Rights {
     }
 
     /// What was answered under another version is to be asked again.
-    pub(crate) fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
+    pub(crate) fn version(&self) -> RightsVersion {
+        RightsVersion(self.version.load(Ordering::SeqCst))
     }
 
     /// Whether there is anything that it may not receive.
