@@ -43,6 +43,7 @@ use proto_map::Subject;
 use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
 use self::job::{EpochText, Job, PublishWait, PutToken, Route, Stage, Unstorable, Wanted};
 use crate::account::delivery::inbox::Wakes;
+use crate::account::delivery::logs::LogsVersion;
 use crate::account::requests::OpenRequests;
 use crate::account::rights::{Rights, RightsVersion};
 use crate::account::{Account, TooLarge};
@@ -78,14 +79,14 @@ pub(crate) struct Publishing {
     is_handing_over: bool,
     /// The version of [`Logs`](crate::account::delivery::logs::Logs) by which the last job was routed, and the place below which jobs were
     /// routed by an older one.
-    version: u64,
+    version: LogsVersion,
     older_below: PutToken,
     /// Publishes whose answers are reported; see [`Completions::report`].
     pub(in crate::account) untold: usize,
     /// With the version of the rights.
     last_topic: Option<(TopicName, Route, RightsVersion)>,
     /// How the last one that went into a log is stored there: by its subject, and the version by which it was routed.
-    last_target: Option<(Subject, u64, PutTarget)>,
+    last_target: Option<(Subject, LogsVersion, PutTarget)>,
     /// The client id as a part of a subject, of a session that has a record: its QoS 2 messages and its will have names
     /// that outlive this process.
     client_key: Option<ByteString>,
@@ -119,7 +120,7 @@ impl Publishing {
             bytes_behind: 0,
             unsent: VecDeque::new(),
             is_handing_over: false,
-            version: 0,
+            version: LogsVersion::default(),
             older_below: PutToken(0),
             untold: 0,
             last_topic: None,

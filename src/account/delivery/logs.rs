@@ -168,6 +168,10 @@ struct Set {
     last_number: u16,
 }
 
+/// Changes whenever a subject may have another owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogsVersion(pub(crate) u64);
+
 /// The logs of the account.
 #[derive(Debug)]
 pub(crate) struct Logs {
@@ -200,8 +204,8 @@ impl Logs {
     }
 
     /// Changes whenever a subject may have another owner.
-    pub(crate) fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+    pub(crate) fn version(&self) -> LogsVersion {
+        LogsVersion(self.version.load(Ordering::Acquire))
     }
 
     /// The log that owns a subject.

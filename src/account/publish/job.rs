@@ -10,7 +10,7 @@ use mqtt_ownership::{Epoch, ServerTime};
 use mqtt_session::Publication;
 use proto_map::{HeaderError, Headers, Subject};
 
-use crate::account::delivery::logs::LogHandle;
+use crate::account::delivery::logs::{LogHandle, LogsVersion};
 use crate::store::{Dropped, Permit};
 
 /// Names one publish of a connection to the store: its place in the order in which they went there.
@@ -43,7 +43,7 @@ pub(super) struct Route {
     /// The log that owns the subject.
     pub(super) log: Arc<LogHandle>,
     /// [`Logs::version`](crate::account::delivery::logs::Logs::version) by which it does.
-    pub(super) version: u64,
+    pub(super) version: LogsVersion,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

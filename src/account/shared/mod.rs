@@ -38,7 +38,7 @@ use self::group::{Answer, Group, GroupKey, Member, key_of};
 pub(in crate::account) use self::tending::tend_groups;
 use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
 use crate::account::delivery::inbox::{Inbox, Wakes};
-use crate::account::delivery::logs::{LogHandle, Logs, Owner};
+use crate::account::delivery::logs::{LogHandle, Logs, LogsVersion, Owner};
 use crate::account::delivery::router::Router;
 use crate::account::interop::durable_interest::DurableInterest;
 use crate::account::publish::convert;
@@ -257,7 +257,7 @@ impl Shares {
 
     /// Whether the group is fed from all logs, as far as can be said without looking at each.
     fn is_known(&self, group: &Group) -> bool {
-        let version = self.logs.version();
+        let LogsVersion(version) = self.logs.version();
         group.logs_version.swap(version, Ordering::Relaxed) == version
     }
 
