@@ -1,10 +1,14 @@
 //! Which of two connections with one client id came later, when both are at one node.
 
+/// The place of a connection in the order in which its node took them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ArrivalPlace(pub u64);
+
 /// How a connection stands that has sent CONNECT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
     /// Its place in the order in which the node took connections.
-    pub place: u64,
+    pub place: ArrivalPlace,
     /// Its peer is gone, and has sent nothing behind CONNECT that is to be carried out.
     pub is_gone: bool,
     /// Its CONNECT is answered.
@@ -17,17 +21,17 @@ impl Arrival {
     /// one that was connected first.
     #[must_use]
     pub const fn yields_to(&self, holder: &Self) -> bool {
-        self.is_gone || (!holder.is_answered && !holder.is_gone && self.place < holder.place)
+        self.is_gone || (!holder.is_answered && !holder.is_gone && self.place.0 < holder.place.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Arrival;
+    use super::{Arrival, ArrivalPlace};
 
     #[test]
     fn the_newcomer_wins_unless_it_is_gone_or_came_before() {
-        let at = |place| Arrival { place, ..Arrival::default() };
+        let at = |place| Arrival { place: ArrivalPlace(place), ..Arrival::default() };
         let gone = |place| Arrival { is_gone: true, ..at(place) };
         let answered = |place| Arrival { is_answered: true, ..at(place) };
         assert!(!at(2).yields_to(&at(1)), "it was connected later");

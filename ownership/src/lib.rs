@@ -34,7 +34,7 @@ mod tenure;
 mod time;
 
 pub use self::amend::{Amend, AmendOutcome};
-pub use self::arrival::Arrival;
+pub use self::arrival::{Arrival, ArrivalPlace};
 pub use self::claim::{Claim, ClaimOutcome, Claimed, GivenUp, Left, Request, Restored, Stop};
 pub use self::failover::{Failover, FailoverOutcome};
 pub use self::leave::{Leave, LeaveOutcome};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{ReasonCode, Version};
-use mqtt_ownership::{Arrival, Epoch, Revision};
+use mqtt_ownership::{Arrival, ArrivalPlace, Epoch, Revision};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -77,7 +77,7 @@ pub(crate) struct Control {
     /// What the connection leaves, and how far its end is.
     left: watch::Sender<Left>,
     /// Its place in the order in which connections were taken.
-    place: u64,
+    place: ArrivalPlace,
     /// Triggered when the listener that it has come by is gone; `None`: it has come by none.
     closing: Option<ShutdownSignal>,
     /// Where it came from.
@@ -111,7 +111,7 @@ impl Control {
             is_given: AtomicBool::new(false),
             wake,
             left: watch::Sender::default(),
-            place: 0,
+            place: ArrivalPlace(0),
             closing: None,
             remote: None,
             is_answered: AtomicBool::new(false),
@@ -225,7 +225,7 @@ impl Control {
     }
 
     /// At this place in the order in which connections were taken.
-    pub(crate) const fn taken_at(mut self, place: u64) -> Self {
+    pub(crate) const fn taken_at(mut self, place: ArrivalPlace) -> Self {
         self.place = place;
         self
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytestring::ByteString;
 use foldhash::HashMap;
-use mqtt_ownership::Epoch;
+use mqtt_ownership::{ArrivalPlace, Epoch};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -20,7 +20,7 @@ pub(crate) struct Remote {
     /// Address of the peer.
     pub(crate) addr: PeerAddr,
     /// Its place in the order in which connections were taken, of all listeners.
-    pub(crate) place: u64,
+    pub(crate) place: ArrivalPlace,
     /// Triggered when the listener that it has come by is gone.
     pub(crate) closing: ShutdownSignal,
 }

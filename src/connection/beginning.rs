@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mqtt_codec::{ConnAck, Decoder, Packet, PacketType, ReasonCode, Version};
+use mqtt_ownership::ArrivalPlace;
 use mqtt_session::{Negotiated, Session, Time};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -46,7 +47,8 @@ where
         peer.handshake.complete();
         let counted = account.metrics.connection();
         let connect = welcome.connect;
-        let remote = Remote { addr: peer.addr, place: peer.place, closing: peer.entrance.closing.clone() };
+        let remote =
+            Remote { addr: peer.addr, place: ArrivalPlace(peer.place), closing: peer.entrance.closing.clone() };
         // A job of its own: a socket that says nothing does without.
         match Box::pin(account.attach(&negotiated, &connect, remote, &mut io, rights)).await {
             Ok(attached) => {

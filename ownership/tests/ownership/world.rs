@@ -1,7 +1,7 @@
 //! Clients, events and faults.
 
 use mqtt_ownership::{
-    Amend, Arrival, Claim, Input, Leave, NEVER, Now, Output, Request, ServerTime, Step, Will, WillState,
+    Amend, Arrival, ArrivalPlace, Claim, Input, Leave, NEVER, Now, Output, Request, ServerTime, Step, Will, WillState,
 };
 
 use super::node::{Job, Node, Work};
@@ -214,7 +214,7 @@ impl World {
         let no = node.waiting.swap_remove(drawn);
         let conns = &self.witness.conns;
         let arrival = |no: usize| Arrival {
-            place: no as u64,
+            place: ArrivalPlace(no as u64),
             is_gone: conns[no].is_reset,
             is_answered: conns[no].is_accepted || conns[no].is_refused,
         };

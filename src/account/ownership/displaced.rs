@@ -70,6 +70,7 @@ impl SessionsSink for Displaced {
 #[cfg(test)]
 mod tests {
     use mqtt_codec::Version;
+    use mqtt_ownership::ArrivalPlace;
 
     use super::*;
     use crate::account::control::Control;
@@ -93,7 +94,7 @@ mod tests {
         let limits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
         Arc::new(
             Control::new(id, "c".into(), Version::V5, u32::MAX, Arc::new(crate::account::Rights::all()), limits)
-                .taken_at(id),
+                .taken_at(ArrivalPlace(id)),
         )
     }
 
