@@ -97,6 +97,7 @@ pub(crate) use starting::CoreInlet;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::account::session_id::SessionId;
 use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
 use census::Census;
@@ -227,8 +228,8 @@ impl Account {
         &self.store
     }
 
-    /// A number that no other session of this process has.
-    pub(crate) fn next_session_id(&self) -> u64 {
+    /// The name of one more session.
+    pub(crate) fn next_session_id(&self) -> SessionId {
         self.next_session.fetch_add(1, Ordering::Relaxed)
     }
 
