@@ -18,30 +18,32 @@
 
 use std::collections::VecDeque;
 
+use crate::position::Sequence;
+
 /// The position of a session in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedState {
     /// Fed by the tail with everything above `after`.
     Live {
         /// The last log sequence that is not for this session.
-        after: u64,
+        after: Sequence,
     },
     /// Fed by nothing; everything from `next` on is owed.
     Behind {
         /// The first log sequence that is owed.
-        next: u64,
+        next: Sequence,
     },
     /// Fed by a scan with everything from `next` on.
     Scanning {
         /// The first log sequence that is owed.
-        next: u64,
+        next: Sequence,
     },
     /// Fed by a scan up to and with `until`; what the tail brings above it is held back.
     Attaching {
         /// The first log sequence that is owed.
-        next: u64,
+        next: Sequence,
         /// The last log sequence that the scan has to bring.
-        until: u64,
+        until: Sequence,
     },
 }
 
@@ -58,7 +60,7 @@ pub enum Offer {
 
 #[derive(Debug)]
 struct Queued<M> {
-    sequence: u64,
+    sequence: Sequence,
     bytes: usize,
     message: M,
 }
@@ -81,7 +83,7 @@ impl<M> Feed<M> {
     /// A feed that is live after `after`. It holds at most `max_messages`, and no more once `max_bytes` are reached;
     /// beyond that it falls [`FeedState::Behind`].
     #[must_use]
-    pub const fn new(after: u64, max_messages: usize, max_bytes: usize) -> Self {
+    pub const fn new(after: Sequence, max_messages: usize, max_bytes: usize) -> Self {
         Self {
             state: FeedState::Live { after },
             queue: VecDeque::new(),
@@ -152,7 +154,7 @@ impl<M> Feed<M> {
     }
 
     /// The next message for the window, with its log sequence.
-    pub fn pop(&mut self) -> Option<(u64, M)> {
+    pub fn pop(&mut self) -> Option<(Sequence, M)> {
         let queued = self.queue.pop_front()?;
         self.bytes -= queued.bytes;
         if self.queue.is_empty() && self.queue.capacity() > 64 {
@@ -162,12 +164,12 @@ impl<M> Feed<M> {
     }
 
     /// A live session with an empty queue goes on from another place: it is owed everything from `next` on.
-    pub const fn fall_behind(&mut self, next: u64) {
+    pub const fn fall_behind(&mut self, next: Sequence) {
         self.state = FeedState::Behind { next };
     }
 
     /// The tail brings a message that matches. `bytes` counts towards the limit; `message` is made only if it is taken.
-    pub fn offer_live(&mut self, sequence: u64, bytes: usize, message: impl FnOnce() -> M) -> Offer {
+    pub fn offer_live(&mut self, sequence: Sequence, bytes: usize, message: impl FnOnce() -> M) -> Offer {
         match self.state {
             FeedState::Live { after } if sequence > after => {
                 if self.has_room() {
@@ -197,7 +199,7 @@ impl<M> Feed<M> {
 
     /// A scan begins with this session. Returns the first sequence that it has to bring, or `None` when the session is
     /// not behind.
-    pub const fn begin_scan(&mut self) -> Option<u64> {
+    pub const fn begin_scan(&mut self) -> Option<Sequence> {
         match self.state {
             FeedState::Behind { next } => {
                 self.state = FeedState::Scanning { next };
@@ -208,7 +210,7 @@ impl<M> Feed<M> {
     }
 
     /// The scan brings a message that matches. After [`Offer::Full`] the session has left the scan.
-    pub fn offer_scanned(&mut self, sequence: u64, bytes: usize, message: impl FnOnce() -> M) -> Offer {
+    pub fn offer_scanned(&mut self, sequence: Sequence, bytes: usize, message: impl FnOnce() -> M) -> Offer {
         let next = match self.state {
             FeedState::Scanning { next } => next,
             FeedState::Attaching { next, until } if sequence <= until => next,
@@ -233,7 +235,7 @@ impl<M> Feed<M> {
     }
 
     /// The scan has brought everything up to and with `sequence`, whether it matched or not.
-    pub fn scan_passed(&mut self, sequence: u64) {
+    pub fn scan_passed(&mut self, sequence: Sequence) {
         match self.state {
             FeedState::Scanning { .. } => self.advance(sequence),
             FeedState::Attaching { until, .. } => {
@@ -248,11 +250,11 @@ impl<M> Feed<M> {
 
     /// The scan is near the tail, which stands at `tail`: from now on what the tail brings is held, and the scan ends
     /// at `tail`. To be called while the tail stands still.
-    pub fn join(&mut self, tail: u64) {
+    pub fn join(&mut self, tail: Sequence) {
         if let FeedState::Scanning { next } = self.state {
             self.state = if next > tail {
                 // It has had all that the tail had.
-                FeedState::Live { after: next - 1 }
+                FeedState::Live { after: next.before() }
             } else {
                 FeedState::Attaching { next, until: tail }
             };
@@ -270,17 +272,17 @@ impl<M> Feed<M> {
     /// The log was made anew, or has lost its end, and goes on with the sequence `next`. What was read of it before is returned:
     /// the client gets it, but its place is another message's now. What is owed below `next` still is. To be called while the
     /// tail stands still.
-    pub fn restart(&mut self, next: u64) -> Vec<(u64, M)> {
-        let is_owed = |from: u64| from < next;
+    pub fn restart(&mut self, next: Sequence) -> Vec<(Sequence, M)> {
+        let is_owed = |from: Sequence| from < next;
         self.state = match self.state {
-            FeedState::Live { after } => FeedState::Live { after: after.min(next.saturating_sub(1)) },
+            FeedState::Live { after } => FeedState::Live { after: after.min(next.before()) },
             FeedState::Behind { next: from } if is_owed(from) => FeedState::Behind { next: from },
             FeedState::Scanning { next: from } | FeedState::Attaching { next: from, .. } if is_owed(from) => {
                 // The scan goes on with what is there now.
                 self.drop_held();
                 FeedState::Scanning { next: from }
             }
-            _ => FeedState::Live { after: next.saturating_sub(1) },
+            _ => FeedState::Live { after: next.before() },
         };
         self.release_held();
         let mut gone = Vec::new();
@@ -296,14 +298,14 @@ impl<M> Feed<M> {
     }
 
     /// Puts a message in that needs no room: there is nothing that could bring it again.
-    pub fn keep(&mut self, sequence: u64, message: M) {
+    pub fn keep(&mut self, sequence: Sequence, message: M) {
         self.queue.push_back(Queued { sequence, bytes: 0, message });
     }
 
     /// The log is gone, and with it what was still to be read. What is queued stays.
     pub fn give_up(&mut self) {
         self.release_held();
-        self.state = FeedState::Live { after: u64::MAX };
+        self.state = FeedState::Live { after: Sequence::MAX };
     }
 
     /// The scan has brought what was before the tail; what the tail has brought since follows.
@@ -319,9 +321,9 @@ impl<M> Feed<M> {
         self.held_bytes = 0;
     }
 
-    fn advance(&mut self, sequence: u64) {
+    fn advance(&mut self, sequence: Sequence) {
         if let FeedState::Scanning { next } | FeedState::Attaching { next, .. } = &mut self.state {
-            *next = (*next).max(sequence + 1);
+            *next = (*next).max(sequence.next());
         }
     }
 
@@ -336,18 +338,18 @@ mod tests {
     use super::*;
 
     fn feed(max: usize) -> Feed<u64> {
-        Feed::new(0, max, usize::MAX)
+        Feed::new(Sequence(0), max, usize::MAX)
     }
 
     fn drain(feed: &mut Feed<u64>) -> Vec<u64> {
-        std::iter::from_fn(|| feed.pop().map(|(s, _)| s)).collect()
+        std::iter::from_fn(|| feed.pop().map(|(s, _)| s.0)).collect()
     }
 
     #[test]
     fn a_live_session_gets_what_lies_above_its_gate() {
-        let mut f = Feed::new(5, 10, 1000);
-        assert_eq!(f.offer_live(5, 1, || 5), Offer::Skipped);
-        assert_eq!(f.offer_live(6, 1, || 6), Offer::Taken);
+        let mut f = Feed::new(Sequence(5), 10, 1000);
+        assert_eq!(f.offer_live(Sequence(5), 1, || 5), Offer::Skipped);
+        assert_eq!(f.offer_live(Sequence(6), 1, || 6), Offer::Taken);
         assert_eq!(drain(&mut f), [6]);
     }
 
@@ -355,125 +357,125 @@ mod tests {
     fn a_full_queue_falls_behind_from_the_message_that_had_no_room() {
         let mut f = feed(2);
         for s in 1..=2 {
-            assert_eq!(f.offer_live(s, 1, || s), Offer::Taken);
+            assert_eq!(f.offer_live(Sequence(s), 1, || s), Offer::Taken);
         }
-        assert_eq!(f.offer_live(3, 1, || 3), Offer::Full);
-        assert_eq!(f.offer_live(4, 1, || 4), Offer::Skipped);
-        assert_eq!(f.state(), FeedState::Behind { next: 3 });
+        assert_eq!(f.offer_live(Sequence(3), 1, || 3), Offer::Full);
+        assert_eq!(f.offer_live(Sequence(4), 1, || 4), Offer::Skipped);
+        assert_eq!(f.state(), FeedState::Behind { next: Sequence(3) });
     }
 
     #[test]
     fn bytes_count_towards_the_limit_as_messages_do() {
-        let mut f: Feed<u64> = Feed::new(0, 100, 10);
-        assert_eq!(f.offer_live(1, 10, || 1), Offer::Taken);
-        assert_eq!(f.offer_live(2, 1, || 2), Offer::Full);
+        let mut f: Feed<u64> = Feed::new(Sequence(0), 100, 10);
+        assert_eq!(f.offer_live(Sequence(1), 10, || 1), Offer::Taken);
+        assert_eq!(f.offer_live(Sequence(2), 1, || 2), Offer::Full);
     }
 
     #[test]
     fn what_the_tail_brings_while_joining_comes_after_the_scan() {
         let mut f = feed(1);
-        f.offer_live(1, 1, || 1);
-        f.offer_live(2, 1, || 2);
+        f.offer_live(Sequence(1), 1, || 1);
+        f.offer_live(Sequence(2), 1, || 2);
         assert_eq!(drain(&mut f), [1]);
         f.max_messages = 10;
-        assert_eq!(f.begin_scan(), Some(2));
-        assert_eq!(f.offer_live(4, 1, || 4), Offer::Skipped);
-        f.join(4);
-        assert_eq!(f.offer_live(5, 1, || 5), Offer::Taken);
+        assert_eq!(f.begin_scan(), Some(Sequence(2)));
+        assert_eq!(f.offer_live(Sequence(4), 1, || 4), Offer::Skipped);
+        f.join(Sequence(4));
+        assert_eq!(f.offer_live(Sequence(5), 1, || 5), Offer::Taken);
         for s in 2..=4 {
-            assert_eq!(f.offer_scanned(s, 1, || s), Offer::Taken);
+            assert_eq!(f.offer_scanned(Sequence(s), 1, || s), Offer::Taken);
         }
-        assert_eq!(f.offer_scanned(5, 1, || 5), Offer::Skipped);
-        f.scan_passed(4);
-        assert_eq!(f.state(), FeedState::Live { after: 4 });
+        assert_eq!(f.offer_scanned(Sequence(5), 1, || 5), Offer::Skipped);
+        f.scan_passed(Sequence(4));
+        assert_eq!(f.state(), FeedState::Live { after: Sequence(4) });
         assert_eq!(drain(&mut f), [2, 3, 4, 5]);
     }
 
     #[test]
     fn what_is_held_leaves_the_scan_its_room_and_is_read_by_it_when_it_is_too_much() {
         let mut f = feed(4);
-        f.fall_behind(1);
+        f.fall_behind(Sequence(1));
         f.begin_scan();
-        f.join(2);
+        f.join(Sequence(2));
         for s in 3..=4 {
-            assert_eq!(f.offer_live(s, 1, || s), Offer::Taken);
+            assert_eq!(f.offer_live(Sequence(s), 1, || s), Offer::Taken);
         }
         assert!(f.is_half_empty());
-        assert_eq!(f.offer_live(5, 1, || 5), Offer::Skipped);
-        assert_eq!(f.state(), FeedState::Scanning { next: 1 });
+        assert_eq!(f.offer_live(Sequence(5), 1, || 5), Offer::Skipped);
+        assert_eq!(f.state(), FeedState::Scanning { next: Sequence(1) });
         for s in 1..=4 {
-            assert_eq!(f.offer_scanned(s, 1, || s), Offer::Taken, "{s}");
+            assert_eq!(f.offer_scanned(Sequence(s), 1, || s), Offer::Taken, "{s}");
         }
         assert!(!f.has_room());
         assert_eq!(drain(&mut f), [1, 2, 3, 4]);
-        assert_eq!(f.offer_scanned(5, 1, || 5), Offer::Taken);
-        f.scan_passed(5);
-        f.join(5);
-        assert_eq!(f.state(), FeedState::Live { after: 5 });
+        assert_eq!(f.offer_scanned(Sequence(5), 1, || 5), Offer::Taken);
+        f.scan_passed(Sequence(5));
+        f.join(Sequence(5));
+        assert_eq!(f.state(), FeedState::Live { after: Sequence(5) });
     }
 
     #[test]
     fn a_scan_that_is_beyond_what_it_has_to_bring_has_brought_it() {
         let mut f = feed(4);
-        f.fall_behind(1);
+        f.fall_behind(Sequence(1));
         f.begin_scan();
-        f.join(2);
-        f.offer_live(3, 1, || 3);
-        f.offer_scanned(2, 1, || 2);
+        f.join(Sequence(2));
+        f.offer_live(Sequence(3), 1, || 3);
+        f.offer_scanned(Sequence(2), 1, || 2);
         // It is read in batches, which go beyond.
-        assert_eq!(f.offer_scanned(3, 1, || 3), Offer::Skipped);
-        assert_eq!(f.state(), FeedState::Live { after: 2 });
+        assert_eq!(f.offer_scanned(Sequence(3), 1, || 3), Offer::Skipped);
+        assert_eq!(f.state(), FeedState::Live { after: Sequence(2) });
         assert_eq!(drain(&mut f), [2, 3]);
     }
 
     #[test]
     fn a_scan_that_overran_the_tail_is_live_at_once() {
         let mut f = feed(1);
-        f.offer_live(1, 1, || 1);
-        f.offer_live(2, 1, || 2);
+        f.offer_live(Sequence(1), 1, || 1);
+        f.offer_live(Sequence(2), 1, || 2);
         drain(&mut f);
         f.begin_scan();
-        f.offer_scanned(2, 1, || 2);
-        f.scan_passed(7);
-        f.join(6);
-        assert_eq!(f.state(), FeedState::Live { after: 7 });
-        assert_eq!(f.offer_live(7, 1, || 7), Offer::Skipped);
+        f.offer_scanned(Sequence(2), 1, || 2);
+        f.scan_passed(Sequence(7));
+        f.join(Sequence(6));
+        assert_eq!(f.state(), FeedState::Live { after: Sequence(7) });
+        assert_eq!(f.offer_live(Sequence(7), 1, || 7), Offer::Skipped);
     }
 
     #[test]
     fn a_log_that_is_made_anew_is_read_from_its_beginning() {
         let mut live = feed(10);
-        live.offer_live(100, 1, || 100);
-        assert_eq!(live.restart(1), [(100, 100)]);
-        assert_eq!((live.state(), live.is_empty()), (FeedState::Live { after: 0 }, true));
-        assert_eq!(live.offer_live(1, 1, || 1), Offer::Taken);
+        live.offer_live(Sequence(100), 1, || 100);
+        assert_eq!(live.restart(Sequence(1)), [(Sequence(100), 100)]);
+        assert_eq!((live.state(), live.is_empty()), (FeedState::Live { after: Sequence(0) }, true));
+        assert_eq!(live.offer_live(Sequence(1), 1, || 1), Offer::Taken);
 
         let mut behind = feed(10);
-        behind.fall_behind(100);
-        behind.restart(1);
-        assert_eq!(behind.state(), FeedState::Live { after: 0 });
+        behind.fall_behind(Sequence(100));
+        behind.restart(Sequence(1));
+        assert_eq!(behind.state(), FeedState::Live { after: Sequence(0) });
 
         let mut joining = feed(10);
-        joining.fall_behind(98);
+        joining.fall_behind(Sequence(98));
         joining.begin_scan();
-        joining.join(100);
-        joining.offer_scanned(98, 1, || 98);
-        joining.offer_live(101, 1, || 101);
-        assert_eq!(joining.restart(1), [(98, 98), (101, 101)]);
-        assert_eq!(joining.state(), FeedState::Live { after: 0 });
+        joining.join(Sequence(100));
+        joining.offer_scanned(Sequence(98), 1, || 98);
+        joining.offer_live(Sequence(101), 1, || 101);
+        assert_eq!(joining.restart(Sequence(1)), [(Sequence(98), 98), (Sequence(101), 101)]);
+        assert_eq!(joining.state(), FeedState::Live { after: Sequence(0) });
         assert!(joining.is_half_empty());
     }
 
     #[test]
     fn a_log_that_has_lost_its_end_owes_what_is_left() {
         let mut f = feed(10);
-        f.fall_behind(50);
+        f.fall_behind(Sequence(50));
         f.begin_scan();
-        f.offer_scanned(50, 1, || 50);
-        f.join(100);
-        f.offer_live(101, 1, || 101);
-        assert_eq!(f.restart(80), []);
-        assert_eq!(f.state(), FeedState::Scanning { next: 51 });
+        f.offer_scanned(Sequence(50), 1, || 50);
+        f.join(Sequence(100));
+        f.offer_live(Sequence(101), 1, || 101);
+        assert_eq!(f.restart(Sequence(80)), []);
+        assert_eq!(f.state(), FeedState::Scanning { next: Sequence(51) });
         assert_eq!(drain(&mut f), [50]);
         assert_eq!(f.bytes, 0);
     }
@@ -509,22 +511,22 @@ mod tests {
                 2 | 3 if tail < head => {
                     tail += 1;
                     if matches(tail) {
-                        f.offer_live(tail, 1, || tail);
+                        f.offer_live(Sequence(tail), 1, || tail);
                     }
                 }
-                4 if scan.is_none() => scan = f.begin_scan(),
+                4 if scan.is_none() => scan = f.begin_scan().map(|next| next.0),
                 5 | 6 => {
                     if let Some(at) = scan.filter(|at| *at <= head) {
-                        let offer = if matches(at) { f.offer_scanned(at, 1, || at) } else { Offer::Skipped };
+                        let offer = if matches(at) { f.offer_scanned(Sequence(at), 1, || at) } else { Offer::Skipped };
                         if offer == Offer::Full {
                             scan = None;
                         } else {
-                            f.scan_passed(at);
+                            f.scan_passed(Sequence(at));
                             scan = Some(at + 1);
                         }
                     }
                     if random(rng).is_multiple_of(4) && scan.is_some_and(|at| at + 2 >= tail) {
-                        f.join(tail);
+                        f.join(Sequence(tail));
                     }
                     if random(rng).is_multiple_of(50) {
                         f.end_scan();
@@ -533,7 +535,7 @@ mod tests {
                         scan = None;
                     }
                 }
-                _ => got.extend(f.pop().map(|(s, _)| s)),
+                _ => got.extend(f.pop().map(|(s, _)| s.0)),
             }
             assert!(f.len() <= max, "seed {seed}: {} queued, {max} allowed", f.len());
             let has_room = f.is_half_empty() || !f.is_empty() || !f.is_scanned();

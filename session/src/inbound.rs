@@ -17,6 +17,7 @@ use std::collections::{HashMap, VecDeque};
 
 use mqtt_codec::{Ack, Delivery, Packet, PacketId, PacketType, ReasonCode, Role, Version};
 
+use crate::position::Sequence;
 use crate::progress::{Durability, MessageId, ReceivedState};
 
 /// Names one QoS 1 or 2 publish of one connection towards the caller; ascending in the order of arrival.
@@ -28,7 +29,7 @@ pub struct Once {
     /// Names the message.
     pub message: MessageId,
     /// `Some`: it may be in the log already, above this sequence; look before storing it.
-    pub maybe_above: Option<u64>,
+    pub maybe_above: Option<Sequence>,
 }
 
 /// What to do with a publish that came in.
@@ -65,7 +66,7 @@ enum Stage {
 struct Qos2 {
     stage: Stage,
     message: MessageId,
-    after: u64,
+    after: Sequence,
 }
 
 #[derive(Debug)]
@@ -107,8 +108,8 @@ impl Inbound {
     }
 
     /// The log goes on with the sequence `next`: what is stored now is above what is before that.
-    pub(crate) fn log_restarted(&mut self, next: u64) {
-        self.qos2.values_mut().for_each(|q| q.after = q.after.min(next.saturating_sub(1)));
+    pub(crate) fn log_restarted(&mut self, next: Sequence) {
+        self.qos2.values_mut().for_each(|q| q.after = q.after.min(next.before()));
     }
 
     /// What must not be forgotten.
@@ -129,7 +130,7 @@ impl Inbound {
     pub(crate) fn arrive(
         &mut self,
         delivery: Delivery,
-        log_sequence: u64,
+        log_sequence: Sequence,
         limit: Option<usize>,
         durability: &mut Durability,
     ) -> Arrival {

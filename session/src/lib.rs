@@ -12,7 +12,7 @@
 //! - `inbound`: what the client publishes, until it is acknowledged
 //! - [`Progress`]: what a session that outlives its connection must not forget, and must have saved before it goes on
 //! - `outbound`: what the client is sent at QoS 1 and 2, until it acknowledges
-//! - [`Position`]: where a message is stored; [`Cursors`]
+//! - [`Position`]: where a message is stored; its [`Sequence`] there; [`Cursors`]
 //! - [`Feed`]: where the session reads in a log: live, behind, or catching up
 //!
 //! Deliberately absent: sockets, clocks, subscription matching, permissions, storage.
@@ -38,7 +38,7 @@ pub use handshake::{
 pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
 pub use outbound::Resend;
-pub use position::{Cursors, GONE, LOG_MAX, Position};
+pub use position::{Cursors, GONE, LOG_MAX, Position, Sequence};
 pub use progress::{InFlightState, MessageId, Progress, ReceivedState, Save};
 pub use reauthentication::Evidence;
 pub use session::Session;

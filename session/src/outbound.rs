@@ -13,7 +13,7 @@ use std::num::NonZeroU16;
 use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
-use crate::position::{Cursors, Position};
+use crate::position::{Cursors, Position, Sequence};
 use crate::progress::{Durability, InFlightState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Resend {
 
     /// The sequence in the bucket of retained messages, of one of these.
     #[must_use]
-    pub const fn retained(&self) -> Option<u64> {
+    pub const fn retained(&self) -> Option<Sequence> {
         match self {
             Self::Publish(_, _, position) => position.retained(),
             Self::PubRel(_) => None,
@@ -178,7 +178,7 @@ impl Outbound {
     }
 
     /// A log goes on with the sequence `next`. What was sent of what it had from there on cannot be sent again.
-    pub(crate) fn log_restarted(&mut self, log: u16, next: u64) {
+    pub(crate) fn log_restarted(&mut self, log: u16, next: Sequence) {
         self.cursors.restart(log, next);
         self.in_flight.values_mut().for_each(|m| m.position = m.position.after_restart(log, next));
     }

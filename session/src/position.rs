@@ -23,6 +23,27 @@ pub const LOG_MAX: u16 = (1 << (62 - LOG_SHIFT)) - 1;
 /// The number of a log that is gone: no log has it, and what is there is found nowhere.
 pub const GONE: u16 = LOG_MAX;
 
+/// The sequence of a message in a log, or in the bucket of retained messages. The first one is 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The highest that there can be.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The one behind it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The one before it; of zero, which no message has, zero.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
 /// Where a message is stored: a place in a log, or in the bucket of retained messages. Those of one log ascend with their
 /// sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,20 +52,20 @@ pub struct Position(pub u64);
 impl Position {
     /// The place of a sequence in a log.
     #[must_use]
-    pub const fn new(log: u16, sequence: u64) -> Self {
-        Self(((log & LOG_MAX) as u64) << LOG_SHIFT | sequence & ((1 << LOG_SHIFT) - 1))
+    pub const fn new(log: u16, sequence: Sequence) -> Self {
+        Self(((log & LOG_MAX) as u64) << LOG_SHIFT | sequence.0 & ((1 << LOG_SHIFT) - 1))
     }
 
     /// The place of a sequence in the log that is always there.
     #[must_use]
-    pub const fn in_main_log(sequence: u64) -> Self {
-        Self(sequence)
+    pub const fn in_main_log(sequence: Sequence) -> Self {
+        Self(sequence.0)
     }
 
     /// The place of a retained message that has this sequence in the bucket.
     #[must_use]
-    pub const fn of_retained(sequence: u64) -> Self {
-        Self(RETAINED | sequence)
+    pub const fn of_retained(sequence: Sequence) -> Self {
+        Self(RETAINED | sequence.0)
     }
 
     /// The place of a message in a log that came by a shared subscription.
@@ -61,14 +82,14 @@ impl Position {
 
     /// The sequence in its log.
     #[must_use]
-    pub const fn sequence(self) -> u64 {
-        self.0 & ((1 << LOG_SHIFT) - 1)
+    pub const fn sequence(self) -> Sequence {
+        Sequence(self.0 & ((1 << LOG_SHIFT) - 1))
     }
 
     /// The sequence in the bucket of retained messages, of one of these.
     #[must_use]
-    pub const fn retained(self) -> Option<u64> {
-        if self.is_retained() { Some(self.0 - RETAINED) } else { None }
+    pub const fn retained(self) -> Option<Sequence> {
+        if self.is_retained() { Some(Sequence(self.0 - RETAINED)) } else { None }
     }
 
     /// Whether it is the place of a retained message.
@@ -92,22 +113,22 @@ impl Position {
     /// The sequence in its log, with the mark of what came by a shared subscription: what is left of it without the number of
     /// the log.
     #[must_use]
-    pub const fn marked_sequence(self) -> u64 {
-        self.0 & !Self::new(LOG_MAX, 0).0
+    pub const fn marked_sequence(self) -> Sequence {
+        Sequence(self.0 & !Self::new(LOG_MAX, Sequence(0)).0)
     }
 
     /// The place in a log that has this [`Self::marked_sequence`].
     #[must_use]
-    pub const fn from_marked(log: u16, sequence: u64) -> Self {
-        Self(sequence | Self::new(log, 0).0)
+    pub const fn from_marked(log: u16, sequence: Sequence) -> Self {
+        Self(sequence.0 | Self::new(log, Sequence(0)).0)
     }
 
     /// The same place once its log was made anew, or has lost its end, and goes on with the sequence `next`: from there on what
     /// was there is gone, and others have these sequences.
     #[must_use]
-    pub const fn after_restart(self, log: u16, next: u64) -> Self {
-        if !self.is_retained() && self.log() == log && self.sequence() >= next {
-            Self(self.0 | Self::new(GONE, 0).0)
+    pub const fn after_restart(self, log: u16, next: Sequence) -> Self {
+        if !self.is_retained() && self.log() == log && self.sequence().0 >= next.0 {
+            Self(self.0 | Self::new(GONE, Sequence(0)).0)
         } else {
             self
         }
@@ -121,7 +142,7 @@ pub struct Cursors(Vec<Position>);
 impl Cursors {
     /// The cursor of a log: the last sequence read; `None` when nothing was.
     #[must_use]
-    pub fn get(&self, log: u16) -> Option<u64> {
+    pub fn get(&self, log: u16) -> Option<Sequence> {
         self.find(log).ok().map(|index| self.0[index].sequence())
     }
 
@@ -141,9 +162,9 @@ impl Cursors {
     }
 
     /// The log goes on with `next`, which may be a sequence that was there before: what comes is not read yet.
-    pub fn restart(&mut self, log: u16, next: u64) {
+    pub fn restart(&mut self, log: u16, next: Sequence) {
         if let Ok(index) = self.find(log) {
-            self.0[index] = self.0[index].min(Position::new(log, next.saturating_sub(1)));
+            self.0[index] = self.0[index].min(Position::new(log, next.before()));
         }
     }
 
@@ -172,13 +193,13 @@ mod tests {
     use super::*;
 
     const fn at(log: u16, sequence: u64) -> Position {
-        Position::new(log, sequence)
+        Position::new(log, Sequence(sequence))
     }
 
     #[test]
     fn a_place_is_taken_apart_into_what_it_was_made_of() {
         for (log, sequence) in [(0, 0), (0, 7), (1, 1), (LOG_MAX, (1 << 48) - 1)] {
-            let (place, shared) = (at(log, sequence), at(log, sequence).by_share());
+            let (place, shared, sequence) = (at(log, sequence), at(log, sequence).by_share(), Sequence(sequence));
             let retained = Position::of_retained(sequence);
             assert_eq!((place.log(), place.sequence()), (log, sequence));
             assert_eq!((shared.log(), shared.sequence()), (log, sequence));
@@ -189,21 +210,21 @@ mod tests {
                 assert_eq!(Position::from_marked(log, place.marked_sequence()), place);
             }
         }
-        assert_eq!(at(0, 42), Position::in_main_log(42));
-        assert_eq!(at(3, 42).marked_sequence(), 42);
+        assert_eq!(at(0, 42), Position::in_main_log(Sequence(42)));
+        assert_eq!(at(3, 42).marked_sequence(), Sequence(42));
     }
 
     #[test]
     fn what_a_log_had_before_it_was_made_anew_is_nowhere() {
-        let moved = |place: Position| place.after_restart(0, 5);
+        let moved = |place: Position| place.after_restart(0, Sequence(5));
         assert_eq!((moved(at(0, 4)), moved(at(0, 5))), (at(0, 4), at(GONE, 5)));
         assert_eq!(moved(at(0, 9).by_share()), at(GONE, 9).by_share());
-        for elsewhere in [at(2, 9), Position::of_retained(9)] {
+        for elsewhere in [at(2, 9), Position::of_retained(Sequence(9))] {
             assert_eq!(moved(elsewhere), elsewhere);
         }
         let mut cursors: Cursors = [at(0, 9), at(2, 9)].into_iter().collect();
-        cursors.restart(0, 5);
-        assert_eq!((cursors.get(0), cursors.get(2)), (Some(4), Some(9)));
+        cursors.restart(0, Sequence(5));
+        assert_eq!((cursors.get(0), cursors.get(2)), (Some(Sequence(4)), Some(Sequence(9))));
         assert!(cursors.raise(at(0, 5)));
     }
 
@@ -215,7 +236,7 @@ mod tests {
         assert!(cursors.raise(at(0, 9)));
         assert!(!cursors.raise(at(3, 4)));
         assert!(cursors.raise(at(1, 1)));
-        assert_eq!((cursors.get(0), cursors.get(1), cursors.get(3)), (Some(9), Some(1), Some(5)));
+        assert_eq!([0, 1, 3].map(|log| cursors.get(log)), [9, 1, 5].map(|sequence| Some(Sequence(sequence))));
         assert_eq!(cursors.iter().collect::<Cursors>(), cursors);
     }
 }

@@ -2,7 +2,7 @@
 
 use mqtt_codec::{PacketId, QoS};
 
-use crate::position::{Cursors, Position};
+use crate::position::{Cursors, Position, Sequence};
 
 /// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it; and which
 /// secret of the account makes what it is called in the log.
@@ -37,7 +37,7 @@ pub struct ReceivedState {
     /// Names the message.
     pub message: MessageId,
     /// Log sequence before it was stored, if it was: it is above.
-    pub after: u64,
+    pub after: Sequence,
 }
 
 /// The progress of a session. Everything in a log up to its cursor is acknowledged or in flight.
@@ -53,10 +53,10 @@ pub struct Progress {
 
 impl Progress {
     /// The log that is always there is another one, which goes on with the sequence `next`.
-    pub fn log_restarted(&mut self, next: u64) {
+    pub fn log_restarted(&mut self, next: Sequence) {
         self.cursors.restart(0, next);
         self.in_flight.iter_mut().for_each(|m| m.position = m.position.after_restart(0, next));
-        self.received.iter_mut().for_each(|r| r.after = r.after.min(next.saturating_sub(1)));
+        self.received.iter_mut().for_each(|r| r.after = r.after.min(next.before()));
     }
 }
 

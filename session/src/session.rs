@@ -14,7 +14,7 @@ use crate::handshake::Verdict;
 use crate::held::{GatedOutput, HeldPublishes};
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
-use crate::position::Position;
+use crate::position::{Position, Sequence};
 use crate::progress::{Durability, Progress, Save};
 use crate::reauthentication::Reauthentication;
 use crate::{Parameters, Time};
@@ -30,7 +30,7 @@ pub struct Session<M> {
     held_publishes: HeldPublishes,
     /// Acknowledgements among what is held.
     held_answers: usize,
-    log_sequence: u64,
+    log_sequence: Sequence,
     /// Of this connection: nothing of a progress is in here [MQTT-3.3.2-7].
     aliases: HashMap<NonZeroU16, TopicName>,
     last_heard: Time,
@@ -52,7 +52,7 @@ impl<M> Session<M> {
             held: VecDeque::new(),
             held_publishes: HeldPublishes::default(),
             held_answers: 0,
-            log_sequence: 0,
+            log_sequence: Sequence(0),
             aliases: HashMap::new(),
             last_heard: now,
             reauthentication: Reauthentication::default(),
@@ -171,14 +171,14 @@ impl<M> Session<M> {
     }
 
     /// The log stands at this sequence: what is published from now on is above.
-    pub fn log_stands_at(&mut self, sequence: u64) {
+    pub fn log_stands_at(&mut self, sequence: Sequence) {
         self.log_sequence = self.log_sequence.max(sequence);
     }
 
     /// A log was made anew, or has lost its end, and goes on with the sequence `next`.
-    pub fn log_restarted(&mut self, log: u16, next: u64) {
+    pub fn log_restarted(&mut self, log: u16, next: Sequence) {
         if log == 0 {
-            self.log_sequence = self.log_sequence.min(next.saturating_sub(1));
+            self.log_sequence = self.log_sequence.min(next.before());
             self.inbound.log_restarted(next);
         }
         self.outbound.log_restarted(log, next);

@@ -56,7 +56,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_access::User;
 use mqtt_codec::TopicName;
-use mqtt_session::{Cursors, FeedState, Limits, Position, Resend};
+use mqtt_session::{Cursors, FeedState, Limits, Position, Resend, Sequence};
 use proto_map::{Names, Subject};
 
 pub(crate) use control::{Control, Order, Taken};
@@ -287,7 +287,7 @@ impl Account {
     }
 
     /// Where the log that is always there stands, or a little before.
-    pub(crate) fn tail_sequence(&self) -> u64 {
+    pub(crate) fn tail_sequence(&self) -> Sequence {
         self.logs.main().tail_sequence()
     }
 
@@ -309,9 +309,11 @@ impl Account {
         for in_log in places.chunk_by(|a, b| a.log() == b.log()) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
-        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).collect();
+        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).map(|sequence| sequence.0).collect();
         let retained = self.find_retained(&retained).await;
-        found.extend(retained.into_iter().map(|(sequence, message)| (Position::of_retained(sequence), message)));
+        found.extend(
+            retained.into_iter().map(|(sequence, message)| (Position::of_retained(Sequence(sequence)), message)),
+        );
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.get(&place).cloned()),
             Resend::PubRel(_) => (resend, None),
@@ -322,7 +324,7 @@ impl Account {
     /// Fetches messages of one log, at these places, from the log or, where it has lost them, from the session's backlog.
     async fn fetch_from_log(&self, client_id: &str, places: &[Position], found: &mut HashMap<Position, Arc<Message>>) {
         let Some(log) = places.first().and_then(|place| self.logs.get(place.log())) else { return };
-        let sequences: Vec<u64> = places.iter().map(|place| place.sequence()).collect();
+        let sequences: Vec<u64> = places.iter().map(|place| place.sequence().0).collect();
         let mut entries = loop {
             match log.log.get_many(&sequences).await {
                 Ok(entries) => break entries,
@@ -342,7 +344,7 @@ impl Account {
             Some((entry.sequence, Arc::new(message)))
         };
         let by_sequence: HashMap<u64, Arc<Message>> = entries.iter().filter_map(message).collect();
-        let at = |place: &Position| Some((*place, by_sequence.get(&place.sequence())?.clone()));
+        let at = |place: &Position| Some((*place, by_sequence.get(&place.sequence().0)?.clone()));
         found.extend(places.iter().filter_map(at));
     }
 

@@ -37,7 +37,7 @@ use bytestring::ByteString;
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::{QoS, ReasonCode, TopicName};
 use mqtt_ownership::{Epoch, ServerTime};
-use mqtt_session::Publication;
+use mqtt_session::{Publication, Sequence};
 use proto_map::Subject;
 
 use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
@@ -452,7 +452,8 @@ impl Publishing {
                 let Job { publication, route, .. } = job;
                 let (client, id) = (self.named_publisher(), self.own_id(&publication));
                 let Route { subject, is_escaped, .. } = &route;
-                let headers = convert::natural_headers(&publication, subject, stored.sequence, *is_escaped, client, id);
+                let headers =
+                    convert::natural_headers(&publication, subject, Sequence(stored.sequence), *is_escaped, client, id);
                 self.send_asked(route.subject, asked, headers, publication.payload);
             }
             Err(PutError::NoStream) if job.route.version != self.account.logs.version() => self.reroute(job),

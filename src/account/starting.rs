@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use mqtt_session::Sequence;
 use proto_map::{ClosedTrees, Names};
 use tokio::sync::{Semaphore, watch};
 
@@ -220,7 +221,7 @@ impl Account {
         // Before the first client: what was asked through other sidecars can be answered here.
         parts.routing.requests.get_key(store.reply_keys()).await;
         let tail = answered(async || store.log().tail(LogPosition::New, parts.sink()).await).await;
-        main.starts_at(tail.start_position());
+        main.starts_at(Sequence(tail.start_position()));
         answered(async || parts.follower.look(&store, true).await).await;
         let membership = membership.unwrap_or_else(|| Membership::begin(&store));
         Self::assemble(options, (store, membership), inlet, names, metrics, parts, Some(tail))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::QoS;
-use mqtt_session::Position;
+use mqtt_session::{Position, Sequence};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::parts::Page;
@@ -25,13 +25,13 @@ const RETRY: Duration = Duration::from_millis(500);
 async fn fetch(
     account: Arc<Account>,
     client_id: ByteString,
-    after: u64,
+    after: Sequence,
     mut reader: Option<Box<BacklogReader>>,
 ) -> Page {
     loop {
         let read = async {
             if reader.is_none() {
-                reader = account.store().backlog().read(&client_id, after).await?.map(Box::new);
+                reader = account.store().backlog().read(&client_id, after.0).await?.map(Box::new);
             }
             match &mut reader {
                 Some(reader) => reader.page().await,
@@ -64,13 +64,13 @@ where
             Some(_) if !is_drained => {}
             Some(first) => {
                 self.backlog.until = Some(first);
-                self.fetch_backlog(next.saturating_sub(1), None);
+                self.fetch_backlog(next.before(), None);
             }
             None => self.account.catch_up(place, &self.inbox),
         }
     }
 
-    fn fetch_backlog(&mut self, after: u64, reader: Option<Box<BacklogReader>>) {
+    fn fetch_backlog(&mut self, after: Sequence, reader: Option<Box<BacklogReader>>) {
         let (account, client_id) = (Arc::clone(&self.account), self.control.client_id.clone());
         self.backlog.fetching = Some(Box::pin(fetch(account, client_id, after, reader)));
     }
@@ -80,14 +80,14 @@ where
         let Some(until) = self.backlog.until.filter(|_| self.backlog.fetching.is_none()) else { return };
         while self.io.output.len() < output_low() && self.session.window_room() > 0 && self.copies.is_empty() {
             match self.backlog.pop() {
-                Some(entry) if entry.sequence < until => {
+                Some(entry) if Sequence(entry.sequence) < until => {
                     if let Some(outgoing) = self.owed_copy(&entry) {
-                        self.deliver(Position::in_main_log(entry.sequence), outgoing);
+                        self.deliver(Position::in_main_log(Sequence(entry.sequence)), outgoing);
                     }
                 }
                 None if !self.backlog.is_last => {
                     let reader = self.backlog.reader.take();
-                    return self.fetch_backlog(0, reader);
+                    return self.fetch_backlog(Sequence(0), reader);
                 }
                 // What the log has as well comes from the log.
                 Some(_) | None => return self.end_backlog(until),
@@ -96,13 +96,13 @@ where
     }
 
     /// Everything up to the beginning of the log is delivered.
-    fn end_backlog(&mut self, until: u64) {
+    fn end_backlog(&mut self, until: Sequence) {
         let reading = std::mem::take(&mut self.backlog);
         self.backlog.is_left = reading.is_left;
         if reading.reader.is_some() {
             self.backlog.is_left.store(true, Ordering::Relaxed);
         }
-        self.session.has_read_up_to(Position::in_main_log(until - 1));
+        self.session.has_read_up_to(Position::in_main_log(until.before()));
         self.inbox.with_feed(0, |feed| feed.fall_behind(until));
     }
 

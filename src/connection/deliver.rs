@@ -63,7 +63,7 @@ where
                 break;
             }
             if let Some(outgoing) = self.retained.take() {
-                let place = Position::of_retained(outgoing.message.retained_at.unwrap_or(0));
+                let place = Position::of_retained(outgoing.message.retained_at.unwrap_or_default());
                 self.deliver(place, outgoing);
             }
         }

@@ -17,6 +17,7 @@ use mqtt_codec::{
     QoS, ReasonCode, Role, Subscribe, SubscribeEntry, SubscriptionOptions, TopicName,
 };
 use mqtt_ownership::ServerTime;
+use mqtt_session::Sequence;
 use proto_map::ClosedTrees;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
@@ -216,7 +217,7 @@ impl Client {
     fn offer(&self, sequence: u64) {
         let grant = Grant { qos: QoS::AtLeastOnce, retain: false, ids: SubscriptionIds::One(None) };
         let outgoing = || Outgoing { message: Arc::new(message(sequence)), grant, others: Box::default(), share: None };
-        self.control.inbox().offer_live(0, sequence, 1, outgoing, &mut Wakes::default());
+        self.control.inbox().offer_live(0, Sequence(sequence), 1, outgoing, &mut Wakes::default());
     }
 
     /// The packet id of the next PUBLISH, and its payload.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mqtt_access::{Ending, UnixTime};
 use mqtt_codec::{PacketId, ReasonCode};
-use mqtt_session::{Input, Resend};
+use mqtt_session::{Input, Resend, Sequence};
 use tokio::time::Instant;
 
 use crate::account::redirect::is_drain;
@@ -150,7 +150,7 @@ pub(super) type Fetching = Eventual<Page>;
 #[derive(Default)]
 pub(super) struct Reading {
     /// The log begins here: the rest comes from there. `None` when nothing is read.
-    pub(super) until: Option<u64>,
+    pub(super) until: Option<Sequence>,
     pub(super) fetching: Option<Fetching>,
     pub(super) reader: Option<Box<BacklogReader>>,
     page: VecDeque<LogEntry>,

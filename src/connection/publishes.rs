@@ -84,7 +84,7 @@ where
         self.backlog = Reading::default();
         if let Some(owned) = &mut self.owned {
             owned.subscriptions.change(|stored| {
-                let since = stored.since.min(next.saturating_sub(1));
+                let since = stored.since.min(next.before().0);
                 let has_changed = since < stored.since || stored.before.is_some();
                 (stored.since, stored.before) = (since, None);
                 has_changed

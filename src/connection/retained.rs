@@ -60,7 +60,7 @@ impl PendingRetained {
     pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
         self.last_number += 1;
         cursor.number = self.last_number;
-        StoredRetained { number: cursor.number, up_to: cursor.up_to }
+        StoredRetained { number: cursor.number, up_to: cursor.up_to.0 }
     }
 
     /// A turn of the connection begins.

@@ -1,5 +1,7 @@
 //! What the client is sent: the window, packet ids, QoS 2 from the sender's side, repetition on the next connection.
 
+use mqtt_session::{Position, Sequence};
+
 use crate::script::{V5, V311, check};
 
 /// [MQTT-3.3.1-1], [MQTT-4.3.2-2], [MQTT-4.3.3-2], [MQTT-4.3.3-4]
@@ -206,7 +208,7 @@ fn the_cursor_is_what_was_read_and_never_goes_back() {
 
 #[test]
 fn a_retained_message_is_repeated_like_any_other_and_does_not_move_the_cursor() {
-    let retained = mqtt_session::Position::of_retained(10).0;
+    let retained = Position::of_retained(Sequence(10)).0;
     check(
         V5.durable(),
         &format!(

@@ -38,8 +38,8 @@ use mqtt_codec::{
     Unsubscribe, Version,
 };
 use mqtt_session::{
-    Close, GONE, Input, Output, Parameters, Position, Progress, Publication, Resend, Save, Session, SubscribeRequest,
-    Time,
+    Close, GONE, Input, Output, Parameters, Position, Progress, Publication, Resend, Save, Sequence, Session,
+    SubscribeRequest, Time,
 };
 
 /// Epoch of the first connection of a script.
@@ -222,10 +222,10 @@ impl Run {
                 self.outputs.extend(left.publications.iter().map(publication_text));
             }
             "heard" => self.tell(Input::Heard),
-            "restart" => self.session.log_restarted(0, number(words.next())?),
+            "restart" => self.session.log_restarted(0, Sequence(number(words.next())?)),
             "unpublished" => self.session.not_published(number(words.next())?),
             "unsendable" => self.tell(Input::Unsendable(id(words.next())?)),
-            "log" => self.session.log_stands_at(number(words.next())?),
+            "log" => self.session.log_stands_at(Sequence(number(words.next())?)),
             "read" => self.session.has_read_up_to(Position(number(words.next())?)),
             "reconnect" => self.connect(self.session.progress().1),
             "crash" => self.connect(self.saved.clone()),
@@ -279,7 +279,7 @@ impl Run {
             "unsaved" => s.unsaved().to_string(),
             "unknown" => s.unknown_acks().to_string(),
             "expiry" => s.parameters().session_expiry_s.to_string(),
-            "cursor" => progress().cursors.get(0).unwrap_or(0).to_string(),
+            "cursor" => progress().cursors.get(0).unwrap_or_default().0.to_string(),
             "deadline" => s.deadline().map_or_else(|| "none".into(), |t| t.0.to_string()),
             "save" => match s.save() {
                 Save::No => "no",
@@ -300,7 +300,7 @@ fn place_text(place: Position) -> String {
     if place.log() == GONE {
         return "#gone".into();
     }
-    if place.is_shared() { format!("#s{}", place.sequence()) } else { format!("#{}", place.0) }
+    if place.is_shared() { format!("#s{}", place.sequence().0) } else { format!("#{}", place.0) }
 }
 
 fn in_flight_text(progress: &Progress) -> String {
@@ -313,7 +313,7 @@ fn in_flight_text(progress: &Progress) -> String {
 
 fn received_text(progress: &Progress) -> String {
     let text = |s: &mqtt_session::ReceivedState| {
-        format!("{}:{}.{}>{}", s.packet_id, s.message.epoch, s.message.number, s.after)
+        format!("{}:{}.{}>{}", s.packet_id, s.message.epoch, s.message.number, s.after.0)
     };
     progress.received.iter().map(text).collect::<Vec<_>>().join(" ")
 }
@@ -341,7 +341,7 @@ fn publication_text(publication: &Publication) -> String {
     let mut text = format!("store {token} q{} {}", publication.qos as u8, publication.topic.as_str());
     if let Some(once) = publication.once {
         text += &format!(" {}.{}", once.message.epoch, once.message.number);
-        text += &once.maybe_above.map_or_else(String::new, |above| format!(">{above}"));
+        text += &once.maybe_above.map_or_else(String::new, |above| format!(">{}", above.0));
     }
     if publication.retain {
         text += " retain";

@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
 use mqtt_ownership::ServerTime;
-use mqtt_session::{Cursors, GONE, Position};
+use mqtt_session::{Cursors, GONE, Position, Sequence};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use proto_map::{Carrier, Names, Subject, SubjectMap};
 
@@ -30,11 +30,11 @@ const IN_RETAINED: &str = "retained";
 
 /// Where the tail of a log stands: everything up to this sequence was routed. Holding it holds the tail.
 #[derive(Debug)]
-pub(crate) struct TailPosition(pub(in crate::account) u64);
+pub(crate) struct TailPosition(pub(in crate::account) Sequence);
 
 impl TailPosition {
     /// The last sequence that the tail has routed.
-    pub(crate) const fn sequence(&self) -> u64 {
+    pub(crate) const fn sequence(&self) -> Sequence {
         self.0
     }
 }
@@ -76,7 +76,7 @@ pub(crate) struct LogHandle {
 
 impl LogHandle {
     fn new(number: u16, key: ByteString, owner: Owner, log: Log) -> Self {
-        let (tail, tail_sequence) = (Mutex::new(TailPosition(0)), AtomicU64::new(0));
+        let (tail, tail_sequence) = (Mutex::new(TailPosition(Sequence(0))), AtomicU64::new(0));
         let (catch_up, epochs, is_gone) = (CatchUp::default(), EndedEpochs::default(), AtomicBool::new(false));
         Self { number, key, owner, log, catch_up, epochs, tail, tail_sequence, is_gone }
     }
@@ -92,24 +92,24 @@ impl LogHandle {
     }
 
     /// A sequence that the tail has routed; it may have routed more.
-    pub(crate) fn tail_sequence(&self) -> u64 {
-        self.tail_sequence.load(Ordering::Acquire)
+    pub(crate) fn tail_sequence(&self) -> Sequence {
+        Sequence(self.tail_sequence.load(Ordering::Acquire))
     }
 
     /// The tail has routed everything up to where the guard says.
     pub(crate) fn routed(&self, tail: &TailPosition) {
-        self.tail_sequence.store(tail.0, Ordering::Release);
+        self.tail_sequence.store(tail.0.0, Ordering::Release);
     }
 
     /// The tail begins with this sequence.
-    pub(in crate::account) fn starts_at(&self, first: u64) {
+    pub(in crate::account) fn starts_at(&self, first: Sequence) {
         let mut tail = self.hold();
-        tail.0 = tail.0.max(first.saturating_sub(1));
+        tail.0 = tail.0.max(first.before());
         self.routed(&tail);
     }
 
     /// The place of a sequence.
-    pub(crate) const fn position(&self, sequence: u64) -> Position {
+    pub(crate) const fn position(&self, sequence: Sequence) -> Position {
         Position::new(self.number, sequence)
     }
 
@@ -269,7 +269,7 @@ impl Logs {
 
     /// How a record names a place: its sequence, with the mark of what came by a shared subscription, and the key of its log
     /// unless that is the first one.
-    pub(crate) fn name_of(&self, place: Position) -> (u64, Option<String>) {
+    pub(crate) fn name_of(&self, place: Position) -> (Sequence, Option<String>) {
         if let Some(sequence) = place.retained() {
             return (sequence, Some(IN_RETAINED.to_owned()));
         }
@@ -281,7 +281,7 @@ impl Logs {
     }
 
     /// The place that a record names. In a log that is gone it is one where nothing is found.
-    pub(crate) fn place_of(&self, sequence: u64, key: Option<&str>) -> Position {
+    pub(crate) fn place_of(&self, sequence: Sequence, key: Option<&str>) -> Position {
         match key {
             None => Position::in_main_log(sequence),
             Some(IN_RETAINED) => Position::of_retained(sequence),
@@ -291,14 +291,14 @@ impl Logs {
 
     /// The cursors that a record has of logs beside the first. Those of logs that are gone are left out.
     pub(crate) fn places_of<'a>(&self, named: impl IntoIterator<Item = (&'a String, &'a u64)>) -> Cursors {
-        let place = |(key, sequence): (&String, &u64)| Some(self.with_key(key)?.position(*sequence));
+        let place = |(key, sequence): (&String, &u64)| Some(self.with_key(key)?.position(Sequence(*sequence)));
         named.into_iter().filter_map(place).collect()
     }
 
     /// Cursors of logs beside the first, as a record names them.
     pub(crate) fn names_of(&self, places: &Cursors) -> std::collections::BTreeMap<String, u64> {
         let others = places.iter().filter(|place| place.log() != 0);
-        others.filter_map(|place| Some((self.get(place.log())?.key.to_string(), place.sequence()))).collect()
+        others.filter_map(|place| Some((self.get(place.log())?.key.to_string(), place.sequence().0))).collect()
     }
 
     /// Whether a record names a log that we do not know.

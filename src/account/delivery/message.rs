@@ -8,6 +8,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use mqtt_codec::{MessageProperties, PAYLOAD_COPY_MAX, PublishFrame, QoS, TopicName, Version};
 use mqtt_ownership::ServerTime;
+use mqtt_session::Sequence;
 use proto_map::MountPoint;
 
 use crate::overload::{self, Held, Lent, PROCESS};
@@ -28,7 +29,7 @@ pub(crate) struct Message {
     /// RETAIN flag with which it was published.
     pub(crate) retain: bool,
     /// Its sequence in the retained bucket, when it is stored there.
-    pub(crate) retained_at: Option<u64>,
+    pub(crate) retained_at: Option<Sequence>,
     /// Version of the retained index from which on it is there because it was seen live.
     pub(crate) indexed_at: Option<u64>,
     /// Client id of the publisher, known where No Local needs it.

@@ -13,6 +13,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use mqtt_codec::{TopicFilter, TopicName};
+use mqtt_session::Sequence;
 
 pub(crate) use self::cursor::{RetainedCursor, Visible};
 use crate::account::delivery::message::Message;
@@ -27,7 +28,7 @@ impl RetainedCursor {
     pub(in crate::account) fn new(subscription: NewSubscription, seen: IndexState, is_sys: bool) -> Self {
         let NewSubscription { filter, options, subscription_id, .. } = subscription;
         let search = RetainedSearch::new(&filter, None, seen);
-        Self { filter, search, options, subscription_id, up_to: seen.highest, is_sys, number: 0 }
+        Self { filter, search, options, subscription_id, up_to: Sequence(seen.highest), is_sys, number: 0 }
     }
 
     /// What a session that comes back is still owed by a subscription.
@@ -44,7 +45,7 @@ impl RetainedCursor {
             filter,
             options: records::options(stored)?,
             subscription_id: stored.id.and_then(NonZeroU32::new),
-            up_to,
+            up_to: Sequence(up_to),
             is_sys: false,
             number,
         })

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter, TopicName};
 use mqtt_ownership::ServerTime;
-use mqtt_session::{Cursors, Offer, Position};
+use mqtt_session::{Cursors, Offer, Position, Sequence};
 use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
@@ -137,7 +137,7 @@ impl Router {
         let state = self.index.state();
         let stands = |log: &u16| {
             let index = logs.binary_search_by_key(log, |handle| handle.number).ok()?;
-            Some(Position::new(*log, tails[index].sequence().max(ends.get(*log).unwrap_or(0))))
+            Some(Position::new(*log, tails[index].sequence().max(ends.get(*log).unwrap_or_default())))
         };
         let mut all = Vec::with_capacity(new.len());
         for s in new {
@@ -172,7 +172,7 @@ impl Router {
     }
 
     /// Subscriptions of these sessions begin in a log after this sequence at the latest.
-    pub(crate) fn lower_gates(&self, log: u16, sequence: u64, is_of: impl Fn(SessionId) -> bool) {
+    pub(crate) fn lower_gates(&self, log: u16, sequence: Sequence, is_of: impl Fn(SessionId) -> bool) {
         self.subscriptions.write().visit_all(&mut |subscriber| {
             if is_of(subscriber.inbox.id) {
                 subscriber.gates.lower(log, sequence);
@@ -214,7 +214,7 @@ impl Router {
     /// subscribes meanwhile gets them one way or the other, and not both.
     fn index(&self, message: &mut Message, qos: QoS) {
         if let Some(sequence) = message.retained_at {
-            message.indexed_at = self.index.apply_live(sequence, &message.topic, convert::retained_of(message, qos));
+            message.indexed_at = self.index.apply_live(sequence.0, &message.topic, convert::retained_of(message, qos));
         }
     }
 
@@ -251,7 +251,7 @@ impl Router {
         &self,
         subscriptions: &Subscriptions,
         log: &LogHandle,
-        sequence: u64,
+        sequence: Sequence,
         message: &Arc<Message>,
         now: ServerTime,
         wakes: &mut Wakes,
@@ -282,10 +282,10 @@ impl Router {
         let Some(message) = self.message_of(log, entry) else { return };
         let message = Arc::new(message);
         let subscriptions = self.subscriptions.read();
-        let source = Source::Log { log: log.number, sequence: entry.sequence };
+        let source = Source::Log { log: log.number, sequence: Sequence(entry.sequence) };
         self.matching(&subscriptions, &message).targets(&message, source, audience_of(&message, log), |t| {
             if t.grant.qos != QoS::AtMostOnce && t.inbox.is_scanning() {
-                let (sequence, weight) = (entry.sequence, message.weight());
+                let (sequence, weight) = (Sequence(entry.sequence), message.weight());
                 let offer = t.inbox.offer_scanned(log.number, sequence, weight, || t.outgoing(&message), wakes);
                 if offer == Offer::Full {
                     on_full(t.inbox);
@@ -307,7 +307,7 @@ impl Router {
         let keys = &self.reading.keys;
         if let Some((of, text)) = convert::publisher_epoch(entry) {
             let is_genuine = || log.carrier().is_ours() || keys.ring().is_epoch_genuine(text);
-            if log.epochs.is_late(of, entry.sequence, is_genuine) {
+            if log.epochs.is_late(of, Sequence(entry.sequence), is_genuine) {
                 self.metrics.dropped(DropReason::EndedEpoch, 1);
                 return None;
             }
@@ -327,14 +327,14 @@ impl Router {
         let subscriptions = self.subscriptions.read();
         let now = self.reading.clock.earliest();
         for entry in batch.drain(..) {
-            tail.0 = entry.sequence;
+            tail.0 = Sequence(entry.sequence);
             let Some(mut message) = self.message_of(log, &entry) else { continue };
             if let Some(ingest) = self.ingest.as_ref().filter(|_| message.is_ingested) {
                 ingest.seen(entry.subject(), &entry.payload);
             }
             let qos = message.qos;
             self.index(&mut message, qos);
-            self.deliver_logged(&subscriptions, log, entry.sequence, &Arc::new(message), now, &mut wakes);
+            self.deliver_logged(&subscriptions, log, tail.0, &Arc::new(message), now, &mut wakes);
         }
         log.routed(&tail);
     }
@@ -392,8 +392,8 @@ impl LogSink for LogTail {
 
     fn restarted(&self, next: u64) {
         // Sequences start again. **Invariant:** nobody waits for a higher one: no tail, gate, feed or cursor.
-        let mut tail = self.log.hold();
-        tail.0 = next.saturating_sub(1);
+        let (next, mut tail) = (Sequence(next), self.log.hold());
+        tail.0 = next.before();
         self.log.epochs.forget();
         self.router.lower_gates(self.log.number, tail.0, |_| true);
         for control in self.registry.everyone() {

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use mqtt_codec::{PacketId, QoS, ReasonCode, TopicFilter};
-use mqtt_session::Cursors;
+use mqtt_session::{Cursors, Sequence};
 
 use crate::account::control::Control;
 use crate::account::delivery::inbox::Inbox;
@@ -226,7 +226,7 @@ impl Account {
         numbers.dedup();
         let end = |number| async move {
             let log = self.logs.get(number)?;
-            log.log.last_sequence().await.ok().map(|sequence| log.position(sequence))
+            log.log.last_sequence().await.ok().map(|sequence| log.position(Sequence(sequence)))
         };
         let ends = futures_util::future::join_all(numbers.into_iter().map(end)).await;
         ends.into_iter().flatten().collect()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
-use mqtt_session::Cursors;
+use mqtt_session::{Cursors, Sequence};
 
 use self::children::Children;
 use crate::account::delivery::inbox::Inbox;
@@ -40,18 +40,18 @@ pub(crate) struct Subscriber {
 /// What came with a SUBSCRIBE: the retained messages that the index held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CameRetained {
-    applied: u64,
+    applied: Sequence,
     version: u64,
 }
 
 impl CameRetained {
     /// What the index held in this state.
     pub(crate) const fn of(state: IndexState) -> Self {
-        Self { applied: state.applied, version: state.version }
+        Self { applied: Sequence(state.applied), version: state.version }
     }
 
     /// Whether a message was among it that has this sequence in the bucket, and came into the index live at this version.
-    pub(crate) fn has(self, sequence: Option<u64>, indexed_at: Option<u64>) -> bool {
+    pub(crate) fn has(self, sequence: Option<Sequence>, indexed_at: Option<u64>) -> bool {
         sequence.is_some_and(|sequence| sequence <= self.applied)
             || indexed_at.is_some_and(|version| version <= self.version)
     }
@@ -60,7 +60,7 @@ impl CameRetained {
 /// The sequences of the logs above which messages are for a subscription: 0 where none is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Gates {
-    first: u64,
+    first: Sequence,
     /// Of the logs beside the first.
     others: Option<Box<Cursors>>,
 }
@@ -70,23 +70,23 @@ impl Gates {
     pub(crate) fn new(places: &Cursors) -> Self {
         let others: Cursors = places.iter().filter(|place| place.log() != 0).collect();
         let has_others = others.iter().next().is_some();
-        Self { first: places.get(0).unwrap_or(0), others: has_others.then(|| Box::new(others)) }
+        Self { first: places.get(0).unwrap_or_default(), others: has_others.then(|| Box::new(others)) }
     }
 
     /// The log goes on with lower sequences: what is above this one is for the subscription.
-    pub(crate) fn lower(&mut self, log: u16, sequence: u64) {
+    pub(crate) fn lower(&mut self, log: u16, sequence: Sequence) {
         match (log, &mut self.others) {
             (0, _) => self.first = self.first.min(sequence),
-            (log, Some(others)) => others.restart(log, sequence + 1),
+            (log, Some(others)) => others.restart(log, sequence.next()),
             (_, None) => {}
         }
     }
 
     /// The gate in a log.
-    pub(crate) fn of(&self, log: u16) -> u64 {
+    pub(crate) fn of(&self, log: u16) -> Sequence {
         match log {
             0 => self.first,
-            log => self.others.as_ref().and_then(|others| others.get(log)).unwrap_or(0),
+            log => self.others.as_ref().and_then(|others| others.get(log)).unwrap_or_default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use mqtt_session::Sequence;
 use proto_map::{Envelope, Headers, MessageName, name};
 use tokio::sync::oneshot;
 
@@ -180,7 +181,7 @@ impl Account {
 
     /// The copy for core NATS, as of every stored message.
     async fn send_natural(&self, put: &KvUpdate, envelope: Envelope, payload: Bytes, sequence: u64) {
-        let Ok(headers) = convert::natural_headers_of(envelope, &put.subject, sequence) else {
+        let Ok(headers) = convert::natural_headers_of(envelope, &put.subject, Sequence(sequence)) else {
             return self.metrics.dropped(DropReason::TooLarge, 1);
         };
         if self.store.core().publish_wait(put.subject.as_text(), None, &headers, payload).await.is_err() {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use mqtt_codec::{Connect, ReasonCode, TopicFilter};
 use mqtt_ownership::{Epoch, Stop};
-use mqtt_session::{Cursors, Negotiated, Position, Progress};
+use mqtt_session::{Cursors, Negotiated, Position, Progress, Sequence};
 
 use crate::account::control::{Control, Order};
 use crate::account::delivery::retained::RetainedCursor;
@@ -176,7 +176,7 @@ impl Account {
         let patience = if needs_record { PATIENCE } else { PATIENCE_CLEAN };
         let turn_until = tokio::time::Instant::now() + patience;
         let refused = |refusal, is_late| Abandoned { refusal, unsaved: None, is_late, why: Stop::Cancelled };
-        let will = records::stored_will(ask.connect, 0).map_or(0, |will| will.size());
+        let will = records::stored_will(ask.connect, Sequence(0)).map_or(0, |will| will.size());
         let turn = tokio::select! {
             biased;
             turn = tokio::time::timeout_at(turn_until, self.turns.of_connect(ask.remote.counted_by(), will)) => turn,
@@ -356,7 +356,7 @@ impl Account {
             }
             let since = subscriptions.values().map(|s| s.since);
             let is_of_other_log =
-                self.is_beyond(since.chain(stored.iter().map(|progress| progress.cursor)).max()).await?;
+                self.is_beyond(since.chain(stored.iter().map(|progress| progress.cursor)).max().map(Sequence)).await?;
             if is_of_other_log {
                 tracing::warn!(
                     client_id,
@@ -369,7 +369,7 @@ impl Account {
             }
             let mut progress = self.progress_of(stored.as_ref(), &subscriptions, was_there_ms).await?;
             if is_of_other_log {
-                progress.log_restarted(1);
+                progress.log_restarted(Sequence(1));
             }
             if let Some(stored) = stored {
                 claims = records::claims(&stored, &self.logs);
@@ -393,10 +393,10 @@ impl Account {
     }
 
     /// Whether a place is beyond the end of the log that is always there: that of one that was there before.
-    async fn is_beyond(&self, place: Option<u64>) -> Result<bool, Unavailable> {
+    async fn is_beyond(&self, place: Option<Sequence>) -> Result<bool, Unavailable> {
         match place.filter(|place| *place > self.tail_sequence()) {
             // Another sidecar may have read more than we have.
-            Some(place) => Ok(place > self.logs.main().log.last_sequence().await?),
+            Some(place) => Ok(place.0 > self.logs.main().log.last_sequence().await?),
             None => Ok(false),
         }
     }
@@ -416,7 +416,7 @@ impl Account {
         let mut progress = match stored {
             Some(stored) => records::progress(stored, &self.logs),
             None => {
-                let first = subscriptions.values().map(|s| s.since).min();
+                let first = subscriptions.values().map(|s| Sequence(s.since)).min();
                 let cursor = first.unwrap_or_else(|| self.tail_sequence());
                 Progress { cursors: [Position::in_main_log(cursor)].into_iter().collect(), ..Progress::default() }
             }
@@ -436,7 +436,7 @@ impl Account {
         cursors: &Cursors,
         was_there_ms: u64,
     ) -> Result<Cursors, Unavailable> {
-        let mut begins: HashMap<u16, Option<u64>> = HashMap::new();
+        let mut begins: HashMap<u16, Option<Sequence>> = HashMap::new();
         for (filter, stored) in subscriptions.iter().filter(|(_, s)| s.qos > 0 || s.before.is_some()) {
             let since = records::begins_after(stored, &self.logs);
             for log in self.logs.overlapping(filter).into_iter().filter(|log| cursors.get(*log).is_none()) {
@@ -452,7 +452,7 @@ impl Account {
                 Some(sequence) => sequence,
                 None => {
                     let from_ms = was_there_ms.saturating_sub(SERVERS_DIFFER_MS);
-                    self.store.streams().sequence_at(log.log.stream(), from_ms).await?.saturating_sub(1)
+                    self.store.streams().sequence_at(log.log.stream(), from_ms).await.map(Sequence)?.before()
                 }
             };
             places.raise(log.position(sequence));
@@ -471,7 +471,7 @@ impl Account {
         let mut filters = HashSet::new();
         if is_present {
             for place in progress.cursors.iter() {
-                control.inbox().with_feed(place.log(), |feed| feed.fall_behind(place.sequence() + 1));
+                control.inbox().with_feed(place.log(), |feed| feed.fall_behind(place.sequence().next()));
             }
             for (filter, stored) in owned.subscriptions.iter() {
                 if let Some(share) = records::share(stored) {
@@ -493,7 +493,7 @@ impl Account {
         if let Some(next) = control.inbox().restarts_at(0) {
             // While it was entered: what its record says of places is about the log before.
             control.inbox().with_feed(0, |feed| feed.fall_behind(next));
-            self.router.lower_gates(0, next.saturating_sub(1), |session| session == control.id);
+            self.router.lower_gates(0, next.before(), |session| session == control.id);
         }
         control.inbox().owe_retained(RetainedCursor::resume_all(owned.subscriptions.values(), &retained));
         let epoch = Epoch(owned.record.epoch);

@@ -7,7 +7,7 @@ use mqtt_codec::{
     Will,
 };
 use mqtt_ownership::Epoch;
-use mqtt_session::{Cursors, InFlightState, MessageId, Once, Position, Progress, Publication, ReceivedState};
+use mqtt_session::{Cursors, InFlightState, MessageId, Once, Position, Progress, Publication, ReceivedState, Sequence};
 
 use crate::account::delivery::logs::Logs;
 use crate::account::delivery::router::NewSubscription;
@@ -43,7 +43,7 @@ pub(crate) fn progress_record(
         let (sequence, log) = logs.name_of(m.position);
         InFlightRecord {
             packet_id: m.packet_id.get(),
-            sequence,
+            sequence: sequence.0,
             log,
             qos: m.qos as u8,
             ack: claims.get(&m.packet_id).map(ToString::to_string),
@@ -56,11 +56,11 @@ pub(crate) fn progress_record(
         epoch: r.message.epoch,
         number: r.message.number,
         key: r.message.key,
-        after: r.after,
+        after: r.after.0,
     });
     ProgressRecord {
         epoch: epoch.0,
-        cursor: progress.cursors.get(0).unwrap_or(0),
+        cursor: progress.cursors.get(0).unwrap_or_default().0,
         cursors: logs.names_of(&progress.cursors),
         in_flight: in_flight.collect(),
         received: received.collect(),
@@ -73,7 +73,7 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     let in_flight = record.in_flight.iter().filter_map(|m| {
         Some(InFlightState {
             packet_id: PacketId::new(m.packet_id)?,
-            position: logs.place_of(m.sequence, m.log.as_deref()),
+            position: logs.place_of(Sequence(m.sequence), m.log.as_deref()),
             qos: QoS::try_from(m.qos).ok()?,
             is_released: m.state == InFlightRecordState::Released,
         })
@@ -82,11 +82,11 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
         Some(ReceivedState {
             packet_id: PacketId::new(r.packet_id)?,
             message: MessageId { epoch: r.epoch, number: r.number, key: r.key },
-            after: r.after,
+            after: Sequence(r.after),
         })
     });
     let mut cursors = logs.places_of(&record.cursors);
-    cursors.raise(Position::in_main_log(record.cursor));
+    cursors.raise(Position::in_main_log(Sequence(record.cursor)));
     Progress { cursors, in_flight: in_flight.collect(), received: received.collect() }
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
         retain_as_published: s.options.retain_as_published,
         retain_handling: s.options.retain_handling as u8,
         id: s.subscription_id.map(NonZeroU32::get),
-        since: after.get(0).unwrap_or(0),
+        since: after.get(0).unwrap_or_default().0,
         since_in: logs.names_of(after),
         retained: None,
         before: None,
@@ -124,12 +124,12 @@ pub(crate) fn stored_subscription(s: &NewSubscription, after: &Cursors, logs: &L
 /// The places that a stored subscription begins after.
 pub(crate) fn begins_after(stored: &StoredSubscription, logs: &Logs) -> Cursors {
     let mut places = logs.places_of(&stored.since_in);
-    places.raise(Position::in_main_log(stored.since));
+    places.raise(Position::in_main_log(Sequence(stored.since)));
     places
 }
 
 /// The same of a shared one, which has no place in the log of its own.
-pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
+pub(crate) fn stored_share(s: &NewShare, after: Sequence) -> StoredSubscription {
     StoredSubscription {
         filter: s.filter.as_str().to_owned(),
         qos: s.options.qos as u8,
@@ -137,7 +137,7 @@ pub(crate) fn stored_share(s: &NewShare, after: u64) -> StoredSubscription {
         retain_as_published: s.options.retain_as_published,
         retain_handling: s.options.retain_handling as u8,
         id: s.subscription_id.map(NonZeroU32::get),
-        since: after,
+        since: after.0,
         since_in: std::collections::BTreeMap::new(),
         retained: None,
         before: None,
@@ -176,14 +176,14 @@ pub(crate) fn subscription(
         is_owed_retained: false,
         before: stored.before.as_ref().and_then(|before| {
             let mut until = logs.places_of(&before.up_to_in);
-            until.raise(Position::in_main_log(before.up_to));
+            until.raise(Position::in_main_log(Sequence(before.up_to)));
             Some(Before { qos: QoS::try_from(before.qos).ok()?, until: Gates::new(&until) })
         }),
     })
 }
 
 /// The will of a CONNECT as it is stored, not yet due. `log_sequence`: where the log stood at the CONNECT.
-pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<StoredWill> {
+pub(crate) fn stored_will(connect: &Connect, log_sequence: Sequence) -> Option<StoredWill> {
     let Will { topic, payload, qos, retain, delay_interval_s, properties } = connect.will.as_deref()?;
     let MessageProperties {
         payload_is_utf8,
@@ -207,7 +207,7 @@ pub(crate) fn stored_will(connect: &Connect, log_sequence: u64) -> Option<Stored
         user_properties: user_properties.into_iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
         state: WillState::Armed,
         due_at_ms: None,
-        since: log_sequence,
+        since: log_sequence.0,
         body: None,
         body_size: 0,
         by: None,
@@ -228,7 +228,7 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: Epoch) -> Option<Public
     };
     let maybe_above = match &will.state {
         WillState::Armed => None,
-        WillState::Firing { after, .. } => Some(*after),
+        WillState::Firing { after, .. } => Some(Sequence(*after)),
     };
     let qos = QoS::try_from(will.qos).unwrap_or_default();
     Some(Publication {

@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use mqtt_codec::QoS;
 use mqtt_ownership::ServerTime;
-use mqtt_session::Publication;
+use mqtt_session::{Publication, Sequence};
 use proto_map::{Carrier, Envelope, HeaderError, Headers, MapError, MessageName, ReadOptions, Subject, name};
 
 use crate::account::delivery::message::Message;
@@ -31,13 +31,14 @@ fn envelope(publication: &Publication) -> Envelope {
 /// `epoch`: see [`PublisherEpoch`].
 pub(crate) fn log_headers(
     publication: &Publication,
-    retained_at: Option<u64>,
+    retained_at: Option<Sequence>,
     publisher: Option<ByteString>,
     message_id: Option<ByteString>,
     epoch: Option<ByteString>,
     carrier: Carrier,
 ) -> Result<Headers, HeaderError> {
-    let envelope = Envelope { retained_seq: retained_at, publisher, ..envelope(publication) };
+    let envelope =
+        Envelope { retained_seq: retained_at.map(|sequence| sequence.0), publisher, ..envelope(publication) };
     let mut headers = with_id(proto_map::to_headers(&envelope, carrier)?, message_id);
     headers.extend(epoch.map(|epoch| (ByteString::from_static(name::EPOCH), epoch)));
     Ok(headers)
@@ -144,9 +145,9 @@ pub(crate) fn log_headers_of(
 pub(crate) fn natural_headers_of(
     envelope: Envelope,
     subject: &Subject,
-    log_sequence: u64,
+    log_sequence: Sequence,
 ) -> Result<Headers, HeaderError> {
-    let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
+    let log_marker = Some(proto_map::log_marker(log_sequence.0, subject.as_str()));
     let topic = proto_map::topic_of(subject.as_str()).ok();
     let original_topic = topic
         .filter(|topic| proto_map::map_topic(topic, proto_map::MAX_SUBJECT_LEN).is_ok_and(|mapped| mapped.escaped));
@@ -158,7 +159,7 @@ pub(crate) fn natural_headers_of(
 /// which goes as high as a subscription allows.
 pub(crate) fn live_headers(
     publication: &Publication,
-    retained_at: Option<u64>,
+    retained_at: Option<Sequence>,
     is_escaped: bool,
     says_qos: bool,
     publisher: Option<ByteString>,
@@ -166,7 +167,12 @@ pub(crate) fn live_headers(
 ) -> Result<Headers, HeaderError> {
     // Whoever reads this on NATS sees the topic as the device wrote it.
     let original_topic = is_escaped.then(|| publication.topic.clone());
-    let envelope = Envelope { retained_seq: retained_at, original_topic, publisher, ..envelope(publication) };
+    let envelope = Envelope {
+        retained_seq: retained_at.map(|sequence| sequence.0),
+        original_topic,
+        publisher,
+        ..envelope(publication)
+    };
     let mut headers = with_id(proto_map::to_headers(&envelope, Carrier::Core)?, message_id);
     if says_qos {
         headers.push((ByteString::from_static(name::QOS), ByteString::from_static("0")));
@@ -178,12 +184,12 @@ pub(crate) fn live_headers(
 pub(crate) fn natural_headers(
     publication: &Publication,
     subject: &Subject,
-    log_sequence: u64,
+    log_sequence: Sequence,
     is_escaped: bool,
     publisher: Option<ByteString>,
     message_id: Option<ByteString>,
 ) -> Result<Headers, HeaderError> {
-    let log_marker = Some(proto_map::log_marker(log_sequence, subject.as_str()));
+    let log_marker = Some(proto_map::log_marker(log_sequence.0, subject.as_str()));
     let original_topic = is_escaped.then(|| publication.topic.clone());
     // One marker and no more: that it is in the log says all that there is to say of its QoS.
     let qos = QoS::AtLeastOnce;
@@ -255,7 +261,7 @@ fn message(topic: mqtt_codec::TopicName, payload: bytes::Bytes, mut envelope: En
 fn enveloped(mut message: Message, envelope: Envelope, since: ServerTime) -> Message {
     message.qos = envelope.qos;
     message.retain = envelope.retained_seq.is_some();
-    message.retained_at = envelope.retained_seq;
+    message.retained_at = envelope.retained_seq.map(Sequence);
     message.publisher = envelope.publisher;
     message.is_ingested = envelope.is_ingested;
     message.since = since;
@@ -302,7 +308,7 @@ pub(crate) fn from_retained(entry: &RetainedEntry, nats_headers: bool) -> Messag
     let message = Message::of_kept(topic, payload, &entry.lent, properties);
     let mut message = enveloped(message, envelope, ServerTime(stored.stored_at_ms));
     message.retain = true;
-    message.retained_at = Some(entry.sequence);
+    message.retained_at = Some(Sequence(entry.sequence));
     message
 }
 

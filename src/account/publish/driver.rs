@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mqtt_session::Token;
+use mqtt_session::{Sequence, Token};
 
 use super::Publishing;
 use super::completions::PublishOutcome;
@@ -48,13 +48,13 @@ fn wait_for(account: &Account, wanted: Wanted) -> PublishWait {
                         // Where it was received is known in the log that is always there.
                         let above = match (log.number, begins_ms(epoch, clock.earliest().0)) {
                             (0, _) => above,
-                            (_, Some(ms)) => streams.sequence_at(log.log.stream(), ms).await?.saturating_sub(1),
-                            (_, None) => 0,
+                            (_, Some(ms)) => streams.sequence_at(log.log.stream(), ms).await.map(Sequence)?.before(),
+                            (_, None) => Sequence(0),
                         };
-                        log.log.find(&subject, above, &message_id).await
+                        log.log.find(&subject, above.0, &message_id).await
                     };
                     match find.await {
-                        Ok(found) => return Done::Looked(found),
+                        Ok(found) => return Done::Looked(found.map(Sequence)),
                         Err(_) if log.is_gone() => return Done::Looked(None),
                         Err(error) => tracing::warn!(%error, "the log cannot be looked into"),
                     }

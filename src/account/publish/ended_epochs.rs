@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_ownership::Epoch;
+use mqtt_session::Sequence;
 use parking_lot::Mutex;
 
 /// Epochs that are remembered, of one log: those of the clients that published last, most of which have one.
@@ -52,7 +53,7 @@ impl PublisherEpoch {
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     epoch: Epoch,
-    at: u64,
+    at: Sequence,
 }
 
 type Clients = HashMap<PublisherToken, VecDeque<Begun>>;
@@ -76,7 +77,7 @@ impl EndedEpochs {
     /// A message of this connection lies at this sequence: whether it is late. Readers may come in any order. `is_genuine`:
     /// whether a sidecar says so, asked when an epoch is new here. Whoever copies what is said of an epoch that is known
     /// here changes nothing by it, and one that begins elsewhere has ended all those before everywhere.
-    pub(crate) fn is_late(&self, of: PublisherEpoch, sequence: u64, is_genuine: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn is_late(&self, of: PublisherEpoch, sequence: Sequence, is_genuine: impl FnOnce() -> bool) -> bool {
         let mut inner = self.0.lock();
         let (begun, young_len) = inner.of_client(of.token);
         if begun.iter().any(|other| other.epoch > of.epoch && other.at < sequence) {
@@ -132,11 +133,11 @@ mod tests {
     #[test]
     fn what_comes_behind_a_later_epoch_of_its_client_is_late() {
         let epochs = EndedEpochs::default();
-        assert!(!epochs.is_late(of(1, 5), 10, || true));
-        assert!(!epochs.is_late(of(1, 6), 11, || true));
-        assert!(epochs.is_late(of(1, 5), 12, || true));
-        assert!(!epochs.is_late(of(1, 6), 13, || true));
-        assert!(!epochs.is_late(of(2, 5), 14, || true), "another client");
+        assert!(!epochs.is_late(of(1, 5), Sequence(10), || true));
+        assert!(!epochs.is_late(of(1, 6), Sequence(11), || true));
+        assert!(epochs.is_late(of(1, 5), Sequence(12), || true));
+        assert!(!epochs.is_late(of(1, 6), Sequence(13), || true));
+        assert!(!epochs.is_late(of(2, 5), Sequence(14), || true), "another client");
     }
 
     #[test]
@@ -144,7 +145,10 @@ mod tests {
         let epochs = EndedEpochs::default();
         let log = [(5, 10), (6, 11), (5, 12), (7, 13), (6, 14), (7, 15), (9, 16)];
         let read = |from: usize| -> Vec<bool> {
-            log[from..].iter().map(|(epoch, sequence)| epochs.is_late(of(1, *epoch), *sequence, || true)).collect()
+            log[from..]
+                .iter()
+                .map(|(epoch, sequence)| epochs.is_late(of(1, *epoch), Sequence(*sequence), || true))
+                .collect()
         };
         let first = read(0);
         assert_eq!(first, [false, false, true, false, true, false, false]);
@@ -156,12 +160,12 @@ mod tests {
     #[test]
     fn a_tail_that_begins_in_the_middle_learns_from_a_scan() {
         let epochs = EndedEpochs::default();
-        assert!(!epochs.is_late(of(1, 7), 20, || true));
-        assert!(!epochs.is_late(of(1, 5), 3, || true));
-        assert!(!epochs.is_late(of(1, 6), 4, || true));
-        assert!(epochs.is_late(of(1, 5), 5, || true));
-        assert!(!epochs.is_late(of(1, 7), 6, || true), "it began earlier than was known");
-        assert!(epochs.is_late(of(1, 6), 7, || true));
+        assert!(!epochs.is_late(of(1, 7), Sequence(20), || true));
+        assert!(!epochs.is_late(of(1, 5), Sequence(3), || true));
+        assert!(!epochs.is_late(of(1, 6), Sequence(4), || true));
+        assert!(epochs.is_late(of(1, 5), Sequence(5), || true));
+        assert!(!epochs.is_late(of(1, 7), Sequence(6), || true), "it began earlier than was known");
+        assert!(epochs.is_late(of(1, 6), Sequence(7), || true));
     }
 
     /// A sidecar that has read of a client's last connections reads of one from long before, for a session that was away.
@@ -169,19 +173,19 @@ mod tests {
     fn who_reads_from_long_ago_learns_of_that_time_whatever_came_since() {
         let epochs = EndedEpochs::default();
         for epoch in 10..40 {
-            assert!(!epochs.is_late(of(1, epoch), 100 + epoch, || true));
+            assert!(!epochs.is_late(of(1, epoch), Sequence(100 + epoch), || true));
         }
-        assert!(!epochs.is_late(of(1, 2), 10, || true));
-        assert!(epochs.is_late(of(1, 1), 11, || true));
+        assert!(!epochs.is_late(of(1, 2), Sequence(10), || true));
+        assert!(epochs.is_late(of(1, 1), Sequence(11), || true));
     }
 
     #[test]
     fn what_somebody_else_says_of_an_epoch_counts_for_nothing() {
         let epochs = EndedEpochs::default();
-        assert!(!epochs.is_late(of(1, 5), 10, || true));
-        assert!(!epochs.is_late(of(1, u64::MAX), 11, || false));
-        assert!(!epochs.is_late(of(1, 5), 12, || false), "it is known");
-        assert!(!epochs.is_late(of(1, 6), 13, || true));
+        assert!(!epochs.is_late(of(1, 5), Sequence(10), || true));
+        assert!(!epochs.is_late(of(1, u64::MAX), Sequence(11), || false));
+        assert!(!epochs.is_late(of(1, 5), Sequence(12), || false), "it is known");
+        assert!(!epochs.is_late(of(1, 6), Sequence(13), || true));
     }
 
     #[test]
@@ -194,21 +198,21 @@ mod tests {
             count(&inner.young) + count(&inner.old)
         };
         for token in 0..3 * EPOCHS_MAX as u64 {
-            epochs.is_late(of(token, 1), token, || true);
+            epochs.is_late(of(token, 1), Sequence(token), || true);
         }
         assert!((EPOCHS_MAX / 2..=EPOCHS_MAX).contains(&all()));
         for epoch in 0..200 {
-            epochs.is_late(of(1, epoch), epoch, || true);
+            epochs.is_late(of(1, epoch), Sequence(epoch), || true);
         }
         assert_eq!(epochs.0.lock().young[&PublisherToken(1)].len(), EPOCHS_OF_CLIENT_MAX);
         for token in 0..EPOCHS_MAX as u64 / 16 {
             (0..40).for_each(|epoch| {
-                assert!(!epochs.is_late(of(token, epoch + 1_000), token * 40 + epoch + 1_000, || true))
+                assert!(!epochs.is_late(of(token, epoch + 1_000), Sequence(token * 40 + epoch + 1_000), || true))
             });
         }
         assert!(all() <= EPOCHS_MAX);
         for token in 0..2 * EPOCHS_MAX as u64 {
-            epochs.is_late(of(token, 1), token, || false);
+            epochs.is_late(of(token, 1), Sequence(token), || false);
         }
         let inner = epochs.0.lock();
         assert!(inner.young.len() + inner.old.len() <= EPOCHS_MAX, "nor are there clients without an epoch");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytestring::ByteString;
 use mqtt_codec::ReasonCode;
 use mqtt_ownership::{Epoch, ServerTime};
-use mqtt_session::Publication;
+use mqtt_session::{Publication, Sequence};
 use proto_map::{HeaderError, Headers, Subject};
 
 use crate::account::delivery::logs::{LogHandle, LogsVersion};
@@ -23,15 +23,15 @@ pub(super) struct Job {
     pub(super) publication: Publication,
     pub(super) route: Route,
     /// Sequence in the retained bucket, once it is stored there.
-    pub(super) retained_at: Option<u64>,
+    pub(super) retained_at: Option<Sequence>,
     /// When its Message Expiry Interval begins to run.
     pub(super) since: ServerTime,
     pub(super) began: Instant,
     pub(super) stage: Stage,
     /// It may be in the log already, above this sequence.
-    pub(super) maybe_above: Option<u64>,
+    pub(super) maybe_above: Option<Sequence>,
     /// It is in the log, at this sequence; what is left is the bucket.
-    pub(super) logged_at: Option<u64>,
+    pub(super) logged_at: Option<Sequence>,
 }
 
 /// Where a topic leads.
@@ -74,7 +74,7 @@ pub(super) enum Wanted {
         /// Subject in the log.
         subject: ByteString,
         /// Its sequence, if it is there, is above.
-        above: u64,
+        above: Sequence,
         /// The epoch in which it was received. It was not received before: in other logs that says where.
         epoch: u64,
         /// Its `Nats-Msg-Id`.
@@ -93,7 +93,7 @@ pub(crate) enum Done {
     /// Core NATS took a message, or will not.
     Core(Result<(), Dropped>),
     /// The log was looked into: the message is there at this sequence, or not.
-    Looked(Option<u64>),
+    Looked(Option<Sequence>),
 }
 
 /// Something that publishing waits for.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytestring::ByteString;
 use mqtt_codec::{Connect, QoS, ReasonCode};
 use mqtt_ownership::{Epoch, ServerTime};
-use mqtt_session::Publication;
+use mqtt_session::{Publication, Sequence};
 use proto_map::Headers;
 
 use super::Publishing;
@@ -45,7 +45,7 @@ impl Account {
         if connect.will.is_some() && rights.principal().rules.will_denied {
             return Err(ReasonCode::NotAuthorized);
         }
-        let Some(will) = records::stored_will(connect, 0) else { return Ok(()) };
+        let Some(will) = records::stored_will(connect, Sequence(0)) else { return Ok(()) };
         if will.size() > self.options.quotas.will_size {
             let reason = self.refusals.refuse(Limit::WillSize, client_id);
             return Err(if connect.version.is_v5() { reason } else { ReasonCode::NotAuthorized });
@@ -137,7 +137,7 @@ impl Publishing {
         self.may_publish(publication)?;
         let route = self.route_of(&publication.topic)?;
         let stages = [(Stage::Log, publication.qos > QoS::AtMostOnce), (Stage::Bucket, publication.retain)];
-        let retained_at = publication.retain.then_some(u64::MAX);
+        let retained_at = publication.retain.then_some(Sequence::MAX);
         for (stage, _) in stages.into_iter().filter(|(_, is_stored)| *is_stored) {
             let (publication, route) = (publication.clone(), route.clone());
             let (since, began, maybe_above, logged_at) = (ServerTime(0), Instant::now(), None, None);

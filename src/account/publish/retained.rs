@@ -1,6 +1,7 @@
 //! Retained publishes: through the bucket to the log, and what waits behind one on its topic.
 
 use mqtt_codec::{QoS, TopicName};
+use mqtt_session::Sequence;
 
 use super::completions::PublishOutcome;
 use super::job::{Job, Stage};
@@ -11,7 +12,7 @@ use crate::store::{PutError, Stored, StoredSink as _};
 
 impl Publishing {
     /// The first that is parked was looked for: it is in the log at this sequence, or it is not there.
-    pub(super) fn found(&mut self, sequence: Option<u64>, wakes: &mut Wakes) {
+    pub(super) fn found(&mut self, sequence: Option<Sequence>, wakes: &mut Wakes) {
         let Some(job) = self.parked.front_mut() else { return };
         job.maybe_above = None;
         let Some(sequence) = sequence else { return self.submit_parked() };
@@ -44,11 +45,11 @@ impl Publishing {
     }
 
     /// Says in its turn that one is in the log, which was there before.
-    fn stored_before(&mut self, mut job: Job, sequence: u64) {
+    fn stored_before(&mut self, mut job: Job, sequence: Sequence) {
         let token = self.next_token();
         job.stage = Stage::Log;
         self.stored.push_back(Some(job));
-        self.completions.stored(token.0, Ok(Stored { sequence, duplicate: true }));
+        self.completions.stored(token.0, Ok(Stored { sequence: sequence.0, duplicate: true }));
         self.completions.flush();
     }
 
@@ -64,7 +65,7 @@ impl Publishing {
         let topic = job.publication.topic.clone();
         let is_qos0 = job.publication.qos == QoS::AtMostOnce;
         match result {
-            Ok(stored) => job.retained_at = Some(stored.sequence),
+            Ok(stored) => job.retained_at = Some(Sequence(stored.sequence)),
             // Its client is elsewhere, and has published it there again.
             Err(PutError::Withdrawn) => {
                 answer(&job, Err(reason_of(&PutError::Withdrawn)), answers);

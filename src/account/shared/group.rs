@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use mqtt_ownership::ServerTime;
-use mqtt_session::Position;
+use mqtt_session::{Position, Sequence};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -276,7 +276,7 @@ impl Group {
         let state = self.state.lock();
         let is_doubtful = |entry: &mut ShareEntry| {
             entry.is_again
-                && !state.members.has(log.position(entry.entry.sequence).by_share())
+                && !state.members.has(log.position(Sequence(entry.entry.sequence)).by_share())
                 && self.router.message_of(log, &entry.entry).is_some_and(|m| m.qos == QoS::ExactlyOnce)
         };
         entries.extract_if(.., is_doubtful).collect()
@@ -284,7 +284,7 @@ impl Group {
 
     /// Says of a message that no member was given what becomes of it.
     pub(super) fn say(&self, log: &LogHandle, entry: &ShareEntry, answer: ShareAnswer) {
-        self.state.lock().answer(log.position(entry.entry.sequence), entry.ack.clone(), answer);
+        self.state.lock().answer(log.position(Sequence(entry.entry.sequence)), entry.ack.clone(), answer);
     }
 
     /// Gives messages of a log to members.
@@ -293,7 +293,7 @@ impl Group {
         let now = self.router.clock().earliest();
         let mut state = self.state.lock();
         for ShareEntry { entry, ack, is_again } in entries.drain(..) {
-            let place = log.position(entry.sequence).by_share();
+            let place = log.position(Sequence(entry.sequence)).by_share();
             if state.members.renew(place, &ack, Uptime::now()) {
                 continue;
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::TopicFilter;
+use mqtt_session::Sequence;
 use parking_lot::Mutex;
 use proto_map::ClosedTrees;
 
@@ -46,7 +47,7 @@ impl Sys {
         let mut sequence = self.sequence.lock();
         if message.retain {
             *sequence += 1;
-            message.retained_at = Some(*sequence);
+            message.retained_at = Some(Sequence(*sequence));
         }
         self.router.route_local(message, publisher, wakes);
     }

@@ -1,7 +1,7 @@
 //! How a sidecar reads the log for its connections: a tail, and one scan at a time for those that are behind, as
 //! `account/delivery/catch_up.rs` of the sidecar does it.
 
-use mqtt_session::FeedState;
+use mqtt_session::{FeedState, Sequence};
 
 use super::sidecar::Connection;
 use super::world::World;
@@ -40,9 +40,9 @@ impl World {
         node.tail += 1;
         let tail = node.tail;
         for connection in self.connections.values_mut().filter(|c| c.node == n) {
-            connection.session.log_stands_at(tail);
+            connection.session.log_stands_at(Sequence(tail));
             if self.log.get(tail).is_some_and(|e| self.clients[connection.client].wants(&e.letter)) {
-                connection.feed.offer_live(tail, 1, || tail);
+                connection.feed.offer_live(Sequence(tail), 1, || tail);
             }
             assert!(connection.feed.len() <= self.config.feed_max, "the feed is too long");
         }
@@ -62,7 +62,7 @@ impl World {
             if let [only] = scan.readers[..]
                 && self.connections.get(&only).is_some_and(|c| !c.feed.has_room())
             {
-                self.each_reader(&scan, |c| c.feed.scan_passed(scan.at - 1));
+                self.each_reader(&scan, |c| c.feed.scan_passed(Sequence(scan.at - 1)));
                 if self.random.once_in(10) {
                     self.each_reader(&scan, |c| c.feed.end_scan());
                 } else {
@@ -75,12 +75,12 @@ impl World {
             // Nothing is left up to where the tail stands.
             self.each_reader(&scan, |c| {
                 if let FeedState::Attaching { until, .. } = c.feed.state() {
-                    c.feed.scan_passed(until.min(tail));
+                    c.feed.scan_passed(until.min(Sequence(tail)));
                 }
             });
         }
         if scan.at > tail.saturating_sub(NEAR) {
-            self.each_reader(&scan, |c| c.feed.join(tail));
+            self.each_reader(&scan, |c| c.feed.join(Sequence(tail)));
         }
         self.keep_served(&mut scan);
         if !scan.readers.is_empty() {
@@ -92,7 +92,7 @@ impl World {
         let waiting = std::mem::take(&mut self.nodes[n].waiting);
         let mut scan = Scan { at: u64::MAX, readers: Vec::new() };
         for id in waiting {
-            if let Some(next) = self.connections.get_mut(&id).and_then(|c| c.feed.begin_scan()) {
+            if let Some(Sequence(next)) = self.connections.get_mut(&id).and_then(|c| c.feed.begin_scan()) {
                 scan.at = scan.at.min(next);
                 scan.readers.push(id);
             }
@@ -107,13 +107,13 @@ impl World {
             for id in &scan.readers {
                 let Some(connection) = self.connections.get_mut(id) else { continue };
                 if self.clients[connection.client].wants(&entry.letter) {
-                    connection.feed.offer_scanned(at, 1, || at);
+                    connection.feed.offer_scanned(Sequence(at), 1, || at);
                 }
                 assert!(connection.feed.len() <= self.config.feed_max, "the feed is too long");
             }
         }
         self.keep_served(scan);
-        self.each_reader(scan, |c| c.feed.scan_passed(at));
+        self.each_reader(scan, |c| c.feed.scan_passed(Sequence(at)));
     }
 
     fn each_reader(&mut self, scan: &Scan, mut act: impl FnMut(&mut Connection)) {

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use mqtt_codec::{Ack, Packet, QoS, ReasonCode};
-use mqtt_session::{Close, Feed, FeedState, Input, Output, Position, Resend, Session, Time, Token};
+use mqtt_session::{Close, Feed, FeedState, Input, Output, Position, Resend, Sequence, Session, Time, Token};
 
 use super::client::{delivery, letter};
 use super::log::{Letter, Log, Name};
@@ -75,7 +75,7 @@ impl Connection {
                     token: publication.token.unwrap(),
                     letter: letter(&publication),
                     name: publication.once.map(|once| (self.client, once.message)),
-                    look_above: publication.once.and_then(|once| once.maybe_above),
+                    look_above: publication.once.and_then(|once| once.maybe_above).map(|above| above.0),
                 }),
                 Output::Close(close) => {
                     self.close = Some(close);
@@ -109,7 +109,7 @@ impl Connection {
         while self.to_client.len() < OUTPUT_LOW && !self.is_over {
             // The session has no room for anything new before everything is repeated.
             if self.session.window_room() > 0
-                && let Some((sequence, message)) = self.feed.pop()
+                && let Some((Sequence(sequence), message)) = self.feed.pop()
             {
                 assert_eq!(sequence, message);
                 if self.is_too_large(sequence) {
@@ -118,7 +118,7 @@ impl Connection {
                 }
                 witness.sends(self.client, self.epoch, sequence);
                 let qos = qos_of(&log.ever(sequence).unwrap().letter);
-                self.tell(Input::Deliver(qos, Position::in_main_log(sequence), message));
+                self.tell(Input::Deliver(qos, Position::in_main_log(Sequence(sequence)), message));
             } else if let Some(resend) = self.session.next_resend() {
                 self.resend(resend, log, witness);
             } else {
@@ -131,12 +131,12 @@ impl Connection {
         match resend {
             Resend::PubRel(id) => self.to_client.push_back(Packet::PubRel(Ack::new(id, ReasonCode::Success))),
             // As if it had been delivered [MQTT-3.1.2-25].
-            Resend::Publish(_, id, place) if self.is_too_large(place.sequence()) => {
-                witness.passes_over(self.client, place.sequence());
+            Resend::Publish(_, id, place) if self.is_too_large(place.sequence().0) => {
+                witness.passes_over(self.client, place.sequence().0);
                 self.tell(Input::Unsendable(id));
             }
-            Resend::Publish(qos, id, place) if log.get(place.sequence()).is_some() => {
-                let sequence = place.sequence();
+            Resend::Publish(qos, id, place) if log.get(place.sequence().0).is_some() => {
+                let sequence = place.sequence().0;
                 witness.sends(self.client, self.epoch, sequence);
                 self.to_client.push_back(delivery(qos, id, sequence, true));
             }
@@ -154,7 +154,7 @@ impl Connection {
         if let FeedState::Live { after } = self.feed.state()
             && self.feed.is_empty()
         {
-            self.session.has_read_up_to(Position::in_main_log(after.max(tail)));
+            self.session.has_read_up_to(Position::in_main_log(after.max(Sequence(tail))));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mqtt_codec::{Disconnect, Packet, QoS, ReasonCode};
-use mqtt_session::{Close, Feed, Input, Parameters, Session, Time};
+use mqtt_session::{Close, Feed, Input, Parameters, Sequence, Session, Time};
 
 use super::client::{Character, Client};
 use super::log::Log;
@@ -244,9 +244,9 @@ impl World {
         trace!(self, "client {i} connects as {} in epoch {epoch} with {progress:?}", self.next_connection);
         self.clients[i].connected(epoch, parameters.receive_maximum, parameters.window);
         let mut session = Session::new(Time(0), parameters.clone(), epoch, &progress);
-        session.log_stands_at(self.nodes[node].tail);
-        let mut feed = Feed::new(0, self.config.feed_max, usize::MAX);
-        feed.fall_behind(progress.cursors.get(0).unwrap_or(0) + 1);
+        session.log_stands_at(Sequence(self.nodes[node].tail));
+        let mut feed = Feed::new(Sequence(0), self.config.feed_max, usize::MAX);
+        feed.fall_behind(progress.cursors.get(0).unwrap_or_default().next());
         let connection = Connection {
             client: i,
             node,

@@ -24,6 +24,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use mqtt_ownership::ServerTime;
+use mqtt_session::Sequence;
 
 use self::copying::copy;
 use self::failure::Failure;
@@ -182,7 +183,7 @@ impl Writer {
     }
 
     /// Waits until the log is to be looked at again: soon when it gets messages, and now and then for their age.
-    async fn wait(&self, seen: u64, look: Look) {
+    async fn wait(&self, seen: Sequence, look: Look) {
         let until = Instant::now() + look.at_last;
         loop {
             tokio::time::sleep(look.pause.min(look.at_last)).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mqtt_session::FeedState;
+use mqtt_session::{FeedState, Sequence};
 
 use super::CatchUp;
 use crate::account::delivery::inbox::{Inbox, Wakes};
@@ -60,7 +60,7 @@ impl CatchUp {
             }
             let mut group = ScanBatch::begin(Arc::clone(log), waiting);
             if let Some(from) = group.from {
-                group.run(log.log.scan(from), router).await;
+                group.run(log.log.scan(from.0), router).await;
             }
         }
     }
@@ -70,7 +70,7 @@ impl CatchUp {
 struct ScanBatch {
     log: Arc<LogHandle>,
     readers: Vec<Arc<Inbox>>,
-    from: Option<u64>,
+    from: Option<Sequence>,
     /// Messages that the scan has brought.
     brought: u64,
 }
@@ -84,7 +84,7 @@ enum Progress {
 
 impl ScanBatch {
     fn begin(log: Arc<LogHandle>, waiting: Vec<Arc<Inbox>>) -> Self {
-        let mut from: Option<u64> = None;
+        let mut from: Option<Sequence> = None;
         let mut readers = Vec::new();
         for inbox in waiting {
             if let Some(next) = inbox.with_feed(log.number, mqtt_session::Feed::begin_scan) {
@@ -100,7 +100,7 @@ impl ScanBatch {
         let number = self.log.number;
         let mut empty_reads = 0;
         loop {
-            let next = scan.position();
+            let next = Sequence(scan.position());
             match scan.next().await {
                 Ok(batch) => {
                     if number == 0 && has_gap(next, &batch) && self.is_overtaken().await {
@@ -145,7 +145,7 @@ impl ScanBatch {
         let number = self.log.number;
         for entry in batch {
             if self.readers.len() == 1 && !has_room(&self.readers[0], number) {
-                self.pass(entry.sequence - 1);
+                self.pass(Sequence(entry.sequence - 1));
                 wakes.wake_all();
                 if !self.wait_for_room().await {
                     return Progress::Done;
@@ -162,7 +162,7 @@ impl ScanBatch {
             }
         }
         if let Some(last) = batch.last() {
-            self.pass(last.sequence);
+            self.pass(Sequence(last.sequence));
         }
         Progress::More
     }
@@ -185,7 +185,7 @@ impl ScanBatch {
     }
 
     /// Tells every reader how far the scan is.
-    fn pass(&self, sequence: u64) {
+    fn pass(&self, sequence: Sequence) {
         for inbox in &self.readers {
             inbox.with_feed(self.log.number, |feed| feed.scan_passed(sequence));
             inbox.wake();
@@ -209,7 +209,7 @@ impl ScanBatch {
     /// Near the tail, what the tail brings from now on is held behind what the scan still brings.
     fn join_tail(&self, scan: &Scan) {
         let tail = self.log.hold();
-        if scan.position() + NEAR < tail.sequence() {
+        if scan.position() + NEAR < tail.sequence().0 {
             return;
         }
         for inbox in &self.readers {
@@ -219,15 +219,15 @@ impl ScanBatch {
 }
 
 /// Whether sequences are left out: expired, deleted, or discarded before they were read.
-fn has_gap(next: u64, batch: &[LogEntry]) -> bool {
-    batch.last().is_some_and(|last| last.sequence.saturating_sub(next) >= batch.len() as u64)
+fn has_gap(next: Sequence, batch: &[LogEntry]) -> bool {
+    batch.last().is_some_and(|last| last.sequence.saturating_sub(next.0) >= batch.len() as u64)
 }
 
 /// Where the log begins.
-async fn first_sequence(log: &LogHandle) -> u64 {
+async fn first_sequence(log: &LogHandle) -> Sequence {
     loop {
         match log.log.first_sequence().await {
-            Ok(first) => return first,
+            Ok(first) => return Sequence(first),
             Err(error) => tracing::warn!(%error, "the log cannot be read; slow subscribers wait"),
         }
         tokio::time::sleep(RETRY).await;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt_session::{Feed, FeedState, GONE, Position};
+use mqtt_session::{Feed, FeedState, GONE, Position, Sequence};
 use tokio::sync::Notify;
 
 use super::mail::{InboxLimits, LogRestart, Outgoing};
@@ -49,7 +49,7 @@ impl Lanes {
             qos0: Segments::default(),
             qos0_counts: [0; 2],
             // The gates of its subscriptions say where each begins.
-            feed: Feed::new(0, limits.feed_messages, limits.feed_bytes),
+            feed: Feed::new(Sequence(0), limits.feed_messages, limits.feed_bytes),
             others: Vec::new(),
             shared: VecDeque::new(),
             share_wakes: Vec::new(),
@@ -120,7 +120,7 @@ impl Lanes {
     pub(super) fn close(&mut self) {
         self.is_closed = true;
         self.qos0 = Segments::default();
-        self.feed = Feed::new(u64::MAX, 0, 0);
+        self.feed = Feed::new(Sequence::MAX, 0, 0);
         self.others = Vec::new();
         self.retained = Vec::new();
         self.shared = VecDeque::new();
@@ -147,7 +147,7 @@ impl Lanes {
         }
         let index = self.others.iter().position(|(number, _)| *number == log).unwrap_or_else(|| {
             let messages = if self.is_closed { 0 } else { limits.feed_messages };
-            self.others.push((log, Feed::new(0, messages, bytes)));
+            self.others.push((log, Feed::new(Sequence(0), messages, bytes)));
             self.others.len() - 1
         });
         let feed = &mut self.others[index].1;
@@ -156,7 +156,7 @@ impl Lanes {
     }
 
     /// A log goes on with the sequence `next`. What was read of it before stays, but has no place any more.
-    pub(super) fn restart(&mut self, log: u16, next: u64, limits: InboxLimits) {
+    pub(super) fn restart(&mut self, log: u16, next: Sequence, limits: InboxLimits) {
         if log != 0 && !self.others.iter().any(|(number, _)| *number == log) {
             return;
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use mqtt_session::Position;
+use mqtt_session::{Position, Sequence};
 
 use crate::account::delivery::grant::Grant;
 use crate::account::delivery::message::Message;
@@ -39,7 +39,7 @@ pub(crate) struct LogRestart {
     /// Its number.
     pub(crate) log: u16,
     /// Where it goes on.
-    pub(crate) next: u64,
+    pub(crate) next: Sequence,
 }
 
 /// What a connection takes out at once.

@@ -19,7 +19,7 @@ use bytestring::ByteString;
 use mqtt_access::Principal;
 use mqtt_codec::{PublishFrame, QoS, TopicName, Version};
 use mqtt_ownership::ServerTime;
-use mqtt_session::{Feed, FeedState, Offer, Position};
+use mqtt_session::{Feed, FeedState, Offer, Position, Sequence};
 use parking_lot::Mutex;
 use proto_map::MountPoint;
 use tokio::sync::Notify;
@@ -234,7 +234,7 @@ impl Inbox {
     pub(crate) fn offer_live(
         self: &Arc<Self>,
         log: u16,
-        sequence: u64,
+        sequence: Sequence,
         weight: usize,
         outgoing: impl FnOnce() -> Outgoing,
         wakes: &mut Wakes,
@@ -264,7 +264,7 @@ impl Inbox {
     pub(crate) fn offer_scanned(
         self: &Arc<Self>,
         log: u16,
-        sequence: u64,
+        sequence: Sequence,
         weight: usize,
         outgoing: impl FnOnce() -> Outgoing,
         wakes: &mut Wakes,
@@ -356,22 +356,22 @@ impl Inbox {
 
     /// The log begins at this sequence. Whether the session has to read its backlog first: it is behind, and owed
     /// something older. It is woken to do so.
-    pub(crate) fn needs_backlog(&self, first: u64) -> bool {
+    pub(crate) fn needs_backlog(&self, first: Sequence) -> bool {
         if !self.has_backlog.load(Ordering::Relaxed) {
             return false;
         }
         let is_owed = matches!(self.with_feed(0, |feed| feed.state()),
             FeedState::Behind { next } | FeedState::Scanning { next } | FeedState::Attaching { next, .. } if next < first);
         if is_owed {
-            self.log_begins_at.store(first, Ordering::Release);
+            self.log_begins_at.store(first.0, Ordering::Release);
             self.wake();
         }
         is_owed
     }
 
     /// Where the log begins, when the session is owed something older than that, from `next` on.
-    pub(crate) fn log_begins_above(&self, next: u64) -> Option<u64> {
-        Some(self.log_begins_at.load(Ordering::Acquire)).filter(|first| next < *first)
+    pub(crate) fn log_begins_above(&self, next: Sequence) -> Option<Sequence> {
+        Some(Sequence(self.log_begins_at.load(Ordering::Acquire))).filter(|first| next < *first)
     }
 
     /// Takes what shared subscriptions gave, and what is to be known before anything else of a log. From now on the next thing left
@@ -431,7 +431,7 @@ impl Inbox {
     /// A log goes on with the sequence `next`, which may have been there before. To be called while its tail stands still.
     ///
     /// **Invariant:** the session knows before it gets anything of what the log has now.
-    pub(crate) fn log_restarted(&self, log: u16, next: u64) {
+    pub(crate) fn log_restarted(&self, log: u16, next: Sequence) {
         let mut lanes = self.lanes.lock();
         if lanes.is_closed {
             return;
@@ -447,7 +447,7 @@ impl Inbox {
     }
 
     /// Where a log goes on that the session does not know of yet.
-    pub(crate) fn restarts_at(&self, log: u16) -> Option<u64> {
+    pub(crate) fn restarts_at(&self, log: u16) -> Option<Sequence> {
         self.lanes.lock().restarts.iter().rev().find(|restart| restart.log == log).map(|restart| restart.next)
     }
 

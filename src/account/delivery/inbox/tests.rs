@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use mqtt_codec::{MessageProperties, QoS, TopicName, Version};
 use mqtt_ownership::ServerTime;
-use mqtt_session::{Feed, FeedState, GONE, Offer, Position};
+use mqtt_session::{Feed, FeedState, GONE, Offer, Position, Sequence};
 use tokio::sync::Notify;
 
 use super::{Inbox, InboxLimits, Outgoing, Permits as _, Wakes};
@@ -37,17 +37,17 @@ fn full(held: u64) -> Arc<Inbox> {
         LIMITS,
         Arc::default(),
     ));
-    inbox.with_feed(LOG, |feed| feed.fall_behind(1));
+    inbox.with_feed(LOG, |feed| feed.fall_behind(Sequence(1)));
     inbox.with_feed(LOG, Feed::begin_scan);
-    inbox.with_feed(LOG, |feed| feed.join(100));
+    inbox.with_feed(LOG, |feed| feed.join(Sequence(100)));
     let mut wakes = Wakes::default();
     for sequence in 0..held {
-        inbox.offer_live(LOG, 101 + sequence, 1, outgoing, &mut wakes);
+        inbox.offer_live(LOG, Sequence(101 + sequence), 1, outgoing, &mut wakes);
     }
     let mut sequence = 0;
     while inbox.with_feed(LOG, |feed| feed.has_room()) {
         sequence += 1;
-        assert_eq!(inbox.offer_scanned(LOG, sequence, 1, outgoing, &mut wakes), Offer::Taken);
+        assert_eq!(inbox.offer_scanned(LOG, Sequence(sequence), 1, outgoing, &mut wakes), Offer::Taken);
     }
     inbox
 }
@@ -67,10 +67,10 @@ async fn a_scan_that_waits_is_woken_by_whatever_ends_its_wait() {
         ("messages are taken", true, |inbox| take(inbox, 2)),
         ("too much is held", true, |inbox| {
             take(inbox, 1);
-            inbox.offer_live(LOG, 200, 1, outgoing, &mut Wakes::default());
+            inbox.offer_live(LOG, Sequence(200), 1, outgoing, &mut Wakes::default());
         }),
         ("the log is gone", false, |inbox| inbox.forget_log(LOG)),
-        ("the log is made anew", false, |inbox| inbox.log_restarted(LOG, 1)),
+        ("the log is made anew", false, |inbox| inbox.log_restarted(LOG, Sequence(1))),
         ("the session is over", false, |inbox| inbox.close()),
     ];
     for (what, has_room, end) in endings {
@@ -94,7 +94,7 @@ async fn a_session_that_is_behind_asks_for_a_scan_when_it_is_worth_its_while() {
         behind
     };
     assert!(behind(1).is_empty());
-    assert_eq!(behind(1), [Position::in_main_log(5)]);
+    assert_eq!(behind(1), [Position::in_main_log(Sequence(5))]);
 }
 
 fn inbox(client_max_packet_size: u32) -> Arc<Inbox> {
@@ -153,12 +153,12 @@ fn several_logs_take_turns_in_the_order_in_which_their_messages_came() {
     let inbox = inbox(u32::MAX);
     let mut wakes = Wakes::default();
     for (log, sequence) in [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)] {
-        inbox.offer_live(log, sequence, 1, outgoing, &mut wakes);
+        inbox.offer_live(log, Sequence(sequence), 1, outgoing, &mut wakes);
     }
     let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
     inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
     inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
-    let places: Vec<_> = messages.iter().map(|(place, _)| (place.log(), place.sequence())).collect();
+    let places: Vec<_> = messages.iter().map(|(place, _)| (place.log(), place.sequence().0)).collect();
     assert_eq!(places, [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)]);
     assert_eq!((inbox.reads(), inbox.feeds_behind(), behind), (vec![0, 2, 1], 0, vec![]));
     inbox.release();
@@ -170,23 +170,23 @@ fn when_a_log_is_made_anew_what_was_read_of_it_stays_and_has_no_place_any_more()
     let inbox = inbox(u32::MAX);
     let mut wakes = Wakes::default();
     for (log, sequence) in [(0, 10), (1, 5), (0, 11)] {
-        inbox.offer_live(log, sequence, 1, outgoing, &mut wakes);
+        inbox.offer_live(log, Sequence(sequence), 1, outgoing, &mut wakes);
     }
-    inbox.log_restarted(0, 3);
-    inbox.log_restarted(9, 3);
-    assert_eq!((inbox.restarts_at(0), inbox.restarts_at(1), inbox.restarts_at(9)), (Some(3), None, None));
-    inbox.offer_live(0, 3, 1, outgoing, &mut wakes);
+    inbox.log_restarted(0, Sequence(3));
+    inbox.log_restarted(9, Sequence(3));
+    assert_eq!((inbox.restarts_at(0), inbox.restarts_at(1), inbox.restarts_at(9)), (Some(Sequence(3)), None, None));
+    inbox.offer_live(0, Sequence(3), 1, outgoing, &mut wakes);
     let places = || {
         let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
         inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
-        messages.iter().map(|(place, _)| (place.log(), place.sequence())).collect::<Vec<_>>()
+        messages.iter().map(|(place, _)| (place.log(), place.sequence().0)).collect::<Vec<_>>()
     };
     assert_eq!(places(), []);
     let restarts = inbox.take_restarts();
-    assert_eq!(restarts.iter().map(|restart| (restart.log, restart.next)).collect::<Vec<_>>(), [(0, 3)]);
+    assert_eq!(restarts.iter().map(|restart| (restart.log, restart.next.0)).collect::<Vec<_>>(), [(0, 3)]);
     assert_eq!(places(), [(GONE, 10), (1, 5), (GONE, 11), (0, 3)]);
     inbox.close();
-    inbox.log_restarted(0, 1);
+    inbox.log_restarted(0, Sequence(1));
     assert_eq!(inbox.restarts_at(0), None, "nobody is there to know");
 }
 
@@ -278,17 +278,25 @@ fn a_session_without_memory_falls_behind_and_catches_up() {
     let mut wakes = Wakes::default();
     let (small, large) = (5_000, 100_000);
     for sequence in 1..10 {
-        inbox.offer_live(LOG, sequence, small, outgoing, &mut wakes);
+        inbox.offer_live(LOG, Sequence(sequence), small, outgoing, &mut wakes);
     }
-    assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (4, FeedState::Behind { next: 5 }));
+    assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (4, FeedState::Behind { next: Sequence(5) }));
     let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
     inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
-    assert_eq!((messages.len(), &*behind), (4, &[Position::in_main_log(5)][..]), "it has some, and asks for a scan");
-    assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(5));
-    assert_eq!(inbox.offer_scanned(LOG, 5, large, outgoing, &mut wakes), Offer::Full, "not even one of those");
+    assert_eq!(
+        (messages.len(), &*behind),
+        (4, &[Position::in_main_log(Sequence(5))][..]),
+        "it has some, and asks for a scan"
+    );
+    assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(Sequence(5)));
+    assert_eq!(
+        inbox.offer_scanned(LOG, Sequence(5), large, outgoing, &mut wakes),
+        Offer::Full,
+        "not even one of those"
+    );
     budget.set_max(1 << 20);
-    assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(5));
-    assert_eq!(inbox.offer_scanned(LOG, 5, large, outgoing, &mut wakes), Offer::Taken);
+    assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(Sequence(5)));
+    assert_eq!(inbox.offer_scanned(LOG, Sequence(5), large, outgoing, &mut wakes), Offer::Taken);
     inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
     assert_eq!(messages.len(), 5);
 }
@@ -300,16 +308,19 @@ fn a_session_that_has_nothing_may_have_one_message_when_there_is_no_memory() {
     let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
     let (mut wakes, large) = (Wakes::default(), 100_000);
     for sequence in 1..5 {
-        inbox.offer_live(LOG, 2 * sequence, large, outgoing, &mut wakes);
-        assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (1, FeedState::Live { after: 0 }));
+        inbox.offer_live(LOG, Sequence(2 * sequence), large, outgoing, &mut wakes);
+        assert_eq!(
+            inbox.with_feed(LOG, |feed| (feed.len(), feed.state())),
+            (1, FeedState::Live { after: Sequence(0) })
+        );
         inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
         // What was taken is still on its way.
-        inbox.with_feed(LOG, |feed| feed.fall_behind(2 * sequence + 1));
-        assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(2 * sequence + 1));
-        assert_eq!(inbox.offer_scanned(LOG, 2 * sequence + 1, large, outgoing, &mut wakes), Offer::Full);
+        inbox.with_feed(LOG, |feed| feed.fall_behind(Sequence(2 * sequence + 1)));
+        assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(Sequence(2 * sequence + 1)));
+        assert_eq!(inbox.offer_scanned(LOG, Sequence(2 * sequence + 1), large, outgoing, &mut wakes), Offer::Full);
         // Now it is not any more.
         inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
-        inbox.with_feed(LOG, |feed| *feed = Feed::new(0, 1_000, 0));
+        inbox.with_feed(LOG, |feed| *feed = Feed::new(Sequence(0), 1_000, 0));
     }
     assert_eq!(messages.len(), 4);
 }

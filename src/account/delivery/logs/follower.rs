@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytestring::ByteString;
 use mqtt_codec::TopicFilter;
 use mqtt_ownership::ServerTime;
-use mqtt_session::GONE;
+use mqtt_session::{GONE, Sequence};
 use proto_map::{Attachment, ClosedTrees, Names, SubjectMap, TOPICS_KEY, attachment};
 
 use super::{Followed, LogHandle, Logs, Owner};
@@ -178,7 +178,7 @@ impl Follower {
         let tail = handle.log.tail(from, sink).await.inspect_err(|_| {
             self.logs.set.write().by_number.remove(&number);
         })?;
-        handle.starts_at(tail.start_position());
+        handle.starts_at(Sequence(tail.start_position()));
         CatchUp::start(store.tasks(), Arc::clone(&handle), Arc::clone(&self.router));
         let followed = Followed { handle, subjects: wanted.subjects.clone(), _tail: tail };
         self.logs.set.write().followed.insert(wanted.key, followed);

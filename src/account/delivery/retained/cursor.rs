@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use mqtt_codec::{SubscriptionOptions, TopicFilter, TopicName};
 use mqtt_ownership::ServerTime;
+use mqtt_session::Sequence;
 use proto_map::{ClosedTrees, MountPoint};
 
 use crate::account::delivery::grant::{MessageFacts, Permits, Terms, grant};
@@ -29,7 +30,7 @@ pub(crate) struct RetainedCursor {
     /// Its Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// Everything of it has a sequence up to this one.
-    pub(crate) up_to: u64,
+    pub(crate) up_to: Sequence,
     /// It is below `$SYS`.
     pub(crate) is_sys: bool,
     /// Its number in the record of the session; 0 when it ends with the connection.

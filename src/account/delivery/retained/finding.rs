@@ -99,6 +99,7 @@ mod tests {
 
     use bytes::Bytes;
     use mqtt_codec::{SubscriptionOptions, TopicName};
+    use mqtt_session::Sequence;
 
     use super::*;
     use crate::store::RetainedMessage;
@@ -116,7 +117,7 @@ mod tests {
         let filter = TopicFilter::new(filter.to_owned()).unwrap();
         let search = RetainedSearch::new(&filter, None, seen);
         let options = SubscriptionOptions::default();
-        RetainedCursor { filter, search, options, subscription_id: None, up_to: 0, is_sys: false, number: 0 }
+        RetainedCursor { filter, search, options, subscription_id: None, up_to: Sequence(0), is_sys: false, number: 0 }
     }
 
     /// Runs on one thread, beside a task that wants its turn all the time. Returns the filters that are owed something, and

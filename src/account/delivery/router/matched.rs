@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use mqtt_codec::QoS;
+use mqtt_session::Sequence;
 
 use crate::account::delivery::grant::{Audience, Grant, MessageFacts, Terms, grant, grants};
 use crate::account::delivery::inbox::{Inbox, Outgoing};
@@ -37,7 +38,7 @@ pub(super) enum Source {
         /// Its number.
         log: u16,
         /// The sequence.
-        sequence: u64,
+        sequence: Sequence,
     },
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::account::delivery::inbox::InboxLimits;
 use mqtt_codec::{TopicName, Version};
-use mqtt_session::Position;
+use mqtt_session::{Position, Sequence};
 
 fn inbox(id: SessionId) -> Arc<Inbox> {
     let limits = InboxLimits { qos0_bytes: 1000, feed_messages: 10, feed_bytes: 1000 };
@@ -31,7 +31,7 @@ fn subscriber(inbox: &Arc<Inbox>, after: u64) -> Subscriber {
 
 /// Gates at these sequences of logs.
 fn gates(at: &[(u16, u64)]) -> Gates {
-    Gates::new(&at.iter().map(|(log, sequence)| Position::new(*log, *sequence)).collect())
+    Gates::new(&at.iter().map(|(log, sequence)| Position::new(*log, Sequence(*sequence))).collect())
 }
 
 fn filter(text: &str) -> TopicFilter {
@@ -106,7 +106,7 @@ fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
 #[test]
 fn what_a_replaced_subscription_was_owed_stays_owed() {
     const OTHER: u16 = 3;
-    let came = |applied| CameRetained { applied, version: 0 };
+    let came = |applied| CameRetained { applied: Sequence(applied), version: 0 };
     let (f, one) = (filter("a"), inbox(1));
     let step = |qos: QoS, at: u64| Subscriber {
         options: SubscriptionOptions { qos, ..SubscriptionOptions::default() },
@@ -133,32 +133,32 @@ fn what_a_replaced_subscription_was_owed_stays_owed() {
         let mut found = None;
         subscriptions.matching("a", false, &mut |entry| found = entry.of_session(1).cloned());
         let found = found.unwrap();
-        let was = found.before.as_ref().map(|before| (before.qos, before.until.of(0)));
+        let was = found.before.as_ref().map(|before| (before.qos, before.until.of(0).0));
         assert_eq!(was, before, "{steps:?}");
-        assert_eq!((found.gates.of(0), found.gates.of(OTHER)), (1, 10), "{steps:?}: it keeps its place");
+        assert_eq!((found.gates.of(0).0, found.gates.of(OTHER).0), (1, 10), "{steps:?}: it keeps its place");
         assert_eq!(found.retained, came(retained), "{steps:?}");
         if let Some(before) = &found.before {
-            assert_eq!(before.until.of(OTHER), 20);
+            assert_eq!(before.until.of(OTHER).0, 20);
         }
     }
     // A stream that was made anew begins at 1 again.
     let mut subscriptions: Subscriptions = Subscriptions::default();
     subscriptions.insert(&f, step(first, 100), 0);
     subscriptions.insert(&f, step(first, 2), 0);
-    subscriptions.matching("a", false, &mut |entry| assert_eq!(entry.subscribers[0].gates.of(0), 2));
+    subscriptions.matching("a", false, &mut |entry| assert_eq!(entry.subscribers[0].gates.of(0).0, 2));
 }
 
 #[test]
 fn gates_are_lowered_in_the_log_that_goes_on_with_lower_sequences_and_in_no_other() {
     let mut lowered = gates(&[(0, 9), (3, 90), (4, 90)]);
-    lowered.lower(0, 4);
-    lowered.lower(3, 40);
-    lowered.lower(4, 100);
-    lowered.lower(5, 1);
-    assert_eq!([0, 3, 4, 5].map(|log| lowered.of(log)), [4, 40, 90, 0]);
+    lowered.lower(0, Sequence(4));
+    lowered.lower(3, Sequence(40));
+    lowered.lower(4, Sequence(100));
+    lowered.lower(5, Sequence(1));
+    assert_eq!([0, 3, 4, 5].map(|log| lowered.of(log).0), [4, 40, 90, 0]);
     let mut first = gates(&[(0, 9)]);
-    first.lower(3, 1);
-    assert_eq!((first.of(0), first.of(3)), (9, 0));
+    first.lower(3, Sequence(1));
+    assert_eq!((first.of(0).0, first.of(3).0), (9, 0));
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
     subscriptions.insert(&f, subscriber(&two, 9), 2);
     subscriptions.matching("a/b", false, &mut |e| {
         assert_eq!(e.order, 0);
-        assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0)).collect::<Vec<_>>(), [5, 9]);
+        assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0).0).collect::<Vec<_>>(), [5, 9]);
     });
     assert_eq!(subscriptions.count(), 2);
     assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);

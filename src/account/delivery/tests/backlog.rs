@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mqtt_codec::QoS;
+use mqtt_session::Sequence;
 
 use crate::account::played::{Fate, LOG, PlayedServer, World, until};
 use crate::store::{ProgressRecord, SessionRecord, StoredSubscription};
@@ -233,7 +234,7 @@ async fn when_the_log_is_another_one_it_is_copied_from_its_beginning() {
     world.server.delete_stream(LOG);
     world.server.sever("-tail");
     until("it is made anew", || world.server.messages(LOG).is_empty().then_some(())).await;
-    until("the tail knows", || (world.account.tail_sequence() == 0).then_some(())).await;
+    until("the tail knows", || (world.account.tail_sequence() == Sequence(0)).then_some(())).await;
     fill(&world, "a/b", 50).await;
     let look = || Some(copies(&world.server, "c")).filter(|copies| copies.len() > before.len());
     let all = until("copies of the new one", look).await;

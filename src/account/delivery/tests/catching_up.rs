@@ -1,7 +1,7 @@
 //! Sessions that fall behind the tail of a log get what the tail passed over, from the log, in its order, once.
 
 use mqtt_codec::QoS;
-use mqtt_session::{FeedState, Position};
+use mqtt_session::{FeedState, Position, Sequence};
 
 use crate::account::played::{Fate, LOG, PlayedClient, World, until};
 
@@ -14,7 +14,7 @@ async fn fill(world: &World, client: &mut PlayedClient, from: u64, count: u64) {
     }
     client.settle().await;
     let last = world.server.messages(LOG).last().unwrap().0;
-    until("the tail", || (world.account.tail_sequence() == last).then_some(())).await;
+    until("the tail", || (world.account.tail_sequence() == Sequence(last)).then_some(())).await;
 }
 
 fn numbers(from: u64, count: u64) -> Vec<String> {
@@ -120,10 +120,10 @@ async fn who_has_a_backlog_reads_it_before_the_log_goes_on() {
         slow.control.inbox().log_begins_above(next).map(|_| next)
     })
     .await;
-    assert_eq!(slow.control.inbox().log_begins_above(next), Some(first));
+    assert_eq!(slow.control.inbox().log_begins_above(next), Some(Sequence(first)));
     assert!(slow.stored().is_empty(), "nothing of what is behind the gap");
     // Its connection has read the backlog.
-    slow.control.inbox().with_feed(0, |feed| feed.fall_behind(first));
+    slow.control.inbox().with_feed(0, |feed| feed.fall_behind(Sequence(first)));
     assert_eq!(slow.receives(10).await, numbers(10, 10));
 }
 
@@ -138,7 +138,7 @@ async fn a_session_that_ends_while_a_scan_waits_for_it_keeps_nobody() {
     fill(&world, &mut publisher, 0, 40).await;
     // It asks once, and takes nothing of what the scan brings.
     assert_eq!(stuck.stored().len(), 4);
-    world.account.catch_up(Position::new(0, 5), stuck.control.inbox());
+    world.account.catch_up(Position::new(0, Sequence(5)), stuck.control.inbox());
     assert_eq!(other.receives(40).await, numbers(0, 40), "it waits for nobody");
     let filters = stuck.filters.iter().cloned();
     world.account.forget_subscriptions(&stuck.control, filters);
@@ -172,7 +172,7 @@ async fn what_the_log_loses_under_a_scan_is_looked_for_in_the_backlog() {
         slow.control.inbox().log_begins_above(next)
     })
     .await;
-    assert_eq!(begins, 20);
+    assert_eq!(begins, Sequence(20));
     assert!(slow.stored().is_empty());
 }
 
@@ -217,6 +217,6 @@ async fn who_is_behind_in_a_log_that_is_gone_waits_for_nothing() {
         is_live(&slow).then_some(())
     })
     .await;
-    world.account.catch_up(Position::new(number, 1), slow.control.inbox());
+    world.account.catch_up(Position::new(number, Sequence(1)), slow.control.inbox());
     assert!(is_live(&slow), "nobody asks for a log that is not there");
 }

@@ -2,7 +2,7 @@
 
 use mqtt_codec::{QoS, TopicFilter};
 use mqtt_ownership::Epoch;
-use mqtt_session::Position;
+use mqtt_session::{Position, Sequence};
 use serde_json::json;
 
 use crate::account::played::{Fate, LOG, World, answers, until};
@@ -36,22 +36,26 @@ async fn a_stream_that_comes_has_its_subjects_from_then_on_and_who_is_subscribed
     assert!(log.is_attached() && log.created().is_some() && !log.is_gone());
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("m/+").unwrap()), [0, log.number]);
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("n").unwrap()), [0]);
-    for place in [Position::in_main_log(7), Position::of_retained(7)] {
+    for place in [Position::in_main_log(Sequence(7)), Position::of_retained(Sequence(7))] {
         let (sequence, key) = world.account.logs.name_of(place);
-        assert_eq!((sequence, world.account.logs.place_of(sequence, key.as_deref())), (7, place));
+        assert_eq!((sequence, world.account.logs.place_of(sequence, key.as_deref())), (Sequence(7), place));
     }
-    let named = world.account.logs.name_of(log.position(7));
-    assert_eq!(named, (7, Some(log.key.to_string())));
-    assert_eq!(world.account.logs.place_of(7, named.1.as_deref()), log.position(7));
-    assert_eq!(world.account.logs.places_of([(&log.key.to_string(), &9)]).get(log.number), Some(9));
+    let named = world.account.logs.name_of(log.position(Sequence(7)));
+    assert_eq!(named, (Sequence(7), Some(log.key.to_string())));
+    assert_eq!(world.account.logs.place_of(Sequence(7), named.1.as_deref()), log.position(Sequence(7)));
+    assert_eq!(world.account.logs.places_of([(&log.key.to_string(), &9)]).get(log.number), Some(Sequence(9)));
     assert!(world.account.logs.knows([log.key.to_string()].iter()));
     // It goes, and its subjects with it.
     world.server.delete_stream("S");
     is_owned(&world, "m.x", LOG).await;
     assert!(log.is_gone());
     assert!(!world.account.logs.knows([log.key.to_string()].iter()));
-    assert_ne!(world.account.logs.place_of(7, named.1.as_deref()), log.position(7), "nothing is found there");
-    assert_eq!(world.account.logs.name_of(log.position(7)).1.as_deref(), Some("?"));
+    assert_ne!(
+        world.account.logs.place_of(Sequence(7), named.1.as_deref()),
+        log.position(Sequence(7)),
+        "nothing is found there"
+    );
+    assert_eq!(world.account.logs.name_of(log.position(Sequence(7))).1.as_deref(), Some("?"));
     client.publish("m/x", QoS::AtLeastOnce, false, "again");
     client.settle().await;
     assert_eq!(client.receives(1).await, ["again"]);

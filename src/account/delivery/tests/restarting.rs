@@ -2,6 +2,7 @@
 
 use mqtt_codec::QoS;
 use mqtt_ownership::Epoch;
+use mqtt_session::Sequence;
 
 use crate::account::played::{LOG, World, until};
 
@@ -27,12 +28,12 @@ async fn when_the_log_is_made_anew_whoever_reads_it_goes_on_with_what_it_has_now
     world.server.delete_stream(LOG);
     world.server.sever("-tail");
     let is_told = || live.control.inbox().restarts_at(0);
-    assert_eq!(until("it is told", is_told).await, 1);
-    assert_eq!(world.account.tail_sequence(), 0);
+    assert_eq!(until("it is told", is_told).await, Sequence(1));
+    assert_eq!(world.account.tail_sequence(), Sequence(0));
     assert!(live.stored().is_empty(), "its session is to know first");
     for client in [&live, &slow] {
         let restarts = client.control.inbox().take_restarts();
-        assert_eq!(restarts.iter().map(|restart| (restart.log, restart.next)).collect::<Vec<_>>(), [(0, 1)]);
+        assert_eq!(restarts.iter().map(|restart| (restart.log, restart.next.0)).collect::<Vec<_>>(), [(0, 1)]);
     }
     // Whose epochs the log had is forgotten with it: nothing of what it has now is late for that.
     let mut again = world.client("p");

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytestring::ByteString;
 use mqtt_codec::{QoS, ReasonCode, RetainHandling, SubscriptionOptions, TopicFilter};
-use mqtt_session::Position;
+use mqtt_session::{Position, Sequence};
 
 use crate::account::delivery::retained::RetainedCursor;
 use crate::account::played::{Fate, PlayedClient, World, text, until};
@@ -160,9 +160,9 @@ async fn a_subscription_made_again_begins_where_it_was() {
     let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..SubscriptionOptions::default() };
     let (subscription_id, logs, is_owed_retained, before) = (None, vec![0], false, None);
     let new = NewSubscription { filter, options, subscription_id, order, logs, is_owed_retained, before };
-    world.account.router.restore(client.control.inbox(), &[Position::new(0, 2)].into_iter().collect(), &new);
+    world.account.router.restore(client.control.inbox(), &[Position::new(0, Sequence(2))].into_iter().collect(), &new);
     // It was away, and has read up to the second one.
-    client.control.inbox().with_feed(0, |feed| feed.fall_behind(2));
+    client.control.inbox().with_feed(0, |feed| feed.fall_behind(Sequence(2)));
     assert_eq!(client.receives(2).await, ["2", "3"]);
     assert!(world.account.has_subscriber(&mqtt_codec::TopicName::new("a").unwrap()));
     world.account.router.unsubscribe(&new.filter, client.control.id);
@@ -188,7 +188,7 @@ fn retained_messages_go_on_where_the_progress_says() {
     let progress = |number, after: Option<&str>| RetainedProgress { number, after: after.map(str::to_owned) };
     let resumed = |progress: &RetainedProgress| -> Vec<(String, u64, u64)> {
         let cursors = RetainedCursor::resume_all(all.iter(), progress);
-        cursors.into_iter().map(|c| (c.filter.as_str().to_owned(), c.number, c.up_to)).collect()
+        cursors.into_iter().map(|c| (c.filter.as_str().to_owned(), c.number, c.up_to.0)).collect()
     };
     let (late, begun) = (("late".to_owned(), 7, 70), ("begun/#".to_owned(), 5, 50));
     assert_eq!(

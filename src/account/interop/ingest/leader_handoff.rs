@@ -88,7 +88,7 @@ impl Ingest {
     async fn log_is_read(&self) {
         for log in self.logs.all().into_iter().filter(|log| !log.is_attached()) {
             let Ok(end) = log.log.last_sequence().await else { continue };
-            while log.tail_sequence() < end {
+            while log.tail_sequence().0 < end {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use mqtt_codec::{Connect, ReasonCode};
 use mqtt_ownership::{Epoch, ServerTime};
+use mqtt_session::Sequence;
 use serde::{Deserialize, Serialize};
 
 use super::{Attached, Registered};
@@ -66,7 +67,7 @@ impl Account {
     ) -> Result<Attached, Refusal> {
         let control = Arc::clone(registered.control);
         let came = self.store.clock().earliest();
-        self.unrecorded.enter(control.id, came, records::stored_will(connect, 0));
+        self.unrecorded.enter(control.id, came, records::stored_will(connect, Sequence(0)));
         self.end_local_owner(&control, connect, socket).await?;
         let mut asking = pin!(self.end_other_owners(&control, came, connect));
         let refusal = tokio::select! {

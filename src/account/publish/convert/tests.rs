@@ -55,7 +55,7 @@ fn a_plain_message_says_nothing_but_what_is_asked() {
         let plain = log_headers(&publication(qos, None), None, None, None, None, carrier).unwrap();
         assert!(plain.is_empty(), "{carrier:?}");
         let (publisher, id, epoch) = (Some("c d".into()), Some("id".into()), Some("1.2".into()));
-        let all = log_headers(&publication(qos, None), Some(7), publisher, id, epoch, carrier).unwrap();
+        let all = log_headers(&publication(qos, None), Some(Sequence(7)), publisher, id, epoch, carrier).unwrap();
         let said = [name::RETAIN, name::CLIENT, name::NATS_MSG_ID, name::EPOCH].map(|name| header(&all, name));
         assert_eq!(said, [Some("7"), Some("c d"), Some("id"), Some("1.2")]);
     }
@@ -86,7 +86,8 @@ fn core_nats_is_told_the_qos_only_where_somebody_would_take_it_for_another() {
 fn the_copy_of_a_stored_message_is_known_on_its_subject_and_on_no_other() {
     let subject = proto_map::subject_of(&TopicName::new("a/b").unwrap()).unwrap();
     let publication = publication(QoS::ExactlyOnce, None);
-    let headers = natural_headers(&publication, &subject, 9, true, Some("c".into()), Some("id".into())).unwrap();
+    let headers =
+        natural_headers(&publication, &subject, Sequence(9), true, Some("c".into()), Some("id".into())).unwrap();
     let core = |subject: &str, headers: Headers, reply: Option<&str>| CoreMessage {
         subject: subject.into(),
         headers: Some(headers),
@@ -109,7 +110,7 @@ fn the_copy_of_a_stored_message_is_known_on_its_subject_and_on_no_other() {
         stored_at_ms: 0,
     });
     assert_eq!((envelope.qos, envelope.retained_seq), (QoS::AtLeastOnce, Some(5)), "a deletion is one at QoS 1");
-    let natural = natural_headers_of(envelope.clone(), &subject, 9).unwrap();
+    let natural = natural_headers_of(envelope.clone(), &subject, Sequence(9)).unwrap();
     assert!(proto_map::is_log_copy(header(&natural, name::LOG).unwrap(), "a.b"));
     assert_eq!((header(&natural, name::RETAIN), header(&natural, name::TOPIC)), (None, None));
     let logged = log_headers_of(&envelope, "id".into(), STORED).unwrap();
@@ -130,7 +131,7 @@ fn what_the_index_keeps_of_a_retained_message_is_what_was_published() {
     let entry =
         RetainedEntry { topic: message.topic.clone(), message: kept, sequence: 8, version: 0, lent: Lent::default() };
     let read = from_retained(&entry, false);
-    assert_eq!((read.qos, read.retain, read.retained_at), (QoS::ExactlyOnce, true, Some(8)));
+    assert_eq!((read.qos, read.retain, read.retained_at), (QoS::ExactlyOnce, true, Some(Sequence(8))));
     assert_eq!(read.expiry(ServerTime(3_000)), Ok(Some(3)));
     message.payload = Bytes::new();
     assert!(retained_of(&message, QoS::AtLeastOnce).is_none());

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use mqtt_codec::{MessageProperties, QoS, ReasonCode, TopicName, Version};
 use mqtt_ownership::ServerTime;
-use mqtt_session::{MessageId, Once, Publication};
+use mqtt_session::{MessageId, Once, Publication, Sequence};
 
 use super::{log_rule, logged, measure};
 use crate::account::Rights;
@@ -149,7 +149,7 @@ async fn what_a_client_has_published_whose_epoch_has_ended_is_withdrawn() {
     assert!(world.server.said("a").is_empty());
 }
 
-fn once(client: &crate::account::played::PlayedClient, payload: &str, maybe_above: Option<u64>) -> Publication {
+fn once(client: &crate::account::played::PlayedClient, payload: &str, maybe_above: Option<Sequence>) -> Publication {
     let message = MessageId { epoch: 3, number: 9, key: 0 };
     let once = Some(Once { message, maybe_above });
     Publication { once, ..client.publication("a/b", QoS::ExactlyOnce, false, payload) }
@@ -164,14 +164,14 @@ async fn a_message_that_may_be_stored_already_is_looked_for_and_stored_once() {
     client.settle().await;
     // Its sidecar dies over the answer, and another one recovers it.
     let mut again = world.client("c");
-    let publication = once(&again, "first", Some(0));
+    let publication = once(&again, "first", Some(Sequence(0)));
     again.publish_as(publication).unwrap();
     again.publish("a/b", QoS::AtLeastOnce, false, "behind");
     assert_eq!(answers(&again.settle().await), successes(2));
     assert_eq!(logged(&world.server), ["first", "behind"]);
     // It was not there.
     let mut other = world.client("d");
-    let publication = once(&other, "new", Some(0));
+    let publication = once(&other, "new", Some(Sequence(0)));
     other.publish_as(publication).unwrap();
     assert_eq!(answers(&other.settle().await), successes(1));
     assert_eq!(logged(&world.server), ["first", "behind", "new"]);
@@ -307,7 +307,7 @@ async fn a_message_that_may_be_in_another_log_is_looked_for_there_from_when_its_
     // One that is known to be over, and one by a clock that was ahead.
     for (stored, epoch) in [(1, now_ms - 1_000), (2, now_ms + 1_000_000)] {
         let mut client = world.client("c");
-        for maybe_above in [None, Some(77)] {
+        for maybe_above in [None, Some(Sequence(77))] {
             let publication = of_epoch(&client, epoch, maybe_above);
             client.publish_as(publication).unwrap();
             assert_eq!(client.settle().await.len(), 1);
@@ -319,7 +319,7 @@ async fn a_message_that_may_be_in_another_log_is_looked_for_there_from_when_its_
     world.server.rule(|said| {
         if said.subject.starts_with("$JS.API.CONSUMER.CREATE.S.nmq-at") { Fate::Refused(10008) } else { Fate::Taken }
     });
-    let publication = of_epoch(&client, now_ms - 500, Some(0));
+    let publication = of_epoch(&client, now_ms - 500, Some(Sequence(0)));
     client.publish_as(publication).unwrap();
     let (told, ()) = tokio::join!(client.settle(), async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

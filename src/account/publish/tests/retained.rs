@@ -138,7 +138,7 @@ async fn what_is_beyond_a_limit_is_refused_above_qos_0_and_not_retained_at_qos_0
 /// does not stay in its place.
 #[tokio::test]
 async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_repeated() {
-    use mqtt_session::{MessageId, Once, Publication};
+    use mqtt_session::{MessageId, Once, Publication, Sequence};
     let world = World::start().await;
     let mut client = world.client("c");
     client.control.completions().set_epoch(Epoch(4));
@@ -157,7 +157,7 @@ async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_r
         }
     };
     // At QoS 1 nothing says that it was stored before.
-    let (new, new_again) = (repeated(2, "new", None), repeated(2, "new", Some(0)));
+    let (new, new_again) = (repeated(2, "new", None), repeated(2, "new", Some(Sequence(0))));
     let older = || client_publication("older");
     client.publish_as(older()).unwrap();
     client.publish_as(new).unwrap();
