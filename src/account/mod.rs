@@ -335,7 +335,7 @@ impl Account {
         };
         if entries.len() < sequences.len() && log.number == 0 {
             let has = |sequence: &u64| entries.iter().any(|entry| entry.sequence == *sequence);
-            let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).collect();
+            let missing = sequences.iter().copied().filter(|sequence| !has(sequence)).map(Sequence).collect();
             entries.extend(self.find_in_backlog(client_id, missing).await);
         }
         let message = |entry: &LogEntry| {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
+use mqtt_session::Sequence;
 use proto_map::{Headers, Names, StreamSpec, name};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -92,7 +93,7 @@ pub struct BacklogEnd {
     /// Sequence of the last copy in the stream of backlogs.
     pub stream_sequence: u64,
     /// Sequence in the log of what it is a copy of.
-    pub log_sequence: u64,
+    pub log_sequence: Sequence,
 }
 
 /// How many copies each client has.
@@ -179,10 +180,10 @@ impl Backlog {
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn log_time(&self, sequence: u64) -> Result<Option<(u64, u64)>, Unavailable> {
+    pub async fn log_time(&self, sequence: Sequence) -> Result<Option<(Sequence, u64)>, Unavailable> {
         let Shared { readers, names, .. } = &*self.shared;
-        let stored = readers.message_from(&names.log_stream(), sequence).await?;
-        Ok(stored.and_then(|stored| Some((stored.seq, rfc3339_ms(&stored.time)?))))
+        let stored = readers.message_from(&names.log_stream(), sequence.0).await?;
+        Ok(stored.and_then(|stored| Some((Sequence(stored.seq), rfc3339_ms(&stored.time)?))))
     }
 
     /// Up to where the log is copied, and what the next [`Self::save_position`] has to expect.
@@ -274,7 +275,7 @@ impl Backlog {
             for entry in batch.drain(..) {
                 let Some(client_id) = names.strip_backlog(entry.stream_subject()) else { continue };
                 let stream_sequence = entry.sequence;
-                let log_sequence = LogEntry::of_copy(entry).map_or(0, |copy| copy.sequence);
+                let log_sequence = Sequence(LogEntry::of_copy(entry).map_or(0, |copy| copy.sequence));
                 ends.insert(client_id, BacklogEnd { stream_sequence, log_sequence });
             }
             if reader.is_caught_up() {
@@ -293,7 +294,7 @@ impl Backlog {
         let Some(stored) = bucket.api.last_message(stream, &subject).await? else { return Ok(None) };
         let stream_sequence = stored.seq;
         let copy = LogEntry::of_stored(stored, prefix).and_then(LogEntry::of_copy);
-        Ok(Some(BacklogEnd { stream_sequence, log_sequence: copy.map_or(0, |copy| copy.sequence) }))
+        Ok(Some(BacklogEnd { stream_sequence, log_sequence: Sequence(copy.map_or(0, |copy| copy.sequence)) }))
     }
 
     /// Removes the copies of a client up to and with a sequence of the stream of backlogs.

@@ -24,6 +24,7 @@ use bytestring::ByteString;
 use foldhash::HashMap;
 use mqtt_codec::TopicName;
 use mqtt_ownership::Epoch;
+use mqtt_session::Sequence;
 use parking_lot::Mutex;
 use proto_map::Headers;
 use tokio::sync::watch;
@@ -121,7 +122,7 @@ pub(super) struct LastSequences {
 /// The last put of a key.
 #[derive(Clone, Default)]
 pub(super) struct LastPut {
-    pub(super) sequence: u64,
+    pub(super) sequence: Sequence,
     pub(super) behalf: Option<OnBehalf>,
 }
 
@@ -180,7 +181,7 @@ impl RetainedWriter {
         let is_it = |other: &Option<OnBehalf>| other.as_ref() == Some(behalf);
         let state = self.state.lock();
         let is_under_way = |key: &Key| is_it(&key.current) || key.waiting.iter().any(|w| is_it(&w.writing.behalf));
-        let known = || self.retained.index().sequence_of(topic);
+        let known = || Sequence(self.retained.index().sequence_of(topic));
         state.keys.get(subject).is_some_and(is_under_way)
             || state.last.get(subject).is_some_and(|last| is_it(&last.behalf) && last.sequence >= known())
     }
@@ -194,15 +195,15 @@ impl RetainedWriter {
     fn begin(&self, permit: Option<Permit>, writing: Writing) {
         match permit {
             Some(permit) if !self.doubt.is_in_doubt() => {
-                let last = self.state.lock().last.get(&writing.subject).map_or(0, |last| last.sequence);
-                let expected = last.max(self.retained.index().sequence_of(&writing.topic));
-                self.put(permit, writing, expected);
+                let last = self.state.lock().last.get(&writing.subject).map(|last| last.sequence);
+                let known = Sequence(self.retained.index().sequence_of(&writing.topic));
+                self.put(permit, writing, last.unwrap_or_default().max(known));
             }
             _ => self.look(writing),
         }
     }
 
-    fn put(&self, permit: Permit, writing: Writing, expected: u64) {
+    fn put(&self, permit: Permit, writing: Writing, expected: Sequence) {
         let Some(sink) = self.me.upgrade() else { return };
         let mut state = self.state.lock();
         let token = state.next;
@@ -212,7 +213,7 @@ impl RetainedWriter {
             headers: writing.headers.clone(),
             payload: writing.payload.clone(),
             ttl_s: writing.ttl_s,
-            expected_last: Some(expected),
+            expected_last: Some(expected.0),
             guard: writing.guard.clone(),
             sink,
             token,
@@ -235,7 +236,7 @@ impl RetainedWriter {
                 }
                 match writer.judge(&writing).await {
                     Ok(Verdict::IsThere(sequence)) => {
-                        return writer.finish_now(writing, Ok(Stored { sequence, duplicate: true }));
+                        return writer.finish_now(writing, Ok(Stored { sequence: sequence.0, duplicate: true }));
                     }
                     Ok(Verdict::HasEnded) => {
                         tracing::debug!(topic = writing.topic.as_str(), "a retained message came too late");
@@ -255,7 +256,7 @@ impl RetainedWriter {
     async fn judge(&self, writing: &Writing) -> Result<Verdict, Unavailable> {
         let last = self.retained.last(&writing.subject).await?;
         if let Some(last) = last.as_ref().filter(|last| writing.is(last)) {
-            return Ok(Verdict::IsThere(last.sequence));
+            return Ok(Verdict::IsThere(Sequence(last.sequence)));
         }
         // In this order: who owns the session after this has changed nothing before that.
         if let Some(behalf) = &writing.behalf
@@ -263,7 +264,7 @@ impl RetainedWriter {
         {
             return Ok(Verdict::HasEnded);
         }
-        Ok(Verdict::PutAfter(last.map_or(0, |last| last.sequence)))
+        Ok(Verdict::PutAfter(Sequence(last.map_or(0, |last| last.sequence))))
     }
 
     /// Whether what is published on this behalf is not wanted any more. A client that is gone and has not come back has
@@ -297,7 +298,7 @@ impl RetainedWriter {
     }
 
     /// Whether the last put of its key is behind a sequence, and on the same behalf.
-    fn is_overtaken(&self, writing: &Writing, sequence: u64) -> bool {
+    fn is_overtaken(&self, writing: &Writing, sequence: Sequence) -> bool {
         let state = self.state.lock();
         let last = state.last.get(&writing.subject);
         writing.behalf.is_some() && last.is_some_and(|last| last.sequence > sequence && last.behalf == writing.behalf)
@@ -310,7 +311,7 @@ impl RetainedWriter {
 
     fn finish(&self, writing: Writing, result: Result<Stored, PutError>) {
         let Writing { subject, sink, token, behalf, .. } = writing;
-        let stored = result.as_ref().ok().map(|stored| stored.sequence);
+        let stored = result.as_ref().ok().map(|stored| Sequence(stored.sequence));
         sink.stored(token, result);
         let mut state = self.state.lock();
         if let Some(sequence) = stored {
@@ -337,9 +338,9 @@ impl RetainedWriter {
 /// What is to become of a put.
 enum Verdict {
     /// It is there, at this sequence.
-    IsThere(u64),
+    IsThere(Sequence),
     /// It is to be put, if this is still the last sequence of its key.
-    PutAfter(u64),
+    PutAfter(Sequence),
     /// Its client has come back elsewhere, or its will is done with.
     HasEnded,
 }
@@ -391,7 +392,7 @@ impl StoredSink for RetainedWriter {
                 });
             }
             // With an id of its publisher's own it is there already, behind which its publisher has put something older again.
-            Ok(Stored { duplicate: true, sequence }) if self.is_overtaken(&writing, sequence) => {
+            Ok(Stored { duplicate: true, sequence }) if self.is_overtaken(&writing, Sequence(sequence)) => {
                 let Some(writer) = self.me.upgrade() else { return };
                 writing.headers.retain(|(name, _)| **name != *proto_map::name::NATS_MSG_ID);
                 writer.look(writing);

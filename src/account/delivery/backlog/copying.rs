@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use mqtt_session::Sequence;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -26,8 +27,8 @@ const STORE_FAILED: u32 = 10077;
 pub(super) async fn copy(
     account: &Arc<Account>,
     owed: &BacklogPlan,
-    from: u64,
-    horizon: u64,
+    from: Sequence,
+    horizon: Sequence,
     uncounted: &mut Uncounted,
 ) -> Result<u64, Failure> {
     let copies = Arc::new(Copies::default());
@@ -41,17 +42,17 @@ pub(super) async fn copy(
 async fn hand_over(
     account: &Arc<Account>,
     owed: &BacklogPlan,
-    from: u64,
-    horizon: u64,
+    from: Sequence,
+    horizon: Sequence,
     copies: &Arc<Copies>,
 ) -> Result<(), Failure> {
-    let mut scan = account.store.log().scan(from);
+    let mut scan = account.store.log().scan(from.0);
     let mut recipients = Vec::new();
-    while scan.position() <= horizon {
+    while Sequence(scan.position()) <= horizon {
         let batch = scan.next().await?;
-        for entry in batch.iter().take_while(|entry| entry.sequence <= horizon) {
+        for entry in batch.iter().take_while(|entry| Sequence(entry.sequence) <= horizon) {
             let Some((ttl_s, is_hidden, message)) = live(account, entry) else { continue };
-            owed.matching(entry.sequence, &message, is_hidden, &mut recipients);
+            owed.matching(Sequence(entry.sequence), &message, is_hidden, &mut recipients);
             for recipient in &recipients {
                 copies.put(account, entry, *recipient, owed.client_id(*recipient), ttl_s).await?;
             }
@@ -88,12 +89,12 @@ struct Outcome {
     /// By recipient.
     stored: HashMap<u32, u64>,
     /// Recipient and sequence of what has no answer yet, by token.
-    under_way: HashMap<u64, (u32, u64)>,
+    under_way: HashMap<u64, (u32, Sequence)>,
     last_token: u64,
     /// Recipient and sequence of what has none and will have none.
-    in_doubt: Vec<(u32, u64)>,
+    in_doubt: Vec<(u32, Sequence)>,
     /// Recipient and sequence of what was refused: it is not there, and what was handed over behind it may be.
-    refused: Vec<(u32, u64)>,
+    refused: Vec<(u32, Sequence)>,
     /// Sessions whose queue takes nothing more, and what was dropped for that.
     full: HashSet<u32>,
     queue_full: u64,
@@ -135,7 +136,7 @@ impl Copies {
             room.forget();
         }
         let permit = publisher.permit(bytes).await;
-        let token = self.outcome.lock().begin(recipient, entry.sequence);
+        let token = self.outcome.lock().begin(recipient, Sequence(entry.sequence));
         let sink = Arc::clone(self) as Arc<dyn StoredSink>;
         let payload = entry.payload.clone();
         publisher
@@ -170,7 +171,7 @@ impl Copies {
 
 impl Outcome {
     /// A copy is handed over. Its token.
-    fn begin(&mut self, recipient: u32, sequence: u64) -> u64 {
+    fn begin(&mut self, recipient: u32, sequence: Sequence) -> u64 {
         self.last_token += 1;
         self.under_way.insert(self.last_token, (recipient, sequence));
         self.last_token

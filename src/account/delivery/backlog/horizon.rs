@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use mqtt_ownership::ServerTime;
+use mqtt_session::Sequence;
 
 use crate::store::LogInfo;
 
@@ -23,18 +24,18 @@ const KEPT_EIGHTHS: u64 = 3;
 
 /// The horizon by the room that the log has: up to where it is to be copied when everything up to `position` is. `None`
 /// when nothing is due.
-pub(crate) fn by_room(log: &LogInfo, position: u64) -> Option<u64> {
+pub(crate) fn by_room(log: &LogInfo, position: Sequence) -> Option<Sequence> {
     let rooms = [(log.bytes, log.max_bytes), (log.messages, log.max_messages)];
     rooms.into_iter().filter_map(|(used, max)| by_limit(log, position, used, max?)).max()
 }
 
-fn by_limit(log: &LogInfo, position: u64, used: u64, max: u64) -> Option<u64> {
+fn by_limit(log: &LogInfo, position: Sequence, used: u64, max: u64) -> Option<Sequence> {
     let behind = |eighths: u64| {
         let kept = u128::from(max) * u128::from(eighths) / 8;
         let sequences = u128::from((log.last + 1).saturating_sub(log.first));
         // As many sequences at the end as hold that much.
         let newest = if u128::from(used) <= kept { sequences } else { sequences * kept / u128::from(used) };
-        log.last.saturating_sub(u64::try_from(newest).unwrap_or(u64::MAX))
+        Sequence(log.last.saturating_sub(u64::try_from(newest).unwrap_or(u64::MAX)))
     };
     (behind(DUE_EIGHTHS) > position).then(|| behind(KEPT_EIGHTHS)).filter(|horizon| *horizon > position)
 }
@@ -53,27 +54,28 @@ pub(crate) const fn age_of_horizon(max_age: Duration) -> Duration {
 /// what was asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Search {
-    found: u64,
-    last: u64,
+    found: Sequence,
+    last: Sequence,
     until: ServerTime,
 }
 
 impl Search {
     /// Looks above `position`, up to and with `last`.
-    pub(crate) const fn new(position: u64, last: u64, until: ServerTime) -> Self {
+    pub(crate) const fn new(position: Sequence, last: Sequence, until: ServerTime) -> Self {
         Self { found: position, last, until }
     }
 
     /// The sequence to look at, or what was found: `position` when there is none.
-    pub(crate) const fn next(&self) -> Result<u64, u64> {
-        if self.last <= self.found { Err(self.found) } else { Ok(self.found + (self.last - self.found).div_ceil(2)) }
+    pub(crate) const fn next(&self) -> Result<Sequence, Sequence> {
+        let (found, last) = (self.found.0, self.last.0);
+        if last <= found { Err(self.found) } else { Ok(Sequence(found + (last - found).div_ceil(2))) }
     }
 
     /// At or after `asked` the first message is this one, stored then.
-    pub(crate) const fn answer(&mut self, asked: u64, message: Option<(u64, ServerTime)>) {
+    pub(crate) const fn answer(&mut self, asked: Sequence, message: Option<(Sequence, ServerTime)>) {
         match message {
-            Some((sequence, stored)) if stored.0 <= self.until.0 && sequence <= self.last => self.found = sequence,
-            _ => self.last = asked - 1,
+            Some((sequence, stored)) if stored.0 <= self.until.0 && sequence.0 <= self.last.0 => self.found = sequence,
+            _ => self.last = Sequence(asked.0 - 1),
         }
     }
 }
@@ -88,37 +90,41 @@ mod tests {
         LogInfo { first, last, messages, bytes: messages * 10, max_bytes: Some(1000), ..LogInfo::default() }
     }
 
+    fn due(log: &LogInfo, position: u64) -> Option<u64> {
+        by_room(log, Sequence(position)).map(|horizon| horizon.0)
+    }
+
     #[test]
     fn nothing_is_due_in_a_log_that_is_half_full() {
-        assert_eq!(by_room(&LogInfo { max_bytes: Some(1000), ..LogInfo::default() }, 0), None);
-        assert_eq!(by_room(&log(1, 1), 0), None);
-        assert_eq!(by_room(&log(1, 50), 0), None);
-        assert_eq!(by_room(&LogInfo { max_bytes: None, ..log(1, 1000) }, 0), None);
+        assert_eq!(due(&LogInfo { max_bytes: Some(1000), ..LogInfo::default() }, 0), None);
+        assert_eq!(due(&log(1, 1), 0), None);
+        assert_eq!(due(&log(1, 50), 0), None);
+        assert_eq!(due(&LogInfo { max_bytes: None, ..log(1, 1000) }, 0), None);
     }
 
     #[test]
     fn beyond_half_the_newest_three_eighths_stay() {
-        assert_eq!(by_room(&log(1, 51), 0), Some(51 - 37));
-        assert_eq!(by_room(&log(901, 1000), 900), Some(1000 - 37));
+        assert_eq!(due(&log(1, 51), 0), Some(51 - 37));
+        assert_eq!(due(&log(901, 1000), 900), Some(1000 - 37));
     }
 
     #[test]
     fn the_next_pass_waits_until_what_is_not_copied_lies_in_the_older_half() {
-        assert_eq!(by_room(&log(901, 1000), 963), None);
-        assert_eq!(by_room(&log(914, 1013), 963), None);
-        assert_eq!(by_room(&log(915, 1014), 963), Some(1014 - 37));
+        assert_eq!(due(&log(901, 1000), 963), None);
+        assert_eq!(due(&log(914, 1013), 963), None);
+        assert_eq!(due(&log(915, 1014), 963), Some(1014 - 37));
     }
 
     #[test]
     fn the_limit_of_messages_counts_as_that_of_bytes() {
         let log = LogInfo { max_bytes: Some(1_000_000), max_messages: Some(80), ..log(1, 80) };
-        assert_eq!(by_room(&log, 0), Some(50));
+        assert_eq!(due(&log, 0), Some(50));
     }
 
     #[test]
     fn a_log_that_has_overtaken_its_copies_is_copied_from_its_beginning() {
-        assert_eq!(by_room(&log(5001, 5100), 40), Some(5100 - 37));
-        assert_eq!(by_room(&log(u64::MAX - 99, u64::MAX - 1), 40), Some(u64::MAX - 1 - 37));
+        assert_eq!(due(&log(5001, 5100), 40), Some(5100 - 37));
+        assert_eq!(due(&log(u64::MAX - 99, u64::MAX - 1), 40), Some(u64::MAX - 1 - 37));
     }
 
     #[test]
@@ -127,7 +133,7 @@ mod tests {
         for messages in 1..200_u64 {
             for position in 0..messages {
                 let log = log(1, messages);
-                let copied = by_room(&log, position).unwrap_or(position);
+                let copied = due(&log, position).unwrap_or(position);
                 let uncopied = messages - copied;
                 assert!(uncopied * 10 <= 510, "{messages} messages, {position} copied: {uncopied} are not");
             }
@@ -144,11 +150,11 @@ mod tests {
 
     #[test]
     fn the_search_finds_the_last_message_that_is_old_enough_over_gaps() {
-        let log: Vec<(u64, u64)> = [(3, 10), (4, 10), (9, 20), (10, 35), (400, 35), (401, 90)].to_vec();
-        let at = |sequence: u64| log.iter().find(|(s, _)| *s >= sequence).map(|&(s, ms)| (s, ServerTime(ms)));
+        let log = [(3, 10), (4, 10), (9, 20), (10, 35), (400, 35), (401, 90)].map(|(s, ms)| (Sequence(s), ms));
+        let at = |sequence: Sequence| log.iter().find(|(s, _)| *s >= sequence).map(|&(s, ms)| (s, ServerTime(ms)));
         for until_ms in 0..100 {
-            for position in [0, 2, 3, 9, 200, 401] {
-                let mut search = Search::new(position, 401, ServerTime(until_ms));
+            for position in [0, 2, 3, 9, 200, 401].map(Sequence) {
+                let mut search = Search::new(position, Sequence(401), ServerTime(until_ms));
                 let mut steps = 0;
                 let found = loop {
                     match search.next() {
@@ -159,7 +165,7 @@ mod tests {
                     assert!(steps < 20);
                 };
                 let old = log.iter().rev().find(|(s, ms)| *ms <= until_ms && *s > position);
-                assert_eq!(found, old.map_or(position, |(s, _)| *s), "until {until_ms} above {position}");
+                assert_eq!(found, old.map_or(position, |(s, _)| *s), "until {until_ms} above {position:?}");
             }
         }
     }

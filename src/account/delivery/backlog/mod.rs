@@ -61,7 +61,7 @@ impl Account {
     }
 
     /// Messages that the log does not have any more, from the backlog of a client, as far as they are there.
-    pub(crate) async fn find_in_backlog(&self, client_id: &str, mut sequences: HashSet<u64>) -> Vec<LogEntry> {
+    pub(crate) async fn find_in_backlog(&self, client_id: &str, mut sequences: HashSet<Sequence>) -> Vec<LogEntry> {
         let mut found = Vec::new();
         loop {
             match self.read_backlog(client_id, &mut sequences, &mut found).await {
@@ -75,15 +75,15 @@ impl Account {
     async fn read_backlog(
         &self,
         client_id: &str,
-        wanted: &mut HashSet<u64>,
+        wanted: &mut HashSet<Sequence>,
         found: &mut Vec<LogEntry>,
     ) -> Result<(), Unavailable> {
         let Some(lowest) = wanted.iter().min() else { return Ok(()) };
-        let Some(mut reader) = self.store.backlog().read(client_id, lowest - 1).await? else { return Ok(()) };
+        let Some(mut reader) = self.store.backlog().read(client_id, lowest.0 - 1).await? else { return Ok(()) };
         loop {
             let page = reader.page().await?;
-            let Some(last) = page.last().map(|entry| entry.sequence) else { return Ok(()) };
-            found.extend(page.into_iter().filter(|entry| wanted.remove(&entry.sequence)));
+            let Some(last) = page.last().map(|entry| Sequence(entry.sequence)) else { return Ok(()) };
+            found.extend(page.into_iter().filter(|entry| wanted.remove(&Sequence(entry.sequence))));
             // The backlog is in the order of the log.
             if wanted.iter().all(|sequence| *sequence <= last) {
                 return Ok(());
@@ -105,7 +105,7 @@ impl Account {
     fn tidy_backlog(
         &self,
         client_id: &str,
-        is_unwanted: impl FnOnce(u64) -> bool + Send + 'static,
+        is_unwanted: impl FnOnce(Sequence) -> bool + Send + 'static,
         is_left: Arc<AtomicBool>,
     ) {
         let (backlog, client_id) = (self.store.backlog().clone(), client_id.to_owned());
@@ -138,8 +138,8 @@ struct Writer {
     /// What sessions have left beside their records.
     besides: Besides,
     /// The first message above the position and when it was stored, once it is known.
-    oldest: Option<(u64, u64)>,
-    overtaken: u64,
+    oldest: Option<(Sequence, u64)>,
+    overtaken: Sequence,
     uncounted: Uncounted,
 }
 
@@ -153,8 +153,8 @@ struct Position {
 impl Writer {
     fn new(account: Weak<Account>, term: u64) -> Self {
         let swept_at = Instant::now();
-        let (position, oldest, besides, uncounted) = Default::default();
-        Self { account, term, position, is_doubtful: true, swept_at, besides, oldest, overtaken: 0, uncounted }
+        let (position, oldest, besides, overtaken, uncounted) = Default::default();
+        Self { account, term, position, is_doubtful: true, swept_at, besides, oldest, overtaken, uncounted }
     }
 
     /// Runs until the account is gone.
@@ -199,9 +199,14 @@ impl Writer {
         self.besides.look(account);
         let log = account.store.backlog().log_info().await?;
         let position = self.position(account, &log).await?;
-        if log.first > position + 1 && position > self.overtaken && log.messages > 0 {
-            self.overtaken = log.first;
-            tracing::warn!(position, first = log.first, "the log was discarded faster than the backlog was written");
+        let first = Sequence(log.first);
+        if first > position.next() && position > self.overtaken && log.messages > 0 {
+            self.overtaken = first;
+            tracing::warn!(
+                position = position.0,
+                first = first.0,
+                "the log was discarded faster than the backlog was written"
+            );
         }
         let Some(horizon) = self.horizon(account, &log, position).await? else {
             if self.swept_at.elapsed() >= SWEEP_IDLE {
@@ -213,37 +218,43 @@ impl Writer {
             }
             return Ok(Some(Look::of(&log)));
         };
-        self.pass(account, position, horizon, log.last).await?;
+        self.pass(account, position, horizon, Sequence(log.last)).await?;
         Ok(None)
     }
 
     /// Up to where the log is copied.
-    async fn position(&mut self, account: &Account, log: &LogInfo) -> Result<u64, Failure> {
+    async fn position(&mut self, account: &Account, log: &LogInfo) -> Result<Sequence, Failure> {
         if self.position.is_none() {
             let (stored, expected) = account.store.backlog().position().await?;
             self.position = Some(Position { stored, expected });
         }
-        let Some(Position { stored, .. }) = &mut self.position else { return Ok(0) };
+        let Some(Position { stored, .. }) = &mut self.position else { return Ok(Sequence(0)) };
         if stored.log != log.created {
             if !stored.log.is_empty() {
                 tracing::error!("the log is another one: what it had is lost to sessions that were away");
             }
             *stored = BacklogPosition { log: log.created.clone(), position: 0, term: self.term };
         }
-        Ok(stored.position)
+        Ok(Sequence(stored.position))
     }
 
     /// Up to where the log is to be copied now, if at all.
-    async fn horizon(&mut self, account: &Account, log: &LogInfo, position: u64) -> Result<Option<u64>, Failure> {
+    async fn horizon(
+        &mut self,
+        account: &Account,
+        log: &LogInfo,
+        position: Sequence,
+    ) -> Result<Option<Sequence>, Failure> {
+        let (first, last) = (Sequence(log.first), Sequence(log.last));
         let by_room = horizon::by_room(log, position);
         if by_room.is_some() {
             return Ok(by_room);
         }
-        let max_age = log.max_age_ms.filter(|_| log.last > position).map(Duration::from_millis);
+        let max_age = log.max_age_ms.filter(|_| last > position).map(Duration::from_millis);
         let Some(max_age) = max_age else { return Ok(None) };
         let backlog = account.store.backlog();
-        if self.oldest.is_none_or(|(sequence, _)| sequence <= position || sequence < log.first) {
-            self.oldest = backlog.log_time(position + 1).await?;
+        if self.oldest.is_none_or(|(sequence, _)| sequence <= position || sequence < first) {
+            self.oldest = backlog.log_time(position.next()).await?;
         }
         // Too early costs a copy, too late a message.
         let Some(now) = account.store.clock().now() else { return Ok(None) };
@@ -252,7 +263,7 @@ impl Writer {
             return Ok(None);
         }
         let until = now.before(horizon::age_of_horizon(max_age));
-        let mut search = Search::new(position.max(log.first.saturating_sub(1)), log.last, until);
+        let mut search = Search::new(position.max(first.before()), last, until);
         loop {
             match search.next() {
                 Ok(asked) => {
@@ -265,7 +276,13 @@ impl Writer {
     }
 
     /// Copies what lies above the position, up to and with the horizon, for everyone who is owed it.
-    async fn pass(&mut self, account: &Arc<Account>, position: u64, horizon: u64, last: u64) -> Result<(), Failure> {
+    async fn pass(
+        &mut self,
+        account: &Arc<Account>,
+        position: Sequence,
+        horizon: Sequence,
+        last: Sequence,
+    ) -> Result<(), Failure> {
         let began = Instant::now();
         let store = &account.store;
         let is_sweep = self.is_doubtful || self.swept_at.elapsed() >= SWEEP;
@@ -295,12 +312,12 @@ impl Writer {
         let gave_way = self.uncounted.count(store.backlog()).await?;
         account.metrics.dropped(DropReason::QueueFull, gave_way);
         let Some(Position { stored, expected }) = &mut self.position else { return Ok(()) };
-        stored.position = horizon;
+        stored.position = horizon.0;
         stored.term = self.term;
         *expected = store.backlog().save_position(stored, *expected).await?;
         self.is_doubtful = false;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(above = position, up_to = horizon, copies, ms, "the log is copied into backlogs");
+        tracing::debug!(above = position.0, up_to = horizon.0, copies, ms, "the log is copied into backlogs");
         Ok(())
     }
 }

@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use mqtt_session::Sequence;
+
 use crate::store::{Backlog, BacklogEnd, Lengths, Unavailable};
 
 /// What passes have stored that was not looked for yet.
@@ -17,9 +19,9 @@ pub(super) struct Uncounted {
     /// Copies, by client id.
     stored: HashMap<String, u64>,
     /// Client id and sequence in the log of copies that may be there: no more than a pass has under way.
-    in_doubt: Vec<(String, u64)>,
+    in_doubt: Vec<(String, Sequence)>,
     /// The same of copies that were refused.
-    refused: Vec<(String, u64)>,
+    refused: Vec<(String, Sequence)>,
 }
 
 impl Uncounted {
@@ -37,12 +39,12 @@ impl Uncounted {
     }
 
     /// A copy of the message with this sequence in the log was stored for a client, or not.
-    pub(super) fn in_doubt(&mut self, client_id: &str, sequence: u64) {
+    pub(super) fn in_doubt(&mut self, client_id: &str, sequence: Sequence) {
         self.in_doubt.push((client_id.to_owned(), sequence));
     }
 
     /// A copy of the message with this sequence in the log was refused for a client.
-    pub(super) fn refused(&mut self, client_id: &str, sequence: u64) {
+    pub(super) fn refused(&mut self, client_id: &str, sequence: Sequence) {
         self.refused.push((client_id.to_owned(), sequence));
     }
 
@@ -85,11 +87,11 @@ mod tests {
         let mut uncounted = Uncounted::default();
         uncounted.stored("a", 3);
         for (client_id, sequence) in [("a", 10), ("a", 11), ("a", 12), ("b", 11), ("gone", 12)] {
-            uncounted.in_doubt(client_id, sequence);
+            uncounted.in_doubt(client_id, Sequence(sequence));
         }
-        let end = |log_sequence| BacklogEnd { stream_sequence: 1, log_sequence };
+        let end = |sequence| BacklogEnd { stream_sequence: 1, log_sequence: Sequence(sequence) };
         for (client_id, sequence) in [("a", 9), ("a", 12), ("b", 10), ("gone", 1)] {
-            uncounted.refused(client_id, sequence);
+            uncounted.refused(client_id, Sequence(sequence));
         }
         let ends = HashMap::from([("a".to_owned(), end(11)), ("b".to_owned(), end(10))]);
         assert_eq!(uncounted.settle(&ends), 2, "what is behind the end is copied again");

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use mqtt_codec::{QoS, TopicFilter};
 use mqtt_ownership::ServerTime;
+use mqtt_session::Sequence;
 
 use crate::account::delivery::grant::{Audience, Everybody, MessageFacts, Terms, grant};
 use crate::account::delivery::message::Message;
@@ -19,25 +20,25 @@ use crate::store::{BacklogEnd, ProgressRecord, SessionRecord, SessionState};
 struct Recipient {
     client_id: String,
     /// Up to here it has what it is owed, here or in its backlog, but for what is in flight.
-    after: u64,
+    after: Sequence,
     /// In flight, above what its backlog has.
-    in_flight: Vec<u64>,
+    in_flight: Vec<Sequence>,
 }
 
 /// One subscription of a session.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
     recipient: u32,
-    since: u64,
+    since: Sequence,
     /// Above QoS 0.
     terms: Terms,
     /// The last that it takes at that.
-    until: u64,
+    until: Sequence,
 }
 
 impl Claim {
     /// What it asks for of the message with this sequence.
-    fn terms_at(&self, sequence: u64) -> Terms {
+    fn terms_at(&self, sequence: Sequence) -> Terms {
         let qos = if sequence <= self.until { self.terms.qos } else { QoS::AtMostOnce };
         Terms { qos, is_due: sequence > self.since, ..self.terms }
     }
@@ -48,35 +49,35 @@ impl Claim {
 pub(crate) struct BacklogPlan {
     recipients: Vec<Recipient>,
     claims: Subscriptions<Claim>,
-    from: Option<u64>,
+    from: Option<Sequence>,
 }
 
 /// Up to where a session has read, and what of that is in flight. Who never saved its progress has had nothing since
 /// its subscriptions began, which they say themselves.
-fn progress(record: &SessionRecord, progress: Option<&ProgressRecord>) -> (u64, Vec<u64>) {
+fn progress(record: &SessionRecord, progress: Option<&ProgressRecord>) -> (Sequence, Vec<Sequence>) {
     match progress.filter(|progress| progress.epoch >= record.first_epoch) {
-        Some(progress) => (progress.cursor, in_flight_in_log(progress).collect()),
-        None => (0, Vec::new()),
+        Some(progress) => (Sequence(progress.cursor), in_flight_in_log(progress).collect()),
+        None => (Sequence(0), Vec::new()),
     }
 }
 
 /// Whether nothing in a backlog that ends at this log sequence is owed any more.
-pub(crate) fn is_consumed(state: &SessionState, end: u64) -> bool {
+pub(crate) fn is_consumed(state: &SessionState, end: Sequence) -> bool {
     let (cursor, in_flight) = progress(&state.record, state.progress.as_ref());
     is_past(cursor, in_flight.into_iter(), end)
 }
 
 /// The same, for a session that is connected and has saved this progress.
-pub(crate) fn is_read(saved: &ProgressRecord, end: u64) -> bool {
-    is_past(saved.cursor, in_flight_in_log(saved), end)
+pub(crate) fn is_read(saved: &ProgressRecord, end: Sequence) -> bool {
+    is_past(Sequence(saved.cursor), in_flight_in_log(saved), end)
 }
 
 /// Backlogs are of the log that is always there: the others keep what they keep.
-fn in_flight_in_log(progress: &ProgressRecord) -> impl Iterator<Item = u64> {
-    progress.in_flight.iter().filter(|m| m.log.is_none()).map(|m| m.sequence)
+fn in_flight_in_log(progress: &ProgressRecord) -> impl Iterator<Item = Sequence> {
+    progress.in_flight.iter().filter(|m| m.log.is_none()).map(|m| Sequence(m.sequence))
 }
 
-fn is_past(cursor: u64, mut in_flight: impl Iterator<Item = u64>, end: u64) -> bool {
+fn is_past(cursor: Sequence, mut in_flight: impl Iterator<Item = Sequence>, end: Sequence) -> bool {
     cursor >= end && in_flight.all(|sequence| sequence > end)
 }
 
@@ -86,8 +87,8 @@ impl BacklogPlan {
     pub(crate) fn of(
         states: &HashMap<String, SessionState>,
         ends: &HashMap<String, BacklogEnd>,
-        position: u64,
-        horizon: u64,
+        position: Sequence,
+        horizon: Sequence,
         now: ServerTime,
     ) -> Self {
         let mut owed = Self::default();
@@ -97,8 +98,8 @@ impl BacklogPlan {
                 continue;
             }
             let (cursor, mut in_flight) = progress(&state.record, state.progress.as_ref());
-            let copied = position.max(ends.get(client_id).map_or(0, |end| end.log_sequence));
-            in_flight.retain(|sequence| (copied + 1..=horizon).contains(sequence));
+            let copied = position.max(ends.get(client_id).map_or(Sequence(0), |end| end.log_sequence));
+            in_flight.retain(|sequence| (copied.next()..=horizon).contains(sequence));
             let after = copied.max(cursor);
             if after < horizon || !in_flight.is_empty() {
                 owed.add(client_id, &state.record, after, in_flight, horizon);
@@ -107,7 +108,14 @@ impl BacklogPlan {
         owed
     }
 
-    fn add(&mut self, client_id: &str, record: &SessionRecord, after: u64, in_flight: Vec<u64>, horizon: u64) {
+    fn add(
+        &mut self,
+        client_id: &str,
+        record: &SessionRecord,
+        after: Sequence,
+        in_flight: Vec<Sequence>,
+        horizon: Sequence,
+    ) {
         let Ok(recipient) = u32::try_from(self.recipients.len()) else { return };
         let mut from = in_flight.iter().copied().min();
         for subscription in record.subscriptions.iter().filter(|s| s.qos > 0 || s.before.is_some()) {
@@ -116,12 +124,12 @@ impl BacklogPlan {
                 // Its backlog is in the group's consumer.
                 continue;
             }
-            let since = subscription.since;
+            let since = Sequence(subscription.since);
             let before = subscription.before.as_ref().filter(|_| subscription.qos == 0);
-            let until = before.map_or(u64::MAX, |before| before.up_to);
+            let until = before.map_or(Sequence::MAX, |before| Sequence(before.up_to));
             let qos = before.map_or(subscription.qos, |before| before.qos);
             let Some(terms) = Terms::of_stored(subscription, qos) else { continue };
-            let begins = since.max(after) + 1;
+            let begins = since.max(after).next();
             if begins > horizon && in_flight.is_empty() {
                 continue;
             }
@@ -134,7 +142,7 @@ impl BacklogPlan {
     }
 
     /// The first sequence that anybody may be owed; `None` when nobody is owed anything.
-    pub(crate) const fn from(&self) -> Option<u64> {
+    pub(crate) const fn from(&self) -> Option<Sequence> {
         self.from
     }
 
@@ -145,7 +153,7 @@ impl BacklogPlan {
 
     /// The sessions that are owed a message of the log, each once. `is_hidden`: wildcards do not match at the first level
     /// of the topic.
-    pub(crate) fn matching(&self, sequence: u64, message: &Message, is_hidden: bool, out: &mut Vec<u32>) {
+    pub(crate) fn matching(&self, sequence: Sequence, message: &Message, is_hidden: bool, out: &mut Vec<u32>) {
         out.clear();
         if message.qos == QoS::AtMostOnce {
             return;
@@ -208,17 +216,18 @@ mod tests {
     /// What a client "c" is owed of messages 1 to 10 with topic `a/b`, above `position` and up to 8.
     fn owed(session: Session, position: u64, end: Option<u64>) -> (Option<u64>, Vec<u64>) {
         let states = HashMap::from([("c".to_owned(), session.0)]);
-        let ends = end.map(|log_sequence| ("c".to_owned(), BacklogEnd { stream_sequence: 1, log_sequence }));
-        let owed = BacklogPlan::of(&states, &ends.into_iter().collect(), position, 8, ServerTime(0));
+        let ends = end.map(|end| ("c".to_owned(), BacklogEnd { stream_sequence: 1, log_sequence: Sequence(end) }));
+        let owed =
+            BacklogPlan::of(&states, &ends.into_iter().collect(), Sequence(position), Sequence(8), ServerTime(0));
         let mut message = Message::new(TopicName::new("a/b").unwrap(), Bytes::new(), None);
         message.qos = QoS::AtLeastOnce;
         message.publisher = Some("c".into());
         let mut sequences = Vec::new();
-        let from = owed.from();
+        let from = owed.from().map(|from| from.0);
         // The writer reads from there on, up to the horizon.
         for sequence in from.unwrap_or(9)..=8 {
             let mut recipients = Vec::new();
-            owed.matching(sequence, &message, false, &mut recipients);
+            owed.matching(Sequence(sequence), &message, false, &mut recipients);
             assert!(recipients.len() <= 1, "one copy for each session");
             sequences.extend(recipients.iter().map(|recipient| {
                 assert_eq!(owed.client_id(*recipient), "c");
@@ -286,9 +295,9 @@ mod tests {
 
     #[test]
     fn a_backlog_is_consumed_when_nothing_in_it_is_owed_or_in_flight() {
-        assert!(is_consumed(&session(7).0, 7));
-        assert!(!is_consumed(&session(6).0, 7));
-        assert!(!is_consumed(&session(9).in_flight(4).0, 7));
-        assert!(is_consumed(&session(9).in_flight(8).0, 7));
+        assert!(is_consumed(&session(7).0, Sequence(7)));
+        assert!(!is_consumed(&session(6).0, Sequence(7)));
+        assert!(!is_consumed(&session(9).in_flight(4).0, Sequence(7)));
+        assert!(is_consumed(&session(9).in_flight(8).0, Sequence(7)));
     }
 }

@@ -81,11 +81,11 @@ async fn what_a_session_that_is_away_is_owed_is_copied_before_the_log_loses_it_a
         assert!(self::copies(&world.server, client_id).is_empty(), "{client_id}");
     }
     world.server.discard(LOG, copies[5]);
-    let wanted: HashSet<u64> = [1, 3, 999].into();
+    let wanted = HashSet::from([1, 3, 999].map(Sequence));
     let found = world.account.find_in_backlog("c", wanted).await;
     let found: Vec<_> = found.iter().map(|entry| (entry.sequence, entry.subject().to_owned())).collect();
     assert_eq!(found, [(1, "a.b".to_owned()), (3, "a.b".to_owned())]);
-    assert!(world.account.find_in_backlog("nobody", [1].into()).await.is_empty());
+    assert!(world.account.find_in_backlog("nobody", [Sequence(1)].into()).await.is_empty());
     assert!(world.account.find_in_backlog("c", HashSet::new()).await.is_empty());
 }
 

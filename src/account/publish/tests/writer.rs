@@ -178,12 +178,14 @@ async fn what_is_known_by_its_id_is_put_again_when_its_publisher_has_put_somethi
 
 #[test]
 fn last_puts_are_remembered_of_so_many_keys_and_the_last_ones_always() {
+    use mqtt_session::Sequence;
+
     use crate::account::publish::retained_writer::{KEYS_MAX, LastPut, LastSequences};
     let mut last = LastSequences::default();
     let key = |number: usize| bytestring::ByteString::from(number.to_string());
     for number in 0..3 * KEYS_MAX {
-        last.set(key(number), LastPut { sequence: number as u64, behalf: None });
-        assert_eq!(last.get(&key(number)).map(|put| put.sequence), Some(number as u64));
+        last.set(key(number), LastPut { sequence: Sequence(number as u64), behalf: None });
+        assert_eq!(last.get(&key(number)).map(|put| put.sequence), Some(Sequence(number as u64)));
         if let Some(recent) = number.checked_sub(KEYS_MAX / 2 - 1) {
             assert!(last.get(&key(recent)).is_some(), "{recent} after {number}");
         }
