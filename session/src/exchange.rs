@@ -9,6 +9,7 @@ use mqtt_codec::{MessageProperties, Packet, PacketId, QoS, ReasonCode, Subscribe
 use crate::handshake::Verdict;
 use crate::inbound::{Once, Token};
 use crate::position::Position;
+use crate::progress::ProgressVersion;
 use crate::reauthentication::Evidence;
 
 /// Something that happened.
@@ -33,7 +34,7 @@ pub enum Input<M> {
     /// client cannot take it. That counts as delivered [MQTT-3.1.2-25].
     Unsendable(PacketId),
     /// The progress was saved up to and with this version; see [`Session::progress`](crate::Session::progress).
-    Saved(u64),
+    Saved(ProgressVersion),
     /// Whoever knows users has answered [`Output::Authenticate`]. One that is accepted counts from before this on.
     Authenticated(Verdict<()>),
     /// Time went by; see [`Session::deadline`](crate::Session::deadline).

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use mqtt_codec::TopicName;
 
 use crate::exchange::Output;
+use crate::progress::ProgressVersion;
 
 /// An output that waits until the progress it depends on is saved.
 #[derive(Debug)]
 pub(crate) struct GatedOutput<M> {
-    pub(crate) needs: u64,
+    pub(crate) needs: ProgressVersion,
     pub(crate) output: Output<M>,
 }
 

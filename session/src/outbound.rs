@@ -14,13 +14,13 @@ use mqtt_codec::{Packet, PacketId, QoS, ReasonCode, Version};
 
 use crate::inbound::ack;
 use crate::position::{Cursors, Position, Sequence};
-use crate::progress::{Durability, InFlightState};
+use crate::progress::{Durability, InFlightState, ProgressVersion};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Sent,
     /// Its PUBREL depends on this version being saved.
-    Released(u64),
+    Released(ProgressVersion),
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Outbound {
         let mut in_flight = HashMap::new();
         let mut next_id = PacketId(NonZeroU16::MIN);
         for (order, s) in (0..).zip(states) {
-            let state = if s.is_released { State::Released(0) } else { State::Sent };
+            let state = if s.is_released { State::Released(ProgressVersion::UNCHANGED) } else { State::Sent };
             in_flight
                 .insert(s.packet_id, InFlight { qos: s.qos, position: s.position, order, state, is_active: false });
             next_id = successor(s.packet_id);
@@ -162,7 +162,11 @@ impl Outbound {
     /// The message cannot be sent. At QoS 2 the client may have got it before, and would take the next message with this packet
     /// id for a repetition [MQTT-4.3.3-10]: PUBREL goes in its place. It waits for the version that comes with it to be saved, or
     /// the message could be sent once more behind it, to a client that has forgotten it by then.
-    pub(crate) fn unsendable(&mut self, id: PacketId, durability: &mut Durability) -> Option<(u64, Packet)> {
+    pub(crate) fn unsendable(
+        &mut self,
+        id: PacketId,
+        durability: &mut Durability,
+    ) -> Option<(ProgressVersion, Packet)> {
         match self.in_flight.get_mut(&id) {
             Some(m) if m.qos == QoS::ExactlyOnce => {
                 // One that is released already is on its way.
@@ -221,7 +225,7 @@ impl Outbound {
         reason: ReasonCode,
         version: Version,
         durability: &mut Durability,
-    ) -> Option<(u64, Packet)> {
+    ) -> Option<(ProgressVersion, Packet)> {
         match self.in_flight.get_mut(&id) {
             Some(m) if m.qos == QoS::ExactlyOnce => {
                 if reason.is_error() {
@@ -239,7 +243,7 @@ impl Outbound {
                 self.unknown_acks += 1;
                 let is_v5 = version == Version::V5;
                 let answer = if is_v5 { ReasonCode::PacketIdentifierNotFound } else { ReasonCode::Success };
-                (!reason.is_error()).then(|| (0, Packet::PubRel(ack(id, answer))))
+                (!reason.is_error()).then(|| (ProgressVersion::UNCHANGED, Packet::PubRel(ack(id, answer))))
             }
         }
     }

@@ -71,18 +71,28 @@ pub enum Save {
     Now,
 }
 
+/// Names a state of the progress of a session on one connection: the number of its last change. What is saved at one has all
+/// changes before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProgressVersion(pub u64);
+
+impl ProgressVersion {
+    /// Before any change: that is saved.
+    pub(crate) const UNCHANGED: Self = Self(0);
+}
+
 /// Counts the changes of a progress, and how far they are saved. A session that ends with its connection saves nothing
 /// and waits for nothing.
 #[derive(Debug)]
 pub(crate) struct Durability {
     is_durable: bool,
-    changed: u64,
-    saved: u64,
+    changed: ProgressVersion,
+    saved: ProgressVersion,
 }
 
 impl Durability {
     pub(crate) const fn new(is_durable: bool) -> Self {
-        Self { is_durable, changed: 0, saved: 0 }
+        Self { is_durable, changed: ProgressVersion::UNCHANGED, saved: ProgressVersion::UNCHANGED }
     }
 
     pub(crate) const fn is_durable(&self) -> bool {
@@ -90,28 +100,28 @@ impl Durability {
     }
 
     /// A change; returns its version.
-    pub(crate) const fn change(&mut self) -> u64 {
-        self.changed += 1;
+    pub(crate) const fn change(&mut self) -> ProgressVersion {
+        self.changed.0 += 1;
         self.changed
     }
 
     /// The version of the last change.
-    pub(crate) const fn version(&self) -> u64 {
+    pub(crate) const fn version(&self) -> ProgressVersion {
         self.changed
     }
 
     /// Everything up to this version is saved.
-    pub(crate) fn save(&mut self, version: u64) {
+    pub(crate) fn save(&mut self, version: ProgressVersion) {
         self.saved = self.saved.max(version);
     }
 
     /// Whether what depends on this version may happen.
-    pub(crate) const fn permits(&self, version: u64) -> bool {
-        !self.is_durable || self.saved >= version
+    pub(crate) const fn permits(&self, version: ProgressVersion) -> bool {
+        !self.is_durable || self.saved.0 >= version.0
     }
 
     /// Changes that are not saved.
     pub(crate) const fn unsaved(&self) -> u64 {
-        if self.is_durable { self.changed - self.saved } else { 0 }
+        if self.is_durable { self.changed.0 - self.saved.0 } else { 0 }
     }
 }

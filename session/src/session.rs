@@ -15,7 +15,7 @@ use crate::held::{GatedOutput, HeldPublishes};
 use crate::inbound::{Arrival, Inbound, Once, Released, Token};
 use crate::outbound::{Outbound, Resend};
 use crate::position::{Position, Sequence};
-use crate::progress::{Durability, Progress, Save};
+use crate::progress::{Durability, Progress, ProgressVersion, Save};
 use crate::reauthentication::Reauthentication;
 use crate::{Parameters, Time};
 
@@ -192,7 +192,7 @@ impl<M> Session<M> {
 
     /// The progress to save, and its version for [`Input::Saved`].
     #[must_use]
-    pub fn progress(&self) -> (u64, Progress) {
+    pub fn progress(&self) -> (ProgressVersion, Progress) {
         let progress = Progress {
             cursors: self.outbound.cursors.clone(),
             in_flight: self.outbound.states(),
@@ -356,14 +356,14 @@ impl<M> Session<M> {
         };
         let after = self.durability.version();
         // That it was received is saved before it is stored, so that it is never stored twice.
-        self.hold_publish(if after > before { after } else { 0 }, publication, out);
+        self.hold_publish(if after > before { after } else { ProgressVersion::UNCHANGED }, publication, out);
     }
 
     /// Lets a publish happen once `needs` is saved, and not before what the client published there earlier.
     ///
     /// **Invariant:** the publishes of a client to one topic leave the session in the order in which they came, whatever
     /// their QoS. [MQTT-4.6.0-6] asks for it within a QoS; across QoS it is what decides which value stays retained.
-    fn hold_publish(&mut self, needs: u64, publication: Publication, out: &mut Vec<Output<M>>) {
+    fn hold_publish(&mut self, needs: ProgressVersion, publication: Publication, out: &mut Vec<Output<M>>) {
         if self.durability.permits(needs) && !self.held_publishes.has(&publication.topic) {
             return out.push(Output::Publish(publication));
         }
@@ -375,14 +375,14 @@ impl<M> Session<M> {
         let Some(id) = self.outbound.send(qos, position) else { return };
         // Of a QoS 1 message of a shared subscription nothing is saved.
         let is_saved = qos == QoS::ExactlyOnce || !position.is_shared();
-        let version = if is_saved { self.durability.change() } else { 0 };
+        let version = if is_saved { self.durability.change() } else { ProgressVersion::UNCHANGED };
         // A QoS 2 packet id is saved before the client sees it: whatever happens, the message keeps it.
-        let needs = if qos == QoS::ExactlyOnce { version } else { 0 };
+        let needs = if qos == QoS::ExactlyOnce { version } else { ProgressVersion::UNCHANGED };
         self.hold(needs, Output::Transmit(qos, id, message), out);
     }
 
-    /// Lets an output happen once `needs` is saved; 0 is now.
-    fn hold(&mut self, needs: u64, output: Output<M>, out: &mut Vec<Output<M>>) {
+    /// Lets an output happen once `needs` is saved; [`ProgressVersion::UNCHANGED`] is now.
+    fn hold(&mut self, needs: ProgressVersion, output: Output<M>, out: &mut Vec<Output<M>>) {
         if self.durability.permits(needs) {
             out.push(output);
         } else {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mqtt_access::{Ending, UnixTime};
 use mqtt_codec::{PacketId, ReasonCode};
-use mqtt_session::{Input, Resend, Sequence};
+use mqtt_session::{Input, ProgressVersion, Resend, Sequence};
 use tokio::time::Instant;
 
 use crate::account::redirect::is_drain;
@@ -93,7 +93,7 @@ pub(super) enum Written {
     /// The record, pages or both, and how many answers wait for it.
     Session(SessionWritten, usize),
     /// The progress, up to this version, and how it was written.
-    Progress(Result<(u64, Arrival), WriteError>),
+    Progress(Result<(ProgressVersion, Arrival), WriteError>),
 }
 
 /// Messages that are the session's, with their packet ids.

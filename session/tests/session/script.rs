@@ -38,8 +38,8 @@ use mqtt_codec::{
     Unsubscribe, Version,
 };
 use mqtt_session::{
-    Close, GONE, Input, Output, Parameters, Position, Progress, Publication, Resend, Save, Sequence, Session,
-    SubscribeRequest, Time,
+    Close, GONE, Input, Output, Parameters, Position, Progress, ProgressVersion, Publication, Resend, Save, Sequence,
+    Session, SubscribeRequest, Time,
 };
 
 /// Epoch of the first connection of a script.
@@ -161,7 +161,7 @@ struct Run {
     now: Time,
     session: Session<Position>,
     outputs: VecDeque<String>,
-    begun: Option<(u64, Progress)>,
+    begun: Option<(ProgressVersion, Progress)>,
     saved: Progress,
 }
 

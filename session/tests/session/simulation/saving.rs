@@ -1,7 +1,7 @@
 //! Progress on its way to the store: one write at a time for each connection, as `connection/durable.rs` of the sidecar
 //! does it.
 
-use mqtt_session::{Input, Progress, Save};
+use mqtt_session::{Input, Progress, ProgressVersion, Save};
 
 use super::world::World;
 
@@ -11,7 +11,7 @@ pub(crate) struct Saving {
     pub(super) connection: u64,
     client: usize,
     epoch: u64,
-    version: u64,
+    version: ProgressVersion,
     progress: Progress,
     is_last: bool,
     was_taken: Option<bool>,
