@@ -9,6 +9,8 @@
 //!
 //! Two clocks run: the client's, while we wait for it, and the judge's, while it is asked. Nobody pays for the other.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mqtt_codec::{Auth, ConnAck, ConnAckProperties, Connect, Packet, ReasonCode, Secret};
 
@@ -20,10 +22,10 @@ pub const CHALLENGES_MAX: u8 = 8;
 /// How long each side may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// For the client in all, milliseconds: from the beginning until its last packet of the handshake is there.
-    pub client_ms: u64,
-    /// For a verdict, milliseconds.
-    pub judge_ms: u64,
+    /// For the client in all: from the beginning until its last packet of the handshake is there.
+    pub client: Duration,
+    /// For a verdict.
+    pub judge: Duration,
 }
 
 /// A handshake. `P` is who the client turned out to be.
@@ -35,8 +37,8 @@ pub struct Handshake {
     patience: Patience,
     /// When the wait that is under way began.
     since: Time,
-    /// What the client may still take, milliseconds.
-    left_ms: u64,
+    /// What the client may still take.
+    left: Duration,
     challenges: u8,
 }
 
@@ -154,15 +156,15 @@ impl Handshake {
     /// A handshake that begins now.
     #[must_use]
     pub const fn new(now: Time, patience: Patience) -> Self {
-        Self { phase: Phase::Begun, patience, since: now, left_ms: patience.client_ms, challenges: 0 }
+        Self { phase: Phase::Begun, patience, since: now, left: patience.client, challenges: 0 }
     }
 
     /// When [`HandshakeInput::Time`] is due; `None` when it is over.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self) -> Option<Time> {
         match self.phase {
-            Phase::Begun | Phase::Challenged { .. } => Some(self.since.plus_ms(self.left_ms)),
-            Phase::Judged { .. } => Some(self.since.plus_ms(self.patience.judge_ms)),
+            Phase::Begun | Phase::Challenged { .. } => Some(self.since.plus(self.left)),
+            Phase::Judged { .. } => Some(self.since.plus(self.patience.judge)),
             Phase::Over => None,
         }
     }
@@ -214,7 +216,7 @@ impl Handshake {
     }
 
     fn judge<P>(&mut self, connect: Box<Connect>, answer: Option<Answer>, now: Time) -> HandshakeStep<P> {
-        self.left_ms = self.left_ms.saturating_sub(now.0.saturating_sub(self.since.0));
+        self.left = self.left.saturating_sub(now.since(self.since));
         self.since = now;
         self.phase = Phase::Judged { connect, answer };
         HandshakeStep::Judge

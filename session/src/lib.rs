@@ -29,6 +29,8 @@ mod progress;
 mod reauthentication;
 mod session;
 
+use std::time::Duration;
+
 pub use exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
 pub use feed::{Feed, FeedState, Offer};
 pub use handshake::{
@@ -48,9 +50,15 @@ pub use session::Session;
 pub struct Time(pub u64);
 
 impl Time {
-    /// This time and `ms` milliseconds.
+    /// So much later. Less than a millisecond is nothing.
     #[must_use]
-    pub const fn plus_ms(self, ms: u64) -> Self {
-        Self(self.0.saturating_add(ms))
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How much later this is; nothing when it is earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use mqtt_codec::{
     Auth, Delivery, Disconnect, Packet, PacketId, Publish, PublishTopic, QoS, ReasonCode, SubAck, Subscribe, TopicName,
@@ -238,7 +239,7 @@ impl<M> Session<M> {
     pub fn deadline(&self) -> Option<Time> {
         match self.parameters.keep_alive_s {
             0 => None,
-            s => Some(self.last_heard.plus_ms(u64::from(s) * 1500)),
+            s => Some(self.last_heard.plus(Duration::from_millis(u64::from(s) * 1500))),
         }
     }
 

@@ -182,7 +182,6 @@ pub(crate) fn door(
     max_packet_size: NonZeroU32,
     metrics: Arc<Metrics>,
 ) -> Door {
-    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Door {
         decoder: DecoderOptions {
             role: Role::Server,
@@ -190,10 +189,7 @@ pub(crate) fn door(
             max_topic_levels: config.mqtt.max_topic_levels,
             ..DecoderOptions::default()
         },
-        patience: Patience {
-            client_ms: milliseconds(config.mqtt.connect_timeout.get()),
-            judge_ms: milliseconds(JUDGED_WITHIN),
-        },
+        patience: Patience { client: config.mqtt.connect_timeout.get(), judge: JUDGED_WITHIN },
         authenticator,
         metrics,
     }

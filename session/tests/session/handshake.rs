@@ -1,5 +1,7 @@
 //! From CONNECT to its answer: each line of a table is one handshake.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use mqtt_codec::{Auth, ConnectProperties, Disconnect, Packet, ReasonCode, Secret};
 use mqtt_session::{
@@ -8,7 +10,7 @@ use mqtt_session::{
 
 use crate::script::connect;
 
-const PATIENCE: Patience = Patience { client_ms: 5_000, judge_ms: 2_000 };
+const PATIENCE: Patience = Patience { client: Duration::from_secs(5), judge: Duration::from_secs(2) };
 
 /// Who a client is, to these tests.
 type Principal = &'static str;

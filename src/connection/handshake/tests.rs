@@ -12,7 +12,7 @@ use super::*;
 use crate::auth::{Again, Anyone, Judging};
 use crate::listener::{Entrance, Protocol};
 
-const PATIENCE: Patience = Patience { client_ms: 5_000, judge_ms: 2_000 };
+const PATIENCE: Patience = Patience { client: Duration::from_secs(5), judge: Duration::from_secs(2) };
 
 fn door(authenticator: impl Authenticator + 'static) -> Door {
     let decoder = DecoderOptions { role: Role::Server, ..DecoderOptions::default() };
