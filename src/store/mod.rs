@@ -136,8 +136,8 @@ pub use self::rooms::StreamRoom;
 pub use self::session_store::SessionStore;
 pub use self::sessions::{
     Arrival, Beside, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
-    PAGES_MAX, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SessionRecord,
-    SessionState, Sessions, SessionsScan, SessionsSink, StoredBefore, StoredPublisher, StoredRetained,
+    PAGES_MAX, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SequencesInLogs,
+    SessionRecord, SessionState, Sessions, SessionsScan, SessionsSink, StoredBefore, StoredPublisher, StoredRetained,
     StoredSubscription, StoredWill, WillState,
 };
 pub use self::share::{

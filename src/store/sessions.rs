@@ -41,7 +41,7 @@ pub use self::follower::{FollowFrom, Following, Gone, SessionsScan, SessionsSink
 pub use self::pages::PAGES_MAX;
 pub use self::record::{
     InFlightRecord, InFlightRecordState, LastWill, NEVER, PageRecord, ProgressRecord, ReceivedRecord, RetainedProgress,
-    SessionRecord, StoredBefore, StoredRetained, StoredSubscription,
+    SequencesInLogs, SessionRecord, StoredBefore, StoredRetained, StoredSubscription,
 };
 pub use self::snapshot::SessionState;
 pub(crate) use self::texts::instant;

@@ -23,7 +23,7 @@ use proto_map::{Carrier, Names, Subject, SubjectMap};
 pub(in crate::account) use self::follower::{FRESH_FOR, Follower};
 use crate::account::delivery::catch_up::CatchUp;
 use crate::account::publish::ended_epochs::EndedEpochs;
-use crate::store::{Log, PutTarget, Tail};
+use crate::store::{Log, PutTarget, SequencesInLogs, Tail};
 
 /// What a record has instead of a log's key when a place is in the bucket of retained messages. No key of a log is like it.
 const IN_RETAINED: &str = "retained";
@@ -290,13 +290,13 @@ impl Logs {
     }
 
     /// The cursors that a record has of logs beside the first. Those of logs that are gone are left out.
-    pub(crate) fn places_of<'a>(&self, named: impl IntoIterator<Item = (&'a String, &'a u64)>) -> Cursors {
+    pub(crate) fn places_of(&self, named: &SequencesInLogs) -> Cursors {
         let place = |(key, sequence): (&String, &u64)| Some(self.with_key(key)?.position(Sequence(*sequence)));
-        named.into_iter().filter_map(place).collect()
+        named.iter().filter_map(place).collect()
     }
 
     /// Cursors of logs beside the first, as a record names them.
-    pub(crate) fn names_of(&self, places: &Cursors) -> std::collections::BTreeMap<String, u64> {
+    pub(crate) fn names_of(&self, places: &Cursors) -> SequencesInLogs {
         let others = places.iter().filter(|place| place.log() != 0);
         others.filter_map(|place| Some((self.get(place.log())?.key.to_string(), place.sequence().0))).collect()
     }

@@ -206,7 +206,7 @@ pub struct StoredSubscription {
     pub since: u64,
     /// The same in other logs, by stream and when that was created.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub since_in: BTreeMap<String, u64>,
+    pub since_in: SequencesInLogs,
     /// The retained messages that it is owed, until [`ProgressRecord`] says that it has got them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained: Option<StoredRetained>,
@@ -235,6 +235,9 @@ impl StoredSubscription {
     }
 }
 
+/// Sequences in logs beside the one that is always there, by stream and when that was created.
+pub type SequencesInLogs = BTreeMap<String, u64>;
+
 /// What a subscription was before it was replaced by one at QoS 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -245,7 +248,7 @@ pub struct StoredBefore {
     pub up_to: u64,
     /// The same in other logs, by stream and when that was created.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub up_to_in: BTreeMap<String, u64>,
+    pub up_to_in: SequencesInLogs,
 }
 
 /// Counts what is written.
@@ -299,7 +302,7 @@ pub struct ProgressRecord {
     pub cursor: u64,
     /// The same in other logs, by stream and when that was created.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub cursors: BTreeMap<String, u64>,
+    pub cursors: SequencesInLogs,
     /// How far it is in the retained messages that it is owed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retained: RetainedProgress,

@@ -43,7 +43,7 @@ async fn a_stream_that_comes_has_its_subjects_from_then_on_and_who_is_subscribed
     let named = world.account.logs.name_of(log.position(Sequence(7)));
     assert_eq!(named, (Sequence(7), Some(log.key.to_string())));
     assert_eq!(world.account.logs.place_of(Sequence(7), named.1.as_deref()), log.position(Sequence(7)));
-    assert_eq!(world.account.logs.places_of([(&log.key.to_string(), &9)]).get(log.number), Some(Sequence(9)));
+    assert_eq!(world.account.logs.places_of(&[(log.key.to_string(), 9)].into()).get(log.number), Some(Sequence(9)));
     assert!(world.account.logs.knows([log.key.to_string()].iter()));
     // It goes, and its subjects with it.
     world.server.delete_stream("S");
