@@ -38,7 +38,7 @@ CRATES = {
     "ownership": set(),
     "proto-map": {"codec"},
     "proxy-wire": set(),
-    "session": {"codec"},
+    "session": {"codec", "ownership"},
     ".": {"access", "codec", "nats-wire", "ownership", "proto-map", "proxy-wire", "session"},
 }
 

@@ -16,6 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use mqtt_codec::{Ack, Delivery, Packet, PacketId, PacketType, ReasonCode, Role, Version};
+use mqtt_ownership::Epoch;
 
 use crate::position::Sequence;
 use crate::progress::{Durability, MessageId, ReceivedState};
@@ -78,7 +79,7 @@ struct Pending {
 /// The publishes of one session that are not acknowledged in full.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    epoch: u64,
+    epoch: Epoch,
     /// [`MessageId::key`] of what comes on this connection.
     pub(crate) key: u32,
     next_number: u64,
@@ -93,7 +94,7 @@ pub(crate) struct Inbound {
 
 impl Inbound {
     /// What was in flight from the client when its last connection ended.
-    pub(crate) fn resume(epoch: u64, received: &[ReceivedState]) -> Self {
+    pub(crate) fn resume(epoch: Epoch, received: &[ReceivedState]) -> Self {
         let recorded =
             |r: &ReceivedState| (r.packet_id, Qos2 { stage: Stage::Recorded, message: r.message, after: r.after });
         Self {

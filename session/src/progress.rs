@@ -1,6 +1,7 @@
 //! What a session that outlives its connection must not forget of its messages. Who stores it, and where, is not here.
 
 use mqtt_codec::{PacketId, QoS};
+use mqtt_ownership::Epoch;
 
 use crate::position::{Cursors, Position, Sequence};
 
@@ -9,7 +10,7 @@ use crate::position::{Cursors, Position, Sequence};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageId {
     /// Epoch of the session.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Number of the message within it.
     pub number: u64,
     /// The secret, by its number. Zero: of a version before there were any.

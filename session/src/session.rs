@@ -9,6 +9,7 @@ use mqtt_codec::{
     Auth, Delivery, Disconnect, Packet, PacketId, Publish, PublishTopic, QoS, ReasonCode, SubAck, Subscribe, TopicName,
     Unsubscribe,
 };
+use mqtt_ownership::Epoch;
 
 use crate::exchange::{Close, Input, Left, Output, Publication, SubscribeRequest, UnsubscribeRequest};
 use crate::handshake::Verdict;
@@ -44,7 +45,7 @@ impl<M> Session<M> {
     /// another sidecar handed over has to be saved before, since what it says is acted upon at once. `epoch` is higher
     /// than that of any connection before.
     #[must_use]
-    pub fn new(now: Time, parameters: Parameters, epoch: u64, progress: &Progress) -> Self {
+    pub fn new(now: Time, parameters: Parameters, epoch: Epoch, progress: &Progress) -> Self {
         Self {
             durability: Durability::new(parameters.session_expiry_s > 0),
             inbound: Inbound::resume(epoch, &progress.received),

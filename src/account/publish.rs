@@ -305,7 +305,7 @@ impl Publishing {
                 Some(above) => Wanted::Look {
                     subject: job.route.log.subject(&job.route.subject),
                     above,
-                    epoch: job.publication.once.map_or(0, |once| once.message.epoch),
+                    epoch: job.publication.once.map(|once| once.message.epoch).unwrap_or_default(),
                     log: Arc::clone(&job.route.log),
                     message_id: self.message_id(PutToken(0), &job.publication).unwrap_or_default(),
                 },

@@ -97,7 +97,7 @@ where
             .answering(control.inbox().open_requests())
             .by(Arc::clone(&control.inbox().rights));
         publishing.tells_publisher = owned.iter().flat_map(|owned| owned.subscriptions.values()).any(|s| s.no_local);
-        let mut session = Session::new(Time::default(), negotiated.parameters, epoch.0, &progress);
+        let mut session = Session::new(Time::default(), negotiated.parameters, epoch, &progress);
         let held = account.metrics.held_outputs();
         let keys = account.store.keys();
         session.name_with(keys.ring().at(keys.now_ms()).id().get());

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use mqtt_codec::{Auth, Packet, ReasonCode, Secret};
+use mqtt_ownership::Epoch;
 use mqtt_session::{CHALLENGES_MAX, Close, Input, Output, Progress, Session, Time, Verdict};
 
 use crate::script::V5;
@@ -15,7 +16,7 @@ impl Client {
     /// Whose CONNECT named a method.
     fn new() -> Self {
         let parameters = V5.authenticated_by("NKEY").parameters();
-        Self(Session::new(Time(0), parameters, 1, &Progress::default()))
+        Self(Session::new(Time(0), parameters, Epoch(1), &Progress::default()))
     }
 
     fn tell(&mut self, input: Input<Place>) -> Vec<Output<Place>> {

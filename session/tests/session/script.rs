@@ -37,13 +37,14 @@ use mqtt_codec::{
     PublishTopic, QoS, ReasonCode, SubAck, Subscribe, SubscribeEntry, SubscriptionOptions, TopicFilter, TopicName,
     Unsubscribe, Version,
 };
+use mqtt_ownership::Epoch;
 use mqtt_session::{
     Close, GONE, Input, Output, Parameters, Position, Progress, ProgressVersion, Publication, Resend, Save, Sequence,
     Session, SubscribeRequest, Time,
 };
 
 /// Epoch of the first connection of a script.
-const EPOCH: u64 = 7;
+const EPOCH: Epoch = Epoch(7);
 
 /// What a script starts with.
 #[derive(Clone)]
@@ -157,7 +158,7 @@ struct Run {
     parameters: Parameters,
     /// Of this connection and the next ones.
     windows: VecDeque<u16>,
-    epoch: u64,
+    epoch: Epoch,
     now: Time,
     session: Session<Position>,
     outputs: VecDeque<String>,
@@ -241,7 +242,7 @@ impl Run {
     }
 
     fn connect(&mut self, progress: Progress) {
-        self.epoch += 1;
+        self.epoch.0 += 1;
         self.parameters.window = self.windows.pop_front().unwrap_or(self.parameters.window);
         self.session = Session::new(self.now, self.parameters.clone(), self.epoch, &progress);
         self.begun = None;
@@ -313,7 +314,7 @@ fn in_flight_text(progress: &Progress) -> String {
 
 fn received_text(progress: &Progress) -> String {
     let text = |s: &mqtt_session::ReceivedState| {
-        format!("{}:{}.{}>{}", s.packet_id, s.message.epoch, s.message.number, s.after.0)
+        format!("{}:{}.{}>{}", s.packet_id, s.message.epoch.0, s.message.number, s.after.0)
     };
     progress.received.iter().map(text).collect::<Vec<_>>().join(" ")
 }
@@ -340,7 +341,7 @@ fn publication_text(publication: &Publication) -> String {
     let token = publication.token.map_or_else(|| "-".into(), |t| t.to_string());
     let mut text = format!("store {token} q{} {}", publication.qos as u8, publication.topic.as_str());
     if let Some(once) = publication.once {
-        text += &format!(" {}.{}", once.message.epoch, once.message.number);
+        text += &format!(" {}.{}", once.message.epoch.0, once.message.number);
         text += &once.maybe_above.map_or_else(String::new, |above| format!(">{}", above.0));
     }
     if publication.retain {

@@ -53,7 +53,7 @@ pub(crate) fn progress_record(
     });
     let received = progress.received.iter().map(|r| ReceivedRecord {
         packet_id: r.packet_id.get(),
-        epoch: r.message.epoch,
+        epoch: r.message.epoch.0,
         number: r.message.number,
         key: r.message.key,
         after: r.after.0,
@@ -81,7 +81,7 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     let received = record.received.iter().filter_map(|r| {
         Some(ReceivedState {
             packet_id: PacketId::new(r.packet_id)?,
-            message: MessageId { epoch: r.epoch, number: r.number, key: r.key },
+            message: MessageId { epoch: Epoch(r.epoch), number: r.number, key: r.key },
             after: Sequence(r.after),
         })
     });
@@ -234,7 +234,7 @@ pub(crate) fn will_publication(will: &StoredWill, epoch: Epoch) -> Option<Public
     Some(Publication {
         token: None,
         once: (qos != QoS::AtMostOnce)
-            .then_some(Once { message: MessageId { epoch: epoch.0, number: WILL_NUMBER, key: 0 }, maybe_above }),
+            .then_some(Once { message: MessageId { epoch, number: WILL_NUMBER, key: 0 }, maybe_above }),
         topic: TopicName::new(will.topic.as_str()).ok()?,
         qos,
         // [MQTT-3.1.2-14, -15]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mqtt_ownership::Epoch;
 use mqtt_session::{Sequence, Token};
 
 use super::Publishing;
@@ -67,7 +68,7 @@ fn wait_for(account: &Account, wanted: Wanted) -> PublishWait {
 
 /// When what was received in an epoch was stored, at the earliest, milliseconds since the epoch. An epoch is no later than the
 /// time at which it began, unless the one before was made by a clock that was ahead: such a one says nothing.
-fn begins_ms(epoch: u64, now_ms: u64) -> Option<u64> {
+fn begins_ms(Epoch(epoch): Epoch, now_ms: u64) -> Option<u64> {
     (epoch <= now_ms).then(|| epoch.saturating_sub(SERVERS_DIFFER_MS))
 }
 
@@ -170,9 +171,9 @@ mod tests {
 
     #[test]
     fn an_epoch_that_is_ahead_of_the_server_does_not_say_when_something_was_stored() {
-        assert_eq!(begins_ms(1_000_000, 1_000_000), Some(940_000));
-        assert_eq!(begins_ms(1_000_001, 1_000_000), None);
+        assert_eq!(begins_ms(Epoch(1_000_000), 1_000_000), Some(940_000));
+        assert_eq!(begins_ms(Epoch(1_000_001), 1_000_000), None);
         // The server's time is not known.
-        assert_eq!(begins_ms(1_000_000, 0), None);
+        assert_eq!(begins_ms(Epoch(1_000_000), 0), None);
     }
 }

@@ -76,7 +76,7 @@ pub(super) enum Wanted {
         /// Its sequence, if it is there, is above.
         above: Sequence,
         /// The epoch in which it was received. It was not received before: in other logs that says where.
-        epoch: u64,
+        epoch: Epoch,
         /// Its `Nats-Msg-Id`.
         message_id: ByteString,
     },

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mqtt_codec::{Disconnect, Packet, QoS, ReasonCode};
+use mqtt_ownership::Epoch;
 use mqtt_session::{Close, Feed, Input, Parameters, Sequence, Session, Time};
 
 use super::client::{Character, Client};
@@ -243,7 +244,7 @@ impl World {
         let parameters = self.parameters(i);
         trace!(self, "client {i} connects as {} in epoch {epoch} with {progress:?}", self.next_connection);
         self.clients[i].connected(epoch, parameters.receive_maximum, parameters.window);
-        let mut session = Session::new(Time(0), parameters.clone(), epoch, &progress);
+        let mut session = Session::new(Time(0), parameters.clone(), Epoch(epoch), &progress);
         session.log_stands_at(Sequence(self.nodes[node].tail));
         let mut feed = Feed::new(Sequence(0), self.config.feed_max, usize::MAX);
         feed.fall_behind(progress.cursors.get(0).unwrap_or_default().next());

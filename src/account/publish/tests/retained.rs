@@ -148,7 +148,7 @@ async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_r
         ..PlayedClient::publication_on("a", QoS::AtLeastOnce, true)
     };
     let repeated = |number: u64, payload: &'static str, maybe_above| {
-        let message = MessageId { epoch: 3, number, key: 0 };
+        let message = MessageId { epoch: Epoch(3), number, key: 0 };
         Publication {
             token: Some(number),
             once: Some(Once { message, maybe_above }),
