@@ -309,11 +309,9 @@ impl Account {
         for in_log in places.chunk_by(|a, b| a.log() == b.log()) {
             self.fetch_from_log(client_id, in_log, &mut found).await;
         }
-        let retained: Vec<u64> = resends.iter().filter_map(Resend::retained).map(|sequence| sequence.0).collect();
+        let retained: Vec<Sequence> = resends.iter().filter_map(Resend::retained).collect();
         let retained = self.find_retained(&retained).await;
-        found.extend(
-            retained.into_iter().map(|(sequence, message)| (Position::of_retained(Sequence(sequence)), message)),
-        );
+        found.extend(retained.into_iter().map(|(sequence, message)| (Position::of_retained(sequence), message)));
         let with_message = |resend: Resend| match resend {
             Resend::Publish(_, _, place) => (resend, found.get(&place).cloned()),
             Resend::PubRel(_) => (resend, None),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use mqtt_session::Sequence;
 use proto_map::{Names, StreamSpec, topic_of};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
@@ -145,8 +146,8 @@ impl Retained {
     ///
     /// # Errors
     /// When JetStream does not answer for one of them.
-    pub async fn get_many(&self, sequences: &[u64]) -> Result<Vec<RetainedEntry>, Unavailable> {
-        let get = |sequence| self.shared.get(sequence);
+    pub async fn get_many(&self, sequences: &[Sequence]) -> Result<Vec<RetainedEntry>, Unavailable> {
+        let get = |Sequence(sequence)| self.shared.get(sequence);
         let mut answers = stream::iter(sequences.to_vec()).map(get).buffered(GETS_MAX);
         let mut entries = Vec::with_capacity(sequences.len());
         while let Some(answer) = answers.next().await {

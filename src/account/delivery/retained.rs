@@ -65,7 +65,7 @@ impl RetainedCursor {
 impl Account {
     /// Retained messages that a session repeats, by their sequences in the bucket. One that a newer message of its topic has
     /// replaced is not there: the subscriber gets the newer one as it gets every message.
-    pub(in crate::account) async fn find_retained(&self, sequences: &[u64]) -> Vec<(u64, Arc<Message>)> {
+    pub(in crate::account) async fn find_retained(&self, sequences: &[Sequence]) -> Vec<(Sequence, Arc<Message>)> {
         if sequences.is_empty() {
             return Vec::new();
         }
@@ -78,7 +78,7 @@ impl Account {
         };
         let message = |entry: &RetainedEntry| {
             let message = convert::from_retained(entry, self.options.nats_headers);
-            (entry.sequence, Arc::new(message))
+            (Sequence(entry.sequence), Arc::new(message))
         };
         entries.iter().map(message).collect()
     }

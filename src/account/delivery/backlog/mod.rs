@@ -131,7 +131,7 @@ impl Account {
 struct Writer {
     account: Weak<Account>,
     term: u64,
-    position: Option<Position>,
+    position: Option<SavedPosition>,
     /// Copies above the position may be there already: of a pass that did not end.
     is_doubtful: bool,
     swept_at: Instant,
@@ -144,7 +144,7 @@ struct Writer {
 }
 
 /// Where the writer is, as it is stored.
-struct Position {
+struct SavedPosition {
     stored: BacklogPosition,
     /// What the next save expects.
     expected: u64,
@@ -226,9 +226,9 @@ impl Writer {
     async fn position(&mut self, account: &Account, log: &LogInfo) -> Result<Sequence, Failure> {
         if self.position.is_none() {
             let (stored, expected) = account.store.backlog().position().await?;
-            self.position = Some(Position { stored, expected });
+            self.position = Some(SavedPosition { stored, expected });
         }
-        let Some(Position { stored, .. }) = &mut self.position else { return Ok(Sequence(0)) };
+        let Some(SavedPosition { stored, .. }) = &mut self.position else { return Ok(Sequence(0)) };
         if stored.log != log.created {
             if !stored.log.is_empty() {
                 tracing::error!("the log is another one: what it had is lost to sessions that were away");
@@ -311,7 +311,7 @@ impl Writer {
         };
         let gave_way = self.uncounted.count(store.backlog()).await?;
         account.metrics.dropped(DropReason::QueueFull, gave_way);
-        let Some(Position { stored, expected }) = &mut self.position else { return Ok(()) };
+        let Some(SavedPosition { stored, expected }) = &mut self.position else { return Ok(()) };
         stored.position = horizon.0;
         stored.term = self.term;
         *expected = store.backlog().save_position(stored, *expected).await?;

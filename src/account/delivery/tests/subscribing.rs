@@ -211,9 +211,9 @@ async fn retained_messages_in_flight_are_read_from_the_bucket_again() {
     client.settle().await;
     let sequence_of = |topic: &str| {
         let index = world.account.store.retained().index();
-        index.sequence_of(&mqtt_codec::TopicName::new(topic.to_owned()).unwrap())
+        Sequence(index.sequence_of(&mqtt_codec::TopicName::new(topic.to_owned()).unwrap()))
     };
-    until("both are there", || (sequence_of("b") > 0).then_some(())).await;
+    until("both are there", || (sequence_of("b") > Sequence(0)).then_some(())).await;
     let (a, b) = (sequence_of("a"), sequence_of("b"));
     client.publish("a", QoS::AtLeastOnce, true, "new");
     client.settle().await;
