@@ -19,7 +19,7 @@ use mqtt_codec::{Ack, Delivery, Packet, PacketId, PacketType, ReasonCode, Role, 
 use mqtt_ownership::Epoch;
 
 use crate::position::Sequence;
-use crate::progress::{Durability, MessageId, ReceivedState};
+use crate::progress::{Durability, MessageId, MessageNumber, ReceivedState};
 
 /// Names one QoS 1 or 2 publish of one connection towards the caller; ascending in the order of arrival.
 pub type Token = u64;
@@ -82,7 +82,7 @@ pub(crate) struct Inbound {
     epoch: Epoch,
     /// [`MessageId::key`] of what comes on this connection.
     pub(crate) key: u32,
-    next_number: u64,
+    next_number: MessageNumber,
     /// Token of the first entry of `pending`.
     base: Token,
     pending: VecDeque<Pending>,
@@ -100,7 +100,7 @@ impl Inbound {
         Self {
             epoch,
             key: 0,
-            next_number: 0,
+            next_number: MessageNumber(0),
             base: 0,
             pending: VecDeque::new(),
             qos2: received.iter().map(recorded).collect(),
@@ -156,7 +156,7 @@ impl Inbound {
             }
             (Delivery::ExactlyOnce(id), None) => {
                 let message = MessageId { epoch: self.epoch, number: self.next_number, key: self.key };
-                self.next_number += 1;
+                self.next_number.0 += 1;
                 self.qos2.insert(id, Qos2 { stage: Stage::Storing, message, after: log_sequence });
                 durability.change();
                 Some(Once { message, maybe_above: None })

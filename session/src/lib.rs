@@ -41,7 +41,7 @@ pub use inbound::{Once, Token};
 pub use negotiate::{Limits, Negotiated, Parameters, negotiate};
 pub use outbound::Resend;
 pub use position::{Cursors, GONE, LOG_MAX, Position, Sequence};
-pub use progress::{InFlightState, MessageId, Progress, ProgressVersion, ReceivedState, Save};
+pub use progress::{InFlightState, MessageId, MessageNumber, Progress, ProgressVersion, ReceivedState, Save};
 pub use reauthentication::Evidence;
 pub use session::Session;
 

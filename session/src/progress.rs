@@ -5,6 +5,10 @@ use mqtt_ownership::Epoch;
 
 use crate::position::{Cursors, Position, Sequence};
 
+/// Numbers the QoS 2 messages of an epoch, in the order in which they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageNumber(pub u64);
+
 /// Names a QoS 2 message of a client for ever: the epoch of the session that received it, and a number within it; and which
 /// secret of the account makes what it is called in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,7 +16,7 @@ pub struct MessageId {
     /// Epoch of the session.
     pub epoch: Epoch,
     /// Number of the message within it.
-    pub number: u64,
+    pub number: MessageNumber,
     /// The secret, by its number. Zero: of a version before there were any.
     pub key: u32,
 }

@@ -314,7 +314,7 @@ fn in_flight_text(progress: &Progress) -> String {
 
 fn received_text(progress: &Progress) -> String {
     let text = |s: &mqtt_session::ReceivedState| {
-        format!("{}:{}.{}>{}", s.packet_id, s.message.epoch.0, s.message.number, s.after.0)
+        format!("{}:{}.{}>{}", s.packet_id, s.message.epoch.0, s.message.number.0, s.after.0)
     };
     progress.received.iter().map(text).collect::<Vec<_>>().join(" ")
 }
@@ -341,7 +341,7 @@ fn publication_text(publication: &Publication) -> String {
     let token = publication.token.map_or_else(|| "-".into(), |t| t.to_string());
     let mut text = format!("store {token} q{} {}", publication.qos as u8, publication.topic.as_str());
     if let Some(once) = publication.once {
-        text += &format!(" {}.{}", once.message.epoch.0, once.message.number);
+        text += &format!(" {}.{}", once.message.epoch.0, once.message.number.0);
         text += &once.maybe_above.map_or_else(String::new, |above| format!(">{}", above.0));
     }
     if publication.retain {

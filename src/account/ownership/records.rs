@@ -7,7 +7,9 @@ use mqtt_codec::{
     Will,
 };
 use mqtt_ownership::Epoch;
-use mqtt_session::{Cursors, InFlightState, MessageId, Once, Position, Progress, Publication, ReceivedState, Sequence};
+use mqtt_session::{
+    Cursors, InFlightState, MessageId, MessageNumber, Once, Position, Progress, Publication, ReceivedState, Sequence,
+};
 
 use crate::account::delivery::logs::Logs;
 use crate::account::delivery::router::NewSubscription;
@@ -20,7 +22,7 @@ use crate::store::{
 };
 
 /// The number of a will among the QoS 2 messages of its epoch: above all of them.
-pub(crate) const WILL_NUMBER: u64 = u64::MAX;
+pub(crate) const WILL_NUMBER: MessageNumber = MessageNumber(u64::MAX);
 
 /// How a version is written into a record.
 pub(crate) const fn protocol(version: Version) -> &'static str {
@@ -54,7 +56,7 @@ pub(crate) fn progress_record(
     let received = progress.received.iter().map(|r| ReceivedRecord {
         packet_id: r.packet_id.get(),
         epoch: r.message.epoch.0,
-        number: r.message.number,
+        number: r.message.number.0,
         key: r.message.key,
         after: r.after.0,
     });
@@ -81,7 +83,7 @@ pub(crate) fn progress(record: &ProgressRecord, logs: &Logs) -> Progress {
     let received = record.received.iter().filter_map(|r| {
         Some(ReceivedState {
             packet_id: PacketId::new(r.packet_id)?,
-            message: MessageId { epoch: Epoch(r.epoch), number: r.number, key: r.key },
+            message: MessageId { epoch: Epoch(r.epoch), number: MessageNumber(r.number), key: r.key },
             after: Sequence(r.after),
         })
     });

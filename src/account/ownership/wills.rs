@@ -39,7 +39,7 @@ impl Account {
         let is_id = |(name, value): &&(String, String)| name == proto_map::name::NATS_MSG_ID && !value.is_empty();
         let name = match will.user_properties.iter().find(is_id) {
             Some((_, id)) => MessageName::ById { client_id, id },
-            None => MessageName::OfSession { client_id, epoch: epoch.0, number: WILL_NUMBER },
+            None => MessageName::OfSession { client_id, epoch: epoch.0, number: WILL_NUMBER.0 },
         };
         let keys = self.store.keys();
         keys.ring().at(keys.now_ms()).message_id(name).to_string()

@@ -22,7 +22,7 @@ impl Publishing {
         let of_session = publication.once.map(|once| once.message);
         if let (Some(MessageId { epoch, number, key: 0 }), Some(client)) = (of_session, &self.client_key) {
             // Received by a version that had no key.
-            return Some(ByteString::from(format!("{client}.{}.{number}", epoch.0)));
+            return Some(ByteString::from(format!("{client}.{}.{}", epoch.0, number.0)));
         }
         let keys = self.account.store.keys();
         let ring = keys.ring();
@@ -34,7 +34,7 @@ impl Publishing {
         let name = match (convert::own_id(publication), of_session) {
             (Some(id), _) => MessageName::ById { client_id, id },
             (None, Some(MessageId { epoch, number, .. })) if self.client_key.is_some() => {
-                MessageName::OfSession { client_id, epoch: epoch.0, number }
+                MessageName::OfSession { client_id, epoch: epoch.0, number: number.0 }
             }
             (None, _) if publication.qos == QoS::ExactlyOnce => {
                 MessageName::OfConnection { process, connection, number: token.0 }

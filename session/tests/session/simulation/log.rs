@@ -42,7 +42,7 @@ impl Log {
     pub(crate) fn append(&mut self, step: u64, letter: Letter, name: Option<Name>) {
         self.recent.retain(|_, since| *since + DUPLICATE_WINDOW > step);
         if let Some((client, id)) = name {
-            let key = (client, id.epoch.0, id.number);
+            let key = (client, id.epoch.0, id.number.0);
             if self.recent.contains_key(&key) {
                 return;
             }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use mqtt_codec::{MessageProperties, QoS, ReasonCode, TopicName, Version};
 use mqtt_ownership::{Epoch, ServerTime};
-use mqtt_session::{MessageId, Once, Publication, Sequence};
+use mqtt_session::{MessageId, MessageNumber, Once, Publication, Sequence};
 
 use super::{log_rule, logged, measure};
 use crate::account::Rights;
@@ -150,7 +150,7 @@ async fn what_a_client_has_published_whose_epoch_has_ended_is_withdrawn() {
 }
 
 fn once(client: &crate::account::played::PlayedClient, payload: &str, maybe_above: Option<Sequence>) -> Publication {
-    let message = MessageId { epoch: Epoch(3), number: 9, key: 0 };
+    let message = MessageId { epoch: Epoch(3), number: MessageNumber(9), key: 0 };
     let once = Some(Once { message, maybe_above });
     Publication { once, ..client.publication("a/b", QoS::ExactlyOnce, false, payload) }
 }
@@ -301,7 +301,8 @@ async fn a_message_that_may_be_in_another_log_is_looked_for_there_from_when_its_
     until("it is followed", || world.account.logs.is_captured("a.b").then_some(())).await;
     let now_ms = world.account.store.clock().latest().0;
     let of_epoch = |client: &crate::account::played::PlayedClient, epoch, maybe_above| {
-        let once = Some(Once { message: MessageId { epoch: Epoch(epoch), number: 1, key: 0 }, maybe_above });
+        let once =
+            Some(Once { message: MessageId { epoch: Epoch(epoch), number: MessageNumber(1), key: 0 }, maybe_above });
         Publication { once, ..client.publication("a/b", QoS::ExactlyOnce, false, "x") }
     };
     // One that is known to be over, and one by a clock that was ahead.
@@ -366,7 +367,10 @@ async fn one_id_is_one_message_of_its_client_and_of_nobody_else() {
     let mut client = world.client("c");
     let key = world.account.store.keys().ring().at(world.account.store.keys().now_ms()).id().get();
     for number in [4, 4, 5] {
-        let once = Some(Once { message: MessageId { epoch: Epoch(3), number, key }, maybe_above: None });
+        let once = Some(Once {
+            message: MessageId { epoch: Epoch(3), number: MessageNumber(number), key },
+            maybe_above: None,
+        });
         let publication = client.publication("a", QoS::ExactlyOnce, false, "once");
         client.publish_as(Publication { once, ..publication }).unwrap();
         client.settle().await;

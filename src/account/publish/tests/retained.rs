@@ -138,7 +138,7 @@ async fn what_is_beyond_a_limit_is_refused_above_qos_0_and_not_retained_at_qos_0
 /// does not stay in its place.
 #[tokio::test]
 async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_repeated() {
-    use mqtt_session::{MessageId, Once, Publication, Sequence};
+    use mqtt_session::{MessageId, MessageNumber, Once, Publication, Sequence};
     let world = World::start().await;
     let mut client = world.client("c");
     client.control.completions().set_epoch(Epoch(4));
@@ -148,7 +148,7 @@ async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_r
         ..PlayedClient::publication_on("a", QoS::AtLeastOnce, true)
     };
     let repeated = |number: u64, payload: &'static str, maybe_above| {
-        let message = MessageId { epoch: Epoch(3), number, key: 0 };
+        let message = MessageId { epoch: Epoch(3), number: MessageNumber(number), key: 0 };
         Publication {
             token: Some(number),
             once: Some(Once { message, maybe_above }),
