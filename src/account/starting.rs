@@ -15,7 +15,7 @@ use crate::account::census::Census;
 #[cfg(test)]
 use crate::account::control::Control;
 use crate::account::delivery::catch_up::CatchUp;
-use crate::account::delivery::core_subscriptions::CoreSubscriptions;
+use crate::account::delivery::core_subscriptions::{CoreSubscriptionId, CoreSubscriptions};
 use crate::account::delivery::logs::{FRESH_FOR, Follower, Logs};
 use crate::account::delivery::router::{LogTail, Reading, Router};
 use crate::account::duties::Duties;
@@ -88,7 +88,7 @@ impl CoreSink for CoreInlet {
         } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
             router.message(subscription_id, message);
         } else if let Some(ingest) = ingest {
-            ingest.message(subscription_id, message);
+            ingest.message(CoreSubscriptionId(subscription_id), message);
         }
     }
 

@@ -21,6 +21,7 @@ use proto_map::MapError;
 
 pub(crate) use self::topics::Sys;
 use crate::account::Account;
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::Router;
@@ -34,7 +35,7 @@ const STORED_PATIENCE: Duration = Duration::from_secs(2);
 const NOBODY: SessionId = 0;
 
 /// The order of a filter that has no NATS subscription.
-const NO_ORDER: u64 = 0;
+const NO_ORDER: SubscriptionOrder = SubscriptionOrder(0);
 
 /// Averages over so many minutes, as the last level of `load/…`.
 const WINDOWS: [(f64, &str); 3] = [(1.0, "1min"), (5.0, "5min"), (15.0, "15min")];
@@ -46,7 +47,7 @@ impl Account {
     }
 
     /// Counts a filter up; see `Interest::acquire`.
-    pub(in crate::account) fn acquire(&self, filter: &TopicFilter) -> Result<u64, MapError> {
+    pub(in crate::account) fn acquire(&self, filter: &TopicFilter) -> Result<SubscriptionOrder, MapError> {
         if self.sys.serves(filter) { Ok(NO_ORDER) } else { self.interest.acquire(filter) }
     }
 

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 
 use self::matched::{Matched, Source};
-use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
+use crate::account::delivery::core_subscriptions::{CoreSubscriptionId, SubscriptionOrder};
 use crate::account::delivery::grant::{Audience, Permits as _};
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
@@ -75,7 +75,7 @@ pub(crate) struct NewSubscription {
     /// Subscription Identifier.
     pub(crate) subscription_id: Option<NonZeroU32>,
     /// Order of the filter; see [`Entry::order`].
-    pub(crate) order: u64,
+    pub(crate) order: SubscriptionOrder,
     /// Numbers of the logs that can have messages for it.
     pub(crate) logs: Vec<u16>,
     /// Whether retained messages come with the SUBSCRIBE.
@@ -425,7 +425,7 @@ impl CoreSink for Router {
         if entries.is_empty() {
             return;
         }
-        let order = subscription_id / SUBJECTS_PER_FILTER;
+        let order = SubscriptionOrder::of(CoreSubscriptionId(subscription_id));
         self.requests.make_answerable(&core, &mut message, || entries.is_counted(order));
         self.deliver_qos0(&entries, &message, Source::Core { order }, audience, &mut self.core_wakes.lock());
     }

@@ -12,6 +12,7 @@ use mqtt_codec::{QoS, SubscriptionOptions, TopicFilter};
 use mqtt_session::{Cursors, Sequence};
 
 use self::children::Children;
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::inbox::Inbox;
 use crate::account::session_id::SessionId;
 use crate::store::IndexState;
@@ -104,7 +105,7 @@ pub(crate) struct Before {
 #[derive(Debug)]
 pub(crate) struct Entry<S = Subscriber> {
     /// Of its NATS subscriptions, by which their copies name it: ascends with the filters that come to be wanted.
-    pub(crate) order: u64,
+    pub(crate) order: SubscriptionOrder,
     /// The sessions.
     pub(crate) subscribers: Vec<S>,
     /// Where among them each is, when there are many: nobody looks through them all with the lock held.
@@ -156,7 +157,7 @@ impl Subscriptions {
     /// place in the logs, and, above QoS 0, what of the retained messages had come with the *first* SUBSCRIBE. What the
     /// new SUBSCRIBE brings is the last value of each topic, and stands in for none of those before, nor for a deletion. What
     /// is owed above QoS 0 stays owed when the new one is of QoS 0.
-    pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: u64) {
+    pub(crate) fn insert(&mut self, filter: &TopicFilter, subscriber: Subscriber, order: SubscriptionOrder) {
         let made = self.made;
         let entry = self.entry(filter, order);
         match entry.place_of(subscriber.inbox.id).and_then(|place| entry.subscribers.get_mut(place)) {
@@ -197,7 +198,7 @@ impl Subscriptions {
 
 impl<S> Subscriptions<S> {
     /// Adds one to those that have a filter, whoever they are. `order` is for a new entry. Returns how many have it now.
-    pub(crate) fn push(&mut self, filter: &TopicFilter, order: u64, one: S) -> usize {
+    pub(crate) fn push(&mut self, filter: &TopicFilter, order: SubscriptionOrder, one: S) -> usize {
         let entry = self.entry(filter, order);
         entry.subscribers.push(one);
         entry.subscribers.len()
@@ -258,7 +259,7 @@ impl<S> Subscriptions<S> {
         visit_below(&mut self.root, visit);
     }
 
-    fn entry(&mut self, filter: &TopicFilter, order: u64) -> &mut Entry<S> {
+    fn entry(&mut self, filter: &TopicFilter, order: SubscriptionOrder) -> &mut Entry<S> {
         let new = || Entry { order, subscribers: Vec::new(), places: None };
         if !filter.has_wildcards() {
             return self.exact.entry(filter.as_byte_string().clone()).or_insert_with(new);
@@ -300,7 +301,7 @@ pub(crate) enum Removed {
     /// It was the last one of the entry with this order, which is gone.
     Last {
         /// The order of the entry.
-        order: u64,
+        order: SubscriptionOrder,
     },
 }
 

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::ClosedTrees;
 use tokio::sync::watch;
 
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::subscriptions::{Removed, Subscriptions};
 use crate::account::ownership::parts::Parts;
 use crate::account::session_id::SessionId;
@@ -144,7 +145,7 @@ impl DurableInterest {
         if self.closed.filter_is_closed(filter) {
             return false;
         }
-        let is_first = self.filters.write().push(filter, 0, ()) == 1;
+        let is_first = self.filters.write().push(filter, SubscriptionOrder::default(), ()) == 1;
         if is_first {
             self.is_empty.store(false, Ordering::Release);
             self.sink.wanted(filter);

@@ -11,6 +11,7 @@ use mqtt_session::{
     Cursors, InFlightState, MessageId, MessageNumber, Once, Position, Progress, Publication, ReceivedState, Sequence,
 };
 
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::logs::Logs;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::delivery::subscriptions::{Before, Gates};
@@ -165,7 +166,7 @@ pub(in crate::account) fn options(stored: &StoredSubscription) -> Option<Subscri
 /// A stored subscription, without the retained messages that came with it. `None` when it is none.
 pub(crate) fn subscription(
     stored: &StoredSubscription,
-    order: impl FnOnce(&TopicFilter) -> Option<u64>,
+    order: impl FnOnce(&TopicFilter) -> Option<SubscriptionOrder>,
     logs: &Logs,
 ) -> Option<NewSubscription> {
     let filter = TopicFilter::new(stored.filter.as_str()).ok()?;

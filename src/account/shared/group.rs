@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
 use crate::account::clock::Uptime;
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::grant::{Grant, MessageFacts, Permits as _, Terms, grant};
 use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
 use crate::account::delivery::logs::LogHandle;
@@ -52,7 +53,7 @@ pub(super) struct Member {
     pub(super) options: SubscriptionOptions,
     pub(super) subscription_id: Option<NonZeroU32>,
     /// Names its queue subscriptions.
-    pub(super) order: u64,
+    pub(super) order: SubscriptionOrder,
 }
 
 /// A log that the group is fed from.

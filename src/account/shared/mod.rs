@@ -36,7 +36,7 @@ pub(crate) use self::claims::Claimants;
 pub(crate) use self::given::Share;
 use self::group::{Answer, Group, GroupKey, Member, key_of};
 pub(in crate::account) use self::tending::tend_groups;
-use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
+use crate::account::delivery::core_subscriptions::{CoreSubscriptionId, SubscriptionOrder};
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs, LogsVersion, Owner};
 use crate::account::delivery::router::Router;
@@ -101,7 +101,7 @@ pub(crate) struct Shares {
     next_order: AtomicU64,
     members: Mutex<Memberships>,
     /// By the order in the ids of queue subscriptions.
-    queues: RwLock<FastMap<u64, Arc<Group>>>,
+    queues: RwLock<FastMap<SubscriptionOrder, Arc<Group>>>,
     /// Woken at the end of a batch from core NATS.
     core_wakes: Mutex<Wakes>,
     /// Feeds that run.
@@ -267,25 +267,25 @@ impl Shares {
     }
 
     /// One queue subscription a member, so that the share of a sidecar is as large as the number of its members.
-    fn listen(&self, group: &Arc<Group>) -> u64 {
-        let order = self.next_order.fetch_add(1, Ordering::Relaxed);
+    fn listen(&self, group: &Arc<Group>) -> SubscriptionOrder {
+        let order = SubscriptionOrder(self.next_order.fetch_add(1, Ordering::Relaxed));
         self.queues.write().insert(order, Arc::clone(group));
         if let Some(core) = self.core.get() {
             let queue = proto_map::queue_group(&group.key.0);
             // It could be mapped when the group was made.
             let subjects = self.router.closed().subjects_of(&group.key.1).unwrap_or_default();
-            for (id, subject) in (order * SUBJECTS_PER_FILTER..).zip(&subjects) {
-                core.subscribe(subject.as_str(), Some(&queue), id);
+            for (id, subject) in order.ids().zip(&subjects) {
+                core.subscribe(subject.as_str(), Some(&queue), id.0);
             }
         }
         order
     }
 
-    fn unlisten(&self, order: u64) {
+    fn unlisten(&self, order: SubscriptionOrder) {
         self.queues.write().remove(&order);
         if let Some(core) = self.core.get() {
-            for id in order * SUBJECTS_PER_FILTER..(order + 1) * SUBJECTS_PER_FILTER {
-                core.unsubscribe(id);
+            for id in order.ids() {
+                core.unsubscribe(id.0);
             }
         }
     }
@@ -356,7 +356,7 @@ impl CoreSink for Shares {
         if message.status.is_some() || convert::is_delivery(&message) {
             return;
         }
-        let group = self.queues.read().get(&(subscription_id / SUBJECTS_PER_FILTER)).cloned();
+        let group = self.queues.read().get(&SubscriptionOrder::of(CoreSubscriptionId(subscription_id))).cloned();
         if let Some(group) = group {
             group.give_core(&message, &mut self.core_wakes.lock());
         }

@@ -10,6 +10,7 @@ use mqtt_codec::{QoS, TopicFilter};
 use mqtt_ownership::ServerTime;
 use mqtt_session::Sequence;
 
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::grant::{Audience, Everybody, MessageFacts, Terms, grant};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::subscriptions::Subscriptions;
@@ -134,7 +135,7 @@ impl BacklogPlan {
                 continue;
             }
             from = Some(from.map_or(begins, |from| from.min(begins)));
-            self.claims.push(&filter, 0, Claim { recipient, since, terms, until });
+            self.claims.push(&filter, SubscriptionOrder::default(), Claim { recipient, since, terms, until });
         }
         let Some(from) = from else { return };
         self.from = Some(self.from.map_or(from, |first| first.min(from)));

@@ -13,6 +13,7 @@ use mqtt_ownership::ServerTime;
 use proto_map::ClosedTrees;
 
 use super::cursor::RetainedCursor;
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::subscriptions::Subscriptions;
 use crate::store::{IndexState, RetainedIndex, RetainedSearch};
 
@@ -67,7 +68,7 @@ async fn find_together(
         let filter = &cursors[number].filter;
         let same = of_filter.entry(filter).or_default();
         if same.is_empty() {
-            filters.push(filter, by_order.len() as u64, ());
+            filters.push(filter, SubscriptionOrder(by_order.len() as u64), ());
             by_order.push(filter);
         }
         same.push(number);
@@ -81,7 +82,9 @@ async fn find_together(
             let mut found = Vec::new();
             filters.matching(entry.topic.as_str(), is_hidden, &mut |entry| found.push(entry.order));
             for order in found {
-                let Some(filter) = usize::try_from(order).ok().and_then(|order| by_order.get(order)) else { continue };
+                let Some(filter) = usize::try_from(order.0).ok().and_then(|order| by_order.get(order)) else {
+                    continue;
+                };
                 filters.remove_one(filter, |()| true);
                 for number in of_filter.get(filter).into_iter().flatten() {
                     is_owed[*number] = true;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use mqtt_codec::QoS;
 use mqtt_session::Sequence;
 
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::grant::{Audience, Grant, MessageFacts, Terms, grant, grants};
 use crate::account::delivery::inbox::{Inbox, Outgoing};
 use crate::account::delivery::message::Message;
@@ -31,7 +32,7 @@ pub(super) enum Source {
     /// Core NATS, as the copy for one filter.
     Core {
         /// Of its entry.
-        order: u64,
+        order: SubscriptionOrder,
     },
     /// A log, at this sequence.
     Log {
@@ -82,7 +83,7 @@ impl<'a> Matched<'a> {
     }
 
     /// Whether this copy stands for the message where that is counted: once, as far as the filters stay the same.
-    pub(super) fn is_counted(&self, order: u64) -> bool {
+    pub(super) fn is_counted(&self, order: SubscriptionOrder) -> bool {
         self.entries().map(|entry| entry.order).min() == Some(order)
     }
 
@@ -110,7 +111,7 @@ impl<'a> Matched<'a> {
     }
 
     /// Those who get a message of core NATS as this copy of it; see the top of this file.
-    fn targets_of_copy(&self, order: u64, offer: Offered<'_>, deliver: &mut impl FnMut(Target<'_>)) {
+    fn targets_of_copy(&self, order: SubscriptionOrder, offer: Offered<'_>, deliver: &mut impl FnMut(Target<'_>)) {
         let Some(entry) = self.entries().find(|entry| entry.order == order) else { return };
         if self.others.is_empty() {
             return entry.subscribers.iter().for_each(|s| s.target(offer, deliver));

@@ -10,6 +10,7 @@ use mqtt_session::{Cursors, SubscribeRequest};
 
 use super::{New, Planned};
 use crate::account::Account;
+use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::inbox::Inbox;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::owned_session::OwnedSession;
@@ -139,7 +140,7 @@ impl Account {
             filter,
             options,
             subscription_id,
-            order: 0,
+            order: SubscriptionOrder::default(),
             before: None,
         };
         room.take(&new.filter, options.qos, || self.as_stored(&new)).map_err(over)?;
@@ -219,7 +220,11 @@ impl Account {
         is_too_long.then_some(Limit::ShareNameLength)
     }
 
-    fn order_of(&self, filters: &mut HashSet<TopicFilter>, filter: &TopicFilter) -> Result<u64, ReasonCode> {
+    fn order_of(
+        &self,
+        filters: &mut HashSet<TopicFilter>,
+        filter: &TopicFilter,
+    ) -> Result<SubscriptionOrder, ReasonCode> {
         if filters.contains(filter)
             && let Some(order) = self.interest.order_of(filter)
         {

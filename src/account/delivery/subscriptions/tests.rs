@@ -41,7 +41,7 @@ fn filter(text: &str) -> TopicFilter {
 /// The orders of the entries that match.
 fn matched(subscriptions: &Subscriptions, topic: &str) -> Vec<u64> {
     let mut found = Vec::new();
-    subscriptions.matching(topic, topic.starts_with('$'), &mut |e| found.push(e.order));
+    subscriptions.matching(topic, topic.starts_with('$'), &mut |e| found.push(e.order.0));
     found.sort();
     found
 }
@@ -63,7 +63,7 @@ fn the_trie_matches_what_the_filter_matches() {
     let mut subscriptions: Subscriptions = Subscriptions::default();
     let inbox = inbox(1);
     for (order, f) in (0..).zip(&filters) {
-        subscriptions.insert(f, subscriber(&inbox, 0), order);
+        subscriptions.insert(f, subscriber(&inbox, 0), SubscriptionOrder(order));
     }
     assert_eq!(subscriptions.len(), filters.len());
     for topic in words(&["a", "$", "/"], 4).into_iter().filter_map(|w| TopicName::new(w).ok()) {
@@ -88,7 +88,7 @@ fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
         let (mut subscriptions, f) = (Subscriptions::default(), filter(text));
         let began = std::time::Instant::now();
         for _ in 0..2 {
-            inboxes.iter().for_each(|inbox| subscriptions.insert(&f, subscriber(inbox, 0), 7));
+            inboxes.iter().for_each(|inbox| subscriptions.insert(&f, subscriber(inbox, 0), SubscriptionOrder(7)));
             assert_eq!(subscriptions.count(), inboxes.len());
         }
         // From both ends: who is moved is found all the same.
@@ -97,7 +97,7 @@ fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
             assert_eq!(subscriptions.remove(&f, inbox.id), Removed::Shared);
             assert_eq!(subscriptions.remove(&f, inbox.id), Removed::NotFound);
         }
-        assert_eq!(subscriptions.remove(&f, last[0].id), Removed::Last { order: 7 });
+        assert_eq!(subscriptions.remove(&f, last[0].id), Removed::Last { order: SubscriptionOrder(7) });
         assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
     }
 }
@@ -128,7 +128,7 @@ fn what_a_replaced_subscription_was_owed_stays_owed() {
     ] {
         let mut subscriptions: Subscriptions = Subscriptions::default();
         for (at, qos) in (1..).zip(steps) {
-            subscriptions.insert(&f, step(*qos, at), 0);
+            subscriptions.insert(&f, step(*qos, at), SubscriptionOrder(0));
         }
         let mut found = None;
         subscriptions.matching("a", false, &mut |entry| found = entry.of_session(1).cloned());
@@ -143,8 +143,8 @@ fn what_a_replaced_subscription_was_owed_stays_owed() {
     }
     // A stream that was made anew begins at 1 again.
     let mut subscriptions: Subscriptions = Subscriptions::default();
-    subscriptions.insert(&f, step(first, 100), 0);
-    subscriptions.insert(&f, step(first, 2), 0);
+    subscriptions.insert(&f, step(first, 100), SubscriptionOrder(0));
+    subscriptions.insert(&f, step(first, 2), SubscriptionOrder(0));
     subscriptions.matching("a", false, &mut |entry| assert_eq!(entry.subscribers[0].gates.of(0).0, 2));
 }
 
@@ -166,7 +166,7 @@ fn a_text_is_known_as_long_as_somebody_has_it_and_everyone_is_visited() {
     let mut subscriptions: Subscriptions<u32> = Subscriptions::default();
     let filters = ["a", "a/b", "a/+", "a/#", "+/+/c", "a"];
     for (number, text) in (0..).zip(filters) {
-        subscriptions.push(&filter(text), 0, number);
+        subscriptions.push(&filter(text), SubscriptionOrder(0), number);
     }
     assert!(subscriptions.known(&filter("a")).is_some() && subscriptions.known(&filter("a/+")).is_none());
     let mut visited = Vec::new();
@@ -175,7 +175,10 @@ fn a_text_is_known_as_long_as_somebody_has_it_and_everyone_is_visited() {
     assert_eq!(visited, [0, 1, 2, 3, 4, 5]);
     assert_eq!(subscriptions.remove_one(&filter("a"), |number| *number == 5), Removed::Shared);
     assert_eq!(subscriptions.remove_one(&filter("a"), |number| *number == 5), Removed::NotFound);
-    assert_eq!(subscriptions.remove_one(&filter("a"), |number| *number == 0), Removed::Last { order: 0 });
+    assert_eq!(
+        subscriptions.remove_one(&filter("a"), |number| *number == 0),
+        Removed::Last { order: SubscriptionOrder(0) }
+    );
     assert_eq!(subscriptions.remove_one(&filter("a"), |_| true), Removed::NotFound);
     for text in ["+/x", "x/y", "a/+/+", "b/#"] {
         assert_eq!(subscriptions.remove_one(&filter(text), |_| true), Removed::NotFound, "{text}");
@@ -188,17 +191,17 @@ fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
     let mut subscriptions: Subscriptions = Subscriptions::default();
     let (one, two) = (inbox(1), inbox(2));
     let f = filter("a/+");
-    subscriptions.insert(&f, subscriber(&one, 5), 0);
-    subscriptions.insert(&f, subscriber(&one, 9), 1);
-    subscriptions.insert(&f, subscriber(&two, 9), 2);
+    subscriptions.insert(&f, subscriber(&one, 5), SubscriptionOrder(0));
+    subscriptions.insert(&f, subscriber(&one, 9), SubscriptionOrder(1));
+    subscriptions.insert(&f, subscriber(&two, 9), SubscriptionOrder(2));
     subscriptions.matching("a/b", false, &mut |e| {
-        assert_eq!(e.order, 0);
+        assert_eq!(e.order, SubscriptionOrder(0));
         assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0).0).collect::<Vec<_>>(), [5, 9]);
     });
     assert_eq!(subscriptions.count(), 2);
     assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
     assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);
     assert_eq!(subscriptions.count(), 1);
-    assert_eq!(subscriptions.remove(&f, 2), Removed::Last { order: 0 });
+    assert_eq!(subscriptions.remove(&f, 2), Removed::Last { order: SubscriptionOrder(0) });
     assert_eq!(subscriptions.count(), 0);
 }

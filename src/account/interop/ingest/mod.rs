@@ -28,6 +28,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use self::standby::Standby;
 use self::subject_aggregator::{Change, SubjectAggregator};
 use self::terms::{Term, Terms};
+use crate::account::delivery::core_subscriptions::CoreSubscriptionId;
 use crate::account::delivery::logs::{Logs, Owner};
 use crate::account::interop::durable_interest::{DurableInterest, WantsSink};
 use crate::account::lead::Lead;
@@ -41,7 +42,7 @@ use crate::store::{
 };
 use crate::tasks::Tasks;
 
-/// Set in the numbers of its NATS subscriptions.
+/// Set in the ids of its NATS subscriptions.
 pub(crate) const SUBSCRIPTIONS: u64 = 1 << 63;
 
 /// Copies that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
@@ -114,11 +115,11 @@ struct Covered {
 
 impl Covered {
     fn carry_out(&self, change: Change) {
-        for (subject, number) in change.subscribe {
-            self.core.subscribe(&subject, None, SUBSCRIPTIONS | number);
+        for (subject, id) in change.subscribe {
+            self.core.subscribe(&subject, None, SUBSCRIPTIONS | id.0);
         }
-        for number in change.unsubscribe {
-            self.core.unsubscribe(SUBSCRIPTIONS | number);
+        for id in change.unsubscribe {
+            self.core.unsubscribe(SUBSCRIPTIONS | id.0);
         }
     }
 }
@@ -193,7 +194,7 @@ impl Ingest {
     }
 
     /// A message of one of its NATS subscriptions.
-    pub(crate) fn message(&self, subscription_id: u64, message: CoreMessage) {
+    pub(crate) fn message(&self, subscription_id: CoreSubscriptionId, message: CoreMessage) {
         let subject = &*message.subject;
         if self.closed.is_closed_subject(subject)
             || convert::is_at_most_once(message.headers.as_ref())
@@ -204,8 +205,8 @@ impl Ingest {
         }
         let Ok(topic) = proto_map::topic_of(subject) else { return };
         let is_hidden = self.closed.hides_topic_from_wildcard(&topic);
-        let number = subscription_id & !SUBSCRIPTIONS;
-        if !self.cover.cover.lock().counts(number, subject, &topic, is_hidden) || !self.wants.matches(&topic) {
+        let id = CoreSubscriptionId(subscription_id.0 & !SUBSCRIPTIONS);
+        if !self.cover.cover.lock().counts(id, subject, &topic, is_hidden) || !self.wants.matches(&topic) {
             return;
         }
         let mut state = self.state.lock();

@@ -8,7 +8,7 @@ use bytestring::ByteString;
 use mqtt_codec::{TopicFilter, TopicName};
 use proto_map::ClosedTrees;
 
-use crate::account::delivery::core_subscriptions::SUBJECTS_PER_FILTER;
+use crate::account::delivery::core_subscriptions::{CoreSubscriptionId, SubscriptionOrder};
 use crate::account::delivery::subscriptions::Subscriptions;
 
 /// Filters, and first tokens, before they are covered by something wider.
@@ -29,14 +29,10 @@ enum Width {
 /// Subscriptions to make and to end, in this order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
-    /// Subject and number.
-    pub(super) subscribe: Vec<(ByteString, u64)>,
-    /// Numbers.
-    pub(super) unsubscribe: Vec<u64>,
+    /// With their subjects.
+    pub(super) subscribe: Vec<(ByteString, CoreSubscriptionId)>,
+    pub(super) unsubscribe: Vec<CoreSubscriptionId>,
 }
-
-/// Subjects of one filter or first token: their subscriptions have the numbers from `order * SUBJECTS_MAX` on.
-const SUBJECTS_MAX: u64 = SUBJECTS_PER_FILTER;
 
 /// The subjects that are subscribed to.
 #[derive(Debug, Default)]
@@ -44,12 +40,12 @@ pub(super) struct SubjectAggregator {
     closed: ClosedTrees,
     width: Width,
     /// With the order of each, of no meaning beyond [`Width::Filters`].
-    filters: HashMap<TopicFilter, u64>,
+    filters: HashMap<TopicFilter, SubscriptionOrder>,
     /// The same, to be found by topic.
     by_topic: Subscriptions<()>,
     /// First tokens, with the order of each and how many filters have it; at [`Width::All`] an empty one.
-    tokens: HashMap<ByteString, (u64, usize)>,
-    next: u64,
+    tokens: HashMap<ByteString, (SubscriptionOrder, usize)>,
+    next: SubscriptionOrder,
 }
 
 impl SubjectAggregator {
@@ -68,9 +64,9 @@ impl SubjectAggregator {
         let order = self.next;
         self.filters.insert(filter.clone(), order);
         if self.width == Width::Filters {
-            self.next += 1;
+            self.next.0 += 1;
             self.by_topic.push(filter, order, ());
-            change.subscribe = numbered(order, subjects.into_iter().map(|s| s.as_text().clone()));
+            change.subscribe = subjects.into_iter().map(|s| s.as_text().clone()).zip(order.ids()).collect();
         } else {
             self.add_tokens(filter, &mut change);
         }
@@ -84,13 +80,13 @@ impl SubjectAggregator {
         let Some(order) = self.filters.remove(filter) else { return change };
         if self.width == Width::Filters {
             self.by_topic.remove_one(filter, |()| true);
-            change.unsubscribe = numbers(order);
+            change.unsubscribe = order.ids().collect();
         } else {
             for token in self.tokens_of(filter) {
                 let Some((order, count)) = self.tokens.get_mut(&token) else { continue };
                 *count -= 1;
                 if *count == 0 {
-                    change.unsubscribe.extend(numbers(*order));
+                    change.unsubscribe.extend(order.ids());
                     self.tokens.remove(&token);
                 }
             }
@@ -99,14 +95,14 @@ impl SubjectAggregator {
     }
 
     /// Whether of the copies that come of one message this one counts: that of the oldest subscription that matches.
-    pub(super) fn counts(&self, number: u64, subject: &str, topic: &TopicName, is_hidden: bool) -> bool {
-        let order = number / SUBJECTS_MAX;
+    pub(super) fn counts(&self, id: CoreSubscriptionId, subject: &str, topic: &TopicName, is_hidden: bool) -> bool {
+        let order = SubscriptionOrder::of(id);
         let of_token = |token: &str| self.tokens.get(token).is_some_and(|(held, _)| *held == order);
         match self.width {
             Width::All => of_token(""),
             Width::FirstTokens => of_token(subject.split('.').next().unwrap_or_default()),
             Width::Filters => {
-                let mut oldest = u64::MAX;
+                let mut oldest = SubscriptionOrder(u64::MAX);
                 self.by_topic.matching(topic.as_str(), is_hidden, &mut |entry| oldest = oldest.min(entry.order));
                 oldest == order
             }
@@ -152,8 +148,8 @@ impl SubjectAggregator {
             Width::All => vec![ByteString::from_static(">")],
             _ => vec![token.clone(), ByteString::from(format!("{token}.>"))],
         };
-        change.subscribe.extend(numbered(*order, subjects.into_iter()));
-        self.next += 1;
+        change.subscribe.extend(subjects.into_iter().zip(order.ids()));
+        self.next.0 += 1;
     }
 
     fn widen(&mut self, change: &mut Change) {
@@ -171,14 +167,16 @@ impl SubjectAggregator {
     }
 
     fn widen_to(&mut self, width: Width, change: &mut Change) {
-        let old: Vec<u64> = match self.width {
+        let old: Vec<SubscriptionOrder> = match self.width {
             Width::Filters => self.filters.values().copied().collect(),
             _ => self.tokens.values().map(|(order, _)| *order).collect(),
         };
         // What was to be made a moment ago need not be.
-        let unmade = std::mem::take(&mut change.subscribe).into_iter().map(|(_, number)| number / SUBJECTS_MAX);
-        let unmade: Vec<u64> = unmade.collect();
-        change.unsubscribe.extend(old.into_iter().filter(|order| !unmade.contains(order)).flat_map(numbers));
+        let unmade = std::mem::take(&mut change.subscribe).into_iter().map(|(_, id)| SubscriptionOrder::of(id));
+        let unmade: Vec<SubscriptionOrder> = unmade.collect();
+        change
+            .unsubscribe
+            .extend(old.into_iter().filter(|order| !unmade.contains(order)).flat_map(SubscriptionOrder::ids));
         self.width = width;
         self.by_topic = Subscriptions::default();
         self.tokens.clear();
@@ -186,14 +184,6 @@ impl SubjectAggregator {
             self.add_tokens(&filter, change);
         }
     }
-}
-
-fn numbers(order: u64) -> Vec<u64> {
-    (order * SUBJECTS_MAX..(order + 1) * SUBJECTS_MAX).collect()
-}
-
-fn numbered(order: u64, subjects: impl Iterator<Item = ByteString>) -> Vec<(ByteString, u64)> {
-    subjects.zip(order * SUBJECTS_MAX..).collect()
 }
 
 #[cfg(test)]
@@ -210,10 +200,17 @@ mod tests {
         change.subscribe.iter().map(|(subject, _)| &**subject).collect()
     }
 
-    fn counts(cover: &SubjectAggregator, number: u64, topic: &str) -> bool {
+    /// Subscriptions of one filter.
+    const SUBJECTS_MAX: u64 = SubscriptionOrder::SUBJECTS_MAX;
+
+    fn ids(order: u64) -> Vec<CoreSubscriptionId> {
+        SubscriptionOrder(order).ids().collect()
+    }
+
+    fn counts(cover: &SubjectAggregator, id: u64, topic: &str) -> bool {
         let topic = TopicName::new(topic).unwrap();
         let subject = proto_map::subject_of(&topic).unwrap();
-        cover.counts(number, subject.as_str(), &topic, false)
+        cover.counts(CoreSubscriptionId(id), subject.as_str(), &topic, false)
     }
 
     #[test]
@@ -224,7 +221,7 @@ mod tests {
         assert_eq!(names(&cover.add(&filter("+/x"))), ["*.x"]);
         assert!(counts(&cover, 0, "a/x") && !counts(&cover, SUBJECTS_MAX, "a/x"));
         assert!(counts(&cover, SUBJECTS_MAX, "b/x"));
-        assert_eq!(cover.remove(&filter("a/#")).unsubscribe, numbers(0));
+        assert_eq!(cover.remove(&filter("a/#")).unsubscribe, ids(0));
         assert!(counts(&cover, SUBJECTS_MAX, "a/x"));
     }
 
@@ -237,14 +234,14 @@ mod tests {
         let change = cover.add(&filter("d/more"));
         assert_eq!((names(&change), change.unsubscribe.len()), (vec!["d", "d.>"], SUBJECTS_MAX as usize * FILTERS_MAX));
         assert_eq!(cover.add(&filter("d/again")), Change::default());
-        let number = change.subscribe[1].1;
+        let number = change.subscribe[1].1.0;
         assert!(counts(&cover, number, "d/5/x"));
         assert_eq!(names(&cover.add(&filter("e/1"))), ["e", "e.>"]);
         assert_eq!(cover.remove(&filter("e/1")).unsubscribe.len(), SUBJECTS_MAX as usize);
         let change = cover.add(&filter("+/x"));
         assert_eq!(names(&change), [">"]);
-        assert_eq!(change.unsubscribe, numbers(number / SUBJECTS_MAX));
-        assert!(counts(&cover, change.subscribe[0].1, "d/5/x"));
+        assert_eq!(change.unsubscribe, ids(number / SUBJECTS_MAX));
+        assert!(counts(&cover, change.subscribe[0].1.0, "d/5/x"));
         assert_eq!(cover.add(&filter("f/1")), Change::default());
     }
 

@@ -19,12 +19,12 @@ struct World {
     subscriptions: Subscriptions,
     inboxes: Vec<Arc<Inbox>>,
     /// The filters that sessions have asked for, and whose NATS subscriptions stand, with their orders.
-    asked: HashMap<(usize, usize), u64>,
+    asked: HashMap<(usize, usize), SubscriptionOrder>,
     /// Those of them that are entered.
     entered: Vec<(usize, usize)>,
     next_order: u64,
     /// Message and order.
-    on_their_way: VecDeque<(usize, u64)>,
+    on_their_way: VecDeque<(usize, SubscriptionOrder)>,
     sent: usize,
     /// Message and session.
     got: HashMap<(usize, usize), usize>,
@@ -60,7 +60,7 @@ impl World {
     /// A session asks for a filter: its NATS subscription stands, one for all who ask.
     fn ask(&mut self, session: usize, filter: usize) {
         let known = self.asked.iter().find(|((_, of), _)| *of == filter).map(|(_, order)| *order);
-        let order = known.unwrap_or(self.next_order);
+        let order = known.unwrap_or(SubscriptionOrder(self.next_order));
         self.next_order += u64::from(known.is_none());
         self.asked.entry((session, filter)).or_insert(order);
     }
@@ -93,7 +93,7 @@ impl World {
 
     /// The server sends a message for every NATS subscription, in whichever order.
     fn send(&mut self, mut shuffle: impl FnMut(usize) -> usize) -> usize {
-        let mut orders: Vec<u64> = self.asked.values().copied().collect();
+        let mut orders: Vec<SubscriptionOrder> = self.asked.values().copied().collect();
         orders.sort_unstable();
         orders.dedup();
         while !orders.is_empty() {
