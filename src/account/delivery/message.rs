@@ -38,14 +38,18 @@ pub(crate) struct Message {
     pub(crate) is_ingested: bool,
     /// When its Message Expiry Interval began to run, by the clock of the server.
     pub(crate) since: ServerTime,
-    /// Its place in the order in which messages have come to this sidecar.
-    pub(crate) came: u64,
+    /// When it came, compared with others.
+    pub(crate) came: ArrivalOrder,
     frames: Frames,
     mounted: OnceLock<Box<Mounted>>,
     /// It is counted as long as somebody has it.
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be dropped with the message"))]
     held: Held,
 }
+
+/// The place of a message in the order in which messages have come to this sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ArrivalOrder(u64);
 
 /// Messages that have come.
 static COME: AtomicU64 = AtomicU64::new(0);
@@ -123,7 +127,7 @@ impl Message {
             publisher: None,
             is_ingested: false,
             since: ServerTime(0),
-            came: COME.fetch_add(1, Ordering::Relaxed),
+            came: ArrivalOrder(COME.fetch_add(1, Ordering::Relaxed)),
             frames: Frames::default(),
             mounted: OnceLock::new(),
             held: Held::exactly(&PROCESS.budget, bytes),

@@ -27,7 +27,7 @@ use crate::account::delivery::grant::{Audience, Permits as _};
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
 use crate::account::delivery::message::Message;
-use crate::account::delivery::subscriptions::{Before, CameRetained, Gates, Subscriber, Subscriptions};
+use crate::account::delivery::subscriptions::{Before, CameRetained, CreationOrder, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
 use crate::account::publish::convert;
 use crate::account::registry::Registry;
@@ -150,7 +150,7 @@ impl Router {
                 gates: Gates::new(&after),
                 before: None,
                 retained: if s.is_owed_retained { CameRetained::of(state) } else { CameRetained::default() },
-                made: 0,
+                made: CreationOrder::default(),
             };
             subscriptions.insert(&s.filter, subscriber, s.order);
             if s.options.qos > QoS::AtMostOnce {
@@ -165,7 +165,7 @@ impl Router {
     pub(crate) fn restore(&self, inbox: &Arc<Inbox>, after: &Cursors, s: &NewSubscription) {
         let (leads, options, subscription_id) = (inbox.leads(&s.filter), s.options, s.subscription_id);
         let inbox = Arc::clone(inbox);
-        let (gates, retained, made) = (Gates::new(after), CameRetained::default(), 0);
+        let (gates, retained, made) = (Gates::new(after), CameRetained::default(), CreationOrder::default());
         let before = s.before.clone().map(Box::new);
         let subscriber = Subscriber { inbox, options, subscription_id, leads, gates, before, retained, made };
         self.subscriptions.write().insert(&s.filter, subscriber, s.order);

@@ -17,6 +17,10 @@ use crate::account::delivery::inbox::Inbox;
 use crate::account::session_id::SessionId;
 use crate::store::IndexState;
 
+/// The place of a subscription in the order in which they were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CreationOrder(u64);
+
 /// One session's subscription.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscriber {
@@ -35,7 +39,7 @@ pub(crate) struct Subscriber {
     /// What came as retained, so that it does not come live again.
     pub(crate) retained: CameRetained,
     /// Ascends with the subscriptions of the session, in the order in which they were made. [`Subscriptions::insert`] says it.
-    pub(crate) made: u64,
+    pub(crate) made: CreationOrder,
 }
 
 /// What came with a SUBSCRIBE: the retained messages that the index held.
@@ -134,7 +138,7 @@ pub(crate) struct Subscriptions<S = Subscriber> {
     /// Subscriptions of sessions, of all entries together.
     subscribers: usize,
     /// How many were made, ever.
-    made: u64,
+    made: CreationOrder,
 }
 
 impl<S> Default for Node<S> {
@@ -145,7 +149,7 @@ impl<S> Default for Node<S> {
 
 impl<S> Default for Subscriptions<S> {
     fn default() -> Self {
-        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0, subscribers: 0, made: 0 }
+        Self { exact: HashMap::default(), root: Node::default(), wildcards: 0, subscribers: 0, made: CreationOrder(0) }
     }
 }
 
@@ -178,7 +182,7 @@ impl Subscriptions {
             None => {
                 entry.add(Subscriber { made, ..subscriber });
                 self.subscribers += 1;
-                self.made += 1;
+                self.made.0 += 1;
             }
         }
     }

@@ -25,7 +25,7 @@ fn subscriber(inbox: &Arc<Inbox>, after: u64) -> Subscriber {
         gates: gates(&[(0, after)]),
         before: None,
         retained: CameRetained::default(),
-        made: 0,
+        made: CreationOrder(0),
     }
 }
 

@@ -16,6 +16,7 @@ use bytestring::ByteString;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::standby::StandbyNumber;
 use super::terms::Term;
 use super::{ANSWER_WITHIN, Ingest, LOOK_AGAIN, standby};
 use crate::metrics::DropReason;
@@ -37,12 +38,12 @@ const HEAD_ROOM: usize = 4096;
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     term: Term,
-    from: Option<u64>,
+    from: Option<StandbyNumber>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
-    number: u64,
+    number: StandbyNumber,
     subject: String,
     headers: Option<Vec<(String, String)>>,
     reply: Option<String>,
@@ -121,12 +122,12 @@ impl Ingest {
     }
 
     async fn left_of(&self, node: &str, term: Term) -> Vec<CoreMessage> {
-        let (mut all, mut from) = (Vec::new(), 0);
+        let (mut all, mut from) = (Vec::new(), StandbyNumber(0));
         loop {
             let Some(page) = self.ask(node, &Question { term, from: Some(from) }).await else { return all };
             let page = read_page(page);
             let Some((number, _)) = page.last() else { return all };
-            from = number + 1;
+            from = StandbyNumber(number.0 + 1);
             all.extend(page.into_iter().map(|(_, message)| message));
         }
     }
@@ -140,7 +141,7 @@ impl Ingest {
             let _ = tokio::time::timeout(SEE_WITHIN_ASKED, self.nothing_is_in_flight()).await;
             return Some(Bytes::new());
         };
-        if from == 0 {
+        if from == StandbyNumber(0) {
             let _ = tokio::time::timeout(SEE_WITHIN_ASKED, self.log_is_read()).await;
         }
         let size_max = self.core.max_payload().saturating_sub(HEAD_ROOM);
@@ -174,7 +175,7 @@ impl Ingest {
     }
 }
 
-fn frame(number: u64, message: &CoreMessage) -> Option<BytesMut> {
+fn frame(number: StandbyNumber, message: &CoreMessage) -> Option<BytesMut> {
     let text = |text: &ByteString| text.to_string();
     let headers = message.headers.as_ref();
     let head = Head {
@@ -193,7 +194,7 @@ fn frame(number: u64, message: &CoreMessage) -> Option<BytesMut> {
 }
 
 /// The messages of a page, with their numbers. What is malformed ends it.
-fn read_page(mut page: Bytes) -> Vec<(u64, CoreMessage)> {
+fn read_page(mut page: Bytes) -> Vec<(StandbyNumber, CoreMessage)> {
     let mut all = Vec::new();
     while page.len() >= 4 {
         let head_len = page.get_u32_le() as usize;
@@ -237,11 +238,11 @@ mod tests {
         ];
         let mut page = BytesMut::new();
         for (number, message) in (7..).zip(&messages) {
-            page.extend_from_slice(&frame(number, message).unwrap());
+            page.extend_from_slice(&frame(StandbyNumber(number), message).unwrap());
         }
         let page = page.freeze();
         let read = read_page(page.clone());
-        assert_eq!(read.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [7, 8]);
+        assert_eq!(read.iter().map(|(number, _)| number.0).collect::<Vec<_>>(), [7, 8]);
         for ((_, read), message) in read.iter().zip(&messages) {
             assert_eq!(format!("{read:?}"), format!("{message:?}"));
         }

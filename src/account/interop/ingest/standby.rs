@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
+use serde::{Deserialize, Serialize};
 
 use crate::store::CoreMessage;
 
@@ -18,6 +19,11 @@ const AGE_MAX: Duration = Duration::from_secs(30);
 /// What is told apart.
 type Print = u64;
 
+/// Names a message that is kept: ascends in the order in which they came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct StandbyNumber(pub(super) u64);
+
 #[derive(Debug)]
 struct Kept {
     print: Print,
@@ -28,9 +34,9 @@ struct Kept {
 /// Messages that are not in the log yet, as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Standby {
-    next: u64,
-    kept: BTreeMap<u64, Kept>,
-    by_print: HashMap<Print, VecDeque<u64>>,
+    next: StandbyNumber,
+    kept: BTreeMap<StandbyNumber, Kept>,
+    by_print: HashMap<Print, VecDeque<StandbyNumber>>,
     /// Seen in the log before they came.
     ahead: HashMap<Print, (usize, Instant)>,
     bytes: usize,
@@ -84,7 +90,7 @@ impl Standby {
         self.bytes += message.weight();
         self.kept.insert(self.next, Kept { print, message, since: now });
         self.by_print.entry(print).or_default().push_back(self.next);
-        self.next += 1;
+        self.next.0 += 1;
         self.trim(now);
     }
 
@@ -109,7 +115,7 @@ impl Standby {
     }
 
     /// What is left from a number on, in the order in which it came, with its numbers.
-    pub(super) fn from(&self, number: u64) -> impl Iterator<Item = (u64, &CoreMessage)> {
+    pub(super) fn from(&self, number: StandbyNumber) -> impl Iterator<Item = (StandbyNumber, &CoreMessage)> {
         self.kept.range(number..).map(|(number, kept)| (*number, &kept.message))
     }
 
@@ -129,7 +135,7 @@ impl Standby {
         }
     }
 
-    fn forget(&mut self, number: u64) {
+    fn forget(&mut self, number: StandbyNumber) {
         let Some(kept) = self.kept.remove(&number) else { return };
         self.bytes -= kept.message.weight();
         if let Some(numbers) = self.by_print.get_mut(&kept.print) {

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::account::delivery::inbox::InboxLimits;
-use crate::account::delivery::subscriptions::{CameRetained, Gates, Removed, Subscriptions};
+use crate::account::delivery::subscriptions::{CameRetained, CreationOrder, Gates, Removed, Subscriptions};
 
 const TOPIC: &str = "t/x";
 const FILTERS: [&str; 4] = ["t/x", "t/+", "t/#", "#"];
@@ -76,7 +76,7 @@ impl World {
             gates: Gates::default(),
             before: None,
             retained: CameRetained::default(),
-            made: 0,
+            made: CreationOrder::default(),
         };
         self.subscriptions.insert(&TopicFilter::new(FILTERS[filter]).unwrap(), subscriber, order);
         if !self.entered.contains(&(session, filter)) {
