@@ -18,7 +18,9 @@ use super::nodes::{Lease, LeaseTimes, LeaseView, NodeInfo, Nodes};
 use super::peers::Peers;
 use super::publisher::{Permit, Publisher, Put};
 use super::session_store::SessionStore;
-use super::sessions::{Arrival, Beside, Loaded, PageRecord, ProgressRecord, SessionRecord, Sessions, StoredWill};
+use super::sessions::{
+    Arrival, Beside, Loaded, PageRecord, ProgressRecord, SessionRecord, Sessions, StoredWill, WillNumber,
+};
 
 impl SessionStore for Sessions {
     async fn load(&self, client_id: &str) -> Result<Loaded, Unavailable> {
@@ -72,15 +74,15 @@ impl SessionStore for Sessions {
         Self::remove_pages(self, client_id, first_epoch).await
     }
 
-    async fn put_will(&self, client_id: &str, number: u64, will: &StoredWill) -> Result<(), WriteError> {
+    async fn put_will(&self, client_id: &str, number: WillNumber, will: &StoredWill) -> Result<(), WriteError> {
         Self::put_will(self, client_id, number, will).await
     }
 
-    async fn load_will(&self, client_id: &str, number: u64) -> Result<Option<StoredWill>, Unavailable> {
+    async fn load_will(&self, client_id: &str, number: WillNumber) -> Result<Option<StoredWill>, Unavailable> {
         Self::load_will(self, client_id, number).await
     }
 
-    async fn remove_wills(&self, client_id: &str, numbers: &[u64]) -> Result<(), Unavailable> {
+    async fn remove_wills(&self, client_id: &str, numbers: &[WillNumber]) -> Result<(), Unavailable> {
         Self::remove_wills(self, client_id, numbers).await
     }
 

@@ -138,7 +138,7 @@ pub use self::sessions::{
     Arrival, Beside, FollowFrom, Following, Gone, InFlightRecord, InFlightRecordState, LastWill, Loaded, NEVER,
     PAGES_MAX, PageRecord, ProgressRecord, RECORD_VERSION, ReceivedRecord, Rest, RetainedProgress, SequencesInLogs,
     SessionRecord, SessionState, Sessions, SessionsScan, SessionsSink, StoredBefore, StoredPublisher, StoredRetained,
-    StoredSubscription, StoredWill, WillState,
+    StoredSubscription, StoredWill, WillNumber, WillState,
 };
 pub use self::share::{
     Heard, ListedShare, NoConsumer, ShareAnswer, ShareBegins, ShareConsumer, ShareEntry, ShareLog, SharePull,

@@ -6,7 +6,7 @@ use std::future::Future;
 use mqtt_ownership::{Revision, Trace};
 
 use super::error::{Unavailable, WriteError};
-use super::sessions::{Arrival, Beside, Loaded, PageRecord, ProgressRecord, SessionRecord, StoredWill};
+use super::sessions::{Arrival, Beside, Loaded, PageRecord, ProgressRecord, SessionRecord, StoredWill, WillNumber};
 
 /// The sessions of an account: for each client a record, its progress, and pages and wills beside that.
 ///
@@ -96,7 +96,7 @@ pub trait SessionStore: Send + Sync {
     fn put_will(
         &self,
         client_id: &str,
-        number: u64,
+        number: WillNumber,
         will: &StoredWill,
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
 
@@ -104,11 +104,15 @@ pub trait SessionStore: Send + Sync {
     fn load_will(
         &self,
         client_id: &str,
-        number: u64,
+        number: WillNumber,
     ) -> impl Future<Output = Result<Option<StoredWill>, Unavailable>> + Send;
 
     /// Removes wills that no record names any more.
-    fn remove_wills(&self, client_id: &str, numbers: &[u64]) -> impl Future<Output = Result<(), Unavailable>> + Send;
+    fn remove_wills(
+        &self,
+        client_id: &str,
+        numbers: &[WillNumber],
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
     /// Ends a session whose record has the sequence `fence`, with everything that belongs to it but its wills. It is over when
     /// this returns `Ok`, its progress leaves the trace [`Trace::Over`], and the next record is written in the place of the

@@ -47,7 +47,7 @@ pub use self::snapshot::SessionState;
 pub(crate) use self::texts::instant;
 use self::version::Versioned;
 pub use self::version::{RECORD_VERSION, Rest};
-pub use self::will::{StoredPublisher, StoredWill, WillState};
+pub use self::will::{StoredPublisher, StoredWill, WillNumber, WillState};
 use super::api::{Api, STREAM_NOT_FOUND};
 pub use super::bucket::Arrival;
 use super::bucket::{Bucket, Content, Fence, Last, Value, WRITE_WITHIN, Write, new_write_id};

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use mqtt_ownership::{Epoch, Trace};
 use nats_mqtt::store::{
     Arrival, Beside, Loaded, PAGES_MAX, PageRecord, ProgressRecord, SessionRecord, SessionStore, StoredSubscription,
-    StoredWill, WriteError,
+    StoredWill, WillNumber, WriteError,
 };
 
 use super::{Bench, eventually};
@@ -142,17 +142,20 @@ pub(crate) async fn pages_are_of_the_session_that_wrote_them<B: Bench>(bench: B)
 pub(crate) async fn a_will_is_there_before_a_record_names_it_and_until_it_is_removed<B: Bench>(bench: B) {
     let (near, far) = (&bench.near().sessions, &bench.far().sessions);
     let will = StoredWill { topic: "gone".to_owned(), payload: "x".into(), ..StoredWill::default() };
-    assert_eq!(far.load_will(ID, 5).await, Ok(None));
-    near.put_will(ID, 5, &will).await.unwrap();
-    near.put_will(ID, 5, &will).await.expect("once more does nothing");
-    near.put_will(ID, 6, &will).await.unwrap();
-    assert_eq!(far.load_will(ID, 5).await, Ok(Some(will.clone())));
+    assert_eq!(far.load_will(ID, WillNumber(5)).await, Ok(None));
+    near.put_will(ID, WillNumber(5), &will).await.unwrap();
+    near.put_will(ID, WillNumber(5), &will).await.expect("once more does nothing");
+    near.put_will(ID, WillNumber(6), &will).await.unwrap();
+    assert_eq!(far.load_will(ID, WillNumber(5)).await, Ok(Some(will.clone())));
     // The end of the session takes no will: who ended it publishes it, or has.
     let fence = near.put_record(&record(ID, 1), 0, None).await.unwrap();
     near.end(ID, fence, Beside::Perhaps).await.unwrap();
-    assert_eq!(far.load_will(ID, 5).await, Ok(Some(will.clone())));
-    far.remove_wills(ID, &[5]).await.unwrap();
-    assert_eq!((near.load_will(ID, 5).await, near.load_will(ID, 6).await), (Ok(None), Ok(Some(will))));
+    assert_eq!(far.load_will(ID, WillNumber(5)).await, Ok(Some(will.clone())));
+    far.remove_wills(ID, &[WillNumber(5)]).await.unwrap();
+    assert_eq!(
+        (near.load_will(ID, WillNumber(5)).await, near.load_will(ID, WillNumber(6)).await),
+        (Ok(None), Ok(Some(will)))
+    );
 }
 
 pub(crate) async fn a_session_that_ends_leaves_a_marker_and_nothing_else<B: Bench>(bench: B) {

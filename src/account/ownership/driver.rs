@@ -11,7 +11,8 @@ use super::record::{Message, Rest, State, messages, record_of, state_of, wills_b
 use super::remains::Remain;
 use crate::metrics::WillCause;
 use crate::store::{
-    Arrival, Beside, Loaded, ProgressRecord, RECORD_VERSION, SessionRecord, SessionStore, StoredWill, WriteError,
+    Arrival, Beside, Loaded, ProgressRecord, RECORD_VERSION, SessionRecord, SessionStore, StoredWill, WillNumber,
+    WriteError,
 };
 
 /// The shortest pause before something is tried again; doubled each time.
@@ -34,7 +35,7 @@ pub(super) struct Driver<'a, H> {
     /// Whether the session has pages, should it end.
     beside: Beside,
     /// Wills beside the record, to be removed behind the first record that does not name them, or behind its end.
-    pub(super) wills: Vec<u64>,
+    pub(super) wills: Vec<WillNumber>,
     pause: Duration,
     has_failed: bool,
 }
@@ -68,7 +69,7 @@ impl<'a, H: Host> Driver<'a, H> {
         // The machine and its driver wait for it, and need not be as large as the largest of what there is to do.
         let input = Box::pin(self.carry_out(output)).await;
         if matches!(input, Input::Written(_)) {
-            let done: Vec<u64> = self.wills.extract_if(.., |number| !named.contains(number)).collect();
+            let done: Vec<WillNumber> = self.wills.extract_if(.., |number| !named.contains(number)).collect();
             if !done.is_empty() {
                 self.host.remove(self.client_id, Remain::Wills(done)).await;
             }

@@ -9,7 +9,7 @@ use super::driver::{Driver, FailoverStep, Out};
 use super::record::{Message, Rest, State, state_of, wills_beside};
 use crate::account::{Account, Event, EventDisconnect};
 use crate::metrics::WillCause;
-use crate::store::SessionRecord;
+use crate::store::{SessionRecord, WillNumber};
 
 impl Account {
     /// Puts one session in order whose connection is gone, as it was read with this revision. Returns when it is, but for a
@@ -75,7 +75,7 @@ impl Account {
         mut machine: Failover<Message, Rest>,
         mut output: Out,
         cause: WillCause,
-        wills: Vec<u64>,
+        wills: Vec<WillNumber>,
     ) {
         let (account, mut errand) = (Arc::clone(self), Some(self.duties.errands.begin()));
         self.store.tasks().spawn(async move {

@@ -34,7 +34,7 @@ use crate::account::rights::Rights;
 use crate::account::{Account, TAKEOVER_PATIENCE};
 use crate::metrics::{Limit, TakenBy};
 use crate::network::PeerAddr;
-use crate::store::{Beside, ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, Unavailable};
+use crate::store::{Beside, ProgressRecord, Rest, RetainedProgress, SERVERS_DIFFER_MS, Unavailable, WillNumber};
 
 /// How long a CONNECT that needs a record may wait for JetStream.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ struct Claim {
     /// The session that it takes the place of had pages, and began in this epoch.
     leaves_pages_of: Option<Epoch>,
     /// Wills of connections before that are done with.
-    leaves_wills: Vec<u64>,
+    leaves_wills: Vec<WillNumber>,
 }
 
 impl Account {

@@ -5,7 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use mqtt_ownership::{Epoch, FormerWill, NodeId, ServerTime, Will, WillState};
 
-use crate::store::{LastWill, RECORD_VERSION, Rest as Fields, SessionRecord, StoredWill, WillState as StoredWillState};
+use crate::store::{
+    LastWill, RECORD_VERSION, Rest as Fields, SessionRecord, StoredWill, WillNumber, WillState as StoredWillState,
+};
 
 /// What of a record decides.
 pub(crate) type State = mqtt_ownership::State<Message, Rest>;
@@ -26,7 +28,7 @@ pub(crate) struct Message {
 /// A will that its record has no room for.
 #[derive(Debug)]
 pub(super) struct Whole {
-    pub(super) number: u64,
+    pub(super) number: WillNumber,
     pub(super) will: StoredWill,
     /// It is there for the record to name it.
     is_stored: AtomicBool,
@@ -45,7 +47,7 @@ impl Whole {
 impl Message {
     /// That of a CONNECT.
     pub(crate) fn new(will: StoredWill) -> Self {
-        let number = rand::random::<u64>();
+        let number = WillNumber(rand::random());
         let (stored, whole) = will.divided(number);
         let whole = whole.map(|will| Arc::new(Whole { number, will, is_stored: AtomicBool::new(false) }));
         Self { stored: Arc::new(stored), whole, ..Self::default() }
@@ -166,7 +168,7 @@ pub(super) fn messages(state: &State) -> impl Iterator<Item = &Message> {
 }
 
 /// The numbers of its wills that are beside the record.
-pub(crate) fn wills_beside(state: &State) -> Vec<u64> {
+pub(crate) fn wills_beside(state: &State) -> Vec<WillNumber> {
     messages(state).filter_map(|message| message.stored.body).collect()
 }
 

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use mqtt_ownership::Epoch;
 use tokio::sync::mpsc;
 
-use crate::store::{Sessions, Store, Unavailable};
+use crate::store::{Sessions, Store, Unavailable, WillNumber};
 
 /// How many wait to be removed.
 const WAITING_MAX: usize = 256;
@@ -19,7 +19,7 @@ const AT_A_TIME: usize = 8;
 #[derive(Debug)]
 pub(in crate::account) enum Remain {
     /// Wills, by their numbers.
-    Wills(Vec<u64>),
+    Wills(Vec<WillNumber>),
     /// The pages of the session that began in this epoch.
     Pages(Epoch),
 }

@@ -11,7 +11,7 @@ use super::table::{Content, Fence, Table, Write, new_write_id};
 use crate::store::error::{Unavailable, WriteError};
 use crate::store::session_store::SessionStore;
 use crate::store::sessions::{
-    Arrival, Beside, Loaded, NEVER, PAGES_MAX, PageRecord, ProgressRecord, SessionRecord, StoredWill,
+    Arrival, Beside, Loaded, NEVER, PAGES_MAX, PageRecord, ProgressRecord, SessionRecord, StoredWill, WillNumber,
 };
 
 /// How long markers stay, seconds: as long as JetStream's.
@@ -23,7 +23,7 @@ pub(super) enum Key {
     Record(String),
     Progress(String),
     Page { client_id: String, first_epoch: u64, number: u32 },
-    Will { client_id: String, number: u64 },
+    Will { client_id: String, number: WillNumber },
 }
 
 impl Key {
@@ -175,7 +175,7 @@ impl SessionStore for MemorySessions {
         Ok(())
     }
 
-    async fn put_will(&self, client_id: &str, number: u64, will: &StoredWill) -> Result<(), WriteError> {
+    async fn put_will(&self, client_id: &str, number: WillNumber, will: &StoredWill) -> Result<(), WriteError> {
         let (key, kept) = (Key::Will { client_id: client_id.to_owned(), number }, Kept::Will(will.clone()));
         match self.write(key, Content::Value(kept), Fence::Own(0), None).await.0 {
             Ok(_) | Err(WriteError::Fenced) => Ok(()),
@@ -183,7 +183,7 @@ impl SessionStore for MemorySessions {
         }
     }
 
-    async fn load_will(&self, client_id: &str, number: u64) -> Result<Option<StoredWill>, Unavailable> {
+    async fn load_will(&self, client_id: &str, number: WillNumber) -> Result<Option<StoredWill>, Unavailable> {
         let last = self.table.last(&self.link, &Key::Will { client_id: client_id.to_owned(), number }).await?;
         Ok(last.and_then(|last| match last.content {
             Content::Value(Kept::Will(will)) => Some(will),
@@ -191,7 +191,7 @@ impl SessionStore for MemorySessions {
         }))
     }
 
-    async fn remove_wills(&self, client_id: &str, numbers: &[u64]) -> Result<(), Unavailable> {
+    async fn remove_wills(&self, client_id: &str, numbers: &[WillNumber]) -> Result<(), Unavailable> {
         self.link.reads().await?;
         let keys = numbers.iter().map(|number| Key::Will { client_id: client_id.to_owned(), number: *number });
         let removed: Vec<Key> = keys.collect();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::texts::{instant, maybe_instant};
 use super::version::{RECORD_VERSION, Rest, Versioned};
-use super::will::StoredWill;
+use super::will::{StoredWill, WillNumber};
 
 /// An expiry that never comes, seconds [MQTT 5, 3.1.2.11.2].
 pub const NEVER: u32 = u32::MAX;
@@ -132,7 +132,7 @@ impl SessionRecord {
     }
 
     /// The numbers of its wills that are beside it.
-    pub fn wills_beside(&self) -> impl Iterator<Item = u64> {
+    pub fn wills_beside(&self) -> impl Iterator<Item = WillNumber> {
         let former = self.last_wills.iter().map(|last| &last.will);
         self.will.as_deref().into_iter().chain(former).filter_map(|will| will.body)
     }

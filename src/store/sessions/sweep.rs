@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use proto_map::SessionSubject;
 
-use super::{Loaded, Sessions};
+use super::{Loaded, Sessions, WillNumber};
 use crate::store::entry::LogEntry;
 use crate::store::error::Unavailable;
 use crate::store::reader::Progress;
@@ -21,7 +21,7 @@ struct Beside {
     /// Sessions that have pages, by the epochs in which they began.
     paged: HashSet<u64>,
     /// Numbers of wills, and when each was stored.
-    wills: HashMap<u64, u64>,
+    wills: HashMap<WillNumber, u64>,
 }
 
 impl Beside {
@@ -77,7 +77,7 @@ impl Sessions {
                 all.entry(client_id).or_default().paged.insert(first_epoch);
             }
             Some(SessionSubject::Will { client_id, number }) => {
-                all.entry(client_id).or_default().wills.insert(number, *stored_at_ms);
+                all.entry(client_id).or_default().wills.insert(WillNumber(number), *stored_at_ms);
             }
             _ => {}
         };
@@ -102,15 +102,16 @@ mod tests {
 
     #[test]
     fn what_a_record_names_or_may_name_again_is_left_alone() {
-        let will = StoredWill { body: Some(1), ..StoredWill::default() };
+        let will = StoredWill { body: Some(WillNumber(1)), ..StoredWill::default() };
         let record =
             SessionRecord { first_epoch: 9, accepted: true, will: Some(Box::new(will)), ..SessionRecord::default() };
         let left = |record: Option<SessionRecord>, newer| {
-            let wills = HashMap::from([(1, 0), (2, 0), (3, UNNAMED_MAX_MS)]);
+            let wills =
+                HashMap::from([(1, 0), (2, 0), (3, UNNAMED_MAX_MS)].map(|(number, ms)| (WillNumber(number), ms)));
             let mut beside = Beside { paged: HashSet::from([4, 9]), wills };
             beside.retain_unneeded(&Loaded { record, sequence: 5, newer }, UNNAMED_MAX_MS + 1);
             let mut left: Vec<u64> =
-                beside.paged.into_iter().chain(beside.wills.into_keys().map(|n| 100 + n)).collect();
+                beside.paged.into_iter().chain(beside.wills.into_keys().map(|n| 100 + n.0)).collect();
             left.sort_unstable();
             left
         };

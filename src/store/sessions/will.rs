@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::texts::{base64_bytes, maybe_base64_bytes, maybe_instant};
 use super::version::Rest;
 
+/// Names a will of a client that its record has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WillNumber(pub u64);
+
 /// A will with all its properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -48,7 +53,7 @@ pub struct StoredWill {
     pub since: u64,
     /// It is large: its topic, payload and properties are under a key of their own, which has this number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<u64>,
+    pub body: Option<WillNumber>,
     /// Bytes of the payload and the properties that are there.
     #[serde(skip_serializing_if = "is_zero")]
     pub body_size: u32,
@@ -111,7 +116,7 @@ impl StoredWill {
     /// What a record has of it: all, or, when it is large, what decides about it and `number`, under which the whole is. Who may
     /// publish it changes, and is in the record.
     #[must_use]
-    pub fn divided(mut self, number: u64) -> (Self, Option<Self>) {
+    pub fn divided(mut self, number: WillNumber) -> (Self, Option<Self>) {
         if self.topic.len() + self.size() <= WILL_INLINE_MAX {
             return (self, None);
         }
@@ -175,7 +180,7 @@ mod tests {
     #[test]
     fn a_large_will_leaves_what_decides_in_the_record_and_comes_back_whole() {
         let small = StoredWill { topic: "t".to_owned(), payload: vec![0; 1_000].into(), ..StoredWill::default() };
-        assert_eq!(small.clone().divided(7), (small.clone(), None));
+        assert_eq!(small.clone().divided(WillNumber(7)), (small.clone(), None));
         let property = |name: &str, len: usize| (name.to_owned(), "v".repeat(len));
         let id = proto_map::name::NATS_MSG_ID;
         let large = StoredWill {
@@ -188,16 +193,19 @@ mod tests {
             user_properties: vec![property("a", 10), property(id, 20)],
             ..small
         };
-        let (mut record, whole) = large.clone().divided(7);
+        let (mut record, whole) = large.clone().divided(WillNumber(7));
         assert_eq!(whole, Some(StoredWill { by: None, ..large.clone() }));
         assert_eq!((&record.by, record.user_properties.clone()), (&large.by, vec![property(id, 20)]));
-        assert_eq!((record.body, record.qos, record.retain, record.delay_s, record.since), (Some(7), 2, true, 5, 41));
+        assert_eq!(
+            (record.body, record.qos, record.retain, record.delay_s, record.since),
+            (Some(WillNumber(7)), 2, true, 5, 41)
+        );
         assert_eq!((record.size(), record.topic.as_str()), (id.len() + 20, "t"), "it is judged again by its topic");
         assert_eq!(record.whole_size(), large.size(), "what it takes to publish it is known");
         record.state = WillState::Firing { id: "x".to_owned(), after: 41 };
         let published = record.clone().with_body(whole.unwrap());
         assert_eq!(published, StoredWill { state: record.state, ..large });
-        let (record, _) = StoredWill { user_properties: vec![property(id, 2_000)], ..published }.divided(8);
+        let (record, _) = StoredWill { user_properties: vec![property(id, 2_000)], ..published }.divided(WillNumber(8));
         assert!(record.user_properties.is_empty(), "no record is large because of it");
     }
 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::version::{RECORD_VERSION, Versioned};
-use super::will::StoredWill;
+use super::will::{StoredWill, WillNumber};
 use super::{Sessions, Shared, Stored, read, written};
 use crate::store::bucket::{Fence, Last, Value, Write};
 use crate::store::error::{Unavailable, WriteError};
@@ -40,9 +40,9 @@ impl Sessions {
     ///
     /// # Errors
     /// See [`WriteError`].
-    pub async fn put_will(&self, client_id: &str, number: u64, will: &StoredWill) -> Result<(), WriteError> {
+    pub async fn put_will(&self, client_id: &str, number: WillNumber, will: &StoredWill) -> Result<(), WriteError> {
         let Shared { names, bucket, .. } = &*self.shared;
-        let subject = names.session_will(client_id, number).map_err(|_| WriteError::TooLarge)?;
+        let subject = names.session_will(client_id, number.0).map_err(|_| WriteError::TooLarge)?;
         let value = WillWritten { version: RECORD_VERSION, will };
         let (value, fence) = (Value::Put(written(&value)?), Fence::Own(0));
         match bucket.write(&Write { subject: &subject, value, fence, ttl_s: None }).await {
@@ -56,9 +56,9 @@ impl Sessions {
     ///
     /// # Errors
     /// When JetStream does not answer, or a newer version has written it.
-    pub async fn load_will(&self, client_id: &str, number: u64) -> Result<Option<StoredWill>, Unavailable> {
+    pub async fn load_will(&self, client_id: &str, number: WillNumber) -> Result<Option<StoredWill>, Unavailable> {
         let Shared { names, bucket, .. } = &*self.shared;
-        let subject = names.session_will(client_id, number).map_err(Unavailable::new)?;
+        let subject = names.session_will(client_id, number.0).map_err(Unavailable::new)?;
         let Some(stored) = bucket.api.next_message(&bucket.stream, 1, &subject).await? else { return Ok(None) };
         let last = Last::of_stored(stored)?;
         match last.value().map(|value| read::<WillRecord>(client_id, value)) {
@@ -73,10 +73,10 @@ impl Sessions {
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn remove_wills(&self, client_id: &str, numbers: &[u64]) -> Result<(), Unavailable> {
+    pub async fn remove_wills(&self, client_id: &str, numbers: &[WillNumber]) -> Result<(), Unavailable> {
         let Shared { names, bucket, .. } = &*self.shared;
         for number in numbers {
-            let subject = names.session_will(client_id, *number).map_err(Unavailable::new)?;
+            let subject = names.session_will(client_id, number.0).map_err(Unavailable::new)?;
             let (value, fence) = (Value::Deleted, Fence::None);
             let write = Write { subject: &subject, value, fence, ttl_s: Some(GONE_TTL_S) };
             bucket.write(&write).await.map_err(Unavailable::new)?;
