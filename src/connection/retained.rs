@@ -5,14 +5,14 @@ use std::collections::{HashSet, VecDeque};
 
 use mqtt_codec::{TopicFilter, TopicName};
 
-use crate::account::{Account, Outgoing, RetainedCursor, Rights};
+use crate::account::{Account, Outgoing, RetainedCursor, RetainedNumber, Rights};
 use crate::store::{RetainedProgress, StoredRetained, StoredSubscription};
 
 /// How far the client is with what it is owed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Place {
     /// Of the last subscription that was begun with.
-    number: u64,
+    number: RetainedNumber,
     /// The last topic of it that was taken; `None` when all was.
     after: Option<TopicName>,
 }
@@ -29,8 +29,8 @@ pub(super) struct PendingRetained {
     /// Where a save that is under way says that we are.
     saving: Place,
     /// Everything of the subscriptions up to this one is taken, and that is saved.
-    saved: u64,
-    last_number: u64,
+    saved: RetainedNumber,
+    last_number: RetainedNumber,
     /// Topics of the index that may still be looked at in this turn of the connection.
     looks: usize,
 }
@@ -46,8 +46,8 @@ impl PendingRetained {
     ) -> Self {
         let RetainedProgress { number, after } = progress;
         let numbers = subscriptions.filter_map(|s| s.retained.map(|retained| retained.number));
-        let last_number = numbers.fold(number, u64::max);
-        let place = Place { number, after: after.and_then(|topic| TopicName::new(topic).ok()) };
+        let last_number = RetainedNumber(numbers.fold(number, u64::max));
+        let place = Place { number: RetainedNumber(number), after: after.and_then(|topic| TopicName::new(topic).ok()) };
         Self { place, last_number, ..Self::default() }
     }
 
@@ -58,9 +58,9 @@ impl PendingRetained {
 
     /// Numbers what a subscription is owed that goes on with its session, which is written into the record.
     pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
-        self.last_number += 1;
+        self.last_number.0 += 1;
         cursor.number = self.last_number;
-        StoredRetained { number: cursor.number, up_to: cursor.up_to.0 }
+        StoredRetained { number: cursor.number.0, up_to: cursor.up_to.0 }
     }
 
     /// A turn of the connection begins.
@@ -92,8 +92,8 @@ impl PendingRetained {
     /// Takes the next message, which the client will have got as far as the session's progress says.
     pub(super) fn take(&mut self) -> Option<Outgoing> {
         let outgoing = self.page.pop_front()?;
-        let number = self.cursors.front().map_or(0, |cursor| cursor.number);
-        if number > 0 {
+        let number = self.cursors.front().map_or_else(RetainedNumber::default, |cursor| cursor.number);
+        if number > RetainedNumber(0) {
             self.place = Place { number, after: Some(outgoing.message.topic.clone()) };
         }
         Some(outgoing)
@@ -125,22 +125,22 @@ impl PendingRetained {
 
     /// That save is done.
     pub(super) fn is_saved(&mut self) {
-        self.saved = self.saving.number - u64::from(self.saving.after.is_some());
+        self.saved = RetainedNumber(self.saving.number.0 - u64::from(self.saving.after.is_some()));
     }
 
     /// How far it is.
     pub(super) fn progress(&self) -> RetainedProgress {
-        RetainedProgress { number: self.place.number, after: self.place.after.as_ref().map(ToString::to_string) }
+        RetainedProgress { number: self.place.number.0, after: self.place.after.as_ref().map(ToString::to_string) }
     }
 
     /// Whether what a record says a subscription is owed is done with, and need not stand there any more.
     pub(super) fn is_done(&self, owed: StoredRetained) -> bool {
-        owed.number <= self.saved
+        owed.number <= self.saved.0
     }
 
     fn finish_first(&mut self) {
         self.is_last_page = false;
-        if let Some(cursor) = self.cursors.pop_front().filter(|cursor| cursor.number > 0) {
+        if let Some(cursor) = self.cursors.pop_front().filter(|cursor| cursor.number > RetainedNumber(0)) {
             self.place = Place { number: cursor.number, after: None };
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use mqtt_codec::{TopicFilter, TopicName};
 use mqtt_session::Sequence;
 
-pub(crate) use self::cursor::{RetainedCursor, Visible};
+pub(crate) use self::cursor::{RetainedCursor, RetainedNumber, Visible};
 use crate::account::delivery::message::Message;
 use crate::account::delivery::router::NewSubscription;
 use crate::account::ownership::records;
@@ -28,7 +28,8 @@ impl RetainedCursor {
     pub(in crate::account) fn new(subscription: NewSubscription, seen: IndexState, is_sys: bool) -> Self {
         let NewSubscription { filter, options, subscription_id, .. } = subscription;
         let search = RetainedSearch::new(&filter, None, seen);
-        Self { filter, search, options, subscription_id, up_to: Sequence(seen.highest), is_sys, number: 0 }
+        let (up_to, number) = (Sequence(seen.highest), RetainedNumber(0));
+        Self { filter, search, options, subscription_id, up_to, is_sys, number }
     }
 
     /// What a session that comes back is still owed by a subscription.
@@ -47,7 +48,7 @@ impl RetainedCursor {
             subscription_id: stored.id.and_then(NonZeroU32::new),
             up_to: Sequence(up_to),
             is_sys: false,
-            number,
+            number: RetainedNumber(number),
         })
     }
 

@@ -18,6 +18,10 @@ use crate::store::{RetainedIndex, RetainedSearch};
 /// Messages that are taken from the index at once.
 const PAGE: usize = 128;
 
+/// Names what is owed among all that a session is owed: it is sent in this order. 0 ends with the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RetainedNumber(pub(crate) u64);
+
 /// What one subscription is still owed.
 #[derive(Debug)]
 pub(crate) struct RetainedCursor {
@@ -33,8 +37,8 @@ pub(crate) struct RetainedCursor {
     pub(crate) up_to: Sequence,
     /// It is below `$SYS`.
     pub(crate) is_sys: bool,
-    /// Its number in the record of the session; 0 when it ends with the connection.
-    pub(crate) number: u64,
+    /// Its number in the record of the session.
+    pub(crate) number: RetainedNumber,
 }
 
 /// What one subscription of a client may receive of the retained messages.

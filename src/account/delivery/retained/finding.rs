@@ -104,6 +104,7 @@ mod tests {
     use mqtt_codec::{SubscriptionOptions, TopicName};
     use mqtt_session::Sequence;
 
+    use super::super::cursor::RetainedNumber;
     use super::*;
     use crate::store::RetainedMessage;
 
@@ -119,8 +120,8 @@ mod tests {
     fn cursor(filter: &str, seen: IndexState) -> RetainedCursor {
         let filter = TopicFilter::new(filter.to_owned()).unwrap();
         let search = RetainedSearch::new(&filter, None, seen);
-        let options = SubscriptionOptions::default();
-        RetainedCursor { filter, search, options, subscription_id: None, up_to: Sequence(0), is_sys: false, number: 0 }
+        let (options, number) = (SubscriptionOptions::default(), RetainedNumber::default());
+        RetainedCursor { filter, search, options, subscription_id: None, up_to: Sequence(0), is_sys: false, number }
     }
 
     /// Runs on one thread, beside a task that wants its turn all the time. Returns the filters that are owed something, and

@@ -188,7 +188,7 @@ fn retained_messages_go_on_where_the_progress_says() {
     let progress = |number, after: Option<&str>| RetainedProgress { number, after: after.map(str::to_owned) };
     let resumed = |progress: &RetainedProgress| -> Vec<(String, u64, u64)> {
         let cursors = RetainedCursor::resume_all(all.iter(), progress);
-        cursors.into_iter().map(|c| (c.filter.as_str().to_owned(), c.number, c.up_to.0)).collect()
+        cursors.into_iter().map(|c| (c.filter.as_str().to_owned(), c.number.0, c.up_to.0)).collect()
     };
     let (late, begun) = (("late".to_owned(), 7, 70), ("begun/#".to_owned(), 5, 50));
     assert_eq!(
