@@ -31,7 +31,7 @@ pub(crate) struct Message {
     /// Its sequence in the retained bucket, when it is stored there.
     pub(crate) retained_at: Option<Sequence>,
     /// Version of the retained index from which on it is there because it was seen live.
-    pub(crate) indexed_at: Option<u64>,
+    pub(crate) indexed_at: Option<IndexVersion>,
     /// Client id of the publisher, known where No Local needs it.
     pub(crate) publisher: Option<ByteString>,
     /// It was published on core NATS, where who takes QoS 0 has had it from, and copied into the log.
@@ -46,6 +46,10 @@ pub(crate) struct Message {
     #[cfg_attr(not(test), expect(dead_code, reason = "it is there to be dropped with the message"))]
     held: Held,
 }
+
+/// A version of the index of retained messages, which has a higher one with each change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct IndexVersion(pub(crate) u64);
 
 /// The place of a message in the order in which messages have come to this sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

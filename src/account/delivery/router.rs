@@ -26,7 +26,7 @@ use crate::account::delivery::core_subscriptions::{CoreSubscriptionId, Subscript
 use crate::account::delivery::grant::{Audience, Permits as _};
 use crate::account::delivery::inbox::{Inbox, Wakes};
 use crate::account::delivery::logs::{LogHandle, Logs};
-use crate::account::delivery::message::Message;
+use crate::account::delivery::message::{IndexVersion, Message};
 use crate::account::delivery::subscriptions::{Before, CameRetained, CreationOrder, Gates, Subscriber, Subscriptions};
 use crate::account::interop::ingest::Ingest;
 use crate::account::publish::convert;
@@ -214,7 +214,8 @@ impl Router {
     /// subscribes meanwhile gets them one way or the other, and not both.
     fn index(&self, message: &mut Message, qos: QoS) {
         if let Some(sequence) = message.retained_at {
-            message.indexed_at = self.index.apply_live(sequence.0, &message.topic, convert::retained_of(message, qos));
+            let retained = convert::retained_of(message, qos);
+            message.indexed_at = self.index.apply_live(sequence.0, &message.topic, retained).map(IndexVersion);
         }
     }
 

@@ -14,6 +14,7 @@ use mqtt_session::{Cursors, Sequence};
 use self::children::Children;
 use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::inbox::Inbox;
+use crate::account::delivery::message::IndexVersion;
 use crate::account::session_id::SessionId;
 use crate::store::IndexState;
 
@@ -46,17 +47,17 @@ pub(crate) struct Subscriber {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CameRetained {
     applied: Sequence,
-    version: u64,
+    version: IndexVersion,
 }
 
 impl CameRetained {
     /// What the index held in this state.
     pub(crate) const fn of(state: IndexState) -> Self {
-        Self { applied: Sequence(state.applied), version: state.version }
+        Self { applied: Sequence(state.applied), version: IndexVersion(state.version) }
     }
 
     /// Whether a message was among it that has this sequence in the bucket, and came into the index live at this version.
-    pub(crate) fn has(self, sequence: Option<Sequence>, indexed_at: Option<u64>) -> bool {
+    pub(crate) fn has(self, sequence: Option<Sequence>, indexed_at: Option<IndexVersion>) -> bool {
         sequence.is_some_and(|sequence| sequence <= self.applied)
             || indexed_at.is_some_and(|version| version <= self.version)
     }

@@ -106,7 +106,7 @@ fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
 #[test]
 fn what_a_replaced_subscription_was_owed_stays_owed() {
     const OTHER: u16 = 3;
-    let came = |applied| CameRetained { applied: Sequence(applied), version: 0 };
+    let came = |applied| CameRetained { applied: Sequence(applied), version: IndexVersion(0) };
     let (f, one) = (filter("a"), inbox(1));
     let step = |qos: QoS, at: u64| Subscriber {
         options: SubscriptionOptions { qos, ..SubscriptionOptions::default() },
