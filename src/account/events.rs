@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use proto_map::{Names, client_of};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::mpsc;
 
 use crate::metrics::AccountMetrics;
@@ -93,9 +93,14 @@ pub(crate) struct Disconnect {
     /// Reason code of the DISCONNECT, sent by either side or meant, where MQTT 3.x has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason_code: Option<u8>,
-    /// How long it was connected, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) connected_ms: Option<u64>,
+    /// How long it was connected.
+    #[serde(rename = "connected_ms", serialize_with = "in_ms", skip_serializing_if = "Option::is_none")]
+    pub(crate) connected: Option<Duration>,
+}
+
+/// A length of time in milliseconds.
+fn in_ms<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.and_then(|duration| u64::try_from(duration.as_millis()).ok()).serialize(serializer)
 }
 
 /// A subscription that was granted.

@@ -93,7 +93,7 @@ where
                 remote: Some(self.remote),
                 cause,
                 reason_code: reason_code.map(|reason| reason as u8),
-                connected_ms: u64::try_from(connected.as_millis()).ok(),
+                connected: Some(connected),
             })
         });
     }

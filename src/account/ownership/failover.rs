@@ -35,7 +35,7 @@ impl Account {
                 && !matches!(next, Step::Done(FailoverOutcome::Ended))
                 && let Some(node) = lost.take()
             {
-                let event = EventDisconnect { remote, cause: "node_lost", reason_code: None, connected_ms: None };
+                let event = EventDisconnect { remote, cause: "node_lost", reason_code: None, connected: None };
                 self.events.tell(&client_id, Some(node), || Event::Disconnect(event));
             }
             match next {
