@@ -82,7 +82,7 @@ pub(crate) struct Publishing {
     version: LogsVersion,
     older_below: PutToken,
     /// Publishes whose answers are reported; see [`Completions::report`].
-    pub(in crate::account) untold: usize,
+    pub(in crate::account) unreported: usize,
     /// With the version of the rights.
     last_topic: Option<(TopicName, Route, RightsVersion)>,
     /// How the last one that went into a log is stored there: by its subject, and the version by which it was routed.
@@ -122,7 +122,7 @@ impl Publishing {
             is_handing_over: false,
             version: LogsVersion::default(),
             older_below: PutToken(0),
-            untold: 0,
+            unreported: 0,
             last_topic: None,
             last_target: None,
             tells_publisher: false,
@@ -161,7 +161,7 @@ impl Publishing {
             && self.behind.is_empty()
             && self.unsent.is_empty()
             && !self.is_handing_over
-            && self.untold == 0
+            && self.unreported == 0
     }
 
     /// Whether more may be published.

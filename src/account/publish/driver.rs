@@ -124,7 +124,7 @@ impl Publishing {
         }
         let failed = completed.reported.iter().filter(|(_, result)| result.is_err());
         failed.map(|(token, _)| *token).for_each(not_published);
-        self.untold = self.untold.saturating_sub(completed.reported.len());
+        self.unreported = self.unreported.saturating_sub(completed.reported.len());
         answers.append(&mut completed.reported);
         self.completed = completed;
     }

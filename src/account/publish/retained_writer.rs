@@ -79,7 +79,8 @@ struct State {
     under_way: HashMap<u64, Writing>,
     next: u64,
     last: LastSequences,
-    told: Vec<Arc<dyn StoredSink>>,
+    /// Those that have got results, and have yet to hear that these are all.
+    unflushed: Vec<Arc<dyn StoredSink>>,
 }
 
 /// A key of which a put is under way.
@@ -317,8 +318,8 @@ impl RetainedWriter {
         if let Some(sequence) = stored {
             state.last.set(subject.clone(), LastPut { sequence, behalf });
         }
-        if !state.told.last().is_some_and(|last| Arc::ptr_eq(last, &sink)) {
-            state.told.push(sink);
+        if !state.unflushed.last().is_some_and(|last| Arc::ptr_eq(last, &sink)) {
+            state.unflushed.push(sink);
         }
         let next = state.keys.get_mut(&subject).and_then(|key| {
             let next = key.waiting.pop_front()?;
@@ -402,8 +403,8 @@ impl StoredSink for RetainedWriter {
     }
 
     fn flush(&self) {
-        let told = std::mem::take(&mut self.state.lock().told);
-        for sink in told {
+        let unflushed = std::mem::take(&mut self.state.lock().unflushed);
+        for sink in unflushed {
             sink.flush();
         }
     }

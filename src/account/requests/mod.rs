@@ -307,7 +307,7 @@ impl Requests {
         self.metrics.requests_pending(left as u64);
         drop(pending);
         for waiter in waiters {
-            tell(&waiter, ReasonCode::Success);
+            report(&waiter, ReasonCode::Success);
         }
         self.end(over, RequestEvent::TimedOut);
         left
@@ -320,7 +320,7 @@ impl Requests {
                 self.metrics.request(reason);
             }
             if let Some(waiter) = request.waiter {
-                tell(&waiter, ReasonCode::Success);
+                report(&waiter, ReasonCode::Success);
             }
         }
     }
@@ -333,18 +333,18 @@ impl Requests {
         let Ok(id) = u64::from_str_radix(id, 16).map(QuestionId) else { return };
         if is_echo {
             let waiter = self.pending.lock().heard(id);
-            waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));
+            waiter.iter().for_each(|waiter| report(waiter, ReasonCode::Success));
         } else if core.status == Some(NO_RESPONDERS) {
             if let Some(over) = self.pending.lock().remove(id) {
                 self.metrics.request(RequestEvent::NoResponders);
-                over.waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::NoMatchingSubscribers));
+                over.waiter.iter().for_each(|waiter| report(waiter, ReasonCode::NoMatchingSubscribers));
             }
         } else if core.status.is_none() {
             let (waiter, question) = {
                 let mut pending = self.pending.lock();
                 (pending.heard(id), pending.answered(id))
             };
-            waiter.iter().for_each(|waiter| tell(waiter, ReasonCode::Success));
+            waiter.iter().for_each(|waiter| report(waiter, ReasonCode::Success));
             let Some(question) = question else { return self.metrics.request(RequestEvent::AnsweredLate) };
             self.pass_on(question, core);
         }
@@ -363,7 +363,7 @@ impl Requests {
 /// Status that the server answers with when nobody listens.
 const NO_RESPONDERS: u16 = 503;
 
-fn tell(waiter: &Waiter, reason: ReasonCode) {
+fn report(waiter: &Waiter, reason: ReasonCode) {
     waiter.completions.report(waiter.token, Ok(reason));
 }
 

@@ -82,7 +82,7 @@ impl Publishing {
         // When a session has it, it has a subscriber, whatever NATS says.
         let waiter = publication.token.filter(|_| !self.account.has_subscriber(&publication.topic));
         let waiter = waiter.map(|token| Waiter { completions: Arc::clone(&self.completions), token });
-        self.untold += usize::from(waiter.is_some());
+        self.unreported += usize::from(waiter.is_some());
         let question = Question {
             // Copies: what came in a packet keeps the whole read buffer alive.
             response_topic: response_topic.to_owned_copy(),

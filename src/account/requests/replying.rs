@@ -108,7 +108,7 @@ impl Publishing {
     /// Acknowledges what is dealt with at once, in turn.
     pub(in crate::account) fn answered(&mut self, token: Option<Token>, reason: Result<ReasonCode, ReasonCode>) {
         if let Some(token) = token {
-            self.untold += 1;
+            self.unreported += 1;
             self.completions.report(token, reason);
         }
     }

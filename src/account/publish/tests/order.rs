@@ -37,9 +37,9 @@ async fn each_publish_is_answered_once_and_stored_in_its_order_however_the_store
             world.server.until("all of them", |server| (server.held() as u64 == COUNT).then_some(())).await;
             world.server.release(true);
         }
-        let mut told = answers(&client.settle().await);
-        told.sort_unstable_by_key(|(token, _)| *token);
-        assert_eq!(told, successes(COUNT), "{fate:?}");
+        let mut outcomes = answers(&client.settle().await);
+        outcomes.sort_unstable_by_key(|(token, _)| *token);
+        assert_eq!(outcomes, successes(COUNT), "{fate:?}");
         assert_eq!(logged(&world.server), numbers(COUNT), "{fate:?}");
         assert!(client.publishing.is_idle());
     }
@@ -64,9 +64,9 @@ async fn what_is_lost_on_the_way_is_sent_again_and_nothing_newer_of_its_topic_ov
     for number in 0..COUNT {
         client.publish("a/b", QoS::AtLeastOnce, false, &number.to_string());
     }
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
-    assert_eq!(told, successes(COUNT));
+    let mut outcomes = answers(&client.settle().await);
+    outcomes.sort_unstable_by_key(|(token, _)| *token);
+    assert_eq!(outcomes, successes(COUNT));
     assert_eq!(logged(&world.server), numbers(COUNT));
 }
 
@@ -84,9 +84,9 @@ async fn what_has_no_answer_when_the_connection_breaks_is_stored_once() {
     world.server.until("some of them", |server| (logged(server).len() >= 2).then_some(())).await;
     world.server.obey();
     world.server.sever("-publish");
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
-    assert_eq!(told, successes(COUNT));
+    let mut outcomes = answers(&client.settle().await);
+    outcomes.sort_unstable_by_key(|(token, _)| *token);
+    assert_eq!(outcomes, successes(COUNT));
     for subject in ["a", "b", "c"] {
         let of_topic = world.server.messages(LOG).into_iter().filter(|(_, said)| said.subject.ends_with(subject));
         let stored: Vec<u64> = of_topic.map(|(_, said)| super::payload(&said).parse().unwrap()).collect();
@@ -108,10 +108,10 @@ async fn one_that_is_refused_is_told_and_the_others_are_stored() {
         for number in 0..COUNT {
             client.publish("a/b", QoS::AtLeastOnce, false, &number.to_string());
         }
-        let mut told = answers(&client.settle().await);
-        told.sort_unstable_by_key(|(token, _)| *token);
+        let mut outcomes = answers(&client.settle().await);
+        outcomes.sort_unstable_by_key(|(token, _)| *token);
         let expected = successes(COUNT).into_iter().map(|(t, success)| (t, if t == 5 { reason } else { success }));
-        assert_eq!(told, expected.collect::<Vec<_>>());
+        assert_eq!(outcomes, expected.collect::<Vec<_>>());
         assert_eq!(logged(&world.server).len() as u64, COUNT - 1);
         assert!(!client.control.completions().has_failed());
     }
@@ -234,9 +234,9 @@ async fn what_waits_for_a_permit_goes_in_its_order_and_other_topics_at_qos_0_do_
     until("it is said", || world.server.said("other").pop()).await;
     assert_eq!(world.account.store.publisher().in_flight(), 2);
     world.server.obey();
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
-    assert_eq!(told, successes(COUNT));
+    let mut outcomes = answers(&client.settle().await);
+    outcomes.sort_unstable_by_key(|(token, _)| *token);
+    assert_eq!(outcomes, successes(COUNT));
     assert_eq!(logged(&world.server), numbers(COUNT));
     assert!(client.publishing.has_room() && client.publishing.takes_live(&same));
     client.publishing.release_memory();
@@ -286,9 +286,9 @@ async fn what_the_stream_of_its_subject_is_gone_for_goes_where_the_subject_belon
     client.publish("m/x", QoS::AtLeastOnce, false, "third");
     assert!(logged(&world.server).is_empty(), "behind what may be there");
     world.server.obey();
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
-    assert_eq!(told, successes(3));
+    let mut outcomes = answers(&client.settle().await);
+    outcomes.sort_unstable_by_key(|(token, _)| *token);
+    assert_eq!(outcomes, successes(3));
     assert_eq!(logged(&world.server), ["first", "second", "third"]);
 }
 
@@ -322,11 +322,11 @@ async fn a_message_that_may_be_in_another_log_is_looked_for_there_from_when_its_
     });
     let publication = of_epoch(&client, now_ms - 500, Some(Sequence(0)));
     client.publish_as(publication).unwrap();
-    let (told, ()) = tokio::join!(client.settle(), async {
+    let (outcomes, ()) = tokio::join!(client.settle(), async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         world.server.delete_stream("S");
     });
-    assert_eq!(told.len(), 1);
+    assert_eq!(outcomes.len(), 1);
     assert_eq!(logged(&world.server), ["x"]);
 }
 

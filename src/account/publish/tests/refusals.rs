@@ -78,10 +78,10 @@ async fn properties_that_no_header_block_takes_are_answered_in_their_turn() {
     let publication = client.publication("a", QoS::AtLeastOnce, false, "too much");
     client.publish_as(Publication { properties: Some(Box::new(properties)), ..publication }).unwrap();
     client.publish("a", QoS::AtLeastOnce, false, "behind");
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
+    let mut outcomes = answers(&client.settle().await);
+    outcomes.sort_unstable_by_key(|(token, _)| *token);
     let success = ReasonCode::Success;
-    assert_eq!(told, [(0, success), (1, ReasonCode::QuotaExceeded), (2, success)]);
+    assert_eq!(outcomes, [(0, success), (1, ReasonCode::QuotaExceeded), (2, success)]);
     assert_eq!(super::logged(&world.server), ["before", "behind"]);
 }
 

@@ -43,10 +43,10 @@ async fn what_is_published_behind_a_retained_message_waits_for_it_and_other_topi
     world.server.until("the other topic", |server| (logged(server) == ["other"]).then_some(())).await;
     assert!(world.server.said("a").is_empty());
     world.server.obey();
-    let mut told = answers(&client.settle().await);
-    told.sort_unstable_by_key(|(token, _)| *token);
+    let mut outcomes = answers(&client.settle().await);
+    outcomes.sort_unstable_by_key(|(token, _)| *token);
     let success = ReasonCode::Success;
-    assert_eq!(told, [(0, success), (1, success), (3, success), (4, success), (5, success)]);
+    assert_eq!(outcomes, [(0, success), (1, success), (3, success), (4, success), (5, success)]);
     assert_eq!(logged(&world.server), ["other", "1", "2", "4", "5"]);
     let said: Vec<String> = world.server.said("a").iter().map(payload).collect();
     let at_qos0 = said.iter().position(|payload| payload == "3").unwrap();
@@ -169,9 +169,10 @@ async fn the_last_of_a_clients_publishes_on_a_topic_stays_retained_whatever_is_r
             client.settle().await;
         }
         client.publish_as(new_again.clone()).unwrap();
-        let told = answers(&client.settle().await);
+        let outcomes = answers(&client.settle().await);
         assert!(
-            told.iter().all(|(_, reason)| *reason == ReasonCode::Success) && told.contains(&(2, ReasonCode::Success))
+            outcomes.iter().all(|(_, reason)| *reason == ReasonCode::Success)
+                && outcomes.contains(&(2, ReasonCode::Success))
         );
         let (_, last) = world.server.messages(RETAINED).pop().unwrap();
         assert_eq!(text(&last.payload), "new", "{is_settled}");

@@ -75,9 +75,9 @@ async fn who_finds_another_message_and_its_client_elsewhere_writes_nothing() {
     race(&world.server, "newest", 1);
     client.publish("a", QoS::AtLeastOnce, true, "late");
     client.publish("a", QoS::AtLeastOnce, true, "later");
-    let told = answers(&client.settle().await);
-    assert_eq!(told.first(), Some(&(0, ReasonCode::ServerBusy)));
-    assert!(told.iter().all(|(_, reason)| *reason == ReasonCode::ServerBusy));
+    let outcomes = answers(&client.settle().await);
+    assert_eq!(outcomes.first(), Some(&(0, ReasonCode::ServerBusy)));
+    assert!(outcomes.iter().all(|(_, reason)| *reason == ReasonCode::ServerBusy));
     assert_eq!(retained(&world.server), ["newest"]);
     assert!(logged(&world.server).is_empty());
 }
@@ -99,9 +99,9 @@ async fn a_will_is_retained_while_the_record_owes_it_and_not_when_it_is_done_wit
         let mut will = Publishing::of_will(Arc::clone(&world.account), completions, Some("c".into()), Epoch(5));
         let publication = client.publication("a", QoS::AtLeastOnce, true, "will");
         will.publish(mqtt_session::Publication { token: Some(0), ..publication }, &mut Default::default()).unwrap();
-        let told = answers(&will.settle().await.unwrap());
+        let outcomes = answers(&will.settle().await.unwrap());
         let reason = if is_owed { ReasonCode::Success } else { ReasonCode::ServerBusy };
-        assert_eq!(told, [(0, reason)], "{is_owed}");
+        assert_eq!(outcomes, [(0, reason)], "{is_owed}");
         assert_eq!(retained(&world.server), [expected]);
     }
 }
