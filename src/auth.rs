@@ -128,7 +128,7 @@ impl Authenticator for Anyone {
     fn judge<'a>(&'a self, credentials: Credentials<'a>, peer: &'a Peer) -> Judging<'a> {
         let verdict = match credentials.connect.properties.authentication_method {
             None => Verdict::Accepted(Arc::clone(&self.principal), None),
-            Some(_) => Verdict::Refused(self.refusals.tell(credentials.connect, peer, AuthStep::Method)),
+            Some(_) => Verdict::Refused(self.refusals.report(credentials.connect, peer, AuthStep::Method)),
         };
         Box::pin(ready(verdict))
     }

@@ -176,7 +176,7 @@ impl Dispatch {
         });
         match entered {
             Ok((principal, data)) => Verdict::Accepted(principal, data),
-            Err(step) => Verdict::Refused(self.refusals.tell(connect, peer, step)),
+            Err(step) => Verdict::Refused(self.refusals.report(connect, peer, step)),
         }
     }
 

@@ -243,7 +243,7 @@ impl FileUsers {
             Ok(Judged::Asked) => return nkey::challenge(),
             Err(step) => step,
         };
-        let reason = self.refusals.tell(credentials.connect, peer, step);
+        let reason = self.refusals.report(credentials.connect, peer, step);
         if step == AuthStep::Busy {
             return Verdict::Refused(reason);
         }

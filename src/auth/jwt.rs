@@ -218,7 +218,7 @@ impl JwtUsers {
         };
         let (name, key) = user.unzip();
         let name = name.as_deref().or(connect_user(&credentials)).unwrap_or_default();
-        let reason = self.refusals.tell_of(credentials.connect, peer, step, (name, key.as_deref()));
+        let reason = self.refusals.report_of(credentials.connect, peer, step, (name, key.as_deref()));
         if step != AuthStep::ResolverUnreachable {
             let delay = self.failures.failed(peer.addr.counted_by(), key.as_deref());
             tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;

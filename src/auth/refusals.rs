@@ -18,12 +18,12 @@ impl Refusals {
     }
 
     /// A client is refused at a step. What CONNACK says.
-    pub(crate) fn tell(&self, connect: &Connect, peer: &Peer, step: AuthStep) -> ReasonCode {
-        self.tell_of(connect, peer, step, (connect.username.as_deref().unwrap_or_default(), None))
+    pub(crate) fn report(&self, connect: &Connect, peer: &Peer, step: AuthStep) -> ReasonCode {
+        self.report_of(connect, peer, step, (connect.username.as_deref().unwrap_or_default(), None))
     }
 
     /// The same of one that is known as this user: its name, and its key if it has one.
-    pub(crate) fn tell_of(
+    pub(crate) fn report_of(
         &self,
         connect: &Connect,
         peer: &Peer,

@@ -38,7 +38,7 @@ impl Refusing {
         step: AuthStep,
         latest: Instant,
     ) -> Verdict<Arc<Principal>> {
-        let reason = self.refusals.tell(credentials.connect, peer, step);
+        let reason = self.refusals.report(credentials.connect, peer, step);
         if reason != mqtt_codec::ReasonCode::ServerUnavailable {
             let user = credentials.connect.username.as_deref().filter(|name| !name.is_empty());
             let delay = self.failures.failed(peer.addr.counted_by(), user);
