@@ -137,7 +137,7 @@ impl Bans {
         self.flapping.lock().set_rule(Rule::of(&config.flapping));
         self.failed_logins.lock().set_rule(Rule::of(&config.failed_logins));
         self.violations.lock().set_rule(Rule::of(&config.violations));
-        self.tell();
+        self.notify();
     }
 
     fn whom(&self, ban: &BanConfig) -> Whom {
@@ -180,7 +180,7 @@ impl Bans {
         }
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.changes.send_modify(|version| *version += 1);
     }
 
@@ -259,7 +259,7 @@ impl Bans {
         }
         self.count();
         self.fresh.lock().push(whom);
-        self.tell();
+        self.notify();
         true
     }
 
@@ -267,7 +267,7 @@ impl Bans {
     pub(crate) fn remove(&self, whom: &Whom) {
         self.shared.write().remove(whom);
         self.count();
-        self.tell();
+        self.notify();
     }
 
     /// Those that somebody else knows of, after everything was read: others are over, but for those that were made here and that
@@ -275,7 +275,7 @@ impl Bans {
     pub(crate) fn retain(&self, is_known: impl Fn(&Whom) -> bool) {
         self.shared.write().retain(is_known);
         self.count();
-        self.tell();
+        self.notify();
     }
 
     /// Forgets those that are over.
@@ -284,7 +284,7 @@ impl Bans {
         let [configured, shared] = [&self.configured, &self.shared].map(|table| table.write().sweep(now));
         if configured || shared {
             self.count();
-            self.tell();
+            self.notify();
         }
     }
 
@@ -347,7 +347,7 @@ impl Bans {
         }
         drop(unwritten);
         // Whoever writes it may have looked before.
-        self.tell();
+        self.notify();
     }
 
     /// Those that were made here and have to be written, with what is left of them; those that are over are left out.
