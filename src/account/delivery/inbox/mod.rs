@@ -226,7 +226,7 @@ impl Inbox {
         lanes.qos0_counts[0] += 1;
         lanes.qos0_counts[1] += message.payload.len() as u64;
         self.remember_request(message);
-        self.mark(&mut lanes, wakes);
+        self.wake_later(&mut lanes, wakes);
         true
     }
 
@@ -256,7 +256,7 @@ impl Inbox {
             PROCESS.did(Deed::FellBehind);
         }
         if offered != Offer::Skipped {
-            self.mark(&mut lanes, wakes);
+            self.wake_later(&mut lanes, wakes);
         }
     }
 
@@ -282,7 +282,7 @@ impl Inbox {
         lanes.count();
         self.is_scanning.store(lanes.is_scanning(), Ordering::Relaxed);
         if offer != Offer::Skipped {
-            self.mark(&mut lanes, wakes);
+            self.wake_later(&mut lanes, wakes);
         }
         offer
     }
@@ -471,7 +471,7 @@ impl Inbox {
         self.lanes.lock().is_closed
     }
 
-    fn mark(self: &Arc<Self>, lanes: &mut Lanes, wakes: &mut Wakes) {
+    fn wake_later(self: &Arc<Self>, lanes: &mut Lanes, wakes: &mut Wakes) {
         if !lanes.is_woken {
             lanes.is_woken = true;
             wakes.0.push(Arc::clone(self));

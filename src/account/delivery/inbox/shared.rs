@@ -66,7 +66,7 @@ impl Inbox {
         }
         self.share_room.store(room - 1, Ordering::Relaxed);
         lanes.shared.push_back((position, outgoing()));
-        self.mark(&mut lanes, wakes);
+        self.wake_later(&mut lanes, wakes);
         true
     }
 }
