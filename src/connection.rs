@@ -195,7 +195,7 @@ struct Connection<S> {
     /// Messages that wait until the window has room for all their copies, and what is behind them.
     copies: VecDeque<(Position, Outgoing)>,
     /// Places in logs from which on the session is behind.
-    behind: Vec<Position>,
+    catching_up: Vec<Position>,
     counts: Counts,
     /// What waits to be saved before the client gets it.
     held: HeldOutputs,

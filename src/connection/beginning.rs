@@ -151,7 +151,7 @@ where
             answers: Vec::new(),
             messages: Vec::new(),
             copies: VecDeque::new(),
-            behind: Vec::new(),
+            catching_up: Vec::new(),
             counts: Counts::default(),
             violation: None,
             is_through: false,

@@ -34,7 +34,8 @@ where
             }
             let room = if is_waiting || !self.copies.is_empty() { 0 } else { self.room_for_own().min(BATCH) };
             let mut messages = std::mem::take(&mut self.messages);
-            let [copies, bytes] = self.inbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.behind);
+            let [copies, bytes] =
+                self.inbox.take_messages(&mut self.io.output, room, &mut messages, &mut self.catching_up);
             self.counts.delivered[0] += copies;
             self.counts.payload_bytes[1] += bytes;
             let count = messages.len();
@@ -42,7 +43,7 @@ where
                 self.deliver(place, outgoing);
             }
             self.messages = messages;
-            while let Some(place) = self.behind.pop() {
+            while let Some(place) = self.catching_up.pop() {
                 if room > 0 {
                     self.catch_up(place, count < room && self.copies.is_empty());
                 }

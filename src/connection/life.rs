@@ -72,7 +72,7 @@ where
         self.answers.shrink_to_fit();
         self.messages.shrink_to_fit();
         self.copies.shrink_to_fit();
-        self.behind.shrink_to_fit();
+        self.catching_up.shrink_to_fit();
         self.io.output.release();
         self.mail.release();
         self.inbox.release();

@@ -180,7 +180,7 @@ impl Lanes {
     }
 
     /// The places from which on the session is behind, in the logs in which there is room to catch up.
-    pub(super) fn behind(&self) -> impl Iterator<Item = Position> {
+    pub(super) fn catching_up(&self) -> impl Iterator<Item = Position> {
         self.feeds().filter_map(|(log, feed)| match feed.state() {
             FeedState::Behind { next } if feed.is_half_empty() && self.restarts.is_empty() => {
                 Some(Position::new(log, next))

@@ -395,14 +395,14 @@ impl Inbox {
     }
 
     /// Moves what was left at QoS 0 behind `out`, and counts it, and up to `count` messages of the feeds, which take turns, into `messages`,
-    /// each with its place. `behind` gets the places from which on the session is behind and has room, so that it can ask
+    /// each with its place. `catching_up` gets the places from which on the session is behind and has room, so that it can ask
     /// for scans. Returns how many copies those at QoS 0 were, and the bytes of their payloads.
     pub(crate) fn take_messages(
         &self,
         out: &mut Segments,
         count: usize,
         messages: &mut Vec<(Position, Outgoing)>,
-        behind: &mut Vec<Position>,
+        catching_up: &mut Vec<Position>,
     ) -> [u64; 2] {
         let mut lanes = self.lanes.lock();
         let qos0 = std::mem::take(&mut lanes.qos0_counts);
@@ -414,7 +414,7 @@ impl Inbox {
         lanes.pop(count, messages);
         let has_room = messages.len() > before && lanes.has_room_for_scan();
         lanes.is_output_waiting = !out.is_empty() || messages.len() > before;
-        behind.extend(lanes.behind());
+        catching_up.extend(lanes.catching_up());
         lanes.count();
         drop(lanes);
         if has_room {

@@ -53,8 +53,8 @@ fn full(held: u64) -> Arc<Inbox> {
 }
 
 fn take(inbox: &Inbox, count: usize) {
-    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-    inbox.take_messages(&mut out, count, &mut messages, &mut behind);
+    let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, count, &mut messages, &mut catching_up);
     assert_eq!(messages.len(), count);
 }
 
@@ -88,13 +88,13 @@ async fn a_scan_that_waits_is_woken_by_whatever_ends_its_wait() {
 async fn a_session_that_is_behind_asks_for_a_scan_when_it_is_worth_its_while() {
     let inbox = full(0);
     inbox.with_feed(LOG, Feed::end_scan);
-    let behind = |count| {
-        let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-        inbox.take_messages(&mut out, count, &mut messages, &mut behind);
-        behind
+    let catching_up = |count| {
+        let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+        inbox.take_messages(&mut out, count, &mut messages, &mut catching_up);
+        catching_up
     };
-    assert!(behind(1).is_empty());
-    assert_eq!(behind(1), [Position::in_main_log(Sequence(5))]);
+    assert!(catching_up(1).is_empty());
+    assert_eq!(catching_up(1), [Position::in_main_log(Sequence(5))]);
 }
 
 fn inbox(client_max_packet_size: u32) -> Arc<Inbox> {
@@ -112,8 +112,8 @@ fn offer(inbox: &Arc<Inbox>, message: &Message, now_ms: u64) -> bool {
 }
 
 fn counts(inbox: &Inbox) -> [u64; 2] {
-    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-    inbox.take_messages(&mut out, 0, &mut messages, &mut behind)
+    let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, 0, &mut messages, &mut catching_up)
 }
 
 #[test]
@@ -155,12 +155,12 @@ fn several_logs_take_turns_in_the_order_in_which_their_messages_came() {
     for (log, sequence) in [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)] {
         inbox.offer_live(log, Sequence(sequence), 1, outgoing, &mut wakes);
     }
-    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-    inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
-    inbox.take_messages(&mut out, 4, &mut messages, &mut behind);
+    let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, 4, &mut messages, &mut catching_up);
+    inbox.take_messages(&mut out, 4, &mut messages, &mut catching_up);
     let places: Vec<_> = messages.iter().map(|(place, _)| (place.log(), place.sequence().0)).collect();
     assert_eq!(places, [(0, 1), (2, 50), (1, 7), (0, 2), (2, 51)]);
-    assert_eq!((inbox.reads(), inbox.feeds_behind(), behind), (vec![0, 2, 1], 0, vec![]));
+    assert_eq!((inbox.reads(), inbox.feeds_behind(), catching_up), (vec![0, 2, 1], 0, vec![]));
     inbox.release();
 }
 
@@ -177,8 +177,8 @@ fn when_a_log_is_made_anew_what_was_read_of_it_stays_and_has_no_place_any_more()
     assert_eq!((inbox.restarts_at(0), inbox.restarts_at(1), inbox.restarts_at(9)), (Some(Sequence(3)), None, None));
     inbox.offer_live(0, Sequence(3), 1, outgoing, &mut wakes);
     let places = || {
-        let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-        inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+        let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+        inbox.take_messages(&mut out, 10, &mut messages, &mut catching_up);
         messages.iter().map(|(place, _)| (place.log(), place.sequence().0)).collect::<Vec<_>>()
     };
     assert_eq!(places(), []);
@@ -261,14 +261,14 @@ fn a_lane_has_its_share_of_memory_and_gives_it_back() {
     // x = (800,000 - x) / 8, and a little more for the pieces in which it is counted.
     assert!((80..115).contains(&taken), "{taken}");
     assert!(budget.held() <= 800_000 / 8, "{}", budget.held());
-    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-    let counted = inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
+    let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+    let counted = inbox.take_messages(&mut out, 0, &mut messages, &mut catching_up);
     assert_eq!((counted, budget.held()), ([taken as u64, 1_000 * taken as u64], 0));
     // What is dropped is not counted as delivered.
     assert!((0..50).all(|_| offer()));
     assert_eq!((inbox.drop_qos0(1 << 20), inbox.drop_qos0(50_000)), (0, 50));
     let mut out = Segments::default();
-    assert_eq!(inbox.take_messages(&mut out, 0, &mut messages, &mut behind), [0, 0]);
+    assert_eq!(inbox.take_messages(&mut out, 0, &mut messages, &mut catching_up), [0, 0]);
     assert!(out.is_empty() && budget.held() == 0);
 }
 
@@ -281,10 +281,10 @@ fn a_session_without_memory_falls_behind_and_catches_up() {
         inbox.offer_live(LOG, Sequence(sequence), small, outgoing, &mut wakes);
     }
     assert_eq!(inbox.with_feed(LOG, |feed| (feed.len(), feed.state())), (4, FeedState::Behind { next: Sequence(5) }));
-    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
-    inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+    let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
+    inbox.take_messages(&mut out, 10, &mut messages, &mut catching_up);
     assert_eq!(
-        (messages.len(), &*behind),
+        (messages.len(), &*catching_up),
         (4, &[Position::in_main_log(Sequence(5))][..]),
         "it has some, and asks for a scan"
     );
@@ -297,7 +297,7 @@ fn a_session_without_memory_falls_behind_and_catches_up() {
     budget.set_max(1 << 20);
     assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(Sequence(5)));
     assert_eq!(inbox.offer_scanned(LOG, Sequence(5), large, outgoing, &mut wakes), Offer::Taken);
-    inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+    inbox.take_messages(&mut out, 10, &mut messages, &mut catching_up);
     assert_eq!(messages.len(), 5);
 }
 
@@ -305,7 +305,7 @@ fn a_session_without_memory_falls_behind_and_catches_up() {
 fn a_session_that_has_nothing_may_have_one_message_when_there_is_no_memory() {
     let (inbox, budget) = poor(0);
     assert!(budget.is_full());
-    let (mut out, mut messages, mut behind) = (Segments::default(), Vec::new(), Vec::new());
+    let (mut out, mut messages, mut catching_up) = (Segments::default(), Vec::new(), Vec::new());
     let (mut wakes, large) = (Wakes::default(), 100_000);
     for sequence in 1..5 {
         inbox.offer_live(LOG, Sequence(2 * sequence), large, outgoing, &mut wakes);
@@ -313,13 +313,13 @@ fn a_session_that_has_nothing_may_have_one_message_when_there_is_no_memory() {
             inbox.with_feed(LOG, |feed| (feed.len(), feed.state())),
             (1, FeedState::Live { after: Sequence(0) })
         );
-        inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+        inbox.take_messages(&mut out, 10, &mut messages, &mut catching_up);
         // What was taken is still on its way.
         inbox.with_feed(LOG, |feed| feed.fall_behind(Sequence(2 * sequence + 1)));
         assert_eq!(inbox.with_feed(LOG, Feed::begin_scan), Some(Sequence(2 * sequence + 1)));
         assert_eq!(inbox.offer_scanned(LOG, Sequence(2 * sequence + 1), large, outgoing, &mut wakes), Offer::Full);
         // Now it is not any more.
-        inbox.take_messages(&mut out, 10, &mut messages, &mut behind);
+        inbox.take_messages(&mut out, 10, &mut messages, &mut catching_up);
         inbox.with_feed(LOG, |feed| *feed = Feed::new(Sequence(0), 1_000, 0));
     }
     assert_eq!(messages.len(), 4);
@@ -330,14 +330,14 @@ fn who_reads_gets_large_messages_at_qos_0_also_when_there_is_no_memory() {
     let (inbox, _) = poor(0);
     let message = Message::new(TopicName::new("t").unwrap(), Bytes::from(vec![0; 100_000]), None);
     let grant = Grant { qos: QoS::AtMostOnce, retain: false, ids: SubscriptionIds::One(None) };
-    let (mut messages, mut behind, mut wakes) = (Vec::new(), Vec::new(), Wakes::default());
+    let (mut messages, mut catching_up, mut wakes) = (Vec::new(), Vec::new(), Wakes::default());
     for _ in 0..3 {
         assert!(inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes));
         assert!(!inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes), "one waits");
         let mut out = Segments::default();
-        inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
+        inbox.take_messages(&mut out, 0, &mut messages, &mut catching_up);
         assert!(!inbox.offer_qos0(&message, &grant, ServerTime(0), &mut wakes), "it is being written");
         out = Segments::default();
-        inbox.take_messages(&mut out, 0, &mut messages, &mut behind);
+        inbox.take_messages(&mut out, 0, &mut messages, &mut catching_up);
     }
 }
