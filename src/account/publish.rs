@@ -41,7 +41,7 @@ use mqtt_session::{Publication, Sequence};
 use proto_map::Subject;
 
 use self::completions::{Completed, Completions, PublishOutcome, Unanswered};
-use self::job::{EpochText, Job, PublishWait, PutToken, Route, Stage, Unstorable, Wanted};
+use self::job::{EpochText, Job, Prerequisite, PublishWait, PutToken, Route, Stage, Unstorable};
 use crate::account::delivery::inbox::Wakes;
 use crate::account::delivery::logs::LogsVersion;
 use crate::account::requests::OpenRequests;
@@ -75,7 +75,7 @@ pub(crate) struct Publishing {
     bytes_behind: usize,
     /// Core NATS took no more: to be sent before anything else goes there.
     unsent: VecDeque<CoreCopy>,
-    /// The first of those is being handed over, see [`Wanted::Core`].
+    /// The first of those is being handed over, see [`Prerequisite::Core`].
     is_handing_over: bool,
     /// The version of [`Logs`](crate::account::delivery::logs::Logs) by which the last job was routed, and the place below which jobs were
     /// routed by an older one.
@@ -292,17 +292,17 @@ impl Publishing {
         }
     }
 
-    /// What is to be waited for, if anything. A [`Wanted::Core`] is handed over.
-    fn wanted(&mut self) -> Option<Wanted> {
+    /// What is to be waited for, if anything. A [`Prerequisite::Core`] is handed over.
+    fn prerequisite(&mut self) -> Option<Prerequisite> {
         self.withdraw();
         match self.unsent.pop_front() {
             Some(copy) => {
                 self.is_handing_over = true;
-                Some(Wanted::Core(copy))
+                Some(Prerequisite::Core(copy))
             }
             None => self.parked.front().map(|job| match job.maybe_above {
-                None => Wanted::Permit(weight(job)),
-                Some(above) => Wanted::Look {
+                None => Prerequisite::Permit(weight(job)),
+                Some(above) => Prerequisite::Look {
                     subject: job.route.log.subject(&job.route.subject),
                     above,
                     epoch: job.publication.once.map(|once| once.message.epoch).unwrap_or_default(),
@@ -313,7 +313,7 @@ impl Publishing {
         }
     }
 
-    /// Core NATS has taken what [`Wanted::Core`] was, or will not: the next one may go.
+    /// Core NATS has taken what [`Prerequisite::Core`] was, or will not: the next one may go.
     fn handed_over(&mut self) {
         self.is_handing_over = false;
     }

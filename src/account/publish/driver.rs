@@ -15,7 +15,7 @@ use mqtt_session::{Sequence, Token};
 
 use super::Publishing;
 use super::completions::PublishOutcome;
-use super::job::{Done, PublishWait, Wanted};
+use super::job::{Done, Prerequisite, PublishWait};
 use crate::account::Account;
 use crate::account::delivery::inbox::Wakes;
 use crate::metrics::DropReason;
@@ -28,20 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Waits for what publishing wants.
-fn wait_for(account: &Account, wanted: Wanted) -> PublishWait {
-    match wanted {
-        Wanted::Permit(bytes) => {
+fn wait_for(account: &Account, awaited: Prerequisite) -> PublishWait {
+    match awaited {
+        Prerequisite::Permit(bytes) => {
             let publisher = account.store.publisher().clone();
             Box::pin(async move { Done::Permit(publisher.permit(bytes).await) })
         }
-        Wanted::Core(copy) => {
+        Prerequisite::Core(copy) => {
             let core = account.store.core().clone();
             Box::pin(async move {
                 let (subject, reply) = (copy.subject.as_text(), copy.reply.as_ref());
                 Done::Core(core.publish_wait(subject, reply, &copy.headers, copy.payload).await)
             })
         }
-        Wanted::Look { log, subject, above, epoch, message_id } => {
+        Prerequisite::Look { log, subject, above, epoch, message_id } => {
             let (streams, clock) = (account.store.streams().clone(), account.store.clock().clone());
             Box::pin(async move {
                 loop {
@@ -81,7 +81,7 @@ impl Publishing {
     /// Begins to wait for what has to come, if anything, unless it is waited for already.
     pub(crate) fn begin_wait(&mut self) {
         if self.waiting.is_none() {
-            self.waiting = self.wanted().map(|wanted| wait_for(&self.account, wanted));
+            self.waiting = self.prerequisite().map(|awaited| wait_for(&self.account, awaited));
         }
     }
 

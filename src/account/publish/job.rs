@@ -65,7 +65,7 @@ pub(super) enum Unstorable {
 
 /// What has to come before more can be published.
 #[derive(Debug)]
-pub(super) enum Wanted {
+pub(super) enum Prerequisite {
     /// The message may be in the log already, above this sequence: it is to be looked for there by its subject and its
     /// id, for [`super::Publishing::found`].
     Look {
