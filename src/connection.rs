@@ -501,8 +501,8 @@ mod tests {
         let begin = |arrived: Box<Arrived<Socket>>| Served::begin(arrived);
         let finish = |(connection, end): (Box<Served>, End)| connection.finish(end);
         let limits = InboxLimits { qos0_bytes: 0, feed_messages: 0, feed_bytes: 0 };
-        let control =
-            Control::new(1, "c".into(), Version::V5, u32::MAX, Arc::new(crate::account::Rights::all()), limits);
+        let (id, rights) = (crate::account::SessionId(1), Arc::new(crate::account::Rights::all()));
+        let control = Control::new(id, "c".into(), Version::V5, u32::MAX, rights, limits);
         let parts = size_of_val(&**control.inbox()) + size_of_val(&**control.completions());
         let all = [size_of::<Served>(), size_of_val(&control) + parts, size_of::<OwnedSession>()];
         assert!(

@@ -381,7 +381,7 @@ mod tests {
     const LIMITS: InboxLimits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
 
     fn control() -> Control {
-        Control::new(1, "c".into(), mqtt_codec::Version::V5, u32::MAX, Arc::new(Rights::all()), LIMITS)
+        Control::new(SessionId(1), "c".into(), mqtt_codec::Version::V5, u32::MAX, Arc::new(Rights::all()), LIMITS)
     }
 
     fn owner() -> Control {

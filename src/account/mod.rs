@@ -92,12 +92,12 @@ pub(crate) use registry::Remote;
 pub use requests::RequestOptions;
 pub use rights::RightsOptions;
 pub(crate) use rights::{Rights, RightsVersion};
+pub(crate) use session_id::SessionId;
 pub(crate) use shared::Share;
 pub(crate) use starting::CoreInlet;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::account::session_id::SessionId;
 use crate::metrics::{AccountMetrics, DropReason};
 use crate::store::{Following, LogEntry, ShareTimes, Store, Tail};
 use census::Census;
@@ -230,7 +230,7 @@ impl Account {
 
     /// The name of one more session.
     pub(crate) fn next_session_id(&self) -> SessionId {
-        self.next_session.fetch_add(1, Ordering::Relaxed)
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The node that our sessions have as their owner; `None` while we hold no lease, and nobody new can be ours.

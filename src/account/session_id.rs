@@ -1,4 +1,5 @@
 //! The name of a connected session.
 
 /// Names one connected session of this sidecar; never used again.
-pub(crate) type SessionId = u64;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);

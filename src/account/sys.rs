@@ -32,7 +32,7 @@ use crate::metrics::Totals;
 const STORED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// No session has this id.
-const NOBODY: SessionId = 0;
+const NOBODY: SessionId = SessionId(0);
 
 /// The order of a filter that has no NATS subscription.
 const NO_ORDER: SubscriptionOrder = SubscriptionOrder(0);

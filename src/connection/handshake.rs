@@ -332,7 +332,7 @@ where
 
 /// An identifier for a client that has none: unique among all sidecars.
 fn assigned_id(account: &Account) -> ByteString {
-    ByteString::from(format!("auto-{}-{}", account.process, account.next_session_id()))
+    ByteString::from(format!("auto-{}-{}", account.process, account.next_session_id().0))
 }
 
 /// Leaves the answer in the output and tells the operator. `known`: the version of the client, when its CONNECT got that

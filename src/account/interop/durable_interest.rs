@@ -243,13 +243,13 @@ mod tests {
         let told = Arc::new(Told::default());
         let wants = DurableInterest::new(ClosedTrees::default(), Box::new(Arc::clone(&told)));
         let topic = |text: &str| TopicName::new(text).unwrap();
-        wants.subscribed(1, &filter("a/+"), QoS::AtLeastOnce);
-        wants.subscribed(1, &filter("a/+"), QoS::ExactlyOnce);
+        wants.subscribed(SessionId(1), &filter("a/+"), QoS::AtLeastOnce);
+        wants.subscribed(SessionId(1), &filter("a/+"), QoS::ExactlyOnce);
         wants.record(1, record("c", &[("a/+", 1), ("b", 0), ("$share/g/s/#", 2)]));
         assert!(wants.matches(&topic("a/x")) && wants.matches(&topic("s/y")));
         assert!(!wants.matches(&topic("b")) && !wants.matches(&topic("$SYS/x")));
-        wants.subscribed(1, &filter("$SYS/#"), QoS::AtLeastOnce);
-        wants.subscribed(1, &filter("a/+"), QoS::AtMostOnce);
+        wants.subscribed(SessionId(1), &filter("$SYS/#"), QoS::AtLeastOnce);
+        wants.subscribed(SessionId(1), &filter("a/+"), QoS::AtMostOnce);
         assert!(wants.matches(&topic("a/x")), "the record still has it");
         wants.record(2, record("c", &[("b", 1)]));
         assert!(wants.matches(&topic("b")) && !wants.matches(&topic("a/x")));

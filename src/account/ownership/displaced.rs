@@ -76,6 +76,7 @@ mod tests {
     use crate::account::control::Control;
     use crate::account::delivery::inbox::InboxLimits;
     use crate::account::registry::Entered;
+    use crate::account::session_id::SessionId;
     use crate::metrics::Metrics;
 
     struct Nobody;
@@ -93,8 +94,15 @@ mod tests {
     fn control(id: u64) -> Arc<Control> {
         let limits = InboxLimits { qos0_bytes: 1_000, feed_messages: 4, feed_bytes: 1_000 };
         Arc::new(
-            Control::new(id, "c".into(), Version::V5, u32::MAX, Arc::new(crate::account::Rights::all()), limits)
-                .taken_at(ArrivalPlace(id)),
+            Control::new(
+                SessionId(id),
+                "c".into(),
+                Version::V5,
+                u32::MAX,
+                Arc::new(crate::account::Rights::all()),
+                limits,
+            )
+            .taken_at(ArrivalPlace(id)),
         )
     }
 

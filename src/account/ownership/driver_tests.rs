@@ -23,6 +23,7 @@ use super::record::{Message, Rest, State, record_of, state_of, stored_will};
 use super::remains::Remain;
 use crate::account::control::Control;
 use crate::account::delivery::inbox::InboxLimits;
+use crate::account::session_id::SessionId;
 use crate::metrics::WillCause;
 use crate::store::memory::{LinkState, MemoryPeers, MemoryServer, MemorySessions, MemoryStore};
 use crate::store::{
@@ -132,7 +133,7 @@ impl Sidecar {
     /// A CONNECT with a will, and an expiry of an hour.
     async fn connect(&self, payload: &'static str) -> Box<Claimed> {
         let control = Arc::new(Control::new(
-            1,
+            SessionId(1),
             ID.into(),
             Version::V5,
             u32::MAX,

@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     fn completions(version: Version) -> Completions {
-        Completions::new(1, "c".into(), version)
+        Completions::new(SessionId(1), "c".into(), version)
     }
 
     fn taken(completions: &Completions) -> (Vec<u64>, Vec<Token>) {

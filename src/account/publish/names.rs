@@ -30,7 +30,7 @@ impl Publishing {
         let named = of_session.and_then(|message| KeyId::new(message.key)).and_then(|id| ring.get(id));
         let key = || named.unwrap_or_else(|| ring.at(keys.now_ms()));
         let client_id = &*self.completions.client_id;
-        let (process, connection) = (self.account.process.as_str(), self.completions.id);
+        let (process, connection) = (self.account.process.as_str(), self.completions.id.0);
         let name = match (convert::own_id(publication), of_session) {
             (Some(id), _) => MessageName::ById { client_id, id },
             (None, Some(MessageId { epoch, number, .. })) if self.client_key.is_some() => {

@@ -15,6 +15,7 @@ use super::{Inbox, InboxLimits, Outgoing, Permits as _, Wakes};
 use crate::account::Segments;
 use crate::account::delivery::grant::{Grant, SubscriptionIds};
 use crate::account::delivery::message::Message;
+use crate::account::session_id::SessionId;
 use crate::overload::{Budget, Held};
 
 const LOG: u16 = 0;
@@ -29,7 +30,7 @@ fn outgoing() -> Outgoing {
 /// One that a scan has filled, with so many messages held behind that.
 fn full(held: u64) -> Arc<Inbox> {
     let inbox = Arc::new(Inbox::new(
-        1,
+        SessionId(1),
         "c".into(),
         Version::V5,
         u32::MAX,
@@ -99,7 +100,7 @@ async fn a_session_that_is_behind_asks_for_a_scan_when_it_is_worth_its_while() {
 
 fn inbox(client_max_packet_size: u32) -> Arc<Inbox> {
     let rights = Arc::new(crate::account::Rights::all());
-    Arc::new(Inbox::new(1, "c".into(), Version::V5, client_max_packet_size, rights, LIMITS, Arc::default()))
+    Arc::new(Inbox::new(SessionId(1), "c".into(), Version::V5, client_max_packet_size, rights, LIMITS, Arc::default()))
 }
 
 fn message(payload: usize) -> Message {
@@ -243,7 +244,7 @@ fn what_it_may_receive_changes_with_its_principal() {
 fn poor(bytes: usize) -> (Arc<Inbox>, &'static Budget) {
     let limits = InboxLimits { qos0_bytes: 1 << 20, feed_messages: 1_000, feed_bytes: 1 << 20 };
     let rights = Arc::new(crate::account::Rights::all());
-    let inbox = Inbox::new(1, "c".into(), Version::V311, u32::MAX, rights, limits, Arc::default());
+    let inbox = Inbox::new(SessionId(1), "c".into(), Version::V311, u32::MAX, rights, limits, Arc::default());
     let budget: &'static Budget = Box::leak(Box::new(Budget::new()));
     budget.set_max(bytes);
     inbox.lanes.lock().held = Held::of(budget);

@@ -61,7 +61,7 @@ fn the_trie_matches_what_the_filter_matches() {
     let filters: Vec<TopicFilter> =
         words(&["a", "$", "/", "+", "#"], 4).into_iter().filter_map(|w| TopicFilter::new(w).ok()).collect();
     let mut subscriptions: Subscriptions = Subscriptions::default();
-    let inbox = inbox(1);
+    let inbox = inbox(SessionId(1));
     for (order, f) in (0..).zip(&filters) {
         subscriptions.insert(f, subscriber(&inbox, 0), SubscriptionOrder(order));
     }
@@ -72,7 +72,7 @@ fn the_trie_matches_what_the_filter_matches() {
         assert_eq!(matched(&subscriptions, topic.as_str()), expected, "{topic:?}");
     }
     for f in &filters {
-        assert!(matches!(subscriptions.remove(f, 1), Removed::Last { .. }));
+        assert!(matches!(subscriptions.remove(f, SessionId(1)), Removed::Last { .. }));
     }
     assert_eq!(subscriptions.len(), 0);
     assert!(subscriptions.root.is_empty());
@@ -83,7 +83,7 @@ fn the_trie_matches_what_the_filter_matches() {
 #[test]
 fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
     const MANY: u64 = 40_000;
-    let inboxes: Vec<Arc<Inbox>> = (0..MANY).map(inbox).collect();
+    let inboxes: Vec<Arc<Inbox>> = (0..MANY).map(|id| inbox(SessionId(id))).collect();
     for text in ["popular", "popular/+/#"] {
         let (mut subscriptions, f) = (Subscriptions::default(), filter(text));
         let began = std::time::Instant::now();
@@ -107,7 +107,7 @@ fn what_many_have_subscribed_to_is_subscribed_to_at_the_same_cost() {
 fn what_a_replaced_subscription_was_owed_stays_owed() {
     const OTHER: u16 = 3;
     let came = |applied| CameRetained { applied: Sequence(applied), version: IndexVersion(0) };
-    let (f, one) = (filter("a"), inbox(1));
+    let (f, one) = (filter("a"), inbox(SessionId(1)));
     let step = |qos: QoS, at: u64| Subscriber {
         options: SubscriptionOptions { qos, ..SubscriptionOptions::default() },
         gates: gates(&[(0, at), (OTHER, 10 * at)]),
@@ -131,7 +131,7 @@ fn what_a_replaced_subscription_was_owed_stays_owed() {
             subscriptions.insert(&f, step(*qos, at), SubscriptionOrder(0));
         }
         let mut found = None;
-        subscriptions.matching("a", false, &mut |entry| found = entry.of_session(1).cloned());
+        subscriptions.matching("a", false, &mut |entry| found = entry.of_session(SessionId(1)).cloned());
         let found = found.unwrap();
         let was = found.before.as_ref().map(|before| (before.qos, before.until.of(0).0));
         assert_eq!(was, before, "{steps:?}");
@@ -189,7 +189,7 @@ fn a_text_is_known_as_long_as_somebody_has_it_and_everyone_is_visited() {
 #[test]
 fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
     let mut subscriptions: Subscriptions = Subscriptions::default();
-    let (one, two) = (inbox(1), inbox(2));
+    let (one, two) = (inbox(SessionId(1)), inbox(SessionId(2)));
     let f = filter("a/+");
     subscriptions.insert(&f, subscriber(&one, 5), SubscriptionOrder(0));
     subscriptions.insert(&f, subscriber(&one, 9), SubscriptionOrder(1));
@@ -199,9 +199,9 @@ fn mqtt_3_8_4_3_a_replaced_subscription_keeps_its_place_in_the_log() {
         assert_eq!(e.subscribers.iter().map(|s| s.gates.of(0).0).collect::<Vec<_>>(), [5, 9]);
     });
     assert_eq!(subscriptions.count(), 2);
-    assert_eq!(subscriptions.remove(&f, 1), Removed::Shared);
-    assert_eq!(subscriptions.remove(&f, 1), Removed::NotFound);
+    assert_eq!(subscriptions.remove(&f, SessionId(1)), Removed::Shared);
+    assert_eq!(subscriptions.remove(&f, SessionId(1)), Removed::NotFound);
     assert_eq!(subscriptions.count(), 1);
-    assert_eq!(subscriptions.remove(&f, 2), Removed::Last { order: SubscriptionOrder(0) });
+    assert_eq!(subscriptions.remove(&f, SessionId(2)), Removed::Last { order: SubscriptionOrder(0) });
     assert_eq!(subscriptions.count(), 0);
 }

@@ -36,7 +36,7 @@ impl World {
         let inbox = |id: usize| {
             let client_id = ByteString::from(id.to_string());
             Arc::new(Inbox::new(
-                id as u64,
+                SessionId(id as u64),
                 client_id,
                 Version::V5,
                 u32::MAX,
@@ -86,7 +86,7 @@ impl World {
 
     fn leave(&mut self, session: usize, filter: usize) {
         let name = TopicFilter::new(FILTERS[filter]).unwrap();
-        assert_ne!(self.subscriptions.remove(&name, session as u64), Removed::NotFound);
+        assert_ne!(self.subscriptions.remove(&name, SessionId(session as u64)), Removed::NotFound);
         self.entered.retain(|one| *one != (session, filter));
         self.asked.remove(&(session, filter));
     }
@@ -111,7 +111,7 @@ impl World {
         let mut matched = Matched::new(false);
         self.subscriptions.matching(TOPIC, false, &mut |entry| matched.push(entry));
         matched.targets(&message, Source::Core { order }, Audience::Everyone, |target| {
-            *self.got.entry((number, usize::try_from(target.inbox.id).unwrap())).or_default() += 1;
+            *self.got.entry((number, usize::try_from(target.inbox.id.0).unwrap())).or_default() += 1;
         });
     }
 
