@@ -81,14 +81,15 @@ impl CoreSink for CoreInlet {
         if convert::is_delivery(&message) {
             return;
         }
-        if subscription_id == requests::REPLIES_ID {
+        let id = CoreSubscriptionId(subscription_id);
+        if id == requests::REPLIES_ID {
             requests.arrived(message);
-        } else if subscription_id == requests::OTHERS_ID {
+        } else if id == requests::OTHERS_ID {
             requests.arrived_for_others(message);
-        } else if subscription_id & ingest::SUBSCRIPTIONS == 0 {
+        } else if !ingest::is_ours(id) {
             router.message(subscription_id, message);
         } else if let Some(ingest) = ingest {
-            ingest.message(CoreSubscriptionId(subscription_id), message);
+            ingest.message(id, message);
         }
     }
 

@@ -36,19 +36,19 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::{Notify, mpsc};
 
-use self::pending::QuestionId;
 use crate::account::clock::Uptime;
+use crate::account::delivery::core_subscriptions::CoreSubscriptionId;
 use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
 use crate::metrics::{AccountMetrics, DropReason, RequestEvent};
 use crate::store::{CoreMessage, ReplyKeys, ServerClock, Store};
 pub(crate) use mqtt_responder::{OpenRequest, OpenRequests};
-use pending::{Over, Pending, Waiter};
+use pending::{Over, Pending, QuestionId, Waiter};
 
 /// Id of the subscription to our reply subjects. No filter has it.
-pub(crate) const REPLIES_ID: u64 = u64::MAX;
+pub(crate) const REPLIES_ID: CoreSubscriptionId = CoreSubscriptionId(u64::MAX);
 /// Id of the subscription to the reply subjects of all sidecars, which one of them gets. Likewise.
-pub(crate) const OTHERS_ID: u64 = u64::MAX - 1;
+pub(crate) const OTHERS_ID: CoreSubscriptionId = CoreSubscriptionId(u64::MAX - 1);
 
 /// Begins the part of the reply subject of the message to ourselves that follows our name.
 const ECHO: &str = "-";
@@ -171,8 +171,8 @@ impl Requests {
             orphans,
             metrics: Arc::clone(metrics),
         };
-        core.subscribe(&format!("{}>", requests.inbox), None, REPLIES_ID);
-        core.subscribe(&format!("{}*.*.*", requests.answers_root), Some(OTHERS_GROUP), OTHERS_ID);
+        core.subscribe(&format!("{}>", requests.inbox), None, REPLIES_ID.0);
+        core.subscribe(&format!("{}*.*.*", requests.answers_root), Some(OTHERS_GROUP), OTHERS_ID.0);
         (Arc::new(requests), Inlet { arrived, orphans: of_others })
     }
 

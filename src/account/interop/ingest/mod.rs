@@ -43,7 +43,12 @@ use crate::store::{
 use crate::tasks::Tasks;
 
 /// Set in the ids of its NATS subscriptions.
-pub(crate) const SUBSCRIPTIONS: u64 = 1 << 63;
+const OURS: u64 = 1 << 63;
+
+/// Whether a NATS subscription is one of those.
+pub(crate) const fn is_ours(id: CoreSubscriptionId) -> bool {
+    id.0 & OURS != 0
+}
 
 /// Copies that are not acknowledged yet: a part of what the publisher takes, so that clients do not wait for them.
 const IN_FLIGHT_MAX: u32 = 128;
@@ -116,10 +121,10 @@ struct Covered {
 impl Covered {
     fn carry_out(&self, change: Change) {
         for (subject, id) in change.subscribe {
-            self.core.subscribe(&subject, None, SUBSCRIPTIONS | id.0);
+            self.core.subscribe(&subject, None, OURS | id.0);
         }
         for id in change.unsubscribe {
-            self.core.unsubscribe(SUBSCRIPTIONS | id.0);
+            self.core.unsubscribe(OURS | id.0);
         }
     }
 }
@@ -205,7 +210,7 @@ impl Ingest {
         }
         let Ok(topic) = proto_map::topic_of(subject) else { return };
         let is_hidden = self.closed.hides_topic_from_wildcard(&topic);
-        let id = CoreSubscriptionId(subscription_id.0 & !SUBSCRIPTIONS);
+        let id = CoreSubscriptionId(subscription_id.0 & !OURS);
         if !self.cover.cover.lock().counts(id, subject, &topic, is_hidden) || !self.wants.matches(&topic) {
             return;
         }
