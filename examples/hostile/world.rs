@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use crate::harness::{Process, free_port, nats_server_program};
 
+/// That of the program: what a sidecar gives back is measured.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Set for the copies of this program that play a part.
 const ROLE: &str = "NATS_MQTT_ROLE";
 

@@ -21,8 +21,6 @@ const MESSAGES: usize = 3_000;
 
 async fn small(nats: &NatsServer) -> Sidecar {
     let builder = SidecarBuilder::of(nats, "sidecar").set("OVERLOAD__MEMORY", &format!("{MEMORY_MIB}MiB"));
-    // As in deploy/nats-mqtt.service: without them the allocator keeps what is free again, and as little as this is taken by that.
-    let builder = builder.variable("MALLOC_MMAP_THRESHOLD_", "65536").variable("MALLOC_TRIM_THRESHOLD_", "131072");
     builder.start().await
 }
 

@@ -199,7 +199,6 @@ async fn under_ten_times_what_it_can_carry_it_stays_alive_and_keeps_its_lease_an
         Some(group) => builder.in_group(&group.dir),
         None => builder.set("OVERLOAD__MEMORY", "244MiB"),
     };
-    let builder = builder.variable("MALLOC_MMAP_THRESHOLD_", "65536").variable("MALLOC_TRIM_THRESHOLD_", "131072");
     let sidecar = builder.start().await;
     let limit = sidecar.metric("mqtt_memory_limit_bytes").await;
     assert!(limit <= MEMORY as f64, "{limit}");

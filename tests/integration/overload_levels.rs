@@ -37,8 +37,6 @@ impl Loaded {
         let nats = server.client().await;
         let events = Watch::new(&nats, "$NMQ.event.overload.>").await;
         let builder = SidecarBuilder::of(&server, "sidecar").set("OVERLOAD__MEMORY", &format!("{MEMORY_MIB}MiB"));
-        // As in deploy/nats-mqtt.service.
-        let builder = builder.variable("MALLOC_MMAP_THRESHOLD_", "65536").variable("MALLOC_TRIM_THRESHOLD_", "131072");
         let sidecar = builder.start().await;
         Self { sidecar, nats, events, value: "x".repeat(VALUE), retained: 0, changes: 0, server }
     }
