@@ -287,7 +287,7 @@ impl<W: Clone + PartialEq, R: Rest, P: Clone> Claim<W, R, P> {
         let Request { node, clean_start, expiry_s, will, rest, .. } = &self.request;
         // Never one that was there, not even after its session was forgotten, or when what the server has is an older
         // record than the last one.
-        let epoch = Epoch(old.map_or(0, |old| old.epoch.0 + 1).max(now.earliest.0));
+        let epoch = old.map_or(Epoch(0), |old| old.epoch.next()).max(Epoch(now.earliest.0));
         // [MQTT-3.1.2-4, -5, -6], [MQTT-3.1.4-4]
         let resumed = old.filter(|old| !clean_start && old.expiry_s > 0 && !old.has_expired(now.earliest));
         let state = State {
@@ -471,7 +471,7 @@ impl<W: Clone, R: Clone> Left<W, R> {
         let (mut state, revision) = self.found.clone()?;
         let found = (state.epoch, revision);
         state.disconnect(now.stamp);
-        state.epoch = Epoch(written.epoch.0 + 1);
+        state.epoch = written.epoch.next();
         state.owner = None;
         state.former_wills.clone_from(&written.former_wills);
         if self.is_will_marked {

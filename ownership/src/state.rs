@@ -9,6 +9,12 @@ use super::time::ServerTime;
 pub struct Epoch(pub u64);
 
 impl Epoch {
+    /// That of the next owner. Nothing comes after the highest one, which only somebody else can have written.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// Whether a record of this epoch, read at `revision`, is not the last one that there was. nats-server brings such records
     /// back when it is killed at a bad moment. Each trace is written behind a later record only.
     #[must_use]

@@ -59,7 +59,7 @@ impl Position {
     /// The place of a sequence in the log that is always there.
     #[must_use]
     pub const fn in_main_log(sequence: Sequence) -> Self {
-        Self(sequence.0)
+        Self::new(0, sequence)
     }
 
     /// The place of a retained message that has this sequence in the bucket.
@@ -211,6 +211,8 @@ mod tests {
             }
         }
         assert_eq!(at(0, 42), Position::in_main_log(Sequence(42)));
+        // What somebody has written into a record names no other log.
+        assert_eq!(Position::in_main_log(Sequence::MAX).log(), 0);
         assert_eq!(at(3, 42).marked_sequence(), Sequence(42));
     }
 

@@ -99,7 +99,7 @@ where
             Written::Session(written, answers) => self.session_written(written, answers),
             Written::Progress(Ok((version, arrival))) => {
                 self.is_record_dirty |= arrival == Arrival::Again;
-                self.retained.is_saved();
+                self.retained.end_save();
                 self.tell(Input::Saved(version));
             }
             // It may still arrive, after a later one. A record written anew is a fence that keeps it out.

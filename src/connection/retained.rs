@@ -58,7 +58,7 @@ impl PendingRetained {
 
     /// Numbers what a subscription is owed that goes on with its session, which is written into the record.
     pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
-        self.last_number.0 += 1;
+        self.last_number.0 = self.last_number.0.saturating_add(1);
         cursor.number = self.last_number;
         StoredRetained { number: cursor.number.0, up_to: cursor.up_to.0 }
     }
@@ -123,9 +123,9 @@ impl PendingRetained {
         self.progress()
     }
 
-    /// That save is done.
-    pub(super) fn is_saved(&mut self) {
-        self.saved = RetainedNumber(self.saving.number.0 - u64::from(self.saving.after.is_some()));
+    /// That save is done. What a record says may be anything.
+    pub(super) fn end_save(&mut self) {
+        self.saved = RetainedNumber(self.saving.number.0.saturating_sub(u64::from(self.saving.after.is_some())));
     }
 
     /// How far it is.
@@ -142,6 +142,28 @@ impl PendingRetained {
         self.is_last_page = false;
         if let Some(cursor) = self.cursors.pop_front().filter(|cursor| cursor.number > RetainedNumber(0)) {
             self.place = Place { number: cursor.number, after: None };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_with_numbers_of_somebody_elses_making_ends_nothing() {
+        for (number, after, expected) in [
+            (3, None, 3),
+            (3, Some("a"), 2),
+            (0, Some("a"), 0),
+            (u64::MAX, None, u64::MAX),
+            (u64::MAX, Some("a"), u64::MAX - 1),
+        ] {
+            let progress = RetainedProgress { number, after: after.map(str::to_owned) };
+            let mut pending = PendingRetained::resume(progress.clone(), std::iter::empty());
+            assert_eq!(pending.begin_save(), progress);
+            pending.end_save();
+            assert_eq!(pending.saved, RetainedNumber(expected), "{number} {after:?}");
         }
     }
 }

@@ -49,8 +49,7 @@ impl Account {
         will: &StoredWill,
         epoch: Epoch,
     ) -> Result<Option<Arc<Rights>>, Refused> {
-        let control =
-            self.registry.find_before(client_id, Epoch(epoch.0 + 1)).filter(|control| control.epoch() == epoch);
+        let control = self.registry.find_before(client_id, epoch.next()).filter(|control| control.epoch() == epoch);
         if let Some(control) = control {
             return Ok(Some(Arc::clone(&control.inbox().rights)));
         }

@@ -122,14 +122,17 @@ impl Ingest {
     }
 
     async fn left_of(&self, node: &str, term: Term) -> Vec<CoreMessage> {
-        let (mut all, mut from) = (Vec::new(), StandbyNumber(0));
-        loop {
-            let Some(page) = self.ask(node, &Question { term, from: Some(from) }).await else { return all };
+        let (mut all, mut bytes, mut from) = (Vec::new(), 0, StandbyNumber(0));
+        // Nobody keeps more than that, so whoever has more is not one of us.
+        while all.len() <= standby::MESSAGES_MAX && bytes <= standby::BYTES_MAX {
+            let Some(page) = self.ask(node, &Question { term, from: Some(from) }).await else { break };
             let page = read_page(page);
-            let Some((number, _)) = page.last() else { return all };
-            from = StandbyNumber(number.0 + 1);
+            let Some(next) = behind(from, &page) else { break };
+            from = next;
+            bytes += page.iter().map(|(_, message)| message.payload.len()).sum::<usize>();
             all.extend(page.into_iter().map(|(_, message)| message));
         }
+        all
     }
 
     /// Answers a new leader. `None` to what is no question.
@@ -193,6 +196,12 @@ fn frame(number: StandbyNumber, message: &CoreMessage) -> Option<BytesMut> {
     Some(frame)
 }
 
+/// From where on the page behind this one is asked for. `None`: this was the last one, or is none that was asked for.
+fn behind(from: StandbyNumber, page: &[(StandbyNumber, CoreMessage)]) -> Option<StandbyNumber> {
+    let (last, _) = page.last()?;
+    last.0.checked_add(1).filter(|_| *last >= from).map(StandbyNumber)
+}
+
 /// The messages of a page, with their numbers. What is malformed ends it.
 fn read_page(mut page: Bytes) -> Vec<(StandbyNumber, CoreMessage)> {
     let mut all = Vec::new();
@@ -250,5 +259,21 @@ mod tests {
             assert!(read_page(page.slice(..end)).len() < 2);
         }
         assert!(read_page(Bytes::from_static(b"\xff\xff\xff\xff{}")).is_empty());
+    }
+
+    #[test]
+    fn whoever_goes_back_is_not_asked_again() {
+        let message =
+            CoreMessage { subject: "a".into(), headers: None, payload: Bytes::new(), reply: None, status: None };
+        for (from, last, expected) in [
+            (0, None, None),
+            (0, Some(0), Some(1)),
+            (7, Some(9), Some(10)),
+            (7, Some(6), None),
+            (0, Some(u64::MAX), None),
+        ] {
+            let page: Vec<_> = last.map(|last| (StandbyNumber(last), message.clone())).into_iter().collect();
+            assert_eq!(behind(StandbyNumber(from), &page), expected.map(StandbyNumber), "{from} {last:?}");
+        }
     }
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::store::CoreMessage;
 
 /// Messages that are kept, and their bytes. What is beyond is forgotten, the oldest first.
-const MESSAGES_MAX: usize = 16_384;
-const BYTES_MAX: usize = 32 << 20;
+pub(super) const MESSAGES_MAX: usize = 16_384;
+pub(super) const BYTES_MAX: usize = 32 << 20;
 /// What was not seen in the log for so long is not to be expected there: nobody wanted it but we.
 const AGE_MAX: Duration = Duration::from_secs(30);
 
