@@ -485,6 +485,9 @@ mod tests {
     /// The most that a connection may have of its own while it is idle, bytes, with what is left for it and its session.
     const CONNECTION_MAX: usize = 4 * 1_024;
 
+    /// The most that it may have without them: a size of blocks of the allocator, which has none between this and 3 KiB.
+    const OWN_MAX: usize = 2_560;
+
     /// The most that the jobs may have that a connection begins and ends with, bytes: a restart, of a sidecar or of NATS, is
     /// all of them at a time.
     const JOB_MAX: usize = 4 * 1_024;
@@ -509,6 +512,7 @@ mod tests {
             all.iter().sum::<usize>() <= CONNECTION_MAX,
             "{all:?} bytes of every connection, its inbox, completions and control, its session"
         );
+        assert!(all[0] <= OWN_MAX, "{all:?} bytes of every connection");
         let jobs = [size_of_future(&arrive), size_of_future(&begin), size_of_future(&finish)];
         assert!(jobs.iter().all(|size| *size <= JOB_MAX), "{jobs:?} bytes for its beginning and its end");
     }

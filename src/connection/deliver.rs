@@ -56,7 +56,7 @@ where
 
     /// Retained messages come first: they are older than anything live.
     fn fill_retained(&mut self) {
-        self.inbox.take_retained(self.retained.cursors_mut());
+        self.retained.add(self.inbox.take_retained());
         while self.io.output.len() < output_low() {
             let has_room = self.session.window_room() > 0;
             let is_next = |next: &Outgoing| has_room || next.grant.qos == QoS::AtMostOnce;

@@ -17,9 +17,12 @@ struct Place {
     after: Option<TopicName>,
 }
 
-/// What is owed.
+/// What is owed. Most connections owe nothing, and have room for a pointer then.
 #[derive(Debug, Default)]
-pub(super) struct PendingRetained {
+pub(super) struct PendingRetained(Option<Box<Pending>>);
+
+#[derive(Debug, Default)]
+struct Pending {
     cursors: VecDeque<RetainedCursor>,
     /// The next messages of the first cursor.
     page: VecDeque<Outgoing>,
@@ -44,6 +47,90 @@ impl PendingRetained {
         progress: RetainedProgress,
         subscriptions: impl Iterator<Item = &'a StoredSubscription>,
     ) -> Self {
+        let pending = Pending::resume(progress, subscriptions);
+        let is_new = pending.last_number == RetainedNumber::default() && pending.place == Place::default();
+        Self((!is_new).then(|| Box::new(pending)))
+    }
+
+    /// More is owed.
+    pub(super) fn add(&mut self, cursors: Vec<RetainedCursor>) {
+        if !cursors.is_empty() {
+            self.needed().cursors.extend(cursors);
+        }
+    }
+
+    fn needed(&mut self) -> &mut Pending {
+        self.0.get_or_insert_with(|| Box::new(Pending { looks: LOOKS, ..Pending::default() }))
+    }
+
+    /// Numbers what a subscription is owed that goes on with its session, which is written into the record.
+    pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
+        self.needed().number(cursor)
+    }
+
+    /// A turn of the connection begins.
+    pub(super) fn begin_turn(&mut self) {
+        if let Some(pending) = &mut self.0 {
+            pending.looks = LOOKS;
+        }
+    }
+
+    /// Whether the next message was not found in this turn, and is to be looked for in the next one.
+    pub(super) fn is_searching(&self) -> bool {
+        self.0.as_ref().is_some_and(|pending| pending.is_searching())
+    }
+
+    /// The next message, unless it is not found in this turn.
+    pub(super) fn front(&mut self, account: &Account, rights: &Rights) -> Option<&Outgoing> {
+        self.0.as_mut()?.front(account, rights)
+    }
+
+    /// Takes the next message, which the client will have got as far as the session's progress says.
+    pub(super) fn take(&mut self) -> Option<Outgoing> {
+        self.0.as_mut()?.take()
+    }
+
+    /// Subscriptions end, and nothing more of them comes [MQTT-3.10.4-2].
+    pub(super) fn forget<'a>(&mut self, filters: impl Iterator<Item = &'a TopicFilter>) {
+        if let Some(pending) = &mut self.0 {
+            pending.forget(filters);
+        }
+    }
+
+    /// Whether something was taken to its end that is not saved yet.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.0.as_ref().is_some_and(|pending| pending.place != pending.saving)
+    }
+
+    /// How far it is, for a save that begins now.
+    pub(super) fn begin_save(&mut self) -> RetainedProgress {
+        if let Some(pending) = &mut self.0 {
+            pending.saving = pending.place.clone();
+        }
+        self.progress()
+    }
+
+    /// That save is done.
+    pub(super) fn end_save(&mut self) {
+        if let Some(pending) = &mut self.0 {
+            pending.end_save();
+        }
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> RetainedProgress {
+        let place = self.0.as_ref().map(|pending| pending.place.clone()).unwrap_or_default();
+        RetainedProgress { number: place.number.0, after: place.after.as_ref().map(ToString::to_string) }
+    }
+
+    /// Whether what a record says a subscription is owed is done with, and need not stand there any more.
+    pub(super) fn is_done(&self, owed: StoredRetained) -> bool {
+        owed.number <= self.0.as_ref().map_or(0, |pending| pending.saved.0)
+    }
+}
+
+impl Pending {
+    fn resume<'a>(progress: RetainedProgress, subscriptions: impl Iterator<Item = &'a StoredSubscription>) -> Self {
         let RetainedProgress { number, after } = progress;
         let numbers = subscriptions.filter_map(|s| s.retained.map(|retained| retained.number));
         let last_number = RetainedNumber(numbers.fold(number, u64::max));
@@ -51,30 +138,17 @@ impl PendingRetained {
         Self { place, last_number, ..Self::default() }
     }
 
-    /// The cursors that were left in the inbox.
-    pub(super) fn cursors_mut(&mut self) -> &mut VecDeque<RetainedCursor> {
-        &mut self.cursors
-    }
-
-    /// Numbers what a subscription is owed that goes on with its session, which is written into the record.
-    pub(super) fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
+    fn number(&mut self, cursor: &mut RetainedCursor) -> StoredRetained {
         self.last_number.0 = self.last_number.0.saturating_add(1);
         cursor.number = self.last_number;
         StoredRetained { number: cursor.number.0, up_to: cursor.up_to.0 }
     }
 
-    /// A turn of the connection begins.
-    pub(super) fn begin_turn(&mut self) {
-        self.looks = LOOKS;
-    }
-
-    /// Whether the next message was not found in this turn, and is to be looked for in the next one.
-    pub(super) fn is_searching(&self) -> bool {
+    fn is_searching(&self) -> bool {
         self.looks == 0 && self.page.is_empty() && !self.cursors.is_empty()
     }
 
-    /// The next message, unless it is not found in this turn.
-    pub(super) fn front(&mut self, account: &Account, rights: &Rights) -> Option<&Outgoing> {
+    fn front(&mut self, account: &Account, rights: &Rights) -> Option<&Outgoing> {
         while self.page.is_empty() {
             if self.is_last_page {
                 self.finish_first();
@@ -89,8 +163,7 @@ impl PendingRetained {
         self.page.front()
     }
 
-    /// Takes the next message, which the client will have got as far as the session's progress says.
-    pub(super) fn take(&mut self) -> Option<Outgoing> {
+    fn take(&mut self) -> Option<Outgoing> {
         let outgoing = self.page.pop_front()?;
         let number = self.cursors.front().map_or_else(RetainedNumber::default, |cursor| cursor.number);
         if number > RetainedNumber(0) {
@@ -99,8 +172,7 @@ impl PendingRetained {
         Some(outgoing)
     }
 
-    /// Subscriptions end, and nothing more of them comes [MQTT-3.10.4-2].
-    pub(super) fn forget<'a>(&mut self, filters: impl Iterator<Item = &'a TopicFilter>) {
+    fn forget<'a>(&mut self, filters: impl Iterator<Item = &'a TopicFilter>) {
         if self.cursors.is_empty() {
             return;
         }
@@ -112,30 +184,9 @@ impl PendingRetained {
         self.cursors.retain(|cursor| !filters.contains(&cursor.filter));
     }
 
-    /// Whether something was taken to its end that is not saved yet.
-    pub(super) fn is_unsaved(&self) -> bool {
-        self.place != self.saving
-    }
-
-    /// How far it is, for a save that begins now.
-    pub(super) fn begin_save(&mut self) -> RetainedProgress {
-        self.saving = self.place.clone();
-        self.progress()
-    }
-
-    /// That save is done. What a record says may be anything.
-    pub(super) fn end_save(&mut self) {
+    /// What a record says may be anything.
+    fn end_save(&mut self) {
         self.saved = RetainedNumber(self.saving.number.0.saturating_sub(u64::from(self.saving.after.is_some())));
-    }
-
-    /// How far it is.
-    pub(super) fn progress(&self) -> RetainedProgress {
-        RetainedProgress { number: self.place.number.0, after: self.place.after.as_ref().map(ToString::to_string) }
-    }
-
-    /// Whether what a record says a subscription is owed is done with, and need not stand there any more.
-    pub(super) fn is_done(&self, owed: StoredRetained) -> bool {
-        owed.number <= self.saved.0
     }
 
     fn finish_first(&mut self) {
@@ -163,7 +214,8 @@ mod tests {
             let mut pending = PendingRetained::resume(progress.clone(), std::iter::empty());
             assert_eq!(pending.begin_save(), progress);
             pending.end_save();
-            assert_eq!(pending.saved, RetainedNumber(expected), "{number} {after:?}");
+            let saved = pending.0.map(|pending| pending.saved);
+            assert_eq!(saved, Some(RetainedNumber(expected)), "{number} {after:?}");
         }
     }
 }

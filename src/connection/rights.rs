@@ -65,7 +65,7 @@ where
     /// Ends subscriptions [MQTT-3.10.4-2]. A reason code for each.
     pub(super) fn end_subscriptions(&mut self, filters: &[Result<TopicFilter, ByteString>]) -> Vec<ReasonCode> {
         let reasons = self.account.unsubscribe(&self.inbox, &mut self.filters, filters);
-        self.inbox.take_retained(self.retained.cursors_mut());
+        self.retained.add(self.inbox.take_retained());
         self.retained.forget(filters.iter().flatten());
         if let Some(owned) = &mut self.owned {
             for filter in filters.iter().flatten() {

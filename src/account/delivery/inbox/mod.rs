@@ -424,8 +424,8 @@ impl Inbox {
     }
 
     /// Takes the retained cursors that were left.
-    pub(crate) fn take_retained(&self, cursors: &mut std::collections::VecDeque<RetainedCursor>) {
-        cursors.extend(self.lanes.lock().retained.drain(..));
+    pub(crate) fn take_retained(&self) -> Vec<RetainedCursor> {
+        std::mem::take(&mut self.lanes.lock().retained)
     }
 
     /// A log goes on with the sequence `next`, which may have been there before. To be called while its tail stands still.
