@@ -160,6 +160,8 @@ async fn storm((world, ports): (&World, Ports), from: From, args: &Args) -> bool
     let (memory, before) = (world.memory_kib(), lines());
     let role = format!("{from:?} {} {} {}", ports.mqtt, ports.tls, args.seconds);
     let mut attack = Process::spawn("storm", &mut copy(&role), &world.dir.join("storm.log"));
+    // What it takes beyond that is its end.
+    tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     attack.ended().await;
     let grown = lines() - before;
     tokio::time::sleep(CALM).await;
