@@ -1,5 +1,6 @@
 //! Who is connected to this sidecar, by client id.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,9 +89,8 @@ impl Registry {
         }
     }
 
-    /// A connection takes the session of these over: of two devices with one client id something is said.
-    pub(crate) fn note_takeover(&self, old: &[Arc<Control>], control: &Control) {
-        let from = old.last().and_then(|last| last.remote());
+    /// A connection takes a session over from one at this address: of two devices with one client id something is said.
+    pub(crate) fn note_takeover(&self, from: Option<IpAddr>, control: &Control) {
         self.rivals.taken_over(&control.client_id, from, control.remote());
     }
 

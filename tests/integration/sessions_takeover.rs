@@ -388,11 +388,36 @@ async fn two_devices_with_one_client_id_are_named_in_one_line_with_both_addresse
     for from in [2, 2, 2, 3] {
         held.push(sidecar.connect(Options::v5("lamp").from(from)).await);
     }
-    const LINE: &str = "take its session over from each other";
     assert!(!sidecar.log().contains(LINE), "{}", sidecar.log());
     for from in [2, 3, 2, 3] {
         held.push(sidecar.connect(Options::v5("lamp").from(from)).await);
     }
+    are_named_in_one_line(&sidecar);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_are_they_when_each_comes_to_a_sidecar_of_its_own() {
+    let nats = NatsServer::start();
+    let (a, b) = (Sidecar::start(&nats, "a").await, Sidecar::start(&nats, "b").await);
+    let mut held = Vec::new();
+    // A device that goes from one sidecar to the other is no news.
+    for sidecar in [&a, &b, &a, &b, &a, &b] {
+        held.push(sidecar.connect(Options::v5("lamp").from(2)).await);
+    }
+    assert!(![&a, &b].iter().any(|sidecar| sidecar.log().contains(LINE)));
+    for _ in 0..2 {
+        held.push(a.connect(Options::v5("lamp").from(2)).await);
+        held.push(b.connect(Options::v5("lamp").from(3)).await);
+    }
+    held.push(a.connect(Options::v5("lamp").from(2)).await);
+    are_named_in_one_line(&a);
+    are_named_in_one_line(&b);
+}
+
+/// What is said of two devices with one client id.
+const LINE: &str = "take its session over from each other";
+
+fn are_named_in_one_line(sidecar: &Sidecar) {
     let log = sidecar.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(LINE)).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");

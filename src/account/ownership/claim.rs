@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::driver::{Driver, In};
 use super::host::Host;
 use super::orphaned_connects::Orphan;
-use super::record::{Message, Rest};
+use super::record::{Message, Rest, State};
 use super::remains::Remain;
 use crate::account::Account;
 use crate::account::control::{Control, Order};
@@ -141,6 +141,9 @@ impl Account {
         match outcome {
             ClaimOutcome::Claimed(claimed) => {
                 control.owns(claimed.state.epoch, claimed.revision);
+                if let Some((found, _)) = &claimed.left.found {
+                    self.note_taken_elsewhere(node, found, control);
+                }
                 Ok(claimed)
             }
             ClaimOutcome::GivenUp(given_up) => {
@@ -159,6 +162,14 @@ impl Account {
                 }
                 Err(abandoned)
             }
+        }
+    }
+
+    /// A session was found as it is here. Of one that is taken over from another sidecar the record says from where.
+    fn note_taken_elsewhere(&self, node: &str, found: &State, control: &Control) {
+        let is_elsewhere = found.connected && found.owner.as_ref().is_some_and(|owner| owner.0 != node);
+        if let Some(remote) = found.rest.remote().filter(|_| is_elsewhere) {
+            self.registry.note_takeover(remote.ip(), control);
         }
     }
 

@@ -305,7 +305,7 @@ impl Account {
             Entered::Draining => return Err(self.drain_refusal().into()),
         };
         tracing::info!(client_id = &*control.client_id, "taken over by a new connection");
-        self.registry.note_takeover(&old, control);
+        self.registry.note_takeover(old.last().and_then(|last| last.remote()), control);
         let taken = old.iter().filter(|old| old.take_over()).count();
         (0..taken).for_each(|_| self.metrics.takeover(TakenBy::Local));
         let all_ended = async {

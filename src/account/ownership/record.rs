@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use mqtt_ownership::{Epoch, FormerWill, NodeId, ServerTime, Will, WillState};
 
+use crate::network::PeerAddr;
 use crate::store::{
     LastWill, RECORD_VERSION, Rest as Fields, SessionRecord, StoredWill, WillNumber, WillState as StoredWillState,
 };
@@ -94,6 +95,11 @@ impl Rest {
     /// The user that the session belongs to; `None`: the account.
     pub(crate) fn user(&self) -> Option<&str> {
         self.0.user.as_deref()
+    }
+
+    /// Where its client has come from.
+    pub(crate) fn remote(&self) -> Option<PeerAddr> {
+        self.0.remote.as_deref()?.parse().ok()
     }
 
     /// How many pages of subscriptions are beside it.
