@@ -3,7 +3,7 @@
 use std::sync::Weak;
 
 use crate::account::Account;
-use crate::account::lead::Lead;
+use crate::account::lead::{Lead, Term};
 
 impl Account {
     /// Runs `work` in every term in which we lead, until the account is left. The work is dropped when the lead is lost.
@@ -11,7 +11,7 @@ impl Account {
         account: Weak<Self>,
         lead: Lead,
         name: &str,
-        work: impl Fn(u64) -> W,
+        work: impl Fn(Term) -> W,
     ) {
         let Some(strong) = account.upgrade() else { return };
         let mut leaving = strong.is_leaving.subscribe();
@@ -25,7 +25,7 @@ impl Account {
                 let is_lost = term.wait_for(|term| *term != Some(number));
                 tokio::select! {
                     _ = is_lost => tracing::info!(term = number, "another sidecar keeps the {name}"),
-                    () = work(number) => return,
+                    () = work(Term(number)) => return,
                 }
             }
         };

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::store::{Candidacy, Store};
 
 /// What the lead is in.
@@ -11,6 +13,11 @@ const NAME: &str = "duties";
 /// The lead, or the candidacy for it, which all have who do something with it. The last of them gives it up.
 #[derive(Clone, Debug)]
 pub(in crate::account) struct Lead(Arc<Candidacy>);
+
+/// A term of whoever has the lead. A later one is higher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(in crate::account) struct Term(pub(in crate::account) u64);
 
 impl Lead {
     /// Stands for it.

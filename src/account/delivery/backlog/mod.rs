@@ -34,7 +34,7 @@ use self::plan::{BacklogPlan, is_read};
 use self::sweeping::{Besides, sweep};
 use crate::account::Account;
 use crate::account::delivery::message::Message;
-use crate::account::lead::Lead;
+use crate::account::lead::{Lead, Term};
 use crate::account::publish::convert;
 use crate::metrics::DropReason;
 use crate::store::{BacklogPosition, LogEntry, LogInfo, ProgressRecord, PutError, Unavailable};
@@ -130,7 +130,7 @@ impl Account {
 /// The writer, in one term.
 struct Writer {
     account: Weak<Account>,
-    term: u64,
+    term: Term,
     position: Option<SavedPosition>,
     /// Copies above the position may be there already: of a pass that did not end.
     is_doubtful: bool,
@@ -151,7 +151,7 @@ struct SavedPosition {
 }
 
 impl Writer {
-    fn new(account: Weak<Account>, term: u64) -> Self {
+    fn new(account: Weak<Account>, term: Term) -> Self {
         let swept_at = Instant::now();
         let (position, oldest, besides, overtaken, uncounted) = Default::default();
         Self { account, term, position, is_doubtful: true, swept_at, besides, oldest, overtaken, uncounted }
@@ -233,7 +233,7 @@ impl Writer {
             if !stored.log.is_empty() {
                 tracing::error!("the log is another one: what it had is lost to sessions that were away");
             }
-            *stored = BacklogPosition { log: log.created.clone(), position: 0, term: self.term };
+            *stored = BacklogPosition { log: log.created.clone(), position: 0, term: self.term.0 };
         }
         Ok(Sequence(stored.position))
     }
@@ -313,7 +313,7 @@ impl Writer {
         account.metrics.dropped(DropReason::QueueFull, gave_way);
         let Some(SavedPosition { stored, expected }) = &mut self.position else { return Ok(()) };
         stored.position = horizon.0;
-        stored.term = self.term;
+        stored.term = self.term.0;
         *expected = store.backlog().save_position(stored, *expected).await?;
         self.is_doubtful = false;
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -17,8 +17,8 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::standby::StandbyNumber;
-use super::terms::Term;
 use super::{ANSWER_WITHIN, Ingest, LOOK_AGAIN, standby};
+use crate::account::lead::Term;
 use crate::metrics::DropReason;
 use crate::store::{CoreMessage, NodeInfo, RequestError, Served};
 

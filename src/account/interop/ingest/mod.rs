@@ -27,11 +27,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use self::standby::Standby;
 use self::subject_aggregator::{Change, SubjectAggregator};
-use self::terms::{Term, Terms};
+use self::terms::Terms;
 use crate::account::delivery::core_subscriptions::CoreSubscriptionId;
 use crate::account::delivery::logs::{Logs, Owner};
 use crate::account::interop::durable_interest::{DurableInterest, WantsSink};
-use crate::account::lead::Lead;
+use crate::account::lead::{Lead, Term};
 use crate::account::publish::convert;
 use crate::account::requests::Requests;
 use crate::metrics::{AccountMetrics, DropReason};

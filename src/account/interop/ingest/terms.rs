@@ -4,15 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use crate::account::lead::Term;
 
 /// How long it counts that somebody has a later term: longer than an election takes.
 const COUNTS_FOR: Duration = Duration::from_secs(30);
-
-/// A term of the leader. A later one is higher.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Term(pub(super) u64);
 
 /// The terms that one sidecar knows of.
 #[derive(Debug, Default)]
