@@ -168,7 +168,7 @@ impl Account {
     /// A session was found as it is here. Of one that is taken over from another sidecar the record says from where.
     fn note_taken_elsewhere(&self, node: &str, found: &State, control: &Control) {
         let is_elsewhere = found.connected && found.owner.as_ref().is_some_and(|owner| owner.0 != node);
-        if let Some(remote) = found.rest.remote().filter(|_| is_elsewhere) {
+        if is_elsewhere && let Some(remote) = found.rest.remote() {
             self.registry.note_takeover(remote.ip(), control);
         }
     }
