@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mqtt_codec::ReasonCode;
 
-use crate::account::clock::Uptime;
+use crate::account::clock::uptime;
 use crate::metrics::{AccountMetrics, Limit};
 
 /// How often it is said in the log that a limit was met; in between at debug.
@@ -176,7 +176,7 @@ impl Refusals {
     fn is_to_be_said(&self, limit: Limit) -> bool {
         let Some(said) = self.said_at_ms.get(limit as usize) else { return false };
         // Never 0, which is "never".
-        let now = Uptime::now().0 + 1;
+        let now = uptime().0 + 1;
         let last = said.load(Ordering::Relaxed);
         (last == 0 || now.saturating_sub(last) >= SAID_EVERY_MS)
             && said.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()

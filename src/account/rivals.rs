@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
+use mqtt_session::Time;
 use parking_lot::Mutex;
 
-use crate::account::clock::Uptime;
+use crate::account::clock::uptime;
 
 /// Take-overs from another address that follow each other within this are no device that has moved. Of one client id
 /// it is said once in that time.
@@ -29,16 +30,16 @@ pub(crate) struct Rivals(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     by_name: HashMap<ByteString, Rivalry>,
-    swept: Option<Uptime>,
+    swept: Option<Time>,
 }
 
 /// What is known of a client id.
 #[derive(Debug)]
 struct Rivalry {
-    last: Uptime,
+    last: Time,
     /// Since the last line.
     takeovers: u32,
-    said: Option<Uptime>,
+    said: Option<Time>,
 }
 
 impl Rivals {
@@ -48,14 +49,14 @@ impl Rivals {
         if from == by {
             return;
         }
-        if let Some(takeovers) = self.count(session_name, Uptime::now()) {
+        if let Some(takeovers) = self.count(session_name, uptime()) {
             let client_id = session_name.escape_debug().to_string();
             tracing::warn!(client_id, %from, %by, takeovers, "two devices with one client id take its session over from each other: give each a client id of its own");
         }
     }
 
     /// How many take-overs there were since it was said last, when it is to be said.
-    fn count(&self, session_name: &ByteString, now: Uptime) -> Option<u32> {
+    fn count(&self, session_name: &ByteString, now: Time) -> Option<u32> {
         let mut known = self.0.lock();
         let begins = || Rivalry { last: now, takeovers: 0, said: None };
         if !known.by_name.contains_key(session_name) && !known.has_room(now) {
@@ -78,7 +79,7 @@ impl Rivals {
 }
 
 impl Known {
-    fn has_room(&mut self, now: Uptime) -> bool {
+    fn has_room(&mut self, now: Time) -> bool {
         let is_full = self.by_name.len() >= IDS_MAX;
         if is_full && self.swept.is_none_or(|swept| now.since(swept) >= SWEEP_EVERY) {
             self.swept = Some(now);
@@ -108,7 +109,7 @@ mod tests {
             (900, None),
             (901, Some(2)),
         ] {
-            assert_eq!(rivals.count(&id, Uptime(now_s * 1_000)), expected, "{now_s} s");
+            assert_eq!(rivals.count(&id, Time(now_s * 1_000)), expected, "{now_s} s");
         }
     }
 
@@ -116,12 +117,12 @@ mod tests {
     fn a_million_client_ids_have_an_end() {
         let rivals = Rivals::default();
         let id = |number: u32| ByteString::from(number.to_string());
-        assert!((0..1_000_000).all(|number| rivals.count(&id(number), Uptime(0)).is_none()));
+        assert!((0..1_000_000).all(|number| rivals.count(&id(number), Time(0)).is_none()));
         assert_eq!(rivals.0.lock().by_name.len(), IDS_MAX);
-        assert_eq!(rivals.count(&id(0), Uptime(1)), Some(2), "who is watched still is");
-        assert_eq!((rivals.count(&id(5_000_000), Uptime(1)), rivals.count(&id(5_000_000), Uptime(1))), (None, None));
+        assert_eq!(rivals.count(&id(0), Time(1)), Some(2), "who is watched still is");
+        assert_eq!((rivals.count(&id(5_000_000), Time(1)), rivals.count(&id(5_000_000), Time(1))), (None, None));
         assert_eq!(
-            (rivals.count(&id(5_000_000), Uptime(60_001)), rivals.count(&id(5_000_000), Uptime(60_002))),
+            (rivals.count(&id(5_000_000), Time(60_001)), rivals.count(&id(5_000_000), Time(60_002))),
             (None, Some(2))
         );
     }

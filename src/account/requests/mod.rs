@@ -36,7 +36,7 @@ use parking_lot::{Mutex, RwLock};
 use proto_map::{ClosedTrees, Headers, Names, Question, REPLY_KEY_LEN, ReplyError, ReplyKey, ReplyTopics, Subject};
 use tokio::sync::{Notify, mpsc};
 
-use crate::account::clock::Uptime;
+use crate::account::clock::uptime;
 use crate::account::delivery::core_subscriptions::CoreSubscriptionId;
 use crate::account::delivery::message::Message;
 use crate::account::publish::Refused;
@@ -302,7 +302,7 @@ impl Requests {
     fn expire(&self) -> usize {
         let mut over = Vec::new();
         let mut pending = self.pending.lock();
-        let waiters = pending.expire(Uptime::now(), &mut over);
+        let waiters = pending.expire(uptime(), &mut over);
         let left = pending.len();
         self.metrics.requests_pending(left as u64);
         drop(pending);

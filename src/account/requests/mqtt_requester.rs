@@ -12,7 +12,7 @@ use proto_map::{HeaderError, Headers, Question, Subject};
 
 use super::pending::{Asker, QuestionId, Waiter};
 use super::{ECHO, Requests};
-use crate::account::clock::Uptime;
+use crate::account::clock::uptime;
 use crate::account::delivery::grant::Permits as _;
 use crate::account::publish::{CoreCopy, Publishing};
 use crate::metrics::RequestEvent;
@@ -52,7 +52,7 @@ impl Requests {
         let mut over = Vec::new();
         let is_first = {
             let mut pending = self.pending.lock();
-            pending.add(QuestionId(id), question, asker, Uptime::now(), &mut over);
+            pending.add(QuestionId(id), question, asker, uptime(), &mut over);
             pending.len() == 1
         };
         if is_first {

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
-use mqtt_session::Token;
+use mqtt_session::{Time, Token};
 use proto_map::Question;
 
-use crate::account::clock::Uptime;
 use crate::account::publish::completions::Completions;
 
 /// Bytes of topics and correlation data that pending requests may hold.
@@ -45,7 +44,7 @@ pub(super) struct Asker {
 #[derive(Debug)]
 struct Entry {
     question: Question,
-    since: Uptime,
+    since: Time,
     asker: Asker,
     is_answered: bool,
 }
@@ -108,7 +107,7 @@ impl Pending {
     }
 
     /// Adds a request under an id that no other has. Those that had to make room are appended to `over`.
-    pub(super) fn add(&mut self, id: QuestionId, question: Question, asker: Asker, now: Uptime, over: &mut Vec<Over>) {
+    pub(super) fn add(&mut self, id: QuestionId, question: Question, asker: Asker, now: Time, over: &mut Vec<Over>) {
         let (client_id, weight) = (asker.client_id.clone(), question.weight());
         self.bytes += weight;
         let client = self.clients.entry(client_id.clone()).or_default();
@@ -163,10 +162,10 @@ impl Pending {
     }
 
     /// Time went by: those whose time is over are appended to `over`, those who waited long enough are returned.
-    pub(super) fn expire(&mut self, now: Uptime, over: &mut Vec<Over>) -> Vec<Waiter> {
+    pub(super) fn expire(&mut self, now: Time, over: &mut Vec<Over>) -> Vec<Waiter> {
         while let Some(&oldest) = self.order.front() {
             match self.entries.get(&oldest) {
-                Some(entry) if now < entry.since.after(self.timeout) => break,
+                Some(entry) if now < entry.since.plus(self.timeout) => break,
                 _ => self.order.pop_front(),
             };
             over.extend(self.remove(oldest));
@@ -174,7 +173,7 @@ impl Pending {
         let mut waiters = Vec::new();
         while let Some(&oldest) = self.waiting.front() {
             match self.entries.get_mut(&oldest) {
-                Some(entry) if entry.asker.waiter.is_some() && now < entry.since.after(HEARING) => {
+                Some(entry) if entry.asker.waiter.is_some() && now < entry.since.plus(HEARING) => {
                     break;
                 }
                 entry => waiters.extend(entry.and_then(|entry| entry.asker.waiter.take())),
@@ -216,13 +215,13 @@ mod tests {
     fn the_oldest_makes_room() {
         let (mut pending, mut over) = (Pending::new(2, 10, TIMEOUT), Vec::new());
         for id in 1..=3 {
-            pending.add(QuestionId(id), question(0), asker(["a", "b", "c"][id as usize % 3]), Uptime(id), &mut over);
+            pending.add(QuestionId(id), question(0), asker(["a", "b", "c"][id as usize % 3]), Time(id), &mut over);
         }
         assert_eq!((over.len(), pending.len()), (1, 2));
         assert!(pending.answered(QuestionId(1)).is_none());
         assert!(pending.answered(QuestionId(2)).is_some());
         // One that is as large as all may be together stays alone.
-        pending.add(QuestionId(4), question(BYTES_MAX), asker("a"), Uptime(4), &mut over);
+        pending.add(QuestionId(4), question(BYTES_MAX), asker("a"), Time(4), &mut over);
         assert_eq!(pending.len(), 1);
         assert!(pending.remove(QuestionId(4)).is_some());
         assert!(is_empty(&pending));
@@ -231,16 +230,16 @@ mod tests {
     #[test]
     fn a_client_makes_room_for_itself() {
         let (mut pending, mut over) = (Pending::new(100, 2, TIMEOUT), Vec::new());
-        pending.add(QuestionId(1), question(0), asker("modest"), Uptime(1), &mut over);
+        pending.add(QuestionId(1), question(0), asker("modest"), Time(1), &mut over);
         for id in 2..=50 {
-            pending.add(QuestionId(id), question(0), asker("greedy"), Uptime(id), &mut over);
+            pending.add(QuestionId(id), question(0), asker("greedy"), Time(id), &mut over);
         }
         assert_eq!((over.len(), pending.len()), (47, 3));
         for id in [1, 49, 50] {
             assert!(pending.answered(QuestionId(id)).is_some(), "{id}");
         }
         // In bytes as well; one that is as large as all of one client stays alone.
-        pending.add(QuestionId(51), question(CLIENT_BYTES_MAX), asker("greedy"), Uptime(51), &mut over);
+        pending.add(QuestionId(51), question(CLIENT_BYTES_MAX), asker("greedy"), Time(51), &mut over);
         assert_eq!(pending.len(), 2);
         for id in [1, 51] {
             assert!(pending.remove(QuestionId(id)).is_some(), "{id}");
@@ -251,9 +250,9 @@ mod tests {
     #[test]
     fn what_is_over_is_not_remembered() {
         let (mut pending, mut over) = (Pending::new(100, 100, TIMEOUT), Vec::new());
-        pending.add(QuestionId(0), question(0), asker("a"), Uptime(0), &mut over);
+        pending.add(QuestionId(0), question(0), asker("a"), Time(0), &mut over);
         for id in 1..=10_000 {
-            pending.add(QuestionId(id), question(0), asker("a"), Uptime(id), &mut over);
+            pending.add(QuestionId(id), question(0), asker("a"), Time(id), &mut over);
             pending.remove(QuestionId(id));
         }
         let remembered = [&pending.order, &pending.clients["a"].order].map(VecDeque::len);
@@ -264,16 +263,16 @@ mod tests {
     #[test]
     fn time_ends_a_request_answered_or_not() {
         let (mut pending, mut over) = (Pending::new(10, 10, TIMEOUT), Vec::new());
-        pending.add(QuestionId(1), question(1), asker("a"), Uptime(0), &mut over);
-        pending.add(QuestionId(2), question(1), asker("a"), Uptime(10_000), &mut over);
+        pending.add(QuestionId(1), question(1), asker("a"), Time(0), &mut over);
+        pending.add(QuestionId(2), question(1), asker("a"), Time(10_000), &mut over);
         assert!(pending.answered(QuestionId(1)).is_some());
         assert!(pending.answered(QuestionId(1)).is_some(), "there may be more answers");
-        pending.expire(Uptime(29_999), &mut over);
+        pending.expire(Time(29_999), &mut over);
         assert!(over.is_empty());
-        pending.expire(Uptime(30_000), &mut over);
+        pending.expire(Time(30_000), &mut over);
         assert!(over.len() == 1 && over[0].is_answered);
         assert!(pending.answered(QuestionId(1)).is_none());
-        pending.expire(Uptime(40_000), &mut over);
+        pending.expire(Time(40_000), &mut over);
         assert!(over.len() == 2 && !over[1].is_answered);
         assert!(is_empty(&pending) && pending.order.is_empty());
     }

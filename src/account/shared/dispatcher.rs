@@ -10,10 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
-use mqtt_session::Position;
+use mqtt_session::{Position, Time};
 
 use super::given::Hold;
-use crate::account::clock::Uptime;
 
 /// A message that a member was given and has not acknowledged.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ struct Given<Id, A> {
     to: Id,
     answer: A,
     /// When the server last heard that it is being worked on.
-    said_at: Uptime,
+    said_at: Time,
     hold: Hold,
 }
 
@@ -115,7 +114,7 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
     }
 
     /// A member has this message from now on.
-    pub(super) fn note(&mut self, position: Position, to: Id, answer: A, now: Uptime) {
+    pub(super) fn note(&mut self, position: Position, to: Id, answer: A, now: Time) {
         self.given.insert(position, Given { to, answer, said_at: now, hold: Hold::Connection });
     }
 
@@ -138,7 +137,7 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
 
     /// A message came again that a member has: it is answered as it came last, and nobody else gets it. False when nobody
     /// has it.
-    pub(super) fn renew(&mut self, position: Position, answer: &A, now: Uptime) -> bool {
+    pub(super) fn renew(&mut self, position: Position, answer: &A, now: Time) -> bool {
         let Some(given) = self.given.get_mut(&position) else { return false };
         (given.answer, given.said_at) = (answer.clone(), now);
         true
@@ -150,10 +149,10 @@ impl<Id: Copy + Eq + Hash, M, A: Clone> Dispatcher<Id, M, A> {
     }
 
     /// The messages of which the server has not heard for so long, with how to tell it that they are being worked on.
-    pub(super) fn due(&mut self, now: Uptime, age: Duration) -> Vec<(Position, A)> {
+    pub(super) fn due(&mut self, now: Time, age: Duration) -> Vec<(Position, A)> {
         let mut due = Vec::new();
         for (position, given) in &mut self.given {
-            if given.said_at.after(age) <= now {
+            if given.said_at.plus(age) <= now {
                 given.said_at = now;
                 due.push((*position, given.answer.clone()));
             }
@@ -168,7 +167,7 @@ mod tests {
 
     type Group = Dispatcher<char, u32, &'static str>;
 
-    const START: Uptime = Uptime(0);
+    const START: Time = Time(0);
     const AGE: Duration = Duration::from_millis(10);
 
     /// Members with room for so many messages.
@@ -250,10 +249,10 @@ mod tests {
         let mut group = group(&['a']);
         assert!(!group.renew(Position(5), &"first", START));
         group.note(Position(5), 'a', "first", START);
-        assert!(group.renew(Position(5), &"second", Uptime(10)));
-        assert_eq!(group.due(Uptime(19), AGE), []);
-        assert_eq!(group.due(Uptime(20), AGE), [(Position(5), "second")]);
-        assert_eq!(group.due(Uptime(20), AGE), [], "said once");
+        assert!(group.renew(Position(5), &"second", Time(10)));
+        assert_eq!(group.due(Time(19), AGE), []);
+        assert_eq!(group.due(Time(20), AGE), [(Position(5), "second")]);
+        assert_eq!(group.due(Time(20), AGE), [], "said once");
         assert_eq!(group.finish(Position(5)), Some("second"));
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, Left};
 use super::given::{Giver, Hold, Share};
-use crate::account::clock::Uptime;
+use crate::account::clock::uptime;
 use crate::account::delivery::core_subscriptions::SubscriptionOrder;
 use crate::account::delivery::grant::{Grant, MessageFacts, Permits as _, Terms, grant};
 use crate::account::delivery::inbox::{Inbox, Outgoing, Wakes};
@@ -267,7 +267,7 @@ impl Group {
     /// Says of what members have had for `age` that they have it still.
     pub(super) fn keep(&self, age: Duration) {
         let mut state = self.state.lock();
-        for (position, ack) in state.members.due(Uptime::now(), age) {
+        for (position, ack) in state.members.due(uptime(), age) {
             state.answer(position, ack, ShareAnswer::InProgress);
         }
     }
@@ -295,7 +295,7 @@ impl Group {
         let mut state = self.state.lock();
         for ShareEntry { entry, ack, is_again } in entries.drain(..) {
             let place = log.position(Sequence(entry.sequence)).by_share();
-            if state.members.renew(place, &ack, Uptime::now()) {
+            if state.members.renew(place, &ack, uptime()) {
                 continue;
             }
             let message = self.router.message_of(log, &entry).filter(|message| self.is_for(message));
@@ -366,7 +366,7 @@ impl Group {
             // Nobody acknowledges what is sent at QoS 0.
             Some(_) if is_qos0 => Offered::Given(Some(ShareAnswer::Ack)),
             Some(id) => {
-                state.members.note(place, id, ack.clone(), Uptime::now());
+                state.members.note(place, id, ack.clone(), uptime());
                 Offered::Given(None)
             }
             // None of the members can take it, so it counts as sent [MQTT-3.1.2-25].
