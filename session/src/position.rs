@@ -120,7 +120,7 @@ impl Position {
     /// The place in a log that has this [`Self::marked_sequence`].
     #[must_use]
     pub const fn from_marked(log: u16, sequence: Sequence) -> Self {
-        Self(sequence.0 | Self::new(log, Sequence(0)).0)
+        Self(Self(sequence.0).marked_sequence().0 | Self::new(log, Sequence(0)).0)
     }
 
     /// The same place once its log was made anew, or has lost its end, and goes on with the sequence `next`: from there on what
@@ -213,6 +213,7 @@ mod tests {
         assert_eq!(at(0, 42), Position::in_main_log(Sequence(42)));
         // What somebody has written into a record names no other log.
         assert_eq!(Position::in_main_log(Sequence::MAX).log(), 0);
+        assert_eq!(Position::from_marked(3, Sequence::MAX).log(), 3);
         assert_eq!(at(3, 42).marked_sequence(), Sequence(42));
     }
 

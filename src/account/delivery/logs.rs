@@ -283,7 +283,7 @@ impl Logs {
     /// The place that a record names. In a log that is gone it is one where nothing is found.
     pub(crate) fn place_of(&self, sequence: Sequence, key: Option<&str>) -> Position {
         match key {
-            None => Position::in_main_log(sequence),
+            None => Position::from_marked(0, sequence),
             Some(IN_RETAINED) => Position::of_retained(sequence),
             Some(key) => Position::from_marked(self.with_key(key).map_or(GONE, |log| log.number), sequence),
         }

@@ -36,10 +36,14 @@ async fn a_stream_that_comes_has_its_subjects_from_then_on_and_who_is_subscribed
     assert!(log.is_attached() && log.created().is_some() && !log.is_gone());
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("m/+").unwrap()), [0, log.number]);
     assert_eq!(world.account.logs.overlapping(&TopicFilter::new("n").unwrap()), [0]);
-    for place in [Position::in_main_log(Sequence(7)), Position::of_retained(Sequence(7))] {
+    let (of_main, of_other) = (Position::in_main_log(Sequence(7)), log.position(Sequence(7)));
+    for place in [of_main, of_main.by_share(), of_other, of_other.by_share(), Position::of_retained(Sequence(7))] {
         let (sequence, key) = world.account.logs.name_of(place);
-        assert_eq!((sequence, world.account.logs.place_of(sequence, key.as_deref())), (Sequence(7), place));
+        assert_eq!(world.account.logs.place_of(sequence, key.as_deref()), place, "{sequence:?} {key:?}");
     }
+    assert_eq!(world.account.logs.name_of(of_main), (Sequence(7), None));
+    // Whatever stands in a record, it is in the log that is named.
+    assert_eq!(world.account.logs.place_of(Sequence::MAX, None).log(), 0);
     let named = world.account.logs.name_of(log.position(Sequence(7)));
     assert_eq!(named, (Sequence(7), Some(log.key.to_string())));
     assert_eq!(world.account.logs.place_of(Sequence(7), named.1.as_deref()), log.position(Sequence(7)));
