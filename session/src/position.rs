@@ -31,10 +31,10 @@ impl Sequence {
     /// The highest that there can be.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The one behind it.
+    /// The one behind it; of the highest, which stands in a record only when somebody has put it there, the same.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 
     /// The one before it; of zero, which no message has, zero.
@@ -214,6 +214,7 @@ mod tests {
         // What somebody has written into a record names no other log.
         assert_eq!(Position::in_main_log(Sequence::MAX).log(), 0);
         assert_eq!(Position::from_marked(3, Sequence::MAX).log(), 3);
+        assert_eq!((Sequence::MAX.next(), Sequence(0).before()), (Sequence::MAX, Sequence(0)));
         assert_eq!(at(3, 42).marked_sequence(), Sequence(42));
     }
 
