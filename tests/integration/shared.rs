@@ -308,7 +308,10 @@ async fn what_was_sent_at_qos_2_is_finished_with_the_same_member() {
         let filter = format!("$share/{group}/{t}");
         let mut began = before.connect(Options::v5(&id).durable(3600)).await;
         began.acknowledges = false;
-        began.subscribe(&filter, 2).await;
+        let options = SubscriptionOptions { qos: QoS::ExactlyOnce, ..Default::default() };
+        began.subscribe_with(&filter, options, Some(7)).await;
+        // What it has of its own says nothing of what its group has given it.
+        began.subscribe_with("elsewhere", options, Some(8)).await;
         let mut publisher = world.b.v5(&unique("pub")).await;
         publisher.publish_all(numbered(&t, 0..2, 2), 2, |_| {}).await;
         let ids = [began.receive().await, began.receive().await].map(|publish| publish.packet_id().unwrap());
@@ -323,6 +326,7 @@ async fn what_was_sent_at_qos_2_is_finished_with_the_same_member() {
         assert!(again.is_resumed());
         let repeated = again.receive().await;
         assert_eq!((shown(&repeated), repeated.packet_id()), (format!("{t} 1 qos2 dup"), Some(ids[1])));
+        assert_eq!(repeated.subscription_ids.iter().map(|id| id.get()).collect::<Vec<_>>(), [7]);
         again.ping().await;
         let nats = world.nats.client().await;
         let name = format!("{group}@{t}");
