@@ -1,6 +1,6 @@
 //! JWTs of NATS: who signed what, and what a user may do by them. Every step of nats-server's chain, in its order:
 //!
-//! 1. [`UserJwt::decode`]: the claims themselves, and whose account it is
+//! 1. [`UserJwt::decode`]: the claims themselves, and whose account it is; of many at once [`UnverifiedUserJwt`]
 //! 2. the caller gets that account's JWT, and [`Account::verify`] sees that our operator signed it
 //! 3. [`UserJwt::judge`]: everything else, from the issuer to the permissions
 //!
@@ -28,4 +28,4 @@ pub use self::keys::is_account;
 pub use self::operator::{Operator, Operators};
 pub use self::refusal::Refusal;
 pub use self::texts::jwts_in;
-pub use self::user::{Circumstances, Listener, OwnLimits, Proof, UserJwt};
+pub use self::user::{Circumstances, Listener, OwnLimits, Proof, UnverifiedUserJwt, UserJwt};

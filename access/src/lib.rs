@@ -15,7 +15,7 @@
 //!
 //! What nats-server does is the measure; where we differ, we are stricter, and `docs/nats-cases.md` says in what.
 //!
-//! **Invariant:** what nats-server refuses is refused here.
+//! **Invariant:** what nats-server refuses is refused here, but for signatures that only who has the key can make in that way (ADR 28).
 //!
 //! **Invariant:** what a device or an identity provider chose is one [`template::Token`] of a subject: never a wildcard, never
 //! two.

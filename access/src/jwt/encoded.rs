@@ -10,7 +10,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::keys;
 use super::known_keys::KnownKeys;
-use crate::signature::is_signed;
+use crate::signature;
 
 /// Longest JWT that is looked at; nats-server's limit too. A user's is far below it, since MQTT has 65,535 bytes for a
 /// password.
@@ -19,7 +19,7 @@ pub const JWT_LEN_MAX: usize = 1024 * 1024;
 /// Characters of a header that is decoded: there are two short fields in it.
 const HEADER_LEN_MAX: usize = 1024;
 
-/// Characters of a signature of 64 bytes.
+/// Characters of a signature of 64 bytes, in base64.
 const SIGNATURE_LEN: usize = 86;
 
 /// Why a text is no JWT of the kind that it should be. It says nothing of the text.
@@ -95,39 +95,67 @@ struct IdentityNats<'a> {
     version: i64,
 }
 
-/// Reads a JWT of a kind (`user`), and verifies that its issuer signed it. Whether that may be its issuer is asked later.
+/// A JWT that can be read, whose issuer may not have signed it.
+#[derive(Debug)]
+pub(super) struct Unverified<N> {
+    claims: Claims<N>,
+    signature: signature::Unverified,
+}
+
+impl<N: DeserializeOwned> Unverified<N> {
+    /// Reads a JWT of a kind (`user`). Whether that may be its issuer is asked later.
+    pub(super) fn read(text: &str, kind: &str, issuer: KeyPairType) -> Result<Self, JwtError> {
+        Self::read_if(text, issuer, |json| check_kind(json, kind))
+    }
+
+    fn read_if(
+        text: &str,
+        issuer: KeyPairType,
+        check: impl FnOnce(&[u8]) -> Result<(), JwtError>,
+    ) -> Result<Self, JwtError> {
+        if text.len() > JWT_LEN_MAX {
+            return Err(JwtError::TooLong);
+        }
+        let text = text.trim_end_matches(['\r', '\n']);
+        let parts: Vec<&str> = text.splitn(4, '.').collect();
+        let [header, claims, signature] = parts[..] else { return Err(JwtError::Malformed) };
+        if header.len() > HEADER_LEN_MAX || signature.len() != SIGNATURE_LEN {
+            return Err(JwtError::Malformed);
+        }
+        let part = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Malformed);
+        check_header(&part(header)?)?;
+        let signed = &text.as_bytes()[..text.len() - SIGNATURE_LEN - 1];
+        let (json, signature) = (part(claims)?, part(signature)?);
+        let signature = signature.try_into().map_err(|_| JwtError::Malformed)?;
+        serde_json::from_slice::<KnownKeys>(&json).map_err(|_| JwtError::Claims)?;
+        check(&json)?;
+        let claims: Claims<N> = serde_json::from_slice(&json).map_err(|_| JwtError::Claims)?;
+        let key = keys::bytes(&claims.iss, issuer).ok_or(JwtError::Key)?;
+        Ok(Self { claims, signature: signature::Unverified::new(key, signed, signature) })
+    }
+}
+
+impl<N> Unverified<N> {
+    /// The claims, if the issuer has signed them.
+    pub(super) fn verified(self) -> Result<Claims<N>, JwtError> {
+        self.signature.is_right().then_some(self.claims).ok_or(JwtError::Signature)
+    }
+
+    /// The same of each of several, which costs less than one by one.
+    pub(super) fn all_verified(all: Vec<Self>) -> Vec<Result<Claims<N>, JwtError>> {
+        let are_right = all.len() > 1 && signature::Unverified::are_right(all.iter().map(|jwt| jwt.signature.clone()));
+        all.into_iter().map(|jwt| if are_right { Ok(jwt.claims) } else { jwt.verified() }).collect()
+    }
+}
+
+/// Reads a JWT of a kind, and verifies that its issuer signed it.
 pub(super) fn decode<N: DeserializeOwned>(text: &str, kind: &str, issuer: KeyPairType) -> Result<Claims<N>, JwtError> {
-    decode_if(text, issuer, |json| check_kind(json, kind))
+    Unverified::read(text, kind, issuer)?.verified()
 }
 
 /// Reads a JWT that an operator signed, of no kind that has a name.
 pub(super) fn decode_generic<N: DeserializeOwned>(text: &str) -> Result<Claims<N>, JwtError> {
-    decode_if(text, KeyPairType::Operator, |_| Ok(()))
-}
-
-fn decode_if<N: DeserializeOwned>(
-    text: &str,
-    issuer: KeyPairType,
-    check: impl FnOnce(&[u8]) -> Result<(), JwtError>,
-) -> Result<Claims<N>, JwtError> {
-    if text.len() > JWT_LEN_MAX {
-        return Err(JwtError::TooLong);
-    }
-    let text = text.trim_end_matches(['\r', '\n']);
-    let parts: Vec<&str> = text.splitn(4, '.').collect();
-    let [header, claims, signature] = parts[..] else { return Err(JwtError::Malformed) };
-    if header.len() > HEADER_LEN_MAX || signature.len() != SIGNATURE_LEN {
-        return Err(JwtError::Malformed);
-    }
-    let part = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtError::Malformed);
-    check_header(&part(header)?)?;
-    let (json, signature) = (part(claims)?, part(signature)?);
-    serde_json::from_slice::<KnownKeys>(&json).map_err(|_| JwtError::Claims)?;
-    check(&json)?;
-    let claims: Claims<N> = serde_json::from_slice(&json).map_err(|_| JwtError::Claims)?;
-    let key = keys::key(&claims.iss, issuer).ok_or(JwtError::Key)?;
-    let signed = &text.as_bytes()[..text.len() - SIGNATURE_LEN - 1];
-    is_signed(&key, signed, &signature).then_some(claims).ok_or(JwtError::Signature)
+    Unverified::read_if(text, KeyPairType::Operator, |_| Ok(()))?.verified()
 }
 
 /// The subject of a JWT, which nothing has verified.

@@ -7,10 +7,17 @@ pub(super) fn key(text: &str, kind: KeyPairType) -> Option<KeyPair> {
     KeyPair::from_public_key(text).ok().filter(|key| key.key_pair_type() == kind)
 }
 
+/// The 32 bytes of the key of this kind that a text is. Whether there is such a point on the curve is found out by whoever verifies a
+/// signature with it.
+pub(super) fn bytes(text: &str, kind: KeyPairType) -> Option<[u8; 32]> {
+    let (prefix, bytes) = nkeys::from_public_key(text).ok()?;
+    (KeyPairType::from(prefix) == kind).then_some(bytes)
+}
+
 /// Whether a text is written as a key of this kind is. Whether there is such a point on the curve, which costs much more, is
 /// found out by whoever verifies a signature with it, as with nats-server.
 fn is_of_kind(text: &str, kind: KeyPairType) -> bool {
-    nkeys::from_public_key(text).is_ok_and(|(prefix, _)| KeyPairType::from(prefix) == kind)
+    bytes(text, kind).is_some()
 }
 
 pub(super) fn is_operator(text: &str) -> bool {

@@ -9,7 +9,7 @@ use nkeys::KeyPairType;
 use super::account::Account;
 use super::checks::{self, Validity};
 use super::claims::{Grants, UserNats};
-use super::encoded::{self, Claims, JwtError};
+use super::encoded::{Claims, JwtError, Unverified};
 use super::keys;
 use super::operator::Operators;
 use super::refusal::Refusal;
@@ -76,7 +76,36 @@ pub struct OwnLimits {
     pub rules: DeviceRules,
 }
 
-/// A user JWT whose claims are fine by themselves. It is kept as long as its connection, so that it can be judged again when
+/// A user JWT that can be read. Whether its issuer has signed it is for [`UnverifiedUserJwt::verified`].
+#[derive(Debug)]
+pub struct UnverifiedUserJwt(Unverified<UserNats>);
+
+impl UnverifiedUserJwt {
+    /// Reads a user JWT.
+    ///
+    /// # Errors
+    /// [`Refusal::Jwt`]
+    pub fn read(text: &str) -> Result<Self, Refusal> {
+        Ok(Self(Unverified::read(text, "user", KeyPairType::Account)?))
+    }
+
+    /// The JWT, if its issuer has signed it.
+    ///
+    /// # Errors
+    /// [`Refusal::Jwt`]
+    pub fn verified(self) -> Result<UserJwt, Refusal> {
+        UserJwt::new(self.0.verified())
+    }
+
+    /// The same of each of several, in their order. Of many users of few accounts each costs a third of what one by itself
+    /// does, unless one of them is wrong (ADR 28).
+    pub fn all_verified(all: Vec<Self>) -> Vec<Result<UserJwt, Refusal>> {
+        let all = Unverified::all_verified(all.into_iter().map(|Self(jwt)| jwt).collect());
+        all.into_iter().map(UserJwt::new).collect()
+    }
+}
+
+/// A user JWT that its issuer has signed. It is kept as long as its connection, so that it can be judged again when
 /// its account changes; the text is not.
 #[derive(Debug)]
 pub struct UserJwt {
@@ -88,19 +117,27 @@ impl UserJwt {
     /// may sign it is for [`UserJwt::judge`].
     ///
     /// # Errors
-    /// [`Refusal::Jwt`], [`Refusal::ProxyRequired`], [`Refusal::Expired`], [`Refusal::NotYetValid`], [`Refusal::Claims`],
-    /// [`Refusal::IssuerAccount`].
+    /// [`Refusal::Jwt`], and those of [`UserJwt::check_claims`].
     pub fn decode(text: &str, circumstances: &Circumstances<'_>) -> Result<Self, Refusal> {
-        let claims = encoded::decode::<UserNats>(text, "user", KeyPairType::Account)?;
-        if !keys::is_user(&claims.sub) {
-            return Err(Refusal::Jwt(JwtError::Key));
-        }
-        let user = Self { claims };
+        let user = UnverifiedUserJwt::read(text)?.verified()?;
         user.check_claims(circumstances)?;
         Ok(user)
     }
 
-    fn check_claims(&self, circumstances: &Circumstances<'_>) -> Result<(), Refusal> {
+    fn new(claims: Result<Claims<UserNats>, JwtError>) -> Result<Self, Refusal> {
+        let claims = claims?;
+        if !keys::is_user(&claims.sub) {
+            return Err(Refusal::Jwt(JwtError::Key));
+        }
+        Ok(Self { claims })
+    }
+
+    /// Whether the claims are fine by themselves: they count at this time, and can be understood.
+    ///
+    /// # Errors
+    /// [`Refusal::ProxyRequired`], [`Refusal::Expired`], [`Refusal::NotYetValid`], [`Refusal::Claims`],
+    /// [`Refusal::IssuerAccount`].
+    pub fn check_claims(&self, circumstances: &Circumstances<'_>) -> Result<(), Refusal> {
         let claims = &self.claims;
         check_proxy(&claims.nats.grants, circumstances)?;
         match checks::validity(claims.exp, claims.nbf, circumstances.now) {

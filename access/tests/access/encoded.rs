@@ -1,6 +1,7 @@
 //! JWTs as text: parts, headers, JSON.
 
-use mqtt_access::jwt::{JwtError, Refusal, UserJwt};
+use mqtt_access::jwt::{JwtError, Refusal, UnverifiedUserJwt, UserJwt};
+use serde_json::json;
 
 use crate::mint::{World, circumstances, sign_with};
 
@@ -69,4 +70,29 @@ fn headers_and_json() {
         let refused = decode(header, &claims);
         assert_eq!(refused, Some(Refusal::Jwt(JwtError::Claims)), "{}", claims.chars().take(300).collect::<String>());
     }
+}
+
+#[test]
+fn each_of_several_is_what_it_is_alone() {
+    let named = |name: &str| World::new().over_user(&json!({ "name": name }));
+    let forged = format!("{}.{}", named("c").user_jwt().rsplit_once('.').unwrap().0, "A".repeat(86));
+    let [no_user, stranger] = [json!({ "sub": "AA" }), json!({ "iss": World::new().stranger.public_key() })];
+    let jwts = [
+        named("a").user_jwt(),
+        named("b").with_signing_key().user_jwt(),
+        forged,
+        World::new().over_user(&no_user).user_jwt(),
+        World::new().over_user(&stranger).user_jwt(),
+    ];
+    let read = |jwt: &String| UnverifiedUserJwt::read(jwt).unwrap();
+    for some in [&jwts[..], &jwts[..2], &jwts[2..3], &jwts[3..], &[]] {
+        let alone: Vec<_> = some.iter().map(|jwt| read(jwt).verified().map(|user| user.name().to_owned())).collect();
+        let together = UnverifiedUserJwt::all_verified(some.iter().map(read).collect());
+        let together: Vec<_> = together.into_iter().map(|user| user.map(|user| user.name().to_owned())).collect();
+        assert_eq!(alone, together);
+    }
+    let all = UnverifiedUserJwt::all_verified(jwts.iter().map(read).collect());
+    let refusals: Vec<_> = all.into_iter().map(Result::err).collect();
+    let [signature, key] = [JwtError::Signature, JwtError::Key].map(|error| Some(Refusal::Jwt(error)));
+    assert_eq!(refusals, [None, None, signature, key, None]);
 }
