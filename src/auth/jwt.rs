@@ -2,6 +2,7 @@
 //! so users may be limited to MQTT, and their networks are those of the devices.
 //!
 //! # Layout
+//! - `verifying`: signatures of many users at once
 //! - `known`: operators and account JWTs that count; `resolver`: an account when a client needs it
 //! - `system`: what the system account tells; `files`: account JWTs in files
 //! - `memory`: which of them counted before a restart
@@ -17,13 +18,14 @@ mod memory;
 mod minted;
 mod resolver;
 mod system;
+mod verifying;
 mod ways;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt_access::jwt::{Circumstances, Listener, Proof, UserJwt};
+use mqtt_access::jwt::{Circumstances, Listener, Proof, UnverifiedUserJwt, UserJwt};
 use mqtt_access::{AccountId, Principal, Publisher, Secret};
 use mqtt_session::{Credentials, Verdict};
 use parking_lot::Mutex;
@@ -36,6 +38,7 @@ use self::known::{Known, OperatorSource};
 use self::memory::AtHome;
 use self::resolver::{Resolver, Unresolved};
 use self::system::System;
+use self::verifying::Verifying;
 pub(crate) use self::ways::{Ways, are_creds_of};
 use super::failures::Failures;
 use super::nkey::{self, Stage};
@@ -53,6 +56,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// Knows users by their JWTs.
 pub(crate) struct JwtUsers {
     known: Arc<Known>,
+    verifying: Verifying,
     resolver: Resolver,
     system: Option<Arc<System>>,
     files: Option<Arc<Mutex<Files>>>,
@@ -105,6 +109,7 @@ impl JwtUsers {
             system,
             files,
             known,
+            verifying: Verifying::default(),
             operator: config.operator.clone(),
             operator_seen: config.operator.as_deref().map(Stamp::of),
             failures: Failures::default(),
@@ -175,7 +180,7 @@ impl JwtUsers {
                 signed = match nkey::stage(credentials) {
                     Stage::Answered { signed, signature } => (signed, signature),
                     Stage::Begun => {
-                        UserJwt::decode(jwt, &circumstances(peer, Proof::None)).map_err(step_of)?;
+                        self.decoded(jwt, &circumstances(peer, Proof::None)).await?;
                         return Ok(Judged::Asked);
                     }
                 };
@@ -187,9 +192,19 @@ impl JwtUsers {
         Ok(Judged::Known(Box::new(principal)))
     }
 
+    /// The first step: a user JWT that its issuer has signed, and whose claims are fine by themselves.
+    async fn decoded(&self, jwt: &str, given: &Circumstances<'_>) -> Result<UserJwt, AuthStep> {
+        let unverified = UnverifiedUserJwt::read(jwt).map_err(step_of)?;
+        // Without an answer nothing can be judged any more.
+        let user = self.verifying.verified(unverified).await.ok_or(AuthStep::ResolverUnreachable)?;
+        let user = user.map_err(step_of)?;
+        user.check_claims(given).map_err(step_of)?;
+        Ok(user)
+    }
+
     /// Every step of the chain.
     async fn chain(&self, jwt: &str, client_id: &str, given: Circumstances<'_>) -> Result<Principal, Refused> {
-        let user = UserJwt::decode(jwt, &given).map_err(step_of)?;
+        let user = self.decoded(jwt, &given).await?;
         let from = given.peer.unwrap_or([0, 0, 0, 0].into());
         let judged = match self.resolver.account(user.account_id(), from).await {
             Err(unresolved) => Err(unresolved.step()),
