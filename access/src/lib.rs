@@ -1,4 +1,5 @@
-//! Who may do what. It does no I/O and has no clock: it is told the time.
+//! Who may do what. It does no I/O and has no clock: it is told the time. Random are only the
+//! factors with which signatures are verified together.
 //!
 //! - [`Principal`]: who a connection is, whatever has proven it
 //! - [`Publisher`]: what is kept of it for its will
@@ -13,9 +14,9 @@
 //! - [`is_signed`]: signatures by NKeys, counted
 //! - [`password`]: hashes, verified and made; [`Secret`]: a password that cannot be printed
 //!
-//! What nats-server does is the measure; where we differ, we are stricter, and `docs/nats-cases.md` says in what.
+//! What nats-server does is the measure; where we differ, we are stricter but for a few cases: `docs/nats-cases.md` says in what.
 //!
-//! **Invariant:** what nats-server refuses is refused here, but for signatures that only who has the key can make in that way (ADR 28).
+//! **Invariant:** what nats-server refuses is refused here, but for what `docs/nats-cases.md` lists.
 //!
 //! **Invariant:** what a device or an identity provider chose is one [`template::Token`] of a subject: never a wildcard, never
 //! two.

@@ -195,9 +195,7 @@ impl JwtUsers {
     /// The first step: a user JWT that its issuer has signed, and whose claims are fine by themselves.
     async fn decoded(&self, jwt: &str, given: &Circumstances<'_>) -> Result<UserJwt, AuthStep> {
         let unverified = UnverifiedUserJwt::read(jwt).map_err(step_of)?;
-        // Without an answer nothing can be judged any more.
-        let user = self.verifying.verified(unverified).await.ok_or(AuthStep::ResolverUnreachable)?;
-        let user = user.map_err(step_of)?;
+        let user = self.verifying.verified(unverified).await.ok_or(AuthStep::Busy)?.map_err(step_of)?;
         user.check_claims(given).map_err(step_of)?;
         Ok(user)
     }
@@ -234,7 +232,7 @@ impl JwtUsers {
         let (name, key) = user.unzip();
         let name = name.as_deref().or(connect_user(&credentials)).unwrap_or_default();
         let reason = self.refusals.report_of(credentials.connect, peer, step, (name, key.as_deref()));
-        if step != AuthStep::ResolverUnreachable {
+        if !matches!(step, AuthStep::ResolverUnreachable | AuthStep::Busy) {
             let delay = self.failures.failed(peer.addr.counted_by(), key.as_deref());
             tokio::time::sleep_until(latest.min(Instant::now() + delay)).await;
         }

@@ -46,7 +46,7 @@ pub enum JwtError {
     /// The issuer is not a key that can sign this kind, or the subject is none of it.
     #[error("its issuer or subject is not a key of the right kind")]
     Key,
-    /// Somebody else signed it, or it was changed.
+    /// Somebody else signed it, it was changed, or its issuer is no point on the curve.
     #[error("its signature does not match")]
     Signature,
 }

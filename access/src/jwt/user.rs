@@ -97,8 +97,8 @@ impl UnverifiedUserJwt {
         UserJwt::new(self.0.verified())
     }
 
-    /// The same of each of several, in their order. Of many users of few accounts each costs a third of what one by itself
-    /// does, unless one of them is wrong (ADR 28).
+    /// The same of each of several, in their order. Of several users of one account each costs half of what one by itself
+    /// does, or less, unless one of them is wrong (ADR 28).
     pub fn all_verified(all: Vec<Self>) -> Vec<Result<UserJwt, Refusal>> {
         let all = Unverified::all_verified(all.into_iter().map(|Self(jwt)| jwt).collect());
         all.into_iter().map(UserJwt::new).collect()
