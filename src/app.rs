@@ -1,6 +1,5 @@
 //! From a configuration to a running sidecar and back down: the order in which things start and end.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::Signal;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::account::{Account, AccountSpec, CoreInlet, Redirect};
+use crate::account::{Account, AccountSpec, Redirect};
 use crate::accounts::{self, Accounts};
 use crate::admin::control::{Answers, ControlError, ControlSocket, Desk};
 use crate::admin::{self, Admin, AdminError};
@@ -24,11 +23,14 @@ use crate::overload::{PROCESS, Source};
 use crate::readiness::{Condition, Readiness, Standing};
 use crate::shutdown::ShutdownSignal;
 use crate::stamp::Stamp;
-use crate::store::{OpenError, Store};
+use crate::store::OpenError;
 use crate::systemd::{self, Notifier};
 use reload::{Parts, Reloader, State};
 use ways::Configured;
 
+pub use check::{Report, check};
+
+mod check;
 pub(crate) mod options;
 mod overload;
 mod reload;
@@ -51,9 +53,6 @@ const CLOSE: Duration = Duration::from_secs(5);
 
 /// How long to wait for the first lease before serving without.
 const LEASE: Duration = Duration::from_secs(5);
-
-/// How long `check` waits for a NATS server.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Says how one condition of readiness stands.
 type Look = fn(&Account) -> Standing;
@@ -357,42 +356,4 @@ impl Serve for Mqtt {
     {
         connection::serve(stream, peer, Arc::clone(&self.door), Arc::clone(&self.accounts))
     }
-}
-
-/// What `nats-mqtt check` found.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// One finding a line.
-    pub lines: Vec<String>,
-    /// Devices of some account would be refused.
-    pub is_refusing: bool,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.lines.join("\n"))
-    }
-}
-
-/// Looks whether NATS can be used with this configuration. Streams that are missing are created, as at every start.
-///
-/// # Errors
-/// It cannot.
-pub async fn check(config: &Config) -> Result<Report, AppError> {
-    let store_options = options::store(config, Some(CHECK_TIMEOUT))?;
-    let store = Box::pin(Store::open(store_options, Arc::new(CoreInlet::default()))).await?;
-    let urls = config.nats.urls.join(", ");
-    let mut lines = vec![
-        format!("nats: ok ({urls}, messages up to {} bytes)", store.server_max_payload()),
-        format!("jetstream: ok ({} and its buckets)", store.log().stream()),
-    ];
-    let mut report = Report::default();
-    for (name, found) in ways::probe_all(config, CHECK_TIMEOUT).await {
-        lines.push(match &found {
-            Ok(said) => format!("account {name}: ok ({said})"),
-            Err(why) => format!("account {name}: its devices would be refused: {why}"),
-        });
-        report.is_refusing |= found.is_err();
-    }
-    Ok(Report { lines, ..report })
 }

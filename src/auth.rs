@@ -36,7 +36,8 @@ use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
 pub(crate) use dispatch::Dispatch;
-pub(crate) use modes::{Identified, authenticator, identify, tell_open_listeners, warnings};
+pub(crate) use jwt::{SURVEYED_MAX, Survey, Surveyed, SurveyedWay};
+pub(crate) use modes::{Identified, authenticator, identify, survey, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
 pub(crate) use nats::NatsWays;
 pub(crate) use refusals::ending_of;

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream;
 use mqtt_access::{AccountId, Publisher};
 
 use super::options;
 use crate::account::{Account, AccountSpec, KnowsUsers, Looking, Publishers, Redirect};
 use crate::accounts::{Opener, Opening};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Surveyed, SurveyedWay};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::{Credentials, Leases, StoreOptions, probe};
@@ -96,6 +98,31 @@ pub(super) async fn probe_all(config: &Config, within: Duration) -> Vec<(String,
         (name.clone(), found.map(|probed| probed.to_string()))
     });
     join_all(found).await
+}
+
+/// Ways of mode `jwt` that are tried at once.
+const TRIED_AT_ONCE: usize = 8;
+
+/// An account of mode `jwt` as it is shown; and what it is or why its devices would be refused, or that there is no way into it.
+type Tried = (String, Result<Result<String, String>, String>);
+
+/// Tries our way into each account of mode `jwt`.
+pub(super) async fn probe_surveyed(config: &Config, accounts: Vec<Surveyed>, within: Duration) -> Vec<Tried> {
+    let tried = accounts.into_iter().map(async |Surveyed { account, name, way }| {
+        let id = account.as_str();
+        let shown = if name.is_empty() { id.to_owned() } else { format!("{name:?} ({id})") };
+        let SurveyedWay { credentials, by } = match way {
+            Ok(way) => way,
+            Err(missing) => return (shown, Err(missing)),
+        };
+        let found = match store_as(config, credentials, Some(within)) {
+            Ok(options) => Box::pin(probe(options, id)).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        let found = found.map(|probed| format!("{probed}, by {by}")).map_err(|error| format!("by {by}: {error}"));
+        (shown, Ok(found))
+    });
+    stream::iter(tried).buffered(TRIED_AT_ONCE).collect().await
 }
 
 impl Opener for Configured {

@@ -7,7 +7,7 @@
 //! - `system`: what the system account tells; `files`: account JWTs in files
 //! - `memory`: which of them counted before a restart
 //! - `held`: what is kept of a user who is connected, to judge it again
-//! - `ways`, `minted`: our own way into an account
+//! - `ways`, `minted`: our own way into an account; `survey`: into all that there are
 //!
 //! **Invariant:** nothing of a JWT's text is kept: what was verified is kept as claims.
 
@@ -17,6 +17,7 @@ mod known;
 mod memory;
 mod minted;
 mod resolver;
+mod survey;
 mod system;
 mod verifying;
 mod ways;
@@ -37,6 +38,7 @@ use self::held::Held;
 use self::known::{Known, OperatorSource};
 use self::memory::AtHome;
 use self::resolver::{Resolver, Unresolved};
+pub(crate) use self::survey::{SURVEYED_MAX, Survey, Surveyed, SurveyedWay};
 use self::system::System;
 use self::verifying::Verifying;
 pub(crate) use self::ways::{Ways, are_creds_of};
@@ -59,6 +61,7 @@ pub(crate) struct JwtUsers {
     verifying: Verifying,
     resolver: Resolver,
     system: Option<Arc<System>>,
+    system_creds: Option<PathBuf>,
     files: Option<Arc<Mutex<Files>>>,
     operator: Option<PathBuf>,
     /// How its file was before it was read at the start.
@@ -107,6 +110,7 @@ impl JwtUsers {
             resolver: Resolver::new(Arc::clone(&known), asked),
             ways: Ways::new(config, Arc::clone(&known)),
             system,
+            system_creds: config.system_creds.clone(),
             files,
             known,
             verifying: Verifying::default(),

@@ -9,7 +9,7 @@ use mqtt_session::{Credentials, Verdict};
 
 use super::dispatch::{Dispatch, Modes};
 use super::file::FileUsers;
-use super::jwt::{JwtUsers, Ways, are_creds_of};
+use super::jwt::{JwtUsers, Survey, Ways, are_creds_of};
 use super::nats::{NatsUsers, NatsWays};
 use super::oidc::OidcUsers;
 use super::refusals::Refusals;
@@ -103,6 +103,16 @@ pub(crate) async fn identify(
         Ok(Verdict::Accepted(principal, _)) => Ok(Identified { principal, needs_proof: false, way: None }),
         _ => Err(metrics.auth_refusal().unwrap_or(AuthStep::Busy.text())),
     })
+}
+
+/// The accounts that can be served in mode `jwt`; `None` where no listener has it.
+pub(crate) async fn survey(config: &Config, home: NatsOptions) -> Option<Result<Survey, String>> {
+    if !modes(config).any(|mode| mode == Mode::Jwt) {
+        return None;
+    }
+    let credentials = home.credentials.clone();
+    let users = JwtUsers::new(&config.auth.jwt, home, Metrics::new());
+    Some(Box::pin(users.survey(&credentials)).await)
 }
 
 /// Tries our own way into an account.

@@ -2,6 +2,7 @@
 //! one on another server; and a folder that goes back. (The full one alone is in `auth_jwt`.)
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,9 @@ use tempfile::TempDir;
 
 use crate::auth_jwt::{Site, creds, device, device_of, id_of, now_s, tenant, user_of, world};
 use crate::harness::cluster::Cluster;
-use crate::harness::{Client, NatsServer, Options, Sidecar, SidecarBuilder, eventually, js_api, msg};
+use crate::harness::{
+    Client, NatsServer, Options, PATIENCE, PROGRAM, Sidecar, SidecarBuilder, eventually, js_api, msg, run,
+};
 use crate::mint::{World, sign};
 
 /// What an operator and its sidecars need to know, in files.
@@ -128,6 +131,43 @@ async fn accounts_are_looked_up_by_a_cache_at_the_full_resolver_behind_it() {
     // It knows the server with the cache alone.
     let sidecar = operator.sidecar("cache", &cluster.servers[1], &format!("system_creds = {creds:?}")).await;
     lives_and_is_revoked(&sidecar, push).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_which_accounts_are_served_and_by_which_key() {
+    let operator = Operator::new();
+    let other = || World::numbered(0, 2, now_s()).over_account(&json!({ "name": "T2" }));
+    let full = "resolver { type: full, dir: jwt, allow_delete: true, timeout: \"1.9s\" }";
+    let nats = NatsServer::start_with(true, &operator.server(full, &[tenant(), other()]));
+    let (tenant, other) = (tenant(), other());
+    let (key, idle) = (operator.dir.path().join("tenant.nk"), KeyPair::new_account());
+    let idle_file = operator.file("idle.nk", &idle.seed().unwrap());
+    let check = async |of_jwt: &str| {
+        let config = format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\nsigning_keys = [{key:?}, {idle_file:?}]\n{of_jwt}\n");
+        let (config, creds) = (operator.file("check.toml", &config), operator.dir.path().join("home.creds"));
+        let mut check = Command::new(PROGRAM);
+        check.args(["check", "--nats", &nats.url(), "--creds"]).arg(creds).arg("-c").arg(config);
+        run(check, PATIENCE).await
+    };
+    let file = |name: &str| operator.dir.path().join(name);
+    let of_server = format!("system_creds = {:?}", file("sys.creds"));
+    let of_file = format!("operator = {:?}\nresolver = {:?}", file("operator.jwt"), nats.dir().join("nats.conf"));
+    for (of_jwt, has_system) in [(of_server, true), (of_file, false)] {
+        let checked = check(&of_jwt).await;
+        assert_eq!(checked.code, 0, "{checked:?}");
+        let signing = tenant.account_signing.public_key();
+        for line in [
+            format!("account \"T1\" ({}): ok (JetStream, messages up to ", tenant.account.public_key()),
+            format!(", by signing key {signing})"),
+            format!("account \"T2\" ({}): not served: there is no way into account", other.account.public_key()),
+            format!("signing key {} ({}) leads into no account", idle.public_key(), idle_file.display()),
+        ] {
+            assert!(checked.stdout.contains(&line), "{line}\n{}", checked.stdout);
+        }
+        // What has no devices: our own, and where it is known the system's.
+        assert!(!checked.stdout.contains(&world(&json!({})).account.public_key()), "{}", checked.stdout);
+        assert_eq!(!checked.stdout.contains(&operator.system.public_key()), has_system, "{}", checked.stdout);
+    }
 }
 
 /// The JWT of an account that was used is remembered by all sidecars: of what lies in a folder, an older one does not come back.

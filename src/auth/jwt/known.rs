@@ -415,6 +415,15 @@ impl Known {
         state.absent.clear();
     }
 
+    /// All that are there.
+    pub(super) fn ids(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let there = state.accounts.iter().filter(|(_, entry)| entry.account.is_some());
+        let mut ids: Vec<String> = there.map(|(id, _)| id.to_string()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Those that somebody uses.
     pub(super) fn in_use(&self) -> Vec<String> {
         let state = self.state.lock();

@@ -3,6 +3,7 @@
 //! Updates are core NATS and can be lost, so what is in use is asked for again: at every reconnect, and from time to time.
 //! nats-server has verified nothing of what it passes on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,12 @@ struct VarzData {
     trusted_operators_jwt: Vec<String>,
 }
 
+/// The answer of a resolver that says which accounts it has.
+#[derive(Deserialize)]
+struct Listed {
+    data: Vec<String>,
+}
+
 impl System {
     /// Reached by these options, whose credentials are those of a user of it.
     pub(super) fn new(options: NatsOptions, has_accounts: bool) -> Arc<Self> {
@@ -82,11 +89,7 @@ impl System {
     /// Nobody answers.
     pub(super) async fn look_up(&self, id: &str) -> Result<Option<String>, ()> {
         let latest = Instant::now() + ANSWER_WITHIN;
-        let mut link = self.link.subscribe();
-        let client = match timeout_at(latest, link.wait_for(Option::is_some)).await {
-            Ok(Ok(link)) => link.clone().ok_or(())?,
-            _ => return Err(()),
-        };
+        let client = self.client(latest).await?;
         let answered = ask_for_account(&client, id, latest).await;
         if answered.is_err() {
             tracing::warn!(
@@ -95,6 +98,34 @@ impl System {
             );
         }
         answered
+    }
+
+    /// The accounts that there are, by their keys.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub(super) async fn list(&self) -> Result<Vec<String>, ()> {
+        let latest = Instant::now() + ANSWER_WITHIN;
+        let client = self.client(latest).await?;
+        let mut ids = BTreeSet::new();
+        let take = |payload: &[u8]| {
+            match serde_json::from_slice::<Listed>(payload) {
+                Ok(listed) => ids.extend(listed.data),
+                Err(error) => tracing::warn!("nats-server lists accounts in a way that cannot be understood: {error}"),
+            }
+            false
+        };
+        answers(&client, "$SYS.REQ.CLAIMS.LIST", latest, take).await.ok_or(())?;
+        Ok(ids.into_iter().collect())
+    }
+
+    /// A link that stands, or did.
+    async fn client(&self, latest: Instant) -> Result<Client, ()> {
+        let mut link = self.link.subscribe();
+        match timeout_at(latest, link.wait_for(Option::is_some)).await {
+            Ok(Ok(link)) => link.clone().ok_or(()),
+            _ => Err(()),
+        }
     }
 
     /// Keeps what is known up to date, as long as it is polled.

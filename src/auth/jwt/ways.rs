@@ -65,6 +65,34 @@ impl Ways {
         }
     }
 
+    /// The same, with the key or file that it is by as part of a sentence.
+    ///
+    /// # Errors
+    /// There is no way.
+    pub(super) fn shown(&self, account: &AccountId) -> Result<(Credentials, String), NoWay> {
+        let credentials = self.credentials(account)?;
+        let by = match (self.signing_key(account), &credentials) {
+            (Ok((key, true)), _) => format!("signing key {}, which has a scope", key.public_key()),
+            (Ok((key, false)), _) => format!("signing key {}", key.public_key()),
+            (Err(_), Credentials::CredsFile(file)) => file.display().to_string(),
+            (Err(nothing), _) => return Err(nothing),
+        };
+        Ok((credentials, by))
+    }
+
+    /// The files of our signing keys.
+    pub(super) fn signing_keys(&self) -> &[PathBuf] {
+        &self.0.signing_keys
+    }
+
+    /// Those of our signing keys that may sign users of an account.
+    pub(super) fn keys_of(&self, account: &AccountId) -> Vec<String> {
+        let Some(current) = self.0.known.get(account.as_str()) else { return Vec::new() };
+        let keys = self.0.signing_keys.iter().filter_map(|file| read_signing_key(file).ok());
+        let keys = keys.map(|key| key.public_key());
+        keys.filter(|key| current.account.is_scoped(key, &current.operators).is_some()).collect()
+    }
+
     /// A key that may sign users of an account, and whether it has a scope.
     fn signing_key(&self, account: &AccountId) -> Result<(KeyPair, bool), NoWay> {
         let current = self.0.known.get(account.as_str());
