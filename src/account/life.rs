@@ -238,7 +238,7 @@ impl Account {
     }
 
     /// Whether it is being closed while the process goes on.
-    pub(in crate::account) fn is_retiring(&self) -> bool {
+    pub(crate) fn is_retiring(&self) -> bool {
         self.is_retiring.load(Ordering::Acquire)
     }
 

@@ -146,11 +146,15 @@ impl Keeper {
         }
     }
 
-    /// Returns when the account is off the list, which it is taken off when it has no session.
+    /// Returns when the account is off the list, which it is taken off when it has no session; or is opened anew, as it is when
+    /// JetStream has come: what the one before knows of sessions does not count any more.
     async fn hold(&self, id: &AccountId, stay: &Stay, listed: &mut watch::Receiver<Listed>) {
         let revision = |listed: &watch::Receiver<Listed>| listed.borrow().accounts.get(id.as_str()).copied();
         while let Some(seen) = revision(listed) {
             tokio::time::sleep(LOOK_EVERY).await;
+            if stay.account().is_retiring() {
+                return;
+            }
             // Without JetStream nobody is owed anything; what was stored before waits for somebody who comes when it is back.
             let has_clients = stay.has_clients() && stay.account().has_jetstream();
             let has_none = !has_clients && stay.account().has_no_sessions();
