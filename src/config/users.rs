@@ -173,7 +173,7 @@ fn template_help(error: &TemplateError) -> String {
 
 fn tag_help(tag: &str) -> String {
     format!(
-        "{tag:?} is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS and mqtt:client-id=name"
+        "{tag:?} is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS, mqtt:client-id=name, mqtt:msg-rate=NUMBER, mqtt:byte-rate=BYTES and mqtt:connections=NUMBER"
     )
 }
 

@@ -193,7 +193,7 @@ impl Account {
         tracing::warn!(
             subject = put.subject.as_str().escape_debug().to_string(),
             %error,
-            "a value of the bucket of retained messages does not audience those who are subscribed"
+            "a value of the bucket of retained messages does not reach those who are subscribed"
         );
         self.metrics.dropped(DropReason::TooLarge, 1);
     }

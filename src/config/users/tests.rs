@@ -114,7 +114,7 @@ fn what_is_wrong_with_a_user_is_said_in_one_line_with_the_way_out() {
         ("acount = \"A\"", "c.toml:4: users[0].acount: unknown key: did you mean \"account\"?"),
         (
             "tags = [\"mqtt:max-qos=2\"]",
-            "c.toml:4: users[0].tags: \"mqtt:max-qos=2\" is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS and mqtt:client-id=name",
+            "c.toml:4: users[0].tags: \"mqtt:max-qos=2\" is not what this tag can say: possible are mqtt:max-qos=0|1, mqtt:retain=deny, mqtt:share=deny, mqtt:will=deny, mqtt:session-expiry=SECONDS, mqtt:client-id=name, mqtt:msg-rate=NUMBER, mqtt:byte-rate=BYTES and mqtt:connections=NUMBER",
         ),
         (
             "[[users]]\nname = \"lamp\"",
