@@ -1,9 +1,20 @@
 //! What credentials look like, before anybody judges them. Nothing here is verified, and nothing is believed.
+//!
+//! **Invariant:** what nats-server takes for a JWT of its own looks like one here. Go's base64 takes ends of lines anywhere and any
+//! spare bits, and its JSON names in any case and more than once.
+
+use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use mqtt_codec::Connect;
-use serde::Deserialize;
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+/// As Go reads it, but for ends of lines.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// Characters of a JWT's header that are decoded.
 const HEADER_LEN_MAX: usize = 4 * 1024;
@@ -11,8 +22,8 @@ const HEADER_LEN_MAX: usize = 4 * 1024;
 /// What a JWT says of itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JwtShape {
-    /// Its algorithm.
-    pub(super) algorithm: String,
+    /// Its algorithms, which should be one.
+    algorithms: Vec<String>,
     /// Its issuer.
     pub(super) issuer: String,
 }
@@ -20,15 +31,6 @@ pub(super) struct JwtShape {
 impl JwtShape {
     /// Of a text that looks like a JWT. MQTT has 65,535 bytes for it.
     pub(super) fn of(text: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Header {
-            alg: String,
-        }
-        #[derive(Deserialize)]
-        struct Claims {
-            #[serde(default)]
-            iss: String,
-        }
         let mut parts = text.split(|byte| *byte == b'.');
         let (Some(header), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
@@ -37,15 +39,59 @@ impl JwtShape {
         if header.len() > HEADER_LEN_MAX {
             return None;
         }
-        let Header { alg } = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
-        let Claims { iss } = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-        Some(Self { algorithm: alg, issuer: iss })
+        let algorithms = said(header)?.algorithms;
+        let issuer = match said(claims)?.issuer {
+            None => String::new(),
+            Some(Value::String(issuer)) => issuer,
+            Some(_) => return None,
+        };
+        (!algorithms.is_empty()).then_some(Self { algorithms, issuer })
     }
 
     /// Whether an NKey has signed it: it is one of NATS.
     pub(super) fn is_of_nats(&self) -> bool {
-        ["ed25519-nkey", "ed25519"].iter().any(|algorithm| self.algorithm.eq_ignore_ascii_case(algorithm))
+        let of_nats = ["ed25519-nkey", "ed25519"];
+        self.algorithms.iter().any(|algorithm| of_nats.iter().any(|of_nats| algorithm.eq_ignore_ascii_case(of_nats)))
     }
+}
+
+/// What a part says that is looked at here.
+#[derive(Default)]
+struct Said {
+    algorithms: Vec<String>,
+    issuer: Option<Value>,
+}
+
+struct SaidVisitor;
+
+impl<'de> Visitor<'de> for SaidVisitor {
+    type Value = Said;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Said, A::Error> {
+        let mut said = Said::default();
+        while let Some(name) = map.next_key::<String>()? {
+            if name.eq_ignore_ascii_case("alg") {
+                if let Value::String(algorithm) = map.next_value()? {
+                    said.algorithms.push(algorithm);
+                }
+            } else if name == "iss" {
+                said.issuer = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(said)
+    }
+}
+
+fn said(part: &[u8]) -> Option<Said> {
+    let text: Vec<u8> = part.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    let json = BASE64.decode(text).ok()?;
+    serde_json::Deserializer::from_slice(&json).deserialize_map(SaidVisitor).ok()
 }
 
 /// Whether a CONNECT says anything about who it is.
@@ -57,6 +103,8 @@ pub(super) fn has_credentials(connect: &Connect) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn text(header: &str, claims: &str) -> Vec<u8> {
@@ -79,5 +127,22 @@ mod tests {
         let is_of_nats =
             |algorithm: &str| JwtShape::of(&text(&format!("{{\"alg\":\"{algorithm}\"}}"), "{}")).unwrap().is_of_nats();
         assert!(is_of_nats("ed25519-nkey") && is_of_nats("Ed25519") && !is_of_nats("EdDSA") && !is_of_nats("none"));
+    }
+    #[test]
+    fn a_jwt_of_nats_looks_like_one_however_it_is_written() {
+        let is_of_nats = |text: &[u8]| JwtShape::of(text).is_some_and(|shape| shape.is_of_nats());
+        for header in [r#"{"Alg":"ed25519"}"#, r#"{"alg":"RS256","ALG":"ed25519"}"#, r#"{"alg":"ed25519","alg":"x"}"#] {
+            assert!(is_of_nats(&text(header, r#"{"iss":"a","iss":"b"}"#)), "{header}");
+        }
+        let written = String::from_utf8(text(r#"{"alg":"ed25519"}"#, "{}")).unwrap();
+        let (header, rest) = written.split_once('.').unwrap();
+        for line_end in ["\n", "\r\n"] {
+            let (front, back) = header.split_at(7);
+            assert!(is_of_nats(format!("{front}{line_end}{back}.{rest}{line_end}").as_bytes()));
+        }
+        // Two bytes are behind the last whole three, and have two bits to spare.
+        let (front, last) = header.split_at(header.len() - 1);
+        assert_eq!((header.len() % 4, last), (3, "0"));
+        assert!(is_of_nats(format!("{front}1.{rest}").as_bytes()));
     }
 }
