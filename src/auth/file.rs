@@ -169,7 +169,8 @@ impl FileUsers {
         }
     }
 
-    /// Who a client is that has signed a nonce. Whether anybody has its key is not said before it has.
+    /// Who a client is that has signed a nonce. Whether anybody has its key is not said before it has, not by the time that it
+    /// takes either: the signature of a key that nobody has is verified as well.
     fn known_by_key(&self, credentials: &Credentials<'_>) -> Result<Judged, AuthStep> {
         let users = &self.current().users;
         if !users.has_keys() {
@@ -180,8 +181,8 @@ impl FileUsers {
             Stage::Answered { signed, signature } => (signed, signature),
         };
         let key = nkey::named(credentials).ok_or(AuthStep::UnknownUser)?;
-        let user = users.of_key(key).ok_or(AuthStep::UnknownUser)?;
         let is_signed = KeyPair::from_public_key(key).is_ok_and(|key| is_signed(&key, &signed, signature));
+        let user = users.of_key(key).ok_or(AuthStep::UnknownUser)?;
         if !is_signed {
             return Err(AuthStep::SignatureWrong);
         }
@@ -243,7 +244,9 @@ impl FileUsers {
             Ok(Judged::Asked) => return nkey::challenge(),
             Err(step) => step,
         };
-        let reason = self.refusals.report(credentials.connect, peer, step);
+        // Whose key is known is not to be told from whose is not.
+        let told = if step == AuthStep::SignatureWrong { AuthStep::UnknownUser } else { step };
+        let reason = self.refusals.report_as(credentials.connect, peer, step, told);
         if step == AuthStep::Busy {
             return Verdict::Refused(reason);
         }

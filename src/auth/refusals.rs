@@ -19,7 +19,14 @@ impl Refusals {
 
     /// A client is refused at a step. What CONNACK says.
     pub(crate) fn report(&self, connect: &Connect, peer: &Peer, step: AuthStep) -> ReasonCode {
-        self.report_of(connect, peer, step, (connect.username.as_deref().unwrap_or_default(), None))
+        self.report_as(connect, peer, step, step)
+    }
+
+    /// The same of one that is told what it would be at another step.
+    pub(crate) fn report_as(&self, connect: &Connect, peer: &Peer, step: AuthStep, told: AuthStep) -> ReasonCode {
+        let reason = reason_of(told);
+        self.tell(connect, peer, (step, reason), (connect.username.as_deref().unwrap_or_default(), None));
+        reason
     }
 
     /// The same of one that is known as this user: its name, and its key if it has one.
@@ -28,10 +35,21 @@ impl Refusals {
         connect: &Connect,
         peer: &Peer,
         step: AuthStep,
-        (user, key): (&str, Option<&str>),
+        user: (&str, Option<&str>),
     ) -> ReasonCode {
-        self.0.auth_refused(step);
         let reason = reason_of(step);
+        self.tell(connect, peer, (step, reason), user);
+        reason
+    }
+
+    fn tell(
+        &self,
+        connect: &Connect,
+        peer: &Peer,
+        (step, reason): (AuthStep, ReasonCode),
+        (user, key): (&str, Option<&str>),
+    ) {
+        self.0.auth_refused(step);
         tracing::info!(
             client_id = &*connect.client_id,
             user,
@@ -42,7 +60,6 @@ impl Refusals {
             reason_code = ?reason,
             "refused"
         );
-        reason
     }
 }
 

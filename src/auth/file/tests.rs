@@ -324,7 +324,7 @@ async fn who_has_a_key_signs_a_nonce_and_nobody_learns_whose_keys_are_known() {
                 assert_eq!((&*principal.user.name, &principal.user.key), ("pump", &Some(key.public_key())));
                 assert!(matches!(users.judge_again(&principal, "c"), Again::Same));
             }
-            Verdict::Refused(_) if !expected => {}
+            Verdict::Refused(ReasonCode::BadUserNameOrPassword) if !expected => {}
             verdict => panic!("{verdict:?}"),
         }
     }
