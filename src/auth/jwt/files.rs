@@ -1,7 +1,9 @@
 //! Account JWTs in files: an nsc store or the folder of a resolver, or one file with several of them, which may be the configuration
 //! of a nats-server. They are looked at, and not announced; see `users_file`.
+//!
+//! **Invariant:** an account is gone when it was looked for and not there. Where a folder or a file cannot be read, what was there stays.
 
-use std::io::Read;
+use std::io::{Error, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,16 +38,27 @@ pub(super) struct Files {
     files: HashMap<PathBuf, Found>,
     /// Accounts that were there, and in how many looks they were not since.
     missing: HashMap<String, u8>,
-    /// The folder could not be read, which is said.
+    /// A folder could not be read, which is said.
     is_unreadable: bool,
     /// The operators that were trusted at the last look.
     trusted: u64,
 }
 
 /// A file.
+#[derive(Default)]
 struct Found {
     stamp: Stamp,
     accounts: Vec<String>,
+    /// It could not be read, which is said.
+    is_unreadable: bool,
+}
+
+/// What is there.
+#[derive(Default)]
+struct Looked {
+    paths: Vec<PathBuf>,
+    /// The first folder that could not be read, and why. What it has is not among the paths.
+    unreadable: Option<(PathBuf, Error)>,
 }
 
 impl Files {
@@ -56,46 +69,69 @@ impl Files {
 
     /// Reads what is another one than at the last look.
     pub(super) fn look(&mut self, known: &Known) {
-        let mut paths = Vec::new();
-        if let Err(error) = collect(&self.path, DEPTH_MAX, &mut paths) {
-            if !std::mem::replace(&mut self.is_unreadable, true) {
-                let path = self.path.display();
-                tracing::warn!(%path, "the accounts stay as they were: auth.jwt.resolver cannot be read: {error}");
-            }
-            return;
+        let mut looked = Looked::default();
+        if let Err(error) = looked.collect(&self.path, DEPTH_MAX) {
+            looked.unreadable = Some((self.path.clone(), error));
         }
-        self.is_unreadable = false;
+        let Looked { paths, unreadable } = looked;
+        let is_complete = unreadable.is_none();
+        let was_unreadable = std::mem::replace(&mut self.is_unreadable, !is_complete);
+        if let Some((path, error)) = unreadable.filter(|_| !was_unreadable) {
+            let path = path.display();
+            tracing::warn!(%path, "no account of auth.jwt.resolver is forgotten while this cannot be read: {error}");
+        }
         let before: HashSet<String> = self.accounts().chain(self.missing.keys().cloned()).collect();
         let trusted = known.operators_version();
         if std::mem::replace(&mut self.trusted, trusted) != trusted {
             // What was refused then may count now.
             self.files.values_mut().for_each(|found| found.stamp = Stamp::default());
         }
-        let there: HashSet<&PathBuf> = paths.iter().collect();
-        self.files.retain(|path, _| there.contains(path));
+        if is_complete {
+            let there: HashSet<&PathBuf> = paths.iter().collect();
+            self.files.retain(|path, _| there.contains(path));
+        }
         for path in paths {
-            let stamp = Stamp::of(&path);
-            if self.files.get(&path).is_none_or(|found| found.stamp != stamp) {
-                let (accounts, is_final) = read(&path, known);
+            self.read(path, known);
+        }
+        self.forget(before, is_complete, known);
+    }
+
+    /// Reads a file, if it is another one than at the last look.
+    fn read(&mut self, path: PathBuf, known: &Known) {
+        let stamp = Stamp::of(&path);
+        if self.files.get(&path).is_some_and(|found| found.stamp == stamp && !found.is_unreadable) {
+            return;
+        }
+        match read(&path, known) {
+            Ok((accounts, is_final)) => {
                 // One that was written meanwhile is read again.
                 let stamp = if is_final && Stamp::of(&path) == stamp { stamp } else { Stamp::default() };
-                self.files.insert(path, Found { stamp, accounts });
+                self.files.insert(path, Found { stamp, accounts, is_unreadable: false });
+            }
+            Err(error) => {
+                let name = path.display().to_string();
+                let found = self.files.entry(path).or_default();
+                if !std::mem::replace(&mut found.is_unreadable, true) {
+                    tracing::warn!(
+                        path = name,
+                        "a file of account JWTs cannot be read, and its accounts stay: {error}"
+                    );
+                }
             }
         }
-        self.forget(before, known);
     }
 
     fn accounts(&self) -> impl Iterator<Item = String> {
         self.files.values().flat_map(|found| found.accounts.iter().cloned())
     }
 
-    /// Counts the looks in which an account was missing.
-    fn forget(&mut self, before: HashSet<String>, known: &Known) {
+    /// Counts the looks in which an account was missing; only in one that has seen everything it was.
+    fn forget(&mut self, before: HashSet<String>, is_complete: bool, known: &Known) {
         let now: HashSet<String> = self.accounts().collect();
         self.missing.retain(|id, _| !now.contains(id));
         for id in before.into_iter().filter(|id| !now.contains(id)) {
             let looks = self.missing.entry(id.clone()).or_insert(0);
-            *looks += 1;
+            *looks += u8::from(is_complete);
             if *looks >= MISSING_MAX {
                 self.missing.remove(&id);
                 known.remove(&id);
@@ -104,35 +140,50 @@ impl Files {
     }
 }
 
-/// The files with JWTs in a folder; a file is itself.
-fn collect(path: &Path, depth: usize, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    if !std::fs::metadata(path)?.is_dir() {
-        out.push(path.to_owned());
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(path)? {
-        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
-        let is_other = path.file_name().is_some_and(|name| OTHERS.iter().any(|other| name == *other));
-        if kind.is_dir() && depth > 0 && !is_other {
-            // One that is gone meanwhile has nothing.
-            let _ = collect(&path, depth - 1, out);
-        } else if !kind.is_dir() && path.extension().is_some_and(|extension| extension == "jwt") {
-            if out.len() >= FILES_MAX {
-                return Err(std::io::Error::other(format!("it has more than {FILES_MAX} files")));
-            }
-            out.push(path);
+impl Looked {
+    /// The files with JWTs in a folder; a file is itself.
+    fn collect(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
+        if !std::fs::metadata(path)?.is_dir() {
+            self.paths.push(path.to_owned());
+            return Ok(());
         }
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let path = entry.path();
+            let kind = match entry.file_type() {
+                // One that is gone meanwhile has nothing.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                kind => kind?,
+            };
+            let is_other = path.file_name().is_some_and(|name| OTHERS.iter().any(|other| name == *other));
+            if kind.is_dir() && depth > 0 && !is_other {
+                match self.collect(&path, depth - 1) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        self.unreadable.get_or_insert((path, error));
+                    }
+                    _ => {}
+                }
+            } else if !kind.is_dir() && path.extension().is_some_and(|extension| extension == "jwt") {
+                if self.paths.len() >= FILES_MAX {
+                    return Err(Error::other(format!("it has more than {FILES_MAX} files")));
+                }
+                self.paths.push(path);
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Offers every account JWT of a file. Which accounts they are of, and whether time will not change what becomes of them.
-fn read(path: &Path, known: &Known) -> (Vec<String>, bool) {
+fn read(path: &Path, known: &Known) -> Result<(Vec<String>, bool), Error> {
     let mut text = String::new();
     let opened = std::fs::File::open(path);
     if let Err(error) = opened.and_then(|file| file.take(FILE_SIZE_MAX).read_to_string(&mut text)) {
-        tracing::warn!(path = %path.display(), "a file of account JWTs cannot be read: {error}");
-        return (Vec::new(), true);
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) {
+            return Err(error);
+        }
+        tracing::warn!(path = %path.display(), "a file of account JWTs is gone, or is no text: {error}");
+        return Ok((Vec::new(), true));
     }
     let (mut accounts, mut is_final) = (Vec::new(), true);
     for jwt in jwts_in(&text).filter(|jwt| jwt.len() <= JWT_LEN_MAX) {
@@ -143,5 +194,5 @@ fn read(path: &Path, known: &Known) -> (Vec<String>, bool) {
         is_final &= offered != Err(AccountRefusal::NotYetValid);
         accounts.push(id);
     }
-    (accounts, is_final)
+    Ok((accounts, is_final))
 }

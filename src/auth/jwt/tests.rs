@@ -1,5 +1,7 @@
 //! Mode `jwt` without sockets: verdicts, proofs, files that change, and who is judged again.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use mqtt_codec::{Connect, ConnectProperties, ReasonCode, Version};
@@ -302,6 +304,42 @@ async fn accounts_are_found_in_a_store_of_nsc_and_in_the_configuration_of_a_serv
             assert!(known.get(&world.account.public_key()).is_some(), "{}", path.display());
         }
     }
+}
+
+#[test]
+fn accounts_of_what_cannot_be_read_stay() {
+    let dir = TempDir::new().unwrap();
+    let worlds = [0, 1].map(|number| World::numbered(0, number, time::now().as_secs()));
+    let [first, second] = ["T1", "T2"].map(|name| dir.path().join("accounts").join(name).join("A.jwt"));
+    for (path, world) in [&first, &second].into_iter().zip(&worlds) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, world.account_jwt()).unwrap();
+    }
+    let known = Known::default();
+    let operator = dir.path().join("O.jwt");
+    std::fs::write(&operator, worlds[0].operator_jwt()).unwrap();
+    known.set_operators(OperatorSource::Server, vec![read_operator(&operator).unwrap()]);
+    let mut files = Files::new(dir.path().join("accounts"));
+    let mut look = || {
+        (0..3).for_each(|_| files.look(&known));
+        [0, 1].map(|number: usize| known.get(&worlds[number].account.public_key()).is_some())
+    };
+    assert_eq!(look(), [true, true]);
+    // A link that leads to itself is there, and nobody can read it.
+    std::fs::remove_file(&first).unwrap();
+    std::os::unix::fs::symlink("A.jwt", &first).unwrap();
+    assert_eq!(look(), [true, true]);
+    std::fs::remove_file(&first).unwrap();
+    let folder = second.parent().unwrap();
+    std::fs::set_permissions(folder, Permissions::from_mode(0o0)).unwrap();
+    // Root can read everything.
+    if std::fs::read_dir(folder).is_err() {
+        assert_eq!(look(), [true, true], "nobody knows where the other one is");
+    }
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(look(), [false, true]);
+    std::fs::remove_dir_all(folder).unwrap();
+    assert_eq!(look(), [false, false]);
 }
 
 #[tokio::test(start_paused = true)]
