@@ -74,6 +74,8 @@ pub struct OwnLimits {
     pub tags: Vec<String>,
     /// What those of ours say.
     pub rules: DeviceRules,
+    /// Until when; `None`: without an end.
+    pub expires: Option<UnixTime>,
 }
 
 /// A user JWT that can be read. Whether its issuer has signed it is for [`UnverifiedUserJwt::verified`].
@@ -293,7 +295,7 @@ impl UserJwt {
             },
             tags: self.tags().to_vec(),
             rules,
-            expires: (claims.exp > 0).then(|| UnixTime::from_secs(claims.exp)),
+            expires: self.expires(),
             account_expires: account.expires(),
             windows,
             networks,
@@ -316,7 +318,13 @@ impl UserJwt {
         check_connection_type(grants, circumstances.listener)?;
         let (networks, windows) = admitted(grants, circumstances)?;
         let rules = DeviceRules::new(self.tags()).map_err(|_| Refusal::Tags)?;
-        Ok(OwnLimits { networks, windows, tags: self.tags().to_vec(), rules })
+        Ok(OwnLimits { networks, windows, tags: self.tags().to_vec(), rules, expires: self.expires() })
+    }
+
+    /// Until when it counts; `None`: without an end.
+    #[must_use]
+    pub fn expires(&self) -> Option<UnixTime> {
+        (self.claims.exp > 0).then(|| UnixTime::from_secs(self.claims.exp))
     }
 
     /// Whether it may connect as clients of NATS do, and not only as those of MQTT or WebSocket.

@@ -33,7 +33,7 @@ struct Said {
     user_name: String,
     account_name: String,
     permissions: Option<SaidPermissions>,
-    /// What remains, nanoseconds; 0 without an end.
+    /// What remains, nanoseconds, of whole seconds: 0 without an end, and in the last second too.
     expires: i64,
 }
 
@@ -62,17 +62,22 @@ impl Answer {
             responses,
         };
         let permissions = Permissions::new(lists).map_err(|_| AuthStep::NatsAnswer)?;
+        let remains = (said.expires != 0)
+            .then(|| UnixTime::from_millis(now.as_millis().saturating_add(said.expires / 1_000_000)));
+        let expires = [remains, own.as_ref().and_then(|own| own.expires)].into_iter().flatten().min();
+        if expires.is_some_and(|expires| expires <= now) {
+            return Err(AuthStep::Expired);
+        }
         let mut principal = Principal {
             account,
             account_name: said.account_name,
             user: user(said.user, said.user_name),
             permissions: Arc::new(permissions),
-            expires: (said.expires > 0)
-                .then(|| UnixTime::from_millis(now.as_millis().saturating_add(said.expires / 1_000_000))),
+            expires,
             origin: Origin::of(Mode::Nats),
             ..Principal::all()
         };
-        if let Some(OwnLimits { networks, windows, tags, rules }) = own {
+        if let Some(OwnLimits { networks, windows, tags, rules, .. }) = own {
             (principal.networks, principal.windows) = (networks, windows);
             (principal.tags, principal.rules) = (tags, rules);
         }
@@ -102,6 +107,8 @@ fn user(user: String, name: String) -> User {
 
 #[cfg(test)]
 mod tests {
+    use mqtt_access::DeviceRules;
+
     use super::*;
 
     fn principal(json: &str) -> Option<Principal> {
@@ -123,6 +130,36 @@ mod tests {
         assert_eq!(lim.expires, Some(UnixTime::from_millis(1_001_500)));
         let free = principal(r#"{"data":{"user":"a"}}"#).unwrap();
         assert_eq!((free.expires, free.permissions.is_publish_allowed("any")), (None, true));
+    }
+
+    #[test]
+    fn a_jwt_ends_when_it_says_also_when_nats_server_does_not() {
+        let now = UnixTime::from_secs(1000);
+        let expires = |said: &str, own: Option<i64>| {
+            let own = OwnLimits {
+                networks: Vec::new(),
+                windows: Principal::all().windows,
+                tags: Vec::new(),
+                rules: DeviceRules::default(),
+                expires: own.map(UnixTime::from_millis),
+            };
+            let said = format!("{{\"data\":{{{said}}}}}");
+            let principal = Answer::new(AccountId::new("T1"), said.as_bytes()).unwrap().principal(Some(own), now);
+            principal.map(|principal| principal.expires.map(|expires| expires.as_millis()))
+        };
+        // In the last second nats-server says nothing of it.
+        for (said, own, expected) in [
+            ("", None, None),
+            ("", Some(1_000_500), Some(1_000_500)),
+            (r#""expires":5000000000"#, None, Some(1_005_000)),
+            (r#""expires":5000000000"#, Some(1_005_400), Some(1_005_000)),
+            (r#""expires":5000000000"#, Some(1_003_000), Some(1_003_000)),
+        ] {
+            assert_eq!(expires(said, own).unwrap(), expected, "{said} {own:?}");
+        }
+        for (said, own) in [("", Some(1_000_000)), (r#""expires":-1000000000"#, None)] {
+            assert_eq!(expires(said, own).unwrap_err(), AuthStep::Expired, "{said} {own:?}");
+        }
     }
 
     #[test]

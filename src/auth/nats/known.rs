@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use mqtt_access::Ticket;
 use mqtt_access::jwt::OwnLimits;
+use mqtt_access::{Ticket, UnixTime};
 use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128, SipHasher24};
 use tokio::sync::Notify;
@@ -137,12 +137,12 @@ impl Known {
         Some((principal, is_another))
     }
 
-    /// What the JWT says by which somebody is known, if it is one.
-    pub(super) fn own_limits(&self, fingerprint: Fingerprint) -> Option<OwnLimits> {
+    /// What the JWT says by which somebody is known, if it is one; `expires`: until when.
+    pub(super) fn own_limits(&self, fingerprint: Fingerprint, expires: Option<UnixTime>) -> Option<OwnLimits> {
         let table = self.table.lock();
         let Principal { networks, windows, tags, rules, .. } = &*table.entries.get(&fingerprint)?.principal;
         let (networks, windows) = (networks.clone(), windows.clone());
-        Some(OwnLimits { networks, windows, tags: tags.clone(), rules: rules.clone() })
+        Some(OwnLimits { networks, windows, tags: tags.clone(), rules: rules.clone(), expires })
     }
 
     /// nats-server does not take these credentials any more.

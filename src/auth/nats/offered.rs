@@ -70,16 +70,25 @@ impl Offered {
         }
     }
 
+    /// Until when its JWT counts, if it is one: it does now.
+    pub(super) fn expires(&self, now: UnixTime) -> Result<Option<UnixTime>, AuthStep> {
+        let jwt = self.jwt(&anywhere(now)).map_err(step_of)?;
+        Ok(jwt.and_then(|jwt| jwt.expires()))
+    }
+
     /// Says in the log why nats-server may have refused it, where that can be seen.
     pub(super) fn tell_why_refused(&self, now: UnixTime) {
-        let listener = Listener::Mqtt;
-        let circumstances = Circumstances { now, listener, peer: None, has_trusted_proxy: false, proof: Proof::None };
-        if self.jwt(&circumstances).is_ok_and(|jwt| jwt.is_some_and(|jwt| !jwt.may_connect_to_nats())) {
+        if self.jwt(&anywhere(now)).is_ok_and(|jwt| jwt.is_some_and(|jwt| !jwt.may_connect_to_nats())) {
             tracing::info!(
                 "a JWT for connections of MQTT only cannot be tried on nats-server: add the connection type STANDARD to it"
             );
         }
     }
+}
+
+/// What is enough to read a JWT.
+const fn anywhere(now: UnixTime) -> Circumstances<'static> {
+    Circumstances { now, listener: Listener::Mqtt, peer: None, has_trusted_proxy: false, proof: Proof::None }
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use mqtt_access::jwt::OwnLimits;
 
+use super::super::Principal;
 use super::super::time::now;
 use super::NatsUsers;
 use super::known::Fingerprint;
@@ -39,12 +41,16 @@ impl NatsUsers {
     }
 
     async fn ask_again(&self, fingerprint: Fingerprint, offered: Offered) {
-        let turn = self.turns.wait(NOWHERE).await;
-        let asked = self.ask(&offered).await;
-        drop(turn);
-        // What its JWT says is as it was, and stays with its principal.
-        let own = self.known.own_limits(fingerprint);
-        match asked.and_then(|answer| answer.principal(own, now())) {
+        let asked = match offered.expires(now()) {
+            // What its JWT says is as it was, and stays with its principal.
+            Ok(expires) => match self.known.own_limits(fingerprint, expires) {
+                Some(own) => self.asked_again(&offered, own).await,
+                // Nobody is connected by it any more.
+                None => return,
+            },
+            Err(step) => Err(step),
+        };
+        match asked {
             Ok(principal) => {
                 if let Some((_, true)) = self.known.keep(fingerprint, &offered, principal) {
                     self.changes.send_modify(|version| *version += 1);
@@ -57,5 +63,12 @@ impl NatsUsers {
                 self.changes.send_modify(|version| *version += 1);
             }
         }
+    }
+
+    async fn asked_again(&self, offered: &Offered, own: OwnLimits) -> Result<Principal, AuthStep> {
+        let turn = self.turns.wait(NOWHERE).await;
+        let answer = self.ask(offered).await;
+        drop(turn);
+        answer?.principal(Some(own), now())
     }
 }
