@@ -1,11 +1,12 @@
 //! Asks nats-server again about those who are connected, once for all who have the same credentials.
+//!
+//! **Invariant:** nobody but nats-server puts anybody out. Whatever is no refusal by it is no answer.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use mqtt_access::jwt::OwnLimits;
 
 use super::super::Principal;
 use super::super::time::now;
@@ -41,34 +42,74 @@ impl NatsUsers {
     }
 
     async fn ask_again(&self, fingerprint: Fingerprint, offered: Offered) {
-        let asked = match offered.expires(now()) {
-            // What its JWT says is as it was, and stays with its principal.
-            Ok(expires) => match self.known.own_limits(fingerprint, expires) {
-                Some(own) => self.asked_again(&offered, own).await,
-                // Nobody is connected by it any more.
-                None => return,
-            },
-            Err(step) => Err(step),
-        };
+        // Those whose JWT has ended meanwhile end by themselves, and where nobody is connected any more nobody is asked about.
+        let Ok(expires) = offered.expires(now()) else { return };
+        // What its JWT says is as it was, and stays with its principal.
+        let Some(own) = self.known.own_limits(fingerprint, expires) else { return };
+        let turn = self.turns.wait(NOWHERE).await;
+        let asked = self.ask(&offered).await;
+        drop(turn);
+        let asked = asked.and_then(|answer| answer.principal(Some(own), now()));
+        self.learn(fingerprint, &offered, asked);
+    }
+
+    /// Takes over what was heard of those who are connected by these credentials.
+    fn learn(&self, fingerprint: Fingerprint, offered: &Offered, asked: Result<Principal, AuthStep>) {
         match asked {
             Ok(principal) => {
-                if let Some((_, true)) = self.known.keep(fingerprint, &offered, principal) {
+                if let Some((_, true)) = self.known.keep(fingerprint, offered, principal) {
                     self.changes.send_modify(|version| *version += 1);
                 }
             }
-            // Nobody has said that it is not allowed any more.
-            Err(AuthStep::NatsUnreachable | AuthStep::NatsNoAnswer | AuthStep::Busy) => {}
-            Err(_) => {
+            Err(AuthStep::NatsRefused) => {
                 self.known.refuse(fingerprint);
                 self.changes.send_modify(|version| *version += 1);
             }
+            // nats-server has not said that it is not allowed any more. Whoever else answers may be anybody in the account.
+            Err(_) => {}
         }
     }
+}
 
-    async fn asked_again(&self, offered: &Offered, own: OwnLimits) -> Result<Principal, AuthStep> {
-        let turn = self.turns.wait(NOWHERE).await;
-        let answer = self.ask(offered).await;
-        drop(turn);
-        answer?.principal(Some(own), now())
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mqtt_codec::{Connect, Version};
+
+    use super::super::NatsWays;
+    use super::*;
+    use crate::auth::{Again, Authenticator as _, Refusals};
+    use crate::config::AuthConfig;
+    use crate::listener::{Entrance, Peer, Protocol};
+    use crate::metrics::Metrics;
+    use crate::store::NatsOptions;
+
+    #[tokio::test]
+    async fn nobody_but_nats_server_puts_anybody_out() {
+        let ways = NatsWays { home: NatsOptions::default(), others: Vec::new(), inbox_prefix: "_INBOX".to_owned() };
+        let users = NatsUsers::new(&AuthConfig::default(), ways, Refusals::new(Metrics::new())).unwrap();
+        let peer = Peer::new(([192, 0, 2, 1], 1883).into(), Arc::new(Entrance::plain("a", Protocol::Mqtt)));
+        let connect = Connect { username: Some("lamp".into()), ..Connect::new(Version::V5, "c") };
+        let offered = Offered::of(&connect).unwrap();
+        let of = users.known.fingerprint(&peer, &offered);
+        let (lamp, _) = users.known.keep(of, &offered, Principal::all()).unwrap();
+        let changes = users.changes();
+        for step in [
+            AuthStep::Busy,
+            AuthStep::Expired,
+            AuthStep::NatsAnswer,
+            AuthStep::NatsAnswers,
+            AuthStep::NatsNoAnswer,
+            AuthStep::NatsQuestion,
+            AuthStep::NatsUnreachable,
+        ] {
+            users.learn(of, &offered, Err(step));
+            assert!(matches!(users.judge_again(&lamp, "c"), Again::Same), "{}", step.text());
+            assert!(!changes.has_changed().unwrap());
+        }
+        users.learn(of, &offered, Err(AuthStep::NatsRefused));
+        assert!(matches!(users.judge_again(&lamp, "c"), Again::Gone(AuthStep::NatsRefused)));
+        assert!(changes.has_changed().unwrap());
     }
 }
