@@ -1,7 +1,9 @@
 //! Mode `nats`: nats-server knows who a client is. Its credentials are tried on a connection to nats-server, and on that it is
 //! asked who that is.
 //!
-//! **Invariant:** what the answer says of an account is not believed: the link that it reaches proves it.
+//! **Invariant:** what the answer says of an account is not believed: the link that it reaches proves it, unless nats-server has
+//! another name for the account of that link than for the one of the user. An account that imports what another one publishes hears
+//! its answers.
 //!
 //! # Layout
 //! - `offered`: the credentials of a client; `questions`: answers that are waited for, and the links that they come by
@@ -155,22 +157,29 @@ impl NatsUsers {
                 return Err(AuthStep::NatsUnreachable);
             }
         };
-        let Ok(Some((account, payload))) = timeout(ANSWERED_WITHIN, question.answer()).await else {
-            let account = trial.account.as_deref().unwrap_or("?");
+        let user_account = trial.account.as_deref();
+        let Ok(Some(heard)) = timeout(ANSWERED_WITHIN, question.answer()).await else {
+            let account = user_account.unwrap_or("?");
             tracing::warn!(
                 account,
                 "nats-server takes the credentials, and no link of ours is in the account of their user"
             );
             return Err(AuthStep::NatsNoAnswer);
         };
-        if timeout(ALONE_FOR, question.answer()).await.is_ok() {
+        let account = heard.account.as_str();
+        if !heard.is_of(user_account) {
             tracing::warn!(
-                account = account.as_str(),
-                "somebody else than nats-server answers {QUESTION} in this account"
+                account,
+                user_account,
+                "nats-server takes the credentials, and the answer comes out of another account, which this one imports from"
             );
+            return Err(AuthStep::NatsNoAnswer);
+        }
+        if timeout(ALONE_FOR, question.answer()).await.is_ok() {
+            tracing::warn!(account, "somebody else than nats-server answers {QUESTION} in this account");
             return Err(AuthStep::NatsAnswers);
         }
-        Answer::new(account, &payload).ok_or(AuthStep::NatsAnswer)
+        Answer::new(heard.account, &heard.payload).ok_or(AuthStep::NatsAnswer)
     }
 
     async fn verdict(&self, credentials: Credentials<'_>, peer: &Peer) -> Verdict<Arc<Principal>> {

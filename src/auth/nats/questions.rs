@@ -1,5 +1,7 @@
 //! Questions to nats-server, and the answers that come by our own links.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use foldhash::HashMap;
 use futures_util::future::join_all;
@@ -8,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::nats::Subscriber;
-use crate::store::{Connector, Role};
+use crate::store::{Connector, Link, Role};
 
 /// Answers to one question that wait: a second one is enough to know that somebody forges them.
 const ANSWERS_MAX: usize = 2;
@@ -25,8 +27,40 @@ pub(super) struct Way {
     connector: Connector,
 }
 
-/// An answer: the account of the link that it came by, and what it says.
-type Heard = (AccountId, Bytes);
+/// An answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// The account of the link that it came by, by the name that it is configured by.
+    pub(super) account: AccountId,
+    /// By the name or key that nats-server has for it. `None`: it does not say.
+    pub(super) called: Option<Arc<str>>,
+    /// What it says.
+    pub(super) payload: Bytes,
+}
+
+/// What nats-server calls the account of a link. It says so once for each connection, behind CONNECT, and what it says of itself
+/// later leaves it out.
+#[derive(Debug, Default)]
+struct Called {
+    epoch: u64,
+    name: Option<Arc<str>>,
+}
+
+impl Called {
+    fn learn(&mut self, epoch: u64, said: Option<&str>) {
+        if said.is_some() && self.name.as_deref() != said {
+            self.name = said.map(Arc::from);
+        } else if said.is_none() && self.epoch != epoch {
+            self.name = None;
+        }
+        self.epoch = epoch;
+    }
+
+    fn learn_of(&mut self, link: &Link) {
+        let epoch = link.state.borrow().epoch;
+        self.learn(epoch, link.client.server_info().remote_account.as_deref());
+    }
+}
 
 /// Questions that wait for answers.
 ///
@@ -53,7 +87,7 @@ impl Way {
     }
 
     /// Opens a link, and subscribes there. `None`: it cannot be had now.
-    async fn subscribed(&self, subject: &str) -> Option<Subscriber> {
+    async fn subscribed(&self, subject: &str) -> Option<(Link, Subscriber)> {
         let role = Role {
             name: "auth",
             no_echo: true,
@@ -70,7 +104,7 @@ impl Way {
         };
         let subscriber = link.client.subscribe(subject, link.queue_limits()).ok()?;
         let _ = link.client.flush().await;
-        Some(subscriber)
+        Some((link, subscriber))
     }
 }
 
@@ -103,24 +137,53 @@ impl Questions {
     async fn listen_by(&self, way: &Way) {
         let subject = format!("{}.*", self.inbox);
         loop {
-            if let Some(mut answers) = way.subscribed(&subject).await {
+            if let Some((link, answers)) = way.subscribed(&subject).await {
                 if way.account.is_empty() {
                     self.is_heard.send_replace(true);
                 }
-                while let Some(message) = answers.next().await {
-                    self.arrived(&way.account, message.subject(), message.payload());
-                }
+                self.hear(&way.account, &link, answers).await;
             }
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
 
-    fn arrived(&self, account: &AccountId, subject: &[u8], payload: &[u8]) {
+    /// Hears answers by a link, as long as there is one.
+    async fn hear(&self, account: &AccountId, link: &Link, mut answers: Subscriber) {
+        let (mut state, mut called) = (link.state.clone(), Called::default());
+        called.learn_of(link);
+        loop {
+            tokio::select! {
+                message = answers.next() => {
+                    let Some(message) = message else { return };
+                    called.learn_of(link);
+                    self.arrived((account, called.name.as_ref()), message.subject(), message.payload());
+                }
+                Ok(()) = state.changed() => {
+                    // Of a new connection it is known when the server has answered.
+                    if state.borrow_and_update().connected {
+                        let _ = link.client.flush().await;
+                    }
+                    called.learn_of(link);
+                }
+            }
+        }
+    }
+
+    fn arrived(&self, (account, called): (&AccountId, Option<&Arc<str>>), subject: &[u8], payload: &[u8]) {
         let token = std::str::from_utf8(subject).ok().and_then(|subject| subject.rsplit_once('.'));
         let Some(token) = token.and_then(|(_, token)| u128::from_str_radix(token, 16).ok()) else { return };
         if let Some(waiting) = self.waiting.lock().get(&token) {
-            let _ = waiting.try_send((account.clone(), Bytes::copy_from_slice(payload)));
+            let (account, payload) = (account.clone(), Bytes::copy_from_slice(payload));
+            let _ = waiting.try_send(Heard { account, called: called.cloned(), payload });
         }
+    }
+}
+
+impl Heard {
+    /// Whether it can be about a user of the account that nats-server calls so, which is the case where it does not say. A link
+    /// hears what its account imports, too.
+    pub(super) fn is_of(&self, called: Option<&str>) -> bool {
+        self.called.as_deref().zip(called).is_none_or(|(own, called)| own == called)
     }
 }
 
@@ -150,16 +213,51 @@ mod tests {
     async fn an_answer_reaches_its_question_by_the_account_that_it_came_by() {
         let questions = Questions::new("_INBOX");
         let (mut one, other) = (questions.ask(), questions.ask());
-        let t1 = AccountId::new("T1");
-        questions.arrived(&t1, one.reply().as_bytes(), b"me");
-        questions.arrived(&t1, b"_INBOX.x.zz", b"?");
-        questions.arrived(&t1, b"_INBOX.x.1", b"?");
-        assert_eq!(one.answer().await, Some((t1.clone(), Bytes::from_static(b"me"))));
+        let (t1, key) = (AccountId::new("T1"), Arc::from("AT1"));
+        let by = (&t1, Some(&key));
+        questions.arrived(by, one.reply().as_bytes(), b"me");
+        questions.arrived(by, b"_INBOX.x.zz", b"?");
+        questions.arrived(by, b"_INBOX.x.1", b"?");
+        let heard = Heard { account: t1.clone(), called: Some(Arc::clone(&key)), payload: Bytes::from_static(b"me") };
+        assert_eq!(one.answer().await, Some(heard));
         let gone = other.reply().to_owned();
         drop(other);
-        questions.arrived(&t1, gone.as_bytes(), b"late");
-        (0..3).for_each(|_| questions.arrived(&t1, one.reply().as_bytes(), b"more"));
+        questions.arrived(by, gone.as_bytes(), b"late");
+        (0..3).for_each(|_| questions.arrived(by, one.reply().as_bytes(), b"more"));
         assert_eq!(questions.waiting.lock().len(), 1);
         assert_eq!(one.answers.len(), ANSWERS_MAX);
+    }
+    #[test]
+    fn an_answer_out_of_an_account_that_is_imported_is_none() {
+        let heard = |called: Option<&str>| Heard {
+            account: AccountId::new("T1"),
+            called: called.map(Arc::from),
+            payload: Bytes::new(),
+        };
+        for (link, trial, expected) in [
+            (Some("T1"), Some("T1"), true),
+            (Some("T1"), Some("T2"), false),
+            (None, Some("T2"), true),
+            (Some("T1"), None, true),
+            (None, None, true),
+        ] {
+            assert_eq!(heard(link).is_of(trial), expected, "{link:?} {trial:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_account_is_called_counts_for_its_connection() {
+        let mut called = Called::default();
+        for (epoch, said, expected) in [
+            (1, Some("T1"), Some("T1")),
+            (1, None, Some("T1")),
+            (2, None, None),
+            (2, Some("T2"), Some("T2")),
+            (3, Some("T2"), Some("T2")),
+            (3, None, Some("T2")),
+        ] {
+            called.learn(epoch, said);
+            assert_eq!(called.name.as_deref(), expected, "{epoch} {said:?}");
+        }
     }
 }
