@@ -14,7 +14,7 @@ use super::nats::{NatsUsers, NatsWays};
 use super::oidc::OidcUsers;
 use super::refusals::Refusals;
 use super::{Anyone, Authenticator, JUDGED_WITHIN, Principal};
-use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerConfig, ProxyIdentity};
+use crate::config::{CertificateUse, ClientCertificate, Config, ListenerAuth, ListenerConfig, NatsAuth, ProxyIdentity};
 use crate::listener::{Bound, Entrance, Peer};
 use crate::metrics::{AuthStep, Metrics};
 use crate::store::{self, LoneLink, NatsOptions, OpenError};
@@ -147,7 +147,33 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         let name = &listener.name;
         format!("listener {name} lets nobody in: auth.certificate is \"bind\", and it asks for no certificates; write tls with client_certificate")
     }));
+    warnings.extend(home_accounts(config));
     warnings
+}
+
+/// Where the home account is named in mode `nats`, as far as that can be seen: its users bring no account.
+fn home_accounts(config: &Config) -> Vec<String> {
+    let home = config.nats.auth();
+    let is_home = |name: &str| match &home {
+        _ if config.accounts.get(name).is_some_and(|way| way.auth() == home) => true,
+        NatsAuth::Creds(file) => are_creds_of(file, &AccountId::new(name)),
+        _ => false,
+    };
+    if !modes(config).any(|mode| mode == Mode::Nats) {
+        return Vec::new();
+    }
+    let accounts = config.accounts.keys().filter(|name| is_home(name));
+    let accounts =
+        accounts.map(|name| format!("accounts.{name} is the account of [nats], which has a link: leave it out"));
+    let listeners = config.listeners.all().filter_map(|listener| {
+        let ListenerAuth { mode, account, .. } = ListenerAuth::new(&config.auth, &listener.auth);
+        let account = account.filter(|account| mode == Mode::Nats && is_home(account))?;
+        let name = &listener.name;
+        Some(format!(
+            "listener {name} refuses every user of the account of [nats], since they bring none: leave out auth.account = {account:?}"
+        ))
+    });
+    accounts.chain(listeners).collect()
 }
 
 /// Whether a listener asks for certificates.
@@ -187,6 +213,7 @@ mod tests {
     use super::*;
     use crate::config::Overrides;
     use crate::listener::BoundTo;
+    use crate::mint::World;
 
     const USER: &str =
         "[[users]]\nname = \"lamp\"\npassword = \"$2a$11$UP3xizk94sWF9SHF/wkklOfBT9jphTGNrhZqz2OHoBdk9yO1kvErG\"\n";
@@ -271,5 +298,32 @@ mod tests {
             let said = of(text);
             assert!(said.len() == 1 && said[0].contains("none of [[users]] (there are 1)"), "{said:?}");
         }
+    }
+    #[test]
+    fn the_home_account_by_another_name_is_told() {
+        let of = |text: &str| warnings(&Config::assemble(Some(("c.toml", text)), &[], &Overrides::default()).unwrap());
+        let way = |name: &str, user: &str| format!("[accounts.{name}]\nuser = {user:?}\npassword = \"p\"\n");
+        let with = |mode: &str| {
+            let nats = "[nats]\nuser = \"side\"\npassword = \"p\"\n";
+            let listener = "[listeners.tcp]\nbind = \"127.0.0.1:1\"\nauth = { account = \"A\" }\n";
+            format!("{nats}[auth]\nmode = {mode:?}\n{listener}{}{}", way("A", "side"), way("B", "other"))
+        };
+        let said = of(&with("nats"));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("accounts.A is the account of [nats]"), "{said:?}");
+        assert!(said[1].starts_with("listener tcp refuses every user") && said[1].ends_with("auth.account = \"A\""));
+        assert_eq!(of(&with("none")), [""; 0]);
+        let world = World::numbered(0, 0, super::super::now().as_secs());
+        let (dir, key) = (tempfile::TempDir::new().unwrap(), world.account.public_key());
+        let creds = dir.path().join("a.creds");
+        let (jwt, seed) = (world.user_jwt(), world.user.seed().unwrap());
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        );
+        std::fs::write(&creds, text).unwrap();
+        let text =
+            format!("[nats]\ncreds = {creds:?}\n[auth]\nmode = \"nats\"\n{}{}", way(&key, "side"), way("B", "b"));
+        let said = of(&text);
+        assert!(said.len() == 1 && said[0].contains(&key), "{said:?}");
     }
 }

@@ -71,6 +71,8 @@ pub(super) struct Questions {
     waiting: Mutex<HashMap<u128, mpsc::Sender<Heard>>>,
     /// Whether answers of the home account can be heard.
     is_heard: watch::Sender<bool>,
+    /// What nats-server calls that account, where it says so.
+    home: Mutex<Option<Arc<str>>>,
 }
 
 /// A question. When it is dropped no answer is waited for any more.
@@ -112,7 +114,7 @@ impl Questions {
     /// `prefix`: first tokens of reply subjects.
     pub(super) fn new(prefix: &str) -> Self {
         let inbox = format!("{prefix}.{:032x}", rand::random::<u128>());
-        Self { inbox, waiting: Mutex::default(), is_heard: watch::Sender::default() }
+        Self { inbox, waiting: Mutex::default(), is_heard: watch::Sender::default(), home: Mutex::default() }
     }
 
     /// A question that is about to be asked.
@@ -138,9 +140,6 @@ impl Questions {
         let subject = format!("{}.*", self.inbox);
         loop {
             if let Some((link, answers)) = way.subscribed(&subject).await {
-                if way.account.is_empty() {
-                    self.is_heard.send_replace(true);
-                }
                 self.hear(&way.account, &link, answers).await;
             }
             tokio::time::sleep(AGAIN_AFTER).await;
@@ -149,24 +148,45 @@ impl Questions {
 
     /// Hears answers by a link, as long as there is one.
     async fn hear(&self, account: &AccountId, link: &Link, mut answers: Subscriber) {
-        let (mut state, mut called) = (link.state.clone(), Called::default());
-        called.learn_of(link);
+        let (mut state, mut called, mut is_told) = (link.state.clone(), Called::default(), false);
+        self.learn(account, &mut called, link);
+        if account.is_empty() {
+            self.is_heard.send_replace(true);
+        }
         loop {
             tokio::select! {
                 message = answers.next() => {
                     let Some(message) = message else { return };
-                    called.learn_of(link);
-                    self.arrived((account, called.name.as_ref()), message.subject(), message.payload());
+                    self.learn(account, &mut called, link);
+                    if !self.is_home(account, called.name.as_deref()) {
+                        self.arrived((account, called.name.as_ref()), message.subject(), message.payload());
+                    } else if !std::mem::replace(&mut is_told, true) {
+                        let account = account.as_str();
+                        tracing::warn!(account, "this account of [accounts] is that of [nats], whose users bring no account: leave it out");
+                    }
                 }
                 Ok(()) = state.changed() => {
                     // Of a new connection it is known when the server has answered.
                     if state.borrow_and_update().connected {
                         let _ = link.client.flush().await;
                     }
-                    called.learn_of(link);
+                    self.learn(account, &mut called, link);
                 }
             }
         }
+    }
+
+    fn learn(&self, account: &AccountId, called: &mut Called, link: &Link) {
+        called.learn_of(link);
+        if account.is_empty() {
+            self.home.lock().clone_from(&called.name);
+        }
+    }
+
+    /// Whether an account of `[accounts]`, which nats-server calls so, is the home account once more. Its link hears what that of the
+    /// home account does, and each answer would be there twice.
+    fn is_home(&self, account: &AccountId, called: Option<&str>) -> bool {
+        !account.is_empty() && called.is_some() && self.home.lock().as_deref() == called
     }
 
     fn arrived(&self, (account, called): (&AccountId, Option<&Arc<str>>), subject: &[u8], payload: &[u8]) {
@@ -259,5 +279,14 @@ mod tests {
             called.learn(epoch, said);
             assert_eq!(called.name.as_deref(), expected, "{epoch} {said:?}");
         }
+    }
+    #[test]
+    fn the_home_account_is_heard_by_its_own_link() {
+        let (questions, [home, t1]) = (Questions::new("_INBOX"), ["", "T1"].map(AccountId::new));
+        assert!(!questions.is_home(&t1, Some("T1")) && !questions.is_home(&t1, None), "nobody says what that is");
+        *questions.home.lock() = Some(Arc::from("T1"));
+        assert!(questions.is_home(&t1, Some("T1")));
+        assert!(!questions.is_home(&home, Some("T1")) && !questions.is_home(&t1, Some("T2")));
+        assert!(!questions.is_home(&t1, None));
     }
 }
