@@ -94,6 +94,12 @@ impl Account {
     /// # Errors
     /// See [`AccountRefusal`].
     pub fn verify(text: &str, operators: &Operators, now: UnixTime) -> Result<Self, AccountRefusal> {
+        let account = Self::signed(text, operators, now)?;
+        if account.has_expired(now) { Err(AccountRefusal::Expired) } else { Ok(account) }
+    }
+
+    /// The same of one that may have expired.
+    fn signed(text: &str, operators: &Operators, now: UnixTime) -> Result<Self, AccountRefusal> {
         // An account can sign itself, but nobody trusts that.
         let claims =
             encoded::decode::<AccountNats>(text, "account", KeyPairType::Operator).map_err(|error| match error {
@@ -103,10 +109,8 @@ impl Account {
         if !operators.trusts(&claims.iss) {
             return Err(AccountRefusal::Foreign);
         }
-        match checks::validity(claims.exp, claims.nbf, now) {
-            Validity::Valid => {}
-            Validity::Expired => return Err(AccountRefusal::Expired),
-            Validity::NotYet => return Err(AccountRefusal::NotYetValid),
+        if checks::validity(0, claims.nbf, now) == Validity::NotYet {
+            return Err(AccountRefusal::NotYetValid);
         }
         if !keys::is_account(&claims.sub) || !are_claims_valid(&claims.nats) {
             return Err(AccountRefusal::Claims);
@@ -134,7 +138,8 @@ impl Account {
     }
 
     /// The same for a JWT that comes for an account which is known already: `known` is what is remembered of the JWT that
-    /// counted last. One of the same second takes its place.
+    /// counted last. One of the same second takes its place. One that is newer does so too when it has expired since: it has
+    /// counted meanwhile, and the one before it does not again.
     ///
     /// # Errors
     /// See [`AccountRefusal`].
@@ -145,14 +150,22 @@ impl Account {
         operators: &Operators,
         now: UnixTime,
     ) -> Result<Self, AccountRefusal> {
-        let account = Self::verify(text, operators, now)?;
+        let account = Self::signed(text, operators, now)?;
         if account.id != id {
             return Err(AccountRefusal::OtherAccount);
+        }
+        let is_newer = known.is_some_and(|known| account.issued_at() > known.issued_at);
+        if account.has_expired(now) && !is_newer {
+            return Err(AccountRefusal::Expired);
         }
         if known.is_some_and(|known| account.issued_at() < known.issued_at) {
             return Err(AccountRefusal::Older);
         }
         Ok(account)
+    }
+
+    fn has_expired(&self, now: UnixTime) -> bool {
+        checks::validity(self.expires, 0, now) == Validity::Expired
     }
 
     /// Which account a text says that it is the JWT of. Nothing of it is verified.

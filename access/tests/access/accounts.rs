@@ -1,10 +1,12 @@
 //! Which account JWTs count, and which replace which.
 
 use mqtt_access::UnixTime;
-use mqtt_access::jwt::{Account, AccountRefusal, Deletion, JwtError, KnownAccount, Operator, Operators};
+use mqtt_access::jwt::{
+    Account, AccountRefusal, Deletion, JwtError, KnownAccount, Operator, Operators, Refusal, UserJwt,
+};
 use serde_json::{Value, json};
 
-use crate::mint::{NOW, NOW_S, World, sign, sign_with};
+use crate::mint::{NOW, NOW_S, World, circumstances, sign, sign_with};
 
 fn verified(world: &World) -> Result<Account, AccountRefusal> {
     Account::verify(&world.account_jwt(), &world.operators(), NOW)
@@ -109,7 +111,28 @@ fn an_older_jwt_does_not_take_the_place_of_a_newer_one() {
     assert_eq!(update(foreign, Some(&known)).err(), Some(AccountRefusal::Foreign));
     let other = json!({ "iat": NOW_S, "sub": world.stranger.public_key() });
     assert_eq!(update(other, Some(&known)).err(), Some(AccountRefusal::OtherAccount));
-    assert_eq!(update(json!({ "iat": NOW_S, "exp": 5 }), Some(&known)).err(), Some(AccountRefusal::Expired));
+}
+
+#[test]
+fn a_newer_jwt_that_has_expired_counts_in_the_place_of_an_older_one() {
+    let world = World::new();
+    let id = world.account.public_key();
+    let known = verified(&world).unwrap().known();
+    let update = |iat: i64, exp: i64, known: Option<&KnownAccount>| {
+        let world = World::new().over_account(&json!({ "iat": iat, "exp": exp }));
+        Account::verify_update(&world.account_jwt(), &id, known, &world.operators(), NOW)
+    };
+    let expired = update(NOW_S - 60, NOW_S - 5, Some(&known)).unwrap();
+    assert_eq!(expired.expires(), Some(UnixTime::from_secs(NOW_S - 5)));
+    let world = World::new();
+    let user = UserJwt::decode(&world.user_jwt(), &circumstances()).unwrap();
+    assert_eq!(user.judge(&expired, &world.operators(), &circumstances()).err(), Some(Refusal::AccountExpired));
+    // Nobody knows which of those of one second was the last.
+    for (iat, known) in [(NOW_S - 5000, Some(&known)), (NOW_S - 5001, Some(&known)), (NOW_S - 60, None)] {
+        assert_eq!(update(iat, NOW_S - 5, known).err(), Some(AccountRefusal::Expired), "{iat}");
+    }
+    assert_eq!(update(NOW_S - 61, NOW_S + 5, Some(&expired.known())).err(), Some(AccountRefusal::Older));
+    assert!(update(NOW_S, NOW_S + 5, Some(&expired.known())).is_ok());
 }
 
 #[test]

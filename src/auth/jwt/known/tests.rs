@@ -38,7 +38,7 @@ async fn what_is_newer_counts_and_what_does_not_leaves_the_one_before() {
     for (world, expected) in [
         (issued(NOW_S - 101, &json!({ "name": "older" })), AccountRefusal::Older),
         (issued(NOW_S, &foreign), AccountRefusal::Foreign),
-        (issued(NOW_S, &json!({ "exp": NOW_S, "name": "expired" })), AccountRefusal::Expired),
+        (issued(NOW_S - 100, &json!({ "exp": NOW_S, "name": "expired" })), AccountRefusal::Expired),
         (World::numbered(0, 1, NOW_S), AccountRefusal::OtherAccount),
     ] {
         assert_eq!(offer(&world), Err(expected));
@@ -53,6 +53,29 @@ async fn what_is_newer_counts_and_what_does_not_leaves_the_one_before() {
     known.announce(&issued(NOW_S, &json!({ "name": "pushed" })).account_jwt(), NOW);
     assert_eq!(name(&known, id).as_deref(), Some("pushed"));
     assert!(changes.has_changed().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_expired_before_it_is_heard_of_ends_the_one_before() {
+    let first = issued(NOW_S - 100, &json!({ "name": "first" }));
+    let id = &*first.account.public_key();
+    let known = known(&first);
+    let expired = issued(NOW_S - 50, &json!({ "exp": NOW_S - 10, "name": "expired" })).account_jwt();
+    assert_eq!(known.offer(id, &expired, Source::Stored, NOW), Err(AccountRefusal::Expired), "there was none");
+    known.offer(id, &first.account_jwt(), Source::Stored, NOW).unwrap();
+    let mut changes = known.changes();
+    assert_eq!(known.offer(id, &expired, Source::Stored, NOW), Ok(()));
+    assert!(changes.has_changed().unwrap(), "who is connected is judged again");
+    assert_eq!(name(&known, id).as_deref(), Some("expired"));
+    assert_eq!(known.offer(id, &first.account_jwt(), Source::Update, NOW), Err(AccountRefusal::Older));
+    // An operator deletes it like any other, and nothing that has expired brings it back.
+    known.delete(&deletion(&first.operator, id, NOW_S));
+    assert!(matches!(known.lookup(id), Lookup::Deleted));
+    known.offer(id, &expired, Source::Stored, NOW).unwrap_err();
+    assert!(known.get(id).is_none());
+    changes.mark_unchanged();
+    known.announce(&issued(NOW_S, &json!({ "name": "again" })).account_jwt(), NOW);
+    assert_eq!(name(&known, id).as_deref(), Some("again"));
 }
 
 #[tokio::test]
