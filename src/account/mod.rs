@@ -43,6 +43,7 @@ mod requests;
 mod rights;
 mod rivals;
 mod session_id;
+mod session_user;
 mod shared;
 mod starting;
 mod sys;

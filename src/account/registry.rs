@@ -64,7 +64,7 @@ impl Registry {
         }
         if clients
             .get(&control.client_id)
-            .is_some_and(|old| !old.inbox().rights.is_of_same_user(&control.inbox().rights))
+            .is_some_and(|old| !control.inbox().rights.may_own(old.inbox().rights.owner().as_ref()))
         {
             return Entered::Foreign;
         }

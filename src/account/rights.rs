@@ -21,6 +21,7 @@ use proto_map::{ClosedTrees, MountPoint, Subject, SubjectFilter};
 
 use crate::account::delivery::grant::Permits;
 use crate::account::publish::size_refusals::HEADER_ROOM;
+use crate::account::session_user::SessionUser;
 
 /// Requests of which it is known how often one client has answered them.
 const REPLIES_MAX: usize = 64;
@@ -103,19 +104,14 @@ impl Rights {
     }
 
     /// The user that its sessions belong to; `None` when they are the account's.
-    pub(crate) fn owner(&self) -> Option<String> {
-        self.user().filter(|_| !self.options.shares_sessions)
+    pub(crate) fn owner(&self) -> Option<SessionUser> {
+        if self.options.shares_sessions { None } else { SessionUser::of(&self.principal.read()) }
     }
 
-    /// Whether a session of that owner may become this client's, and the other way round: one that is the account's is
-    /// everybody's.
-    pub(crate) fn is_of_same_user(&self, other: &Self) -> bool {
-        other.owner().is_none_or(|owner| self.may_own(Some(&owner)))
-    }
-
-    /// Whether it may have a session that belongs to this user.
-    pub(crate) fn may_own(&self, user: Option<&str>) -> bool {
-        user.is_none_or(|user| self.owner().is_none_or(|owner| owner == user))
+    /// Whether it may have a session that belongs to this user: one that is the account's is everybody's, and one of a user
+    /// is nobody else's, also not of whom nobody has asked who he is.
+    pub(crate) fn may_own(&self, user: Option<&SessionUser>) -> bool {
+        self.options.shares_sessions || may_have(self.owner().as_ref(), user)
     }
 
     /// From now on it is this one.
@@ -290,6 +286,11 @@ impl Permits for InGroup<'_> {
     fn mount(&self) -> Option<&MountPoint> {
         self.rights.mount.as_deref()
     }
+}
+
+/// Whether a session that belongs to `of` may become one of `who`; `None`: the account's.
+pub(crate) fn may_have(who: Option<&SessionUser>, of: Option<&SessionUser>) -> bool {
+    of.is_none_or(|of| who.is_some_and(|who| who.is(of)))
 }
 
 fn max_qos(principal: &Principal) -> QoS {

@@ -46,8 +46,8 @@ where
     fn become_again(&mut self, principal: Arc<Principal>) -> Result<(), ReasonCode> {
         let Some(identity) = &self.identity else { return Err(ReasonCode::NotAuthorized) };
         let was = self.inbox.rights.principal();
-        let is_same = (&was.account, &was.user.name, &was.user.key)
-            == (&principal.account, &principal.user.name, &principal.user.key);
+        let who = |of: &Principal| (of.account.clone(), of.origin.mode, of.user.name.clone(), of.user.key.clone());
+        let is_same = who(&was) == who(&principal);
         if !is_same {
             let (step, remote) = (AuthStep::OtherUser, self.remote);
             identity.door.metrics.auth_refused(step);

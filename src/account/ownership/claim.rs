@@ -175,7 +175,7 @@ impl Account {
 
     /// Refuses a client that wants the session of another user of its account.
     pub(in crate::account) fn refuse_user(&self, control: &Control) -> Refusal {
-        let (client_id, user) = (control.client_id.escape_debug().to_string(), control.inbox().rights.owner());
+        let (client_id, user) = (control.client_id.escape_debug().to_string(), control.inbox().rights.user());
         let user = user.unwrap_or_default().escape_debug().to_string();
         tracing::info!(
             client_id,
@@ -291,7 +291,8 @@ fn as_seen<H: Host>(host: &H, control: &Control, input: In) -> In {
     match input {
         // A session that is over is nobody's.
         Input::Loaded(Some(state), _)
-            if !control.inbox().rights.may_own(state.rest.user()) && !state.has_expired(host.now().earliest) =>
+            if !control.inbox().rights.may_own(state.rest.user().as_ref())
+                && !state.has_expired(host.now().earliest) =>
         {
             Input::OfAnother
         }

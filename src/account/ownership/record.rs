@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use mqtt_ownership::{Epoch, FormerWill, NodeId, ServerTime, Will, WillState};
 
+use crate::account::session_user::SessionUser;
 use crate::network::PeerAddr;
 use crate::store::{
     LastWill, RECORD_VERSION, Rest as Fields, SessionRecord, StoredWill, WillNumber, WillState as StoredWillState,
@@ -75,12 +76,14 @@ pub(crate) struct Rest(Box<SessionRecord>);
 
 impl Rest {
     /// What a new connection writes into its record, beside what its ownership says.
-    pub(crate) fn new(client_id: &str, protocol: &str, remote: String, user: Option<String>) -> Self {
+    pub(crate) fn new(client_id: &str, protocol: &str, remote: String, user: Option<SessionUser>) -> Self {
+        let (user, user_mode) = user.map_or((None, None), |user| (Some(user.name), user.mode));
         Self(Box::new(SessionRecord {
             client_id: client_id.to_owned(),
             protocol: protocol.to_owned(),
             remote: Some(remote),
             user,
+            user_mode,
             ..SessionRecord::default()
         }))
     }
@@ -93,8 +96,8 @@ impl Rest {
     }
 
     /// The user that the session belongs to; `None`: the account.
-    pub(crate) fn user(&self) -> Option<&str> {
-        self.0.user.as_deref()
+    pub(crate) fn user(&self) -> Option<SessionUser> {
+        self.0.user.clone().map(|name| SessionUser { name, mode: self.0.user_mode.clone() })
     }
 
     /// Where its client has come from.
@@ -110,8 +113,9 @@ impl Rest {
 
 impl mqtt_ownership::Rest for Rest {
     fn resumed(self, old: &Self) -> Self {
-        let SessionRecord { version, client_id, protocol, remote, user, accepted, .. } = *self.0;
-        Self(Box::new(SessionRecord { version, client_id, protocol, remote, user, accepted, ..(*old.0).clone() }))
+        let SessionRecord { version, client_id, protocol, remote, user, user_mode, accepted, .. } = *self.0;
+        let old = (*old.0).clone();
+        Self(Box::new(SessionRecord { version, client_id, protocol, remote, user, user_mode, accepted, ..old }))
     }
 }
 
@@ -264,8 +268,11 @@ mod tests {
     fn a_session_that_goes_on_keeps_its_subscriptions_and_gets_a_new_address() {
         use mqtt_ownership::Rest as _;
         let old = state_of(full()).rest;
-        let Rest(resumed) = Rest::new("c", "5.0", "10.0.0.8:1".to_owned(), Some("lamp".to_owned())).resumed(&old);
+        let user = SessionUser { name: "lamp".to_owned(), mode: Some("file".to_owned()) };
+        let Rest(resumed) = Rest::new("c", "5.0", "10.0.0.8:1".to_owned(), Some(user.clone())).resumed(&old);
         assert_eq!((resumed.subscriptions.len(), resumed.remote.as_deref()), (1, Some("10.0.0.8:1")));
-        assert_eq!(resumed.user.as_deref(), Some("lamp"));
+        assert_eq!((resumed.user.as_deref(), resumed.user_mode.as_deref()), (Some("lamp"), Some("file")));
+        let of_all = Rest::new("c", "5.0", "10.0.0.8:1".to_owned(), None).resumed(&Rest(resumed));
+        assert_eq!((of_all.user(), of_all.0.user_mode), (None, None), "nothing of the user before");
     }
 }

@@ -1,4 +1,4 @@
-use mqtt_access::{DeviceRules, PermissionLists, SubjectLists, User};
+use mqtt_access::{DeviceRules, Mode, Origin, PermissionLists, SubjectLists, User};
 use mqtt_ownership::ServerTime;
 
 use super::*;
@@ -134,22 +134,41 @@ fn tags_lower_what_is_offered() {
 
 #[test]
 fn a_session_is_its_users_unless_it_is_the_accounts() {
-    let of = |name: &str, shares_sessions| {
+    let of = |mode, name: &str, shares_sessions| {
         let user = User { name: name.to_owned(), ..User::default() };
         let options = RightsOptions { shares_sessions, ..RightsOptions::default() };
-        Rights::new(Arc::new(Principal { user, ..Principal::all() }), options)
+        Rights::new(Arc::new(Principal { user, origin: Origin::of(mode), ..Principal::all() }), options)
     };
-    for (user, shares, session, may_own) in [
-        ("lamp", false, Some("lamp"), true),
-        ("lamp", false, Some("door"), false),
-        ("lamp", false, None, true),
-        ("lamp", true, Some("door"), true),
-        ("", false, Some("door"), true),
+    let user = |name: &str, mode: Option<Mode>| {
+        let mode = mode.map(|mode| mode.as_str().to_owned());
+        Some(SessionUser { name: name.to_owned(), mode })
+    };
+    let (file, oidc) = (Some(Mode::File), Some(Mode::Oidc));
+    for (mode, name, session, may_own) in [
+        (Mode::File, "lamp", user("lamp", file), true),
+        (Mode::File, "lamp", user("door", file), false),
+        (Mode::File, "lamp", user("lamp", oidc), false),
+        (Mode::File, "lamp", user("lamp", None), true),
+        (Mode::File, "lamp", user("", file), false),
+        (Mode::File, "lamp", None, true),
+        // Whoever gives no name is somebody too, and not anybody.
+        (Mode::File, "", user("lamp", file), false),
+        (Mode::File, "", user("lamp", None), false),
+        (Mode::File, "", user("", file), true),
+        (Mode::Nats, "", user("lamp", Some(Mode::Nats)), false),
+        (Mode::Nats, "", user("", file), false),
+        // In mode `none` everybody is, and has what is the account's.
+        (Mode::None, "", user("lamp", file), false),
+        (Mode::None, "", user("lamp", None), false),
+        (Mode::None, "", user("", file), false),
+        (Mode::None, "", None, true),
     ] {
-        assert_eq!(of(user, shares).may_own(session), may_own, "{user} {session:?}");
+        assert_eq!(of(mode, name, false).may_own(session.as_ref()), may_own, "{mode:?} {name} {session:?}");
+        assert!(of(mode, name, true).may_own(session.as_ref()), "{mode:?} {name} {session:?}");
     }
-    assert!(!of("lamp", false).is_of_same_user(&of("door", false)));
-    assert!(of("lamp", false).is_of_same_user(&of("lamp", false)) && of("lamp", false).is_of_same_user(&of("", false)));
+    assert_eq!(of(Mode::File, "lamp", false).owner(), user("lamp", file));
+    assert_eq!(of(Mode::File, "lamp", true).owner(), None);
+    assert_eq!(of(Mode::None, "", false).owner(), None);
 }
 
 #[test]

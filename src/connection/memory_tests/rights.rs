@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mqtt_access::{DeviceRules, PermissionLists, Permissions, SubjectLists, User};
+use mqtt_access::{DeviceRules, Mode, Origin, PermissionLists, Permissions, SubjectLists, User};
 use mqtt_codec::Will;
 use mqtt_session::{Credentials, Verdict};
 use parking_lot::Mutex;
@@ -187,6 +187,31 @@ async fn a_client_id_of_another_user_is_refused_and_that_one_stays() {
     let told = lamp.wire.next().await;
     assert!(matches!(told, Some(Packet::Disconnect(Disconnect { reason: ReasonCode::SessionTakenOver, .. }))));
     assert_eq!(again.ping().await, []);
+}
+
+#[tokio::test]
+async fn who_has_no_name_or_the_name_in_another_mode_gets_nothing_of_a_users_session() {
+    let (world, known) = World::with_users().await;
+    let of = |mode, name: &str| {
+        let user = User { name: name.to_owned(), ..User::default() };
+        Principal { user, origin: Origin::of(mode), ..Principal::all() }
+    };
+    known.set("lamp", of(Mode::File, "lamp"));
+    let others = [("anonymous", Mode::File, ""), ("token", Mode::Nats, ""), ("open", Mode::None, "")];
+    let strangers = others.into_iter().chain([("lamp of a provider", Mode::Oidc, "lamp")]);
+    let mut lamp = world.user("lamp", "c").await;
+    for (who, mode, name) in strangers {
+        known.set(who, of(mode, name));
+        let connack = world.try_user(who, "c", None).await.err().unwrap();
+        assert_eq!(connack.reason, ReasonCode::ClientIdentifierNotValid, "{who}");
+        assert_eq!(lamp.ping().await, [], "{who}");
+    }
+    // What is nobody's in particular is everybody's.
+    let mut open = world.user("open", "d").await;
+    let mut lamp = world.user("lamp", "d").await;
+    let told = open.wire.next().await;
+    assert!(matches!(told, Some(Packet::Disconnect(Disconnect { reason: ReasonCode::SessionTakenOver, .. }))));
+    assert_eq!(lamp.ping().await, []);
 }
 
 /// [MQTT-3.2.2-9], [MQTT-3.2.2-10]

@@ -44,6 +44,9 @@ pub struct SessionRecord {
     /// The user that it belongs to; without one it is the account's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// How it was found out who that is, by the name in the configuration; versions before have not written it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_mode: Option<String>,
     /// Session Expiry Interval, seconds; [`NEVER`].
     pub expiry_s: u32,
     /// When the client left; milliseconds since the epoch.
@@ -169,6 +172,7 @@ impl Default for SessionRecord {
             protocol: String::new(),
             remote: None,
             user: None,
+            user_mode: None,
             expiry_s: 0,
             disconnected_at_ms: None,
             subscriptions: Vec::new(),

@@ -24,6 +24,8 @@ use crate::account::membership::{Held, Membership};
 use crate::account::ownership::records;
 use crate::account::ownership::unrecorded::is_late;
 use crate::account::ownership::{PeerSocket, Refusal};
+use crate::account::rights::may_have;
+use crate::account::session_user::SessionUser;
 use crate::metrics::{TakenBy, WillCause};
 use crate::store::Peers as _;
 
@@ -37,8 +39,11 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize, Deserialize)]
 struct TakeOver {
     client_id: String,
-    /// The user that the session is of, unless it is everybody's.
+    /// The user that asks; without one it is anybody of the account.
     user: Option<String>,
+    /// The mode that knows it; versions before do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user_mode: Option<String>,
     /// When the connection came that asks, by the server's clock, milliseconds since the epoch.
     came_ms: u64,
     /// Where: of two that came at the same time one is the later one.
@@ -93,8 +98,9 @@ impl Account {
         came: ServerTime,
         connect: &Connect,
     ) -> Result<(), Refusal> {
-        let (client_id, user) = (control.client_id.to_string(), control.inbox().rights.owner());
-        let request = TakeOver { client_id, user, came_ms: came.0, process: self.process.clone() };
+        let (client_id, owner) = (control.client_id.to_string(), control.inbox().rights.owner());
+        let (user, user_mode) = owner.map_or((None, None), |user| (Some(user.name), user.mode));
+        let request = TakeOver { client_id, user, user_mode, came_ms: came.0, process: self.process.clone() };
         let Ok(request) = serde_json::to_vec(&request).map(Bytes::from) else { return Ok(()) };
         let ours = self.membership.held().borrow().as_ref().map(|held| Arc::clone(&held.node));
         let nodes: Vec<String> = self.membership.alive().borrow().nodes.keys().cloned().collect();
@@ -118,9 +124,11 @@ impl Account {
         Some(Bytes::from(serde_json::to_vec(&answer).ok()?))
     }
 
-    async fn answer_to(&self, TakeOver { client_id, user, came_ms, process }: TakeOver) -> Answer {
+    async fn answer_to(&self, asked: TakeOver) -> Answer {
+        let TakeOver { client_id, user, user_mode, came_ms, process } = asked;
         let Some(holder) = self.registry.find(&client_id) else { return Answer::Free };
-        if !holder.inbox().rights.may_own(user.as_deref()) {
+        let user = user.map(|name| SessionUser { name, mode: user_mode });
+        if !may_have(user.as_ref(), holder.inbox().rights.owner().as_ref()) {
             return Answer::Foreign;
         }
         let (holds, is_answered) = (self.unrecorded.came(holder.id), holder.arrival(false).is_answered);
