@@ -44,8 +44,7 @@ use mqtt_session::{Close, Input, Output, Position, Session, SubscribeRequest, Ti
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::account::{
-    Account, Control, Done, Inbox, Mail, Outgoing, OwnedSession, PublishOutcome, Publishing, RightsVersion, Share,
-    Subscribed, Wakes,
+    Account, Control, Done, Inbox, Mail, Outgoing, OwnedSession, PublishOutcome, Publishing, Share, Subscribed, Wakes,
 };
 use crate::accounts::{Accounts, Stay};
 use crate::auth::Principal;
@@ -157,6 +156,8 @@ struct Connection<S> {
     subscribes: Vec<SubscribeRequest>,
     /// SUBSCRIBE packets that are being carried out. Of the client only what does not wait is handled meanwhile; see `ahead`.
     subscribing: Option<Eventual<Subscribed>>,
+    /// The filters of those, which are in `filters` already.
+    making: Box<[TopicFilter]>,
     /// What the session holds in JetStream.
     owned: Option<Box<OwnedSession>>,
     /// A write of the record or the progress that is under way.
@@ -164,9 +165,6 @@ struct Connection<S> {
     /// A write was refused, and no other one is tried.
     is_unwritable: bool,
     is_record_dirty: bool,
-    /// Version of the rights by which its subscriptions were judged last, and by which those were planned that are being made.
-    has_judged: RightsVersion,
-    planned_at: RightsVersion,
     record_pace: Pace,
     answers_after_record: VecDeque<Answered>,
     /// When the oldest change was made that nobody waits for.

@@ -20,7 +20,7 @@ use super::parts::{Claimed, Counts, Life, Reading, Resending};
 use super::reads::Reads;
 use super::retained::PendingRetained;
 use super::rights::judge_again;
-use crate::account::{Account, Attached, Control, Mail, Order, Publishing, Remote, Rights, RightsVersion, Wakes};
+use crate::account::{Account, Attached, Control, Mail, Order, Publishing, Remote, Rights, Wakes};
 use crate::accounts::Stay;
 use crate::listener::{Entrance, Peer};
 use crate::metrics::{ConnectionGuard, Direction};
@@ -126,12 +126,11 @@ where
             reads: Reads::default(),
             subscribes: Vec::new(),
             subscribing: None,
+            making: Box::default(),
             owned,
             writing: None,
             is_unwritable: false,
             is_record_dirty: false,
-            has_judged: RightsVersion::default(),
-            planned_at: RightsVersion::default(),
             record_pace: Pace::new(Instant::now()),
             answers_after_record: VecDeque::new(),
             unsaved_since: None,

@@ -1,5 +1,7 @@
 //! A client's rights change while it is connected: what it may not have any more ends, and everything else goes on.
 
+use std::collections::HashSet;
+
 use bytestring::ByteString;
 use mqtt_codec::{ReasonCode, TopicFilter};
 use proto_map::client_of;
@@ -27,17 +29,26 @@ impl<S> Connection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Ends the subscriptions that the client may not have any more, when its rights have changed. Those that are being made
-    /// then are judged when they are.
+    /// Ends the subscriptions that the client may not have any more, when its rights have changed.
+    ///
+    /// **Invariant:** those that are being made, also in the place of others, are left alone until they are made, and judged
+    /// then: of one that was ended meanwhile the rest would enter all the same, and nobody would know of it.
     pub(super) fn judge_rights(&mut self) {
-        self.has_judged = self.inbox.rights.version();
         self.look_for_ending();
         self.look_for_rates();
         self.judge_will();
         let rights = &self.inbox.rights;
-        let is_unwanted = |filter: &&TopicFilter| self.account.judge(filter, rights).is_err();
-        let unwanted: Vec<Result<TopicFilter, ByteString>> =
-            self.filters.iter().filter(is_unwanted).cloned().map(Ok).collect();
+        let unwanted: Vec<TopicFilter> = {
+            let making: HashSet<&TopicFilter> = self.making.iter().collect();
+            let made = self.filters.iter().filter(|filter| !making.contains(filter));
+            made.filter(|filter| self.account.judge(filter, rights).is_err()).cloned().collect()
+        };
+        self.end_unwanted(unwanted);
+    }
+
+    /// Ends subscriptions that the client may not have any more.
+    pub(super) fn end_unwanted(&mut self, unwanted: impl IntoIterator<Item = TopicFilter>) {
+        let unwanted: Vec<Result<TopicFilter, ByteString>> = unwanted.into_iter().map(Ok).collect();
         if unwanted.is_empty() {
             return;
         }

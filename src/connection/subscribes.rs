@@ -28,7 +28,7 @@ where
             self.owned.as_ref().map(|owned| RecordRoom::new(owned, is_durable)),
             requests,
         );
-        self.planned_at = self.has_judged;
+        self.making = planned.filters().cloned().collect();
         self.publishing.tells_publisher |= planned.has_no_local();
         let (account, inbox) = (Arc::clone(&self.account), Arc::clone(&self.inbox));
         self.subscribing = Some(Box::pin(async move { account.subscribe(&inbox, planned).await }));
@@ -36,6 +36,7 @@ where
 
     pub(super) fn subscribed(&mut self, mut subscribed: Subscribed) {
         self.subscribing = None;
+        self.making = Box::default();
         for filter in &subscribed.failed {
             self.filters.remove(filter);
         }
@@ -63,9 +64,7 @@ where
                 owned.subscriptions.insert(filter, stored);
             }
         }
-        if self.has_judged != self.planned_at {
-            self.judge_rights();
-        }
+        self.end_unwanted(subscribed.denied);
         for (packet_id, reasons) in subscribed.reasons {
             self.answer_after_record(Answered::Subscribed(packet_id, reasons));
         }

@@ -29,6 +29,7 @@ use crate::account::delivery::retained::{RetainedCursor, finding};
 use crate::account::delivery::router::{Made, NewSubscription};
 use crate::account::interop::durable_interest::unshared;
 use crate::account::ownership::records;
+use crate::account::rights::{Rights, RightsVersion};
 use crate::account::session_id::SessionId;
 use crate::account::shared::{NewShare, NotJoined};
 use crate::account::{Account, RETRY};
@@ -49,12 +50,23 @@ enum New {
     Shared(NewShare, bool),
 }
 
+impl New {
+    const fn filter(&self) -> &TopicFilter {
+        match self {
+            Self::Ordinary(new) => &new.filter,
+            Self::Shared(new, _) => &new.filter,
+        }
+    }
+}
+
 /// SUBSCRIBE packets whose filters were checked and whose NATS subscriptions are on their way.
 #[derive(Debug)]
 pub(crate) struct Planned {
     packets: Vec<(PacketId, Vec<Result<New, ReasonCode>>)>,
     /// What nobody in the account wanted above QoS 0 before.
     wishes: Vec<TopicFilter>,
+    /// The rights by which they were checked.
+    judged_by: RightsVersion,
 }
 
 /// What came of SUBSCRIBE packets.
@@ -68,6 +80,8 @@ pub(crate) struct Subscribed {
     pub(crate) made: Vec<(TopicFilter, StoredSubscription)>,
     /// Filters that the client does not have after all.
     pub(crate) failed: Vec<TopicFilter>,
+    /// Filters that it has, and may not have any more: its rights have changed meanwhile.
+    pub(crate) denied: HashSet<TopicFilter>,
 }
 
 impl Planned {
@@ -76,6 +90,12 @@ impl Planned {
             Ok(New::Ordinary(new)) => Some(new),
             _ => None,
         })
+    }
+
+    /// What is being made.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &TopicFilter> {
+        let entries = self.packets.iter().flat_map(|(_, entries)| entries);
+        entries.filter_map(|entry| entry.as_ref().ok().map(New::filter))
     }
 
     /// Why each is not made, as far as that is known.
@@ -111,31 +131,60 @@ impl Account {
                 tokio::task::yield_now().await;
             }
         }
-        let mut reasons = Vec::with_capacity(planned.packets.len());
-        for (id, entries) in planned.packets {
-            let granted = entries.into_iter().map(|entry| async {
+        // One for each filter, in their order [MQTT-3.8.4-6], [MQTT-3.9.3-1].
+        let mut reasons: Vec<(PacketId, Vec<ReasonCode>)> = Vec::with_capacity(planned.packets.len());
+        for (id, entries) in &planned.packets {
+            let granted = entries.iter().map(|entry| async {
                 match entry {
-                    Ok(New::Ordinary(new)) => (granted_reason(new.options.qos), None),
+                    Ok(New::Ordinary(new)) => granted_reason(new.options.qos),
                     // There is one of these futures for each filter of a packet, and few are shared.
-                    Ok(New::Shared(new, is_new)) => (Box::pin(self.share(inbox, &new)).await, Some((new, is_new))),
-                    Err(reason) => (reason, None),
+                    Ok(New::Shared(new, _)) => Box::pin(self.share(inbox, new)).await,
+                    Err(reason) => *reason,
                 }
             });
             let granted = futures_util::future::join_all(granted).await;
-            for (reason, shared) in &granted {
-                match shared {
-                    Some((new, _)) if !reason.is_error() => {
+            for (entry, reason) in entries.iter().zip(&granted) {
+                match entry {
+                    Ok(New::Shared(new, _)) if !reason.is_error() => {
                         let since = self.tail_sequence();
                         made.push((new.filter.clone(), records::stored_share(new, since)));
                     }
-                    Some((new, true)) => failed.push(new.filter.clone()),
+                    Ok(New::Shared(new, true)) => failed.push(new.filter.clone()),
                     _ => {}
                 }
             }
-            // One for each filter, in their order [MQTT-3.8.4-6], [MQTT-3.9.3-1].
-            reasons.push((id, granted.into_iter().map(|(reason, _)| reason).collect()));
+            reasons.push((*id, granted));
         }
-        Subscribed { reasons, retained, made, failed }
+        let mut denied = self.denied(&inbox.rights, &planned, &mut reasons);
+        failed.iter().for_each(|filter| _ = denied.remove(filter));
+        made.retain(|(filter, _)| !denied.contains(filter));
+        retained.retain(|cursor| !denied.contains(&cursor.filter));
+        Subscribed { reasons, retained, made, failed, denied }
+    }
+
+    /// Which of what was to be made the client may not have any more, as SUBACK says then. Nothing is awaited behind it: whatever
+    /// changes from now on is for its connection to judge, which leaves none of them alone then.
+    fn denied(
+        &self,
+        rights: &Rights,
+        planned: &Planned,
+        reasons: &mut [(PacketId, Vec<ReasonCode>)],
+    ) -> HashSet<TopicFilter> {
+        let mut denied = HashSet::new();
+        if rights.version() == planned.judged_by {
+            return denied;
+        }
+        let entries = planned.packets.iter().flat_map(|(_, entries)| entries);
+        for (entry, reason) in entries.zip(reasons.iter_mut().flat_map(|(_, reasons)| reasons)) {
+            if let Ok(new) = entry
+                && let Err(why) = self.judge(new.filter(), rights)
+            {
+                // One that stood before is there, whatever has become of the one in its place.
+                *reason = if reason.is_error() { *reason } else { why };
+                denied.insert(new.filter().clone());
+            }
+        }
+        denied
     }
 
     /// The third step. Returns what of the retained messages the client is owed.

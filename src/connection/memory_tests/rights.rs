@@ -214,6 +214,54 @@ async fn who_has_no_name_or_the_name_in_another_mode_gets_nothing_of_a_users_ses
     assert_eq!(lamp.ping().await, []);
 }
 
+/// More filters than are made at once, so that others have their turn in between.
+const MANY: usize = 1_500;
+
+#[tokio::test]
+async fn what_may_not_be_any_more_when_it_is_made_is_refused_and_nothing_of_it_stays() {
+    let (world, known) = World::with_users().await;
+    known.add("lamp", &[], &["cmd.>"]);
+    let mut lamp = world.user("lamp", "lamp").await;
+    // One that is there is replaced.
+    assert_eq!(lamp.subscribe("cmd/1499").await, ReasonCode::Success);
+    let entry = |number: usize| SubscribeEntry {
+        filter: Ok(TopicFilter::new(format!("cmd/{number}")).unwrap()),
+        options: SubscriptionOptions::default(),
+    };
+    let entries = (0..MANY).map(entry).collect();
+    let (packet_id, subscription_id, user_properties) = (id(2), None, Vec::new());
+    lamp.wire.send(&Packet::Subscribe(Subscribe { packet_id, subscription_id, user_properties, entries })).await;
+    while Arc::strong_count(lamp.control.inbox()) < 500 {
+        tokio::task::yield_now().await;
+    }
+    assert!(Arc::strong_count(lamp.control.inbox()) < MANY, "they are being made");
+    known.add("lamp", &[], &["cmd.0"]);
+    judge_again(&known, &lamp.control);
+    let Some(Packet::SubAck(suback)) = lamp.wire.next().await else { panic!("no SUBACK") };
+    assert_eq!(suback.reasons[0], ReasonCode::Success);
+    assert!(suback.reasons[1..].iter().all(|reason| *reason == ReasonCode::NotAuthorized));
+    // Allowed again, they are made as if they had never been.
+    known.add("lamp", &[], &["cmd.>"]);
+    judge_again(&known, &lamp.control);
+    assert_eq!(lamp.subscribe("cmd/1499").await, ReasonCode::Success);
+    for topic in ["cmd/1498", "cmd/1499", "cmd/0"] {
+        lamp.publish(topic, Delivery::AtMostOnce).await;
+    }
+    lamp.receive().await;
+    lamp.receive().await;
+    assert_eq!(lamp.ping().await, []);
+    let Client { wire, control, served } = lamp;
+    let inbox = Arc::downgrade(control.inbox());
+    drop((wire, control));
+    tokio::time::timeout(PATIENCE, served).await.expect("it ends").unwrap();
+    let is_gone = async {
+        while inbox.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), is_gone).await.expect("no subscription of it is left");
+}
+
 /// [MQTT-3.2.2-9], [MQTT-3.2.2-10]
 #[tokio::test]
 async fn what_tags_deny_is_said_in_connack_and_holds() {

@@ -85,6 +85,7 @@ impl Account {
             taken: HashSet::new(),
         };
         let (mut packets, mut wishes) = (Vec::with_capacity(requests.len()), Vec::new());
+        let judged_by = inbox.rights.version();
         for request in requests {
             let mut entries = Vec::with_capacity(request.entries.len());
             for (number, entry) in request.entries.into_iter().enumerate() {
@@ -96,7 +97,7 @@ impl Account {
             }
             packets.push((request.packet_id, entries));
         }
-        Planned { packets, wishes }
+        Planned { packets, wishes, judged_by }
     }
 
     fn plan(
