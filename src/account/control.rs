@@ -175,14 +175,17 @@ impl Control {
         self.order(Order::Close(ReasonCode::SessionTakenOver));
     }
 
-    /// Its client may do something else from now on.
-    pub(crate) fn change_rights(&self, principal: Arc<Principal>) {
-        self.inbox.change_rights(principal);
+    /// Its client is another principal from now on, if it is still the one that was judged: says whether it was.
+    pub(crate) fn change_rights(&self, judged: &Arc<Principal>, principal: Arc<Principal>) -> bool {
+        if !self.inbox.change_rights(judged, principal) {
+            return false;
+        }
         let mut given = self.given.lock();
         given.has_new_rights = true;
         self.is_given.store(true, Ordering::Release);
         drop(given);
         self.wake.notify_one();
+        true
     }
 
     /// Its listener has other limits from now on.

@@ -114,17 +114,38 @@ impl Rights {
         self.options.shares_sessions || may_have(self.owner().as_ref(), user)
     }
 
-    /// From now on it is this one.
-    pub(crate) fn change(&self, principal: Arc<Principal>) {
+    /// From now on it is this one, if it is still the one that was judged: says whether it was. `of_inbox`: says of its inbox what
+    /// [`Rights::limits_receiving`] does of it.
+    ///
+    /// **Invariant:** a change is one step: of several at a time each finds what the one before has made, with the flags that
+    /// belong to it, and one that was decided by something else holds nothing up.
+    pub(crate) fn change(&self, judged: &Arc<Principal>, principal: Arc<Principal>, of_inbox: &AtomicBool) -> bool {
+        let mut is = self.principal.write();
+        if !Arc::ptr_eq(&is, judged) {
+            return false;
+        }
+        let limits_receiving = self.mount.is_some() || limits_receiving(&principal.permissions);
         let limits = [
-            (&self.limits_receiving, self.mount.is_some() || limits_receiving(&principal.permissions)),
+            (&self.limits_receiving, limits_receiving),
+            (of_inbox, limits_receiving),
             (&self.limits_kinds, self.options.stores_nothing || limits_kinds(&principal)),
         ];
         // Between the two it may have less than either says, and not more.
         limits.iter().for_each(|(flag, has_some)| _ = flag.fetch_or(*has_some, Ordering::SeqCst));
-        *self.principal.write() = principal;
+        *is = principal;
         limits.iter().for_each(|(flag, has_some)| flag.store(*has_some, Ordering::SeqCst));
         self.version.fetch_add(1, Ordering::SeqCst);
+        true
+    }
+
+    /// Does something if it is still the one that was judged, and lets it be nobody else meanwhile: says whether it was.
+    pub(crate) fn while_is(&self, judged: &Arc<Principal>, act: impl FnOnce()) -> bool {
+        let is = self.principal.read();
+        let is_still = Arc::ptr_eq(&is, judged);
+        if is_still {
+            act();
+        }
+        is_still
     }
 
     /// What was answered under another version is to be asked again.

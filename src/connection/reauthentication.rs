@@ -60,7 +60,11 @@ where
             );
             return Err(ReasonCode::NotAuthorized);
         }
-        self.control.change_rights(principal);
+        // One that was judged again meanwhile is the same user.
+        let mut was = was;
+        while !self.control.change_rights(&was, Arc::clone(&principal)) {
+            was = self.inbox.rights.principal();
+        }
         let authenticator = &*identity.door.authenticator;
         if *authenticator.changes().borrow() != identity.judged_in {
             // Whoever was judged again meanwhile was it by what it was before.

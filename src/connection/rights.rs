@@ -12,15 +12,24 @@ use crate::account::{Control, Order};
 use crate::auth::{Again, Authenticator, ending_of};
 
 /// Judges a client again that is connected.
+///
+/// **Invariant:** a verdict counts for whom it is about. A client that has authenticated again meanwhile, or that somebody else has
+/// judged, is judged once more as who it is now.
 pub(crate) fn judge_again(authenticator: &dyn Authenticator, control: &Control) {
-    let principal = control.inbox().rights.principal();
-    match authenticator.judge_again(&principal, client_of(&control.client_id).1) {
-        Again::Same => {}
-        Again::Changed(principal) => control.change_rights(principal),
-        Again::Gone(step) => {
-            let client_id = control.client_id.escape_debug().to_string();
-            tracing::info!(client_id, step = step.text(), "ended: its user would not get in any more");
-            control.order(Order::Close(ending_of(step)));
+    let rights = &control.inbox().rights;
+    loop {
+        let judged = rights.principal();
+        let is_done = match authenticator.judge_again(&judged, client_of(&control.client_id).1) {
+            Again::Same => true,
+            Again::Changed(principal) => control.change_rights(&judged, principal),
+            Again::Gone(step) => rights.while_is(&judged, || {
+                let client_id = control.client_id.escape_debug().to_string();
+                tracing::info!(client_id, step = step.text(), "ended: its user would not get in any more");
+                control.order(Order::Close(ending_of(step)));
+            }),
+        };
+        if is_done {
+            return;
         }
     }
 }

@@ -20,6 +20,11 @@ fn rights(lists: [&[&str]; 4]) -> Rights {
     Rights::new(principal(permissions(lists)), RightsOptions::default())
 }
 
+/// From now on it is this one.
+fn change(rights: &Rights, principal: Arc<Principal>) {
+    assert!(rights.change(&rights.principal(), principal, &AtomicBool::default()));
+}
+
 fn subject(topic: &str) -> Subject {
     proto_map::map_topic(&TopicName::new(topic.to_owned()).unwrap(), proto_map::MAX_SUBJECT_LEN).unwrap().subject
 }
@@ -176,12 +181,50 @@ fn who_is_somebody_else_now_has_that_ones_rights() {
     let rights = Rights::all();
     let version = rights.version();
     assert!(rights.may_receive(&topic("a")) && rights.may_publish(&subject("a")));
-    rights.change(principal(permissions([&["b"], &[], &["b"], &[]])));
+    change(&rights, principal(permissions([&["b"], &[], &["b"], &[]])));
     assert_ne!(rights.version(), version, "what was cached is judged again");
     assert!(!rights.may_receive(&topic("a")) && !rights.may_publish(&subject("a")));
     assert!(rights.may_receive(&topic("b")) && rights.may_publish(&subject("b")));
-    rights.change(Arc::new(Principal::all()));
+    change(&rights, Arc::new(Principal::all()));
     assert!(rights.may_receive(&topic("a")));
+}
+
+#[test]
+fn of_several_changes_each_knows_the_one_before() {
+    let (rights, of_inbox) = (Rights::all(), AtomicBool::default());
+    let (first, limited) = (rights.principal(), principal(permissions([&[], &[], &["b"], &[]])));
+    assert!(rights.change(&first, Arc::clone(&limited), &of_inbox));
+    assert!(rights.limits_receiving() && of_inbox.load(Ordering::SeqCst));
+    let version = rights.version();
+    assert!(!rights.change(&first, Arc::new(Principal::all()), &of_inbox), "it was decided by what it was before");
+    assert!(!rights.while_is(&first, || panic!("that is nobody any more")));
+    assert!(rights.limits_receiving() && of_inbox.load(Ordering::SeqCst) && rights.version() == version);
+    let mut done = false;
+    assert!(rights.while_is(&limited, || done = true) && done);
+}
+
+/// Those who are judged at the same time, by whoever has read what they are.
+#[test]
+fn flags_are_those_of_who_it_is_whoever_changes_it_at_the_same_time() {
+    let (rights, of_inbox) = (Rights::all(), AtomicBool::default());
+    let limited = principal(permissions([&[], &[], &["b"], &[]]));
+    let (turn, free) = (std::sync::Barrier::new(2), Arc::new(Principal::all()));
+    let wrong = AtomicU64::new(0);
+    let race = |to: &Arc<Principal>| {
+        for _ in 0..1_000 {
+            turn.wait();
+            while !rights.change(&rights.principal(), Arc::clone(to), &of_inbox) {}
+            turn.wait();
+            let (is_limited, flag) = (Arc::ptr_eq(&rights.principal(), &limited), of_inbox.load(Ordering::SeqCst));
+            let is_wrong = (rights.limits_receiving(), flag) != (is_limited, is_limited);
+            wrong.fetch_add(u64::from(is_wrong), Ordering::SeqCst);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| race(&limited));
+        race(&free);
+    });
+    assert_eq!(wrong.into_inner(), 0);
 }
 
 #[test]
@@ -198,7 +241,7 @@ fn limits_of_a_user_hold_and_are_said() {
     assert!(limited.may_send(10) && !limited.may_send(11));
     assert!(limited.may_subscribe_beside(1) && !limited.may_subscribe_beside(2));
     assert_eq!(limited.limits(&offered).max_packet_size.get(), 10 + 8 * 1024);
-    free.change(limited.principal());
+    change(&free, limited.principal());
     assert!(!free.may_send(11) && !free.may_subscribe_beside(2));
 }
 
@@ -217,7 +260,7 @@ fn an_account_that_stores_nothing_offers_qos_0_whatever_its_user_may() {
             assert!(limits.shared_subscriptions, "groups are queue groups");
             assert!(rights.may_publish_as(QoS::AtMostOnce, false));
             assert!(!rights.may_publish_as(QoS::AtLeastOnce, false) && !rights.may_publish_as(QoS::AtMostOnce, true));
-            rights.change(Arc::new(Principal::all()));
+            change(&rights, Arc::new(Principal::all()));
         }
     }
 }
@@ -243,6 +286,6 @@ fn under_a_mount_point_a_client_receives_what_it_has_a_name_for_and_may() {
         assert_eq!(everything.in_group("g").may_receive(&topic), by_all, "{text}");
     }
     // Whoever it becomes, it stays there.
-    everything.change(Arc::new(Principal::all()));
+    change(&everything, Arc::new(Principal::all()));
     assert!(everything.limits_receiving() && !everything.may_receive(&topic("a/b")));
 }

@@ -130,12 +130,9 @@ impl Inbox {
         }
     }
 
-    /// The client is somebody else from now on.
-    pub(in crate::account) fn change_rights(&self, principal: Arc<Principal>) {
-        // Between the two it may have less than either says, and not more.
-        self.limits_receiving.store(true, Ordering::SeqCst);
-        self.rights.change(principal);
-        self.limits_receiving.store(self.rights.limits_receiving(), Ordering::SeqCst);
+    /// The client is somebody else from now on, if it is still who was judged: says whether it was.
+    pub(in crate::account) fn change_rights(&self, judged: &Arc<Principal>, principal: Arc<Principal>) -> bool {
+        self.rights.change(judged, principal, &self.limits_receiving)
     }
 
     /// What the client can answer, when it is one of MQTT 3.x.

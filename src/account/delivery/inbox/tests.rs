@@ -234,9 +234,11 @@ fn what_it_may_receive_changes_with_its_principal() {
     let (publish, subscribe) = (SubjectLists::new(&[], &[]), SubjectLists::new(&[], &["b"]));
     let permissions = Permissions::new(PermissionLists { publish, subscribe, responses: None }).unwrap();
     let limited = Principal { permissions: Arc::new(permissions), ..Principal::all() };
-    inbox.change_rights(Arc::new(limited));
+    assert!(inbox.change_rights(&all, Arc::new(limited)));
     assert!(inbox.may_receive(&a) && !inbox.may_receive(&b));
-    inbox.change_rights(all);
+    assert!(!inbox.change_rights(&all, Arc::clone(&all)), "that one was not judged as who it is now");
+    assert!(!inbox.may_receive(&b));
+    assert!(inbox.change_rights(&inbox.rights.principal(), all));
     assert!(inbox.may_receive(&b));
 }
 
