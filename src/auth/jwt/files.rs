@@ -1,7 +1,8 @@
 //! Account JWTs in files: an nsc store or the folder of a resolver, or one file with several of them, which may be the configuration
 //! of a nats-server. They are looked at, and not announced; see `users_file`.
 //!
-//! **Invariant:** an account is gone when it was looked for and not there. Where a folder or a file cannot be read, what was there stays.
+//! **Invariant:** an account is gone when it was looked for and not there. What was found in a folder or a file stays while that cannot be
+//! read; what was never found there is not waited for.
 
 use std::io::{Error, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -38,8 +39,8 @@ pub(super) struct Files {
     files: HashMap<PathBuf, Found>,
     /// Accounts that were there, and in how many looks they were not since.
     missing: HashMap<String, u8>,
-    /// A folder could not be read, which is said.
-    is_unreadable: bool,
+    /// Folders that could not be read, which is said.
+    unreadable: HashSet<PathBuf>,
     /// The operators that were trusted at the last look.
     trusted: u64,
 }
@@ -56,44 +57,45 @@ struct Found {
 /// What is there.
 #[derive(Default)]
 struct Looked {
-    paths: Vec<PathBuf>,
-    /// The first folder that could not be read, and why. What it has is not among the paths.
-    unreadable: Option<(PathBuf, Error)>,
+    paths: HashSet<PathBuf>,
+    /// Folders that could not be read, and why. What they have is not among the paths.
+    unreadable: Vec<(PathBuf, Error)>,
 }
 
 impl Files {
     /// A folder or a file.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, files: HashMap::default(), missing: HashMap::default(), is_unreadable: false, trusted: 0 }
+        Self {
+            path,
+            files: HashMap::default(),
+            missing: HashMap::default(),
+            unreadable: HashSet::default(),
+            trusted: 0,
+        }
     }
 
     /// Reads what is another one than at the last look.
     pub(super) fn look(&mut self, known: &Known) {
         let mut looked = Looked::default();
         if let Err(error) = looked.collect(&self.path, DEPTH_MAX) {
-            looked.unreadable = Some((self.path.clone(), error));
+            looked.unreadable.push((self.path.clone(), error));
         }
-        let Looked { paths, unreadable } = looked;
-        let is_complete = unreadable.is_none();
-        let was_unreadable = std::mem::replace(&mut self.is_unreadable, !is_complete);
-        if let Some((path, error)) = unreadable.filter(|_| !was_unreadable) {
+        for (path, error) in looked.unreadable.iter().filter(|(path, _)| !self.unreadable.contains(path)) {
             let path = path.display();
-            tracing::warn!(%path, "no account of auth.jwt.resolver is forgotten while this cannot be read: {error}");
+            tracing::warn!(%path, "accounts of auth.jwt.resolver that were found here stay while it cannot be read: {error}");
         }
+        self.unreadable = looked.unreadable.iter().map(|(path, _)| path.clone()).collect();
         let before: HashSet<String> = self.accounts().chain(self.missing.keys().cloned()).collect();
         let trusted = known.operators_version();
         if std::mem::replace(&mut self.trusted, trusted) != trusted {
             // What was refused then may count now.
             self.files.values_mut().for_each(|found| found.stamp = Stamp::default());
         }
-        if is_complete {
-            let there: HashSet<&PathBuf> = paths.iter().collect();
-            self.files.retain(|path, _| there.contains(path));
-        }
-        for path in paths {
+        self.files.retain(|path, _| looked.may_be_there(path));
+        for path in looked.paths {
             self.read(path, known);
         }
-        self.forget(before, is_complete, known);
+        self.forget(before, known);
     }
 
     /// Reads a file, if it is another one than at the last look.
@@ -125,13 +127,13 @@ impl Files {
         self.files.values().flat_map(|found| found.accounts.iter().cloned())
     }
 
-    /// Counts the looks in which an account was missing; only in one that has seen everything it was.
-    fn forget(&mut self, before: HashSet<String>, is_complete: bool, known: &Known) {
+    /// Counts the looks in which an account was missing.
+    fn forget(&mut self, before: HashSet<String>, known: &Known) {
         let now: HashSet<String> = self.accounts().collect();
         self.missing.retain(|id, _| !now.contains(id));
         for id in before.into_iter().filter(|id| !now.contains(id)) {
             let looks = self.missing.entry(id.clone()).or_insert(0);
-            *looks += u8::from(is_complete);
+            *looks += 1;
             if *looks >= MISSING_MAX {
                 self.missing.remove(&id);
                 known.remove(&id);
@@ -144,7 +146,7 @@ impl Looked {
     /// The files with JWTs in a folder; a file is itself.
     fn collect(&mut self, path: &Path, depth: usize) -> Result<(), Error> {
         if !std::fs::metadata(path)?.is_dir() {
-            self.paths.push(path.to_owned());
+            self.paths.insert(path.to_owned());
             return Ok(());
         }
         for entry in std::fs::read_dir(path)? {
@@ -159,7 +161,7 @@ impl Looked {
             if kind.is_dir() && depth > 0 && !is_other {
                 match self.collect(&path, depth - 1) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
-                        self.unreadable.get_or_insert((path, error));
+                        self.unreadable.push((path, error));
                     }
                     _ => {}
                 }
@@ -167,10 +169,15 @@ impl Looked {
                 if self.paths.len() >= FILES_MAX {
                     return Err(Error::other(format!("it has more than {FILES_MAX} files")));
                 }
-                self.paths.push(path);
+                self.paths.insert(path);
             }
         }
         Ok(())
+    }
+
+    /// Whether a file that was there before is there, as far as anybody knows.
+    fn may_be_there(&self, path: &Path) -> bool {
+        self.paths.contains(path) || self.unreadable.iter().any(|(folder, _)| path.starts_with(folder))
     }
 }
 
@@ -195,4 +202,25 @@ fn read(path: &Path, known: &Known) -> Result<(Vec<String>, bool), Error> {
         accounts.push(id);
     }
     Ok((accounts, is_final))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_in_a_folder_that_cannot_be_read_may_be_there_and_nothing_else() {
+        let denied = || Error::from(ErrorKind::PermissionDenied);
+        let looked = Looked {
+            paths: HashSet::from_iter([PathBuf::from("/jwt/A.jwt")]),
+            unreadable: vec![("/jwt/lost+found".into(), denied()), ("/jwt/T1".into(), denied())],
+        };
+        for (path, expected) in
+            [("/jwt/A.jwt", true), ("/jwt/B.jwt", false), ("/jwt/T1/T1.jwt", true), ("/jwt/T10/T10.jwt", false)]
+        {
+            assert_eq!(looked.may_be_there(Path::new(path)), expected, "{path}");
+        }
+        let looked = Looked { unreadable: vec![("/jwt".into(), denied())], ..Looked::default() };
+        assert!(looked.may_be_there(Path::new("/jwt/T1/T1.jwt")), "nothing can be read");
+    }
 }
