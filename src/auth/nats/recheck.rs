@@ -1,6 +1,7 @@
 //! Asks nats-server again about those who are connected, once for all who have the same credentials.
 //!
-//! **Invariant:** nobody but nats-server puts anybody out. Whatever is no refusal by it is no answer.
+//! **Invariant:** nobody but nats-server puts anybody out: whoever else answers may be anybody in the account. What nats-server refuses is the
+//! credentials, or the question itself, which its user may not ask any more.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -61,7 +62,7 @@ impl NatsUsers {
                     self.changes.send_modify(|version| *version += 1);
                 }
             }
-            Err(AuthStep::NatsRefused) => {
+            Err(AuthStep::NatsRefused | AuthStep::NatsQuestion) => {
                 self.known.refuse(fingerprint);
                 self.changes.send_modify(|version| *version += 1);
             }
@@ -101,15 +102,14 @@ mod tests {
             AuthStep::NatsAnswer,
             AuthStep::NatsAnswers,
             AuthStep::NatsNoAnswer,
-            AuthStep::NatsQuestion,
             AuthStep::NatsUnreachable,
         ] {
             users.learn(of, &offered, Err(step));
             assert!(matches!(users.judge_again(&lamp, "c"), Again::Same), "{}", step.text());
             assert!(!changes.has_changed().unwrap());
         }
-        users.learn(of, &offered, Err(AuthStep::NatsRefused));
-        assert!(matches!(users.judge_again(&lamp, "c"), Again::Gone(AuthStep::NatsRefused)));
+        users.learn(of, &offered, Err(AuthStep::NatsQuestion));
+        assert!(matches!(users.judge_again(&lamp, "c"), Again::Gone(_)));
         assert!(changes.has_changed().unwrap());
     }
 }
