@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, watch};
 use crate::nats::Subscriber;
 use crate::store::{Connector, Link, Role};
 
-/// Answers to one question that wait: a second one is enough to know that somebody forges them.
-const ANSWERS_MAX: usize = 2;
+/// Answers to one question that wait: a second one is enough to know that somebody forges them, beside those that come out of accounts
+/// that are imported.
+const ANSWERS_MAX: usize = 8;
 
 /// Answers of all questions that wait to be handed on, by one link.
 const QUEUED_MAX: usize = 1024;
@@ -202,7 +203,7 @@ impl Questions {
 impl Heard {
     /// Whether it can be about a user of the account that nats-server calls so, which is the case where it does not say. A link
     /// hears what its account imports, too.
-    pub(super) fn is_of(&self, called: Option<&str>) -> bool {
+    fn is_of(&self, called: Option<&str>) -> bool {
         self.called.as_deref().zip(called).is_none_or(|(own, called)| own == called)
     }
 }
@@ -213,9 +214,18 @@ impl Question<'_> {
         &self.reply
     }
 
-    /// The next answer.
-    pub(super) async fn answer(&mut self) -> Option<Heard> {
-        self.answers.recv().await
+    /// The next answer about a user of the account that nats-server calls so. What comes out of other accounts is none.
+    pub(super) async fn answer(&mut self, called: Option<&str>) -> Option<Heard> {
+        loop {
+            let heard = self.answers.recv().await?;
+            if heard.is_of(called) {
+                return Some(heard);
+            }
+            tracing::debug!(
+                account = heard.account.as_str(),
+                "an answer is left out that came out of an account which this one imports from"
+            );
+        }
     }
 }
 
@@ -239,14 +249,26 @@ mod tests {
         questions.arrived(by, b"_INBOX.x.zz", b"?");
         questions.arrived(by, b"_INBOX.x.1", b"?");
         let heard = Heard { account: t1.clone(), called: Some(Arc::clone(&key)), payload: Bytes::from_static(b"me") };
-        assert_eq!(one.answer().await, Some(heard));
+        assert_eq!(one.answer(None).await, Some(heard));
         let gone = other.reply().to_owned();
         drop(other);
         questions.arrived(by, gone.as_bytes(), b"late");
-        (0..3).for_each(|_| questions.arrived(by, one.reply().as_bytes(), b"more"));
+        (0..=ANSWERS_MAX).for_each(|_| questions.arrived(by, one.reply().as_bytes(), b"more"));
         assert_eq!(questions.waiting.lock().len(), 1);
         assert_eq!(one.answers.len(), ANSWERS_MAX);
     }
+
+    #[tokio::test]
+    async fn an_answer_by_an_account_that_imports_is_left_out() {
+        let questions = Questions::new("_INBOX");
+        let (mut one, [home, t1]) = (questions.ask(), ["", "T1"].map(AccountId::new));
+        let [home_key, t1_key] = ["AHOME", "AT1"].map(Arc::from);
+        questions.arrived((&home, Some(&home_key)), one.reply().as_bytes(), b"forged");
+        questions.arrived((&t1, Some(&t1_key)), one.reply().as_bytes(), b"me");
+        assert_eq!(one.answer(Some("AT1")).await.unwrap().payload, "me");
+        assert!(one.answers.is_empty());
+    }
+
     #[test]
     fn an_answer_out_of_an_account_that_is_imported_is_none() {
         let heard = |called: Option<&str>| Heard {
@@ -280,6 +302,7 @@ mod tests {
             assert_eq!(called.name.as_deref(), expected, "{epoch} {said:?}");
         }
     }
+
     #[test]
     fn the_home_account_is_heard_by_its_own_link() {
         let (questions, [home, t1]) = (Questions::new("_INBOX"), ["", "T1"].map(AccountId::new));
