@@ -48,10 +48,11 @@ impl JwtShape {
         (!algorithms.is_empty()).then_some(Self { algorithms, issuer })
     }
 
-    /// Whether an NKey has signed it: it is one of NATS.
+    /// Whether an NKey has signed it: it is one of NATS. `Ed25519` alone others write as well, whose issuer is no NKey; which a device
+    /// cannot change, since the issuer is what is signed.
     pub(super) fn is_of_nats(&self) -> bool {
-        let of_nats = ["ed25519-nkey", "ed25519"];
-        self.algorithms.iter().any(|algorithm| of_nats.iter().any(|of_nats| algorithm.eq_ignore_ascii_case(of_nats)))
+        let has = |of_nats: &str| self.algorithms.iter().any(|algorithm| algorithm.eq_ignore_ascii_case(of_nats));
+        has("ed25519-nkey") || has("ed25519") && nkeys::from_public_key(&self.issuer).is_ok()
     }
 }
 
@@ -124,17 +125,32 @@ mod tests {
         }
         let long = format!("{{\"alg\":\"{}\"}}", "x".repeat(HEADER_LEN_MAX));
         assert_eq!(of(&long, "{}"), None);
-        let is_of_nats =
-            |algorithm: &str| JwtShape::of(&text(&format!("{{\"alg\":\"{algorithm}\"}}"), "{}")).unwrap().is_of_nats();
-        assert!(is_of_nats("ed25519-nkey") && is_of_nats("Ed25519") && !is_of_nats("EdDSA") && !is_of_nats("none"));
+        let is_of_nats = |algorithm: &str, claims: &str| {
+            JwtShape::of(&text(&format!("{{\"alg\":\"{algorithm}\"}}"), claims)).unwrap().is_of_nats()
+        };
+        let by_nkey = by_nkey();
+        for (algorithm, claims, expected) in [
+            ("ed25519-nkey", "{}", true),
+            ("Ed25519", &*by_nkey, true),
+            ("Ed25519", r#"{"iss":"https://id"}"#, false),
+            ("EdDSA", &*by_nkey, false),
+            ("none", &*by_nkey, false),
+        ] {
+            assert_eq!(is_of_nats(algorithm, claims), expected, "{algorithm} {claims}");
+        }
     }
+
+    fn by_nkey() -> String {
+        format!("{{\"iss\":\"b\",\"iss\":\"{}\"}}", nkeys::KeyPair::new_account().public_key())
+    }
+
     #[test]
     fn a_jwt_of_nats_looks_like_one_however_it_is_written() {
         let is_of_nats = |text: &[u8]| JwtShape::of(text).is_some_and(|shape| shape.is_of_nats());
         for header in [r#"{"Alg":"ed25519"}"#, r#"{"alg":"RS256","ALG":"ed25519"}"#, r#"{"alg":"ed25519","alg":"x"}"#] {
-            assert!(is_of_nats(&text(header, r#"{"iss":"a","iss":"b"}"#)), "{header}");
+            assert!(is_of_nats(&text(header, &by_nkey())), "{header}");
         }
-        let written = String::from_utf8(text(r#"{"alg":"ed25519"}"#, "{}")).unwrap();
+        let written = String::from_utf8(text(r#"{"alg":"ed25519"}"#, &by_nkey())).unwrap();
         let (header, rest) = written.split_once('.').unwrap();
         for line_end in ["\n", "\r\n"] {
             let (front, back) = header.split_at(7);

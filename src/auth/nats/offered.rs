@@ -1,7 +1,7 @@
 //! What a client offers to prove who it is.
 
 use mqtt_access::UnixTime;
-use mqtt_access::jwt::{Circumstances, Listener, OwnLimits, Proof, Refusal, UserJwt};
+use mqtt_access::jwt::{Circumstances, JwtError, Listener, OwnLimits, Proof, Refusal, UserJwt};
 use mqtt_codec::Connect;
 use zeroize::Zeroizing;
 
@@ -47,8 +47,13 @@ impl Offered {
     /// The JWT, where it is one. One of NATS that we cannot read may be one that nats-server can, and what it says of its limits
     /// would not count: it is refused.
     fn jwt(&self, circumstances: &Circumstances<'_>) -> Result<Option<UserJwt>, Refusal> {
-        let text = self.password.as_ref().filter(|_| self.is_jwt);
-        text.map(|text| UserJwt::decode(text, circumstances)).transpose()
+        let Some(text) = self.password.as_ref().filter(|_| self.is_jwt) else { return Ok(None) };
+        match UserJwt::decode(text, circumstances) {
+            Ok(jwt) => Ok(Some(jwt)),
+            // It is no user's for nats-server either, but may be one for an auth callout.
+            Err(Refusal::Jwt(JwtError::Kind)) => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// What a JWT says of what nats-server does not see: it sees our address, and a connection that is none of MQTT.
@@ -143,7 +148,6 @@ mod tests {
         for (jwt, step) in [
             (with(json!({ "type": "user", "nats": { "type": null, "version": null } })), "jwt_version"),
             (with(json!({ "nats": { "src": null, "Src": ["10.0.0.0/8"] } })), "jwt_claims"),
-            (with(json!({ "nats": { "type": "activation" } })), "jwt_kind"),
             (with(json!({ "exp": 1 })), "expired"),
             (with(json!({ "nats": { "times": [{ "start": "x", "end": "y" }] } })), "claims"),
             (sign(&world.user_claims, &KeyPair::new_account()), "jwt_signature"),
@@ -163,7 +167,10 @@ mod tests {
     #[test]
     fn what_is_no_jwt_of_nats_has_no_limits_of_its_own() {
         let other = sign_with(r#"{"typ":"JWT","alg":"EdDSA"}"#, "{}", &KeyPair::new_account());
-        for password in ["", "light", "a.b.c", &other] {
+        let generic = elsewhere().over_user(&json!({ "nats": { "type": "generic" } })).user_jwt();
+        let of_provider =
+            sign_with(r#"{"typ":"JWT","alg":"Ed25519"}"#, r#"{"iss":"https://id"}"#, &KeyPair::new_account());
+        for password in ["", "light", "a.b.c", &other, &generic, &of_provider] {
             assert!(own(password).unwrap().is_none(), "{password}");
         }
         let near = elsewhere().over_user(&json!({ "nats": { "src": ["10.0.0.0/8"], "tags": ["site:a"] } }));
