@@ -36,7 +36,7 @@ use mqtt_session::{Credentials, Verdict};
 use tokio::sync::watch;
 
 pub(crate) use dispatch::Dispatch;
-pub(crate) use jwt::{SURVEYED_MAX, Survey, Surveyed, SurveyedWay};
+pub(crate) use jwt::{SURVEYED_MAX, Survey, Surveyed, SurveyedWay, Unserved};
 pub(crate) use modes::{Identified, authenticator, identify, survey, tell_open_listeners, warnings};
 pub(crate) use mqtt_access::Principal;
 pub(crate) use nats::NatsWays;

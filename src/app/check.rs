@@ -67,7 +67,9 @@ pub async fn check(config: &Config) -> Result<Report, AppError> {
 }
 
 /// Of an operator's accounts some may have no devices: that there is no way into one is said, and is no fault.
-async fn check_surveyed(config: &Config, survey: Survey, report: &mut Report) {
+async fn check_surveyed(config: &Config, mut survey: Survey, report: &mut Report) {
+    // Those are gone into by what stands there, and were looked at.
+    survey.accounts.retain(|surveyed| !config.accounts.contains_key(surveyed.account.as_str()));
     for (shown, way) in ways::probe_surveyed(config, survey.accounts, CHECK_TIMEOUT).await {
         match way {
             Ok(found) => report.add(&shown, found),

@@ -11,7 +11,7 @@ use mqtt_access::{AccountId, Publisher};
 use super::options;
 use crate::account::{Account, AccountSpec, KnowsUsers, Looking, Publishers, Redirect};
 use crate::accounts::{Opener, Opening};
-use crate::auth::{Authenticator, Surveyed, SurveyedWay};
+use crate::auth::{Authenticator, Surveyed, SurveyedWay, Unserved};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::{Credentials, Leases, StoreOptions, probe};
@@ -113,7 +113,8 @@ pub(super) async fn probe_surveyed(config: &Config, accounts: Vec<Surveyed>, wit
         let shown = if name.is_empty() { id.to_owned() } else { format!("{name:?} ({id})") };
         let SurveyedWay { credentials, by } = match way {
             Ok(way) => way,
-            Err(missing) => return (shown, Err(missing)),
+            Err(Unserved::NotMeant(missing)) => return (shown, Err(missing)),
+            Err(Unserved::Fault(why)) => return (shown, Ok(Err(why))),
         };
         let found = match store_as(config, credentials, Some(within)) {
             Ok(options) => Box::pin(probe(options, id)).await.map_err(|error| error.to_string()),

@@ -38,7 +38,7 @@ use self::held::Held;
 use self::known::{Known, OperatorSource};
 use self::memory::AtHome;
 use self::resolver::{Resolver, Unresolved};
-pub(crate) use self::survey::{SURVEYED_MAX, Survey, Surveyed, SurveyedWay};
+pub(crate) use self::survey::{SURVEYED_MAX, Survey, Surveyed, SurveyedWay, Unserved};
 use self::system::System;
 use self::verifying::Verifying;
 pub(crate) use self::ways::{Ways, are_creds_of};

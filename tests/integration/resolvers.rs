@@ -168,6 +168,15 @@ async fn check_says_which_accounts_are_served_and_by_which_key() {
         assert!(!checked.stdout.contains(&world(&json!({})).account.public_key()), "{}", checked.stdout);
         assert_eq!(!checked.stdout.contains(&operator.system.public_key()), has_system, "{}", checked.stdout);
     }
+    // Whoever has put credentials there means it to be served.
+    let (user, jwt) = user_of(&tenant.account);
+    let folder = file("creds");
+    std::fs::create_dir(&folder).unwrap();
+    operator.file("creds/T2.creds", &creds(&user, &jwt));
+    let checked = check(&format!("system_creds = {:?}\ncreds = {folder:?}", file("sys.creds"))).await;
+    assert_eq!(checked.code, 78, "{checked:?}");
+    let line = format!("account \"T2\" ({}): its devices would be refused: ", other.account.public_key());
+    assert!(checked.stdout.contains(&line), "{}", checked.stdout);
 }
 
 /// The JWT of an account that was used is remembered by all sidecars: of what lies in a folder, an older one does not come back.

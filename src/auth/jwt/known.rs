@@ -415,12 +415,14 @@ impl Known {
         state.absent.clear();
     }
 
-    /// All that are there.
-    pub(super) fn ids(&self) -> Vec<String> {
+    /// All that are there, and those whose JWT does not count, as far as that is remembered.
+    pub(super) fn heard_of(&self) -> Vec<String> {
         let state = self.state.lock();
-        let there = state.accounts.iter().filter(|(_, entry)| entry.account.is_some());
-        let mut ids: Vec<String> = there.map(|(id, _)| id.to_string()).collect();
+        let there = state.accounts.iter().filter(|(_, entry)| entry.account.is_some()).map(|(id, _)| id);
+        let refused = state.absent.iter().filter(|(_, (_, refusal))| refusal.is_some()).map(|(id, _)| id);
+        let mut ids: Vec<String> = there.chain(refused).map(ToString::to_string).collect();
         ids.sort_unstable();
+        ids.dedup();
         ids
     }
 

@@ -1,6 +1,5 @@
 //! What can be served in mode `jwt`, for `nats-mqtt check`: the accounts that there are, and our own way into each.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use mqtt_access::AccountId;
 use tokio::time::timeout;
 
 use super::JwtUsers;
+use super::known::Current;
 use super::resolver::Unresolved;
-use super::ways::are_creds_of;
+use super::ways::{NoWay, account_of};
 use crate::auth::Authenticator as _;
 use crate::config::read_signing_key;
 use crate::store::Credentials;
@@ -42,8 +42,17 @@ pub(crate) struct Surveyed {
     pub(crate) account: AccountId,
     /// Its name, which may be empty.
     pub(crate) name: String,
-    /// How we get in, or what is missing.
-    pub(crate) way: Result<SurveyedWay, String>,
+    /// How we get in, or why we do not.
+    pub(crate) way: Result<SurveyedWay, Unserved>,
+}
+
+/// Why an account is not served, in one line.
+#[derive(Debug)]
+pub(crate) enum Unserved {
+    /// Nothing is there that would be a way, or nobody can be a user of it: it may have no devices.
+    NotMeant(String),
+    /// It was meant to be served.
+    Fault(String),
 }
 
 /// Our own way into an account, which nobody has tried.
@@ -74,20 +83,24 @@ impl JwtUsers {
 
     async fn survey_all(&self, home: &Credentials) -> Result<Survey, String> {
         self.wait_for_operators().await?;
+        let ours: Vec<String> =
+            [self.system_creds.as_deref(), home_creds(home)].into_iter().flatten().filter_map(account_of).collect();
         let mut ids = match self.system.as_ref().filter(|_| self.files.is_none()) {
             Some(system) => system.list().await.map_err(|()| {
                 "no resolver of nats-server says which accounts there are: auth.jwt.resolver = \"system\" needs a full one"
             })?,
             None => {
                 self.look();
-                self.known.ids()
+                self.known.heard_of()
             }
         };
-        ids.retain(|id| !self.is_ours(id, home));
+        ids.retain(|id| !ours.contains(id));
         let left_out = ids.len().saturating_sub(SURVEYED_MAX);
         let surveyed = ids.into_iter().take(SURVEYED_MAX).map(|id| self.survey_one(id));
         let accounts: Vec<Surveyed> = stream::iter(surveyed).buffered(ASKED_AT_ONCE).collect().await;
-        let idle_keys = self.idle_keys(accounts.iter().map(|surveyed| &surveyed.account));
+        // Where not all accounts are known nobody knows which keys they name.
+        let knows_all = left_out == 0 && !accounts.iter().any(|one| matches!(one.way, Err(Unserved::Fault(_))));
+        let idle_keys = if knows_all { self.idle_keys(&accounts, &ours) } else { Vec::new() };
         Ok(Survey { accounts, left_out, idle_keys })
     }
 
@@ -97,36 +110,38 @@ impl JwtUsers {
         timeout(OPERATOR_WITHIN, known).await.map_err(|_| "no nats-server says which operator it trusts".to_owned())
     }
 
-    /// Whether it is our own account, or that of the system.
-    fn is_ours(&self, id: &str, home: &Credentials) -> bool {
-        let account = AccountId::new(id);
-        let is_of = |file: &Path| are_creds_of(file, &account);
-        matches!(home, Credentials::CredsFile(file) if is_of(file)) || self.system_creds.as_deref().is_some_and(is_of)
-    }
-
     async fn survey_one(&self, id: String) -> Surveyed {
         let found = self.resolver.account(&id, [0, 0, 0, 0].into()).await;
         let account = AccountId::new(&id);
         let way = match &found {
-            Ok(_) => self.ways.shown(&account).map_err(|no_way| no_way.to_string()),
-            Err(Unresolved::Refused(refusal)) => Err(format!("its JWT does not count: {refusal}")),
-            Err(Unresolved::Unknown) => Err("it is not there any more".to_owned()),
-            Err(Unresolved::Unreachable) => Err("the resolver does not answer".to_owned()),
+            Ok(_) => self.ways.shown(&account).map_err(|no_way| match no_way {
+                NoWay::Nothing { .. } => Unserved::NotMeant(no_way.to_string()),
+                NoWay::Creds { .. } => Unserved::Fault(no_way.to_string()),
+            }),
+            Err(Unresolved::Refused(refusal)) => Err(Unserved::NotMeant(format!("its JWT does not count: {refusal}"))),
+            Err(Unresolved::Unknown) => Err(Unserved::NotMeant("it is not there any more".to_owned())),
+            Err(Unresolved::Unreachable) => Err(Unserved::Fault("the resolver does not answer".to_owned())),
         };
         let name = found.map(|current| current.account.name().to_owned()).unwrap_or_default();
         Surveyed { account, name, way: way.map(|(credentials, by)| SurveyedWay { credentials, by }) }
     }
 
-    fn idle_keys<'a>(&self, accounts: impl Iterator<Item = &'a AccountId>) -> Vec<String> {
-        let named: BTreeSet<String> = accounts.flat_map(|account| self.ways.keys_of(account)).collect();
+    /// Signing keys that lead into none of these accounts, nor into ours.
+    fn idle_keys(&self, accounts: &[Surveyed], ours: &[String]) -> Vec<String> {
+        let ids = accounts.iter().map(|surveyed| surveyed.account.as_str()).chain(ours.iter().map(String::as_str));
+        let accounts: Vec<Current> = ids.filter_map(|id| self.known.get(id)).collect();
         let keys = self.ways.signing_keys().iter().filter_map(|file| Some((file, read_signing_key(file).ok()?)));
-        let idle = keys.map(|(file, key)| (file, key.public_key())).filter(|(_, key)| !named.contains(key));
-        idle.map(|(file, key)| {
-            let file = file.display();
-            format!(
-                "signing key {key} ({file}) leads into no account: none names it, or its account is the one of [nats]"
-            )
-        })
-        .collect()
+        let keys = keys.map(|(file, key)| (file, key.public_key()));
+        let is_named = |key: &str| accounts.iter().any(|one| one.account.is_scoped(key, &one.operators).is_some());
+        let idle = keys.filter(|(_, key)| !is_named(key));
+        idle.map(|(file, key)| format!("signing key {key} ({}) leads into no account: none names it", file.display()))
+            .collect()
+    }
+}
+
+fn home_creds(home: &Credentials) -> Option<&Path> {
+    match home {
+        Credentials::CredsFile(file) => Some(file),
+        _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mqtt_access::AccountId;
-use mqtt_access::jwt::{Circumstances, Listener, Proof, UserJwt, jwts_in};
+use mqtt_access::jwt::{Circumstances, Listener, Proof, UnverifiedUserJwt, UserJwt, jwts_in};
 use nkeys::{KeyPair, KeyPairType};
 use zeroize::Zeroizing;
 
@@ -59,10 +59,7 @@ impl Ways {
     /// # Errors
     /// There is no way.
     pub(crate) fn credentials(&self, account: &AccountId) -> Result<Credentials, NoWay> {
-        match self.signing_key(account) {
-            Ok(_) => Ok(Credentials::Identity(Arc::new(Minted::new(self.clone(), account.clone())))),
-            Err(nothing) => self.creds_file(account).map(|file| file.map(Credentials::CredsFile))?.ok_or(nothing),
-        }
+        self.shown(account).map(|(credentials, _)| credentials)
     }
 
     /// The same, with the key or file that it is by as part of a sentence.
@@ -70,27 +67,23 @@ impl Ways {
     /// # Errors
     /// There is no way.
     pub(super) fn shown(&self, account: &AccountId) -> Result<(Credentials, String), NoWay> {
-        let credentials = self.credentials(account)?;
-        let by = match (self.signing_key(account), &credentials) {
-            (Ok((key, true)), _) => format!("signing key {}, which has a scope", key.public_key()),
-            (Ok((key, false)), _) => format!("signing key {}", key.public_key()),
-            (Err(_), Credentials::CredsFile(file)) => file.display().to_string(),
-            (Err(nothing), _) => return Err(nothing),
-        };
-        Ok((credentials, by))
+        match self.signing_key(account) {
+            Ok((key, is_scoped)) => {
+                let scope = if is_scoped { ", which has a scope" } else { "" };
+                let minted = Minted::new(self.clone(), account.clone());
+                Ok((Credentials::Identity(Arc::new(minted)), format!("signing key {}{scope}", key.public_key())))
+            }
+            Err(nothing) => {
+                let file = self.creds_file(account)?.ok_or(nothing)?;
+                let by = file.display().to_string();
+                Ok((Credentials::CredsFile(file), by))
+            }
+        }
     }
 
     /// The files of our signing keys.
     pub(super) fn signing_keys(&self) -> &[PathBuf] {
         &self.0.signing_keys
-    }
-
-    /// Those of our signing keys that may sign users of an account.
-    pub(super) fn keys_of(&self, account: &AccountId) -> Vec<String> {
-        let Some(current) = self.0.known.get(account.as_str()) else { return Vec::new() };
-        let keys = self.0.signing_keys.iter().filter_map(|file| read_signing_key(file).ok());
-        let keys = keys.map(|key| key.public_key());
-        keys.filter(|key| current.account.is_scoped(key, &current.operators).is_some()).collect()
     }
 
     /// A key that may sign users of an account, and whether it has a scope.
@@ -183,6 +176,12 @@ fn is_file_name(name: &str) -> bool {
 /// Whether a file has credentials of a user of an account.
 pub(crate) fn are_creds_of(file: &std::path::Path, account: &AccountId) -> bool {
     check_creds(file, account).is_ok()
+}
+
+/// The account of the user whose credentials are in a file, as its JWT says.
+pub(super) fn account_of(file: &std::path::Path) -> Option<String> {
+    let text = Zeroizing::new(std::fs::read_to_string(file).ok()?);
+    Some(UnverifiedUserJwt::read(jwts_in(&text).next()?).ok()?.verified().ok()?.account_id().to_owned())
 }
 
 /// Whether credentials are those of a user of an account, now.
