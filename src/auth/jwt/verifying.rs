@@ -104,8 +104,8 @@ fn verify(together: Vec<Waiter>) {
 mod tests {
     use std::sync::Arc;
 
-    use futures_util::future::join_all;
-    use futures_util::poll;
+    use futures_util::FutureExt as _;
+    use futures_util::future::{BoxFuture, join_all};
     use mqtt_access::jwt::JwtError;
     use serde_json::json;
     use tokio::task::JoinSet;
@@ -141,13 +141,17 @@ mod tests {
         assert!(verifying.0.lock().waiting.is_empty());
     }
 
+    /// Five who have had their first turn.
+    fn five_wait(verifying: &Verifying) -> Vec<BoxFuture<'_, Option<Result<UserJwt, Refusal>>>> {
+        let mut waits: Vec<_> = (0..5).map(|number| verifying.verified(user(number, true)).boxed()).collect();
+        assert!(waits.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
+        waits
+    }
+
     #[tokio::test]
     async fn who_comes_before_the_first_is_verified_is_verified_along_and_who_goes_takes_nobody_along() {
         let verifying = Verifying::default();
-        let mut waits: Vec<_> = (0..5).map(|number| Box::pin(verifying.verified(user(number, true)))).collect();
-        for wait in &mut waits {
-            assert!(poll!(wait).is_pending());
-        }
+        let mut waits = five_wait(&verifying);
         assert_eq!(verifying.0.lock().waiting.len(), 5);
         // The first one, and one in between.
         drop(waits.remove(3));
@@ -164,10 +168,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_left_when_all_go() {
         let verifying = Verifying::default();
-        let mut waits: Vec<_> = (0..5).map(|number| Box::pin(verifying.verified(user(number, true)))).collect();
-        for wait in &mut waits {
-            assert!(poll!(wait).is_pending());
-        }
+        let mut waits = five_wait(&verifying);
         for left in (0..5).rev() {
             drop(waits.remove(left / 2));
             assert_eq!(verifying.0.lock().waiting.len(), left);

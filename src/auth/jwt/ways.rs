@@ -180,14 +180,20 @@ pub(crate) fn are_creds_of(file: &std::path::Path, account: &AccountId) -> bool 
 
 /// The account of the user whose credentials are in a file, as its JWT says.
 pub(super) fn account_of(file: &std::path::Path) -> Option<String> {
-    let text = Zeroizing::new(std::fs::read_to_string(file).ok()?);
-    Some(UnverifiedUserJwt::read(jwts_in(&text).next()?).ok()?.verified().ok()?.account_id().to_owned())
+    user_of(file).ok().map(|user| user.account_id().to_owned())
+}
+
+/// The user whose credentials are in a file, whose JWT may have expired.
+fn user_of(file: &std::path::Path) -> Result<UserJwt, String> {
+    let text = Zeroizing::new(std::fs::read_to_string(file).map_err(|error| error.to_string())?);
+    let jwt = jwts_in(&text).next().ok_or("it holds no user JWT")?;
+    let user = UnverifiedUserJwt::read(jwt).and_then(UnverifiedUserJwt::verified);
+    user.map_err(|refusal| refusal.to_string())
 }
 
 /// Whether credentials are those of a user of an account, now.
 fn check_creds(file: &std::path::Path, account: &AccountId) -> Result<(), String> {
-    let text = Zeroizing::new(std::fs::read_to_string(file).map_err(|error| error.to_string())?);
-    let jwt = jwts_in(&text).next().ok_or("it holds no user JWT")?;
+    let user = user_of(file)?;
     // Of what only a device has nothing is asked.
     let given = Circumstances {
         now: time::now(),
@@ -196,7 +202,7 @@ fn check_creds(file: &std::path::Path, account: &AccountId) -> Result<(), String
         has_trusted_proxy: true,
         proof: Proof::None,
     };
-    let user = UserJwt::decode(jwt, &given).map_err(|refusal| refusal.to_string())?;
+    user.check_claims(&given).map_err(|refusal| refusal.to_string())?;
     if user.account_id() != account.as_str() {
         return Err(format!("its user is one of account {}", user.account_id()));
     }
