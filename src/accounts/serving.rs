@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use mqtt_access::{AccountId, Limit, Principal};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::pacing;
 use super::rates::CommonRates;
@@ -213,7 +214,9 @@ impl Accounts {
     /// Keeps an account as long as somebody wants it, and a while longer.
     async fn keep(self: Arc<Self>, id: AccountId, room: Arc<Room>) {
         loop {
-            match self.opener.open(&id, &self.home).await {
+            // What is said on the way is of this account, and not of the home.
+            let opening = tracing::warn_span!("opening", account = id.as_str());
+            match self.opener.open(&id, &self.home).instrument(opening).await {
                 Ok(account) => {
                     if account.has_jetstream() {
                         Box::pin(self.list(&id, &account)).await;

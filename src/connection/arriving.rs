@@ -18,6 +18,9 @@ use crate::auth::{JUDGED_WITHIN, Principal};
 use crate::listener::Peer;
 use crate::metrics::BanKind;
 
+/// Why a client is refused that has waited for its account as long as for anything.
+const STILL_OPENING: &str = "its account is still being opened";
+
 /// A client that is known, in its account.
 pub(super) struct Arrived<S> {
     pub(super) io: Io<S>,
@@ -46,9 +49,9 @@ where
         };
         match enter(&mut io, &peer, &accounts, &welcome).await {
             Ok(stay) => Some(Box::new(Self { io, decoder, peer, door, stay, welcome, judged_in })),
-            Err(Outside::Refused(reason)) => {
-                let connack = handshake::refusal_of(accounts.home(), reason);
-                handshake::refuse_client(&mut io, &door.metrics, &peer, &welcome.connect, connack);
+            Err(Outside::Refused(reason, why)) => {
+                let connack = Box::new(handshake::refusal_of(accounts.home(), reason));
+                handshake::refuse_known(&mut io, &door.metrics, &peer, &welcome, connack, why.as_deref());
                 io::close_socket(io, &door.metrics).await;
                 None
             }
@@ -72,8 +75,8 @@ fn banned(peer: &Peer, accounts: &Accounts, principal: &Principal, session_name:
 
 /// Why a client did not get into its account.
 enum Outside {
-    /// It is told.
-    Refused(ReasonCode),
+    /// It is told; and what the log says besides.
+    Refused(ReasonCode, Option<String>),
     /// It has left.
     Gone,
     /// Others wait for its place among those that are not connected yet.
@@ -94,7 +97,7 @@ where
     let name = session_name(peer.entrance.mount.as_deref(), &welcome.connect.client_id);
     if let Some(kind) = banned(peer, accounts, principal, &name) {
         peer.entrance.bans.refused(kind);
-        return Err(Outside::Refused(ReasonCode::Banned));
+        return Err(Outside::Refused(ReasonCode::Banned, None));
     }
     let configured =
         peer.entrance.limits.get().connections_per_user.map_or(Limit::Unlimited, |most| Limit::Max(most.into()));
@@ -104,13 +107,19 @@ where
         biased;
         entered = timeout(JUDGED_WITHIN, entering) => match entered {
             Ok(Ok(stay)) => Ok(stay),
-            Ok(Err(NotServed::TooMany | NotServed::Full | NotServed::FullOfUser)) => Err(Outside::Refused(ReasonCode::QuotaExceeded)),
-            Ok(Err(NotServed::Ending)) => Err(Outside::Refused(accounts.home().drain_refusal())),
-            Ok(Err(NotServed::Refused(_))) | Err(_) => {
-                Err(Outside::Refused(ReasonCode::ServerUnavailable))
-            }
+            Ok(Err(why)) => Err(Outside::Refused(reason_of(&why, accounts), Some(why.to_string()))),
+            Err(_) => Err(Outside::Refused(ReasonCode::ServerUnavailable, Some(STILL_OPENING.to_owned()))),
         },
         () = peer.handshake.evicted() => Err(Outside::Evicted),
         () = std::future::poll_fn(|cx| io.poll_gone(cx)) => Err(Outside::Gone),
+    }
+}
+
+/// What a client is told whose account does not serve it.
+fn reason_of(why: &NotServed, accounts: &Accounts) -> ReasonCode {
+    match why {
+        NotServed::TooMany | NotServed::Full | NotServed::FullOfUser => ReasonCode::QuotaExceeded,
+        NotServed::Ending => accounts.home().drain_refusal(),
+        NotServed::Refused(_) => ReasonCode::ServerUnavailable,
     }
 }

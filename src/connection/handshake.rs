@@ -248,13 +248,13 @@ pub(super) fn negotiated<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let connect = &welcome.connect;
-    let refused = match offered(welcome, account, peer, rights) {
-        Ok(negotiated) => return Some(negotiated),
-        Err(connack) => Failed::Refused(connect.version, client_max_packet_size(connect), connack),
-    };
-    answer(io, &account.metrics, peer, refused, Some(connect.version));
-    None
+    match offered(welcome, account, peer, rights) {
+        Ok(negotiated) => Some(negotiated),
+        Err(connack) => {
+            refuse_known(io, &account.metrics, peer, welcome, connack, None);
+            None
+        }
+    }
 }
 
 fn offered(
@@ -283,13 +283,29 @@ fn offered(
     Ok(negotiated)
 }
 
-/// Refuses a client that is known.
-pub(super) fn refuse_client<S>(io: &mut Io<S>, metrics: &Counts, peer: &Peer, connect: &Connect, connack: ConnAck)
-where
+/// Refuses a client that is known. `why`: what its reason code does not say.
+pub(super) fn refuse_known<S>(
+    io: &mut Io<S>,
+    metrics: &Counts,
+    peer: &Peer,
+    welcome: &Welcome<Arc<Principal>>,
+    connack: Box<ConnAck>,
+    why: Option<&str>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let refused = Failed::Refused(connect.version, client_max_packet_size(connect), Box::new(connack));
-    answer(io, metrics, peer, refused, Some(connect.version));
+    let Welcome { connect, principal, .. } = welcome;
+    tracing::info!(
+        client_id = &*connect.client_id,
+        account = principal.account.as_str(),
+        user = principal.user.owner(),
+        remote = %peer.addr,
+        listener = &*peer.entrance.name,
+        reason_code = ?connack.reason,
+        why,
+        "refused"
+    );
+    send_limited(io, metrics, connect.version, client_max_packet_size(connect), connack);
 }
 
 /// A refusal that says where to go instead, if there is such a place.

@@ -122,7 +122,9 @@ pub enum OpenError {
     )]
     Nameless,
     /// JetStream does not answer; it may in a while.
-    #[error("JetStream does not answer ({reason}); is the cluster without a leader, or the server still starting?")]
+    #[error(
+        "JetStream does not answer ({reason}); is the cluster without a leader, the server still starting, or without storage for the limits of this account? Its log says so"
+    )]
     Unavailable {
         /// The last error.
         reason: String,

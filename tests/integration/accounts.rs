@@ -159,6 +159,15 @@ async fn no_more_accounts_are_open_than_may_be() {
     let _home = sidecar.connect(of("home", Options::v5("home"))).await;
     let refused = Client::open(sidecar.mqtt_port, of("b", Options::v5("second"))).await;
     assert_eq!(refused.connack.reason, ReasonCode::QuotaExceeded);
+    let log = sidecar.log();
+    let told = log.lines().rfind(|line| line.contains("client_id=\"second\"")).unwrap();
+    for part in
+        ["refused", "account=\"T2\"", "user=\"b\"", "why=\"as many accounts are open as nats.max_accounts allows\""]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // What is said of an account while it is opened names it.
+    assert!(log.contains("opening{account=\"T1\"}: stream created"), "{log}");
     assert_eq!(sidecar.metric("mqtt_accounts").await, 2.0);
     assert_eq!(sidecar.metric("mqtt_over_limit_total{limit=\"accounts\"}").await, 1.0);
 }
