@@ -12,7 +12,7 @@ const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const OWN_MQTT: &str = "mqtt { listen: \"127.0.0.1:-1\" }";
 
 /// The block of the documentation in which a command is, with the address of this server.
-fn block_of(command: &str, server: &NatsServer) -> String {
+pub(crate) fn block_of(command: &str, server: &NatsServer) -> String {
     let blocks = TENANCY.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
     let block = blocks.into_iter().find(|block| block.contains(command)).expect("a block of docs/tenancy.md");
     block.replace("nats://127.0.0.1:4222", &server.url())
@@ -34,16 +34,26 @@ pub(crate) async fn typed() -> Option<(Nsc, NatsServer)> {
     let resolver = std::fs::read_to_string(nsc.file("resolver.conf")).unwrap();
     server.configure(true, &format!("{OWN_MQTT}\n{resolver}"));
     server.restart();
-    nsc.types(&block_of("nsc generate nkey", &server)).await;
-    nsc.types(&block_of("nsc push --all", &server)).await;
+    for block in ["nsc generate nkey", "--role device", "--role backend"] {
+        nsc.types(&block_of(block, &server)).await;
+    }
     Some((nsc, server))
+}
+
+#[test]
+fn two_tenants_are_ten_commands() {
+    let section = TENANCY.split("\n## ").find(|section| section.starts_with("From nothing")).unwrap();
+    let blocks = section.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    let commands = blocks.flat_map(str::lines).filter(|line| line.trim_start_matches([' ', '(']).contains("nsc "));
+    let made: Vec<&str> = commands.filter(|line| !line.contains("nsc describe")).collect();
+    assert_eq!(made.len(), 10, "{made:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_documentation_says_makes_two_tenants_and_puts_a_device_out() {
     let Some((nsc, server)) = typed().await else { return };
     // The resolver has what nsc has.
-    let system = nsc.client(&server, &nsc.file("sys.creds")).await;
+    let system = nsc.client(&server, &nsc.creds("SYS", "sys")).await;
     for account in ["MQTT", "T1", "T2"] {
         let lookup = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", nsc.account_id(account).await);
         let found = system.request(lookup, "".into()).await.unwrap().payload;

@@ -1,33 +1,40 @@
 //! Mode `jwt` with the tools of its operators: docs/tenancy.md as it stands, typed in, with a sidecar that has the configuration from there.
 
-use mqtt_codec::{ReasonCode, Secret};
+use std::fmt::Display;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Subscriber};
+use futures_util::StreamExt as _;
+use mqtt_codec::ReasonCode;
 
 use crate::harness::{
-    Client, NatsServer, Nsc, Options, Resolver, Sidecar, SidecarBuilder, Watch, eventually, msg, shown,
+    Client, NatsServer, Nsc, Options, PATIENCE, Resolver, Sidecar, SidecarBuilder, Watch, eventually, msg, settle,
+    shown,
 };
-use crate::nsc::{TENANCY, typed};
+use crate::nsc::{TENANCY, block_of, typed};
+use crate::requests::{answer_to, ask, has_nothing, request};
+
+/// Commands of a backend to a group.
+const COMMANDS: usize = 20;
 
 /// The configuration of the documentation, with other lines in the place of some.
-async fn sidecar(nsc: &Nsc, server: &NatsServer, instead: &[(&str, String)]) -> Sidecar {
+async fn sidecar(nsc: &Nsc, server: &NatsServer, instead: &[(String, String)]) -> Sidecar {
     let block = TENANCY.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
     let mut text = block.expect("a configuration in docs/tenancy.md").replace("nats://127.0.0.1:4222", &server.url());
     for (line, new) in instead {
         assert!(text.contains(line), "{line}");
         text = text.replace(line, new);
     }
-    for file in ["home.creds", "sys.creds", "mqtt.nk"] {
-        text = text.replace(&format!("\"{file}\""), &format!("{:?}", nsc.file(file)));
-    }
+    text = text.replace("/home/acme", nsc.file("").to_str().unwrap().trim_end_matches('/'));
+    text = text.replace("\"mqtt.nk\"", &format!("{:?}", nsc.file("mqtt.nk")));
     std::fs::write(nsc.file("nats-mqtt.toml"), text).unwrap();
     SidecarBuilder::new("tenants", &["-c", nsc.file("nats-mqtt.toml").to_str().unwrap()]).start().await
 }
 
 /// A device with its JWT.
 async fn device(sidecar: &Sidecar, nsc: &Nsc, account: &str, name: &str) -> Client {
-    let mut options = Options::v5(name);
-    options.connect.username = Some(name.into());
-    options.connect.password = Some(Secret::from(nsc.user_jwt(account, name).await.as_bytes()));
-    Client::open(sidecar.mqtt_port, options).await
+    let jwt = nsc.user_jwt(account, name).await;
+    Client::open(sidecar.mqtt_port, Options::v5(name).password(&jwt)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +67,6 @@ async fn a_memory_resolver_is_the_file_that_nats_server_reads() {
     }
     nsc.role("MQTT", "sidecar", "generate", &["--deny-pub", "closed.>"]).await;
     nsc.user("MQTT", "sidecar", "sidecar").await;
-    nsc.nsc(&["generate", "creds", "-a", "MQTT", "-n", "sidecar", "-o", "home.creds"]).await;
     nsc.types("nsc generate nkey --account | grep ^SA > mqtt.nk").await;
     nsc.role("T1", "sidecar", "mqtt.nk", &["--deny-pub", "closed.>"]).await;
     nsc.role("T1", "device", "generate", &["--bearer", "--conn-type", "MQTT"]).await;
@@ -69,8 +75,11 @@ async fn a_memory_resolver_is_the_file_that_nats_server_reads() {
     std::fs::write(&accounts, nsc.resolver(Resolver::Memory).await).unwrap();
     let server = NatsServer::start_with(true, &std::fs::read_to_string(&accounts).unwrap());
     let operator = nsc.file(".local/share/nats/nsc/stores/ACME/ACME.jwt");
-    let files =
-        [("system_creds = \"sys.creds\"", format!("operator = {operator:?}")), ("\"system\"", format!("{accounts:?}"))];
+    let system = "/home/acme/.local/share/nats/nsc/keys/creds/ACME/SYS/sys.creds";
+    let files = [
+        (format!("system_creds = {system:?}"), format!("operator = {operator:?}")),
+        ("\"system\"".to_owned(), format!("{accounts:?}")),
+    ];
     let sidecar = sidecar(&nsc, &server, &files).await;
     let mut lamp = device(&sidecar, &nsc, "T1", "lamp").await;
     assert_eq!(lamp.connack.reason, ReasonCode::Success);
@@ -93,29 +102,135 @@ async fn a_role_that_changes_changes_what_its_users_have() {
         .await;
 }
 
+/// A tenant with a backend, and devices that all have the same names in the other one.
+struct Tenant {
+    account: &'static str,
+    backend: async_nats::Client,
+    /// All that a backend sees.
+    everything: Subscriber,
+    lamp: Client,
+    members: [Client; 2],
+}
+
+impl Tenant {
+    async fn new(nsc: &Nsc, server: &NatsServer, sidecar: &Sidecar, account: &'static str) -> Self {
+        let backend = nsc.client(server, &nsc.file(&format!("{account}.creds"))).await;
+        let everything = backend.subscribe(">").await.unwrap();
+        settle(&backend).await;
+        let lamp = lamp_with(sidecar, nsc, account, "lamp", "cmd/lamp/#").await;
+        let shared = "$share/g/cmd/lamp/light";
+        let one = lamp_with(sidecar, nsc, account, "member-1", shared).await;
+        let members = [one, lamp_with(sidecar, nsc, account, "member-2", shared).await];
+        Self { account, backend, everything, lamp, members }
+    }
+
+    fn text(&self, what: impl Display) -> String {
+        format!("{what} of {}", self.account)
+    }
+
+    /// Its lamp retains what nobody but its backend reads, and whoever subscribes gets what the backend has retained.
+    async fn retains(&mut self, nsc: &Nsc, server: &NatsServer, sidecar: &Sidecar) {
+        let state = msg("dev/lamp/state", self.text("on")).qos(1).retained();
+        assert_eq!(self.lamp.publish(state).await, ReasonCode::Success);
+        let creds = nsc.file(&format!("{}.creds", self.account));
+        let read = nsc.nats(server, &creds, &["kv", "get", "--raw", "MQTT_retained", "dev.lamp.state"]).await;
+        assert_eq!(read.stdout.trim_end(), self.text("on"), "{read:?}");
+        let put = nsc.nats(server, &creds, &["kv", "put", "MQTT_retained", "cmd.lamp.mode", &self.text("dim")]).await;
+        assert_eq!(put.code, 0, "{put:?}");
+        assert_eq!(self.lamp.receive_shown().await, format!("cmd/lamp/mode {} qos1", self.text("dim")));
+        let mut late = lamp_with(sidecar, nsc, self.account, "late", "cmd/lamp/+").await;
+        assert_eq!(late.receive_shown().await, format!("cmd/lamp/mode {} qos1 retain", self.text("dim")));
+        has_nothing(&mut late).await;
+        late.disconnect(ReasonCode::Success).await;
+    }
+
+    /// Commands of the backend go to its lamp, and each to one member of its group.
+    async fn shares(&mut self) {
+        for number in 0..COMMANDS {
+            self.backend.publish("cmd.lamp.light", self.text(number).into()).await.unwrap();
+        }
+        let wanted: Vec<String> =
+            (0..COMMANDS).map(|number| format!("cmd/lamp/light {} qos1", self.text(number))).collect();
+        for command in &wanted {
+            assert_eq!(&self.lamp.receive_shown().await, command);
+        }
+        let [one, other] = &mut self.members;
+        let mut shared = Vec::new();
+        while shared.len() < COMMANDS {
+            shared.push(tokio::select! { message = one.receive() => shown(&message), message = other.receive() => shown(&message) });
+        }
+        shared.sort_by_key(|command| wanted.iter().position(|wanted| wanted == command));
+        assert_eq!(shared, wanted);
+        for member in &mut self.members {
+            has_nothing(member).await;
+        }
+    }
+
+    /// The backend asks the lamp, and the lamp asks the backend.
+    async fn asks(&mut self) {
+        let answer = ask(&self.backend, "cmd.lamp.status", HeaderMap::new(), &self.text("status?"));
+        let asked = self.lamp.receive().await;
+        assert_eq!(asked.payload, self.text("status?"));
+        self.lamp.publish(answer_to(&asked, &self.text("fine"), 1)).await;
+        assert_eq!(answer.await.unwrap().payload, self.text("fine"));
+        let mut service = Watch::new(&self.backend, "dev.lamp.ask").await;
+        self.lamp.publish(request("dev/lamp/ask", "cmd/lamp/answer", b"7", 1)).await;
+        let reply = service.next().await.reply.expect("somewhere to answer");
+        self.backend.publish(reply, self.text("ten").into()).await.unwrap();
+        assert_eq!(self.lamp.receive_shown().await, format!("cmd/lamp/answer {} qos1", self.text("ten")));
+    }
+
+    /// Nothing of the other one has come, to a device or to the backend.
+    async fn has_nothing_else(&mut self, other: &str) {
+        has_nothing(&mut self.lamp).await;
+        self.backend.publish("the.end", "".into()).await.unwrap();
+        let mut seen = 0;
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.everything.next()).await;
+            let message = next.expect("the end in time").expect("the subscription goes on");
+            if message.subject.as_str() == "the.end" {
+                break;
+            }
+            let text = String::from_utf8_lossy(&message.payload).into_owned();
+            assert!(!text.contains(&format!("of {other}")), "{}: {} {text}", self.account, message.subject);
+            seen += usize::from(text.ends_with(&format!("of {}", self.account)));
+        }
+        assert!(seen > COMMANDS, "{seen}");
+    }
+}
+
+/// A lamp with a session that stays, and a will.
+async fn lamp_with(sidecar: &Sidecar, nsc: &Nsc, account: &str, client_id: &str, filter: &str) -> Client {
+    let jwt = nsc.user_jwt(account, "lamp").await;
+    let options = Options::v5(client_id)
+        .password(&jwt)
+        .durable(60)
+        .will(msg("dev/lamp/gone", format!("gone of {account}")).qos(1));
+    let mut lamp = sidecar.connect(options).await;
+    lamp.subscribe(filter, 1).await;
+    lamp
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_id_in_two_tenants_is_two_devices() {
+async fn two_tenants_have_the_same_of_everything_and_one_loses_its_lamp() {
     let Some((nsc, server)) = typed().await else { return };
     let sidecar = sidecar(&nsc, &server, &[]).await;
-    let (mut lamps, mut heard) = (Vec::new(), Vec::new());
-    for account in ["T1", "T2"] {
-        let backend = nsc.client(&server, &nsc.file(&format!("{account}.creds"))).await;
-        heard.push((Watch::new(&backend, "dev.>").await, backend));
-        let mut lamp = device(&sidecar, &nsc, account, "lamp").await;
-        lamp.subscribe("cmd/lamp/#", 1).await;
-        lamps.push(lamp);
-    }
-    // Neither has taken the other over, and each is in its own account, both ways.
-    for (lamp, account) in lamps.iter_mut().zip(["T1", "T2"]) {
-        lamp.publish(msg("dev/lamp/state", account).qos(1).retained()).await;
-    }
-    for ((watch, backend), account) in heard.iter_mut().zip(["T1", "T2"]) {
-        assert_eq!(&watch.next().await.payload[..], account.as_bytes());
-        backend.publish("cmd.lamp.light", account.into()).await.unwrap();
-        backend.publish("cmd.lamp.last", "last".into()).await.unwrap();
-    }
-    for (lamp, account) in lamps.iter_mut().zip(["T1", "T2"]) {
-        let received: Vec<String> = lamp.receive_until("last").await.iter().map(shown).collect();
-        assert_eq!(received, [format!("cmd/lamp/light {account} qos1")]);
-    }
+    let mut t1 = Tenant::new(&nsc, &server, &sidecar, "T1").await;
+    let mut t2 = Tenant::new(&nsc, &server, &sidecar, "T2").await;
+    tokio::join!(t1.shares(), t2.shares());
+    tokio::join!(t1.retains(&nsc, &server, &sidecar), t2.retains(&nsc, &server, &sidecar));
+    tokio::join!(t1.asks(), t2.asks());
+    tokio::join!(t1.has_nothing_else("T2"), t2.has_nothing_else("T1"));
+
+    let mut wills = Watch::new(&t1.backend, "dev.lamp.gone").await;
+    let refused = "mqtt_auth_refused_total{step=\"revoked\"}";
+    assert_eq!(sidecar.metric(refused).await, 0.0);
+    nsc.types(&block_of("nsc revocations", &server)).await;
+    let put_out = tokio::time::timeout(Duration::from_secs(1), t1.lamp.closed()).await;
+    assert_eq!(put_out.expect("within a second"), Some(ReasonCode::AdministrativeAction));
+    assert_eq!(&wills.next().await.payload[..], b"gone of T1");
+    assert_eq!(device(&sidecar, &nsc, "T1", "lamp").await.connack.reason, ReasonCode::NotAuthorized);
+    assert_eq!(sidecar.metric(refused).await, 1.0);
+    t2.lamp.ping().await;
+    has_nothing(&mut t2.lamp).await;
 }
