@@ -51,11 +51,11 @@ async fn pause() {
 }
 
 /// How long it takes from each PUBLISH to its PUBACK, and to its subscriber, sorted.
-async fn timed(publisher: &mut Client, subscriber: &mut Client) -> [Vec<Duration>; 2] {
+async fn timed([publisher, subscriber]: &mut [Client; 2], topic: &str) -> [Vec<Duration>; 2] {
     let (mut acked, mut received) = (Vec::new(), Vec::new());
     for number in 0..TIMED {
         let began = Instant::now();
-        assert_eq!(publisher.publish(msg("timed", number.to_string()).qos(1)).await, ReasonCode::Success);
+        assert_eq!(publisher.publish(msg(topic, number.to_string()).qos(1)).await, ReasonCode::Success);
         acked.push(began.elapsed());
         assert_eq!(subscriber.receive().await.payload, number.to_string());
         received.push(began.elapsed());
@@ -68,6 +68,14 @@ async fn timed(publisher: &mut Client, subscriber: &mut Client) -> [Vec<Duration
 fn tell(when: &str, timed: &[Vec<Duration>; 2]) {
     let of = |sorted: &Vec<Duration>| format!("p50 {:?}, p99 {:?}", sorted[TIMED / 2], sorted[TIMED * 99 / 100]);
     println!("{when}: PUBACK {}; delivery {}", of(&timed[0]), of(&timed[1]));
+}
+
+/// A publisher and a subscriber of the sound tenant.
+async fn pair(sidecar: &Sidecar, topic: &str) -> [Client; 2] {
+    let publisher = sidecar.connect(of("b", Options::v5(&format!("publisher-{topic}")).durable(60))).await;
+    let mut subscriber = sidecar.connect(of("b", Options::v5(&format!("subscriber-{topic}")).durable(60))).await;
+    subscriber.subscribe(topic, 1).await;
+    [publisher, subscriber]
 }
 
 /// Devices with messages that nothing acknowledges, for as long as the tenant has no quorum.
@@ -90,20 +98,22 @@ async fn a_tenant_without_quorum_leaves_the_other_as_it_was() {
     let cluster = Cluster::start_with(5, |number| format!("server_tags: [{}]\n{ACCOUNTS}", tags[number]));
     let (first, second) = (&cluster.servers[0], &cluster.servers[1]);
     let tenants = Tenants::new("");
-    let sidecar = tenants.sidecar_of("tenants", &format!("{},{}", first.url(), second.url())).await;
+    let urls = format!("{},{}", first.url(), second.url());
+    let sidecar = tenants.sidecar_of("tenants", &urls).await;
+    // Without a device of the other tenant: what the servers themselves lose by those that are killed is seen there.
+    let other_sidecar = tenants.sidecar_of("apart", &urls).await;
     let mut broken = sidecar.connect(of("a", Options::v5("broken").durable(60))).await;
     broken.subscribe("own", 1).await;
-    let mut subscriber = sidecar.connect(of("b", Options::v5("subscriber").durable(60))).await;
-    let mut publisher = sidecar.connect(of("b", Options::v5("publisher").durable(60))).await;
-    subscriber.subscribe("timed", 1).await;
+    let (mut beside, mut apart) = (pair(&sidecar, "beside").await, pair(&other_sidecar, "apart").await);
     tokio::join!(
         place(first, "home", "h", "a", &["n0", "n1", "n2"]),
         place(first, "two", "pw2", "a", &["n0", "n1", "n2"]),
         place(first, "one", "pw1", "b", &["n2", "n3", "n4"]),
     );
     assert_eq!(broken.publish(msg("own", "before").qos(1)).await, ReasonCode::Success);
-    tell("warming up", &timed(&mut publisher, &mut subscriber).await);
-    tell("both tenants are sound", &timed(&mut publisher, &mut subscriber).await);
+    tell("warming up", &timed(&mut beside, "beside").await);
+    tell("both tenants are sound", &timed(&mut beside, "beside").await);
+    tell("both are sound, apart", &timed(&mut apart, "apart").await);
 
     let Cluster { servers } = cluster;
     let mut servers = servers.into_iter();
@@ -111,8 +121,8 @@ async fn a_tenant_without_quorum_leaves_the_other_as_it_was() {
     // They are killed.
     drop(servers);
     let devices = insist(&sidecar).await;
-    let during = timed(&mut publisher, &mut subscriber).await;
-    tell("one has no quorum", &during);
+    tell("one has no quorum", &timed(&mut beside, "beside").await);
+    tell("one has no quorum, apart", &timed(&mut apart, "apart").await);
     // Devices of the other come and go, with sessions that are stored.
     let late = sidecar.connect(of("b", Options::v5("late").durable(60))).await;
     late.disconnect(ReasonCode::Success).await;
