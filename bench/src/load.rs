@@ -61,17 +61,32 @@ struct Window {
     own_cpu: Option<Duration>,
 }
 
+/// What was seen of a load.
+pub(crate) struct Seen {
+    window: Window,
+    /// From publish to delivery, and from publish to the last acknowledgement.
+    pub(crate) deliveries: Histogram,
+    pub(crate) acknowledgements: Histogram,
+    /// What was not as it should be.
+    pub(crate) remarks: Vec<String>,
+}
+
 /// Runs a load and tells its figures.
 pub(crate) async fn run(target: &Target, load: &Load, effort: Effort) -> Result<Measured, String> {
+    Ok(observe(target, load, effort).await?.measured(load))
+}
+
+/// Runs a load and tells what was seen of it.
+pub(crate) async fn observe(target: &Target, load: &Load, effort: Effort) -> Result<Seen, String> {
     let course = Arc::new(Course::new(load.clone(), effort.payload));
     let mut subscribers = Vec::new();
-    for client in open(target, load.subscribers, "s").await? {
+    for client in open(target, load.subscribers, ("s", !load.is_durable)).await? {
         subscribers.push(client);
     }
     for (i, client) in subscribers.iter_mut().enumerate() {
         client.subscribe(&[load.filter(course::PREFIX, i)], load.qos).await?;
     }
-    let publishers = open(target, load.publishers, "p").await?;
+    let publishers = open(target, load.publishers, ("p", true)).await?;
     let subscribers: Vec<_> =
         subscribers.into_iter().map(|client| tokio::spawn(subscriber::run(course.clone(), client))).collect();
     let publishers: Vec<_> =
@@ -83,15 +98,18 @@ pub(crate) async fn run(target: &Target, load: &Load, effort: Effort) -> Result<
     course.enter(Phase::End);
     let published = joined(publishers).await?;
     let subscribed = joined(subscribers).await?;
-    tell(load, &course, &window, &published, &subscribed)
+    Seen::new(&course, window, &published, &subscribed)
 }
 
-async fn open(target: &Target, count: usize, kind: &'static str) -> Result<Vec<Client>, String> {
+/// Clients by their numbers: of tenants each is of the one with its number.
+async fn open(target: &Target, count: usize, (kind, is_clean): (&'static str, bool)) -> Result<Vec<Client>, String> {
     let endpoint = target.endpoint;
     let opened = together(count as u64, AT_ONCE, None, move |i| async move {
-        Client::connect(endpoint, &format!("bench-{kind}{i}"), true).await
+        Client::connect(endpoint, &format!("bench-{kind}-{i}"), is_clean).await.map(|client| (i, client))
     });
-    opened.await.all()
+    let mut opened = opened.await.all()?;
+    opened.sort_unstable_by_key(|(i, _)| *i);
+    Ok(opened.into_iter().map(|(_, client)| client).collect())
 }
 
 async fn joined<T>(tasks: Vec<JoinHandle<T>>) -> Result<Vec<T>, String> {
@@ -135,43 +153,55 @@ async fn drain(course: &Course) {
     sleep(GRACE).await;
 }
 
-/// The figures of a load, and what went wrong with it.
-fn tell(
-    load: &Load,
-    course: &Course,
-    window: &Window,
-    published: &[Published],
-    subscribed: &[Subscribed],
-) -> Result<Measured, String> {
-    let (mut deliveries, mut acknowledgements) = (Histogram::new(), Histogram::new());
-    subscribed.iter().for_each(|one| deliveries.merge(&one.latencies));
-    published.iter().for_each(|one| acknowledgements.merge(&one.latencies));
-    if window.delivered == 0 {
-        return Err(match course.connections_lost.load(Ordering::Relaxed) {
-            0 => "no message was delivered".to_owned(),
-            lost => format!("no message was delivered, and {lost} connections were lost"),
-        });
+impl Seen {
+    fn new(
+        course: &Course,
+        window: Window,
+        published: &[Published],
+        subscribed: &[Subscribed],
+    ) -> Result<Self, String> {
+        let (mut deliveries, mut acknowledgements) = (Histogram::new(), Histogram::new());
+        subscribed.iter().for_each(|one| deliveries.merge(&one.latencies));
+        published.iter().for_each(|one| acknowledgements.merge(&one.latencies));
+        if window.delivered == 0 {
+            return Err(match course.connections_lost.load(Ordering::Relaxed) {
+                0 => "no message was delivered".to_owned(),
+                lost => format!("no message was delivered, and {lost} connections were lost"),
+            });
+        }
+        let sum = |of: fn(&Subscribed) -> u64| subscribed.iter().map(of).sum::<u64>();
+        let mut measured = Measured::default();
+        measured.remark("lost", course.lost());
+        measured.remark("twice", sum(|one| one.duplicates));
+        measured.remark("out of order", sum(|one| one.reordered));
+        measured.remark("not ours", sum(|one| one.foreign));
+        measured.remark("refused", published.iter().map(|one| one.refused).sum());
+        measured.remark("connections lost", course.connections_lost.load(Ordering::Relaxed));
+        Ok(Self { window, deliveries, acknowledgements, remarks: measured.remarks })
     }
-    let latencies = if load.judged == Judged::RoundTrip && load.qos > 0 { &acknowledgements } else { &deliveries };
-    let mut measured = Measured::default();
-    if load.judged != Judged::Latency {
-        measured.figure(Figure::MessagesPerSecond, Some(window.delivered as f64 / window.seconds));
+
+    pub(crate) fn messages_per_second(&self) -> f64 {
+        self.window.delivered as f64 / self.window.seconds
     }
-    let cpu = window.cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / window.delivered as f64);
-    measured.figure(Figure::CpuPerMessage, cpu);
-    if load.judged != Judged::Throughput {
-        measured.figure(Figure::MedianMs, latencies.quantile_ms(0.5));
+
+    /// The figures that a load is judged by.
+    fn measured(self, load: &Load) -> Measured {
+        let latencies =
+            if load.judged == Judged::RoundTrip && load.qos > 0 { &self.acknowledgements } else { &self.deliveries };
+        let (window, mut measured) = (&self.window, Measured::default());
+        if load.judged != Judged::Latency {
+            measured.figure(Figure::MessagesPerSecond, Some(self.messages_per_second()));
+        }
+        let cpu = window.cpu.map(|cpu| cpu.as_secs_f64() * 1e6 / window.delivered as f64);
+        measured.figure(Figure::CpuPerMessage, cpu);
+        if load.judged != Judged::Throughput {
+            measured.figure(Figure::MedianMs, latencies.quantile_ms(0.5));
+        }
+        measured.figure(Figure::P99Ms, latencies.quantile_ms(0.99));
+        measured.generator_cores = window.own_cpu.map(|cpu| cpu.as_secs_f64() / window.seconds);
+        measured.remarks = self.remarks;
+        measured
     }
-    measured.figure(Figure::P99Ms, latencies.quantile_ms(0.99));
-    measured.generator_cores = window.own_cpu.map(|cpu| cpu.as_secs_f64() / window.seconds);
-    let sum = |of: fn(&Subscribed) -> u64| subscribed.iter().map(of).sum::<u64>();
-    measured.remark("lost", course.lost());
-    measured.remark("twice", sum(|one| one.duplicates));
-    measured.remark("out of order", sum(|one| one.reordered));
-    measured.remark("not ours", sum(|one| one.foreign));
-    measured.remark("refused", published.iter().map(|one| one.refused).sum());
-    measured.remark("connections lost", course.connections_lost.load(Ordering::Relaxed));
-    Ok(measured)
 }
 
 #[cfg(test)]
@@ -179,7 +209,8 @@ mod tests {
     use super::*;
 
     fn load(publishers: usize, subscribers: usize) -> Load {
-        Load { qos: 1, publishers, subscribers, in_flight: 1, window: 1, rate: None, judged: Judged::Throughput }
+        let (qos, in_flight, window, rate, judged, is_durable) = (1, 1, 1, None, Judged::Throughput, false);
+        Load { qos, publishers, subscribers, in_flight, window, rate, judged, is_durable }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! make bench
 //! make bench ARGS="--rows qos1-1:1,memory-* --rounds 5"
 //! make bench ARGS="--beside ../before/nats-mqtt --systems nats-mqtt,beside"
+//! target/release/mqtt-bench tenants --accounts 1000 --busy 50 --rounds 2
 //! ```
 //!
 //! Systems are measured in turn, row by row: a moment at which the machine has something else to do hits all of them, and the ratio
@@ -12,6 +13,7 @@
 //!
 //! # Layout
 //! - `rows`: what there is to measure; `load`, `connects`, `memory`, `wake`: how
+//! - `tenants`: what many accounts cost one sidecar, which is compared with nobody
 //! - `wire`, `client`, `crowd`: MQTT clients; they share nothing with the code that they measure
 //! - `system`, `process`: servers that are started, and what /proc says of them; `operator`: JWTs for those that let in by them; `encryption`: TLS
 //! - `compare`, `results`, `table`, `machine`: all of it in turn, and what is told at the end
@@ -32,6 +34,7 @@ mod results;
 mod rows;
 mod system;
 mod table;
+mod tenants;
 mod wake;
 mod wire;
 
@@ -48,7 +51,8 @@ use client::Endpoint;
 use compare::Plan;
 use load::Effort;
 use results::Results;
-use system::{Programs, System, Target};
+use system::{Programs, Servers, System, Target};
+use tenants::Tenants;
 use wire::Version;
 
 /// Measures nats-mqtt beside nats-server's own MQTT listener and mosquitto.
@@ -65,6 +69,8 @@ enum Command {
     Compare(Compare),
     /// Measure a broker that runs already; nothing is started.
     Against(Against),
+    /// Measure what many accounts cost one nats-mqtt: memory, files, and CPU while they are idle, busy, and closed again.
+    Tenants(Tenants),
     /// List the rows, and what each of them is.
     Rows,
 }
@@ -102,21 +108,14 @@ struct Compare {
     /// The systems, of which the first one is judged by the others; all that there are, when none is named.
     #[arg(long, value_delimiter = ',')]
     systems: Vec<System>,
-    /// The nats-mqtt to be judged; the one beside this program, when none is named.
-    #[arg(long, value_name = "FILE")]
-    nats_mqtt: Option<PathBuf>,
+    #[command(flatten)]
+    servers: Servers,
     /// Another nats-mqtt, measured as the first one is: before and after a change.
     #[arg(long, value_name = "FILE")]
     beside: Option<PathBuf>,
-    /// nats-server, behind nats-mqtt and with its own MQTT listener.
-    #[arg(long, value_name = "FILE", env = "NATS_SERVER", default_value = ".tools/bin/nats-server")]
-    nats_server: PathBuf,
     /// mosquitto; the one on the PATH, when none is named.
     #[arg(long, value_name = "FILE")]
     mosquitto: Option<PathBuf>,
-    /// Where servers keep their data while they run.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
     /// Write each measurement into this file, as a line of JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -137,6 +136,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Compare(compare) => runtime().and_then(|runtime| runtime.block_on(compare.run())),
         Command::Against(against) => runtime().and_then(|runtime| runtime.block_on(against.run())),
+        Command::Tenants(tenants) => runtime().and_then(|runtime| runtime.block_on(measure_tenants(&tenants))),
         Command::Rows => list_rows(),
     };
     result.unwrap_or_else(|why| {
@@ -189,7 +189,7 @@ impl Compare {
             programs,
             version: self.what.mqtt,
             effort: self.what.effort(),
-            dir: self.dir.unwrap_or_else(std::env::temp_dir),
+            dir: self.servers.dir(),
             json: json.transpose()?,
         };
         eprintln!("bench: {machine}");
@@ -204,18 +204,8 @@ impl Compare {
     }
 
     fn programs(&self) -> Result<Programs, String> {
-        let beside_us = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("nats-mqtt");
-        let programs = Programs {
-            nats_mqtt: self.nats_mqtt.clone().unwrap_or(beside_us),
-            beside: self.beside.clone(),
-            nats_server: self.nats_server.clone(),
-            mosquitto: self.mosquitto.clone().or_else(|| system::on_path("mosquitto")),
-        };
-        let named = [Some(&programs.nats_mqtt), programs.beside.as_ref(), Some(&programs.nats_server)];
-        if let Some(missing) = named.into_iter().flatten().find(|program| !program.is_file()) {
-            return Err(format!("there is no {}: `make bench` builds and fetches what is needed", missing.display()));
-        }
-        Ok(programs)
+        let mosquitto = self.mosquitto.clone().or_else(|| system::on_path("mosquitto"));
+        self.servers.programs(self.beside.clone(), mosquitto)
     }
 
     fn systems(&self, programs: &Programs) -> Vec<System> {
@@ -233,6 +223,17 @@ impl Compare {
         };
         System::ALL.into_iter().filter(is_there).collect()
     }
+}
+
+/// Prints what there is to tell, also when somebody does not want to wait for the rest.
+async fn measure_tenants(tenants: &Tenants) -> Result<ExitCode, String> {
+    let mut results = tenants::Results::default();
+    let ended = tokio::select! {
+        result = tenants.run(&mut results) => result.map(|()| ExitCode::SUCCESS),
+        code = asked_to_end() => code,
+    };
+    print(&results.markdown())?;
+    ended
 }
 
 /// Ends with the exit code when somebody does not want to wait any longer.

@@ -132,6 +132,25 @@ pub(crate) fn cpu_time(ids: &[u32]) -> Option<Duration> {
     Some(Duration::from_nanos(total))
 }
 
+/// How many files a process has open.
+pub(crate) fn open_files(id: u32) -> Option<u64> {
+    entries(&format!("/proc/{id}/fd"))
+}
+
+/// How many files this process may have open, and so may what it starts; nothing when there is no limit.
+pub(crate) fn open_files_max() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// How many threads a process has.
+pub(crate) fn threads(id: u32) -> Option<u64> {
+    entries(&format!("/proc/{id}/task"))
+}
+
+fn entries(dir: &str) -> Option<u64> {
+    Some(fs::read_dir(dir).ok()?.count() as u64)
+}
+
 /// The memory of processes that is in RAM, in bytes.
 pub(crate) fn resident(ids: &[u32]) -> Option<u64> {
     ids.iter().map(|id| resident_of(&fs::read_to_string(format!("/proc/{id}/status")).ok()?)).sum()
@@ -160,6 +179,8 @@ mod tests {
         while cpu_time(&id).unwrap() <= before {}
         assert!(resident(&id).unwrap() > 0);
         assert_eq!(resident(&[u32::MAX]), None);
+        assert!(threads(id[0]).unwrap() > 0 && open_files(id[0]).unwrap() > 0);
+        assert_eq!((threads(u32::MAX), open_files(u32::MAX)), (None, None));
     }
 
     #[test]

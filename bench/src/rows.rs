@@ -74,32 +74,33 @@ fn throughput(qos: u8, (publishers, subscribers): (usize, usize)) -> Row {
         (many, _) => format!("{many} publishers, each with a topic and a subscriber of its own"),
     };
     let window = if subscribers == 1 { WINDOW / publishers as u64 } else { WINDOW };
-    let load =
-        Load { qos, publishers, subscribers, in_flight: IN_FLIGHT, window, rate: None, judged: Judged::Throughput };
+    let (in_flight, rate, judged, is_durable) = (IN_FLIGHT, None, Judged::Throughput, false);
+    let load = Load { qos, publishers, subscribers, in_flight, window, rate, judged, is_durable };
     let name = format!("qos{qos}-{publishers}:{subscribers}");
     Row { name, what: format!("QoS {qos}, as fast as it goes: {what}"), kind: Kind::Load(load) }
 }
 
 fn paced(qos: u8) -> Row {
-    let (publishers, subscribers) = (10, 10);
+    let (publishers, subscribers, is_durable) = (10, 10, false);
     let (window, in_flight, rate, judged) = (WINDOW, IN_FLIGHT, Some(RATE), Judged::Latency);
     Row {
         name: format!("qos{qos}-{RATE}/s"),
         what: format!(
             "QoS {qos}, {RATE} messages a second of 10 publishers to 10 subscribers: from publish to delivery"
         ),
-        kind: Kind::Load(Load { qos, publishers, subscribers, in_flight, window, rate, judged }),
+        kind: Kind::Load(Load { qos, publishers, subscribers, in_flight, window, rate, judged, is_durable }),
     }
 }
 
 fn one_in_flight(qos: u8) -> Row {
-    let (publishers, subscribers, rate, judged) = (1, 1, None, Judged::RoundTrip);
+    let (publishers, subscribers, in_flight, is_durable) = (1, 1, 1, false);
+    let (rate, judged) = (None, Judged::RoundTrip);
     let until = ["its delivery", "PUBACK", "PUBCOMP"][usize::from(qos)];
     let window = if qos == 0 { 1 } else { WINDOW };
     Row {
         name: format!("qos{qos}-one"),
         what: format!("QoS {qos}, one message in flight: from its publish to {until}, and then the next"),
-        kind: Kind::Load(Load { qos, publishers, subscribers, in_flight: 1, window, rate, judged }),
+        kind: Kind::Load(Load { qos, publishers, subscribers, in_flight, window, rate, judged, is_durable }),
     }
 }
 

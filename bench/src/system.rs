@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::client::Endpoint;
 use crate::encryption::Encryption;
@@ -88,6 +88,43 @@ pub(crate) struct Programs {
     pub(crate) mosquitto: Option<PathBuf>,
 }
 
+/// The programs that are always there, and where they run.
+#[derive(Debug, Args)]
+pub(crate) struct Servers {
+    /// The nats-mqtt to be judged; the one beside this program, when none is named.
+    #[arg(long, value_name = "FILE")]
+    nats_mqtt: Option<PathBuf>,
+    /// nats-server, behind nats-mqtt and with its own MQTT listener.
+    #[arg(long, value_name = "FILE", env = "NATS_SERVER", default_value = ".tools/bin/nats-server")]
+    nats_server: PathBuf,
+    /// Where servers keep their data while they run.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl Servers {
+    /// They and what else is compared; or which of them is missing.
+    pub(crate) fn programs(&self, beside: Option<PathBuf>, mosquitto: Option<PathBuf>) -> Result<Programs, String> {
+        let beside_us = std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("nats-mqtt");
+        let programs = Programs {
+            nats_mqtt: self.nats_mqtt.clone().unwrap_or(beside_us),
+            beside,
+            nats_server: self.nats_server.clone(),
+            mosquitto,
+        };
+        let named = [Some(&programs.nats_mqtt), programs.beside.as_ref(), Some(&programs.nats_server)];
+        if let Some(missing) = named.into_iter().flatten().find(|program| !program.is_file()) {
+            return Err(format!("there is no {}: `make bench` builds and fetches what is needed", missing.display()));
+        }
+        Ok(programs)
+    }
+
+    /// The directory for their data.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+}
+
 /// A broker that can be measured: where it is, and which processes it consists of.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -120,7 +157,7 @@ impl Running {
             Some(resumes) => Some(&*Box::leak(Box::new(Encryption::new(resumes)?))),
             None => None,
         };
-        let broker = Broker { programs, address, operator, encryption, scratch: &scratch };
+        let broker = Broker { programs, address, admin: None, operator, encryption, scratch: &scratch };
         let started = match system {
             System::NatsMqtt | System::NatsMqttJwt | System::NatsMqttTls | System::NatsMqttTlsFull => {
                 broker.sidecar(&programs.nats_mqtt).await?
@@ -131,7 +168,7 @@ impl Running {
             }
             System::NatsServer => {
                 let mqtt = format!("mqtt {{ listen: \"{address}\" }}\n");
-                vec![nats_server(programs, free_address()?, &mqtt, &scratch).await?]
+                vec![nats_server(programs, free_address()?, (&mqtt, ""), &scratch).await?]
             }
             System::Mosquitto | System::MosquittoTls | System::MosquittoTlsFull => vec![broker.mosquitto()?],
         };
@@ -139,6 +176,25 @@ impl Running {
         let endpoint = running.target(Version::V3).endpoint;
         if let Some(program) = running.programs.first_mut() {
             program.serves(endpoint).await?;
+        }
+        Ok(running)
+    }
+
+    /// Starts a sidecar and a nats-server for all tenants of an operator, before any of them is open, and waits until the sidecar
+    /// listens: for devices, and for who asks at `admin`.
+    pub(crate) async fn start_for_tenants(
+        programs: &Programs,
+        dir: &Path,
+        operator: &'static Operator,
+        admin: SocketAddr,
+    ) -> Result<Self, String> {
+        let (scratch, address) = (Scratch::new(dir)?, free_address()?);
+        let (operator, admin) = (Some(operator), Some(admin));
+        let broker = Broker { programs, address, admin, operator, encryption: None, scratch: &scratch };
+        let started = broker.sidecar(&programs.nats_mqtt).await?;
+        let mut running = Self { programs: started, address, operator, encryption: None, _scratch: scratch };
+        if let Some(sidecar) = running.programs.first_mut() {
+            sidecar.listens(address).await?;
         }
         Ok(running)
     }
@@ -163,6 +219,8 @@ impl Running {
 struct Broker<'a> {
     programs: &'a Programs,
     address: SocketAddr,
+    /// Where the sidecar tells its metrics, when somebody wants to know them.
+    admin: Option<SocketAddr>,
     operator: Option<&'a Operator>,
     encryption: Option<&'a Encryption>,
     scratch: &'a Scratch,
@@ -173,8 +231,8 @@ impl Broker<'_> {
     async fn sidecar(&self, program: &Path) -> Result<Vec<Program>, String> {
         let (nats, scratch) = (free_address()?, self.scratch);
         let files = self.operator.map(|operator| operator.write(scratch.path())).transpose()?;
-        let accounts = files.as_ref().map(|files| &*files.accounts).unwrap_or_default();
-        let server = nats_server(self.programs, nats, accounts, scratch).await?;
+        let more = files.as_ref().map(|files| (&*files.accounts, &*files.storage)).unwrap_or_default();
+        let server = nats_server(self.programs, nats, more, scratch).await?;
         let mut command = Command::new(program);
         let mut config = format!("[listeners.tcp]\nbind = \"{}\"\n", self.address);
         if let Some(encryption) = self.encryption {
@@ -186,7 +244,8 @@ impl Broker<'_> {
             command.arg("--creds").arg(files.creds);
         }
         command.arg("-c").arg(scratch.write("nats-mqtt.toml", &config)?);
-        command.args(["--nats", &format!("nats://{nats}"), "--admin", "", "--log-level", "warn"]);
+        let admin = self.admin.map(|admin| admin.to_string()).unwrap_or_default();
+        command.args(["--nats", &format!("nats://{nats}"), "--admin", &admin, "--log-level", "warn"]);
         Ok(vec![Program::start("nats-mqtt", command.env_remove("RUST_LOG"), scratch)?, server])
     }
 
@@ -214,16 +273,16 @@ fn written(encryption: &Encryption, scratch: &Scratch) -> Result<(PathBuf, PathB
     Ok((scratch.write("server.pem", certificate)?, scratch.write("server.key", key)?))
 }
 
-/// A nats-server with its defaults and JetStream in files.
+/// A nats-server with its defaults and JetStream in files, and more of the configuration: of the server, and of JetStream.
 async fn nats_server(
     programs: &Programs,
     address: SocketAddr,
-    more: &str,
+    (more, storage): (&str, &str),
     scratch: &Scratch,
 ) -> Result<Program, String> {
     let store = scratch.path().join("jetstream");
     let config = format!(
-        "server_name: bench\nlisten: \"{address}\"\njetstream {{ store_dir: \"{}\" }}\n{more}",
+        "server_name: bench\nlisten: \"{address}\"\njetstream {{ store_dir: \"{}\"{storage} }}\n{more}",
         store.display()
     );
     let config = scratch.write("nats.conf", &config)?;
@@ -234,7 +293,7 @@ async fn nats_server(
 }
 
 /// An address of this machine that nobody listens on now.
-fn free_address() -> Result<SocketAddr, String> {
+pub(crate) fn free_address() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
     listener.local_addr().map_err(|e| e.to_string())
 }

@@ -73,7 +73,7 @@ fn notes(results: &Results, systems: &[System]) -> Vec<String> {
 }
 
 /// Three digits that mean something, and commas between thousands.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let decimals = match value.abs() {
         value if value >= 99.95 => 0,
         value if value >= 9.995 => 1,
@@ -92,7 +92,7 @@ fn number(value: f64) -> String {
 }
 
 /// A Markdown table whose columns are as wide as their widest cell: the first two to the left, figures to the right.
-fn aligned(lines: &[Vec<String>]) -> String {
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0).max(4)).collect();

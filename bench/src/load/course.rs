@@ -201,8 +201,8 @@ mod tests {
     use crate::load::Judged;
 
     fn lane(window: u64, subscribers: usize) -> Lane {
-        let (in_flight, rate, judged) = (1, None, Judged::Throughput);
-        Lane::new(&Load { qos: 0, publishers: 1, subscribers, in_flight, window, rate, judged })
+        let (in_flight, rate, judged, is_durable) = (1, None, Judged::Throughput, false);
+        Lane::new(&Load { qos: 0, publishers: 1, subscribers, in_flight, window, rate, judged, is_durable })
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) struct Load {
     /// Messages a second of all publishers.
     pub(crate) rate: Option<u32>,
     pub(crate) judged: Judged,
+    /// Subscribers have sessions that outlive their connections.
+    pub(crate) is_durable: bool,
 }
 
 impl Load {
