@@ -70,6 +70,7 @@ tools: $(TOOLS)/server.stamp $(TOOLS)/python.stamp $(TOOLS)/nsc.stamp ## Fetch w
 	@[[ -e $(TOOLS)/slapd.stamp ]] || if scripts/tools.sh slapd; then touch $(TOOLS)/slapd.stamp; fi
 	@[[ -e $(TOOLS)/browser.stamp ]] || if scripts/tools.sh browser; then touch $(TOOLS)/browser.stamp; fi
 	@[[ -e $(TOOLS)/haproxy.stamp ]] || if scripts/tools.sh haproxy; then touch $(TOOLS)/haproxy.stamp; fi
+	@[[ -e $(TOOLS)/node.stamp ]] || if scripts/tools.sh node; then touch $(TOOLS)/node.stamp; fi
 
 # A stamp is older than the script that says what to fetch: fetch again.
 $(TOOLS)/server.stamp: scripts/tools.sh

@@ -8,6 +8,7 @@
 #   slapd      an LDAP directory, from the system's packages: unpacked into .tools/slapd, so that no service is installed
 #   haproxy    a proxy that ends TLS and says so by the PROXY protocol, unpacked likewise
 #   browser    Chromium without a window, unpacked likewise, and MQTT.js beside it
+#   node       MQTT.js for Node.js, where there is that
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -129,7 +130,19 @@ browser() {
     rm -f .tools/chromium-headless-shell/mqtt-*.tgz
 }
 
+# Who can do without it does.
+node() {
+    # This function has the name of the program.
+    type -P node > /dev/null && command -v npm > /dev/null ||
+        fail "Node.js or npm is missing; the test with MQTT.js will be skipped"
+    echo "tools: fetching MQTT.js"
+    rm -rf .tools/node
+    mkdir -p .tools/node
+    npm install --silent --no-audit --no-fund --prefix .tools/node "$MQTT_JS" > /dev/null ||
+        fail "MQTT.js could not be fetched; the test that needs it will be skipped"
+}
+
 case ${1:-} in
-    server | python | mosquitto | nsc | slapd | haproxy | browser) "$1" ;;
-    *) fail "say what: server, python, mosquitto, nsc, slapd, haproxy or browser" ;;
+    server | python | mosquitto | nsc | slapd | haproxy | browser | node) "$1" ;;
+    *) fail "say what: server, python, mosquitto, nsc, slapd, haproxy, browser or node" ;;
 esac

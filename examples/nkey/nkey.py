@@ -1,36 +1,27 @@
 #!/usr/bin/env python3
 """Connects with MQTT 5 and the method NATS-NKEY, and publishes a message: nkey.py FILE [HOST:PORT [CLIENT ID]]
 
-FILE is a .creds file of nsc (mode "jwt"), or has the seed of a user's NKey alone (mode "file"). Needs `cryptography`. It is written
+FILE is a .creds file of nsc (mode "jwt"), or has the seed of a user's NKey alone (mode "file"). Needs `nkeys`. It is written
 on a socket, because paho has no AUTH packets; everything but `authenticate` is what any MQTT client does.
 """
 
-import base64
-import binascii
 import re
 import socket
 import sys
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+import nkeys
 
 METHOD = b"NATS-NKEY"
 CONNECT, CONNACK, PUBLISH, PUBACK, DISCONNECT, AUTH = 0x10, 0x20, 0x32, 0x40, 0xE0, 0xF0
 CONTINUE = 0x18
-USER = 20 << 3
 
 
 def credentials(path):
     """What names the user, and the key that proves it: the JWT of a .creds file, or the public NKey."""
-    text = open(path, encoding="ascii").read()
-    seed = re.search(r"\bSU[A-Z2-7]{56}\b", text)[0]
-    # Two bytes say what it is, two are a checksum.
-    key = Ed25519PrivateKey.from_private_bytes(base64.b32decode(seed + "=" * (-len(seed) % 8))[2:34])
-    if jwt := re.search(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+", text):
-        return jwt[0].encode(), key
-    public = bytes([USER]) + key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    checksum = binascii.crc_hqx(public, 0).to_bytes(2, "little")
-    return base64.b32encode(public + checksum).rstrip(b"="), key
+    text = open(path, "rb").read()
+    key = nkeys.from_seed(re.search(rb"\bSU[A-Z2-7]{56}\b", text)[0])
+    jwt = re.search(rb"\beyJ[\w-]+\.[\w-]+\.[\w-]+", text)
+    return (jwt[0] if jwt else key.public_key), key
 
 
 def number(value):

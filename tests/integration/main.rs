@@ -3,7 +3,8 @@
 //!
 //! They need nats-server (`$NATS_SERVER`, `$PATH` or `.tools/bin`), the mosquitto clients, python3 with paho-mqtt, and
 //! libfaketime (`.tools/python` is looked at for both). Those about operators need nsc and the nats CLI, those about a directory, a
-//! proxy and a browser slapd, HAProxy, and Chromium with MQTT.js; they say so when they are skipped without them.
+//! proxy and a browser slapd, HAProxy, and Chromium with MQTT.js, the one with an example for Node.js that; they say so when they are
+//! skipped without them.
 //!
 //! `TEST_AUTH=none|file|nats|jwt|oidc` runs them with that mode of authentication, which is none otherwise.
 
@@ -63,6 +64,7 @@ mod modes;
 mod mounts;
 mod nats_links;
 mod nats_server_mqtt;
+mod nkey_clients;
 mod nsc;
 mod operations;
 mod outage;
