@@ -12,6 +12,7 @@ mod absent;
 mod accounts;
 mod chain;
 mod encoded;
+mod fuzzed;
 mod mint;
 mod nats_cases;
 mod oracle;

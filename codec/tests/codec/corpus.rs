@@ -1,11 +1,11 @@
-//! Replays the seeds of the fuzz targets, `corpus/PACKET/…`: the first byte says how the rest is read, as in
-//! `fuzz/fuzz_targets/decode.rs`. What a fuzzer finds is added there and stays found.
+//! Replays the seeds of the fuzz target `decode`, `corpus/PACKET/…`: the first byte says how the rest is read, as in
+//! `fuzz/bodies/decode.rs`. What a fuzzer finds is added there and stays found.
 
 use std::{fs, path::Path};
 
 use mqtt_codec::{DecoderOptions, Role, Version};
 
-use crate::{bytes_text::decode_one, hostile::survives};
+use crate::{bytes_text::decode_one, fuzzed, hostile::survives};
 
 fn seeds() -> Vec<(String, Vec<u8>)> {
     let mut seeds = Vec::new();
@@ -25,6 +25,7 @@ fn every_seed_is_survived() {
     assert!(seeds.len() > 100, "only {} seeds", seeds.len());
     for (_, bytes) in seeds {
         survives(&bytes[1..]);
+        fuzzed::decode::run(&bytes);
     }
 }
 

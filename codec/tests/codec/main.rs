@@ -13,6 +13,7 @@ mod corpus;
 mod differential;
 mod differential_model;
 mod frames;
+mod fuzzed;
 mod hostile;
 mod limits;
 mod refused;

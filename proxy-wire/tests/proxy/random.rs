@@ -8,6 +8,10 @@ use proxy_wire::{Decoded, HEADER_MAX, decode};
 
 use crate::written::{SIGNATURE, header, ssl, tlv};
 
+/// What the fuzz target does, which itself needs a nightly compiler.
+#[path = "../../fuzz/bodies/header.rs"]
+mod fuzzed;
+
 /// A header that can be taken, and what it says.
 fn headers() -> impl Strategy<Value = (Vec<u8>, Option<SocketAddr>)> {
     let text = any::<(bool, [u8; 16], [u8; 16], u16, u16)>().prop_map(|(is_six, from, to, from_port, to_port)| {
@@ -59,6 +63,7 @@ proptest! {
         let (decoded, have) = read(&stream, piece).expect("it is one");
         prop_assert_eq!(have, bytes.len());
         let Decoded::Whole(header, len) = decoded else { unreachable!() };
+        fuzzed::run(&stream);
         prop_assert_eq!((header.source, header.is_local, len), (source, false, bytes.len()));
         prop_assert_eq!(decode(&stream), Ok(Decoded::Whole(header, len)));
     }
@@ -71,6 +76,7 @@ proptest! {
             2 => [SIGNATURE, &bytes].concat(),
             _ => header([0x21, 0x11], &[&bytes]),
         };
+        fuzzed::run(&stream);
         for piece in [1, 7, 4_096] {
             let _ = read(&stream, piece);
         }
