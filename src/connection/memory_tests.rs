@@ -30,6 +30,7 @@ use crate::app::options;
 use crate::auth::Anyone;
 use crate::config::{ByteSize, Config};
 use crate::metrics::Metrics;
+use crate::store::played::PlayedServer;
 use crate::store::{PutError, Store, Stored, StoredSink};
 
 /// Nothing here waits for anything but the connection.
@@ -73,9 +74,21 @@ impl World {
         let closed = ClosedTrees::new(names.subject_prefix(), &[]);
         let (store, of_account) = (Store::unconnected(of_store), options::account(&config));
         let account = Account::unconnected(of_account, store, names, closed, metrics.account()).await;
+        Self::around(account, &config, metrics)
+    }
+
+    /// Its account is on a server that the test plays.
+    async fn on(server: &PlayedServer) -> Self {
+        let (mut config, metrics) = (Config::default(), Metrics::new());
+        config.nats.urls = vec![server.url()];
+        let account = Account::open(crate::app::account_spec(&config).unwrap(), &metrics).await.unwrap();
+        Self::around(account, &config, metrics)
+    }
+
+    fn around(account: Arc<Account>, config: &Config, metrics: Arc<Metrics>) -> Self {
         let accounts = Accounts::new(Arc::clone(&account), Box::new(NoOthers), 0);
         let judge = Arc::new(Anyone::new(Arc::clone(&metrics)));
-        let door = Arc::new(options::door(&config, judge, account.max_packet_size(), metrics));
+        let door = Arc::new(options::door(config, judge, account.max_packet_size(), metrics));
         Self { accounts, account, door }
     }
 

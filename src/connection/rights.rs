@@ -84,6 +84,13 @@ where
 
     /// Ends subscriptions [MQTT-3.10.4-2]. A reason code for each.
     pub(super) fn end_subscriptions(&mut self, filters: &[Result<TopicFilter, ByteString>]) -> Vec<ReasonCode> {
+        let reasons = self.take_back(filters);
+        self.tell_unsubscribed(filters, &reasons);
+        reasons
+    }
+
+    /// The same of such as no event has told of.
+    pub(super) fn take_back(&mut self, filters: &[Result<TopicFilter, ByteString>]) -> Vec<ReasonCode> {
         let reasons = self.account.unsubscribe(&self.inbox, &mut self.filters, filters);
         self.retained.add(self.inbox.take_retained());
         self.retained.forget(filters.iter().flatten());
@@ -92,7 +99,6 @@ where
                 owned.subscriptions.remove(filter);
             }
         }
-        self.tell_unsubscribed(filters, &reasons);
         reasons
     }
 }

@@ -65,6 +65,11 @@ where
             }
         }
         self.end_unwanted(subscribed.denied);
+        // Nobody was told that they were there.
+        let never_granted: Vec<_> = subscribed.never_granted.into_iter().map(Ok).collect();
+        if !never_granted.is_empty() {
+            self.take_back(&never_granted);
+        }
         for (packet_id, reasons) in subscribed.reasons {
             self.answer_after_record(Answered::Subscribed(packet_id, reasons));
         }

@@ -42,19 +42,24 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Subscriptions that enter at one instant, with the tails held; others have their turn before the next ones do.
 const MADE_AT_ONCE: usize = 512;
 
-/// A subscription to be made.
+/// A subscription to be made; whether the client did not have it before.
 #[derive(Clone, Debug)]
 enum New {
-    Ordinary(NewSubscription),
-    /// A shared one; whether the client did not have it before.
+    Ordinary(NewSubscription, bool),
     Shared(NewShare, bool),
 }
 
 impl New {
     const fn filter(&self) -> &TopicFilter {
         match self {
-            Self::Ordinary(new) => &new.filter,
+            Self::Ordinary(new, _) => &new.filter,
             Self::Shared(new, _) => &new.filter,
+        }
+    }
+
+    const fn is_new(&self) -> bool {
+        match self {
+            Self::Ordinary(_, is_new) | Self::Shared(_, is_new) => *is_new,
         }
     }
 }
@@ -80,22 +85,29 @@ pub(crate) struct Subscribed {
     pub(crate) made: Vec<(TopicFilter, StoredSubscription)>,
     /// Filters that the client does not have after all.
     pub(crate) failed: Vec<TopicFilter>,
-    /// Filters that it has, and may not have any more: its rights have changed meanwhile.
+    /// Filters that it had before, and may not have any more: its rights have changed meanwhile.
     pub(crate) denied: HashSet<TopicFilter>,
+    /// The same of filters that it did not have before: they were never granted.
+    pub(crate) never_granted: Vec<TopicFilter>,
 }
 
 impl Planned {
     fn granted(&self) -> impl Iterator<Item = &NewSubscription> {
         self.packets.iter().flat_map(|(_, entries)| entries).filter_map(|entry| match entry {
-            Ok(New::Ordinary(new)) => Some(new),
+            Ok(New::Ordinary(new, _)) => Some(new),
             _ => None,
         })
     }
 
     /// What is being made.
     pub(crate) fn filters(&self) -> impl Iterator<Item = &TopicFilter> {
-        let entries = self.packets.iter().flat_map(|(_, entries)| entries);
-        entries.filter_map(|entry| entry.as_ref().ok().map(New::filter))
+        self.packets.iter().flat_map(|(_, entries)| entries).flatten().map(New::filter)
+    }
+
+    /// What of it the client did not have before.
+    fn new_filters(&self) -> impl Iterator<Item = &TopicFilter> {
+        let entries = self.packets.iter().flat_map(|(_, entries)| entries).flatten();
+        entries.filter(|new| new.is_new()).map(New::filter)
     }
 
     /// Why each is not made, as far as that is known.
@@ -136,7 +148,7 @@ impl Account {
         for (id, entries) in &planned.packets {
             let granted = entries.iter().map(|entry| async {
                 match entry {
-                    Ok(New::Ordinary(new)) => granted_reason(new.options.qos),
+                    Ok(New::Ordinary(new, _)) => granted_reason(new.options.qos),
                     // There is one of these futures for each filter of a packet, and few are shared.
                     Ok(New::Shared(new, _)) => Box::pin(self.share(inbox, new)).await,
                     Err(reason) => *reason,
@@ -159,7 +171,8 @@ impl Account {
         failed.iter().for_each(|filter| _ = denied.remove(filter));
         made.retain(|(filter, _)| !denied.contains(filter));
         retained.retain(|cursor| !denied.contains(&cursor.filter));
-        Subscribed { reasons, retained, made, failed, denied }
+        let never_granted = planned.new_filters().filter_map(|filter| denied.take(filter)).collect();
+        Subscribed { reasons, retained, made, failed, denied, never_granted }
     }
 
     /// Which of what was to be made the client may not have any more, as SUBACK says then. Nothing is awaited behind it: whatever

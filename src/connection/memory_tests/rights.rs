@@ -14,6 +14,7 @@ use crate::auth::{Again, Authenticator, Judging, Principal};
 use crate::config::OnDeniedPublish;
 use crate::connection::judge_again;
 use crate::metrics::AuthStep;
+use crate::store::played::{Fate, PlayedServer};
 
 /// Knows users by their names.
 #[derive(Clone, Default)]
@@ -61,11 +62,14 @@ impl Authenticator for Known {
 
 impl World {
     pub(super) async fn with_users() -> (Self, Known) {
-        let (mut world, known) = (Self::new().await, Known::default());
-        let size = world.account.max_packet_size();
+        Self::new().await.known()
+    }
+
+    fn known(mut self) -> (Self, Known) {
+        let (known, size) = (Known::default(), self.account.max_packet_size());
         let door = options::door(&Config::default(), Arc::new(known.clone()), size, Metrics::new());
-        world.door = Arc::new(door);
-        (world, known)
+        self.door = Arc::new(door);
+        (self, known)
     }
 
     /// Connects a client of a user, or says how it is refused.
@@ -260,6 +264,45 @@ async fn what_may_not_be_any_more_when_it_is_made_is_refused_and_nothing_of_it_s
         }
     };
     tokio::time::timeout(Duration::from_secs(2), is_gone).await.expect("no subscription of it is left");
+}
+
+/// Whoever follows the events is told of a subscription that it begins before it is told that it ends.
+#[tokio::test]
+async fn what_is_refused_when_it_is_made_has_no_event() {
+    let server = PlayedServer::start();
+    let (world, known) = World::on(&server).await.known();
+    known.add("lamp", &[], &["cmd.>"]);
+    let mut lamp = world.user("lamp", "lamp").await;
+    assert_eq!(lamp.subscribe("cmd/old").await, ReasonCode::Success);
+    server.rule(|said| if said.subject.starts_with("$JS.API.") { Fate::Held } else { Fate::Taken });
+    let entry = |filter: &'static str| SubscribeEntry {
+        filter: Ok(TopicFilter::new(filter).unwrap()),
+        options: SubscriptionOptions::default(),
+    };
+    let entries = ["cmd/new", "cmd/old", "cmd/new"].map(entry).to_vec();
+    let (packet_id, subscription_id, user_properties) = (id(2), None, Vec::new());
+    lamp.wire.send(&Packet::Subscribe(Subscribe { packet_id, subscription_id, user_properties, entries })).await;
+    server.until("it is being made", |server| (server.held() > 0).then_some(())).await;
+    known.add("lamp", &[], &["other"]);
+    judge_again(&known, &lamp.control);
+    server.obey();
+    server.release(false);
+    let Some(Packet::SubAck(suback)) = lamp.wire.next().await else { panic!("no SUBACK") };
+    assert_eq!(suback.reasons, [ReasonCode::NotAuthorized; 3]);
+    assert_eq!(lamp.subscribe("other").await, ReasonCode::Success);
+    let told = |server: &PlayedServer| -> Vec<String> {
+        let events = server.said("$NMQ.event.*.lamp").into_iter();
+        let events = events.map(|said| serde_json::from_slice::<serde_json::Value>(&said.payload).unwrap());
+        let filters = |event: &serde_json::Value| match &event["subscriptions"] {
+            serde_json::Value::Null => event["filters"].to_string(),
+            all => all.to_string(),
+        };
+        let is_about_filters = |event: &serde_json::Value| event["type"] != "connect";
+        events.filter(is_about_filters).map(|event| format!("{} {}", event["type"], filters(&event))).collect()
+    };
+    let begun = |filter: &str| format!(r#""subscribe" [{{"filter":"{filter}","qos":0}}]"#);
+    let all = server.until("all is told", |server| Some(told(server)).filter(|told| told.contains(&begun("other"))));
+    assert_eq!(all.await, [begun("cmd/old"), r#""unsubscribe" ["cmd/old"]"#.to_owned(), begun("other")]);
 }
 
 /// [MQTT-3.2.2-9], [MQTT-3.2.2-10]

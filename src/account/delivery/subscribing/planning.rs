@@ -151,7 +151,7 @@ impl Account {
         {
             wishes.push(new.filter.clone());
         }
-        Ok(New::Ordinary(new))
+        Ok(New::Ordinary(new, is_new))
     }
 
     /// A subscription as it would be stored now.
