@@ -90,6 +90,7 @@ mod retained_order;
 mod retained_race;
 mod retained_resumed;
 mod rights;
+mod rights_resent;
 mod rolling_restart;
 mod root_wildcard;
 mod sessions;

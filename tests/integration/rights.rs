@@ -23,19 +23,19 @@ static HASH: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Two sidecars with the same file of users.
-struct Users {
-    a: Sidecar,
-    b: Sidecar,
+pub(crate) struct Users {
+    pub(crate) a: Sidecar,
+    pub(crate) b: Sidecar,
     nats: NatsServer,
     file: PathBuf,
     _dir: TempDir,
 }
 
 /// A user with a table of its permissions, and other keys.
-type User<'a> = (&'a str, &'a str, &'a str);
+pub(crate) type User<'a> = (&'a str, &'a str, &'a str);
 
 /// May do everything.
-const PANEL: User<'_> = ("panel", "", "");
+pub(crate) const PANEL: User<'_> = ("panel", "", "");
 const LAMP: User<'_> = (
     "lamp",
     r#"publish = { allow = ["dev.lamp.>"] }, subscribe = { allow = ["cmd.lamp.>"] }, allow_responses = true"#,
@@ -45,7 +45,7 @@ const LAMP: User<'_> = (
 const VIEWER: User<'_> = ("viewer", r#"publish = { deny = [">"] }, subscribe = { deny = ["state.*.secret"] }"#, "");
 
 impl Users {
-    async fn start(users: &[User<'_>], settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(users: &[User<'_>], settings: &[(&str, &str)]) -> Self {
         let (nats, dir) = (NatsServer::start(), TempDir::with_prefix("nats-mqtt-users-").unwrap());
         let file = dir.path().join("users.toml");
         write(&file, users);
@@ -60,7 +60,7 @@ impl Users {
     }
 
     /// Other users from now on, which both sidecars have read.
-    async fn change(&self, users: &[User<'_>]) {
+    pub(crate) async fn change(&self, users: &[User<'_>]) {
         let read = |sidecar: &Sidecar| sidecar.log().matches("users_file was read again").count();
         let before = (read(&self.a), read(&self.b));
         write(&self.file, users);
@@ -85,7 +85,7 @@ const fn below<'a>(name: &'a str, publish: &'a str) -> User<'a> {
 }
 
 /// A client of a user, with the user's name as its client id.
-fn user(name: &str) -> Options {
+pub(crate) fn user(name: &str) -> Options {
     user_as(name, name)
 }
 
