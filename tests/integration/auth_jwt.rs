@@ -1,5 +1,6 @@
 //! Mode `jwt`: an operator with a full resolver, an account of devices, and what happens to who is connected when it changes.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -63,12 +64,21 @@ pub(crate) fn user_of(account: &KeyPair) -> (KeyPair, String) {
 pub(crate) struct Site {
     pub(crate) dir: TempDir,
     pub(crate) nats: NatsServer,
-    sidecar: Sidecar,
+    pub(crate) sidecar: Sidecar,
     system: async_nats::Client,
 }
 
 impl Site {
     pub(crate) async fn start() -> Self {
+        Self::configured(|dir| {
+            let (system, key) = (dir.join("sys.creds"), dir.join("tenant.nk"));
+            format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\nsystem_creds = {system:?}\nsigning_keys = [{key:?}]\n")
+        })
+        .await
+    }
+
+    /// With this as the configuration of the sidecar, which may name files that are in the folder.
+    pub(crate) async fn configured(config: impl FnOnce(&Path) -> String) -> Self {
         let (dir, home, system) = (TempDir::new().unwrap(), world(&json!({})), KeyPair::new_account());
         let mut system_claims = World::numbered(0, 0, now_s()).account_claims;
         system_claims["sub"] = json!(system.public_key());
@@ -92,10 +102,8 @@ impl Site {
         let home_creds = file("home.creds", &creds(&user, &jwt));
         let (user, jwt) = user_of(&system);
         let system_creds = file("sys.creds", &creds(&user, &jwt));
-        let key = file("tenant.nk", &tenant().account_signing.seed().unwrap());
-        let config =
-            format!("[auth]\nmode = \"jwt\"\n[auth.jwt]\nsystem_creds = {system_creds:?}\nsigning_keys = [{key:?}]\n");
-        let config = file("nats-mqtt.toml", &config);
+        file("tenant.nk", &tenant().account_signing.seed().unwrap());
+        let config = file("nats-mqtt.toml", &config(dir.path()));
         let (config, home_creds) = (config.to_str().unwrap(), home_creds.to_str().unwrap());
         let args = ["--nats", &nats.url(), "--creds", home_creds, "-c", config];
         let sidecar = SidecarBuilder::new("jwt", &args).start().await;
@@ -105,23 +113,23 @@ impl Site {
     }
 
     /// Another sidecar with the same configuration.
-    async fn another(&self) -> Sidecar {
+    pub(crate) async fn another(&self) -> Sidecar {
         let (config, creds) = (self.dir.path().join("nats-mqtt.toml"), self.dir.path().join("home.creds"));
         let (config, creds) = (config.to_str().unwrap(), creds.to_str().unwrap());
         SidecarBuilder::new("another", &["--nats", &self.nats.url(), "--creds", creds, "-c", config]).start().await
     }
 
     /// Pushes an account, as `nsc push` does.
-    async fn push(&self, world: &World) {
+    pub(crate) async fn push(&self, world: &World) {
         let jwt = world.account_jwt();
         self.system.request("$SYS.REQ.CLAIMS.UPDATE", jwt.into()).await.unwrap();
     }
 
-    async fn answer(&self, options: Options) -> ReasonCode {
+    pub(crate) async fn answer(&self, options: Options) -> ReasonCode {
         Client::open(self.sidecar.mqtt_port, options).await.connack.reason
     }
 
-    async fn refused(&self, step: &str) -> f64 {
+    pub(crate) async fn refused(&self, step: &str) -> f64 {
         self.sidecar.metric(&format!("mqtt_auth_refused_total{{step=\"{step}\"}}")).await
     }
 }

@@ -28,6 +28,7 @@ mod alive;
 mod attached;
 mod auth_file;
 mod auth_jwt;
+mod auth_jwt_limits;
 mod auth_nats;
 mod auth_oidc;
 mod backlog;
