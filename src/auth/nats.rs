@@ -138,7 +138,7 @@ impl NatsUsers {
     /// Tries credentials, and asks who that is.
     async fn ask(&self, offered: &Offered) -> Result<Answer, AuthStep> {
         let mut question = self.questions.ask();
-        let login = offered.login();
+        let login = offered.login(now());
         let options = LinkOptions { identify: Arc::new(move |_| Ok(login.clone())), ..self.trial.clone() };
         let trial = match trial::ask(&options, QUESTION, question.reply()).await {
             Ok(trial) => trial,

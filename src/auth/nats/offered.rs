@@ -32,10 +32,13 @@ impl Offered {
         Some(Self { user: connect.username.as_deref().map(str::to_owned), password, is_jwt })
     }
 
-    /// For nats-server, which takes of it what it needs.
-    pub(super) fn login(&self) -> Login {
+    /// For nats-server, which takes of it what it needs. Beside the JWT of a user there is no name: it is not looked at, whoever has
+    /// the JWT may give any, and nats-server would say that the user is called so.
+    pub(super) fn login(&self, now: UnixTime) -> Login {
         let mut login = Login::default();
-        login.user.clone_from(&self.user);
+        if matches!(self.jwt(&anywhere(now)), Ok(None)) {
+            login.user.clone_from(&self.user);
+        }
         if let Some(password) = &self.password {
             login.password = Some(String::clone(password));
             login.token = Some(String::clone(password));
@@ -139,6 +142,24 @@ mod tests {
         let (header, rest) = jwt.split_once('.').unwrap();
         let (front, last) = header.split_at(5);
         assert!(own(&format!("{front}\n{last}.{rest}")).is_err());
+    }
+
+    #[test]
+    fn beside_the_jwt_of_a_user_a_name_is_not_said() {
+        let user = |password: &str| {
+            let (username, password) = (Some("pump".into()), Some(password.as_bytes().into()));
+            let connect = Connect { username, password, ..Connect::new(Version::V5, "c") };
+            Offered::of(&connect).unwrap().login(now()).user.clone()
+        };
+        let expired = elsewhere().over_user(&json!({ "exp": 1 })).user_jwt();
+        for jwt in [elsewhere().user_jwt(), expired] {
+            assert_eq!(user(&jwt), None, "{jwt}");
+        }
+        // An auth callout may want it beside what is none.
+        let generic = elsewhere().over_user(&json!({ "nats": { "type": "generic" } })).user_jwt();
+        for password in ["light", &generic] {
+            assert_eq!(user(password).as_deref(), Some("pump"), "{password}");
+        }
     }
 
     #[test]
