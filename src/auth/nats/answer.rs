@@ -64,7 +64,7 @@ impl Answer {
         let permissions = Permissions::new(lists).map_err(|_| AuthStep::NatsAnswer)?;
         let remains = (said.expires != 0)
             .then(|| UnixTime::from_millis(now.as_millis().saturating_add(said.expires / 1_000_000)));
-        let expires = [remains, own.as_ref().and_then(|own| own.expires)].into_iter().flatten().min();
+        let expires = ends(remains, own.as_ref().and_then(|own| own.expires));
         if expires.is_some_and(|expires| expires <= now) {
             return Err(AuthStep::Expired);
         }
@@ -82,6 +82,16 @@ impl Answer {
             (principal.tags, principal.rules) = (tags, rules);
         }
         Ok(principal)
+    }
+}
+
+/// When it ends that ends then by what nats-server says remains, and by its own JWT. That is the same when there is less than a second
+/// between them: nats-server has left out what is no whole second, and the JWT says it.
+fn ends(remains: Option<UnixTime>, own: Option<UnixTime>) -> Option<UnixTime> {
+    let left_out = |remains: UnixTime, own: UnixTime| own.as_millis().saturating_sub(remains.as_millis());
+    match (remains, own) {
+        (Some(remains), Some(own)) if (0..1000).contains(&left_out(remains, own)) => Some(own),
+        (remains, own) => [remains, own].into_iter().flatten().min(),
     }
 }
 
@@ -152,7 +162,9 @@ mod tests {
             ("", None, None),
             ("", Some(1_000_500), Some(1_000_500)),
             (r#""expires":5000000000"#, None, Some(1_005_000)),
-            (r#""expires":5000000000"#, Some(1_005_400), Some(1_005_000)),
+            // It leaves out what is no whole second.
+            (r#""expires":5000000000"#, Some(1_005_400), Some(1_005_400)),
+            (r#""expires":5000000000"#, Some(1_006_000), Some(1_005_000)),
             (r#""expires":5000000000"#, Some(1_003_000), Some(1_003_000)),
         ] {
             assert_eq!(expires(said, own).unwrap(), expected, "{said} {own:?}");
