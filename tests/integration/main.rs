@@ -30,6 +30,7 @@ mod auth_file;
 mod auth_jwt;
 mod auth_jwt_limits;
 mod auth_nats;
+mod auth_nats_jwt;
 mod auth_oidc;
 mod backlog;
 mod bans;
