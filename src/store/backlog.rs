@@ -64,6 +64,14 @@ pub struct BacklogPosition {
     pub position: u64,
     /// In which term of the writer this was written; for people.
     pub term: u64,
+    /// Copies up to this sequence of the stream of backlogs are of a log that was there before.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub copies_after: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What the log holds, and what it can hold.

@@ -228,12 +228,17 @@ impl Writer {
             let (stored, expected) = account.store.backlog().position().await?;
             self.position = Some(SavedPosition { stored, expected });
         }
-        let Some(SavedPosition { stored, .. }) = &mut self.position else { return Ok(Sequence(0)) };
+        let Some(SavedPosition { stored, expected }) = &mut self.position else { return Ok(Sequence(0)) };
         if stored.log != log.created {
-            if !stored.log.is_empty() {
+            let is_first = stored.log.is_empty();
+            *stored = BacklogPosition { log: log.created.clone(), term: self.term.0, ..BacklogPosition::default() };
+            if !is_first {
                 tracing::error!("the log is another one: what it had is lost to sessions that were away");
+                // Copies of that one say nothing about this one; and which ones they are is known before there are others.
+                let ends = account.store.backlog().ends().await?;
+                stored.copies_after = ends.values().map(|end| end.stream_sequence).max().unwrap_or_default();
+                *expected = account.store.backlog().save_position(stored, *expected).await?;
             }
-            *stored = BacklogPosition { log: log.created.clone(), position: 0, term: self.term.0 };
         }
         Ok(Sequence(stored.position))
     }
@@ -293,8 +298,8 @@ impl Writer {
             self.swept_at = Instant::now();
             sweep(account, &states, &ends).await;
         }
-        // Copies of a log that was there before say nothing about this one.
-        ends.retain(|_, end| end.log_sequence <= last);
+        let copies_after = self.position.as_ref().map_or(0, |saved| saved.stored.copies_after);
+        ends.retain(|_, end| end.log_sequence <= last && end.stream_sequence > copies_after);
         let lost = self.uncounted.settle(&ends);
         if lost > 0 {
             tracing::warn!(lost, "JetStream has refused copies for sessions that are away, and taken later ones");

@@ -241,6 +241,24 @@ async fn when_the_log_is_another_one_it_is_copied_from_its_beginning() {
     assert_eq!(all[before.len()], 1);
 }
 
+/// Nor do they to a writer that looks at all copies first, because it does not know where the one before has ended.
+#[tokio::test]
+async fn a_writer_that_begins_with_another_log_does_not_take_copies_of_the_one_before_for_its_own() {
+    let world = world().await;
+    away(&world, "c", "a/#", |_| ()).await;
+    fill(&world, "a/b", 50).await;
+    let before = copied(&world, "c").await;
+    world.account.drain(Duration::from_secs(5)).await;
+    world.server.delete_stream(LOG);
+    let next =
+        World::on(world.server.clone(), |config| config.jetstream.log.max_bytes = crate::config::ByteSize(64 * 1024))
+            .await;
+    fill(&next, "a/b", 50).await;
+    let look = || Some(copies(&next.server, "c")).filter(|copies| copies.len() > before.len());
+    let all = until("copies of the new one", look).await;
+    assert_eq!(all[before.len()], 1, "{all:?}");
+}
+
 /// [MQTT-3.3.2-5]
 #[tokio::test]
 async fn what_has_expired_is_not_copied() {
