@@ -16,7 +16,7 @@ const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 
 /// What a tenant may have in JetStream, in bytes: in memory, and in files.
 const TENANT_MEMORY: u64 = 64 << 20;
-const TENANT_FILES: u64 = 20 << 30;
+const TENANT_FILES: u64 = 6 << 30;
 
 /// What the sidecar may publish, subscribe to, and both, in the account of a tenant.
 const PUBLISH: [&str; 6] =

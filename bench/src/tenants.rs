@@ -40,6 +40,9 @@ pub(crate) use results::Results;
 /// How long the servers have to come to rest; longer than threads wait for more to do.
 const REST: Duration = Duration::from_secs(15);
 
+/// The same after accounts were opened: what may still have to be done for them is over a minute later.
+const REST_OPEN: Duration = Duration::from_secs(75);
+
 /// How long busy accounts take to be at work, and are so beyond what counts.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -136,7 +139,7 @@ impl Tenants {
             }
             eprintln!("bench: round {round} of {}: accounts are opened", self.rounds);
             self.open(target.endpoint, &mut devices, results).await?;
-            sleep(REST).await;
+            sleep(REST_OPEN).await;
             let open = gauge.look(self.seconds).await?;
             results.round().add(Moment::Open, open.figures());
             results.round().add(Moment::Open, open.each(&first));
