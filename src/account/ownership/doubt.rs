@@ -2,9 +2,9 @@
 //! late. Another sidecar that wanted one of our sessions meanwhile has asked in vain and gone on without us, so what we believe
 //! of our sessions is to be looked at before it is acted upon.
 //!
-//! Where nobody is connected nobody is beyond doubt, and nothing has to be found out: nothing ticks then. What was left by those
-//! who were connected may still be acted upon, so they are beyond doubt a while longer; and whoever comes first after such a
-//! time is in doubt at first, since something may be left that is older.
+//! It is found out from the first client on, for as long as somebody wants to know: an account of which nobody has asked for a while
+//! costs nothing, and in a process that has a thousand such accounts nothing ticks. Meanwhile everybody is in doubt, and so is whoever
+//! asks first after such a time, since something may be left that is older. Nobody was asked in vain before the first client.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -36,8 +36,12 @@ pub(crate) struct Doubt {
     beat_ms: AtomicU64,
     /// The same plus one; 0 is never.
     unreachable_ms: AtomicU64,
+    /// When somebody wanted to know it last, in the same milliseconds.
+    asked_ms: AtomicU64,
     /// Somebody finds out.
     is_watched: AtomicBool,
+    /// Somebody wants to know while nobody finds out.
+    wanted: watch::Sender<()>,
 }
 
 /// Finds out, while it is worth it.
@@ -46,23 +50,25 @@ struct Watch<R> {
     is_connected: watch::Receiver<bool>,
     /// Whether any client is here.
     is_occupied: watch::Receiver<bool>,
-    /// How long those who are gone leave something to act upon.
+    is_wanted: watch::Receiver<()>,
+    /// How long after the last one who wanted to know it is found out: as long as anything may wait to be acted upon.
     lingers: Duration,
     round_trip: R,
 }
 
 impl Doubt {
     fn new() -> Self {
-        let (beat_ms, unreachable_ms, is_watched) = Default::default();
-        Self { began: Instant::now(), beat_ms, unreachable_ms, is_watched }
+        let (beat_ms, unreachable_ms, asked_ms, is_watched, wanted) = Default::default();
+        Self { began: Instant::now(), beat_ms, unreachable_ms, asked_ms, is_watched, wanted }
     }
 
-    /// One that finds out while somebody is here, as `is_occupied` says, and for as long as they have left something.
+    /// One that finds out from the first client on, as `is_occupied` says, while somebody wants to know and `lingers` longer.
     pub(in crate::account) fn start(store: &Store, is_occupied: watch::Receiver<bool>, lingers: Duration) -> Arc<Self> {
         let doubt = Arc::new(Self::new());
         let (core, is_connected) = (store.core().clone(), store.connected());
         let round_trip = move || round_trip(core.clone());
-        let watch = Watch { doubt: Arc::downgrade(&doubt), is_connected, is_occupied, lingers, round_trip };
+        let is_wanted = doubt.wanted.subscribe();
+        let watch = Watch { doubt: Arc::downgrade(&doubt), is_connected, is_occupied, is_wanted, lingers, round_trip };
         store.tasks().spawn(watch.run());
         doubt
     }
@@ -71,6 +77,7 @@ impl Doubt {
     fn begin(&self, is_first: bool) {
         let now_ms = self.elapsed_ms();
         self.beat_ms.store(now_ms, Ordering::Relaxed);
+        self.asked_ms.fetch_max(now_ms, Ordering::Relaxed);
         if !is_first {
             self.unreachable_ms.store(now_ms + 1, Ordering::Relaxed);
         }
@@ -89,7 +96,18 @@ impl Doubt {
 
     /// Whether somebody may have asked us in vain.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        !self.is_watched.load(Ordering::Acquire) || self.is_in_doubt_at(self.elapsed_ms())
+        let now_ms = self.elapsed_ms();
+        self.asked_ms.fetch_max(now_ms, Ordering::Relaxed);
+        if self.is_watched.load(Ordering::Acquire) {
+            return self.is_in_doubt_at(now_ms);
+        }
+        self.wanted.send_replace(());
+        true
+    }
+
+    /// How long nobody has wanted to know.
+    fn unasked(&self) -> Duration {
+        Duration::from_millis(self.elapsed_ms().saturating_sub(self.asked_ms.load(Ordering::Relaxed)))
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -113,24 +131,26 @@ impl Doubt {
 
 impl<R: Fn() -> F, F: Future<Output = ()>> Watch<R> {
     async fn run(mut self) {
+        if self.is_occupied.wait_for(|is_occupied| *is_occupied).await.is_err() {
+            return;
+        }
         let mut is_first = true;
-        while self.is_occupied.wait_for(|is_occupied| *is_occupied).await.is_ok() {
+        loop {
             let Some(doubt) = self.doubt.upgrade() else { return };
             doubt.begin(is_first);
             drop(doubt);
-            if self.beats().await.is_none() {
+            if self.beats().await.is_none() || self.is_wanted.changed().await.is_err() {
                 return;
             }
             is_first = false;
         }
     }
 
-    /// Says that the process runs, until nobody has been here for so long; `None`: nobody wants to know any more.
+    /// Says that the process runs, until nobody has wanted to know for so long; `None`: nobody will any more.
     async fn beats(&mut self) -> Option<()> {
         let mut beat = tokio::time::interval(BEAT);
         let mut round_trip = std::pin::pin!((self.round_trip)());
         let mut began = Instant::now();
-        let mut seen = Instant::now();
         loop {
             let mut is_back = false;
             tokio::select! {
@@ -145,9 +165,7 @@ impl<R: Fn() -> F, F: Future<Output = ()>> Watch<R> {
                 began = Instant::now();
                 round_trip.set((self.round_trip)());
             }
-            if *self.is_occupied.borrow() {
-                seen = Instant::now();
-            } else if seen.elapsed() >= self.lingers {
+            if doubt.unasked() >= self.lingers {
                 doubt.end();
                 return Some(());
             }
@@ -178,15 +196,15 @@ mod tests {
     const LINGERS: Duration = Duration::from_secs(60);
 
     #[tokio::test(start_paused = true)]
-    async fn while_nobody_is_here_nothing_ticks_and_everybody_is_in_doubt() {
+    async fn while_nobody_wants_to_know_nothing_ticks_and_everybody_is_in_doubt() {
         let doubt = Arc::new(Doubt::new());
         let ((occupied, is_occupied), (_connected, is_connected)) = (watch::channel(false), watch::channel(true));
         let round_trip = || tokio::time::sleep(ROUND_TRIP_EVERY);
-        let weak = Arc::downgrade(&doubt);
-        let watch = Watch { doubt: weak, is_connected, is_occupied, lingers: LINGERS, round_trip };
+        let (weak, is_wanted) = (Arc::downgrade(&doubt), doubt.wanted.subscribe());
+        let watch = Watch { doubt: weak, is_connected, is_occupied, is_wanted, lingers: LINGERS, round_trip };
         let polls = Arc::<AtomicUsize>::default();
         let counted = Arc::clone(&polls);
-        tokio::spawn(async move {
+        let watching = tokio::spawn(async move {
             let mut running = pin!(watch.run());
             poll_fn(|cx| {
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -199,17 +217,22 @@ mod tests {
             tokio::time::sleep(within).await;
             polls.load(Ordering::Relaxed) - before
         };
-        assert!(wakes(LINGERS).await <= 1 && doubt.is_in_doubt(), "at first");
-        for is_first in [true, false] {
-            occupied.send_replace(true);
-            assert!(wakes(DOUBTFUL_FOR - BEAT).await > 40);
-            assert_eq!(doubt.is_in_doubt(), !is_first);
-            assert!(wakes(LINGERS).await > 300 && !doubt.is_in_doubt());
-            occupied.send_replace(false);
-            assert!(wakes(LINGERS - BEAT).await > 200 && !doubt.is_in_doubt(), "something may be left");
+        assert!(wakes(LINGERS).await <= 1, "before the first client");
+        occupied.send_replace(true);
+        assert!(wakes(BEAT * 2).await > 0 && !doubt.is_in_doubt(), "nobody was asked before there was anybody");
+        for _ in 0..2 {
+            assert!(wakes(LINGERS - BEAT).await > 300, "it is known for as long as somebody may want to know it again");
+            assert!(!doubt.is_in_doubt());
+            wakes(LINGERS + BEAT).await;
+            // Clients are here, and have nothing to ask.
+            assert_eq!(wakes(LINGERS * 10).await, 0);
+            assert!(doubt.is_in_doubt(), "and whoever asks now is in doubt, until it is known");
+            assert!(wakes(DOUBTFUL_FOR - BEAT).await > 40 && doubt.is_in_doubt());
             wakes(BEAT * 3).await;
-            assert!(wakes(LINGERS * 10).await == 0 && doubt.is_in_doubt());
+            assert!(!doubt.is_in_doubt());
         }
+        drop(doubt);
+        watching.await.unwrap();
     }
 
     #[test]

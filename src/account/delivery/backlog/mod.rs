@@ -43,6 +43,9 @@ use crate::store::{BacklogPosition, LogEntry, LogInfo, ProgressRecord, PutError,
 const LOOK_MIN: Duration = Duration::from_millis(5);
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
+/// The same while nothing comes into it as far as the tail says, which may be behind.
+const LOOK_IDLE: Duration = Duration::from_secs(30);
+
 /// Bytes that a log may get in a second, for [`LOOK_MIN`] and [`LOOK_MAX`].
 const BYTES_PER_MS: u64 = 64 * 1024;
 
@@ -182,15 +185,17 @@ impl Writer {
         }
     }
 
-    /// Waits until the log is to be looked at again: soon when it gets messages, and now and then for their age.
-    async fn wait(&self, seen: Sequence, look: Look) {
+    /// Waits until the log is to be looked at again: soon when it gets messages, and now and then for their age. What is beside
+    /// records is looked at meanwhile, which asks nobody.
+    async fn wait(&mut self, seen: Sequence, look: Look) {
         let until = Instant::now() + look.at_last;
         loop {
             tokio::time::sleep(look.pause.min(look.at_last)).await;
-            let is_growing = self.account.upgrade().is_none_or(|account| account.tail_sequence() != seen);
-            if is_growing || Instant::now() >= until {
+            let Some(account) = self.account.upgrade() else { return };
+            if account.tail_sequence() != seen || Instant::now() >= until {
                 return;
             }
+            self.besides.look(&account);
         }
     }
 
@@ -337,7 +342,7 @@ pub(crate) fn message_of_backlog(entry: &LogEntry, nats_headers: bool) -> Option
 struct Look {
     /// While it gets messages.
     pause: Duration,
-    /// In any case: what it has grows old.
+    /// In any case: what it has grows old, and the tail may not see what it gets.
     at_last: Duration,
 }
 
@@ -345,9 +350,29 @@ impl Look {
     fn of(log: &LogInfo) -> Self {
         let until_full = |bytes: u64| Duration::from_millis(bytes / 4 / BYTES_PER_MS);
         let until_old = |ms: u64| Duration::from_millis(ms / 16);
-        Self {
-            pause: log.max_bytes.map_or(LOOK_MAX, until_full).clamp(LOOK_MIN, LOOK_MAX),
-            at_last: log.max_age_ms.map_or(LOOK_MAX, until_old).clamp(LOOK_MIN, LOOK_MAX),
-        }
+        // How fast a limit of messages is reached nothing says.
+        let most = if log.max_messages.is_some() { LOOK_MAX } else { LOOK_IDLE };
+        let full = log.max_bytes.map_or(most, until_full).min(most);
+        let old = log.max_age_ms.map_or(LOOK_IDLE, until_old);
+        Self { pause: full.clamp(LOOK_MIN, LOOK_MAX), at_last: full.max(LOOK_MAX).min(old).clamp(LOOK_MIN, LOOK_IDLE) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_looked_at_before_it_can_be_full_or_what_it_has_is_old() {
+        let look = |max_bytes, max_age_ms| Look::of(&LogInfo { max_bytes, max_age_ms, ..LogInfo::default() });
+        let of = |pause, at_last| Look { pause, at_last };
+        let (gib, hour_ms) = (1 << 30, 3_600_000);
+        assert_eq!(look(None, None), of(LOOK_MAX, LOOK_IDLE));
+        assert_eq!(look(Some(4 * gib), Some(24 * hour_ms)), of(LOOK_MAX, Duration::from_millis(16_384)));
+        assert_eq!(look(Some(64 * gib), Some(24 * hour_ms)), of(LOOK_MAX, LOOK_IDLE));
+        assert_eq!(look(Some(4 * gib), Some(16_000)), of(LOOK_MAX, Duration::from_secs(1)));
+        assert_eq!(look(Some(1 << 20), None), of(LOOK_MIN, LOOK_MAX));
+        let log = LogInfo { max_messages: Some(1_000), ..LogInfo::default() };
+        assert_eq!(Look::of(&log), of(LOOK_MAX, LOOK_MAX));
     }
 }
